@@ -1,0 +1,1 @@
+//! The block graph and its io_uring engine

@@ -1,0 +1,16 @@
+//! Everything a guest can see: the buses, PCI, virtio, the legacy devices, and the chardevs that
+//! connect some of them to the host.
+//!
+//! This crate must never know KVM, QMP or the schema: a device is built from a resolved `*Spec`
+//! (no optional member that means a default), reaches the CPUs through the traits in [`irq`], and
+//! tells the VM its news through [`notice`].
+//!
+//! Read next: [`bus`] (how an access finds its device), [`virtio`] (how a queue runs),
+//! [`lifecycle`] (what every device goes through).
+
+pub mod bus;
+pub mod irq;
+pub mod lifecycle;
+pub mod memory;
+pub mod notice;
+pub mod virtio;

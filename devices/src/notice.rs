@@ -1,0 +1,71 @@
+//! What devices tell the VM's owner: one enum, sent from any thread, handled on the main loop.
+//!
+//! A notice is news, not a request: the sender never waits. `vmm-core` turns each into a run-state
+//! change or a QMP event.
+
+use std::sync::Arc;
+
+/// News from a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The guest asked to be powered off (ACPI S5).
+    PowerOff,
+    /// The guest asked to be reset (port 0xcf9, the keyboard controller, a triple fault).
+    Reset,
+    /// The guest's panic notifier reported through pvpanic.
+    GuestPanicked,
+    /// The guest's kernel reported that it loads a crash kernel.
+    GuestCrashLoaded,
+    /// A guest program opened or closed a virtio-serial port.
+    PortChange {
+        /// The port's device id.
+        id: String,
+        /// Whether the guest side is now open.
+        open: bool,
+    },
+    /// A request of the guest failed on the host.
+    BlockError {
+        /// The device's id or QOM path.
+        device: String,
+        /// The node that failed.
+        node: String,
+        /// `true` for a write, flush, discard or write-zeroes.
+        write: bool,
+        /// The error's number.
+        errno: i32,
+    },
+    /// The guest has let go of a hot-pluggable device: it can be removed.
+    Unplugged {
+        /// The device's id.
+        id: String,
+    },
+    /// A chardev with `server=on,wait=off` got or lost its peer; for lists only.
+    ChardevChange {
+        /// The chardev's id.
+        id: String,
+        /// Whether a peer is connected.
+        open: bool,
+    },
+}
+
+/// Where devices send their news. Cheap to clone; never blocks.
+#[derive(Clone)]
+pub struct NoticeSink(Arc<dyn Fn(Notice) + Send + Sync>);
+
+impl NoticeSink {
+    /// A sink that hands each notice to `deliver`, which must not block.
+    pub fn new(deliver: impl Fn(Notice) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(deliver))
+    }
+
+    /// Sends one notice.
+    pub fn send(&self, notice: Notice) {
+        (self.0)(notice);
+    }
+}
+
+impl std::fmt::Debug for NoticeSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("NoticeSink")
+    }
+}

@@ -1,0 +1,12 @@
+//! Virtio 1.2 devices and the PCI transport that carries them.
+//!
+//! ```text
+//!   guest driver ── config, BAR ──► transport (PCI) ── start_queue ──► VirtioDevice (blk, rng, …)
+//!        └────── doorbell (ioeventfd) ─────────────────► queue worker ──┘
+//!        ◄────── MSI-X (irqfd) ◄── Interrupt::trigger ◄── queue worker
+//! ```
+//!
+//! The transport knows registers, negotiation and interrupts; a device knows its queues and its
+//! configuration space. Neither knows the other's type: the seam is [`device::VirtioDevice`].
+
+pub mod device;

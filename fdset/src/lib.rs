@@ -1,0 +1,1 @@
+//! Passed file descriptors: the registry, and the one open

@@ -1,0 +1,1 @@
+//! The QMP server: sessions, framing, dispatch, events

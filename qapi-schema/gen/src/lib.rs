@@ -1,0 +1,1 @@
+//! Reads QAPI schema files and writes the Rust of qapi-schema

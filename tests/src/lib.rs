@@ -1,0 +1,1 @@
+//! The test harness: a VM, a guest and a QMP client in a few lines

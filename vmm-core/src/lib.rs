@@ -1,0 +1,1 @@
+//! The virtual machine: KVM, memory, machine, QMP commands; the binary sesame

@@ -1,0 +1,2 @@
+//! The binary `sesame`.
+fn main() {}
