@@ -1,1 +1,3 @@
-//! The virtual machine: KVM, memory, machine, QMP commands; the binary sesame
+//! The virtual machine: KVM, memory, the machine, and the commands that drive it.
+
+pub mod run_state;
