@@ -123,14 +123,23 @@ mod tests {
 
     use super::*;
 
-    const CHANGES: [Change; 7] =
-        [C::Start, C::Stop, C::Reset, C::PowerOff, C::IoError, C::Panic, C::InternalError];
+    const CHANGES: [Change; 7] = [
+        C::Start,
+        C::Stop,
+        C::Reset,
+        C::PowerOff,
+        C::IoError,
+        C::Panic,
+        C::InternalError,
+    ];
 
     #[test]
     fn the_table_names_each_change_once() {
         for (i, (from, by, _)) in TRANSITIONS.iter().enumerate() {
             assert!(
-                !TRANSITIONS[..i].iter().any(|(f, b, _)| f == from && b == by),
+                !TRANSITIONS[..i]
+                    .iter()
+                    .any(|(f, b, _)| f == from && b == by),
                 "{from:?} {by:?} stands twice"
             );
         }
