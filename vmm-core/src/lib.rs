@@ -1,3 +1,4 @@
 //! The virtual machine: KVM, memory, the machine, and the commands that drive it.
 
 pub mod run_state;
+pub mod sandbox;

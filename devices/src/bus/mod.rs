@@ -65,10 +65,10 @@ impl Bus {
             .mappings
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some((&other, mapping)) = mappings.range(..end).next_back() {
-            if other.saturating_add(mapping.len) > base {
-                return Err(overlap);
-            }
+        if let Some((&other, mapping)) = mappings.range(..end).next_back()
+            && other.saturating_add(mapping.len) > base
+        {
+            return Err(overlap);
         }
         mappings.insert(base, Mapping { len, device });
         Ok(())
