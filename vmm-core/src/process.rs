@@ -1,0 +1,111 @@
+//! The process around the VM: its signals, and its way into the background.
+//!
+//! ```text
+//!   main ── Daemon::fork ──► parent: waits for the child's word, exits with its status
+//!                        └─► child ── builds the VM ── Daemon::ready ──► 0 to the parent
+//! ```
+//!
+//! This room knows no VM. It runs before the first thread exists.
+
+#![expect(unsafe_code, reason = "fork")]
+// UNSAFETY: `fork` has no safe form; the process is single-threaded when it is called.
+
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+
+/// A request from outside to end the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndRequest {
+    /// The signal's number.
+    pub signal: u32,
+    /// The sender's process id, as far as the kernel knows it.
+    pub sender: u32,
+}
+
+/// The signals that ask the process to end, as an fd for the event loop.
+#[derive(Debug)]
+pub struct EndSignals(SignalFd);
+
+impl EndSignals {
+    /// Turns SIGTERM, SIGINT and SIGHUP into reads of this fd, for every thread started later.
+    /// SIGPIPE is already ignored by the runtime.
+    ///
+    /// # Errors
+    /// No fd is left.
+    pub fn take() -> io::Result<Self> {
+        let mut set = SigSet::empty();
+        for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+            set.add(signal);
+        }
+        set.thread_block()?;
+        Ok(Self(SignalFd::with_flags(
+            &set,
+            SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
+        )?))
+    }
+
+    /// The next request, if one came.
+    pub fn next_request(&self) -> Option<EndRequest> {
+        let info = self.0.read_signal().ok().flatten()?;
+        Some(EndRequest {
+            signal: info.ssi_signo,
+            sender: info.ssi_pid,
+        })
+    }
+}
+
+impl AsFd for EndSignals {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// The child of `-daemonize`, which still owes its parent the word that it is ready.
+#[derive(Debug)]
+pub struct Daemon {
+    parent: UnixStream,
+}
+
+impl Daemon {
+    /// Forks. The parent stays in here until the child is ready or gone, and exits: 0 when the
+    /// child is ready, 1 otherwise. Only the child returns.
+    ///
+    /// # Errors
+    /// No fd or process is left.
+    pub fn fork() -> io::Result<Self> {
+        let (parent, child) = UnixStream::pair()?;
+        // SAFETY: nothing has started a thread yet, so the child's copy of the heap and of every
+        // lock is consistent.
+        match unsafe { fork() }? {
+            ForkResult::Parent { .. } => {
+                drop(child);
+                let mut word = [0];
+                let ready = { parent }.read_exact(&mut word).is_ok();
+                process::exit(i32::from(!ready));
+            }
+            ForkResult::Child => {
+                drop(parent);
+                setsid()?;
+                Ok(Self { parent: child })
+            }
+        }
+    }
+
+    /// Lets the parent go, and leaves its terminal: standard input and outputs become `null`.
+    ///
+    /// # Errors
+    /// The standard fds cannot be replaced.
+    pub fn ready(mut self, null: &OwnedFd) -> io::Result<()> {
+        dup2_stdin(null)?;
+        dup2_stdout(null)?;
+        self.parent.write_all(&[0])?;
+        dup2_stderr(null)?;
+        Ok(())
+    }
+}
