@@ -1,1 +1,58 @@
-//! Passed file descriptors: the registry, and the one open
+//! Passed file descriptors: the registry, and the one open.
+//!
+//! Every host resource enters Sesame through this crate: an image, a kernel, `/dev/kvm`, a socket,
+//! guest memory, a pty. `clippy.toml` forbids the opening calls everywhere else, so reading this
+//! crate tells everything that a Sesame process can touch.
+//!
+//! ```text
+//!   getfd NAME                 add-fd fdset-id=3                    the file system
+//!       │  (fds arrive by SCM_RIGHTS: scm.rs)                              │
+//!       ▼                          ▼                                       │
+//!   ┌─ FdRegistry ──────────────────────────────────────┐                  │
+//!   │  names, by scope         sets, by id              │                  │
+//!   │   monitor 0: "disk"       3 ─ fd 7 rw, fd 8 ro    │                  │
+//!   │   process:   "kvm"            1 lease             │                  │
+//!   └──────┬───────────────────────────┬────────────────┘                  │
+//!          │ "fd:disk"                 │ "/dev/fdset/3"                    │ any other name
+//!          │  taken                    │  dup'ed, F_DUPFD_CLOEXEC          │  opened
+//!          └───────────────┬───────────┴───────────────────────────────────┘
+//!                          ▼
+//!              open(&Door, &Request) ─► OpenFile = OwnedFd + Lease ─► drop: the lease goes back
+//!
+//!   remove-fd 3: the members are closed at once; the set itself stays, empty, until its last
+//!   lease drops, so that a device which re-opens by name finds the set it began with.
+//! ```
+//!
+//! What this room must never know: a VM, a device, QAPI, or what a file is used for beyond the
+//! [`Role`] it prints in errors.
+//!
+//! Read next: [`registry`] (who holds what), [`open`](mod@open) (the order of the sources),
+//! [`lease`] (what an opener gets), [`socket`] and [`backing`] for the resources that have no
+//! file name, [`scm`] for how fds arrive.
+
+pub mod backing;
+mod error;
+pub mod inherited;
+mod kernel;
+pub mod lease;
+mod named;
+pub mod open;
+pub mod pidfile;
+pub mod registry;
+pub mod request;
+pub mod scm;
+mod sets;
+pub mod socket;
+
+pub use backing::{HugePageSize, MemfdSpec, Pty, memfd, pty};
+pub use error::{OpenError, RegistryError, Wanted};
+pub use inherited::{inherited, passed};
+pub use lease::{Identity, Lease, OpenFile};
+pub use open::{null, open};
+pub use pidfile::{PidFile, pid_file};
+pub use registry::{Door, FdRegistry, Scope};
+pub use request::{Access, Create, Existing, Request, Role};
+pub use sets::{Fdset, FdsetId, Member};
+pub use socket::{
+    Connection, Listener, SocketAddress, Wait, accept, connect, finish_connect, listen,
+};

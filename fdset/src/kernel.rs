@@ -1,0 +1,49 @@
+//! The two calls for which no safe wrapper exists.
+
+#![expect(unsafe_code, reason = "an ioctl, and taking over an inherited fd")]
+// UNSAFETY: BLKGETSIZE64 has no safe wrapper, and an fd that came by inheritance is only a number
+// until somebody vouches for it.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+
+mod request {
+    use nix::libc;
+    nix::ioctl_read!(blkgetsize64, 0x12, 114, libc::size_t);
+}
+
+/// The size of a block device in bytes.
+pub(crate) fn block_device_size(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut bytes = 0;
+    // SAFETY: `fd` is open for the length of the call, and the kernel writes one u64 (its number
+    // says size_t, which is the same on the 64-bit hosts we run on) into `bytes`.
+    unsafe { request::blkgetsize64(fd.as_raw_fd(), &raw mut bytes)? };
+    u64::try_from(bytes).map_err(io::Error::other)
+}
+
+/// What the kernel says about an inherited number.
+pub(crate) enum Claim {
+    /// It is ours now, and close-on-exec.
+    Taken(OwnedFd),
+    /// It is close-on-exec: nobody passed it, we opened it ourselves.
+    Ours,
+}
+
+/// Takes over the inherited fd `number`. The caller has made sure that this happens at most once
+/// for a number.
+pub(crate) fn take_inherited(number: RawFd) -> io::Result<Claim> {
+    // SAFETY: the borrow ends before anything else of this process could close the number; if no
+    // file is behind it, the first call fails with EBADF and nothing is touched.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let flags = FdFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFD)?);
+    if flags.contains(FdFlag::FD_CLOEXEC) {
+        return Ok(Claim::Ours);
+    }
+    fcntl(borrowed, FcntlArg::F_SETFD(flags | FdFlag::FD_CLOEXEC))?;
+    // SAFETY: the fd is open, and it was not close-on-exec. Everything that this process opens is
+    // close-on-exec from birth, so it was inherited; the registry hands out each number once, so
+    // nobody else owns it.
+    Ok(Claim::Taken(unsafe { OwnedFd::from_raw_fd(number) }))
+}

@@ -1,0 +1,179 @@
+//! What an opener gets: the fd, and the lease that keeps its set alive.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use nix::sys::stat::{FileStat, SFlag, fstat};
+
+use crate::kernel;
+use crate::registry::FdRegistry;
+use crate::sets::FdsetId;
+
+/// Which file an fd leads to, whatever its name: two fds with equal identities are one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The device that holds the file.
+    pub dev: u64,
+    /// The file's number there.
+    pub ino: u64,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.dev, self.ino)
+    }
+}
+
+/// One use of an fd set. Clones are the same use; the last one to drop gives it back.
+#[derive(Clone, Debug)]
+pub struct Lease(Arc<Token>);
+
+#[derive(Debug)]
+struct Token {
+    registry: Arc<FdRegistry>,
+    set: FdsetId,
+}
+
+impl Lease {
+    /// Stands for a use that the registry has counted already.
+    pub(crate) fn counted(registry: Arc<FdRegistry>, set: FdsetId) -> Self {
+        Self(Arc::new(Token { registry, set }))
+    }
+
+    /// The set in use.
+    #[must_use]
+    pub fn set(&self) -> FdsetId {
+        self.0.set
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        self.registry.release(self.set);
+    }
+}
+
+/// What [`open`](crate::open()) gives: an fd of our own, and the lease on the set it came from.
+#[derive(Debug)]
+pub struct OpenFile {
+    // Declared before the lease: the fd is closed before its set may vanish.
+    fd: OwnedFd,
+    lease: Option<Lease>,
+}
+
+impl OpenFile {
+    /// Joins an fd with the lease it depends on.
+    #[must_use]
+    pub fn new(fd: OwnedFd, lease: Option<Lease>) -> Self {
+        Self { fd, lease }
+    }
+
+    /// Takes both apart. Keep the lease for as long as the fd is in use.
+    #[must_use]
+    pub fn into_parts(self) -> (OwnedFd, Option<Lease>) {
+        (self.fd, self.lease)
+    }
+
+    /// The fd as a file, and the lease to keep beside it.
+    #[must_use]
+    pub fn into_file(self) -> (File, Option<Lease>) {
+        (File::from(self.fd), self.lease)
+    }
+
+    /// The lease, when the file came from a set.
+    #[must_use]
+    pub fn lease(&self) -> Option<&Lease> {
+        self.lease.as_ref()
+    }
+
+    /// A second fd for the same open file (they share one offset), under the same lease.
+    ///
+    /// # Errors
+    /// When the process has no fd left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self::new(self.fd.try_clone()?, self.lease.clone()))
+    }
+
+    /// Which file this is.
+    ///
+    /// # Errors
+    /// When the kernel cannot tell.
+    pub fn identity(&self) -> io::Result<Identity> {
+        let stat = self.stat()?;
+        Ok(Identity {
+            dev: stat.st_dev,
+            ino: stat.st_ino,
+        })
+    }
+
+    /// Whether this is a regular file.
+    ///
+    /// # Errors
+    /// When the kernel cannot tell.
+    pub fn is_regular(&self) -> io::Result<bool> {
+        Ok(kind(&self.stat()?) == SFlag::S_IFREG)
+    }
+
+    /// Whether this is a block device.
+    ///
+    /// # Errors
+    /// When the kernel cannot tell.
+    pub fn is_block_device(&self) -> io::Result<bool> {
+        Ok(kind(&self.stat()?) == SFlag::S_IFBLK)
+    }
+
+    /// Whether this is a character device.
+    ///
+    /// # Errors
+    /// When the kernel cannot tell.
+    pub fn is_char_device(&self) -> io::Result<bool> {
+        Ok(kind(&self.stat()?) == SFlag::S_IFCHR)
+    }
+
+    /// Whether this is a socket.
+    ///
+    /// # Errors
+    /// When the kernel cannot tell.
+    pub fn is_socket(&self) -> io::Result<bool> {
+        Ok(kind(&self.stat()?) == SFlag::S_IFSOCK)
+    }
+
+    /// The size in bytes of a regular file (a memfd is one) or a block device.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] for anything that has no size, or the kernel's refusal.
+    pub fn size(&self) -> io::Result<u64> {
+        let stat = self.stat()?;
+        match kind(&stat) {
+            SFlag::S_IFREG => u64::try_from(stat.st_size).map_err(io::Error::other),
+            SFlag::S_IFBLK => kernel::block_device_size(self.fd.as_fd()),
+            _ => Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "neither a regular file nor a block device: it has no size",
+            )),
+        }
+    }
+
+    fn stat(&self) -> io::Result<FileStat> {
+        Ok(fstat(&self.fd)?)
+    }
+}
+
+impl AsFd for OpenFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for OpenFile {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+}

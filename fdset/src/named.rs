@@ -1,0 +1,55 @@
+//! Named fds (`getfd`, `closefd`): pure bookkeeping, by scope.
+//!
+//! A name belongs to the monitor that got it, not to the connection: a client that reconnects
+//! finds it again. Names of the command line belong to the process and are seen by all.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use crate::error::RegistryError;
+use crate::registry::Scope;
+
+/// All named fds of the process.
+#[derive(Debug, Default)]
+pub(crate) struct NamedFds(BTreeMap<Scope, BTreeMap<String, OwnedFd>>);
+
+impl NamedFds {
+    /// Whether `name` may name an fd: one that starts with a digit would read as a number.
+    pub(crate) fn check(name: &str) -> Result<(), RegistryError> {
+        match name.bytes().next() {
+            None => Err(RegistryError::BadName),
+            Some(first) if first.is_ascii_digit() => Err(RegistryError::BadName),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Gives `fd` a name; hands back the fd that had it before, for the caller to close.
+    pub(crate) fn add(&mut self, scope: Scope, name: &str, fd: OwnedFd) -> Option<OwnedFd> {
+        self.0.entry(scope).or_default().insert(name.to_owned(), fd)
+    }
+
+    /// Takes a name out of exactly this scope.
+    pub(crate) fn remove(&mut self, scope: Scope, name: &str) -> Option<OwnedFd> {
+        let names = self.0.get_mut(&scope)?;
+        let fd = names.remove(name);
+        if names.is_empty() {
+            self.0.remove(&scope);
+        }
+        fd
+    }
+
+    /// What `name` means in `scope`: its own names first, then the process's.
+    pub(crate) fn find(&self, scope: Scope, name: &str) -> Option<(Scope, &OwnedFd)> {
+        [scope, Scope::Process]
+            .into_iter()
+            .find_map(|scope| Some((scope, self.0.get(&scope)?.get(name)?)))
+    }
+
+    /// The names of one scope, sorted.
+    pub(crate) fn list(&self, scope: Scope) -> Vec<String> {
+        self.0
+            .get(&scope)
+            .map(|names| names.keys().cloned().collect())
+            .unwrap_or_default()
+    }
+}

@@ -1,0 +1,182 @@
+//! The registry: every fd that was passed and not yet used, behind one lock.
+//!
+//! The lock is a leaf: it is held for a few lines of bookkeeping and at most one `dup`. Whatever
+//! a call takes out of the books is closed after the lock is free, because a close can take long
+//! (it may flush) or run into another room.
+
+use std::collections::BTreeSet;
+use std::os::fd::{OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::RegistryError;
+use crate::named::NamedFds;
+use crate::request::Access;
+use crate::sets::{Fdset, FdsetId, Fdsets, NoDup};
+
+/// To whom a named fd belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// The command line: seen by all.
+    Process,
+    /// One monitor, by its number; its names outlive a reconnect.
+    Monitor(u32),
+}
+
+/// All passed fds of the process: the sets and the names.
+#[derive(Debug, Default)]
+pub struct FdRegistry(Mutex<Books>);
+
+#[derive(Debug, Default)]
+struct Books {
+    sets: Fdsets,
+    names: NamedFds,
+    /// Raw numbers of the command line that somebody has claimed.
+    taken: BTreeSet<RawFd>,
+}
+
+impl FdRegistry {
+    /// An empty registry.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// `add-fd`: puts `fd` into set `id`, or into a new one with the lowest free id. Gives the
+    /// set's id and the fd's number, which `remove-fd` takes.
+    pub fn add(
+        &self,
+        fd: OwnedFd,
+        id: Option<FdsetId>,
+        opaque: Option<String>,
+    ) -> (FdsetId, RawFd) {
+        self.books().sets.add(fd, id, opaque)
+    }
+
+    /// `remove-fd`: closes one member of set `id`, or all. The set vanishes when nothing is left
+    /// in it and its last lease is back. Takes plain numbers so that the error can repeat them.
+    ///
+    /// # Errors
+    /// When there is no such set or no such member.
+    pub fn remove(&self, id: i64, fd: Option<i64>) -> Result<(), RegistryError> {
+        let closed_without_lock = self.books().sets.remove(id, fd)?;
+        drop(closed_without_lock);
+        Ok(())
+    }
+
+    /// `query-fdsets`: all sets, by rising id.
+    #[must_use]
+    pub fn query(&self) -> Vec<Fdset> {
+        self.books().sets.list()
+    }
+
+    /// `getfd`: gives `fd` a name within `scope`. An fd that had the name before is closed.
+    ///
+    /// # Errors
+    /// When the name is empty or starts with a digit; `fd` is closed.
+    pub fn add_named(&self, scope: Scope, name: &str, fd: OwnedFd) -> Result<(), RegistryError> {
+        NamedFds::check(name)?;
+        let closed_without_lock = self.books().names.add(scope, name, fd);
+        drop(closed_without_lock);
+        Ok(())
+    }
+
+    /// `closefd`: closes a named fd of exactly this scope.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn remove_named(&self, scope: Scope, name: &str) -> Result<(), RegistryError> {
+        let closed_without_lock = self.books().names.remove(scope, name);
+        match closed_without_lock {
+            Some(_) => Ok(()),
+            None => Err(RegistryError::NoSuchName(name.to_owned())),
+        }
+    }
+
+    /// Takes a named fd out of the registry: the scope's own names first, then the process's.
+    #[must_use]
+    pub fn take(&self, scope: Scope, name: &str) -> Option<OwnedFd> {
+        let mut books = self.books();
+        let (owner, _) = books.names.find(scope, name)?;
+        books.names.remove(owner, name)
+    }
+
+    /// The names of one scope, sorted.
+    #[must_use]
+    pub fn names(&self, scope: Scope) -> Vec<String> {
+        self.books().names.list(scope)
+    }
+
+    /// Takes a named fd if its access mode covers `wanted`; otherwise it stays. `None`: no such
+    /// name; an error: what the fd can do instead.
+    pub(crate) fn take_if(
+        &self,
+        scope: Scope,
+        name: &str,
+        wanted: Access,
+    ) -> Option<Result<OwnedFd, Option<Access>>> {
+        let mut books = self.books();
+        let (owner, fd) = books.names.find(scope, name)?;
+        let came = Access::of(fd);
+        if !came.is_some_and(|came| came.covers(wanted)) {
+            return Some(Err(came));
+        }
+        books.names.remove(owner, name).map(Ok)
+    }
+
+    /// Duplicates a member of a set and counts a lease, which [`Self::release`] takes back.
+    pub(crate) fn dup(&self, id: FdsetId, access: Access, direct: bool) -> Result<OwnedFd, NoDup> {
+        self.books().sets.dup(id, access, direct)
+    }
+
+    /// Takes a lease back.
+    pub(crate) fn release(&self, id: FdsetId) {
+        self.books().sets.release(id);
+    }
+
+    /// Claims a raw number of the command line; `false` when somebody has it already.
+    pub(crate) fn claim(&self, number: RawFd) -> bool {
+        self.books().taken.insert(number)
+    }
+
+    /// Gives back a claim on a number behind which there was nothing to take.
+    pub(crate) fn unclaim(&self, number: RawFd) {
+        self.books().taken.remove(&number);
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to open: the registry, and whose names count. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Door {
+    registry: Arc<FdRegistry>,
+    scope: Scope,
+}
+
+impl Door {
+    /// A door into `registry` for somebody who acts within `scope`.
+    #[must_use]
+    pub fn new(registry: Arc<FdRegistry>, scope: Scope) -> Self {
+        Self { registry, scope }
+    }
+
+    /// The registry behind the door.
+    #[must_use]
+    pub fn registry(&self) -> &Arc<FdRegistry> {
+        &self.registry
+    }
+
+    /// Whose names count first.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// The same registry seen from another scope: a request's monitor.
+    #[must_use]
+    pub fn within(&self, scope: Scope) -> Self {
+        Self::new(Arc::clone(&self.registry), scope)
+    }
+}

@@ -1,0 +1,206 @@
+//! What an opener says about itself: which name, which access, for which role, and why.
+
+use std::fmt;
+use std::os::fd::AsFd;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+/// How a file is to be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Access {
+    /// Only read (`O_RDONLY`).
+    ReadOnly,
+    /// Only written (`O_WRONLY`).
+    WriteOnly,
+    /// Both (`O_RDWR`).
+    ReadWrite,
+}
+
+impl Access {
+    /// The access mode an fd came with; `None` for an `O_PATH` fd, which gives no access at all.
+    pub(crate) fn of(fd: impl AsFd) -> Option<Self> {
+        let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL).ok()?);
+        if flags.contains(OFlag::O_PATH) {
+            return None;
+        }
+        match flags & OFlag::O_ACCMODE {
+            OFlag::O_RDONLY => Some(Self::ReadOnly),
+            OFlag::O_WRONLY => Some(Self::WriteOnly),
+            OFlag::O_RDWR => Some(Self::ReadWrite),
+            _ => None,
+        }
+    }
+
+    /// Whether an fd with this access can serve a request for `wanted`.
+    #[must_use]
+    pub fn covers(self, wanted: Self) -> bool {
+        self == Self::ReadWrite || self == wanted
+    }
+
+    /// The flag of `open(2)`.
+    pub(crate) fn flag(self) -> OFlag {
+        match self {
+            Self::ReadOnly => OFlag::O_RDONLY,
+            Self::WriteOnly => OFlag::O_WRONLY,
+            Self::ReadWrite => OFlag::O_RDWR,
+        }
+    }
+
+    /// The flag's name as the manuals write it, for errors that say what to pass instead.
+    pub(crate) fn flag_name(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "O_RDONLY",
+            Self::WriteOnly => "O_WRONLY",
+            Self::ReadWrite => "O_RDWR",
+        }
+    }
+}
+
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ReadOnly => "read-only",
+            Self::WriteOnly => "write-only",
+            Self::ReadWrite => "read-write",
+        })
+    }
+}
+
+/// What a resource is for. Errors print it; nothing here depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Role {
+    /// The storage of a block node.
+    Image,
+    /// A guest memory backend.
+    Memory,
+    /// The guest's kernel.
+    Kernel,
+    /// The guest's initial RAM disk.
+    Initrd,
+    /// Firmware, an option ROM, or another blob for the guest.
+    Firmware,
+    /// The KVM device.
+    Kvm,
+    /// A character device: file, pty or socket.
+    Chardev,
+    /// The log file of a character device.
+    ChardevLog,
+    /// A monitor's socket.
+    Monitor,
+    /// A source of random bytes.
+    Entropy,
+    /// A network backend.
+    Net,
+    /// A snapshot or migration stream.
+    Snapshot,
+    /// The file that names our process id.
+    PidFile,
+    /// The program's own log.
+    Log,
+    /// An fd given on the command line, whose use is not known yet.
+    CommandLine,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Image => "image",
+            Self::Memory => "guest memory",
+            Self::Kernel => "kernel",
+            Self::Initrd => "initrd",
+            Self::Firmware => "firmware",
+            Self::Kvm => "KVM device",
+            Self::Chardev => "character device",
+            Self::ChardevLog => "character device log",
+            Self::Monitor => "monitor",
+            Self::Entropy => "entropy source",
+            Self::Net => "network backend",
+            Self::Snapshot => "snapshot",
+            Self::PidFile => "pid file",
+            Self::Log => "log",
+            Self::CommandLine => "command line fd",
+        })
+    }
+}
+
+/// What to do when the file to be created is already there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Open it as it is.
+    Keep,
+    /// Open it and cut it to nothing.
+    Truncate,
+    /// Open it and write at its end.
+    Append,
+    /// Fail.
+    Refuse,
+}
+
+/// Leave to create a missing file. It concerns real paths only: a passed fd is used as it came,
+/// neither cut nor turned into append mode, because its manager decided that when opening it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Create {
+    /// Permission bits of a new file, before the umask; 0 to 0o7777.
+    pub mode: u32,
+    /// What happens to a file that exists.
+    pub existing: Existing,
+}
+
+/// One wish to open something. Made by [`Request::new`] and refined by the chained methods, so
+/// that a new aspect never touches existing callers.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Request<'a> {
+    /// `fd:NAME`, `/dev/fdset/N`, or a path.
+    pub name: &'a str,
+    /// The access wanted.
+    pub access: Access,
+    /// What it is for.
+    pub role: Role,
+    /// For whom: a device, a node or a command line option, as `node 'disk0'`. Printed in errors.
+    pub reason: &'a str,
+    /// Leave to create.
+    pub create: Option<Create>,
+    /// `O_DIRECT`: of a set, a member with that flag is preferred; a real path is opened with it.
+    pub direct: bool,
+    /// `O_NONBLOCK` on the opening of a real path: for FIFOs and terminals, whose open may block.
+    pub nonblocking: bool,
+}
+
+impl<'a> Request<'a> {
+    /// A wish to open `name`, with nothing special about it.
+    #[must_use]
+    pub fn new(name: &'a str, access: Access, role: Role, reason: &'a str) -> Self {
+        Self {
+            name,
+            access,
+            role,
+            reason,
+            create: None,
+            direct: false,
+            nonblocking: false,
+        }
+    }
+
+    /// With leave to create a missing file.
+    #[must_use]
+    pub fn create(mut self, mode: u32, existing: Existing) -> Self {
+        self.create = Some(Create { mode, existing });
+        self
+    }
+
+    /// With or without `O_DIRECT`.
+    #[must_use]
+    pub fn direct(mut self, direct: bool) -> Self {
+        self.direct = direct;
+        self
+    }
+
+    /// With or without `O_NONBLOCK`.
+    #[must_use]
+    pub fn nonblocking(mut self, nonblocking: bool) -> Self {
+        self.nonblocking = nonblocking;
+        self
+    }
+}

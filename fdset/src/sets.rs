@@ -1,0 +1,231 @@
+//! Fd sets: pure bookkeeping, without a lock and without closing anything itself.
+//!
+//! ```text
+//!              add                      remove (last member)
+//!   (absent) ───────► members > 0 ─────────────────────────► members = 0, leases > 0
+//!       ▲                 │  ▲                                    │    │
+//!       │                 │  └──────────────── add ───────────────┘    │ last lease drops
+//!       └─────────────────┴── remove (last member), no lease ◄─────────┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use crate::error::RegistryError;
+use crate::request::Access;
+
+/// The id of an fd set; never negative.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FdsetId(i64);
+
+impl FdsetId {
+    /// The id `value`.
+    ///
+    /// # Errors
+    /// When it is negative.
+    pub fn new(value: i64) -> Result<Self, RegistryError> {
+        if value < 0 {
+            return Err(RegistryError::NegativeId);
+        }
+        Ok(Self(value))
+    }
+
+    /// The number, 0 or more.
+    #[must_use]
+    pub fn value(self) -> i64 {
+        self.0
+    }
+
+    /// Reads a plain decimal number: no sign, no white space.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        text.parse().ok().map(Self)
+    }
+}
+
+impl fmt::Display for FdsetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One set as `query-fdsets` lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fdset {
+    /// The set's id.
+    pub id: FdsetId,
+    /// Its members, in the order in which they came.
+    pub members: Vec<Member>,
+}
+
+/// One member of a set as `query-fdsets` lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its number in this process.
+    pub fd: RawFd,
+    /// The text its sender attached to it.
+    pub opaque: Option<String>,
+}
+
+/// Why a set could not serve a request.
+#[derive(Debug)]
+pub(crate) enum NoDup {
+    /// There is no such set.
+    NoSuchSet,
+    /// None of the members has the wanted access mode.
+    NoMember(Vec<(RawFd, Option<Access>)>),
+    /// The fd could not be duplicated.
+    Os(io::Error),
+}
+
+#[derive(Debug)]
+struct Held {
+    fd: OwnedFd,
+    opaque: Option<String>,
+    access: Option<Access>,
+    direct: bool,
+}
+
+#[derive(Debug, Default)]
+struct Set {
+    members: Vec<Held>,
+    leases: usize,
+}
+
+/// All sets of the process, by id.
+#[derive(Debug, Default)]
+pub(crate) struct Fdsets(BTreeMap<FdsetId, Set>);
+
+impl Fdsets {
+    /// Puts `fd` into set `id`, or into a new one with the lowest free id.
+    pub(crate) fn add(
+        &mut self,
+        fd: OwnedFd,
+        id: Option<FdsetId>,
+        opaque: Option<String>,
+    ) -> (FdsetId, RawFd) {
+        let id = id.unwrap_or_else(|| self.lowest_free());
+        let number = fd.as_raw_fd();
+        let flags = fcntl(&fd, FcntlArg::F_GETFL).unwrap_or(0);
+        let held = Held {
+            access: Access::of(&fd),
+            direct: OFlag::from_bits_retain(flags).contains(OFlag::O_DIRECT),
+            fd,
+            opaque,
+        };
+        self.0.entry(id).or_default().members.push(held);
+        (id, number)
+    }
+
+    /// Takes out one member, or all; the caller closes what comes back.
+    pub(crate) fn remove(
+        &mut self,
+        id: i64,
+        fd: Option<i64>,
+    ) -> Result<Vec<OwnedFd>, RegistryError> {
+        let key = FdsetId(id);
+        let set = self.0.get_mut(&key).ok_or_else(|| no_such(id, fd))?;
+        let out: Vec<OwnedFd> = match fd {
+            None => set.members.drain(..).map(|held| held.fd).collect(),
+            Some(number) => {
+                let at = set
+                    .members
+                    .iter()
+                    .position(|held| i64::from(held.fd.as_raw_fd()) == number)
+                    .ok_or_else(|| no_such(id, fd))?;
+                vec![set.members.remove(at).fd]
+            }
+        };
+        self.vanish_if_idle(key);
+        Ok(out)
+    }
+
+    /// Duplicates the member whose access mode is exactly `access`, and counts a lease.
+    pub(crate) fn dup(
+        &mut self,
+        id: FdsetId,
+        access: Access,
+        direct: bool,
+    ) -> Result<OwnedFd, NoDup> {
+        let set = self.0.get_mut(&id).ok_or(NoDup::NoSuchSet)?;
+        let fits = |held: &&Held| held.access == Some(access);
+        let member = set
+            .members
+            .iter()
+            .filter(fits)
+            .find(|held| held.direct == direct)
+            .or_else(|| set.members.iter().find(fits));
+        let Some(member) = member else {
+            let came = set
+                .members
+                .iter()
+                .map(|held| (held.fd.as_raw_fd(), held.access))
+                .collect();
+            return Err(NoDup::NoMember(came));
+        };
+        let fd = member.fd.as_fd().try_clone_to_owned().map_err(NoDup::Os)?;
+        set.leases += 1;
+        Ok(fd)
+    }
+
+    /// Takes a lease back.
+    pub(crate) fn release(&mut self, id: FdsetId) {
+        if let Some(set) = self.0.get_mut(&id) {
+            set.leases = set.leases.saturating_sub(1);
+        }
+        self.vanish_if_idle(id);
+    }
+
+    /// All sets, by rising id.
+    pub(crate) fn list(&self) -> Vec<Fdset> {
+        self.0
+            .iter()
+            .map(|(id, set)| Fdset {
+                id: *id,
+                members: set
+                    .members
+                    .iter()
+                    .map(|held| Member {
+                        fd: held.fd.as_raw_fd(),
+                        opaque: held.opaque.clone(),
+                    })
+                    .collect(),
+            })
+            .collect()
+    }
+
+    fn vanish_if_idle(&mut self, id: FdsetId) {
+        if self
+            .0
+            .get(&id)
+            .is_some_and(|set| set.members.is_empty() && set.leases == 0)
+        {
+            self.0.remove(&id);
+        }
+    }
+
+    fn lowest_free(&self) -> FdsetId {
+        // Ids rise, so the first that is not its own position leaves that position free.
+        let free = (0_i64..)
+            .zip(self.0.keys())
+            .find(|(position, id)| id.0 != *position)
+            .map_or_else(
+                || self.0.last_key_value().map_or(0, |(id, _)| id.0 + 1),
+                |(position, _)| position,
+            );
+        FdsetId(free)
+    }
+}
+
+fn no_such(set: i64, fd: Option<i64>) -> RegistryError {
+    match fd {
+        None => RegistryError::NoSuchSet(set),
+        Some(fd) => RegistryError::NoSuchMember { set, fd },
+    }
+}
