@@ -1,0 +1,93 @@
+//! `cargo xtask lab -- CMD`: one command in the lab, or, for the other tasks, several in one boot.
+use std::collections::BTreeMap;
+use std::env;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use tests::lab::{Lab, LabSpec};
+
+use crate::project::{self, Inits};
+use crate::shell::{install_missing, step};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Memory of the lab machine, in MiB.
+    #[arg(long, default_value_t = 4096)]
+    mem: u32,
+    /// CPUs of the lab machine.
+    #[arg(long, default_value_t = 2)]
+    cpus: u32,
+    /// Shares a folder writable (the current one always is).
+    #[arg(long, value_name = "DIR")]
+    rw: Vec<PathBuf>,
+    /// Gives up after so many seconds.
+    #[arg(long, default_value_t = 600, value_name = "S")]
+    timeout: u64,
+    /// Adds an IOMMU with interrupt remapping, for device passthrough.
+    #[arg(long)]
+    iommu: bool,
+    /// One more QEMU argument for the lab machine, such as a device to pass through.
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    qemu: Vec<String>,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let inits = project::inits()?;
+    let mut spec = spec(&inits)?;
+    spec.memory_mib = options.mem;
+    spec.cpus = options.cpus;
+    for folder in &options.rw {
+        spec.shares.push(folder.canonicalize()?);
+    }
+    if options.iommu {
+        let iommu = ["-device", "intel-iommu,intremap=on"];
+        spec.devices.extend(iommu.map(str::to_owned));
+    }
+    spec.devices.extend(options.qemu.iter().cloned());
+    let mut lab = boot(&spec)?;
+    let status = lab.run(
+        &options.command,
+        &env::current_dir()?,
+        &environment(),
+        Duration::from_secs(options.timeout),
+        &mut io::stdout(),
+    )?;
+    Ok(ExitCode::from(u8::try_from(status).unwrap_or(1)))
+}
+
+/// The lab as tests, demo and bench use it.
+pub(crate) fn spec(inits: &Inits) -> Result<LabSpec> {
+    Ok(LabSpec {
+        memory_mib: 4096,
+        cpus: 2,
+        shares: vec![env::current_dir()?],
+        init: inits.lab.clone(),
+        console: project::target()?.join("lab/console"),
+        devices: Vec::new(),
+    })
+}
+
+/// Installs what the lab is made of, and boots it.
+pub(crate) fn boot(spec: &LabSpec) -> Result<Lab> {
+    install_missing(&[
+        ("qemu-system-x86_64", "qemu-system-x86"),
+        ("xz", "xz-utils"),
+        ("ip", "iproute2"),
+    ])?;
+    step("booting the lab");
+    Lab::boot(spec)
+}
+
+/// Our own environment, for the command in the lab.
+pub(crate) fn environment() -> BTreeMap<String, String> {
+    env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
