@@ -37,6 +37,8 @@ pub struct MemfdSpec {
     pub huge: Option<HugePageSize>,
 }
 
+// Nothing of the door is looked at here: holding one is the right to make something.
+
 /// Anonymous memory, called `name` in `/proc`.
 ///
 /// # Errors

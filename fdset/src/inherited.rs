@@ -22,11 +22,11 @@ pub fn inherited(
     reason: &str,
 ) -> Result<OwnedFd, OpenError> {
     let wanted = || Wanted::new(format!("fd {number}"), role, reason);
-    if (0..=2).contains(&number) {
+    if number <= 2 {
         return Err(OpenError::unfit(
             wanted(),
-            "0, 1 and 2 are the standard streams and stay with the process; \
-             pass the file under a number from 3 on",
+            "a passed fd has a number from 3 on; \
+             0, 1 and 2 are the standard streams and stay with the process",
         ));
     }
     if !door.registry().claim(number) {
@@ -65,8 +65,7 @@ pub fn passed(
     let wanted = || Wanted::new(format!("fd {name_or_number}"), role, reason);
     let first = name_or_number.bytes().next();
     if first.is_some_and(|byte| byte.is_ascii_digit() || byte == b'-') {
-        let number = name_or_number.parse().ok().filter(|number| *number >= 0);
-        let number = number.ok_or_else(|| {
+        let number = name_or_number.parse().map_err(|_| {
             OpenError::unfit(
                 wanted(),
                 "neither the number of an inherited fd nor the name of a passed one",

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{FileStat, SFlag, fstat};
 
 use crate::kernel;
@@ -24,6 +25,39 @@ pub struct Identity {
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.dev, self.ino)
+    }
+}
+
+/// What an fd leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FileType {
+    /// A regular file; a memfd too.
+    Regular,
+    /// A block device.
+    BlockDevice,
+    /// A character device: a terminal, `/dev/kvm`, `/dev/null`.
+    CharDevice,
+    /// A pipe or FIFO.
+    Fifo,
+    /// A socket.
+    Socket,
+    /// A directory.
+    Directory,
+    /// A kernel object without a type: an eventfd, a VM, an epoll.
+    Other,
+}
+
+impl FileType {
+    pub(crate) fn of(stat: &FileStat) -> Self {
+        match SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT {
+            SFlag::S_IFREG => Self::Regular,
+            SFlag::S_IFBLK => Self::BlockDevice,
+            SFlag::S_IFCHR => Self::CharDevice,
+            SFlag::S_IFIFO => Self::Fifo,
+            SFlag::S_IFSOCK => Self::Socket,
+            SFlag::S_IFDIR => Self::Directory,
+            _ => Self::Other,
+        }
     }
 }
 
@@ -109,36 +143,21 @@ impl OpenFile {
         })
     }
 
-    /// Whether this is a regular file.
+    /// What it is.
     ///
     /// # Errors
     /// When the kernel cannot tell.
-    pub fn is_regular(&self) -> io::Result<bool> {
-        Ok(kind(&self.stat()?) == SFlag::S_IFREG)
+    pub fn file_type(&self) -> io::Result<FileType> {
+        Ok(FileType::of(&self.stat()?))
     }
 
-    /// Whether this is a block device.
+    /// Whether reads and writes go past the page cache (`O_DIRECT`), and so must be aligned.
     ///
     /// # Errors
     /// When the kernel cannot tell.
-    pub fn is_block_device(&self) -> io::Result<bool> {
-        Ok(kind(&self.stat()?) == SFlag::S_IFBLK)
-    }
-
-    /// Whether this is a character device.
-    ///
-    /// # Errors
-    /// When the kernel cannot tell.
-    pub fn is_char_device(&self) -> io::Result<bool> {
-        Ok(kind(&self.stat()?) == SFlag::S_IFCHR)
-    }
-
-    /// Whether this is a socket.
-    ///
-    /// # Errors
-    /// When the kernel cannot tell.
-    pub fn is_socket(&self) -> io::Result<bool> {
-        Ok(kind(&self.stat()?) == SFlag::S_IFSOCK)
+    pub fn is_direct(&self) -> io::Result<bool> {
+        let flags = OFlag::from_bits_retain(fcntl(&self.fd, FcntlArg::F_GETFL)?);
+        Ok(flags.contains(OFlag::O_DIRECT))
     }
 
     /// The size in bytes of a regular file (a memfd is one) or a block device.
@@ -147,9 +166,9 @@ impl OpenFile {
     /// [`io::ErrorKind::InvalidInput`] for anything that has no size, or the kernel's refusal.
     pub fn size(&self) -> io::Result<u64> {
         let stat = self.stat()?;
-        match kind(&stat) {
-            SFlag::S_IFREG => u64::try_from(stat.st_size).map_err(io::Error::other),
-            SFlag::S_IFBLK => kernel::block_device_size(self.fd.as_fd()),
+        match FileType::of(&stat) {
+            FileType::Regular => u64::try_from(stat.st_size).map_err(io::Error::other),
+            FileType::BlockDevice => kernel::block_device_size(self.fd.as_fd()),
             _ => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "neither a regular file nor a block device: it has no size",
@@ -172,8 +191,4 @@ impl AsRawFd for OpenFile {
     fn as_raw_fd(&self) -> RawFd {
         self.fd.as_raw_fd()
     }
-}
-
-fn kind(stat: &FileStat) -> SFlag {
-    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
 }

@@ -122,3 +122,231 @@ fn open_path(request: &Request<'_>) -> Result<OwnedFd, OpenError> {
     nix::fcntl::open(request.name, flags, mode)
         .map_err(|errno| OpenError::os(Wanted::from(request), errno))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write, pipe};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::lease::FileType;
+    use crate::registry::{FdRegistry, Scope};
+
+    fn door() -> Door {
+        Door::new(Arc::new(FdRegistry::new()), Scope::Monitor(0))
+    }
+
+    fn image(name: &str, access: Access) -> Request<'_> {
+        Request::new(name, access, Role::Image, "node 'disk0'")
+    }
+
+    fn set(id: i64) -> Option<FdsetId> {
+        Some(FdsetId::new(id).expect("not negative"))
+    }
+
+    fn path_of(file: &tempfile::NamedTempFile) -> &str {
+        file.path().to_str().expect("plain text")
+    }
+
+    #[test]
+    fn removed_set_lives_until_its_last_lease_drops() {
+        let door = door();
+        let (mut reader, writer) = pipe().expect("a pipe");
+        door.registry().add(writer.into(), set(3), None);
+        let first = open(&door, &image("/dev/fdset/3", Access::WriteOnly)).expect("a member");
+        let second = first.try_clone().expect("an fd");
+        door.registry().remove(3, None).expect("the set is there");
+        assert!(door.registry().query()[0].members.is_empty());
+
+        let (fd, lease) = first.into_parts();
+        let mut file = std::fs::File::from(fd);
+        file.write_all(b"x").expect("the dup outlives its member");
+        drop((file, lease));
+        assert_eq!(door.registry().query().len(), 1);
+        drop(second);
+        assert!(door.registry().query().is_empty());
+        let mut text = String::new();
+        reader.read_to_string(&mut text).expect("all closed");
+        assert_eq!(text, "x");
+    }
+
+    #[test]
+    fn a_set_without_members_can_be_filled_again_while_leased() {
+        let door = door();
+        door.registry()
+            .add(pipe().expect("a pipe").1.into(), set(3), None);
+        let file = open(&door, &image("/dev/fdset/3", Access::WriteOnly)).expect("a member");
+        door.registry().remove(3, None).expect("the set is there");
+        let error = open(&door, &image("/dev/fdset/3", Access::WriteOnly)).expect_err("empty");
+        assert_eq!(
+            error.to_string(),
+            "Could not open '/dev/fdset/3' write-only as image of node 'disk0': \
+             fd set 3 has no fd; add one that was opened with O_WRONLY"
+        );
+        door.registry()
+            .add(pipe().expect("a pipe").1.into(), set(3), None);
+        drop(file);
+        assert!(open(&door, &image("/dev/fdset/3", Access::WriteOnly)).is_ok());
+    }
+
+    #[test]
+    fn access_mode_picks_the_member() {
+        let door = door();
+        let (reader, writer) = pipe().expect("a pipe");
+        door.registry().add(reader.into(), set(0), None);
+        door.registry().add(writer.into(), set(0), None);
+        for access in [Access::ReadOnly, Access::WriteOnly] {
+            let file = open(&door, &image("/dev/fdset/0", access)).expect("a member");
+            assert_eq!(Access::of(&file), Some(access));
+            assert_eq!(file.file_type().expect("a type"), FileType::Fifo);
+        }
+    }
+
+    #[test]
+    fn a_set_without_the_wanted_access_says_what_it_has_and_the_fix() {
+        let door = door();
+        let read_write = tempfile::tempfile().expect("a file");
+        let (_, number) = door.registry().add(read_write.into(), set(3), None);
+        let error = open(&door, &image("/dev/fdset/3", Access::ReadOnly)).expect_err("no member");
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "Could not open '/dev/fdset/3' read-only as image of node 'disk0': \
+                 fd set 3 has only fd {number} (read-write); add one that was opened with O_RDONLY"
+            )
+        );
+        assert_eq!(error.errno(), nix::libc::EACCES);
+        assert!(door.registry().remove(3, None).is_ok());
+        assert!(
+            door.registry().query().is_empty(),
+            "a refusal leases nothing"
+        );
+    }
+
+    #[test]
+    fn an_unknown_set_is_not_found() {
+        let error = open(&door(), &image("/dev/fdset/5", Access::ReadOnly)).expect_err("unknown");
+        assert_eq!(error.errno(), nix::libc::ENOENT);
+        assert!(
+            error.to_string().contains("there is no fd set 5"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_malformed_set_name_is_never_tried_as_a_path() {
+        for name in [
+            "/dev/fdset/",
+            "/dev/fdset/x",
+            "/dev/fdset/-1",
+            "/dev/fdset/../null",
+        ] {
+            let error = open(&door(), &image(name, Access::ReadOnly)).expect_err("malformed");
+            assert!(matches!(error, OpenError::MalformedSet { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_named_fd_is_used_up() {
+        let door = door();
+        let file = tempfile::tempfile().expect("a file");
+        door.registry()
+            .add_named(Scope::Monitor(0), "disk", file.into())
+            .expect("good name");
+        // An O_RDWR fd can serve a reader.
+        open(&door, &image("fd:disk", Access::ReadOnly)).expect("it is there");
+        let error = open(&door, &image("fd:disk", Access::ReadOnly)).expect_err("used up");
+        assert!(matches!(error, OpenError::NoSuchName { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_named_fd_with_the_wrong_access_survives_the_refusal() {
+        let door = door();
+        let (reader, _writer) = pipe().expect("a pipe");
+        door.registry()
+            .add_named(Scope::Process, "disk", reader.into())
+            .expect("good name");
+        let error = open(&door, &image("fd:disk", Access::ReadWrite)).expect_err("read-only");
+        assert_eq!(
+            error.to_string(),
+            "Could not open 'fd:disk' read-write as image of node 'disk0': \
+             the fd is read-only; pass one that was opened with O_RDWR"
+        );
+        assert!(open(&door, &image("fd:disk", Access::ReadOnly)).is_ok());
+    }
+
+    #[test]
+    fn an_fd_that_gives_no_access_serves_nobody() {
+        let door = door();
+        let only_path = without_access();
+        door.registry().add(only_path, set(1), None);
+        let error = open(&door, &image("/dev/fdset/1", Access::ReadOnly)).expect_err("O_PATH");
+        assert!(error.to_string().contains("(O_PATH)"), "{error}");
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "makes what no request can ask for"
+    )]
+    fn without_access() -> OwnedFd {
+        nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).expect("the root")
+    }
+
+    #[test]
+    fn existing_files_are_kept_cut_appended_to_or_refused_as_asked() {
+        let door = door();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let write = |existing, text: &str| -> Result<u64, OpenError> {
+            let request = image(path_of(&file), Access::WriteOnly).create(0o600, existing);
+            let opened = open(&door, &request)?;
+            let probe = opened.try_clone().expect("an fd");
+            let (mut output, _) = opened.into_file();
+            output.write_all(text.as_bytes()).expect("room");
+            Ok(probe.size().expect("a regular file"))
+        };
+        assert_eq!(write(Existing::Keep, "four").expect("kept"), 4);
+        assert_eq!(write(Existing::Append, "four").expect("appended"), 8);
+        assert_eq!(write(Existing::Truncate, "one").expect("cut"), 3);
+        let error = write(Existing::Refuse, "").expect_err("it exists");
+        assert_eq!(error.errno(), nix::libc::EEXIST);
+    }
+
+    #[test]
+    fn a_missing_path_keeps_its_reason_as_the_source() {
+        let error = open(&door(), &image("/nowhere/disk", Access::ReadOnly)).expect_err("missing");
+        assert_eq!(error.errno(), nix::libc::ENOENT);
+        assert_eq!(
+            error.to_string(),
+            "Could not open '/nowhere/disk' read-only as image of node 'disk0'"
+        );
+        assert!(std::error::Error::source(&error).is_some());
+        let nul = open(&door(), &image("a\0b", Access::ReadOnly)).expect_err("no such name");
+        assert_eq!(nul.errno(), nix::libc::EINVAL);
+    }
+
+    #[test]
+    fn every_source_gives_a_close_on_exec_fd_of_the_same_file() {
+        let door = door();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let by_path = open(&door, &image(path_of(&file), Access::ReadWrite)).expect("a path");
+        let pass = || by_path.try_clone().expect("an fd").into_parts().0;
+        door.registry().add(pass(), set(9), None);
+        door.registry()
+            .add_named(Scope::Monitor(0), "disk", pass())
+            .expect("good name");
+        let identity = by_path.identity().expect("a file");
+        for name in ["/dev/fdset/9", "fd:disk", path_of(&file)] {
+            let opened = open(&door, &image(name, Access::ReadWrite)).expect(name);
+            assert_eq!(opened.identity().expect("a file"), identity, "{name}");
+            let flags = nix::fcntl::fcntl(&opened, nix::fcntl::FcntlArg::F_GETFD).expect("flags");
+            assert_eq!(flags, nix::libc::FD_CLOEXEC, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_size_says_so() {
+        let null = null(&door(), Access::ReadWrite, Role::Chardev, "chardev 'c'").expect("null");
+        assert_eq!(null.file_type().expect("a type"), FileType::CharDevice);
+        assert!(null.size().is_err());
+    }
+}

@@ -180,3 +180,151 @@ impl Door {
         Self::new(Arc::clone(&self.registry), scope)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeReader, Read, pipe};
+
+    use super::*;
+    use crate::sets::Member;
+
+    /// A write end to hand over, and the read end that tells by its end of file that nobody has
+    /// the write end any more.
+    fn watched() -> (OwnedFd, PipeReader) {
+        let (reader, writer) = pipe().expect("a pipe");
+        (writer.into(), reader)
+    }
+
+    fn is_closed(mut watch: PipeReader) -> bool {
+        watch.read(&mut [0]).expect("end of file") == 0
+    }
+
+    fn set(id: i64) -> FdsetId {
+        FdsetId::new(id).expect("not negative")
+    }
+
+    #[test]
+    fn listing_shows_members_in_order_with_their_opaque_text() {
+        let registry = FdRegistry::new();
+        let (id, first) = registry.add(watched().0, Some(set(3)), Some("one".to_owned()));
+        let (_, second) = registry.add(watched().0, Some(id), None);
+        let member = |fd, opaque: Option<&str>| Member {
+            fd,
+            opaque: opaque.map(str::to_owned),
+        };
+        assert_eq!(
+            registry.query(),
+            [Fdset {
+                id: set(3),
+                members: vec![member(first, Some("one")), member(second, None)],
+            }]
+        );
+    }
+
+    #[test]
+    fn removing_a_member_closes_it_and_keeps_the_others() {
+        let registry = FdRegistry::new();
+        let (fd, watch) = watched();
+        let (id, number) = registry.add(fd, None, None);
+        let (_, other) = registry.add(watched().0, Some(id), None);
+        registry
+            .remove(0, Some(number.into()))
+            .expect("it is there");
+        assert!(is_closed(watch));
+        assert_eq!(registry.query()[0].members[0].fd, other);
+    }
+
+    #[test]
+    fn removing_from_an_unknown_set_names_set_and_fd() {
+        let registry = FdRegistry::new();
+        let text = |result: Result<(), RegistryError>| result.expect_err("unknown").to_string();
+        assert_eq!(
+            text(registry.remove(3, None)),
+            "File descriptor named 'fdset-id:3' not found"
+        );
+        assert_eq!(
+            text(registry.remove(3, Some(7))),
+            "File descriptor named 'fdset-id:3, fd:7' not found"
+        );
+        registry.add(watched().0, Some(set(3)), None);
+        assert_eq!(
+            text(registry.remove(3, Some(-1))),
+            "File descriptor named 'fdset-id:3, fd:-1' not found"
+        );
+        assert_eq!(
+            text(registry.remove(-3, None)),
+            "File descriptor named 'fdset-id:-3' not found"
+        );
+    }
+
+    #[test]
+    fn same_name_replaces_and_closes_the_old_fd() {
+        let registry = FdRegistry::new();
+        let (old, watch) = watched();
+        registry
+            .add_named(Scope::Monitor(0), "a", old)
+            .expect("good name");
+        let (new, _keep) = watched();
+        registry
+            .add_named(Scope::Monitor(0), "a", new)
+            .expect("good name");
+        assert!(is_closed(watch));
+        assert_eq!(registry.names(Scope::Monitor(0)), ["a"]);
+    }
+
+    #[test]
+    fn a_name_that_would_read_as_a_number_is_refused_and_its_fd_closed() {
+        let registry = FdRegistry::new();
+        for name in ["", "3", "0disk"] {
+            let (fd, watch) = watched();
+            let error = registry
+                .add_named(Scope::Monitor(0), name, fd)
+                .expect_err("bad name");
+            assert_eq!(
+                error.to_string(),
+                "Parameter 'fdname' expects a name not starting with a digit"
+            );
+            assert!(is_closed(watch));
+        }
+    }
+
+    #[test]
+    fn closing_an_unknown_name_says_which() {
+        let error = FdRegistry::new()
+            .remove_named(Scope::Monitor(0), "a")
+            .expect_err("unknown");
+        assert_eq!(error.to_string(), "File descriptor named 'a' not found");
+    }
+
+    #[test]
+    fn own_names_come_before_those_of_the_command_line() {
+        let registry = FdRegistry::new();
+        let (process, _watch) = watched();
+        let (own, own_watch) = watched();
+        registry
+            .add_named(Scope::Process, "a", process)
+            .expect("good name");
+        registry
+            .add_named(Scope::Monitor(1), "a", own)
+            .expect("good name");
+        drop(registry.take(Scope::Monitor(1), "a").expect("its own"));
+        assert!(is_closed(own_watch));
+        assert!(registry.take(Scope::Monitor(1), "a").is_some());
+        assert!(registry.take(Scope::Monitor(1), "a").is_none());
+    }
+
+    #[test]
+    fn one_monitor_cannot_see_or_close_what_is_not_its_own() {
+        let registry = FdRegistry::new();
+        registry
+            .add_named(Scope::Monitor(1), "a", watched().0)
+            .expect("good name");
+        registry
+            .add_named(Scope::Process, "kvm", watched().0)
+            .expect("good name");
+        assert!(registry.take(Scope::Monitor(2), "a").is_none());
+        assert!(registry.remove_named(Scope::Monitor(2), "a").is_err());
+        assert!(registry.remove_named(Scope::Monitor(2), "kvm").is_err());
+        assert!(registry.take(Scope::Process, "a").is_none());
+    }
+}

@@ -86,3 +86,103 @@ pub fn send_with_fds(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) ->
     )?;
     Ok(sent)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{PipeReader, Read, pipe};
+    use std::os::unix::net::UnixStream;
+
+    use nix::fcntl::{FcntlArg, fcntl};
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    fn is_closed(mut watch: PipeReader) -> bool {
+        watch.read(&mut [0]).expect("end of file") == 0
+    }
+
+    #[test]
+    fn fds_arrive_in_order_and_close_on_exec() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let (reader, writer) = pipe().expect("a pipe");
+        let sent = send_with_fds(&theirs, b"hi", &[reader.as_fd(), writer.as_fd()]);
+        assert_eq!(sent.expect("sent"), 2);
+        let mut buffer = [0; 16];
+        let received = recv_with_fds(&ours, &mut buffer).expect("received");
+        assert_eq!(&buffer[..received.bytes], b"hi");
+        assert!(!received.truncated);
+        let mode = |fd: &OwnedFd| fcntl(fd, FcntlArg::F_GETFL).expect("flags") & 3;
+        assert_eq!(received.fds.iter().map(mode).collect::<Vec<_>>(), [0, 1]);
+        for fd in &received.fds {
+            assert_eq!(fcntl(fd, FcntlArg::F_GETFD), Ok(nix::libc::FD_CLOEXEC));
+        }
+    }
+
+    #[test]
+    fn the_most_that_one_message_may_carry_arrives_whole() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let (reader, _writer) = pipe().expect("a pipe");
+        send_with_fds(&theirs, b"x", &[reader.as_fd(); MAX_FDS]).expect("sent");
+        let received = recv_with_fds(&ours, &mut [0]).expect("received");
+        assert_eq!(received.fds.len(), MAX_FDS);
+        assert!(!received.truncated);
+    }
+
+    #[test]
+    fn one_fd_too_many_is_refused_and_nothing_is_sent() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let error = send_with_fds(&theirs, b"x", &[ours.as_fd(); MAX_FDS + 1]).expect_err("254");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        ours.set_nonblocking(true).expect("a socket");
+        let error = recv_with_fds(&ours, &mut [0]).expect_err("nothing there");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn fds_without_a_byte_are_refused() {
+        let (_ours, theirs) = UnixStream::pair().expect("a pair");
+        let error = send_with_fds(&theirs, b"", &[theirs.as_fd()]).expect_err("no byte");
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn an_fd_that_arrives_without_bytes_is_ours_to_close() {
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .expect("a pair");
+        let (watch, writer) = pipe().expect("a pipe");
+        let mut room = [MaybeUninit::uninit(); ROOM];
+        let mut control = SendAncillaryBuffer::new(&mut room);
+        let fds = [writer.as_fd()];
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&theirs, &[], &mut control, SendFlags::empty()).expect("an empty packet");
+        drop(writer);
+        let received = recv_with_fds(&ours, &mut [0]).expect("received");
+        assert_eq!((received.bytes, received.fds.len()), (0, 1));
+        drop(received);
+        assert!(is_closed(watch));
+    }
+
+    #[test]
+    fn fds_that_nobody_received_die_with_the_socket() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let (watch, writer) = pipe().expect("a pipe");
+        send_with_fds(&theirs, b"x", &[writer.as_fd()]).expect("sent");
+        drop((writer, ours));
+        assert!(is_closed(watch));
+    }
+
+    #[test]
+    fn a_client_that_is_gone_is_an_end_and_an_error_but_no_signal() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        drop(theirs);
+        let received = recv_with_fds(&ours, &mut [0]).expect("an end");
+        assert_eq!((received.bytes, received.fds.len()), (0, 0));
+        let error = send_with_fds(&ours, b"x", &[]).expect_err("nobody there");
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+}

@@ -211,14 +211,14 @@ impl Fdsets {
     }
 
     fn lowest_free(&self) -> FdsetId {
-        // Ids rise, so the first that is not its own position leaves that position free.
-        let free = (0_i64..)
-            .zip(self.0.keys())
-            .find(|(position, id)| id.0 != *position)
-            .map_or_else(
-                || self.0.last_key_value().map_or(0, |(id, _)| id.0 + 1),
-                |(position, _)| position,
-            );
+        let mut free = 0;
+        for id in self.0.keys() {
+            // Ids rise: the first that jumps ahead leaves this one free.
+            if id.0 != free {
+                break;
+            }
+            free += 1;
+        }
         FdsetId(free)
     }
 }
@@ -227,5 +227,60 @@ fn no_such(set: i64, fd: Option<i64>) -> RegistryError {
     match fd {
         None => RegistryError::NoSuchSet(set),
         Some(fd) => RegistryError::NoSuchMember { set, fd },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::pipe;
+
+    use super::*;
+
+    fn fd() -> OwnedFd {
+        pipe().expect("a pipe").0.into()
+    }
+
+    fn id(value: i64) -> FdsetId {
+        FdsetId::new(value).expect("not negative")
+    }
+
+    #[test]
+    fn automatic_ids_fill_the_lowest_gap() {
+        let mut sets = Fdsets::default();
+        assert_eq!(sets.add(fd(), None, None).0, id(0));
+        sets.add(fd(), Some(id(1)), None);
+        sets.add(fd(), Some(id(3)), None);
+        sets.add(fd(), Some(id(i64::MAX)), None);
+        assert_eq!(sets.add(fd(), None, None).0, id(2));
+        assert_eq!(sets.add(fd(), None, None).0, id(4));
+    }
+
+    #[test]
+    fn only_plain_decimal_numbers_are_ids() {
+        assert_eq!(FdsetId::parse("0"), Some(id(0)));
+        assert_eq!(FdsetId::parse("9223372036854775807"), Some(id(i64::MAX)));
+        for text in [
+            "",
+            "-1",
+            "+1",
+            " 1",
+            "1 ",
+            "0x1",
+            "1/2",
+            "9223372036854775808",
+            "١",
+        ] {
+            assert_eq!(FdsetId::parse(text), None, "{text:?}");
+        }
+        assert_eq!(FdsetId::new(-1), Err(RegistryError::NegativeId));
+    }
+
+    #[test]
+    fn a_lease_too_many_given_back_does_no_harm() {
+        let mut sets = Fdsets::default();
+        sets.add(fd(), Some(id(7)), None);
+        sets.release(id(7));
+        sets.release(id(8));
+        assert_eq!(sets.list().len(), 1);
     }
 }

@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{OpenError, Wanted};
 use crate::inherited::passed;
-use crate::lease::Identity;
+use crate::lease::{FileType, Identity};
 use crate::registry::Door;
 use crate::request::Role;
 
@@ -76,8 +76,7 @@ pub enum Wait {
 /// A listening, non-blocking socket. A path that it bound is removed when it is dropped.
 #[derive(Debug)]
 pub struct Listener {
-    // Declared after the fd would do as well: the path goes first so that nobody connects to a
-    // listener which is about to close.
+    // Declared first, so dropped first: nobody finds the path of a listener that has closed.
     bound: Option<BoundPath>,
     fd: OwnedFd,
     local: Option<SocketAddr>,
@@ -207,7 +206,7 @@ pub fn connect(
         SocketAddress::Inet { host, port } => connect_inet(host, *port, wait).map_err(failed),
         SocketAddress::Fd { name } => {
             let fd = passed(door, name, role, reason)?;
-            if socket_acceptconn(&fd).unwrap_or(true) {
+            if rustix::net::getpeername(&fd).is_err() {
                 return Err(OpenError::unfit(
                     Wanted::new(address.to_string(), role, reason),
                     "the fd is not a connected socket; pass one end of a connection, \
@@ -248,7 +247,7 @@ fn listen_at_path(path: &Path) -> io::Result<Listener> {
     let address = SocketAddrUnix::new(path.as_os_str().as_bytes())?;
     let fd = stream_socket(AddressFamily::UNIX, Wait::Not)?;
     match rustix::net::bind(&fd, &address) {
-        Err(rustix::io::Errno::ADDRINUSE) if is_stale(&address) => {
+        Err(rustix::io::Errno::ADDRINUSE) if is_stale(path, &address) => {
             remove(path);
             rustix::net::bind(&fd, &address)?;
         }
@@ -326,11 +325,14 @@ fn connect_to(
     Ok(Connection { fd, in_progress })
 }
 
-/// Whether a socket's path is there but nobody listens any more.
-fn is_stale(address: &SocketAddrUnix) -> bool {
-    stream_socket(AddressFamily::UNIX, Wait::Not).is_ok_and(|probe| {
-        rustix::net::connect(&probe, address) == Err(rustix::io::Errno::CONNREFUSED)
-    })
+/// Whether `path` is a socket on which nobody listens any more. The kernel refuses connections
+/// to a regular file with the same error, so the type is looked at first.
+fn is_stale(path: &Path, address: &SocketAddrUnix) -> bool {
+    let is_socket = lstat(path).is_ok_and(|stat| FileType::of(&stat) == FileType::Socket);
+    is_socket
+        && stream_socket(AddressFamily::UNIX, Wait::Not).is_ok_and(|probe| {
+            rustix::net::connect(&probe, address) == Err(rustix::io::Errno::CONNREFUSED)
+        })
 }
 
 fn stream_socket(family: AddressFamily, wait: Wait) -> io::Result<OwnedFd> {
