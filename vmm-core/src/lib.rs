@@ -1,5 +1,7 @@
 //! The virtual machine: KVM, memory, the machine, and the commands that drive it.
 
+pub mod kvm;
+pub mod memory;
 pub mod process;
 pub mod run_state;
 pub mod sandbox;
