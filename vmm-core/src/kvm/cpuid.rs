@@ -365,9 +365,9 @@ mod tests {
         // thread 1 bit, core 2 bits, die 1 bit
         assert_eq!(TOPOLOGY.apic_id(0), 0);
         assert_eq!(TOPOLOGY.apic_id(1), 0b1);
-        assert_eq!(TOPOLOGY.apic_id(5), 0b10_1);
-        assert_eq!(TOPOLOGY.apic_id(6), 0b1_00_0);
-        assert_eq!(TOPOLOGY.apic_id(12), 0b1_0_00_0);
+        assert_eq!(TOPOLOGY.apic_id(5), 0b101);
+        assert_eq!(TOPOLOGY.apic_id(6), 0b1000);
+        assert_eq!(TOPOLOGY.apic_id(12), 0b1_0000);
         assert_eq!(TOPOLOGY.total(), Some(24));
         assert_eq!(
             CpuTopology {

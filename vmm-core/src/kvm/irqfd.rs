@@ -30,7 +30,6 @@ use kvm_bindings::{
 };
 use vmm_sys_util::eventfd::EventFd;
 use vmm_sys_util::ioctl::ioctl_with_ref;
-use vmm_sys_util::ioctl_iow_nr;
 
 use super::{KvmError, KvmVm};
 
@@ -39,7 +38,8 @@ pub const IOAPIC_PINS: u32 = 24;
 /// The kernel's limit on entries of the table (`KVM_MAX_IRQ_ROUTES`).
 const MAX_GSI: u32 = 4096;
 
-ioctl_iow_nr!(KVM_IOEVENTFD, kvm_bindings::KVMIO, 0x79, kvm_ioeventfd);
+/// `_IOW(KVMIO, 0x79, struct kvm_ioeventfd)`, whose size is 64.
+const KVM_IOEVENTFD: libc::c_ulong = 0x4040_ae79;
 
 /// The guest's interrupt wiring.
 pub struct KvmIrqs {
@@ -188,7 +188,7 @@ impl KvmIrqs {
             ..Default::default()
         };
         // SAFETY: the fd is a VM's, and the kernel only reads one `kvm_ioeventfd`.
-        let answer = unsafe { ioctl_with_ref(self.vm.fd(), KVM_IOEVENTFD(), &bell) };
+        let answer = unsafe { ioctl_with_ref(self.vm.fd(), KVM_IOEVENTFD, &bell) };
         if answer == 0 {
             Ok(())
         } else {

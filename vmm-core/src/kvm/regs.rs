@@ -220,6 +220,6 @@ mod tests {
         let last: u64 = memory.read_obj(GuestAddress(PD + 4 * 0x1000 - 8)).unwrap();
         assert_eq!(last, 0xffe0_0000 | LARGE_PAGE | PRESENT_WRITABLE);
         let third: u64 = memory.read_obj(GuestAddress(PDPT + 16)).unwrap();
-        assert_eq!(third, PD + 0x2000 | PRESENT_WRITABLE);
+        assert_eq!(third, (PD + 0x2000) | PRESENT_WRITABLE);
     }
 }
