@@ -1,4 +1,6 @@
 //! Resources that have no name of their own: anonymous memory and ptys.
+//!
+//! Both ask for a [`Door`] although nothing of it decides: who has none shall not make things.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -36,8 +38,6 @@ pub struct MemfdSpec {
     /// Huge pages instead of ordinary ones.
     pub huge: Option<HugePageSize>,
 }
-
-// Nothing of the door is looked at here: holding one is the right to make something.
 
 /// Anonymous memory, called `name` in `/proc`.
 ///
@@ -112,4 +112,95 @@ fn terminal() -> io::Result<Pty> {
         master: master.into(),
         path,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::sync::Arc;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+    use crate::registry::{FdRegistry, Scope};
+    use crate::request::{Access, Request};
+
+    fn door() -> Door {
+        Door::new(Arc::new(FdRegistry::new()), Scope::Process)
+    }
+
+    fn memory(spec: MemfdSpec) -> Result<OpenFile, OpenError> {
+        memfd(&door(), "ram0", spec, Role::Memory, "object 'ram0'")
+    }
+
+    #[test]
+    fn a_sealed_memfd_keeps_its_size() {
+        let spec = MemfdSpec {
+            size: 8192,
+            sealed: true,
+            huge: None,
+        };
+        let file = memory(spec).expect("memory");
+        assert_eq!(file.size().expect("a regular file"), 8192);
+        assert_eq!(ftruncate(&file, 4096), Err(nix::errno::Errno::EPERM));
+        assert_eq!(ftruncate(&file, 16384), Err(nix::errno::Errno::EPERM));
+    }
+
+    #[test]
+    fn an_unsealed_memfd_may_change_its_size() {
+        let spec = MemfdSpec {
+            size: 8192,
+            sealed: false,
+            huge: None,
+        };
+        let file = memory(spec).expect("memory");
+        ftruncate(&file, 4096).expect("it may");
+        assert_eq!(file.size().expect("a regular file"), 4096);
+    }
+
+    #[test]
+    fn a_size_that_no_file_can_have_is_refused() {
+        let spec = MemfdSpec {
+            size: u64::MAX,
+            sealed: true,
+            huge: None,
+        };
+        let error = memory(spec).expect_err("too large");
+        assert_eq!(
+            error.to_string(),
+            "Could not open 'memfd:ram0' as guest memory of object 'ram0'"
+        );
+    }
+
+    #[test]
+    fn a_pty_changes_no_byte_on_its_way() {
+        let door = door();
+        let pty = pty(&door, Role::Chardev, "chardev 'c'").expect("a pty");
+        let path = pty.path.to_str().expect("plain text");
+        let request = Request::new(path, Access::ReadWrite, Role::Chardev, "test");
+        let (mut user, _) = crate::open(&door, &request)
+            .expect("the other end")
+            .into_file();
+        let mut guest = File::from(pty.master);
+        let text = b"a\r\nb\x03\n";
+        let mut seen = [0; 6];
+        guest.write_all(text).expect("room");
+        user.read_exact(&mut seen).expect("as written");
+        assert_eq!(&seen, text);
+        user.write_all(text).expect("room");
+        read_when_ready(&mut guest, &mut seen);
+        assert_eq!(&seen, text);
+    }
+
+    /// The kernel hands bytes over to our end, which does not block, in its own time.
+    fn read_when_ready(guest: &mut File, mut buffer: &mut [u8]) {
+        while !buffer.is_empty() {
+            let mut readable = [PollFd::new(guest.as_fd(), PollFlags::POLLIN)];
+            poll(&mut readable, PollTimeout::NONE).expect("an answer");
+            let count = guest.read(buffer).expect("something to read");
+            buffer = &mut buffer[count..];
+        }
+    }
 }

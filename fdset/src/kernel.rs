@@ -23,23 +23,31 @@ pub(crate) fn block_device_size(fd: BorrowedFd<'_>) -> io::Result<u64> {
     u64::try_from(bytes).map_err(io::Error::other)
 }
 
-/// What the kernel says about an inherited number.
-pub(crate) enum Claim {
+/// What became of an inherited number.
+pub(crate) enum Claim<E> {
     /// It is ours now, and close-on-exec.
     Taken(OwnedFd),
     /// It is close-on-exec: nobody passed it, we opened it ourselves.
     Ours,
+    /// The caller's check found fault with it; it is untouched.
+    Unfit(E),
 }
 
-/// Takes over the inherited fd `number`. The caller has made sure that this happens at most once
-/// for a number.
-pub(crate) fn take_inherited(number: RawFd) -> io::Result<Claim> {
-    // SAFETY: the borrow ends before anything else of this process could close the number; if no
-    // file is behind it, the first call fails with EBADF and nothing is touched.
+/// Takes over the inherited fd `number` if `check` finds nothing wrong with it. The caller has
+/// made sure that this happens at most once for a number, and that it is not negative.
+pub(crate) fn take_inherited<E>(
+    number: RawFd,
+    check: impl FnOnce(BorrowedFd<'_>) -> Result<(), E>,
+) -> io::Result<Claim<E>> {
+    // SAFETY: the number is not -1, and the borrow ends before anything of this process could
+    // close it; if no file is behind it, the first call fails with EBADF and nothing is touched.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     let flags = FdFlag::from_bits_retain(fcntl(borrowed, FcntlArg::F_GETFD)?);
     if flags.contains(FdFlag::FD_CLOEXEC) {
         return Ok(Claim::Ours);
+    }
+    if let Err(fault) = check(borrowed) {
+        return Ok(Claim::Unfit(fault));
     }
     fcntl(borrowed, FcntlArg::F_SETFD(flags | FdFlag::FD_CLOEXEC))?;
     // SAFETY: the fd is open, and it was not close-on-exec. Everything that this process opens is

@@ -46,7 +46,7 @@ pub mod socket;
 
 pub use backing::{HugePageSize, MemfdSpec, Pty, memfd, pty};
 pub use error::{OpenError, RegistryError, Wanted};
-pub use inherited::{inherited, passed};
+pub use inherited::{inherited, passed, passed_if};
 pub use lease::{FileType, Identity, Lease, OpenFile};
 pub use open::{null, open};
 pub use pidfile::{PidFile, pid_file};

@@ -11,7 +11,7 @@
 //! malformed `/dev/fdset/x` is never tried as a path. (A file that is really called `fd:x` is
 //! reached as `./fd:x`.)
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
@@ -68,7 +68,11 @@ pub(crate) fn is_passed(name: &str) -> bool {
 
 fn open_named(door: &Door, name: &str, request: &Request<'_>) -> Result<OpenFile, OpenError> {
     let wanted = || Wanted::from(request);
-    match door.registry().take_if(door.scope(), name, request.access) {
+    let covers = |fd: BorrowedFd<'_>| match Access::of(fd) {
+        Some(came) if came.covers(request.access) => Ok(()),
+        came => Err(came),
+    };
+    match door.registry().take_if(door.scope(), name, covers) {
         Some(Ok(fd)) => Ok(OpenFile::new(fd, None)),
         Some(Err(came)) => Err(OpenError::WrongAccess {
             wanted: wanted(),

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use nix::unistd::{ftruncate, write};
+use nix::sys::uio::pwrite;
+use nix::unistd::ftruncate;
 
 use crate::error::{OpenError, Wanted};
 use crate::lease::OpenFile;
@@ -52,7 +53,8 @@ impl PidFile {
     fn write_id(&self) -> io::Result<()> {
         let text = format!("{}\n", std::process::id());
         ftruncate(&self.file, 0)?;
-        let written = write(&self.file, text.as_bytes())?;
+        // At the start, wherever the manager of a passed file left its offset.
+        let written = pwrite(&self.file, text.as_bytes(), 0)?;
         if written < text.len() {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -96,3 +98,63 @@ const LOCK_KIND: i16 = libc::F_WRLCK as i16;
     reason = "struct flock holds these small constants in 16 bits"
 )]
 const LOCK_START: i16 = libc::SEEK_SET as i16;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek, Write};
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::registry::{FdRegistry, Scope};
+
+    fn door() -> Door {
+        Door::new(Arc::new(FdRegistry::new()), Scope::Process)
+    }
+
+    fn text_of(mut file: impl Read) -> String {
+        let mut text = String::new();
+        file.read_to_string(&mut text).expect("text");
+        text
+    }
+
+    #[test]
+    fn a_pid_file_holds_our_id_until_we_are_done() {
+        let door = door();
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("pid");
+        let name = path.to_str().expect("plain text");
+        let pid_file = pid_file(&door, name, "-pidfile").expect("written");
+        let request = Request::new(name, Access::ReadOnly, Role::PidFile, "test");
+        let (file, _) = open(&door, &request).expect("readable").into_file();
+        assert_eq!(text_of(file), format!("{}\n", std::process::id()));
+        drop(pid_file);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_pid_file_of_a_living_process_is_not_overwritten() {
+        let door = door();
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("pid");
+        let name = path.to_str().expect("plain text");
+        let first = pid_file(&door, name, "-pidfile").expect("written");
+        let error = pid_file(&door, name, "-pidfile").expect_err("locked");
+        assert!(error.to_string().contains("alive"), "{error}");
+        assert!(path.exists());
+        drop(first);
+    }
+
+    #[test]
+    fn a_passed_pid_file_is_cut_and_written_but_not_removed() {
+        let door = door();
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(b"a longer text than an id\n").expect("room");
+        let copy = file.try_clone().expect("an fd");
+        door.registry()
+            .add_named(Scope::Process, "pid", copy.into())
+            .expect("good name");
+        drop(pid_file(&door, "fd:pid", "-pidfile").expect("written"));
+        file.rewind().expect("a regular file");
+        assert_eq!(text_of(file), format!("{}\n", std::process::id()));
+    }
+}

@@ -5,7 +5,7 @@
 //! (it may flush) or run into another room.
 
 use std::collections::BTreeSet;
-use std::os::fd::{OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::RegistryError;
@@ -106,19 +106,18 @@ impl FdRegistry {
         self.books().names.list(scope)
     }
 
-    /// Takes a named fd if its access mode covers `wanted`; otherwise it stays. `None`: no such
-    /// name; an error: what the fd can do instead.
-    pub(crate) fn take_if(
+    /// Takes a named fd if `check`, which runs under the lock and may only look at the fd, finds
+    /// nothing wrong with it; otherwise it stays. `None`: no such name.
+    pub(crate) fn take_if<E>(
         &self,
         scope: Scope,
         name: &str,
-        wanted: Access,
-    ) -> Option<Result<OwnedFd, Option<Access>>> {
+        check: impl FnOnce(BorrowedFd<'_>) -> Result<(), E>,
+    ) -> Option<Result<OwnedFd, E>> {
         let mut books = self.books();
         let (owner, fd) = books.names.find(scope, name)?;
-        let came = Access::of(fd);
-        if !came.is_some_and(|came| came.covers(wanted)) {
-            return Some(Err(came));
+        if let Err(fault) = check(fd.as_fd()) {
+            return Some(Err(fault));
         }
         books.names.remove(owner, name).map(Ok)
     }

@@ -1,0 +1,106 @@
+//! Connecting.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::net::addr::SocketAddrArg;
+use rustix::net::sockopt::socket_error;
+use rustix::net::{AddressFamily, SocketAddrUnix};
+
+use super::{SocketAddress, family, first_that_works, set_nonblocking, stream_socket};
+use crate::error::{OpenError, Wanted};
+use crate::inherited::passed_if;
+use crate::registry::Door;
+use crate::request::Role;
+
+const NOT_CONNECTED: &str = "the fd is not a connected socket; pass one end of a connection, \
+                             or say server=on if it is listening";
+
+/// Whether connecting waits for the peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// Until it answers; the socket is a blocking one.
+    ForPeer,
+    /// Not at all; the socket is non-blocking and may still be on its way.
+    Not,
+}
+
+/// A socket that is connected or on its way to be.
+#[derive(Debug)]
+pub struct Connection {
+    /// The socket.
+    pub fd: OwnedFd,
+    /// Whether the peer has not answered yet: wait until the socket is writable, then ask
+    /// [`finish_connect`].
+    pub in_progress: bool,
+}
+
+/// Connects to `address`. A host name with several addresses is tried in their order.
+///
+/// # Errors
+/// When nobody listens there, a passed fd is not a connected socket, or the kernel refuses.
+/// Without waiting, a unix listener whose queue is full gives `EAGAIN`: try again later.
+pub fn connect(
+    door: &Door,
+    address: &SocketAddress,
+    wait: Wait,
+    role: Role,
+    reason: &str,
+) -> Result<Connection, OpenError> {
+    let failed =
+        |source: io::Error| OpenError::os(Wanted::new(address.to_string(), role, reason), source);
+    match address {
+        SocketAddress::Unix { path } => SocketAddrUnix::new(path.as_os_str().as_bytes())
+            .map_err(io::Error::from)
+            .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
+            .map_err(failed),
+        SocketAddress::Abstract { name } => SocketAddrUnix::new_abstract_name(name.as_bytes())
+            .map_err(io::Error::from)
+            .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
+            .map_err(failed),
+        SocketAddress::Inet { host, port } => connect_inet(host, *port, wait).map_err(failed),
+        SocketAddress::Fd { name } => {
+            let fd = passed_if(door, name, role, reason, |fd| {
+                rustix::net::getpeername(fd)
+                    .map(drop)
+                    .map_err(|_| NOT_CONNECTED.to_owned())
+            })?;
+            if wait == Wait::Not {
+                set_nonblocking(fd.as_fd()).map_err(failed)?;
+            }
+            Ok(Connection {
+                fd,
+                in_progress: false,
+            })
+        }
+    }
+}
+
+/// How a connection in progress went, once its socket is writable.
+///
+/// # Errors
+/// The reason why it failed.
+pub fn finish_connect(socket: impl AsFd) -> io::Result<()> {
+    Ok(socket_error(socket)??)
+}
+
+fn connect_inet(host: &str, port: u16, wait: Wait) -> io::Result<Connection> {
+    first_that_works(host, port, |address| {
+        connect_to(family(&address), &address, wait)
+    })
+}
+
+fn connect_to(
+    family: AddressFamily,
+    address: &impl SocketAddrArg,
+    wait: Wait,
+) -> io::Result<Connection> {
+    let fd = stream_socket(family, wait)?;
+    let in_progress = match rustix::net::connect(&fd, address) {
+        Ok(()) => false,
+        Err(rustix::io::Errno::INPROGRESS) => true,
+        Err(errno) => return Err(errno.into()),
+    };
+    Ok(Connection { fd, in_progress })
+}

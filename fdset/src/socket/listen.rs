@@ -1,0 +1,204 @@
+//! Listening and accepting.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::lstat;
+use rustix::net::sockopt::{set_socket_reuseaddr, socket_acceptconn};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags};
+
+use super::{SocketAddress, Wait, family, first_that_works, set_nonblocking, stream_socket};
+use crate::error::{OpenError, Wanted};
+use crate::inherited::passed_if;
+use crate::lease::{FileType, Identity};
+use crate::registry::Door;
+use crate::request::Role;
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 128;
+
+const NOT_LISTENING: &str = "the fd is not a listening socket; pass one after listen(), \
+                             or say server=off if it is a connection";
+
+/// A listening, non-blocking socket. A path that it bound is removed when it is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    // Declared first, so dropped first: nobody finds the path of a listener that has closed.
+    bound: Option<BoundPath>,
+    fd: OwnedFd,
+    local: Option<SocketAddr>,
+}
+
+impl Listener {
+    /// The TCP address it got, with the port that 0 stood for; `None` for other families.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        self.local
+    }
+
+    /// The path it bound and will remove.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.bound.as_ref().map(|bound| bound.path.as_path())
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+/// A unix socket's path that we made; removed on drop if it is still ours.
+#[derive(Debug)]
+struct BoundPath {
+    path: PathBuf,
+    identity: Identity,
+}
+
+impl BoundPath {
+    fn new(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            path: path.to_owned(),
+            identity: identity(path)?,
+        })
+    }
+}
+
+impl Drop for BoundPath {
+    fn drop(&mut self) {
+        // A manager may have put another socket in our place; that one stays.
+        if identity(&self.path).ok() == Some(self.identity) {
+            remove(&self.path);
+        }
+    }
+}
+
+/// Listens at `address`. A stale unix socket, left behind by a process that died, is replaced;
+/// one that still answers is not.
+///
+/// # Errors
+/// When the address is taken or malformed, a passed fd is not a listening socket, or the kernel
+/// refuses.
+pub fn listen(
+    door: &Door,
+    address: &SocketAddress,
+    role: Role,
+    reason: &str,
+) -> Result<Listener, OpenError> {
+    let failed =
+        |source: io::Error| OpenError::os(Wanted::new(address.to_string(), role, reason), source);
+    match address {
+        SocketAddress::Unix { path } => listen_at_path(path).map_err(failed),
+        SocketAddress::Abstract { name } => listen_abstract(name).map_err(failed),
+        SocketAddress::Inet { host, port } => listen_inet(host, *port).map_err(failed),
+        SocketAddress::Fd { name } => {
+            let fd = passed_if(door, name, role, reason, |fd| {
+                socket_acceptconn(fd)
+                    .is_ok_and(|listening| listening)
+                    .then_some(())
+                    .ok_or_else(|| NOT_LISTENING.to_owned())
+            })?;
+            set_nonblocking(fd.as_fd()).map_err(failed)?;
+            Ok(Listener {
+                bound: None,
+                fd,
+                local: None,
+            })
+        }
+    }
+}
+
+/// Accepts one connection, non-blocking.
+///
+/// # Errors
+/// Those of `accept4(2)`; [`io::ErrorKind::WouldBlock`] when nobody is waiting.
+pub fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(rustix::net::accept_with(
+        listener,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+    )?)
+}
+
+fn listen_at_path(path: &Path) -> io::Result<Listener> {
+    let address = SocketAddrUnix::new(path.as_os_str().as_bytes())?;
+    let fd = stream_socket(AddressFamily::UNIX, Wait::Not)?;
+    match rustix::net::bind(&fd, &address) {
+        Err(rustix::io::Errno::ADDRINUSE) if is_stale(path, &address) => {
+            remove(path);
+            rustix::net::bind(&fd, &address)?;
+        }
+        other => other?,
+    }
+    let bound = BoundPath::new(path)?;
+    rustix::net::listen(&fd, BACKLOG)?;
+    Ok(Listener {
+        bound: Some(bound),
+        fd,
+        local: None,
+    })
+}
+
+fn listen_abstract(name: &str) -> io::Result<Listener> {
+    let fd = stream_socket(AddressFamily::UNIX, Wait::Not)?;
+    rustix::net::bind(&fd, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+    rustix::net::listen(&fd, BACKLOG)?;
+    Ok(Listener {
+        bound: None,
+        fd,
+        local: None,
+    })
+}
+
+fn listen_inet(host: &str, port: u16) -> io::Result<Listener> {
+    let host = if host.is_empty() { "0.0.0.0" } else { host };
+    first_that_works(host, port, |address| {
+        let fd = stream_socket(family(&address), Wait::Not)?;
+        set_socket_reuseaddr(&fd, true)?;
+        rustix::net::bind(&fd, &address)?;
+        rustix::net::listen(&fd, BACKLOG)?;
+        let local = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
+        Ok(Listener {
+            bound: None,
+            fd,
+            local: Some(local),
+        })
+    })
+}
+
+/// Whether `path` is a socket on which nobody listens any more. The kernel refuses connections
+/// to a regular file with the same error, so the type is looked at first.
+fn is_stale(path: &Path, address: &SocketAddrUnix) -> bool {
+    let is_socket = lstat(path).is_ok_and(|stat| FileType::of(&stat) == FileType::Socket);
+    is_socket
+        && stream_socket(AddressFamily::UNIX, Wait::Not).is_ok_and(|probe| {
+            rustix::net::connect(&probe, address) == Err(rustix::io::Errno::CONNREFUSED)
+        })
+}
+
+fn identity(path: &Path) -> io::Result<Identity> {
+    let stat = lstat(path)?;
+    Ok(Identity {
+        dev: stat.st_dev,
+        ino: stat.st_ino,
+    })
+}
+
+fn remove(path: &Path) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "removes a socket that this process bound, or that nobody listens on any more"
+    )]
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "could not remove a unix socket");
+    }
+}

@@ -1,0 +1,112 @@
+//! Sockets: where they are, and the three ways to get one.
+//!
+//! ```text
+//!   SocketAddress          listen                       connect
+//!   Unix, Abstract, Inet   made and bound               made, on its way or there
+//!   Fd                     passed, must be listening    passed, must be connected
+//!                             │ accept
+//!                             ▼
+//!                          one connection each
+//! ```
+//!
+//! Every socket is close-on-exec from birth. Listeners and what they accept are non-blocking,
+//! because one thread serves many of them. This room never knows what is spoken over a socket.
+//!
+//! Read next: [`Listener`] (whose path is whose), [`connect`], and [`crate::scm`].
+
+mod connect;
+mod listen;
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+pub use connect::{Connection, Wait, connect, finish_connect};
+pub use listen::{Listener, accept, listen};
+
+/// Where a stream socket listens or connects.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SocketAddress {
+    /// A unix socket in the file system.
+    Unix {
+        /// At most 107 bytes: the kernel has no room for more.
+        path: PathBuf,
+    },
+    /// A unix socket in Linux's abstract name space.
+    Abstract {
+        /// The name, without its leading zero byte.
+        name: String,
+    },
+    /// TCP.
+    Inet {
+        /// A host name or an address; empty listens on all addresses.
+        host: String,
+        /// The port; 0 listens on any free one.
+        port: u16,
+    },
+    /// A socket that was passed: listening for a listener, connected for a connection.
+    Fd {
+        /// A name from `getfd`, or the number of an inherited fd.
+        name: String,
+    },
+}
+
+impl std::fmt::Display for SocketAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Unix { path } => write!(f, "unix:{}", path.display()),
+            Self::Abstract { name } => write!(f, "unix:@{name}"),
+            Self::Inet { host, port } if host.contains(':') => write!(f, "tcp:[{host}]:{port}"),
+            Self::Inet { host, port } => write!(f, "tcp:{host}:{port}"),
+            Self::Fd { name } => write!(f, "fd:{name}"),
+        }
+    }
+}
+
+/// Tries every address of `host`, and reports the last refusal.
+fn first_that_works<T>(
+    host: &str,
+    port: u16,
+    mut attempt: impl FnMut(SocketAddr) -> io::Result<T>,
+) -> io::Result<T> {
+    let mut refusal = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in (host, port).to_socket_addrs()? {
+        match attempt(address) {
+            Ok(done) => return Ok(done),
+            Err(error) => refusal = error,
+        }
+    }
+    Err(refusal)
+}
+
+fn stream_socket(family: AddressFamily, wait: Wait) -> io::Result<OwnedFd> {
+    let mut flags = SocketFlags::CLOEXEC;
+    flags.set(SocketFlags::NONBLOCK, wait == Wait::Not);
+    Ok(rustix::net::socket_with(
+        family,
+        SocketType::STREAM,
+        flags,
+        None,
+    )?)
+}
+
+fn family(address: &SocketAddr) -> AddressFamily {
+    match address {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    }
+}
+
+fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
+    fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
