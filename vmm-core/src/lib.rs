@@ -3,5 +3,6 @@
 pub mod kvm;
 pub mod memory;
 pub mod process;
+pub mod qom;
 pub mod run_state;
 pub mod sandbox;
