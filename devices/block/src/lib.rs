@@ -1,1 +1,53 @@
-//! The block graph and its io_uring engine
+//! The block graph and its io_uring engine: everything between a guest's block request and a file
+//! descriptor.
+//!
+//! The words, each with one meaning:
+//!
+//! | word | meaning |
+//! |---|---|
+//! | *node* | a member of the graph with a name: something with blocks |
+//! | *driver* | the kind of a node: `file`, `host_device`, `null-co`, `raw` |
+//! | *protocol* | a driver that reaches storage itself; a leaf of the graph |
+//! | *format* | a driver whose bytes lie in another node, its *child* |
+//! | *user* | a device or job that was given a node, with what it does and lets others do |
+//! | *extent* | where the bytes of a range are: in a file, nowhere (zeros), or only the driver knows |
+//! | *segments* | the pieces of memory one request reads into or writes from |
+//!
+//! Adding a node, on the main loop:
+//!
+//! ```text
+//!   NodeSpec ─► BlockGraph::add ─► names checked ─► fdset::open ─► driver ─► NodeRef ─► graph
+//!                                                        │ lease held by the node's file
+//!   BlockGraph::remove ─► last NodeRef drops ─► file closed ─► lease back ◄───────────┘
+//! ```
+//!
+//! A request, on an io-thread:
+//!
+//! ```text
+//!   device ─► NodeRef::read(offset, window)
+//!                │ extent
+//!                ├─ At    ─► one readv straight into guest memory ─► completion
+//!                ├─ Zero  ─► fill
+//!                └─ Slow  ─► BlockNode::read (boxed: allocation, bounce, COW)
+//! ```
+//!
+//! This crate must never know a guest device, a queue, KVM or QMP. It opens nothing by itself:
+//! every file comes through `fdset::open`.
+//!
+//! Read next: [`spec`] (what a node is made of), [`graph`] (its shape), [`node`] (the seam),
+//! [`engine`] (how bytes move), [`protocol::null`] (the smallest driver).
+
+pub mod engine;
+mod error;
+pub mod format;
+pub mod graph;
+pub mod node;
+mod permission;
+pub mod protocol;
+pub mod spec;
+
+pub use engine::{GuestView, Io, IoThread, IoThreadError, IoThreadSpec, Segments, Window};
+pub use error::BlockError;
+pub use graph::{BlockGraph, NodeView};
+pub use node::{BlockNode, Extent, Intent, Limits, NodeRef, WriteFlags, ZeroFlags};
+pub use permission::{Permissions, Usage};

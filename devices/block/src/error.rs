@@ -1,0 +1,184 @@
+//! What can go wrong with nodes and the graph.
+
+use std::io;
+
+use crate::permission::Permissions;
+
+/// Why a graph command was refused or a node could not be made. Where a client of QEMU matches on
+/// a text, the text is that one.
+#[derive(Debug, thiserror::Error)]
+pub enum BlockError {
+    /// The node name breaks the rules: a letter first, then letters, digits and `-._`, at most 31
+    /// bytes.
+    #[error("Invalid node-name: '{name}'")]
+    InvalidName {
+        /// The name that came.
+        name: String,
+    },
+    /// A top-level node without a name could never be used nor removed.
+    #[error("'node-name' must be specified for the root node")]
+    NameMissing,
+    /// The name is taken.
+    #[error("Duplicate nodes with node-name='{name}'")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// No node has this name.
+    #[error("Failed to find node with node-name='{name}'")]
+    NoSuchNode {
+        /// The name.
+        name: String,
+    },
+    /// The node has a parent or a device.
+    #[error("Node {name} is in use: it is {use_}; remove that first")]
+    InUse {
+        /// The node.
+        name: String,
+        /// By whom: `'file' of node 'disk'` or `the medium of device 'vda'`.
+        use_: String,
+    },
+    /// The node came with its parent and goes with it.
+    #[error("Node {name} is not owned by the monitor")]
+    NotOwned {
+        /// The node.
+        name: String,
+    },
+    /// Nodes nested deeper than any real chain.
+    #[error("Node '{name}' is nested more than {limit} levels deep")]
+    TooDeep {
+        /// The outermost node of the spec.
+        name: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// Two users cannot agree.
+    #[error(
+        "Conflicts with use of node '{node}' by {other}, which does not allow '{permissions}' to {user}"
+    )]
+    Conflict {
+        /// The node both want.
+        node: String,
+        /// Who asks, as `device 'vdb'`.
+        user: String,
+        /// Who is in the way.
+        other: String,
+        /// What is not allowed.
+        permissions: Permissions,
+    },
+    /// A device has this node already.
+    #[error("Device '{user}' already uses node '{node}'")]
+    AlreadyAttached {
+        /// The node.
+        node: String,
+        /// The device.
+        user: String,
+    },
+    /// Writing is wanted where it cannot be.
+    #[error("Block node is read-only: '{node}'")]
+    ReadOnly {
+        /// The node.
+        node: String,
+    },
+    /// The storage could not be opened.
+    #[error(transparent)]
+    Open(#[from] fdset::OpenError),
+    /// What was opened is not what the driver is for.
+    #[error("'{driver}' driver requires '{filename}' to be {wanted}, it is {came}")]
+    WrongKind {
+        /// The driver.
+        driver: &'static str,
+        /// The name that was opened.
+        filename: String,
+        /// What the driver takes.
+        wanted: &'static str,
+        /// What came.
+        came: &'static str,
+    },
+    /// A window outside the child.
+    #[error(
+        "Node '{node}': the sum of offset ({offset}) and size ({size}) has to be smaller or \
+         equal to the size of the containing node ({available})"
+    )]
+    Window {
+        /// The node.
+        node: String,
+        /// The window's start in bytes.
+        offset: u64,
+        /// The window's length in bytes.
+        size: u64,
+        /// The child's length in bytes.
+        available: u64,
+    },
+    /// A window that O_DIRECT cannot reach.
+    #[error(
+        "Node '{node}': offset {offset} and size must be multiples of {alignment} with \
+         cache.direct=on"
+    )]
+    UnalignedWindow {
+        /// The node.
+        node: String,
+        /// The window's start in bytes.
+        offset: u64,
+        /// What the storage wants, in bytes.
+        alignment: u32,
+    },
+    /// O_DIRECT on storage whose length does not suit it.
+    #[error(
+        "Node '{node}': '{filename}' is {len} bytes long, which O_DIRECT cannot address: it wants \
+         a multiple of {alignment}; use cache.direct=off or change the length"
+    )]
+    UnalignedDirect {
+        /// The node.
+        node: String,
+        /// The name that was opened.
+        filename: String,
+        /// Its length in bytes.
+        len: u64,
+        /// What the file's device wants, in bytes.
+        alignment: u32,
+    },
+    /// The node is too short to be a disk, or ends within a sector.
+    #[error("Node '{node}' is {len} bytes long: a disk needs at least one block of {block} bytes and a multiple of it; {fix}")]
+    NotADisk {
+        /// The node.
+        node: String,
+        /// Its length in bytes.
+        len: u64,
+        /// The disk's logical block size in bytes.
+        block: u32,
+        /// What to do.
+        fix: String,
+    },
+    /// The disk's blocks are smaller than what O_DIRECT can move.
+    #[error("Node '{node}' moves multiples of {alignment} bytes only (O_DIRECT): set logical_block_size={alignment} or cache.direct=off")]
+    BlockTooSmall {
+        /// The node.
+        node: String,
+        /// What the storage wants, in bytes.
+        alignment: u32,
+    },
+    /// A driver reported limits that make no sense.
+    #[error("Node '{node}': impossible limits (alignment {alignment}, length {len})")]
+    BadLimits {
+        /// The node.
+        node: String,
+        /// The request alignment it reported.
+        alignment: u32,
+        /// The length it reported.
+        len: u64,
+    },
+    /// The storage failed when it was looked at.
+    #[error("Node '{node}': cannot {what} of '{filename}'")]
+    Storage {
+        /// The node.
+        node: String,
+        /// The name that was opened.
+        filename: String,
+        /// What was tried: `read the size`.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+}

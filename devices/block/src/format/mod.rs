@@ -1,0 +1,6 @@
+//! Formats: nodes whose bytes lie in another node, in some order.
+//!
+//! A format knows its own layout and reaches its storage only through a
+//! [`NodeRef`](crate::node::NodeRef); it opens nothing. Read next: [`raw`], the layout that is none.
+
+pub mod raw;

@@ -1,0 +1,370 @@
+//! The block graph: which nodes there are, who stands on whom, and who uses them.
+//!
+//! ```text
+//!        device 'vda'          device 'vdb'          users: what each does and shares
+//!             │                     │
+//!        ┌────▼─────┐          ┌────▼─────┐
+//!        │ raw disk │          │ raw part │          nodes, by name
+//!        └────┬─────┘          └────┬─────┘
+//!          file │                file │               edges, by role
+//!        ┌────▼─────────────────────▼─────┐
+//!        │ file  #block001 or its own name │
+//!        └─────────────────────────────────┘
+//! ```
+//!
+//! The graph belongs to the main loop: its shape changes there and nowhere else. A [`NodeRef`]
+//! taken out of it works on any io-thread and outlives the node's removal from here.
+//!
+//! Every command checks first and changes last: a refused one has touched nothing, and what it
+//! opened on the way is closed again.
+
+use fdset::Door;
+use indexmap::IndexMap;
+
+use crate::error::BlockError;
+use crate::format::raw::RawNode;
+use crate::node::{BlockNode, NodeRef};
+use crate::permission::{Permissions, Usage};
+use crate::protocol::file::{FileKind, FileNode};
+use crate::protocol::null::NullNode;
+use crate::spec::{ChildSpec, DriverSpec, NodeSpec};
+
+/// The longest node name, in bytes.
+const MAX_NAME: usize = 31;
+/// The deepest nesting of inline children in one command.
+const MAX_DEPTH: usize = 64;
+
+/// Who keeps a node in the graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// A command added it by name; a command removes it.
+    Monitor,
+    /// It came inline with a parent and goes with the last one.
+    Parent,
+}
+
+#[derive(Debug)]
+struct Edge {
+    role: &'static str,
+    child: String,
+}
+
+#[derive(Debug)]
+struct Device {
+    id: String,
+    usage: Usage,
+}
+
+#[derive(Debug)]
+struct Entry {
+    node: NodeRef,
+    filename: String,
+    owner: Owner,
+    children: Vec<Edge>,
+    devices: Vec<Device>,
+}
+
+/// The nodes and how they hang together.
+#[derive(Debug, Default)]
+pub struct BlockGraph {
+    nodes: IndexMap<String, Entry>,
+    next_auto: u64,
+}
+
+/// One node as lists show it.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeView<'a> {
+    graph: &'a BlockGraph,
+    entry: &'a Entry,
+}
+
+impl<'a> NodeView<'a> {
+    /// The node itself: name, driver, options, length.
+    pub fn node(&self) -> &'a NodeRef {
+        &self.entry.node
+    }
+
+    /// What it was opened from, itself or its storage: a path, `/dev/fdset/N`, `null-co://`.
+    pub fn filename(&self) -> &'a str {
+        &self.entry.filename
+    }
+
+    /// Its children: role and name.
+    pub fn children(&self) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
+        self.entry.children.iter().map(|edge| (edge.role, edge.child.as_str()))
+    }
+
+    /// Its parents: the role it has for them, and their names.
+    pub fn parents(&self) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
+        self.graph.parents(self.entry.node.name())
+    }
+
+    /// The ids of the devices that use it directly.
+    pub fn devices(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.entry.devices.iter().map(|device| device.id.as_str())
+    }
+}
+
+/// A node that was made but is not in the graph yet.
+type Built = (String, Entry);
+
+impl BlockGraph {
+    /// A graph without nodes.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a node, with the ones it brings inline. Names are checked before anything is opened.
+    ///
+    /// # Errors
+    /// A bad, missing, taken or unknown name; storage that cannot be opened or does not fit. The
+    /// graph is then unchanged.
+    pub fn add(&mut self, door: &Door, spec: NodeSpec) -> Result<NodeRef, BlockError> {
+        if spec.name.is_none() {
+            return Err(BlockError::NameMissing);
+        }
+        self.check_names(&spec)?;
+        let mut built = Vec::new();
+        let mut next_auto = self.next_auto;
+        let node = self.build(door, spec, Owner::Monitor, &mut next_auto, &mut built)?;
+        self.next_auto = next_auto;
+        self.nodes.extend(built);
+        Ok(node)
+    }
+
+    fn check_names(&self, spec: &NodeSpec) -> Result<(), BlockError> {
+        let outermost = || spec.name.clone().unwrap_or_default();
+        let mut new: Vec<&str> = Vec::new();
+        let mut open = vec![(spec, 0)];
+        while let Some((spec, depth)) = open.pop() {
+            if depth > MAX_DEPTH {
+                return Err(BlockError::TooDeep { name: outermost(), limit: MAX_DEPTH });
+            }
+            if let Some(name) = spec.name.as_deref() {
+                check_name(name)?;
+                if new.contains(&name) || self.nodes.contains_key(name) {
+                    return Err(BlockError::DuplicateName { name: name.to_owned() });
+                }
+                new.push(name);
+            }
+            for (_, child) in spec.driver.children() {
+                match child {
+                    ChildSpec::Named(name) => drop(self.entry(name)?),
+                    ChildSpec::Inline(child) => open.push((child, depth + 1)),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn build(
+        &self,
+        door: &Door,
+        spec: NodeSpec,
+        owner: Owner,
+        next_auto: &mut u64,
+        built: &mut Vec<Built>,
+    ) -> Result<NodeRef, BlockError> {
+        let name = match spec.name {
+            Some(name) => name,
+            None => self.auto_name(next_auto),
+        };
+        let driver = spec.driver.name();
+        let mut options = spec.options;
+        let mut children = Vec::new();
+        let (body, filename): (Box<dyn BlockNode>, String) = match spec.driver {
+            DriverSpec::File(file) | DriverSpec::HostDevice(file) => {
+                let kind = if driver == "file" { FileKind::Regular } else { FileKind::BlockDevice };
+                let (node, read_only) =
+                    FileNode::open(door, &name, &file.filename, kind, &options)?;
+                options.read_only = read_only;
+                (Box::new(node), file.filename)
+            }
+            DriverSpec::NullCo(null) | DriverSpec::NullAio(null) => {
+                (Box::new(NullNode::new(null)), format!("{driver}://"))
+            }
+            DriverSpec::Raw(raw) => {
+                let (child, filename) = match raw.file {
+                    ChildSpec::Named(name) => {
+                        let entry = self.entry(&name)?;
+                        (entry.node.clone(), entry.filename.clone())
+                    }
+                    ChildSpec::Inline(spec) => {
+                        let node = self.build(door, *spec, Owner::Parent, next_auto, built)?;
+                        let filename = built.last().map(|(_, entry)| entry.filename.clone());
+                        (node, filename.unwrap_or_default())
+                    }
+                };
+                if child.is_read_only() && !options.read_only {
+                    if !options.auto_read_only {
+                        return Err(BlockError::ReadOnly { node: child.name().to_owned() });
+                    }
+                    options.read_only = true;
+                }
+                children.push(Edge { role: "file", child: child.name().to_owned() });
+                (Box::new(RawNode::new(&name, child, raw.offset, raw.size)?), filename)
+            }
+        };
+        let node = NodeRef::new(name.clone(), driver, options, body)?;
+        let devices = Vec::new();
+        built.push((name, Entry { node: node.clone(), filename, owner, children, devices }));
+        Ok(node)
+    }
+
+    /// A name no client can choose, because it begins with `#`.
+    fn auto_name(&self, next_auto: &mut u64) -> String {
+        *next_auto += 1;
+        format!("#block{next_auto:03}")
+    }
+
+    /// Removes a node that a command added, with the inline children nobody else uses.
+    ///
+    /// # Errors
+    /// There is no such node, it came with a parent, or a device or another node uses it.
+    pub fn remove(&mut self, name: &str) -> Result<(), BlockError> {
+        let entry = self.entry(name)?;
+        if entry.owner == Owner::Parent {
+            return Err(BlockError::NotOwned { name: name.to_owned() });
+        }
+        if let Some(use_) = self.first_use(name) {
+            return Err(BlockError::InUse { name: name.to_owned(), use_ });
+        }
+        let mut gone = vec![name.to_owned()];
+        while let Some(name) = gone.pop() {
+            let Some(entry) = self.nodes.shift_remove(&name) else { continue };
+            for edge in entry.children {
+                let inline =
+                    self.nodes.get(&edge.child).is_some_and(|child| child.owner == Owner::Parent);
+                if inline && self.first_use(&edge.child).is_none() {
+                    gone.push(edge.child);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a node to a device. The caller detaches it when the device is gone.
+    ///
+    /// # Errors
+    /// There is no such node, it is read-only and would be written, or another user of it or of
+    /// its storage does not agree.
+    pub fn attach(
+        &mut self,
+        name: &str,
+        device: &str,
+        usage: Usage,
+    ) -> Result<NodeRef, BlockError> {
+        let entry = self.entry(name)?;
+        let changes = Permissions::WRITE | Permissions::RESIZE;
+        if entry.node.is_read_only() && usage.uses.intersects(changes) {
+            return Err(BlockError::ReadOnly { node: name.to_owned() });
+        }
+        if entry.devices.iter().any(|user| user.id == device) {
+            return Err(BlockError::AlreadyAttached {
+                node: name.to_owned(),
+                user: device.to_owned(),
+            });
+        }
+        self.check_usage(name, None, usage, device)?;
+        let entry = self.nodes.get_mut(name).ok_or_else(|| no_such(name))?;
+        entry.devices.push(Device { id: device.to_owned(), usage });
+        Ok(entry.node.clone())
+    }
+
+    /// Takes back what [`attach`](Self::attach) gave; says whether the device had the node.
+    pub fn detach(&mut self, name: &str, device: &str) -> bool {
+        let Some(entry) = self.nodes.get_mut(name) else { return false };
+        let before = entry.devices.len();
+        entry.devices.retain(|user| user.id != device);
+        entry.devices.len() != before
+    }
+
+    /// Whether everyone who uses `name`, or what it stands on, agrees with one more `usage`.
+    /// `from` is the parent through which the wish comes: it does not argue with itself.
+    fn check_usage(
+        &self,
+        name: &str,
+        from: Option<&str>,
+        usage: Usage,
+        device: &str,
+    ) -> Result<(), BlockError> {
+        let entry = self.entry(name)?;
+        for user in &entry.devices {
+            self.check_pair(name, usage, device, user.usage, || format!("device '{}'", user.id))?;
+        }
+        for (role, parent) in self.parents(name).filter(|(_, parent)| Some(*parent) != from) {
+            let theirs = self.usage(parent);
+            self.check_pair(name, usage, device, theirs, || format!("node '{parent}' as '{role}'"))?;
+        }
+        for edge in &entry.children {
+            self.check_usage(&edge.child, Some(name), usage, device)?;
+        }
+        Ok(())
+    }
+
+    fn check_pair(
+        &self,
+        node: &str,
+        ours: Usage,
+        device: &str,
+        theirs: Usage,
+        other: impl FnOnce() -> String,
+    ) -> Result<(), BlockError> {
+        let permissions = ours.conflict(theirs);
+        if permissions.is_empty() {
+            return Ok(());
+        }
+        let (node, user) = (node.to_owned(), format!("device '{device}'"));
+        Err(BlockError::Conflict { node, user, other: other(), permissions })
+    }
+
+    /// What all users of a node do with it together. A raw node passes it on as it is.
+    fn usage(&self, name: &str) -> Usage {
+        let devices = self.nodes.get(name).map(|entry| entry.devices.as_slice()).unwrap_or_default();
+        let own = devices.iter().fold(Usage::NONE, |sum, device| sum.and(device.usage));
+        self.parents(name).fold(own, |sum, (_, parent)| sum.and(self.usage(parent)))
+    }
+
+    /// One node.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn node(&self, name: &str) -> Result<NodeView<'_>, BlockError> {
+        Ok(NodeView { graph: self, entry: self.entry(name)? })
+    }
+
+    /// All nodes, oldest first.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeView<'_>> {
+        self.nodes.values().map(|entry| NodeView { graph: self, entry })
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry, BlockError> {
+        self.nodes.get(name).ok_or_else(|| no_such(name))
+    }
+
+    fn parents<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'static str, &'a str)> {
+        self.nodes.iter().flat_map(move |(parent, entry)| {
+            let edges = entry.children.iter().filter(move |edge| edge.child == name);
+            edges.map(|edge| (edge.role, parent.as_str()))
+        })
+    }
+
+    fn first_use(&self, name: &str) -> Option<String> {
+        let device = self.nodes.get(name).and_then(|entry| entry.devices.first());
+        device.map(|device| format!("the medium of device '{}'", device.id)).or_else(|| {
+            let (role, parent) = self.parents(name).next()?;
+            Some(format!("'{role}' of node '{parent}'"))
+        })
+    }
+}
+
+fn no_such(name: &str) -> BlockError {
+    BlockError::NoSuchNode { name: name.to_owned() }
+}
+
+fn check_name(name: &str) -> Result<(), BlockError> {
+    let well_formed = name.len() <= MAX_NAME
+        && name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    if well_formed { Ok(()) } else { Err(BlockError::InvalidName { name: name.to_owned() }) }
+}

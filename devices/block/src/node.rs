@@ -1,0 +1,444 @@
+//! A node of the block graph: the seam between whoever wants blocks and whoever has them.
+//!
+//! ```text
+//!   virtio-blk, job ──► NodeRef ── extent(offset, len) ──► At { file, offset }  one SQE, no box
+//!                          │                          ├──► Zero                 fill
+//!                          │                          └──► Slow ──► BlockNode::read …  (boxed future)
+//!                          └ range, read-only and alignment are checked here, once
+//! ```
+//!
+//! A driver (a [`BlockNode`]) is called only through its [`NodeRef`], which promises: ranges lie
+//! inside the node and are not empty; writes never reach a read-only node; windows are as long as
+//! the range. The driver promises in exchange: no panic whatever an image holds; an
+//! [`Extent::At`] stays true until its guard is dropped.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use fdset::OpenFile;
+
+use crate::engine::{Io, Window};
+use crate::error::BlockError;
+use crate::spec::{DetectZeroes, DiscardMode, NodeOptions};
+
+/// The future of a slow operation. It stays on the thread that made it.
+pub type IoFuture<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + 'a>>;
+
+/// The largest node: offsets must fit the kernel's signed ones.
+pub const MAX_LEN: u64 = i64::MAX as u64;
+
+/// What a lookup is for. A write may not use an extent that only a read can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// The range will be read.
+    Read,
+    /// The range will be written.
+    Write,
+}
+
+/// Where the first bytes of a range are. It covers at least one byte and at most the range.
+#[derive(Debug)]
+pub enum Extent {
+    /// In an open file: go there directly.
+    At {
+        /// The file.
+        file: Arc<OpenFile>,
+        /// Where in the file.
+        offset: u64,
+        /// How many bytes.
+        len: u64,
+        /// Host memory must be aligned to this many bytes (O_DIRECT); 1 where it need not.
+        memory_alignment: u32,
+        /// Hold it until the operation has completed: the mapping does not move before.
+        guard: ExtentGuard,
+    },
+    /// Known to read as zeros.
+    Zero {
+        /// How many bytes.
+        len: u64,
+    },
+    /// Only the driver knows how: allocation, copy on write, compression, bounce buffers.
+    Slow {
+        /// How many bytes.
+        len: u64,
+    },
+}
+
+/// Keeps a mapping in place. A driver whose mappings move counts its guards and waits for them
+/// before it discards, shrinks or pivots.
+#[derive(Debug, Default)]
+pub struct ExtentGuard(Option<Arc<AtomicUsize>>);
+
+impl ExtentGuard {
+    /// For a mapping that never moves.
+    pub fn unmoving() -> Self {
+        Self(None)
+    }
+
+    /// One more holder, counted in `holders` until the guard drops.
+    pub fn counted(holders: &Arc<AtomicUsize>) -> Self {
+        holders.fetch_add(1, Ordering::AcqRel);
+        Self(Some(Arc::clone(holders)))
+    }
+}
+
+impl Drop for ExtentGuard {
+    fn drop(&mut self) {
+        if let Some(holders) = &self.0 {
+            holders.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+/// What a node can do and wants. Does not change while the node lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Offsets and lengths of reads and writes must be multiples of this many bytes (a power of
+    /// two): above 1 only with O_DIRECT.
+    pub request_alignment: u32,
+    /// Whether a discard may free space.
+    pub discard: bool,
+    /// Whether zeros can be written without sending them.
+    pub write_zeroes: bool,
+}
+
+/// How a write is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WriteFlags {
+    /// Complete only when the bytes would survive a power cut.
+    pub durable: bool,
+}
+
+/// How zeros are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZeroFlags {
+    /// The space may be given back to the host.
+    pub unmap: bool,
+    /// Complete only when the zeros would survive a power cut.
+    pub durable: bool,
+}
+
+/// A driver: what implements one kind of node. See the module for what both sides promise.
+///
+/// More methods may come (block status, resize, reopen), each with a default that means "cannot".
+pub trait BlockNode: Send + Sync {
+    /// The node's length in bytes, now. At most [`MAX_LEN`].
+    fn len(&self) -> u64;
+
+    /// What the node can do and wants.
+    fn limits(&self) -> Limits;
+
+    /// Where the bytes at `offset` are. Must be quick: it runs for every request.
+    fn extent(&self, offset: u64, len: u64, intent: Intent) -> Extent;
+
+    /// Reads a range that `extent` called slow.
+    fn read<'a>(&'a self, io: &'a Io, offset: u64, into: Window<'a>) -> IoFuture<'a>;
+
+    /// Writes a range that `extent` did not place.
+    fn write<'a>(
+        &'a self,
+        io: &'a Io,
+        offset: u64,
+        from: Window<'a>,
+        flags: WriteFlags,
+    ) -> IoFuture<'a>;
+
+    /// Makes a range read as zeros.
+    fn write_zeroes<'a>(
+        &'a self,
+        io: &'a Io,
+        offset: u64,
+        len: u64,
+        flags: ZeroFlags,
+    ) -> IoFuture<'a>;
+
+    /// Tells that the contents of a range are of no more use.
+    fn discard<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a>;
+
+    /// Makes every completed write durable.
+    fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a>;
+}
+
+struct Node {
+    name: String,
+    driver: &'static str,
+    options: NodeOptions,
+    limits: Limits,
+    body: Box<dyn BlockNode>,
+}
+
+/// A cheap handle to a node, of whatever driver. What cannot change was checked when it was made.
+#[derive(Clone)]
+pub struct NodeRef(Arc<Node>);
+
+impl NodeRef {
+    /// Wraps a driver's node. `options` are the final ones: `read_only` says what is so, after
+    /// auto-read-only.
+    ///
+    /// # Errors
+    /// The driver's limits or length make no sense.
+    pub fn new(
+        name: String,
+        driver: &'static str,
+        options: NodeOptions,
+        body: Box<dyn BlockNode>,
+    ) -> Result<Self, BlockError> {
+        let limits = body.limits();
+        if !limits.request_alignment.is_power_of_two() || body.len() > MAX_LEN {
+            return Err(BlockError::BadLimits {
+                node: name,
+                alignment: limits.request_alignment,
+                len: body.len(),
+            });
+        }
+        Ok(Self(Arc::new(Node { name, driver, options, limits, body })))
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The driver's name, as in QMP.
+    pub fn driver(&self) -> &'static str {
+        self.0.driver
+    }
+
+    /// The options every node has, as they are in force.
+    pub fn options(&self) -> &NodeOptions {
+        &self.0.options
+    }
+
+    /// Whether writes are refused.
+    pub fn is_read_only(&self) -> bool {
+        self.0.options.read_only
+    }
+
+    /// The node's length in bytes, now.
+    pub fn len(&self) -> u64 {
+        self.0.body.len().min(MAX_LEN)
+    }
+
+    /// Whether the node has no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What the node can do and wants.
+    pub fn limits(&self) -> Limits {
+        self.0.limits
+    }
+
+    /// Whether `other` is the same node.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Whether the node can be a disk with logical blocks of `block` bytes.
+    ///
+    /// # Errors
+    /// It is too short, ends within a block, or its storage cannot move single blocks.
+    pub fn check_disk(&self, block: u32) -> Result<(), BlockError> {
+        let (len, wide) = (self.len(), u64::from(block.max(1)));
+        if len < wide || !len.is_multiple_of(wide) {
+            let grown = len.max(1).next_multiple_of(wide);
+            let fix = format!("grow the image to {grown} bytes");
+            return Err(BlockError::NotADisk { node: self.name().to_owned(), len, block, fix });
+        }
+        let alignment = self.limits().request_alignment;
+        if alignment > block {
+            return Err(BlockError::BlockTooSmall { node: self.name().to_owned(), alignment });
+        }
+        Ok(())
+    }
+
+    /// Where the bytes at `offset` are. The range must lie inside the node.
+    pub fn extent(&self, offset: u64, len: u64, intent: Intent) -> Extent {
+        self.0.body.extent(offset, len, intent)
+    }
+
+    fn check(&self, offset: u64, len: u64, aligned: bool) -> io::Result<()> {
+        let end = offset.checked_add(len).ok_or_else(|| errno(libc::EINVAL))?;
+        let alignment = u64::from(self.0.limits.request_alignment);
+        if end > self.len() {
+            return Err(errno(libc::EIO));
+        }
+        if aligned && !(offset | len).is_multiple_of(alignment) {
+            return Err(errno(libc::EINVAL));
+        }
+        Ok(())
+    }
+
+    fn check_change(&self, offset: u64, len: u64, aligned: bool) -> io::Result<()> {
+        if self.is_read_only() {
+            return Err(errno(libc::EPERM));
+        }
+        self.check(offset, len, aligned)
+    }
+
+    /// Fills `into` with the bytes from `offset` on.
+    ///
+    /// # Errors
+    /// `EIO` outside the node, `EINVAL` off its alignment, or what the storage said.
+    pub async fn read(&self, io: &Io, offset: u64, into: Window<'_>) -> io::Result<()> {
+        self.check(offset, into.len(), true)?;
+        let mut done = 0;
+        while done < into.len() {
+            let at = offset + done;
+            let rest = into.part(done, u64::MAX);
+            let moved = match self.extent(at, rest.len(), Intent::Read) {
+                Extent::At { file, offset, len, memory_alignment, guard } => {
+                    let part = rest.part(0, len);
+                    if part.is_aligned(memory_alignment) {
+                        let got = io.read(&file, offset, part).await?;
+                        if got == 0 {
+                            // Beyond the file's end: an image may be longer than its storage.
+                            part.fill_zero();
+                        }
+                        drop(guard);
+                        if got == 0 { part.len() } else { u64::from(got) }
+                    } else {
+                        drop(guard);
+                        self.0.body.read(io, at, part).await?;
+                        part.len()
+                    }
+                }
+                Extent::Zero { len } => {
+                    let part = rest.part(0, len);
+                    part.fill_zero();
+                    part.len()
+                }
+                Extent::Slow { len } => {
+                    let part = rest.part(0, len);
+                    self.0.body.read(io, at, part).await?;
+                    part.len()
+                }
+            };
+            done += progress(moved)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the bytes of `from` at `offset`.
+    ///
+    /// # Errors
+    /// `EPERM` on a read-only node, `EIO` outside it, `EINVAL` off its alignment, or what the
+    /// storage said.
+    pub async fn write(
+        &self,
+        io: &Io,
+        offset: u64,
+        from: Window<'_>,
+        flags: WriteFlags,
+    ) -> io::Result<()> {
+        self.check_change(offset, from.len(), true)?;
+        if let Some(unmap) = self.zeroes_instead(&from) {
+            let flags = ZeroFlags { unmap, durable: flags.durable };
+            return self.write_zeroes(io, offset, from.len(), flags).await;
+        }
+        let mut done = 0;
+        while done < from.len() {
+            let at = offset + done;
+            let rest = from.part(done, u64::MAX);
+            let moved = match self.extent(at, rest.len(), Intent::Write) {
+                Extent::At { file, offset, len, memory_alignment, guard } => {
+                    let part = rest.part(0, len);
+                    if part.is_aligned(memory_alignment) {
+                        let put = io.write(&file, offset, part, flags.durable).await?;
+                        drop(guard);
+                        if put == 0 {
+                            return Err(errno(libc::ENOSPC));
+                        }
+                        u64::from(put)
+                    } else {
+                        drop(guard);
+                        self.0.body.write(io, at, part, flags).await?;
+                        part.len()
+                    }
+                }
+                Extent::Zero { len } | Extent::Slow { len } => {
+                    let part = rest.part(0, len);
+                    self.0.body.write(io, at, part, flags).await?;
+                    part.len()
+                }
+            };
+            done += progress(moved)?;
+        }
+        Ok(())
+    }
+
+    /// `Some(unmap)` if detect-zeroes turns this write into a write of zeros.
+    fn zeroes_instead(&self, from: &Window<'_>) -> Option<bool> {
+        let unmap = match self.0.options.detect_zeroes {
+            DetectZeroes::Off => return None,
+            DetectZeroes::On => false,
+            DetectZeroes::Unmap => true,
+        };
+        from.is_zero().then_some(unmap)
+    }
+
+    /// Makes a range read as zeros.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn write_zeroes(
+        &self,
+        io: &Io,
+        offset: u64,
+        len: u64,
+        flags: ZeroFlags,
+    ) -> io::Result<()> {
+        self.check_change(offset, len, true)?;
+        if len == 0 {
+            return Ok(());
+        }
+        let unmap = flags.unmap && self.0.options.discard == DiscardMode::Unmap;
+        self.0.body.write_zeroes(io, offset, len, ZeroFlags { unmap, ..flags }).await
+    }
+
+    /// Tells that the contents of a range are of no more use. Does nothing where discards are
+    /// ignored; what the range reads as afterwards is not defined.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub async fn discard(&self, io: &Io, offset: u64, len: u64) -> io::Result<()> {
+        self.check_change(offset, len, false)?;
+        if len == 0 || self.0.options.discard == DiscardMode::Ignore {
+            return Ok(());
+        }
+        self.0.body.discard(io, offset, len).await
+    }
+
+    /// Makes every completed write durable, all the way down.
+    ///
+    /// # Errors
+    /// What the storage said.
+    pub async fn flush(&self, io: &Io) -> io::Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        self.0.body.flush(io).await
+    }
+}
+
+impl fmt::Debug for NodeRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeRef")
+            .field("name", &self.0.name)
+            .field("driver", &self.0.driver)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(crate) fn errno(number: i32) -> io::Error {
+    io::Error::from_raw_os_error(number)
+}
+
+/// A driver that covers nothing breaks its promise; without this the transfer would never end.
+fn progress(moved: u64) -> io::Result<u64> {
+    if moved == 0 { Err(errno(libc::EIO)) } else { Ok(moved) }
+}

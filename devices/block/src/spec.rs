@@ -1,0 +1,142 @@
+//! What a node is made of, resolved: every default is applied before a spec is made.
+//!
+//! Where an `Option` stands, absence has a meaning of its own, said beside it.
+
+/// One node, and the nodes it brings with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSpec {
+    /// Its name; `None` for a node that nobody needs to name: the graph makes up `#blockNNN`.
+    pub name: Option<String>,
+    /// What every node has.
+    pub options: NodeOptions,
+    /// Its kind, and what only this kind has.
+    pub driver: DriverSpec,
+}
+
+/// The options of every node, whatever its driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeOptions {
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Become read-only instead of failing when the storage cannot be written.
+    pub auto_read_only: bool,
+    /// What a discard does.
+    pub discard: DiscardMode,
+    /// What a write of zeros does.
+    pub detect_zeroes: DetectZeroes,
+    /// How the host caches.
+    pub cache: CacheSpec,
+}
+
+/// What a discard does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiscardMode {
+    /// Nothing.
+    Ignore,
+    /// It frees space where the storage can.
+    Unmap,
+}
+
+/// What happens to a write of nothing but zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DetectZeroes {
+    /// Nothing special; it is not even looked at.
+    Off,
+    /// It becomes a write-zeroes.
+    On,
+    /// It becomes a write-zeroes that may free space (if `discard` allows).
+    Unmap,
+}
+
+impl DetectZeroes {
+    /// The name in QMP.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::On => "on",
+            Self::Unmap => "unmap",
+        }
+    }
+}
+
+/// How the host caches a node. (Whether the guest sees a write cache is its device's business.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheSpec {
+    /// Go around the host's page cache (O_DIRECT).
+    pub direct: bool,
+    /// Ignore flushes: fast, and everything is lost with the host.
+    pub no_flush: bool,
+}
+
+/// The kind of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DriverSpec {
+    /// A regular file.
+    File(FileSpec),
+    /// A block device of the host.
+    HostDevice(FileSpec),
+    /// Nothing: writes vanish.
+    NullCo(NullSpec),
+    /// The same under its other name.
+    NullAio(NullSpec),
+    /// The bytes of another node, or a window of them.
+    Raw(RawSpec),
+}
+
+impl DriverSpec {
+    /// The name in QMP.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::HostDevice(_) => "host_device",
+            Self::NullCo(_) => "null-co",
+            Self::NullAio(_) => "null-aio",
+            Self::Raw(_) => "raw",
+        }
+    }
+
+    /// Its children, by role.
+    pub fn children(&self) -> impl Iterator<Item = (&'static str, &ChildSpec)> {
+        let file = match self {
+            Self::Raw(raw) => Some(("file", &raw.file)),
+            _ => None,
+        };
+        file.into_iter()
+    }
+}
+
+/// A node over an open file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSpec {
+    /// What `fdset::open` is asked for: `/dev/fdset/N`, `fd:NAME` or a path.
+    pub filename: String,
+}
+
+/// A node over nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NullSpec {
+    /// Its length in bytes.
+    pub size: u64,
+    /// Whether reads give zeros; if not, they leave the buffer as it is.
+    pub read_zeroes: bool,
+}
+
+/// A node over another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawSpec {
+    /// The node with the bytes.
+    pub file: ChildSpec,
+    /// Where in it this node begins, in bytes.
+    pub offset: u64,
+    /// The length in bytes; `None` follows the end of the other node.
+    pub size: Option<u64>,
+}
+
+/// A child: a node that is there, or one that comes and goes with its parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChildSpec {
+    /// The name of a node that was added before.
+    Named(String),
+    /// A node made for this parent.
+    Inline(Box<NodeSpec>),
+}
