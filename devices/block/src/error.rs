@@ -139,7 +139,9 @@ pub enum BlockError {
         alignment: u32,
     },
     /// The node is too short to be a disk, or ends within a sector.
-    #[error("Node '{node}' is {len} bytes long: a disk needs at least one block of {block} bytes and a multiple of it; {fix}")]
+    #[error(
+        "Node '{node}' is {len} bytes long: a disk needs at least one block of {block} bytes and a multiple of it; {fix}"
+    )]
     NotADisk {
         /// The node.
         node: String,
@@ -151,7 +153,9 @@ pub enum BlockError {
         fix: String,
     },
     /// The disk's blocks are smaller than what O_DIRECT can move.
-    #[error("Node '{node}' moves multiples of {alignment} bytes only (O_DIRECT): set logical_block_size={alignment} or cache.direct=off")]
+    #[error(
+        "Node '{node}' moves multiples of {alignment} bytes only (O_DIRECT): set logical_block_size={alignment} or cache.direct=off"
+    )]
     BlockTooSmall {
         /// The node.
         node: String,

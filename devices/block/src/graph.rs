@@ -91,7 +91,10 @@ impl<'a> NodeView<'a> {
 
     /// Its children: role and name.
     pub fn children(&self) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
-        self.entry.children.iter().map(|edge| (edge.role, edge.child.as_str()))
+        self.entry
+            .children
+            .iter()
+            .map(|edge| (edge.role, edge.child.as_str()))
     }
 
     /// Its parents: the role it has for them, and their names.
@@ -138,12 +141,17 @@ impl BlockGraph {
         let mut open = vec![(spec, 0)];
         while let Some((spec, depth)) = open.pop() {
             if depth > MAX_DEPTH {
-                return Err(BlockError::TooDeep { name: outermost(), limit: MAX_DEPTH });
+                return Err(BlockError::TooDeep {
+                    name: outermost(),
+                    limit: MAX_DEPTH,
+                });
             }
             if let Some(name) = spec.name.as_deref() {
                 check_name(name)?;
                 if new.contains(&name) || self.nodes.contains_key(name) {
-                    return Err(BlockError::DuplicateName { name: name.to_owned() });
+                    return Err(BlockError::DuplicateName {
+                        name: name.to_owned(),
+                    });
                 }
                 new.push(name);
             }
@@ -174,7 +182,11 @@ impl BlockGraph {
         let mut children = Vec::new();
         let (body, filename): (Box<dyn BlockNode>, String) = match spec.driver {
             DriverSpec::File(file) | DriverSpec::HostDevice(file) => {
-                let kind = if driver == "file" { FileKind::Regular } else { FileKind::BlockDevice };
+                let kind = if driver == "file" {
+                    FileKind::Regular
+                } else {
+                    FileKind::BlockDevice
+                };
                 let (node, read_only) =
                     FileNode::open(door, &name, &file.filename, kind, &options)?;
                 options.read_only = read_only;
@@ -197,17 +209,34 @@ impl BlockGraph {
                 };
                 if child.is_read_only() && !options.read_only {
                     if !options.auto_read_only {
-                        return Err(BlockError::ReadOnly { node: child.name().to_owned() });
+                        return Err(BlockError::ReadOnly {
+                            node: child.name().to_owned(),
+                        });
                     }
                     options.read_only = true;
                 }
-                children.push(Edge { role: "file", child: child.name().to_owned() });
-                (Box::new(RawNode::new(&name, child, raw.offset, raw.size)?), filename)
+                children.push(Edge {
+                    role: "file",
+                    child: child.name().to_owned(),
+                });
+                (
+                    Box::new(RawNode::new(&name, child, raw.offset, raw.size)?),
+                    filename,
+                )
             }
         };
         let node = NodeRef::new(name.clone(), driver, options, body)?;
         let devices = Vec::new();
-        built.push((name, Entry { node: node.clone(), filename, owner, children, devices }));
+        built.push((
+            name,
+            Entry {
+                node: node.clone(),
+                filename,
+                owner,
+                children,
+                devices,
+            },
+        ));
         Ok(node)
     }
 
@@ -224,17 +253,26 @@ impl BlockGraph {
     pub fn remove(&mut self, name: &str) -> Result<(), BlockError> {
         let entry = self.entry(name)?;
         if entry.owner == Owner::Parent {
-            return Err(BlockError::NotOwned { name: name.to_owned() });
+            return Err(BlockError::NotOwned {
+                name: name.to_owned(),
+            });
         }
         if let Some(use_) = self.first_use(name) {
-            return Err(BlockError::InUse { name: name.to_owned(), use_ });
+            return Err(BlockError::InUse {
+                name: name.to_owned(),
+                use_,
+            });
         }
         let mut gone = vec![name.to_owned()];
         while let Some(name) = gone.pop() {
-            let Some(entry) = self.nodes.shift_remove(&name) else { continue };
+            let Some(entry) = self.nodes.shift_remove(&name) else {
+                continue;
+            };
             for edge in entry.children {
-                let inline =
-                    self.nodes.get(&edge.child).is_some_and(|child| child.owner == Owner::Parent);
+                let inline = self
+                    .nodes
+                    .get(&edge.child)
+                    .is_some_and(|child| child.owner == Owner::Parent);
                 if inline && self.first_use(&edge.child).is_none() {
                     gone.push(edge.child);
                 }
@@ -257,7 +295,9 @@ impl BlockGraph {
         let entry = self.entry(name)?;
         let changes = Permissions::WRITE | Permissions::RESIZE;
         if entry.node.is_read_only() && usage.uses.intersects(changes) {
-            return Err(BlockError::ReadOnly { node: name.to_owned() });
+            return Err(BlockError::ReadOnly {
+                node: name.to_owned(),
+            });
         }
         if entry.devices.iter().any(|user| user.id == device) {
             return Err(BlockError::AlreadyAttached {
@@ -267,13 +307,18 @@ impl BlockGraph {
         }
         self.check_usage(name, None, usage, device)?;
         let entry = self.nodes.get_mut(name).ok_or_else(|| no_such(name))?;
-        entry.devices.push(Device { id: device.to_owned(), usage });
+        entry.devices.push(Device {
+            id: device.to_owned(),
+            usage,
+        });
         Ok(entry.node.clone())
     }
 
     /// Takes back what [`attach`](Self::attach) gave; says whether the device had the node.
     pub fn detach(&mut self, name: &str, device: &str) -> bool {
-        let Some(entry) = self.nodes.get_mut(name) else { return false };
+        let Some(entry) = self.nodes.get_mut(name) else {
+            return false;
+        };
         let before = entry.devices.len();
         entry.devices.retain(|user| user.id != device);
         entry.devices.len() != before
@@ -290,11 +335,18 @@ impl BlockGraph {
     ) -> Result<(), BlockError> {
         let entry = self.entry(name)?;
         for user in &entry.devices {
-            self.check_pair(name, usage, device, user.usage, || format!("device '{}'", user.id))?;
+            self.check_pair(name, usage, device, user.usage, || {
+                format!("device '{}'", user.id)
+            })?;
         }
-        for (role, parent) in self.parents(name).filter(|(_, parent)| Some(*parent) != from) {
+        for (role, parent) in self
+            .parents(name)
+            .filter(|(_, parent)| Some(*parent) != from)
+        {
             let theirs = self.usage(parent);
-            self.check_pair(name, usage, device, theirs, || format!("node '{parent}' as '{role}'"))?;
+            self.check_pair(name, usage, device, theirs, || {
+                format!("node '{parent}' as '{role}'")
+            })?;
         }
         for edge in &entry.children {
             self.check_usage(&edge.child, Some(name), usage, device)?;
@@ -315,14 +367,26 @@ impl BlockGraph {
             return Ok(());
         }
         let (node, user) = (node.to_owned(), format!("device '{device}'"));
-        Err(BlockError::Conflict { node, user, other: other(), permissions })
+        Err(BlockError::Conflict {
+            node,
+            user,
+            other: other(),
+            permissions,
+        })
     }
 
     /// What all users of a node do with it together. A raw node passes it on as it is.
     fn usage(&self, name: &str) -> Usage {
-        let devices = self.nodes.get(name).map(|entry| entry.devices.as_slice()).unwrap_or_default();
-        let own = devices.iter().fold(Usage::NONE, |sum, device| sum.and(device.usage));
-        self.parents(name).fold(own, |sum, (_, parent)| sum.and(self.usage(parent)))
+        let devices = self
+            .nodes
+            .get(name)
+            .map(|entry| entry.devices.as_slice())
+            .unwrap_or_default();
+        let own = devices
+            .iter()
+            .fold(Usage::NONE, |sum, device| sum.and(device.usage));
+        self.parents(name)
+            .fold(own, |sum, (_, parent)| sum.and(self.usage(parent)))
     }
 
     /// One node.
@@ -330,12 +394,17 @@ impl BlockGraph {
     /// # Errors
     /// There is none of this name.
     pub fn node(&self, name: &str) -> Result<NodeView<'_>, BlockError> {
-        Ok(NodeView { graph: self, entry: self.entry(name)? })
+        Ok(NodeView {
+            graph: self,
+            entry: self.entry(name)?,
+        })
     }
 
     /// All nodes, oldest first.
     pub fn nodes(&self) -> impl Iterator<Item = NodeView<'_>> {
-        self.nodes.values().map(|entry| NodeView { graph: self, entry })
+        self.nodes
+            .values()
+            .map(|entry| NodeView { graph: self, entry })
     }
 
     fn entry(&self, name: &str) -> Result<&Entry, BlockError> {
@@ -351,20 +420,32 @@ impl BlockGraph {
 
     fn first_use(&self, name: &str) -> Option<String> {
         let device = self.nodes.get(name).and_then(|entry| entry.devices.first());
-        device.map(|device| format!("the medium of device '{}'", device.id)).or_else(|| {
-            let (role, parent) = self.parents(name).next()?;
-            Some(format!("'{role}' of node '{parent}'"))
-        })
+        device
+            .map(|device| format!("the medium of device '{}'", device.id))
+            .or_else(|| {
+                let (role, parent) = self.parents(name).next()?;
+                Some(format!("'{role}' of node '{parent}'"))
+            })
     }
 }
 
 fn no_such(name: &str) -> BlockError {
-    BlockError::NoSuchNode { name: name.to_owned() }
+    BlockError::NoSuchNode {
+        name: name.to_owned(),
+    }
 }
 
 fn check_name(name: &str) -> Result<(), BlockError> {
     let well_formed = name.len() <= MAX_NAME
         && name.starts_with(|first: char| first.is_ascii_alphabetic())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
-    if well_formed { Ok(()) } else { Err(BlockError::InvalidName { name: name.to_owned() }) }
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    if well_formed {
+        Ok(())
+    } else {
+        Err(BlockError::InvalidName {
+            name: name.to_owned(),
+        })
+    }
 }

@@ -127,7 +127,7 @@ pub struct ZeroFlags {
 /// More methods may come (block status, resize, reopen), each with a default that means "cannot".
 pub trait BlockNode: Send + Sync {
     /// The node's length in bytes, now. At most [`MAX_LEN`].
-    fn len(&self) -> u64;
+    fn length(&self) -> u64;
 
     /// What the node can do and wants.
     fn limits(&self) -> Limits;
@@ -188,14 +188,20 @@ impl NodeRef {
         body: Box<dyn BlockNode>,
     ) -> Result<Self, BlockError> {
         let limits = body.limits();
-        if !limits.request_alignment.is_power_of_two() || body.len() > MAX_LEN {
+        if !limits.request_alignment.is_power_of_two() || body.length() > MAX_LEN {
             return Err(BlockError::BadLimits {
                 node: name,
                 alignment: limits.request_alignment,
-                len: body.len(),
+                len: body.length(),
             });
         }
-        Ok(Self(Arc::new(Node { name, driver, options, limits, body })))
+        Ok(Self(Arc::new(Node {
+            name,
+            driver,
+            options,
+            limits,
+            body,
+        })))
     }
 
     /// The node's name.
@@ -220,7 +226,7 @@ impl NodeRef {
 
     /// The node's length in bytes, now.
     pub fn len(&self) -> u64 {
-        self.0.body.len().min(MAX_LEN)
+        self.0.body.length().min(MAX_LEN)
     }
 
     /// Whether the node has no byte.
@@ -247,11 +253,19 @@ impl NodeRef {
         if len < wide || !len.is_multiple_of(wide) {
             let grown = len.max(1).next_multiple_of(wide);
             let fix = format!("grow the image to {grown} bytes");
-            return Err(BlockError::NotADisk { node: self.name().to_owned(), len, block, fix });
+            return Err(BlockError::NotADisk {
+                node: self.name().to_owned(),
+                len,
+                block,
+                fix,
+            });
         }
         let alignment = self.limits().request_alignment;
         if alignment > block {
-            return Err(BlockError::BlockTooSmall { node: self.name().to_owned(), alignment });
+            return Err(BlockError::BlockTooSmall {
+                node: self.name().to_owned(),
+                alignment,
+            });
         }
         Ok(())
     }
@@ -291,7 +305,13 @@ impl NodeRef {
             let at = offset + done;
             let rest = into.part(done, u64::MAX);
             let moved = match self.extent(at, rest.len(), Intent::Read) {
-                Extent::At { file, offset, len, memory_alignment, guard } => {
+                Extent::At {
+                    file,
+                    offset,
+                    len,
+                    memory_alignment,
+                    guard,
+                } => {
                     let part = rest.part(0, len);
                     if part.is_aligned(memory_alignment) {
                         let got = io.read(&file, offset, part).await?;
@@ -337,7 +357,10 @@ impl NodeRef {
     ) -> io::Result<()> {
         self.check_change(offset, from.len(), true)?;
         if let Some(unmap) = self.zeroes_instead(&from) {
-            let flags = ZeroFlags { unmap, durable: flags.durable };
+            let flags = ZeroFlags {
+                unmap,
+                durable: flags.durable,
+            };
             return self.write_zeroes(io, offset, from.len(), flags).await;
         }
         let mut done = 0;
@@ -345,7 +368,13 @@ impl NodeRef {
             let at = offset + done;
             let rest = from.part(done, u64::MAX);
             let moved = match self.extent(at, rest.len(), Intent::Write) {
-                Extent::At { file, offset, len, memory_alignment, guard } => {
+                Extent::At {
+                    file,
+                    offset,
+                    len,
+                    memory_alignment,
+                    guard,
+                } => {
                     let part = rest.part(0, len);
                     if part.is_aligned(memory_alignment) {
                         let put = io.write(&file, offset, part, flags.durable).await?;
@@ -397,7 +426,10 @@ impl NodeRef {
             return Ok(());
         }
         let unmap = flags.unmap && self.0.options.discard == DiscardMode::Unmap;
-        self.0.body.write_zeroes(io, offset, len, ZeroFlags { unmap, ..flags }).await
+        self.0
+            .body
+            .write_zeroes(io, offset, len, ZeroFlags { unmap, ..flags })
+            .await
     }
 
     /// Tells that the contents of a range are of no more use. Does nothing where discards are
@@ -440,5 +472,9 @@ pub(crate) fn errno(number: i32) -> io::Error {
 
 /// A driver that covers nothing breaks its promise; without this the transfer would never end.
 fn progress(moved: u64) -> io::Result<u64> {
-    if moved == 0 { Err(errno(libc::EIO)) } else { Ok(moved) }
+    if moved == 0 {
+        Err(errno(libc::EIO))
+    } else {
+        Ok(moved)
+    }
 }

@@ -56,7 +56,10 @@ pub struct Usage {
 
 impl Usage {
     /// A user that does nothing and minds nothing: a parent without users of its own.
-    pub const NONE: Self = Self { uses: Permissions::empty(), shares: Permissions::all() };
+    pub const NONE: Self = Self {
+        uses: Permissions::empty(),
+        shares: Permissions::all(),
+    };
 
     /// A disk of the guest. With `share_rw` several may write at once, and the guests coordinate.
     pub fn disk(read_only: bool, share_rw: bool) -> Self {
@@ -70,7 +73,10 @@ impl Usage {
 
     /// Both users together: what either does, and what both let others do.
     pub fn and(self, other: Self) -> Self {
-        Self { uses: self.uses | other.uses, shares: self.shares & other.shares }
+        Self {
+            uses: self.uses | other.uses,
+            shares: self.shares & other.shares,
+        }
     }
 
     /// What the two do that the other does not allow; empty if they fit.

@@ -4,7 +4,10 @@
 //!   Segments   [ piece | piece | piece ]      in guest memory (kept by its Arc), or owned
 //!   Window          [ ── from, len ── ]       the part one operation moves
 //! ```
-#![expect(unsafe_code, reason = "hands addresses of guest memory to the kernel and copies there")]
+#![expect(
+    unsafe_code,
+    reason = "hands addresses of guest memory to the kernel and copies there"
+)]
 // UNSAFETY: guest memory is reached by address, because the kernel's readv/writev take addresses.
 // Every address here comes from a checked slice of a view (or from an allocation) that the same
 // value keeps alive. Guest memory may change under a copy: only bytes are copied, and no reference
@@ -102,7 +105,10 @@ impl Segments {
     /// As [`AlignedBuf::zeroed`].
     pub fn owned(len: usize, alignment: usize) -> std::io::Result<Self> {
         let buffer = AlignedBuf::zeroed(len, alignment)?;
-        let piece = libc::iovec { iov_base: buffer.start.as_ptr().cast(), iov_len: len };
+        let piece = libc::iovec {
+            iov_base: buffer.start.as_ptr().cast(),
+            iov_len: len,
+        };
         Ok(Self {
             pieces: vec![piece],
             addresses: Vec::new(),
@@ -132,13 +138,19 @@ impl Segments {
     /// # Errors
     /// The buffer is not wholly inside the view given to [`reset`](Self::reset).
     pub fn push_guest(&mut self, address: u64, len: u32) -> Result<(), OutsideMemory> {
-        let outside = || OutsideMemory { address, len: u64::from(len) };
+        let outside = || OutsideMemory {
+            address,
+            len: u64::from(len),
+        };
         let view = self.view.as_ref().ok_or_else(outside)?;
         let mut next = address;
         for slice in view.get_slices(GuestAddress(address), len as usize) {
             let slice = slice.map_err(|_| outside())?;
             let start = slice.ptr_guard_mut().as_ptr();
-            self.pieces.push(libc::iovec { iov_base: start.cast(), iov_len: slice.len() });
+            self.pieces.push(libc::iovec {
+                iov_base: start.cast(),
+                iov_len: slice.len(),
+            });
             self.addresses.push(GuestAddress(next));
             next = next.checked_add(slice.len() as u64).ok_or_else(outside)?;
         }
@@ -163,13 +175,19 @@ impl Segments {
 
     /// All of it.
     pub fn all(&self) -> Window<'_> {
-        Window { segments: self, from: 0, len: self.len }
+        Window {
+            segments: self,
+            from: 0,
+            len: self.len,
+        }
     }
 
     /// Marks the first `len` bytes dirty in the guest memory's bitmap: KVM's own log does not see
     /// what the kernel writes on behalf of the ring.
     pub fn mark_dirty(&self, len: u64) {
-        let Some(view) = self.view.as_ref() else { return };
+        let Some(view) = self.view.as_ref() else {
+            return;
+        };
         let mut left = len;
         for (piece, address) in self.pieces.iter().zip(&self.addresses) {
             if left == 0 {
@@ -187,8 +205,12 @@ impl Segments {
 
     pub(super) fn keep(&self) -> Keep {
         match (&self.view, &self.owned) {
-            (Some(view), _) => Keep::Guest { _view: Arc::clone(view) },
-            (None, Some(buffer)) => Keep::Owned { _buffer: Rc::clone(buffer) },
+            (Some(view), _) => Keep::Guest {
+                _view: Arc::clone(view),
+            },
+            (None, Some(buffer)) => Keep::Owned {
+                _buffer: Rc::clone(buffer),
+            },
             (None, None) => Keep::Nothing,
         }
     }
@@ -216,7 +238,11 @@ impl<'a> Window<'a> {
     /// The part of at most `len` bytes that starts `from` bytes into this window.
     pub fn part(&self, from: u64, len: u64) -> Window<'a> {
         let from = from.min(self.len);
-        Window { segments: self.segments, from: self.from + from, len: len.min(self.len - from) }
+        Window {
+            segments: self.segments,
+            from: self.from + from,
+            len: len.min(self.len - from),
+        }
     }
 
     pub(super) fn segments(&self) -> &'a Segments {
@@ -238,7 +264,10 @@ impl<'a> Window<'a> {
             // Both are bounded by the piece's own length, a usize.
             let (start, len) = (usize::try_from(start).ok()?, usize::try_from(len).ok()?);
             let base = piece.iov_base.cast::<u8>().wrapping_add(start);
-            (len > 0).then_some(libc::iovec { iov_base: base.cast(), iov_len: len })
+            (len > 0).then_some(libc::iovec {
+                iov_base: base.cast(),
+                iov_len: len,
+            })
         })
     }
 
@@ -344,7 +373,8 @@ mod tests {
         let bytes: Vec<u8> = (0..0x20).collect();
         segments.all().copy_from(&bytes);
         let mut seen = [0u8; 0x20];
-        view.read_slice(&mut seen, GuestAddress(0xff0)).expect("read back");
+        view.read_slice(&mut seen, GuestAddress(0xff0))
+            .expect("read back");
         assert_eq!(&seen[..], &bytes[..]);
         let mut part = [0u8; 4];
         segments.all().part(0xe, 4).copy_to(&mut part);
@@ -355,7 +385,9 @@ mod tests {
     fn buffer_outside_memory_is_refused_with_its_address() {
         let mut segments = Segments::with_capacity(4);
         segments.reset(two_regions());
-        let error = segments.push_guest(0x1ff0, 0x20).expect_err("beyond the end");
+        let error = segments
+            .push_guest(0x1ff0, 0x20)
+            .expect_err("beyond the end");
         assert!(error.to_string().contains("0x1ff0"), "{error}");
         assert!(segments.push_guest(u64::MAX - 3, 8).is_err());
     }
@@ -369,7 +401,8 @@ mod tests {
         segments.mark_dirty(0x400);
         let dirty = |address: u64| {
             let (region, offset) = view.to_region_addr(GuestAddress(address)).expect("inside");
-            vm_memory::GuestMemoryRegion::bitmap(region).dirty_at(offset.0 as usize)
+            vm_memory::GuestMemoryRegion::bitmap(region)
+                .dirty_at(usize::try_from(offset.0).expect("small"))
         };
         assert!(dirty(0x800));
         assert!(!dirty(0x1000));

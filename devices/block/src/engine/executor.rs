@@ -67,15 +67,26 @@ impl<F: Future> TaskSet<F> {
     /// An empty set with room for `capacity` futures. `parent` is woken whenever one of them is:
     /// the waker of the task that will call [`next_done`](Self::next_done).
     pub fn new(capacity: usize, parent: Waker) -> Self {
-        let words = (0..capacity.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let words = (0..capacity.div_ceil(64))
+            .map(|_| AtomicU64::new(0))
+            .collect();
         let ready = Arc::new(ReadySet { words, parent });
         let slots = (0..capacity)
             .map(|index| TaskSlot {
                 future: Box::pin(None),
-                waker: Waker::from(Arc::new(SlotWaker { set: Arc::clone(&ready), index })),
+                waker: Waker::from(Arc::new(SlotWaker {
+                    set: Arc::clone(&ready),
+                    index,
+                })),
             })
             .collect();
-        Self { slots, free: (0..capacity).rev().collect(), ready, word: 0, bits: 0 }
+        Self {
+            slots,
+            free: (0..capacity).rev().collect(),
+            ready,
+            word: 0,
+            bits: 0,
+        }
     }
 
     /// Puts a future into a free slot; it is polled by the next [`next_done`](Self::next_done).
@@ -83,7 +94,9 @@ impl<F: Future> TaskSet<F> {
     /// # Errors
     /// All slots are taken: the future comes back.
     pub fn push(&mut self, future: F) -> Result<(), F> {
-        let Some(index) = self.free.pop() else { return Err(future) };
+        let Some(index) = self.free.pop() else {
+            return Err(future);
+        };
         self.slots[index].future.as_mut().set(Some(future));
         self.ready.mark(index);
         Ok(())
@@ -106,7 +119,12 @@ impl<F: Future> TaskSet<F> {
 
     /// Whether a future waits to be polled.
     pub fn has_ready(&self) -> bool {
-        self.bits != 0 || self.ready.words.iter().any(|word| word.load(Ordering::SeqCst) != 0)
+        self.bits != 0
+            || self
+                .ready
+                .words
+                .iter()
+                .any(|word| word.load(Ordering::SeqCst) != 0)
     }
 
     /// Polls woken futures until one finishes and returns its output; `None` when none is left
@@ -171,17 +189,27 @@ mod tests {
         }
     }
 
+    impl std::fmt::Debug for Gate {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(f, "Gate {}", self.number)
+        }
+    }
+
     fn gate(number: u32, open: bool) -> Gate {
-        Gate { number, open: Rc::new(Cell::new(open)), waker: Rc::default() }
+        Gate {
+            number,
+            open: Rc::new(Cell::new(open)),
+            waker: Rc::default(),
+        }
     }
 
     #[test]
     fn full_set_gives_the_future_back_and_takes_it_after_one_finished() {
         let mut set = TaskSet::new(1, Waker::noop().clone());
-        set.push(gate(1, true)).ok().expect("room for one");
-        let second = set.push(gate(2, true)).err().expect("no room for two");
+        set.push(gate(1, true)).expect("room for one");
+        let second = set.push(gate(2, true)).expect_err("no room for two");
         assert_eq!(set.next_done(), Some(1));
-        set.push(second).ok().expect("room again");
+        set.push(second).expect("room again");
         assert_eq!(set.next_done(), Some(2));
         assert_eq!(set.next_done(), None);
         assert!(set.is_empty());
@@ -191,11 +219,11 @@ mod tests {
     fn pending_future_is_polled_again_only_after_its_waker_was_called() {
         let mut set = TaskSet::new(130, Waker::noop().clone());
         for number in 0..129 {
-            set.push(gate(number, true)).ok().expect("room");
+            set.push(gate(number, true)).expect("room");
         }
         let late = gate(129, false);
         let (open, waker) = (Rc::clone(&late.open), Rc::clone(&late.waker));
-        set.push(late).ok().expect("room");
+        set.push(late).expect("room");
         let mut done: Vec<u32> = std::iter::from_fn(|| set.next_done()).collect();
         done.sort_unstable();
         assert_eq!(done, (0..129).collect::<Vec<_>>());

@@ -84,7 +84,10 @@ struct Mailbox {
 
 impl Mailbox {
     fn post(&self, letter: Letter) {
-        self.letters.lock().unwrap_or_else(PoisonError::into_inner).push_back(letter);
+        self.letters
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push_back(letter);
         self.has_letters.store(true, Ordering::SeqCst);
         self.ring_bell();
     }
@@ -191,7 +194,11 @@ impl Drop for Thread {
     fn drop(&mut self) {
         self.mailbox.stop.store(true, Ordering::SeqCst);
         self.mailbox.ring_bell();
-        let join = self.join.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let join = self
+            .join
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let Some(join) = join else { return };
         // The last handle may have lived in a task of the thread itself, which ends on its own.
         if join.thread().id() != thread::current().id() && join.join().is_err() {
@@ -212,7 +219,10 @@ impl IoThread {
     /// The kernel has no io_uring for us, or no thread or fd is left.
     pub fn start(spec: IoThreadSpec) -> Result<Self, IoThreadError> {
         let id = spec.id;
-        let start_error = |source: io::Error| IoThreadError::Start { id: id.clone(), source };
+        let start_error = |source: io::Error| IoThreadError::Start {
+            id: id.clone(),
+            source,
+        };
         let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| start_error(errno.into()))?;
         let mailbox = Arc::new(Mailbox {
@@ -231,7 +241,12 @@ impl IoThread {
         match told.recv() {
             Ok(Ok(thread_id)) => {
                 let join = Mutex::new(Some(join));
-                Ok(Self(Arc::new(Thread { id, thread_id, mailbox, join })))
+                Ok(Self(Arc::new(Thread {
+                    id,
+                    thread_id,
+                    mailbox,
+                    join,
+                })))
             }
             Ok(Err(source)) => {
                 let unavailable = matches!(
@@ -283,7 +298,9 @@ impl IoThread {
                 drop(tell.send(task.await));
             }
         });
-        told.recv().map_err(|_| IoThreadError::Gone { id: self.0.id.clone() })
+        told.recv().map_err(|_| IoThreadError::Gone {
+            id: self.0.id.clone(),
+        })
     }
 }
 
@@ -319,7 +336,10 @@ fn run(mailbox: &Arc<Mailbox>, tell: &mpsc::SyncSender<io::Result<i32>>) {
 }
 
 fn serve(mailbox: &Arc<Mailbox>, ring: &Rc<Ring>, bell: Watch) -> io::Result<()> {
-    let io = Io { ring: Rc::clone(ring), spawned: Rc::default() };
+    let io = Io {
+        ring: Rc::clone(ring),
+        spawned: Rc::default(),
+    };
     let mut tasks = TaskSet::<LocalTask>::new(MAX_TASKS, Waker::from(Arc::clone(mailbox)));
     io.spawn(rearm_for_ever(bell));
     loop {
@@ -334,7 +354,8 @@ fn serve(mailbox: &Arc<Mailbox>, ring: &Rc<Ring>, bell: Watch) -> io::Result<()>
         if mailbox.stop.load(Ordering::SeqCst) {
             return Ok(());
         }
-        let has_work = || tasks.has_ready() || (!tasks.is_full() && !io.spawned.borrow().is_empty());
+        let has_work =
+            || tasks.has_ready() || (!tasks.is_full() && !io.spawned.borrow().is_empty());
         let sleep = mailbox.fall_asleep(has_work);
         ring.enter(sleep)?;
         mailbox.asleep.store(false, Ordering::SeqCst);
@@ -387,13 +408,18 @@ mod tests {
         let thread = thread("t0");
         assert_eq!(thread.id(), "t0");
         let other = thread.clone();
-        let seen = other.run(|_| async { nix::unistd::gettid().as_raw() }).expect("answer");
+        let seen = other
+            .run(|_| async { nix::unistd::gettid().as_raw() })
+            .expect("answer");
         assert_eq!(seen, thread.thread_id());
         let mailbox = Arc::downgrade(&thread.0.mailbox);
         drop(thread);
         assert!(mailbox.upgrade().is_some(), "one handle is left");
         drop(other);
-        assert!(mailbox.upgrade().is_none(), "the thread has ended and let go of its mailbox");
+        assert!(
+            mailbox.upgrade().is_none(),
+            "the thread has ended and let go of its mailbox"
+        );
     }
 
     #[test]
@@ -405,7 +431,9 @@ mod tests {
         thread.spawn(move |io| async move {
             let watch = io.watch(theirs.as_fd()).expect("watch");
             for round in 0..3 {
-                std::future::poll_fn(|cx| watch.poll_event(cx)).await.expect("event");
+                std::future::poll_fn(|cx| watch.poll_event(cx))
+                    .await
+                    .expect("event");
                 tell.send(round).expect("listener");
             }
         });
@@ -424,7 +452,9 @@ mod tests {
         thread
             .run(move |io| async move {
                 let watch = io.watch(bell.as_fd()).expect("watch");
-                std::future::poll_fn(|cx| watch.poll_event(cx)).await.expect("event");
+                std::future::poll_fn(|cx| watch.poll_event(cx))
+                    .await
+                    .expect("event");
             })
             .expect("answer");
     }

@@ -9,7 +9,10 @@
 //! This is the only place that makes a ring, and the only one that writes submission entries. The
 //! opcodes are: readv, writev, fsync, fallocate, poll_add, async_cancel; a sandbox may restrict the
 //! ring to these.
-#![expect(unsafe_code, reason = "submission entries carry addresses and fd numbers")]
+#![expect(
+    unsafe_code,
+    reason = "submission entries carry addresses and fd numbers"
+)]
 // UNSAFETY: an SQE names memory by address and a file by number, and the kernel uses both until the
 // completion. Each operation therefore moves its iovecs, a share of the memory and a share of the
 // file into its slot, and the slot is emptied only by the completion, never by the future.
@@ -70,7 +73,11 @@ enum State {
     /// Completed; the future has not looked yet.
     Done(i32),
     /// A multishot poll: events not yet seen, and whether it still runs.
-    Watching { events: u32, armed: bool, waker: Option<Waker> },
+    Watching {
+        events: u32,
+        armed: bool,
+        waker: Option<Waker>,
+    },
     /// In the kernel; the future is gone. The completion empties the slot.
     Orphaned,
     /// Empty.
@@ -136,7 +143,10 @@ pub(super) struct Ring {
 
 impl Ring {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { uring: RefCell::new(make_ring()?), slots: RefCell::default() })
+        Ok(Self {
+            uring: RefCell::new(make_ring()?),
+            slots: RefCell::default(),
+        })
     }
 
     /// Puts an entry into the submission queue; enters the kernel first if the queue is full.
@@ -175,17 +185,25 @@ impl Ring {
     }
 
     fn complete(&self, entry: &cqueue::Entry) {
-        let Ok(index) = usize::try_from(entry.user_data()) else { return };
+        let Ok(index) = usize::try_from(entry.user_data()) else {
+            return;
+        };
         let more = cqueue::more(entry.flags());
         let mut slots = self.slots.borrow_mut();
-        let Some(slot) = slots.all.get_mut(index) else { return };
+        let Some(slot) = slots.all.get_mut(index) else {
+            return;
+        };
         let waker = match &mut slot.state {
             State::Waiting(waker) => {
                 let waker = waker.take();
                 slot.state = State::Done(entry.result());
                 waker
             }
-            State::Watching { events, armed, waker } => {
+            State::Watching {
+                events,
+                armed,
+                waker,
+            } => {
                 *events = events.saturating_add(1);
                 *armed = more;
                 waker.take()
@@ -210,7 +228,9 @@ impl Ring {
     }
 
     fn cancel(&self, index: usize) {
-        let entry = opcode::AsyncCancel::new(index as u64).build().user_data(IGNORE);
+        let entry = opcode::AsyncCancel::new(index as u64)
+            .build()
+            .user_data(IGNORE);
         if let Err(error) = self.submit(&entry) {
             tracing::error!(%error, "cannot cancel an operation of the ring");
         }
@@ -234,19 +254,32 @@ impl Ring {
                 slot.memory = window.segments().keep();
                 slot.iovecs.extend(window.pieces().take(MAX_PIECES));
             }
-            (index, build(file.as_raw_fd(), &slot.iovecs).user_data(index as u64))
+            (
+                index,
+                build(file.as_raw_fd(), &slot.iovecs).user_data(index as u64),
+            )
         };
         if let Err(error) = self.submit(&entry) {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             self.slots.borrow_mut().all[index].state = State::Done(-errno);
         }
-        Op { ring: Rc::clone(self), index: Some(index) }
+        Op {
+            ring: Rc::clone(self),
+            index: Some(index),
+        }
     }
 
     /// Reads from `offset` into `into`: one readv.
-    pub(super) fn readv(self: &Rc<Self>, file: &Arc<OpenFile>, offset: u64, into: Window<'_>) -> Op {
+    pub(super) fn readv(
+        self: &Rc<Self>,
+        file: &Arc<OpenFile>,
+        offset: u64,
+        into: Window<'_>,
+    ) -> Op {
         self.start(file, Some(into), |fd, iovecs| {
-            opcode::Readv::new(types::Fd(fd), iovecs.as_ptr(), count(iovecs)).offset(offset).build()
+            opcode::Readv::new(types::Fd(fd), iovecs.as_ptr(), count(iovecs))
+                .offset(offset)
+                .build()
         })
     }
 
@@ -271,7 +304,9 @@ impl Ring {
     /// Makes all completed writes durable: one fdatasync.
     pub(super) fn fdatasync(self: &Rc<Self>, file: &Arc<OpenFile>) -> Op {
         self.start(file, None, |fd, _| {
-            opcode::Fsync::new(types::Fd(fd)).flags(types::FsyncFlags::DATASYNC).build()
+            opcode::Fsync::new(types::Fd(fd))
+                .flags(types::FsyncFlags::DATASYNC)
+                .build()
         })
     }
 
@@ -284,7 +319,10 @@ impl Ring {
         len: u64,
     ) -> Op {
         self.start(file, None, |fd, _| {
-            opcode::Fallocate::new(types::Fd(fd), len).offset(offset).mode(mode).build()
+            opcode::Fallocate::new(types::Fd(fd), len)
+                .offset(offset)
+                .mode(mode)
+                .build()
         })
     }
 
@@ -295,11 +333,18 @@ impl Ring {
             let mut slots = self.slots.borrow_mut();
             let index = slots.take();
             let slot = &mut slots.all[index];
-            slot.state = State::Watching { events: 0, armed: false, waker: None };
+            slot.state = State::Watching {
+                events: 0,
+                armed: false,
+                waker: None,
+            };
             slot.watched = Some(fd);
             index
         };
-        let watch = Watch { ring: Rc::clone(self), index };
+        let watch = Watch {
+            ring: Rc::clone(self),
+            index,
+        };
         watch.arm()?;
         Ok(watch)
     }
@@ -340,7 +385,10 @@ impl Future for Op {
         let result = match slots.all.get_mut(index).map(|slot| &mut slot.state) {
             Some(State::Done(result)) => *result,
             Some(State::Waiting(waker)) => {
-                if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                if !waker
+                    .as_ref()
+                    .is_some_and(|known| known.will_wake(cx.waker()))
+                {
                     *waker = Some(cx.waker().clone());
                 }
                 return Poll::Pending;
@@ -376,12 +424,18 @@ impl Watch {
     fn arm(&self) -> io::Result<()> {
         let entry = {
             let mut slots = self.ring.slots.borrow_mut();
-            let Some(slot) = slots.all.get_mut(self.index) else { return Ok(()) };
-            let State::Watching { armed, .. } = &mut slot.state else { return Ok(()) };
+            let Some(slot) = slots.all.get_mut(self.index) else {
+                return Ok(());
+            };
+            let State::Watching { armed, .. } = &mut slot.state else {
+                return Ok(());
+            };
             *armed = true;
             let fd = slot.watched.as_ref().map_or(-1, AsRawFd::as_raw_fd);
             let events = u32::try_from(libc::POLLIN).unwrap_or(1);
-            opcode::PollAdd::new(types::Fd(fd), events).multi(true).build()
+            opcode::PollAdd::new(types::Fd(fd), events)
+                .multi(true)
+                .build()
         };
         self.ring.submit(&entry.user_data(self.index as u64))
     }
@@ -394,7 +448,12 @@ impl Watch {
         let rearm = {
             let mut slots = self.ring.slots.borrow_mut();
             let state = slots.all.get_mut(self.index).map(|slot| &mut slot.state);
-            let Some(State::Watching { events, armed, waker }) = state else {
+            let Some(State::Watching {
+                events,
+                armed,
+                waker,
+            }) = state
+            else {
                 return Poll::Ready(Err(io::Error::other("watch lost its slot")));
             };
             if *events == 0 {
@@ -412,7 +471,9 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let armed = {
             let mut slots = self.ring.slots.borrow_mut();
-            let Some(slot) = slots.all.get_mut(self.index) else { return };
+            let Some(slot) = slots.all.get_mut(self.index) else {
+                return;
+            };
             let armed = matches!(slot.state, State::Watching { armed: true, .. });
             if armed {
                 slot.state = State::Orphaned;

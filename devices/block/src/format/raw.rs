@@ -32,16 +32,31 @@ impl RawNode {
     ) -> Result<Self, BlockError> {
         let available = child.len();
         let wanted = size.unwrap_or(0);
-        let fits = offset.checked_add(wanted).is_some_and(|end| end <= available);
+        let fits = offset
+            .checked_add(wanted)
+            .is_some_and(|end| end <= available);
         if !fits {
             let node = name.to_owned();
-            return Err(BlockError::Window { node, offset, size: wanted, available });
+            return Err(BlockError::Window {
+                node,
+                offset,
+                size: wanted,
+                available,
+            });
         }
         let alignment = child.limits().request_alignment;
         if !(offset | wanted).is_multiple_of(u64::from(alignment)) {
-            return Err(BlockError::UnalignedWindow { node: name.to_owned(), offset, alignment });
+            return Err(BlockError::UnalignedWindow {
+                node: name.to_owned(),
+                offset,
+                alignment,
+            });
         }
-        Ok(Self { child, offset, size })
+        Ok(Self {
+            child,
+            offset,
+            size,
+        })
     }
 
     fn place(&self, offset: u64) -> u64 {
@@ -51,7 +66,7 @@ impl RawNode {
 }
 
 impl BlockNode for RawNode {
-    fn len(&self) -> u64 {
+    fn length(&self) -> u64 {
         let rest = self.child.len().saturating_sub(self.offset);
         self.size.map_or(rest, |size| size.min(rest))
     }
@@ -59,7 +74,10 @@ impl BlockNode for RawNode {
     fn limits(&self) -> Limits {
         let child = self.child.limits();
         let discards = self.child.options().discard == DiscardMode::Unmap;
-        Limits { discard: child.discard && discards, ..child }
+        Limits {
+            discard: child.discard && discards,
+            ..child
+        }
     }
 
     fn extent(&self, offset: u64, len: u64, intent: Intent) -> Extent {

@@ -25,7 +25,10 @@ pub(super) struct Alignment {
 pub(super) fn probe(file: BorrowedFd<'_>) -> io::Result<Alignment> {
     let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
     if !flags.contains(OFlag::O_DIRECT) {
-        return Ok(Alignment { request: 1, memory: 1 });
+        return Ok(Alignment {
+            request: 1,
+            memory: 1,
+        });
     }
     let mut stat = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: the path is an empty C string, the fd is borrowed, and `stat` has room for the
@@ -52,6 +55,9 @@ pub(super) fn probe(file: BorrowedFd<'_>) -> io::Result<Alignment> {
             memory: told(stat.stx_dio_mem_align),
         }
     } else {
-        Alignment { request: SAFE, memory: SAFE }
+        Alignment {
+            request: SAFE,
+            memory: SAFE,
+        }
     })
 }

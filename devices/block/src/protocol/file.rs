@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fdset::{Access, Door, OpenError, OpenFile, Request, Role};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::stat::{SFlag, fstat};
 
 use super::alignment::{Alignment, probe};
 use crate::engine::transfer::{bounce_read, bounce_write, send_zeroes};
@@ -48,12 +49,11 @@ impl FileKind {
     }
 
     fn of(file: &OpenFile) -> io::Result<Option<Self>> {
-        Ok(if file.is_regular()? {
-            Some(Self::Regular)
-        } else if file.is_block_device()? {
-            Some(Self::BlockDevice)
-        } else {
-            None
+        let kind = SFlag::from_bits_truncate(fstat(file)?.st_mode) & SFlag::S_IFMT;
+        Ok(match kind {
+            SFlag::S_IFREG => Some(Self::Regular),
+            SFlag::S_IFBLK => Some(Self::BlockDevice),
+            _ => None,
         })
     }
 }
@@ -159,8 +159,13 @@ impl FileNode {
         let keep = libc::FALLOC_FL_KEEP_SIZE;
         let punch = libc::FALLOC_FL_PUNCH_HOLE | keep;
         let range = libc::FALLOC_FL_ZERO_RANGE | keep;
-        let done = (flags.unmap && self.fallocate(io, punch, &self.punch_hole, offset, len).await?)
-            || self.fallocate(io, range, &self.zero_range, offset, len).await?;
+        let done = (flags.unmap
+            && self
+                .fallocate(io, punch, &self.punch_hole, offset, len)
+                .await?)
+            || self
+                .fallocate(io, range, &self.zero_range, offset, len)
+                .await?;
         if !done {
             let alignment = self.buffer_alignment();
             return send_zeroes(io, &self.file, offset, len, alignment, flags.durable).await;
@@ -174,7 +179,9 @@ impl FileNode {
     async fn punch(&self, io: &Io, offset: u64, len: u64) -> io::Result<()> {
         let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         // Storage that cannot free space keeps it: a discard is advice.
-        self.fallocate(io, punch, &self.punch_hole, offset, len).await.map(drop)
+        self.fallocate(io, punch, &self.punch_hole, offset, len)
+            .await
+            .map(drop)
     }
 }
 
@@ -186,9 +193,8 @@ fn open_file(
     options: &NodeOptions,
 ) -> Result<(OpenFile, bool), OpenError> {
     let reason = format!("node '{name}'");
-    let request = |access| {
-        Request::new(filename, access, Role::Image, &reason).direct(options.cache.direct)
-    };
+    let request =
+        |access| Request::new(filename, access, Role::Image, &reason).direct(options.cache.direct);
     if options.read_only {
         return Ok((fdset::open(door, &request(Access::ReadOnly))?, true));
     }
@@ -217,12 +223,16 @@ fn set_direct(file: &OpenFile) -> io::Result<()> {
 }
 
 impl BlockNode for FileNode {
-    fn len(&self) -> u64 {
+    fn length(&self) -> u64 {
         self.len.load(Ordering::Relaxed)
     }
 
     fn limits(&self) -> Limits {
-        Limits { request_alignment: self.alignment.request, discard: true, write_zeroes: true }
+        Limits {
+            request_alignment: self.alignment.request,
+            discard: true,
+            write_zeroes: true,
+        }
     }
 
     fn extent(&self, offset: u64, len: u64, _intent: Intent) -> Extent {
@@ -236,7 +246,13 @@ impl BlockNode for FileNode {
     }
 
     fn read<'a>(&'a self, io: &'a Io, offset: u64, into: Window<'a>) -> IoFuture<'a> {
-        Box::pin(bounce_read(io, &self.file, offset, into, self.buffer_alignment()))
+        Box::pin(bounce_read(
+            io,
+            &self.file,
+            offset,
+            into,
+            self.buffer_alignment(),
+        ))
     }
 
     fn write<'a>(
@@ -247,7 +263,14 @@ impl BlockNode for FileNode {
         flags: WriteFlags,
     ) -> IoFuture<'a> {
         let alignment = self.buffer_alignment();
-        Box::pin(bounce_write(io, &self.file, offset, from, alignment, flags.durable))
+        Box::pin(bounce_write(
+            io,
+            &self.file,
+            offset,
+            from,
+            alignment,
+            flags.durable,
+        ))
     }
 
     fn write_zeroes<'a>(

@@ -24,12 +24,16 @@ fn done<'a>() -> IoFuture<'a> {
 }
 
 impl BlockNode for NullNode {
-    fn len(&self) -> u64 {
+    fn length(&self) -> u64 {
         self.spec.size
     }
 
     fn limits(&self) -> Limits {
-        Limits { request_alignment: 1, discard: true, write_zeroes: true }
+        Limits {
+            request_alignment: 1,
+            discard: true,
+            write_zeroes: true,
+        }
     }
 
     fn extent(&self, _offset: u64, len: u64, intent: Intent) -> Extent {
