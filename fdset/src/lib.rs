@@ -43,6 +43,8 @@ pub mod request;
 pub mod scm;
 mod sets;
 pub mod socket;
+#[cfg(test)]
+mod watch;
 
 pub use backing::{HugePageSize, MemfdSpec, Pty, memfd, pty};
 pub use error::{OpenError, RegistryError, Wanted};

@@ -182,21 +182,9 @@ impl Door {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{PipeReader, Read, pipe};
-
     use super::*;
     use crate::sets::Member;
-
-    /// A write end to hand over, and the read end that tells by its end of file that nobody has
-    /// the write end any more.
-    fn watched() -> (OwnedFd, PipeReader) {
-        let (reader, writer) = pipe().expect("a pipe");
-        (writer.into(), reader)
-    }
-
-    fn is_closed(mut watch: PipeReader) -> bool {
-        watch.read(&mut [0]).expect("end of file") == 0
-    }
+    use crate::watch::watched;
 
     fn set(id: i64) -> FdsetId {
         FdsetId::new(id).expect("not negative")
@@ -229,7 +217,7 @@ mod tests {
         registry
             .remove(0, Some(number.into()))
             .expect("it is there");
-        assert!(is_closed(watch));
+        assert!(watch.is_closed());
         assert_eq!(registry.query()[0].members[0].fd, other);
     }
 
@@ -267,7 +255,7 @@ mod tests {
         registry
             .add_named(Scope::Monitor(0), "a", new)
             .expect("good name");
-        assert!(is_closed(watch));
+        assert!(watch.is_closed());
         assert_eq!(registry.names(Scope::Monitor(0)), ["a"]);
     }
 
@@ -283,7 +271,7 @@ mod tests {
                 error.to_string(),
                 "Parameter 'fdname' expects a name not starting with a digit"
             );
-            assert!(is_closed(watch));
+            assert!(watch.is_closed());
         }
     }
 
@@ -307,7 +295,7 @@ mod tests {
             .add_named(Scope::Monitor(1), "a", own)
             .expect("good name");
         drop(registry.take(Scope::Monitor(1), "a").expect("its own"));
-        assert!(is_closed(own_watch));
+        assert!(own_watch.is_closed());
         assert!(registry.take(Scope::Monitor(1), "a").is_some());
         assert!(registry.take(Scope::Monitor(1), "a").is_none());
     }

@@ -89,17 +89,14 @@ pub fn send_with_fds(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) ->
 
 #[cfg(test)]
 mod tests {
-    use std::io::{PipeReader, Read, pipe};
+    use std::io::pipe;
     use std::os::unix::net::UnixStream;
 
     use nix::fcntl::{FcntlArg, fcntl};
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     use super::*;
-
-    fn is_closed(mut watch: PipeReader) -> bool {
-        watch.read(&mut [0]).expect("end of file") == 0
-    }
+    use crate::watch::watched;
 
     #[test]
     fn fds_arrive_in_order_and_close_on_exec() {
@@ -154,7 +151,7 @@ mod tests {
             None,
         )
         .expect("a pair");
-        let (watch, writer) = pipe().expect("a pipe");
+        let (writer, watch) = watched();
         let mut room = [MaybeUninit::uninit(); ROOM];
         let mut control = SendAncillaryBuffer::new(&mut room);
         let fds = [writer.as_fd()];
@@ -163,17 +160,18 @@ mod tests {
         drop(writer);
         let received = recv_with_fds(&ours, &mut [0]).expect("received");
         assert_eq!((received.bytes, received.fds.len()), (0, 1));
+        assert!(!watch.is_closed());
         drop(received);
-        assert!(is_closed(watch));
+        assert!(watch.is_closed());
     }
 
     #[test]
     fn fds_that_nobody_received_die_with_the_socket() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let (watch, writer) = pipe().expect("a pipe");
+        let (writer, watch) = watched();
         send_with_fds(&theirs, b"x", &[writer.as_fd()]).expect("sent");
         drop((writer, ours));
-        assert!(is_closed(watch));
+        assert!(watch.is_closed());
     }
 
     #[test]

@@ -146,7 +146,9 @@ impl Fdsets {
         Ok(out)
     }
 
-    /// Duplicates the member whose access mode is exactly `access`, and counts a lease.
+    /// Duplicates the first member whose access mode is exactly `access`, and counts a lease. One
+    /// whose `O_DIRECT` flag is as wanted comes before one whose flag is not: managers pass both,
+    /// but a single one serves too.
     pub(crate) fn dup(
         &mut self,
         id: FdsetId,
@@ -273,6 +275,33 @@ mod tests {
             assert_eq!(FdsetId::parse(text), None, "{text:?}");
         }
         assert_eq!(FdsetId::new(-1), Err(RegistryError::NegativeId));
+    }
+
+    #[test]
+    fn of_a_pair_the_member_with_the_wanted_o_direct_flag_is_taken() {
+        let mut sets = Fdsets::default();
+        // The write end of a pipe in packet mode has the flag, whatever the file system.
+        let flags = [OFlag::O_CLOEXEC, OFlag::O_CLOEXEC | OFlag::O_DIRECT];
+        for flags in flags {
+            let (_, writer) = nix::unistd::pipe2(flags).expect("a pipe");
+            sets.add(writer, Some(id(0)), None);
+        }
+        let is_direct = |fd: OwnedFd| {
+            let flags = fcntl(&fd, FcntlArg::F_GETFL).expect("flags");
+            OFlag::from_bits_retain(flags).contains(OFlag::O_DIRECT)
+        };
+        for direct in [true, false] {
+            let fd = sets
+                .dup(id(0), Access::WriteOnly, direct)
+                .expect("a member");
+            assert_eq!(is_direct(fd), direct);
+        }
+        let ordinary = sets.list()[0].members[0].fd;
+        sets.remove(0, Some(ordinary.into())).expect("it is there");
+        let fd = sets
+            .dup(id(0), Access::WriteOnly, false)
+            .expect("the one left");
+        assert!(is_direct(fd));
     }
 
     #[test]

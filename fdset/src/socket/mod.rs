@@ -44,7 +44,7 @@ pub enum SocketAddress {
     },
     /// TCP.
     Inet {
-        /// A host name or an address; empty listens on all addresses.
+        /// A host name or an address; empty listens on all IPv4 addresses.
         host: String,
         /// The port; 0 listens on any free one.
         port: u16,

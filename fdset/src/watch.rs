@@ -1,0 +1,26 @@
+//! For tests: an fd to hand over, and a way to ask the kernel whether anybody still has it.
+
+use std::io::{PipeReader, pipe};
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// The read end of a pipe whose write end was handed over.
+pub(crate) struct Watch(PipeReader);
+
+/// The write end of a new pipe, and its watch.
+pub(crate) fn watched() -> (OwnedFd, Watch) {
+    let (reader, writer) = pipe().expect("a pipe");
+    (writer.into(), Watch(reader))
+}
+
+impl Watch {
+    /// Whether the last copy of the write end is closed.
+    pub(crate) fn is_closed(&self) -> bool {
+        let mut end = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        poll(&mut end, PollTimeout::ZERO).expect("poll");
+        end[0]
+            .revents()
+            .is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
+    }
+}
