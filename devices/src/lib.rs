@@ -9,8 +9,11 @@
 //! [`lifecycle`] (what every device goes through).
 
 pub mod bus;
+pub mod chardev;
 pub mod irq;
 pub mod lifecycle;
 pub mod memory;
 pub mod notice;
+pub mod reactor;
+pub mod serial;
 pub mod virtio;

@@ -1,0 +1,644 @@
+//! The life of a chardev that has descriptors: who is connected, what waits to be sent, what was
+//! read and not taken yet.
+//!
+//! ```text
+//!               accept, call, slave opened
+//!    ┌─────────┐ ───────────────────────► ┌───────────┐   the peer of a fixed   ┌───────┐
+//!    │ Waiting │                          │ Connected │ ──────────────────────► │ Ended │
+//!    └─────────┘ ◄─────────────────────── └───────────┘   descriptor left       └───────┘
+//!               the peer of a server, caller or pty left
+//! ```
+//!
+//! A line without a frontend still connects; its input waits in the kernel. While one peer is
+//! connected a server accepts nobody else: later ones wait in the listen queue.
+//!
+//! All calls to the frontend and all reading happen on the reactor's thread. Writing happens on
+//! the caller's, straight into the descriptor as long as nothing waits before it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use fdset::OpenFile;
+use mio::Interest;
+use nix::errno::Errno;
+use nix::unistd;
+
+use super::endpoint::{Accepted, Origin};
+use super::handle::Seat;
+use crate::reactor::{Reactor, Readiness, Ready, Registration, Timer};
+
+/// How many bytes of output wait for a slow peer, at most.
+pub const OUTGOING_LIMIT: usize = 64 << 10;
+
+/// How many bytes are read at once.
+const INTAKE: usize = 4 << 10;
+
+/// How often one visit reads before other descriptors get their turn.
+const ROUNDS: usize = 16;
+
+/// How long a server that is out of descriptors waits before it accepts again.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+
+/// The descriptors of one connection. They may be the same file.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// Where input comes from, if there is any.
+    pub(super) input: Option<Arc<OpenFile>>,
+    /// Where output goes.
+    pub(super) output: Arc<OpenFile>,
+    /// What `query-chardev` calls it.
+    pub(super) name: String,
+}
+
+impl Peer {
+    /// A peer with one descriptor for both directions.
+    pub(super) fn duplex(file: Arc<OpenFile>, name: String) -> Self {
+        Self {
+            input: Some(Arc::clone(&file)),
+            output: file,
+            name,
+        }
+    }
+
+    fn is_duplex(&self) -> bool {
+        self.input
+            .as_ref()
+            .is_some_and(|input| Arc::ptr_eq(input, &self.output))
+    }
+}
+
+enum Phase {
+    Waiting,
+    Connected(Connected),
+    Ended,
+}
+
+struct Connected {
+    peer: Peer,
+    /// Watches the only or the output descriptor; `None` for a regular file.
+    watch_output: Option<Registration>,
+    /// Watches a separate input descriptor.
+    watch_input: Option<Registration>,
+}
+
+impl Connected {
+    fn watch_of_input(&self) -> Option<&Registration> {
+        if self.peer.is_duplex() {
+            self.watch_output.as_ref()
+        } else {
+            self.watch_input.as_ref()
+        }
+    }
+}
+
+struct State {
+    phase: Phase,
+    outgoing: VecDeque<u8>,
+    /// The frontend was told "less than that", and waits for `writable`.
+    starved: bool,
+}
+
+/// Input that was read and is not taken yet.
+struct Intake {
+    buffer: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Intake {
+    fn waiting(&self) -> &[u8] {
+        self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+}
+
+/// A chardev's connection. Kept alive by the chardev alone: handlers hold it weakly.
+pub(super) struct Line {
+    me: Weak<Line>,
+    seat: Arc<Seat>,
+    reactor: Reactor,
+    origin: Origin,
+    state: Mutex<State>,
+    /// Out while the reactor's thread works with it.
+    intake: Mutex<Option<Intake>>,
+    /// Nobody reads until the frontend asks for input, as it does when it is attached.
+    paused: AtomicBool,
+    /// A call that was not answered yet.
+    calling: Mutex<Option<(Peer, Registration)>>,
+    timer: OnceLock<Timer>,
+    listening: OnceLock<Registration>,
+}
+
+impl Line {
+    /// A line that begins with `first`, if the origin brought a peer along, and finds its later
+    /// peers by itself.
+    pub(super) fn start(
+        origin: Origin,
+        first: Option<Peer>,
+        seat: Arc<Seat>,
+        reactor: Reactor,
+    ) -> io::Result<Arc<Self>> {
+        let line = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            seat,
+            reactor,
+            origin,
+            state: Mutex::new(State {
+                phase: Phase::Waiting,
+                outgoing: VecDeque::new(),
+                starved: false,
+            }),
+            intake: Mutex::new(Some(Intake {
+                buffer: vec![0; INTAKE].into_boxed_slice(),
+                start: 0,
+                end: 0,
+            })),
+            paused: AtomicBool::new(true),
+            calling: Mutex::new(None),
+            timer: OnceLock::new(),
+            listening: OnceLock::new(),
+        });
+        let alone = first.is_none();
+        if let Some(peer) = first {
+            line.greet(peer)?;
+        }
+        if let Some(listener) = line.origin.listener() {
+            let watch =
+                line.reactor
+                    .register(listener, Interest::READABLE, line.hook(Part::Listener))?;
+            line.listening.set(watch).ok();
+        } else if alone {
+            line.reactor.run({
+                let line = Weak::clone(&line.me);
+                move || {
+                    if let Some(line) = line.upgrade() {
+                        line.find_peer();
+                    }
+                }
+            })?;
+        }
+        Ok(line)
+    }
+
+    /// Sends `bytes` or keeps them; returns how many were taken. Without a peer all are dropped.
+    pub(super) fn write(&self, bytes: &[u8]) -> usize {
+        let mut state = self.state();
+        let State {
+            phase,
+            outgoing,
+            starved,
+        } = &mut *state;
+        let Phase::Connected(connected) = phase else {
+            return bytes.len();
+        };
+        let mut sent = 0;
+        if outgoing.is_empty() {
+            match send(&connected.peer.output, bytes) {
+                Sent::All => return bytes.len(),
+                Sent::Some(count) => sent = count,
+                // The reactor hears of it too, and ends the connection there.
+                Sent::Gone => return bytes.len(),
+            }
+        }
+        let rest = bytes.get(sent..).unwrap_or_default();
+        let kept = rest
+            .len()
+            .min(OUTGOING_LIMIT.saturating_sub(outgoing.len()));
+        outgoing.reserve_exact(OUTGOING_LIMIT.saturating_sub(outgoing.len()));
+        outgoing.extend(rest.iter().take(kept));
+        *starved |= kept < rest.len();
+        sent + kept
+    }
+
+    /// The frontend has room again.
+    pub(super) fn resume_input(&self) {
+        if !self.paused.swap(false, Ordering::SeqCst) {
+            return;
+        }
+        // Bytes whose sender may have left already, and regular files, have no event to come.
+        let mut by_hand = self.has_intake();
+        let mut done = Ok(());
+        if let Phase::Connected(connected) = &self.state().phase {
+            match connected.watch_of_input() {
+                Some(watch) if !by_hand => done = watch.rearm(),
+                Some(_) => {}
+                None => by_hand |= connected.peer.input.is_some(),
+            }
+        }
+        if by_hand {
+            let line = Weak::clone(&self.me);
+            done = self.reactor.run(move || {
+                if let Some(line) = line.upgrade() {
+                    line.pump();
+                }
+            });
+        }
+        if let Err(error) = done {
+            tracing::error!(%error, "a chardev's input cannot be resumed");
+        }
+    }
+
+    /// Whether a peer is connected.
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(self.state().phase, Phase::Connected(_))
+    }
+
+    /// The name in `query-chardev`.
+    pub(super) fn filename(&self) -> String {
+        match &self.state().phase {
+            Phase::Connected(connected) => connected.peer.name.clone(),
+            Phase::Waiting | Phase::Ended => self.origin.name_without_peer(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn intake(&self) -> MutexGuard<'_, Option<Intake>> {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_intake(&self) -> bool {
+        self.intake()
+            .as_ref()
+            .is_some_and(|intake| !intake.waiting().is_empty())
+    }
+
+    fn hook(&self, part: Part) -> Arc<dyn Ready> {
+        Arc::new(Hook {
+            line: Weak::clone(&self.me),
+            part,
+        })
+    }
+
+    /// Takes up a connection.
+    fn greet(&self, peer: Peer) -> io::Result<()> {
+        // A regular file is always ready; epoll refuses it.
+        let watch = |file: &Arc<OpenFile>, interest, part| -> io::Result<Option<Registration>> {
+            if file.is_regular()? {
+                return Ok(None);
+            }
+            let file: Arc<OpenFile> = Arc::clone(file);
+            self.reactor
+                .register(file, interest, self.hook(part))
+                .map(Some)
+        };
+        // Connected before the watch, so that the first event finds it so.
+        self.state().phase = Phase::Connected(Connected {
+            peer: peer.clone(),
+            watch_output: None,
+            watch_input: None,
+        });
+        let duplex = peer.is_duplex();
+        let watch_output = if duplex {
+            let both = Interest::READABLE | Interest::WRITABLE;
+            watch(&peer.output, both, Part::Both)?
+        } else {
+            watch(&peer.output, Interest::WRITABLE, Part::Output)?
+        };
+        let watch_input = match peer.input.as_ref().filter(|_| !duplex) {
+            Some(input) => watch(input, Interest::READABLE, Part::Input)?,
+            None => None,
+        };
+        let late = {
+            let mut state = self.state();
+            match &mut state.phase {
+                Phase::Connected(connected) => {
+                    connected.watch_output = watch_output;
+                    connected.watch_input = watch_input;
+                    None
+                }
+                // It has left in the meantime.
+                Phase::Waiting | Phase::Ended => Some((watch_output, watch_input)),
+            }
+        };
+        drop(late);
+        Ok(())
+    }
+
+    /// Looks for the next peer. On the reactor's thread.
+    fn find_peer(&self) {
+        if !matches!(self.state().phase, Phase::Waiting) {
+            return;
+        }
+        match self.origin.next_peer() {
+            Accepted::Peer(peer) => self.take_up(peer),
+            Accepted::Calling(peer) => self.await_answer(peer),
+            Accepted::Nobody => {}
+            Accepted::Later(after) => self.look_again(after),
+            Accepted::OutOfDescriptors(error) => {
+                tracing::warn!(%error, "a chardev cannot accept its peer now");
+                self.look_again(ACCEPT_AGAIN);
+            }
+        }
+    }
+
+    fn take_up(&self, peer: Peer) {
+        match self.greet(peer) {
+            Ok(()) => {
+                if let Some(frontend) = self.seat.frontend() {
+                    frontend.peer_changed();
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a chardev's new peer cannot be watched");
+                self.hang_up();
+            }
+        }
+    }
+
+    /// Waits until a call is answered or refused.
+    fn await_answer(&self, peer: Peer) {
+        let file: Arc<OpenFile> = Arc::clone(&peer.output);
+        match self
+            .reactor
+            .register(file, Interest::WRITABLE, self.hook(Part::Call))
+        {
+            Ok(watch) => *self.calling() = Some((peer, watch)),
+            Err(error) => tracing::error!(%error, "a chardev's call cannot be watched"),
+        }
+    }
+
+    fn answered(&self) {
+        let Some((peer, watch)) = self.calling().take() else {
+            return;
+        };
+        drop(watch);
+        match fdset::finish_connect(&*peer.output) {
+            Ok(()) => self.take_up(peer),
+            Err(error) => {
+                tracing::debug!(%error, "a chardev's peer does not answer");
+                if let Some(pause) = self.origin.pause_between_peers() {
+                    self.look_again(pause);
+                }
+            }
+        }
+    }
+
+    fn calling(&self) -> MutexGuard<'_, Option<(Peer, Registration)>> {
+        self.calling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look_again(&self, after: Duration) {
+        if let Some(timer) = self.timer.get() {
+            timer.arm(after);
+            return;
+        }
+        match self.reactor.timer(self.hook(Part::Timer)) {
+            Ok(timer) => self.timer.get_or_init(|| timer).arm(after),
+            Err(error) => tracing::error!(%error, "a chardev cannot wait for its peer"),
+        }
+    }
+
+    /// Sends what waits, and wakes a starved frontend. On the reactor's thread.
+    fn flush(&self) {
+        let wake = {
+            let mut state = self.state();
+            let State {
+                phase,
+                outgoing,
+                starved,
+            } = &mut *state;
+            let Phase::Connected(connected) = phase else {
+                return;
+            };
+            while !outgoing.is_empty() {
+                let (front, _) = outgoing.as_slices();
+                match send(&connected.peer.output, front) {
+                    Sent::All => {
+                        let count = front.len();
+                        outgoing.drain(..count);
+                    }
+                    Sent::Some(count) => {
+                        outgoing.drain(..count);
+                        break;
+                    }
+                    Sent::Gone => outgoing.clear(),
+                }
+            }
+            // Only when all is sent: one visit to the frontend for many bytes.
+            outgoing.is_empty() && std::mem::take(starved)
+        };
+        if wake {
+            if let Some(frontend) = self.seat.frontend() {
+                frontend.writable();
+            }
+        }
+    }
+
+    /// Reads as long as the frontend has room. On the reactor's thread.
+    fn pump(&self) {
+        let Some(mut intake) = self.intake().take() else {
+            return;
+        };
+        let flow = (0..ROUNDS)
+            .map(|_| self.pump_once(&mut intake))
+            .find(|flow| !matches!(flow, Flow::More))
+            .unwrap_or(Flow::More);
+        *self.intake() = Some(intake);
+        match flow {
+            Flow::More => {
+                self.paused.store(true, Ordering::SeqCst);
+                self.resume_input();
+            }
+            Flow::Stopped => {}
+            Flow::EndOfInput => self.end_input(),
+        }
+    }
+
+    fn pump_once(&self, intake: &mut Intake) -> Flow {
+        // Before the question, so that an answer that changes meanwhile is not missed.
+        self.paused.store(true, Ordering::SeqCst);
+        let Some(frontend) = self.seat.frontend() else {
+            return Flow::Stopped;
+        };
+        let room = frontend.room();
+        if room == 0 {
+            return Flow::Stopped;
+        }
+        if intake.start >= intake.end {
+            let limit = room.min(intake.buffer.len());
+            let read = match &self.state().phase {
+                Phase::Connected(connected) => match &connected.peer.input {
+                    Some(input) => receive(input, &mut intake.buffer[..limit]),
+                    None => Received::Nothing,
+                },
+                Phase::Waiting | Phase::Ended => Received::Nothing,
+            };
+            match read {
+                Received::Bytes(count) => (intake.start, intake.end) = (0, count),
+                Received::Nothing => {
+                    self.paused.store(false, Ordering::SeqCst);
+                    return Flow::Stopped;
+                }
+                Received::End => return Flow::EndOfInput,
+            }
+        }
+        let waiting = intake.waiting();
+        let offered = &waiting[..room.min(waiting.len())];
+        let taken = frontend.receive(offered).min(offered.len());
+        intake.start += taken;
+        // A frontend that took nothing asks for more when it can.
+        if taken == 0 {
+            return Flow::Stopped;
+        }
+        self.paused.store(false, Ordering::SeqCst);
+        Flow::More
+    }
+
+    /// There is no more input: a duplex peer has left, a separate input is only done with.
+    fn end_input(&self) {
+        let ended = {
+            let mut state = self.state();
+            match &mut state.phase {
+                Phase::Connected(connected) if !connected.peer.is_duplex() => {
+                    let input = connected.peer.input.take();
+                    Some((input, connected.watch_input.take()))
+                }
+                Phase::Connected(_) | Phase::Waiting | Phase::Ended => None,
+            }
+        };
+        if ended.is_none() {
+            self.hang_up();
+        }
+    }
+
+    /// The peer is gone in both directions. What it sent last is kept for a frontend that is open
+    /// (up to what is read at once); one that is not shall not find old orders later.
+    fn peer_left(&self) {
+        let Some(mut intake) = self.intake().take() else {
+            return;
+        };
+        if !self.seat.is_open() {
+            (intake.start, intake.end) = (0, 0);
+        } else if intake.start >= intake.end {
+            if let Phase::Connected(connected) = &self.state().phase {
+                if let Some(input) = &connected.peer.input {
+                    if let Received::Bytes(count) = receive(input, &mut intake.buffer) {
+                        (intake.start, intake.end) = (0, count);
+                    }
+                }
+            }
+        }
+        *self.intake() = Some(intake);
+        self.hang_up();
+    }
+
+    /// Lets the peer go and looks for the next one. On the reactor's thread.
+    fn hang_up(&self) {
+        let (left, starved) = {
+            let mut state = self.state();
+            if !matches!(state.phase, Phase::Connected(_)) {
+                return;
+            }
+            let next = if self.origin.has_more_peers() {
+                Phase::Waiting
+            } else {
+                Phase::Ended
+            };
+            state.outgoing.clear();
+            let starved = std::mem::take(&mut state.starved);
+            (std::mem::replace(&mut state.phase, next), starved)
+        };
+        drop(left);
+        if let Some(frontend) = self.seat.frontend() {
+            if starved {
+                frontend.writable();
+            }
+            frontend.peer_changed();
+        }
+        match self.origin.pause_between_peers() {
+            Some(pause) => self.look_again(pause),
+            None => self.find_peer(),
+        }
+    }
+}
+
+enum Flow {
+    More,
+    Stopped,
+    EndOfInput,
+}
+
+/// Which descriptor of a line an event is about.
+#[derive(Clone, Copy)]
+enum Part {
+    Both,
+    Input,
+    Output,
+    Listener,
+    Timer,
+    Call,
+}
+
+struct Hook {
+    line: Weak<Line>,
+    part: Part,
+}
+
+impl Ready for Hook {
+    fn ready(&self, readiness: Readiness) {
+        let Some(line) = self.line.upgrade() else {
+            return;
+        };
+        match self.part {
+            Part::Listener | Part::Timer => line.find_peer(),
+            Part::Call => line.answered(),
+            Part::Input => line.pump(),
+            Part::Output | Part::Both => {
+                line.flush();
+                if matches!(self.part, Part::Both) && readiness.contains(Readiness::READ) {
+                    line.pump();
+                }
+                if readiness.contains(Readiness::CLOSED) {
+                    line.peer_left();
+                }
+            }
+        }
+    }
+}
+
+enum Sent {
+    All,
+    Some(usize),
+    Gone,
+}
+
+/// Writes until all is written or the descriptor would block.
+fn send(file: &OpenFile, bytes: &[u8]) -> Sent {
+    let mut sent = 0;
+    while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
+        match unistd::write(file, rest) {
+            Ok(0) | Err(Errno::EAGAIN) => return Sent::Some(sent),
+            Ok(count) => sent += count,
+            Err(Errno::EINTR) => {}
+            Err(error) => {
+                tracing::debug!(%error, "a chardev's output is lost");
+                return Sent::Gone;
+            }
+        }
+    }
+    Sent::All
+}
+
+enum Received {
+    Bytes(usize),
+    Nothing,
+    End,
+}
+
+fn receive(file: &OpenFile, buffer: &mut [u8]) -> Received {
+    loop {
+        match unistd::read(file, buffer) {
+            Ok(0) => return Received::End,
+            Ok(count) => return Received::Bytes(count),
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Received::Nothing,
+            // EIO: the last slave of a pty was closed; otherwise the connection broke.
+            Err(_) => return Received::End,
+        }
+    }
+}
