@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fdset::{
-    Access, Connection, Door, Existing, Listener, OpenFile, Request, Role, SocketAddress, Wait,
+    Access, Connection, Door, Existing, FileType, Listener, OpenFile, Request, Role, SocketAddress,
+    Wait,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -181,7 +182,7 @@ fn open_pty(reason: &str, door: &Door) -> Result<Endpoint, ChardevError> {
 /// Makes a descriptor non-blocking. Regular files are left alone: they never block in this sense,
 /// and the flag would show in every process that shares them.
 pub(super) fn unblock(file: &OpenFile) -> io::Result<()> {
-    if file.is_regular()? {
+    if never_blocks(file)? {
         return Ok(());
     }
     let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
@@ -189,6 +190,14 @@ pub(super) fn unblock(file: &OpenFile) -> io::Result<()> {
         fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     }
     Ok(())
+}
+
+/// Whether a file is always ready, so that epoll refuses it.
+pub(super) fn never_blocks(file: &OpenFile) -> io::Result<bool> {
+    Ok(matches!(
+        file.file_type()?,
+        FileType::Regular | FileType::BlockDevice | FileType::Directory
+    ))
 }
 
 /// Where a line's peers come from.

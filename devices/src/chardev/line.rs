@@ -26,7 +26,7 @@ use mio::Interest;
 use nix::errno::Errno;
 use nix::unistd;
 
-use super::endpoint::{Accepted, Origin};
+use super::endpoint::{self, Accepted, Origin};
 use super::handle::Seat;
 use crate::reactor::{Reactor, Readiness, Ready, Registration, Timer};
 
@@ -276,9 +276,8 @@ impl Line {
 
     /// Takes up a connection.
     fn greet(&self, peer: Peer) -> io::Result<()> {
-        // A regular file is always ready; epoll refuses it.
         let watch = |file: &Arc<OpenFile>, interest, part| -> io::Result<Option<Registration>> {
-            if file.is_regular()? {
+            if endpoint::never_blocks(file)? {
                 return Ok(None);
             }
             let file: Arc<OpenFile> = Arc::clone(file);
@@ -422,10 +421,8 @@ impl Line {
             // Only when all is sent: one visit to the frontend for many bytes.
             outgoing.is_empty() && std::mem::take(starved)
         };
-        if wake {
-            if let Some(frontend) = self.seat.frontend() {
-                frontend.writable();
-            }
+        if wake && let Some(frontend) = self.seat.frontend() {
+            frontend.writable();
         }
     }
 
@@ -514,14 +511,12 @@ impl Line {
         };
         if !self.seat.is_open() {
             (intake.start, intake.end) = (0, 0);
-        } else if intake.start >= intake.end {
-            if let Phase::Connected(connected) = &self.state().phase {
-                if let Some(input) = &connected.peer.input {
-                    if let Received::Bytes(count) = receive(input, &mut intake.buffer) {
-                        (intake.start, intake.end) = (0, count);
-                    }
-                }
-            }
+        } else if intake.start >= intake.end
+            && let Phase::Connected(connected) = &self.state().phase
+            && let Some(input) = &connected.peer.input
+            && let Received::Bytes(count) = receive(input, &mut intake.buffer)
+        {
+            (intake.start, intake.end) = (0, count);
         }
         *self.intake() = Some(intake);
         self.hang_up();

@@ -105,10 +105,9 @@ impl Drop for Terminal {
         let mode = self.mode.take();
         if let Some(mode) =
             mode.map(|mode| mode.into_inner().unwrap_or_else(PoisonError::into_inner))
+            && let Err(error) = tcsetattr(&self.input, SetArg::TCSANOW, &mode)
         {
-            if let Err(error) = tcsetattr(&self.input, SetArg::TCSANOW, &mode) {
-                tracing::warn!(%error, "the terminal stays in raw mode; `reset` helps");
-            }
+            tracing::warn!(%error, "the terminal stays in raw mode; `reset` helps");
         }
         for (file, flags) in [
             (&self.output, self.output_flags),

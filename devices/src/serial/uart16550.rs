@@ -31,10 +31,10 @@ struct Chip {
 
 impl Chip {
     fn send(&mut self, byte: u8) {
-        if let Some(lease) = &self.lease {
-            if lease.write(&[byte]) == 0 {
-                self.registers.keep(byte);
-            }
+        if let Some(lease) = &self.lease
+            && lease.write(&[byte]) == 0
+        {
+            self.registers.keep(byte);
         }
     }
 
