@@ -9,4 +9,5 @@
 //! The transport knows registers, negotiation and interrupts; a device knows its queues and its
 //! configuration space. Neither knows the other's type: the seam is [`device::VirtioDevice`].
 
+pub mod blk;
 pub mod device;

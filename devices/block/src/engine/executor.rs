@@ -1,7 +1,7 @@
 //! A fixed number of futures polled by one thread, without an allocation or a lock per task.
 //!
 //! ```text
-//!   TaskSet   slot 0   slot 1   slot 2 …      Pin<Box<Option<F>>>, allocated once
+//!   TaskSet   slot 0   slot 1   slot 2 …      Pin<Box<Option<F>>>, allocated at first use
 //!                │        │        │
 //!   ReadySet     1        0        1   …      one bit each, set by the slot's waker
 //!                └────────┴────────┴──► parent waker: the task that owns the set, or the thread
@@ -58,6 +58,7 @@ struct TaskSlot<F> {
 pub struct TaskSet<F> {
     slots: Vec<TaskSlot<F>>,
     free: Vec<usize>,
+    capacity: usize,
     ready: Arc<ReadySet>,
     word: usize,
     bits: u64,
@@ -71,22 +72,31 @@ impl<F: Future> TaskSet<F> {
             .map(|_| AtomicU64::new(0))
             .collect();
         let ready = Arc::new(ReadySet { words, parent });
-        let slots = (0..capacity)
-            .map(|index| TaskSlot {
-                future: Box::pin(None),
-                waker: Waker::from(Arc::new(SlotWaker {
-                    set: Arc::clone(&ready),
-                    index,
-                })),
-            })
-            .collect();
         Self {
-            slots,
-            free: (0..capacity).rev().collect(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            capacity,
             ready,
             word: 0,
             bits: 0,
         }
+    }
+
+    /// A free slot: one that was used before, or a new one while there is room.
+    fn free_slot(&mut self) -> Option<usize> {
+        if let Some(index) = self.free.pop() {
+            return Some(index);
+        }
+        let index = self.slots.len();
+        (index < self.capacity).then(|| {
+            let set = Arc::clone(&self.ready);
+            let waker = Waker::from(Arc::new(SlotWaker { set, index }));
+            self.slots.push(TaskSlot {
+                future: Box::pin(None),
+                waker,
+            });
+            index
+        })
     }
 
     /// Puts a future into a free slot; it is polled by the next [`next_done`](Self::next_done).
@@ -94,7 +104,7 @@ impl<F: Future> TaskSet<F> {
     /// # Errors
     /// All slots are taken: the future comes back.
     pub fn push(&mut self, future: F) -> Result<(), F> {
-        let Some(index) = self.free.pop() else {
+        let Some(index) = self.free_slot() else {
             return Err(future);
         };
         self.slots[index].future.as_mut().set(Some(future));
@@ -114,7 +124,7 @@ impl<F: Future> TaskSet<F> {
 
     /// Whether [`push`](Self::push) would fail.
     pub fn is_full(&self) -> bool {
-        self.free.is_empty()
+        self.len() == self.capacity
     }
 
     /// Whether a future waits to be polled.

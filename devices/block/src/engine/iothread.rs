@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -168,12 +168,12 @@ impl Io {
         self.ring.fallocate(file, mode, offset, len)
     }
 
-    /// Watches an eventfd.
+    /// Watches an eventfd, and keeps it until the watch ends.
     ///
     /// # Errors
-    /// The fd cannot be duplicated or the ring refused it.
-    pub fn watch(&self, eventfd: impl AsFd) -> io::Result<Watch> {
-        self.ring.watch(eventfd.as_fd().try_clone_to_owned()?)
+    /// The ring refused it.
+    pub fn watch(&self, eventfd: impl AsRawFd + 'static) -> io::Result<Watch> {
+        self.ring.watch(Box::new(eventfd))
     }
 }
 
@@ -314,7 +314,7 @@ impl fmt::Debug for IoThread {
 fn run(mailbox: &Arc<Mailbox>, tell: &mpsc::SyncSender<io::Result<i32>>) {
     let started = Ring::new().map(Rc::new).and_then(|ring| {
         let bell: OwnedFd = mailbox.bell.as_fd().try_clone_to_owned()?;
-        let watch = ring.watch(bell)?;
+        let watch = ring.watch(Box::new(bell))?;
         Ok((ring, watch))
     });
     let (ring, bell) = match started {
@@ -429,7 +429,9 @@ mod tests {
         let theirs = Arc::clone(&bell);
         let (tell, told) = mpsc::channel();
         thread.spawn(move |io| async move {
-            let watch = io.watch(theirs.as_fd()).expect("watch");
+            let watch = io
+                .watch(theirs.as_fd().try_clone_to_owned().expect("dup"))
+                .expect("watch");
             for round in 0..3 {
                 std::future::poll_fn(|cx| watch.poll_event(cx))
                     .await
@@ -451,7 +453,7 @@ mod tests {
         bell.write(1).expect("signal");
         thread
             .run(move |io| async move {
-                let watch = io.watch(bell.as_fd()).expect("watch");
+                let watch = io.watch(bell).expect("watch");
                 std::future::poll_fn(|cx| watch.poll_event(cx))
                     .await
                     .expect("event");

@@ -20,7 +20,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -84,13 +84,12 @@ enum State {
     Free,
 }
 
-#[derive(Debug)]
 struct Slot {
     state: State,
     iovecs: Vec<libc::iovec>,
     memory: Keep,
     file: Option<Arc<OpenFile>>,
-    watched: Option<OwnedFd>,
+    watched: Option<Box<dyn AsRawFd>>,
 }
 
 impl Slot {
@@ -113,7 +112,7 @@ impl Slot {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Slots {
     all: Vec<Slot>,
     free: Vec<usize>,
@@ -328,7 +327,7 @@ impl Ring {
 
     /// Watches an eventfd until the watch is dropped. The fd's counter is never read: each signal
     /// is one event.
-    pub(super) fn watch(self: &Rc<Self>, fd: OwnedFd) -> io::Result<Watch> {
+    pub(super) fn watch(self: &Rc<Self>, fd: Box<dyn AsRawFd>) -> io::Result<Watch> {
         let index = {
             let mut slots = self.slots.borrow_mut();
             let index = slots.take();
@@ -431,7 +430,7 @@ impl Watch {
                 return Ok(());
             };
             *armed = true;
-            let fd = slot.watched.as_ref().map_or(-1, AsRawFd::as_raw_fd);
+            let fd = slot.watched.as_ref().map_or(-1, |fd| fd.as_raw_fd());
             let events = u32::try_from(libc::POLLIN).unwrap_or(1);
             opcode::PollAdd::new(types::Fd(fd), events)
                 .multi(true)

@@ -1,0 +1,211 @@
+//! A queue at work: one task on an io-thread that owns the ring and its requests.
+//!
+//! ```text
+//!            kick (eventfd through the io_uring)        stop (flag + kick)
+//!                      │                                     │
+//!                      ▼                                     ▼
+//!   ┌─► Serving ── chain ──► request slots ── done ──► used ring, interrupt
+//!   │      │                                                 │
+//!   │      ├── the driver broke the rules ──► Broken ────────┤ serves nothing more
+//!   │      └── stop ──► Draining ── last request done ───────┴──► Queue handed back
+//!   └─ next kick
+//! ```
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use block::Io;
+use block::engine::{TaskSet, Watch, executor::own_waker};
+use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::GuestAddressSpace;
+
+use super::Disk;
+use super::request::{BrokenChain, Request};
+use crate::irq::Interrupt;
+use crate::memory::{GuestMem, GuestMemView};
+use crate::virtio::device::ActiveQueue;
+
+/// Runs one queue until `stop` is set and the kick signalled, then gives it back, with nothing in
+/// flight.
+pub(super) async fn run(
+    io: Io,
+    disk: Arc<Disk>,
+    index: usize,
+    active: ActiveQueue,
+    stop: Arc<AtomicBool>,
+) -> Queue {
+    let ActiveQueue {
+        queue,
+        memory,
+        kick,
+        interrupt,
+    } = active;
+    let watch = match io.watch(kick) {
+        Ok(watch) => watch,
+        Err(error) => {
+            tracing::error!(device = %disk.id, queue = index, %error, "cannot watch a doorbell");
+            disk.needs_reset();
+            return queue;
+        }
+    };
+    let mut requests = TaskSet::new(usize::from(queue.size()), own_waker().await);
+    let mut worker = Worker {
+        disk,
+        index,
+        queue,
+        memory,
+        interrupt,
+        watch,
+        stop,
+        spare: Vec::new(),
+        broken: false,
+    };
+    poll_fn(|cx| {
+        worker.poll(cx, &mut requests, |disk, request| {
+            serve(io.clone(), disk, request)
+        })
+    })
+    .await;
+    worker.queue
+}
+
+/// One request from start to end, in its slot.
+async fn serve(io: Io, disk: Arc<Disk>, mut request: Request) -> Request {
+    request.execute(&io, &disk).await;
+    request
+}
+
+struct Worker {
+    disk: Arc<Disk>,
+    index: usize,
+    queue: Queue,
+    memory: GuestMem,
+    interrupt: Arc<dyn Interrupt>,
+    watch: Watch,
+    stop: Arc<AtomicBool>,
+    /// Requests whose slots wait for the next chain.
+    spare: Vec<Request>,
+    broken: bool,
+}
+
+impl Worker {
+    fn poll<F>(
+        &mut self,
+        cx: &mut Context<'_>,
+        requests: &mut TaskSet<F>,
+        serve: impl Fn(Arc<Disk>, Request) -> F,
+    ) -> Poll<()>
+    where
+        F: Future<Output = Request>,
+    {
+        loop {
+            let kicked = self.kicked(cx);
+            let stopping = self.stop.load(Ordering::Acquire);
+            if !stopping && !self.broken {
+                while !requests.is_full()
+                    && let Some(request) = self.next_request()
+                {
+                    let refused = requests.push(serve(Arc::clone(&self.disk), request));
+                    debug_assert!(refused.is_ok(), "the set has a slot for each descriptor");
+                }
+            }
+            self.settle(requests);
+            if stopping && requests.is_empty() {
+                return Poll::Ready(());
+            }
+            if kicked || requests.has_ready() {
+                continue;
+            }
+            if stopping || self.broken || requests.is_full() || !self.may_have_more() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Whether the doorbell rang since the last look. If not, the next ring wakes the task.
+    fn kicked(&mut self, cx: &mut Context<'_>) -> bool {
+        match self.watch.poll_event(cx) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(error)) => {
+                self.break_off(&error);
+                false
+            }
+        }
+    }
+
+    /// Takes the next chain that can be served.
+    fn next_request(&mut self) -> Option<Request> {
+        let view = self.memory.memory().into_inner();
+        let chain = match self.queue.iter(&*view) {
+            Ok(mut chains) => chains.next()?,
+            Err(error) => {
+                self.break_off(&error);
+                return None;
+            }
+        };
+        let mut request = self.spare.pop().unwrap_or_else(Request::new);
+        match request.parse(&view, chain) {
+            Ok(()) => Some(request),
+            Err(broken) => {
+                self.spare.push(request);
+                self.break_off(&broken);
+                None
+            }
+        }
+    }
+
+    /// Gives finished requests back to the driver, with at most one interrupt for all.
+    fn settle<F>(&mut self, requests: &mut TaskSet<F>)
+    where
+        F: Future<Output = Request>,
+    {
+        let mut any = false;
+        while let Some(mut request) = requests.next_done() {
+            let view = self.memory.memory();
+            any = true;
+            if let Err(broken) = self.give_back(&view, &mut request) {
+                self.break_off(&broken);
+            }
+            self.spare.push(request);
+        }
+        if any && !self.broken {
+            let view = self.memory.memory();
+            match self.queue.needs_notification(&*view) {
+                Ok(true) => self.interrupt.trigger(),
+                Ok(false) => {}
+                Err(error) => self.break_off(&error),
+            }
+        }
+    }
+
+    fn give_back(&mut self, view: &GuestMemView, request: &mut Request) -> Result<(), BrokenChain> {
+        let written = request.finish(view)?;
+        self.queue
+            .add_used(view, request.head, written)
+            .map_err(|_| BrokenChain::Outside)
+    }
+
+    /// Asks for kicks again; whether chains came meanwhile.
+    fn may_have_more(&mut self) -> bool {
+        let view = self.memory.memory();
+        match self.queue.enable_notification(&*view) {
+            Ok(more) => more,
+            Err(error) => {
+                self.break_off(&error);
+                false
+            }
+        }
+    }
+
+    /// The driver broke the rules (or the host failed it): serve nothing until it resets us.
+    fn break_off(&mut self, why: &dyn std::error::Error) {
+        if !self.broken {
+            self.broken = true;
+            tracing::warn!(device = %self.disk.id, queue = self.index, %why, "virtio-blk: queue is broken");
+            self.disk.needs_reset();
+        }
+    }
+}
