@@ -1,0 +1,144 @@
+//! The main thread's loop: what reaches the VM's owner, and in which order.
+//!
+//! ```text
+//!   signals (signalfd) ───────────────┐
+//!   devices, vCPUs ── Mailbox::send ──┼─► mio ─► EventLoop::wait ─► Vm
+//!   monitor ───────── Mailbox::wake ──┘
+//! ```
+//!
+//! Whoever wants the owner's attention puts a letter into the mailbox or only wakes the loop; the
+//! owner looks at everything that may have happened and goes back to sleep. Nothing here decides.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use devices::notice::{Notice, NoticeSink};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use crate::kvm::VcpuEvent;
+use crate::process::{EndRequest, EndSignals};
+
+const WAKE: Token = Token(0);
+const SIGNAL: Token = Token(1);
+
+/// A letter to the VM's owner.
+#[derive(Debug)]
+pub enum Letter {
+    /// A device has news.
+    Device(Notice),
+    /// A vCPU has paused itself.
+    Vcpu(VcpuEvent),
+}
+
+/// The way to the VM's owner, from any thread. Cheap to clone; never blocks.
+#[derive(Clone, Debug)]
+pub struct Mailbox {
+    letters: Sender<Letter>,
+    waker: Arc<Waker>,
+}
+
+impl Mailbox {
+    /// Leaves a letter.
+    pub fn send(&self, letter: Letter) {
+        // The receiver is gone only when the process ends, and then nobody wants news.
+        if self.letters.send(letter).is_ok() {
+            self.wake();
+        }
+    }
+
+    /// Makes the owner look around.
+    pub fn wake(&self) {
+        if let Err(error) = self.waker.wake() {
+            tracing::error!(%error, "the main loop cannot be woken");
+        }
+    }
+
+    /// The way for devices.
+    pub fn notices(&self) -> NoticeSink {
+        let mailbox = self.clone();
+        NoticeSink::new(move |notice| mailbox.send(Letter::Device(notice)))
+    }
+}
+
+/// The loop's own side.
+#[derive(Debug)]
+pub struct EventLoop {
+    poll: Poll,
+    events: Events,
+    letters: Receiver<Letter>,
+    signals: EndSignals,
+}
+
+impl EventLoop {
+    /// A loop that also listens to `signals`, and the way into it.
+    ///
+    /// # Errors
+    /// No fd is left.
+    pub fn new(signals: EndSignals) -> io::Result<(Self, Mailbox)> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+        let fd = signals.as_fd().as_raw_fd();
+        poll.registry()
+            .register(&mut SourceFd(&fd), SIGNAL, Interest::READABLE)?;
+        let (sender, letters) = channel();
+        let event_loop = Self {
+            poll,
+            events: Events::with_capacity(8),
+            letters,
+            signals,
+        };
+        Ok((
+            event_loop,
+            Mailbox {
+                letters: sender,
+                waker,
+            },
+        ))
+    }
+
+    /// Sleeps until something may have happened.
+    ///
+    /// # Errors
+    /// The kernel refuses to wait: there is no way on.
+    pub fn wait(&mut self) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, None) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            result => result,
+        }
+    }
+
+    /// The next letter, if there is one.
+    pub fn next_letter(&self) -> Option<Letter> {
+        self.letters.try_recv().ok()
+    }
+
+    /// The next request from outside to end the process.
+    pub fn next_end_request(&self) -> Option<EndRequest> {
+        self.signals.next_request()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_from_another_thread_wakes_the_loop() {
+        let (mut event_loop, mailbox) = EventLoop::new(EndSignals::take().unwrap()).unwrap();
+        let notices = mailbox.notices();
+        let sender = std::thread::spawn(move || notices.send(Notice::PowerOff));
+        let letter = loop {
+            event_loop.wait().unwrap();
+            if let Some(letter) = event_loop.next_letter() {
+                break letter;
+            }
+        };
+        sender.join().unwrap();
+        assert!(matches!(letter, Letter::Device(Notice::PowerOff)));
+        assert!(event_loop.next_letter().is_none());
+        assert_eq!(event_loop.next_end_request(), None);
+    }
+}
