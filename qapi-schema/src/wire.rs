@@ -55,6 +55,14 @@ impl QmpError {
         )
     }
 
+    /// `The command NAME has not been found`, class `CommandNotFound`.
+    pub fn command_not_found(name: &str) -> Self {
+        Self::new(
+            ErrorClass::CommandNotFound,
+            format!("The command {name} has not been found"),
+        )
+    }
+
     /// A failure told by an error and its causes, joined with `": "`.
     pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
         let mut desc = error.to_string();

@@ -1,1 +1,60 @@
-//! Reads QAPI schema files and writes the Rust of qapi-schema
+//! Reads QAPI schema files and writes the Rust of `qapi-schema`.
+//!
+//! This room knows the schema language and how its names become Rust. It must never know what a
+//! command does, nor anything of the product: it runs when a developer asks, and its output is
+//! checked in.
+//!
+//! ```text
+//!   schema/*.json
+//!        │ source   files, includes
+//!        ▼ lex      text   → tokens, each with its line; doc comment blocks
+//!        ▼ parse    tokens → Expr: ordered objects
+//!        ▼ check    Expr   → Definition: right keys, right names, `if` decided
+//!        ▼ ir       all definitions resolved against each other: Schema
+//!        ├─► emit::types       structs, enums, unions, alternates and their input
+//!        ├─► emit::commands    one trait and one dispatch per file, the command table
+//!        ├─► emit::events      the Event enum
+//!        ├─► emit::introspect  the reply of query-qmp-schema
+//!        └─► emit::json_schema which types the published JSON Schema names
+//! ```
+//!
+//! Every error says `file:line: what was wanted, what came`. Read next: [`ir`], the only thing the
+//! emitters see.
+
+#![forbid(unsafe_code)]
+
+pub mod check;
+pub mod doc;
+mod emit;
+pub mod ir;
+pub mod lex;
+pub mod naming;
+pub mod parse;
+mod resolve;
+mod source;
+
+use std::path::{Path, PathBuf};
+
+pub use source::{SchemaError, Span};
+
+/// One file that the generator writes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneratedFile {
+    /// Where it goes, below the folder of crate `qapi-schema`.
+    pub path: PathBuf,
+    /// All of it.
+    pub text: String,
+}
+
+/// Reads `schema_dir/main.json` with all it includes, and returns every generated file.
+pub fn generate(schema_dir: &Path) -> Result<Vec<GeneratedFile>, SchemaError> {
+    let schema = load(schema_dir, "main.json", &[])?;
+    Ok(emit::all(&schema))
+}
+
+/// Reads one schema with the given configuration symbols true and all others false.
+pub fn load(dir: &Path, main: &str, symbols: &[&str]) -> Result<ir::Schema, SchemaError> {
+    let files = source::read_all(dir, main)?;
+    let definitions = check::definitions(files, symbols)?;
+    resolve::schema(definitions)
+}

@@ -1,0 +1,108 @@
+//! Device models: what they are called, where they plug in, what they can be given.
+//!
+//! The properties come from `DeviceOptions` in `schema/devices.json`; only names and buses stand
+//! here.
+
+use crate::describe::{Described, MemberSpec, VariantSpec};
+use crate::devices::DeviceOptions;
+
+/// Where a device plugs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BusKind {
+    /// A PCI or PCIe bus.
+    Pci,
+    /// The bus of a virtio-serial device.
+    VirtioSerial,
+    /// The ISA bus.
+    Isa,
+}
+
+impl BusKind {
+    /// QEMU's name of that kind of bus.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pci => "PCI",
+            Self::VirtioSerial => "virtio-serial-bus",
+            Self::Isa => "ISA",
+        }
+    }
+}
+
+/// One device model.
+#[derive(Clone, Copy, Debug)]
+pub struct DriverSpec {
+    /// Its name, a value of `DeviceDriver`.
+    pub name: &'static str,
+    /// A shorter name that the command line and `device_add` take too.
+    pub alias: Option<&'static str>,
+    /// Where it plugs in.
+    pub bus: BusKind,
+}
+
+const fn driver(name: &'static str, alias: Option<&'static str>, bus: BusKind) -> DriverSpec {
+    DriverSpec { name, alias, bus }
+}
+
+/// Every device model, sorted by name.
+pub const DRIVERS: &[DriverSpec] = &[
+    driver("isa-serial", None, BusKind::Isa),
+    driver("pcie-root-port", None, BusKind::Pci),
+    driver("pvpanic", None, BusKind::Isa),
+    driver("virtconsole", None, BusKind::VirtioSerial),
+    driver("virtio-blk-pci", Some("virtio-blk"), BusKind::Pci),
+    driver("virtio-blk-pci-non-transitional", None, BusKind::Pci),
+    driver("virtio-rng-pci", Some("virtio-rng"), BusKind::Pci),
+    driver("virtio-rng-pci-non-transitional", None, BusKind::Pci),
+    driver("virtio-serial-pci", Some("virtio-serial"), BusKind::Pci),
+    driver("virtio-serial-pci-non-transitional", None, BusKind::Pci),
+    driver("virtserialport", None, BusKind::VirtioSerial),
+];
+
+impl DriverSpec {
+    /// The properties of its own; `driver`, `bus` and `id` are every device's.
+    pub fn properties(&self) -> &'static [MemberSpec] {
+        self.variant().map_or(&[], |variant| variant.members)
+    }
+
+    /// What it is, in a few words.
+    pub fn description(&self) -> &'static str {
+        self.variant().map_or("", |variant| variant.description)
+    }
+
+    fn variant(&self) -> Option<&'static VariantSpec> {
+        DeviceOptions::VARIANTS
+            .iter()
+            .find(|variant| variant.name == self.name)
+    }
+}
+
+/// The model with that name or alias.
+pub fn find_driver(name: &str) -> Option<&'static DriverSpec> {
+    DRIVERS
+        .iter()
+        .find(|driver| driver.name == name || driver.alias == Some(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::DeviceDriver;
+
+    #[test]
+    fn the_table_has_exactly_the_drivers_of_the_schema() {
+        let table: Vec<_> = DRIVERS.iter().map(|driver| driver.name).collect();
+        let schema: Vec<_> = DeviceDriver::ALL.iter().map(|one| one.as_str()).collect();
+        assert_eq!(table, schema);
+    }
+
+    #[test]
+    fn a_driver_is_found_by_its_alias_and_knows_its_properties() {
+        let disk = find_driver("virtio-blk").expect("the alias is in the table");
+        assert_eq!(disk.name, "virtio-blk-pci");
+        let size = disk
+            .properties()
+            .iter()
+            .find(|one| one.name == "queue-size");
+        assert_eq!(size.and_then(|one| one.default), Some("256"));
+    }
+}
