@@ -21,6 +21,13 @@
 )]
 
 pub mod artifacts;
+pub mod fds;
+pub mod guest;
 pub mod host_kvm;
 pub mod initramfs;
 pub mod lab;
+pub mod lines;
+pub mod qmp;
+pub mod vm;
+
+pub use vm::Vm;

@@ -66,10 +66,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 pub(crate) fn spec(inits: &Inits) -> Result<LabSpec> {
     Ok(LabSpec {
         memory_mib: 4096,
-        cpus: 2,
+        cpus: 1,
         shares: vec![env::current_dir()?],
         init: inits.lab.clone(),
-        console: project::target()?.join("lab/console"),
+        console: project::target()?.join("guests/lab-console"),
         devices: Vec::new(),
     })
 }

@@ -4,9 +4,8 @@
 //!   check  ─ what a reviewer should not have to look for      check/
 //!   test   ─ unit tests here, guest tests where KVM works     test.rs
 //!   demo   ─ the main job, shown as it goes                   demo/
-//!   bench  ─ ratios against QEMU                              bench/
 //!   lab    ─ a command in the lab                             lab.rs
-//!   codegen, prepush (= check + test = CI)
+//!   prepush ─ check + test = CI
 //! ```
 //!
 //! Tools know the product by its command line, its QMP and its sources' text, never its crates.
@@ -15,9 +14,12 @@
     reason = "tools play the manager: they open the files that they hand in"
 )]
 
+mod check;
+mod demo;
 mod lab;
 mod project;
 mod shell;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,8 +37,19 @@ struct Command {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Boots Debian's kernel from file descriptors over QMP, shown step by step.
+    Demo(demo::Options),
+    /// Runs all tests; the last line is their count.
+    Test(test::Options),
+    /// Format, lints, generated code, dependency direction, unsafe list, sizes.
+    Check,
     /// Runs a command in the lab, a machine with KVM made of software.
     Lab(lab::Options),
+    /// What CI runs: check, then test.
+    Prepush,
+    /// The part of the demo that runs where KVM works.
+    #[command(hide = true)]
+    DemoInside(demo::InsideOptions),
 }
 
 fn main() -> ExitCode {
@@ -51,7 +64,15 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<ExitCode> {
     match task {
+        Task::Demo(options) => demo::run(&options),
+        Task::DemoInside(options) => demo::run_inside(&options),
+        Task::Test(options) => test::run(&options),
+        Task::Check => check::run(),
         Task::Lab(options) => lab::run(&options),
+        Task::Prepush => match check::run()? {
+            ExitCode::SUCCESS => test::run(&test::Options::default()),
+            failed => Ok(failed),
+        },
     }
 }
 

@@ -72,7 +72,7 @@ pub(crate) fn inits() -> Result<Inits> {
 /// Debian's cloud kernel and the guest's initramfs.
 pub(crate) fn guest_files(inits: &Inits) -> Result<GuestFiles> {
     let kernel = artifacts::kernel(Flavour::Cloud)?;
-    let initrd = target()?.join("lab/guest-initrd");
+    let initrd = target()?.join("guests/initrd");
     write(&initrd, &initramfs::guest_image(&kernel, &inits.guest)?)?;
     Ok(GuestFiles {
         kernel: kernel.image,

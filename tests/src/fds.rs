@@ -1,0 +1,101 @@
+//! Files to hand in, and the books on what a process holds.
+use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+/// A new file in memory, as a manager would make one for guest RAM.
+pub fn memfd(size: u64) -> Result<OwnedFd> {
+    let fd = memfd_create("guest-ram", MFdFlags::MFD_CLOEXEC)?;
+    let file = File::from(fd);
+    file.set_len(size)?;
+    Ok(file.into())
+}
+
+/// A new, empty disk of that size without a name anywhere.
+pub fn disk(size: u64) -> Result<File> {
+    let file = tempfile::tempfile()?;
+    file.set_len(size)?;
+    Ok(file)
+}
+
+/// A file opened for reading and writing.
+pub fn open_rw(path: &Path) -> Result<File> {
+    fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .with_context(|| format!("open {}", path.display()))
+}
+
+/// A file opened for reading.
+pub fn open_ro(path: &Path) -> Result<File> {
+    File::open(path).with_context(|| format!("open {}", path.display()))
+}
+
+/// What a process holds right now, by `/proc`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Open file descriptors.
+    pub fds: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Memory mappings.
+    pub mappings: usize,
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} fds, {} threads, {} mappings",
+            self.fds, self.threads, self.mappings
+        )
+    }
+}
+
+impl Usage {
+    /// Counts for one process.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        let process = format!("/proc/{pid}");
+        Ok(Self {
+            fds: fs::read_dir(format!("{process}/fd"))?.count(),
+            threads: fs::read_dir(format!("{process}/task"))?.count(),
+            mappings: fs::read_to_string(format!("{process}/maps"))?
+                .lines()
+                .count(),
+        })
+    }
+}
+
+/// Proportional set size of a process in bytes: its own memory and its share of what it shares.
+pub fn proportional_size(pid: u32) -> Result<u64> {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    kibibytes(&rollup, "Pss:").context("smaps_rollup has no Pss")
+}
+
+/// The part of [`proportional_size`] in mappings whose whole size is at least `least` bytes: the
+/// guest's RAM, when `least` is below its size and above every other mapping's.
+pub fn proportional_size_of_large(pid: u32, least: u64) -> Result<u64> {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps"))?;
+    let mut total = 0;
+    let mut size = 0;
+    for line in smaps.lines() {
+        if let Some(bytes) = kibibytes(line, "Size:") {
+            size = bytes;
+        } else if let Some(bytes) = kibibytes(line, "Pss:") {
+            total += if size >= least { bytes } else { 0 };
+        }
+    }
+    Ok(total)
+}
+
+fn kibibytes(text: &str, field: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with(field))?;
+    let number: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    number.checked_mul(1024)
+}

@@ -1,0 +1,461 @@
+//! A VM in a few lines: started with passed fds, driven over QMP, and ended with the books checked.
+//!
+//! ```text
+//!   Vm::builder().cpus(2).disk("root", file).start()?
+//!        │ every file becomes an fd of the child: -add-fd fd=N,set=M ─► /dev/fdset/M
+//!        ▼
+//!   Vm { qmp, guest, child }  ── shutdown_clean() ─► quit, exit status 0, nothing on stderr
+//! ```
+use std::env;
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use command_fds::{CommandFdExt, FdMapping};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::fds::{self, Usage};
+use crate::guest::Guest;
+use crate::qmp::{Client, Refusal};
+
+/// The first number that passed fds get in the VMM.
+const FIRST_FD: i32 = 20;
+/// How long a VMM may take to end.
+const EXIT_TIME: Duration = Duration::from_secs(30);
+
+/// The program under test.
+#[derive(Clone, Debug)]
+pub struct Vmm {
+    /// Its binary.
+    pub program: PathBuf,
+    /// Whether it is the peer, QEMU, which cannot take everything as an fd.
+    pub is_qemu: bool,
+}
+
+impl Vmm {
+    /// The binary at `program`; QEMU is known by its name.
+    pub fn at(program: impl Into<PathBuf>) -> Self {
+        let program = program.into();
+        let is_qemu = program
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with("qemu-system"));
+        Self { program, is_qemu }
+    }
+
+    /// What `cargo xtask test` built, or what `SESAME_VMM` names.
+    pub fn from_env() -> Result<Self> {
+        Ok(Self::at(variable("SESAME_VMM")?))
+    }
+}
+
+fn variable(name: &str) -> Result<PathBuf> {
+    env::var_os(name)
+        .map(PathBuf::from)
+        .with_context(|| format!("{name} is not set: guest tests are run by `cargo xtask test`"))
+}
+
+/// What to start. Without a kernel it is a monitor and a machine that does nothing.
+#[derive(Debug)]
+pub struct Builder {
+    vmm: Vmm,
+    machine: String,
+    cpus: u32,
+    memory: String,
+    kernel: Option<PathBuf>,
+    initrd: Option<PathBuf>,
+    append: String,
+    arguments: Vec<String>,
+    passed: Vec<OwnedFd>,
+    sets: u32,
+    paused: bool,
+}
+
+/// A running VMM.
+#[derive(Debug)]
+pub struct Vm {
+    /// The monitor, negotiated.
+    pub qmp: Client,
+    guest: Guest,
+    guest_is_up: bool,
+    child: Child,
+    folder: TempDir,
+}
+
+impl Vm {
+    /// A q35 with one CPU and 256 MiB that boots the test guest.
+    pub fn builder() -> Builder {
+        Builder::new(Vmm::from_env().expect("the VMM under test"))
+            .boots(&variable("SESAME_GUEST_KERNEL").expect("the guest's kernel"))
+            .initrd(&variable("SESAME_GUEST_INITRD").expect("the guest's initrd"))
+    }
+
+    /// A monitor without a guest: `-machine none`.
+    pub fn monitor() -> Builder {
+        Builder::new(Vmm::from_env().expect("the VMM under test")).machine("none")
+    }
+
+    /// A q35 that waits for `cont` and has nothing to boot.
+    pub fn paused() -> Builder {
+        Builder::new(Vmm::from_env().expect("the VMM under test")).stopped()
+    }
+
+    /// The guest, booted.
+    pub fn guest(&mut self) -> Result<&mut Guest> {
+        if !self.guest_is_up {
+            self.guest.wait_ready()?;
+            self.guest_is_up = true;
+        }
+        Ok(&mut self.guest)
+    }
+
+    /// The guest as it is, booted or not.
+    pub fn guest_port(&mut self) -> &mut Guest {
+        self.guest_is_up = true;
+        &mut self.guest
+    }
+
+    /// The VMM's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the VMM holds now.
+    pub fn usage(&self) -> Result<Usage> {
+        Ok(Usage::of(self.pid())?)
+    }
+
+    /// What the VMM holds once it no longer holds more than `most`, or after a few seconds anyway:
+    /// threads and mappings go a moment after the reply that let go of them.
+    pub fn settled_usage(&self, most: Usage) -> Result<Usage> {
+        let start = Instant::now();
+        loop {
+            let usage = self.usage()?;
+            let within = usage.fds <= most.fds
+                && usage.threads <= most.threads
+                && usage.mappings <= most.mappings;
+            if within || start.elapsed() > Duration::from_secs(10) {
+                return Ok(usage);
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Runs a QMP command.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        self.qmp.execute(command, arguments)
+    }
+
+    /// Runs a QMP command that must be refused.
+    pub fn refusal(&mut self, command: &str, arguments: Value) -> Result<Refusal> {
+        self.qmp.refusal(command, arguments)
+    }
+
+    /// What the guest wrote to its serial console.
+    pub fn console(&self) -> String {
+        read_lossy(&self.folder.path().join("console"))
+    }
+
+    /// What the VMM wrote to its standard error.
+    pub fn stderr(&self) -> String {
+        read_lossy(&self.folder.path().join("stderr"))
+    }
+
+    /// Waits for the VMM to end by itself.
+    pub fn wait_exit(&mut self) -> Result<ExitStatus> {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            ensure!(start.elapsed() < EXIT_TIME, "the VMM does not end");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits for the VMM to end with status 0 and nothing to complain about.
+    pub fn exit_clean(mut self) -> Result<()> {
+        let status = self.wait_exit()?;
+        let stderr = self.stderr();
+        ensure!(status.success(), "the VMM ended with {status}: {stderr}");
+        ensure!(stderr.is_empty(), "the VMM complained: {stderr}");
+        Ok(())
+    }
+
+    /// Ends the VM by `quit`, however far the guest is.
+    pub fn shutdown_clean(mut self) -> Result<()> {
+        self.qmp.execute("quit", json!({}))?;
+        self.exit_clean()
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let ended = matches!(self.child.try_wait(), Ok(Some(_)));
+        if thread::panicking() || !ended {
+            let console = self.console();
+            let lines: Vec<_> = console.lines().collect();
+            eprintln!("--- the VMM's standard error:\n{}", self.stderr());
+            eprintln!(
+                "--- the guest's console ends:\n{}",
+                lines[lines.len().saturating_sub(20)..].join("\n")
+            );
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn read_lossy(path: &Path) -> String {
+    String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
+}
+
+impl Builder {
+    /// A q35 with one CPU and 256 MiB, and nothing to boot.
+    pub fn new(vmm: Vmm) -> Self {
+        Self {
+            vmm,
+            machine: "q35".to_owned(),
+            cpus: 1,
+            memory: "256".to_owned(),
+            kernel: None,
+            initrd: None,
+            append: "console=ttyS0 quiet panic=-1".to_owned(),
+            arguments: Vec::new(),
+            passed: Vec::new(),
+            sets: 0,
+            paused: false,
+        }
+    }
+
+    /// `-machine`.
+    pub fn machine(mut self, machine: &str) -> Self {
+        machine.clone_into(&mut self.machine);
+        self
+    }
+
+    /// `-smp`.
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// `-m`, in MiB or with a suffix.
+    pub fn memory(mut self, memory: &str) -> Self {
+        memory.clone_into(&mut self.memory);
+        self
+    }
+
+    /// Boots this kernel.
+    pub fn boots(mut self, kernel: &Path) -> Self {
+        self.kernel = Some(kernel.to_owned());
+        self
+    }
+
+    /// With this initramfs.
+    pub fn initrd(mut self, initrd: &Path) -> Self {
+        self.initrd = Some(initrd.to_owned());
+        self
+    }
+
+    /// Adds words to the kernel's command line.
+    pub fn append(mut self, words: &str) -> Self {
+        self.append = format!("{} {words}", self.append);
+        self
+    }
+
+    /// `-S`.
+    pub fn stopped(mut self) -> Self {
+        self.paused = true;
+        self
+    }
+
+    /// More arguments, as they are.
+    pub fn args<S: Into<String>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+        self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Hands in an fd under a number of its own, for `fd=N` options.
+    pub fn pass(&mut self, fd: impl Into<OwnedFd>) -> i32 {
+        self.passed.push(fd.into());
+        FIRST_FD + i32::try_from(self.passed.len()).unwrap_or(i32::MAX) - 1
+    }
+
+    /// Hands in an fd as a set of its own, and returns the name that opens it.
+    pub fn fdset(&mut self, fd: impl Into<OwnedFd>) -> String {
+        let number = self.pass(fd);
+        self.sets += 1;
+        let set = self.sets;
+        self.arguments.push("-add-fd".to_owned());
+        self.arguments.push(format!("fd={number},set={set}"));
+        format!("/dev/fdset/{set}")
+    }
+
+    /// A virtio-blk disk from a file; its node name, device id and serial are `id`.
+    pub fn disk(mut self, id: &str, file: impl Into<OwnedFd>) -> Self {
+        let filename = self.fdset(file);
+        let node = json!({
+            "driver": "raw", "node-name": id,
+            "file": {"driver": "file", "node-name": format!("{id}-file"), "filename": filename},
+        });
+        let device = format!("virtio-blk-pci,id={id},drive={id},serial={id}");
+        self.args(["-blockdev", &node.to_string(), "-device", &device])
+    }
+
+    /// Empty pcie-root-ports `port0`... for hot-plugged devices.
+    pub fn root_ports(self, count: u32) -> Self {
+        let ports = (0..count).flat_map(|index| {
+            let port = format!(
+                "pcie-root-port,id=port{index},chassis={0},slot={0}",
+                index + 1
+            );
+            ["-device".to_owned(), port]
+        });
+        self.args(ports)
+    }
+
+    /// Starts the VMM and negotiates with its monitor.
+    pub fn start(self) -> Result<Vm> {
+        let folder = tempfile::tempdir()?;
+        let (monitor, monitor_end) = UnixStream::pair()?;
+        let (agent, agent_end) = UnixStream::pair()?;
+        let mut child = self
+            .command(folder.path(), monitor_end, agent_end)?
+            .spawn()
+            .context("start the VMM")?;
+        let mut qmp = Client::new(monitor)?;
+        if let Err(error) = qmp.negotiate() {
+            let _ = child.kill();
+            let _ = child.wait();
+            bail!(
+                "{error:#}; it said: {}",
+                read_lossy(&folder.path().join("stderr"))
+            );
+        }
+        Ok(Vm {
+            qmp,
+            guest: Guest::new(agent)?,
+            guest_is_up: false,
+            child,
+            folder,
+        })
+    }
+
+    /// Starts a VMM that must refuse to, and returns what it says.
+    pub fn start_refused(self) -> Result<String> {
+        let folder = tempfile::tempdir()?;
+        let (_monitor, monitor_end) = UnixStream::pair()?;
+        let (_agent, agent_end) = UnixStream::pair()?;
+        let status = self
+            .command(folder.path(), monitor_end, agent_end)?
+            .status()?;
+        ensure!(!status.success(), "the VMM started");
+        Ok(read_lossy(&folder.path().join("stderr")))
+    }
+
+    fn command(mut self, folder: &Path, monitor: UnixStream, agent: UnixStream) -> Result<Command> {
+        let monitor = self.pass(monitor);
+        let has_guest = self.kernel.is_some();
+        let boot = self.boot_arguments()?;
+        let mut arguments = vec![
+            "-nodefaults".to_owned(),
+            "-no-user-config".to_owned(),
+            "-display".to_owned(),
+            "none".to_owned(),
+            "-machine".to_owned(),
+            self.machine.clone(),
+            "-chardev".to_owned(),
+            format!("socket,id=qmp,fd={monitor}"),
+            "-mon".to_owned(),
+            "chardev=qmp,mode=control".to_owned(),
+        ];
+        if self.machine != "none" {
+            arguments.extend(self.accelerator()?);
+        }
+        if has_guest {
+            let agent = self.pass(agent);
+            let console = self.fdset(File::create(folder.join("console"))?);
+            arguments.extend(boot);
+            let words = [
+                "-chardev",
+                &format!("file,id=console,path={console}"),
+                "-serial",
+                "chardev:console",
+                "-device",
+                "virtio-serial-pci,id=ports",
+                "-chardev",
+                &format!("socket,id=agent,fd={agent}"),
+                "-device",
+                "virtserialport,bus=ports.0,chardev=agent,name=org.sesame.guest",
+            ];
+            arguments.extend(words.map(str::to_owned));
+        }
+        if self.paused {
+            arguments.push("-S".to_owned());
+        }
+        let mut command = Command::new(&self.vmm.program);
+        command
+            .args(&self.arguments)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(folder.join("stderr"))?);
+        let mappings = (FIRST_FD..)
+            .zip(self.passed)
+            .map(|(child_fd, parent_fd)| FdMapping {
+                parent_fd,
+                child_fd,
+            })
+            .collect();
+        command.fd_mappings(mappings)?;
+        Ok(command)
+    }
+
+    fn accelerator(&mut self) -> Result<Vec<String>> {
+        let accelerator = if self.vmm.is_qemu {
+            "kvm".to_owned()
+        } else {
+            let kvm = fds::open_rw(Path::new("/dev/kvm"))?;
+            format!("kvm,device={}", self.fdset(kvm))
+        };
+        let cpus = self.cpus.to_string();
+        let words = [
+            "-accel",
+            &accelerator,
+            "-cpu",
+            "host",
+            "-smp",
+            &cpus,
+            "-m",
+            &self.memory,
+        ];
+        Ok(words.map(str::to_owned).to_vec())
+    }
+
+    fn boot_arguments(&mut self) -> Result<Vec<String>> {
+        let mut arguments = Vec::new();
+        let files = [
+            ("-kernel", self.kernel.clone()),
+            ("-initrd", self.initrd.clone()),
+        ];
+        for (option, path) in files {
+            let Some(path) = path else { continue };
+            let name = if self.vmm.is_qemu {
+                path.display().to_string()
+            } else {
+                self.fdset(fds::open_ro(&path)?)
+            };
+            arguments.extend([option.to_owned(), name]);
+        }
+        if self.kernel.is_some() {
+            arguments.extend(["-append".to_owned(), self.append.clone()]);
+        }
+        Ok(arguments)
+    }
+}
