@@ -2,6 +2,7 @@
 
 pub mod event_loop;
 pub mod kvm;
+pub mod machine;
 pub mod memory;
 pub mod process;
 pub mod qom;

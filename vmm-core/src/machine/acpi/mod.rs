@@ -1,0 +1,234 @@
+//! The ACPI tables: how an operating system learns what this machine is made of.
+//!
+//! ```text
+//!   RSDP ─► XSDT ─┬─► FADT ─┬─► DSDT   PCI0, LPC with COMs and RTC, pvpanic, CPUs, _S5
+//!                 │         └─► FACS
+//!                 ├─► MADT   local APICs, IOAPIC, ISA overrides
+//!                 └─► MCFG   the ECAM window
+//! ```
+//!
+//! All lie in one piece of the ROM area, where the search of the BIOS era finds the RSDP too.
+//! Source: ACPI 6.5; PCI Firmware Specification 3.3 for `_OSC` and MCFG.
+//!
+//! Read next: [`dsdt`] (the devices), [`tables`] (the fixed tables).
+
+pub mod dsdt;
+pub mod tables;
+
+use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
+
+use crate::memory::Layout;
+use crate::memory::layout::{ACPI_TABLES, ECAM};
+
+const OEM: [u8; 6] = *b"SESAME";
+const OEM_TABLE: [u8; 8] = *b"SESAME35";
+const OEM_REVISION: u32 = 1;
+
+/// A 16550 as the DSDT names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SerialPort {
+    /// Its number, from 0 for COM1.
+    pub index: u8,
+    /// Its first port.
+    pub port: u16,
+    /// Its ISA interrupt.
+    pub irq: u8,
+}
+
+/// What the tables say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcpiSpec {
+    /// The APIC id of each vCPU, the boot CPU first.
+    pub apic_ids: Vec<u32>,
+    /// Where the PCI windows lie.
+    pub layout: Layout,
+    /// The GSIs of the root bus' wires INTA to INTD.
+    pub intx: [u32; 4],
+    /// The first port of the power management block.
+    pub pm_base: u16,
+    /// The system control interrupt's GSI.
+    pub sci: u8,
+    /// The value of SLP_TYP that powers the machine off.
+    pub s5_type: u8,
+    /// The port that resets the machine, and the value that does.
+    pub reset: (u16, u8),
+    /// The serial ports that exist.
+    pub serials: Vec<SerialPort>,
+    /// Whether there is a CMOS clock.
+    pub rtc: bool,
+    /// The panic notifier's port, if there is one.
+    pub pvpanic: Option<u16>,
+}
+
+/// The finished tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcpiTables {
+    /// The RSDP's address; all tables begin here.
+    pub rsdp: u64,
+    /// The tables, to be written from there on.
+    pub bytes: Vec<u8>,
+}
+
+/// Builds all tables; `None` if they do not fit their place (hundreds of vCPUs).
+#[must_use]
+pub fn build(spec: &AcpiSpec) -> Option<AcpiTables> {
+    let mut blob = Blob::new(ACPI_TABLES.start);
+    // The RSDP comes first, but names the XSDT's address: its place is kept.
+    let place = blob.add(&[0; 36]);
+    let facs = blob.add(&bytes_of(&FACS::new()));
+    let dsdt = blob.add(&dsdt::build(spec));
+    let fadt = blob.add(&tables::fadt(spec, facs, dsdt));
+    let madt = blob.add(&tables::madt(spec));
+    let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
+    mcfg.add_ecam(ECAM.start, 0, 0, 255);
+    let mcfg = blob.add(&bytes_of(&mcfg));
+    let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
+    for table in [fadt, madt, mcfg] {
+        xsdt.add_entry(table);
+    }
+    let xsdt = blob.add(&bytes_of(&xsdt));
+    let rsdp = bytes_of(&Rsdp::new(OEM, xsdt));
+    blob.bytes.get_mut(..rsdp.len())?.copy_from_slice(&rsdp);
+    let room = ACPI_TABLES.end - ACPI_TABLES.start;
+    (blob.bytes.len() as u64 <= room).then_some(AcpiTables {
+        rsdp: place,
+        bytes: blob.bytes,
+    })
+}
+
+/// Tables one after the other, each at a multiple of 64 (the FACS must be).
+struct Blob {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Blob {
+    fn new(start: u64) -> Self {
+        Self {
+            start,
+            bytes: Vec::new(),
+        }
+    }
+
+    /// Adds a table and returns its address.
+    fn add(&mut self, table: &[u8]) -> u64 {
+        self.bytes.resize(self.bytes.len().next_multiple_of(64), 0);
+        let address = self.start + self.bytes.len() as u64;
+        self.bytes.extend_from_slice(table);
+        address
+    }
+}
+
+fn bytes_of(table: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    table.to_aml_bytes(&mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use super::*;
+
+    fn spec() -> AcpiSpec {
+        AcpiSpec {
+            apic_ids: vec![0, 1],
+            layout: Layout::new(1 << 30, 40).unwrap(),
+            intx: [16, 17, 18, 19],
+            pm_base: 0x600,
+            sci: 9,
+            s5_type: 0,
+            reset: (0xcf9, 6),
+            serials: vec![SerialPort {
+                index: 0,
+                port: 0x3f8,
+                irq: 4,
+            }],
+            rtc: true,
+            pvpanic: Some(0x505),
+        }
+    }
+
+    fn word(bytes: &[u8], at: usize) -> u32 {
+        u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+    }
+
+    fn long(bytes: &[u8], at: usize) -> u64 {
+        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+    }
+
+    /// All tables that the RSDP leads to, by signature.
+    fn walk(tables: &AcpiTables) -> Vec<(String, Vec<u8>)> {
+        let at = |address: u64| {
+            let start = usize::try_from(address - tables.rsdp).unwrap();
+            let len = word(&tables.bytes, start + 4) as usize;
+            tables.bytes[start..start + len].to_vec()
+        };
+        let xsdt = at(long(&tables.bytes, 24));
+        let mut found = vec![xsdt.clone()];
+        for entry in xsdt[36..].chunks(8) {
+            let table = at(u64::from_le_bytes(entry.try_into().unwrap()));
+            if &table[..4] == b"FACP" {
+                found.push(at(long(&table, 140)));
+            }
+            found.push(table);
+        }
+        found
+            .into_iter()
+            .map(|table| (String::from_utf8(table[..4].to_vec()).unwrap(), table))
+            .collect()
+    }
+
+    fn sum(bytes: &[u8]) -> u8 {
+        bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+    }
+
+    #[test]
+    fn every_table_is_found_and_sums_to_zero() {
+        let tables = build(&spec()).unwrap();
+        assert_eq!(sum(&tables.bytes[..20]), 0);
+        assert_eq!(sum(&tables.bytes[..36]), 0);
+        let found = walk(&tables);
+        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["XSDT", "DSDT", "FACP", "APIC", "MCFG"]);
+        for (name, table) in &found {
+            assert_eq!(sum(table), 0, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_tables_are_those_of_the_golden_dump() {
+        let mut dump = String::new();
+        for (name, table) in walk(&build(&spec()).unwrap()) {
+            writeln!(dump, "{name}").unwrap();
+            for line in table.chunks(32) {
+                let hex: String = line.iter().map(|byte| format!("{byte:02x}")).collect();
+                writeln!(dump, "  {hex}").unwrap();
+            }
+        }
+        assert_eq!(
+            dump,
+            include_str!("golden.txt"),
+            "if the change is meant, this is the new golden.txt:\n{dump}"
+        );
+    }
+
+    #[test]
+    fn the_most_vcpus_a_machine_can_have_fit() {
+        let spec = AcpiSpec {
+            apic_ids: (0..255).collect(),
+            ..spec()
+        };
+        assert!(build(&spec).is_some());
+    }
+
+    #[test]
+    fn without_an_i8042_the_fadt_does_not_claim_one() {
+        let tables = walk(&build(&spec()).unwrap());
+        let (_, fadt) = tables.iter().find(|(name, _)| name == "FACP").unwrap();
+        let boot = u16::from_le_bytes([fadt[109], fadt[110]]);
+        assert_eq!(boot & 0b10, 0);
+        assert_eq!((fadt[128], long(fadt, 120)), (6, 0xcf9));
+    }
+}
