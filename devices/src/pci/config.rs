@@ -1,0 +1,273 @@
+//! The registers of one function: bytes, and for each bit whether the guest may write it.
+//!
+//! Three kinds of bits cover everything the specifications ask for: read-only (the default),
+//! read-write, and write-one-to-clear. What a write *does* beyond changing bits is the function's
+//! affair: it compares before and after.
+
+use super::regs;
+
+/// Size of the conventional configuration space, in bytes.
+pub const CONVENTIONAL: usize = 256;
+/// Size of the PCI Express configuration space, in bytes.
+pub const EXTENDED: usize = 4096;
+
+/// Where the first capability is placed: right behind the header.
+const FIRST_CAPABILITY: usize = 0x40;
+
+/// The configuration space of one function.
+#[derive(Clone, Debug)]
+pub struct ConfigSpace {
+    bytes: Vec<u8>,
+    writable: Vec<u8>,
+    clear_by_one: Vec<u8>,
+    /// The first free byte for a capability, and the last one in the list.
+    free: usize,
+    last: Option<u16>,
+    last_extended: Option<u16>,
+    free_extended: usize,
+}
+
+impl Default for ConfigSpace {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ConfigSpace {
+    /// An all-zero, all-read-only space of 256 bytes; it grows to 4096 with the first extended
+    /// capability.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            bytes: vec![0; CONVENTIONAL],
+            writable: vec![0; CONVENTIONAL],
+            clear_by_one: vec![0; CONVENTIONAL],
+            free: FIRST_CAPABILITY,
+            last: None,
+            last_extended: None,
+            free_extended: CONVENTIONAL,
+        }
+    }
+
+    /// What the guest reads: any offset, any length; zero where there is no register.
+    pub fn read(&self, offset: u16, data: &mut [u8]) {
+        for (index, byte) in data.iter_mut().enumerate() {
+            *byte = self
+                .bytes
+                .get(usize::from(offset).saturating_add(index))
+                .copied()
+                .unwrap_or(0);
+        }
+    }
+
+    /// What the guest writes: any offset, any length; only bits it may write change.
+    pub fn write(&mut self, offset: u16, data: &[u8]) {
+        for (index, &new) in data.iter().enumerate() {
+            let at = usize::from(offset).saturating_add(index);
+            let (Some(byte), Some(&writable), Some(&clear)) = (
+                self.bytes.get_mut(at),
+                self.writable.get(at),
+                self.clear_by_one.get(at),
+            ) else {
+                return;
+            };
+            *byte = (*byte & !writable) | (new & writable);
+            *byte &= !(new & clear);
+        }
+    }
+
+    /// The byte at `offset`, as the device sees it.
+    #[must_use]
+    pub fn load8(&self, offset: u16) -> u8 {
+        let [byte] = self.load(offset);
+        byte
+    }
+
+    /// The 16-bit register at `offset`.
+    #[must_use]
+    pub fn load16(&self, offset: u16) -> u16 {
+        u16::from_le_bytes(self.load(offset))
+    }
+
+    /// The 32-bit register at `offset`.
+    #[must_use]
+    pub fn load32(&self, offset: u16) -> u32 {
+        u32::from_le_bytes(self.load(offset))
+    }
+
+    fn load<const N: usize>(&self, offset: u16) -> [u8; N] {
+        let mut bytes = [0; N];
+        self.read(offset, &mut bytes);
+        bytes
+    }
+
+    /// The device sets bytes, whatever the guest may write there.
+    pub fn store(&mut self, offset: u16, data: &[u8]) {
+        copy_at(&mut self.bytes, offset, data);
+    }
+
+    /// The device sets a 16-bit register.
+    pub fn store16(&mut self, offset: u16, value: u16) {
+        self.store(offset, &value.to_le_bytes());
+    }
+
+    /// The device sets a 32-bit register.
+    pub fn store32(&mut self, offset: u16, value: u32) {
+        self.store(offset, &value.to_le_bytes());
+    }
+
+    /// Which bits at `offset` the guest may write.
+    pub fn allow(&mut self, offset: u16, mask: &[u8]) {
+        copy_at(&mut self.writable, offset, mask);
+    }
+
+    /// Which bits at `offset` the guest clears by writing ones.
+    pub fn allow_clear(&mut self, offset: u16, mask: &[u8]) {
+        copy_at(&mut self.clear_by_one, offset, mask);
+    }
+
+    /// Which bits at `offset` the guest may write (for tests and the BAR sizing of the setup).
+    #[must_use]
+    pub fn writable32(&self, offset: u16) -> u32 {
+        let mut bytes = [0; 4];
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            *byte = self
+                .writable
+                .get(usize::from(offset).saturating_add(index))
+                .copied()
+                .unwrap_or(0);
+        }
+        u32::from_le_bytes(bytes)
+    }
+
+    /// Appends a capability: `body` is what follows the two bytes of id and next pointer, `mask`
+    /// says which of its bits the guest may write. Returns the capability's offset, or `None`
+    /// when the 256 bytes are full.
+    pub fn add_capability(&mut self, id: u8, body: &[u8], mask: &[u8]) -> Option<u16> {
+        let end = self.free.checked_add(2)?.checked_add(body.len())?;
+        if end > CONVENTIONAL {
+            return None;
+        }
+        let here = u16::try_from(self.free).ok()?;
+        let here_byte = u8::try_from(self.free).ok()?;
+        self.store(here, &[id, 0]);
+        self.store(here + 2, body);
+        self.allow(here + 2, mask);
+        let link = self.last.map_or(regs::CAPABILITIES, |last| last + 1);
+        self.store(link, &[here_byte]);
+        let status = self.load16(regs::STATUS) | regs::STATUS_CAPABILITIES;
+        self.store16(regs::STATUS, status);
+        self.last = Some(here);
+        self.free = end.next_multiple_of(4);
+        Some(here)
+    }
+
+    /// Appends an extended capability (PCI Express Base 5.0, 7.6): `body` is what follows the
+    /// four bytes of id, version and next pointer. Returns its offset, or `None` when the space
+    /// is full.
+    pub fn add_extended(&mut self, id: u16, version: u8, body: &[u8], mask: &[u8]) -> Option<u16> {
+        let end = self.free_extended.checked_add(4)?.checked_add(body.len())?;
+        if end > EXTENDED {
+            return None;
+        }
+        for space in [&mut self.bytes, &mut self.writable, &mut self.clear_by_one] {
+            space.resize(EXTENDED, 0);
+        }
+        let here = u16::try_from(self.free_extended).ok()?;
+        let header = u32::from(id) | u32::from(version & 0xf) << 16;
+        self.store32(here, header);
+        self.store(here + 4, body);
+        self.allow(here + 4, mask);
+        if let Some(last) = self.last_extended {
+            let linked = (self.load32(last) & 0x000f_ffff) | u32::from(here) << 20;
+            self.store32(last, linked);
+        }
+        self.last_extended = Some(here);
+        self.free_extended = end.next_multiple_of(4);
+        Some(here)
+    }
+}
+
+fn copy_at(space: &mut [u8], offset: u16, data: &[u8]) {
+    for (to, &from) in space.iter_mut().skip(usize::from(offset)).zip(data) {
+        *to = from;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn capabilities_form_a_list_that_a_guest_can_walk() {
+        let mut config = ConfigSpace::new();
+        let first = config.add_capability(0x10, &[0; 3], &[]).unwrap();
+        let second = config.add_capability(0x05, &[1, 2], &[0xff, 0]).unwrap();
+        assert_eq!(u16::from(config.load8(regs::CAPABILITIES)), first);
+        assert_eq!(u16::from(config.load8(first + 1)), second);
+        assert_eq!(config.load8(second), 0x05);
+        assert_eq!(config.load8(second + 1), 0);
+        assert_eq!(second % 4, 0);
+        assert_ne!(config.load16(regs::STATUS) & regs::STATUS_CAPABILITIES, 0);
+        assert_eq!(config.add_capability(0x09, &[0; 200], &[]), None);
+    }
+
+    #[test]
+    fn extended_capabilities_are_linked_from_0x100() {
+        let mut config = ConfigSpace::new();
+        let first = config.add_extended(1, 2, &[0; 8], &[]).unwrap();
+        let second = config.add_extended(3, 1, &[0; 8], &[]).unwrap();
+        assert_eq!(first, 0x100);
+        assert_eq!(
+            config.load32(first),
+            0x1 | 2 << 16 | u32::from(second) << 20
+        );
+        assert_eq!(config.load32(second), 0x3 | 1 << 16);
+    }
+
+    proptest! {
+        /// The model is one bit at a time: what a write may change, and how.
+        #[test]
+        fn each_bit_follows_its_kind(
+            initial in any::<u32>(),
+            writable in any::<u32>(),
+            clear in any::<u32>(),
+            writes in prop::collection::vec((0u16..8, prop::collection::vec(any::<u8>(), 1..9)), 0..8),
+        ) {
+            let clear = clear & !writable;
+            let mut config = ConfigSpace::new();
+            config.store32(4, initial);
+            config.allow(4, &writable.to_le_bytes());
+            config.allow_clear(4, &clear.to_le_bytes());
+            let mut model = initial;
+            for (offset, data) in writes {
+                config.write(offset, &data);
+                for (index, byte) in data.iter().enumerate() {
+                    let at = usize::from(offset) + index;
+                    for bit in 0..8 {
+                        let Some(position) = at.checked_sub(4).map(|at| at * 8 + bit) else { continue };
+                        if position >= 32 { continue }
+                        let mask = 1u32 << position;
+                        let one = byte >> bit & 1 == 1;
+                        if writable & mask != 0 {
+                            model = if one { model | mask } else { model & !mask };
+                        } else if clear & mask != 0 && one {
+                            model &= !mask;
+                        }
+                    }
+                }
+                prop_assert_eq!(config.load32(4), model);
+            }
+        }
+
+        #[test]
+        fn no_access_reaches_outside(offset in any::<u16>(), data in prop::collection::vec(any::<u8>(), 0..16)) {
+            let mut config = ConfigSpace::new();
+            config.write(offset, &data);
+            let mut back = data.clone();
+            config.read(offset, &mut back);
+            prop_assert!(back.iter().all(|&byte| byte == 0));
+        }
+    }
+}

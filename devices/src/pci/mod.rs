@@ -1,0 +1,50 @@
+//! PCI Express: configuration space, BARs, interrupts, the tree of buses, hot-plug, and the part
+//! of a firmware that hands out addresses.
+//!
+//! This room must never know what a function does (virtio, a bridge to a legacy bus, one day a
+//! VFIO device), nor the command that plugged it in: it sees [`PciFunction`]s with an id.
+//!
+//! ```text
+//!   0xcf8/0xcfc ─┐                 PciHost (bus pcie.0)
+//!   ECAM ────────┴─► bus:dev.fn ─► ├─ 00.0 host bridge
+//!                                  ├─ 01.0 RootPort "p1" ── bus p1 ── 00.0 PciFunction
+//!                                  └─ 1f.0 LPC            ▲
+//!                                        plug / unplug ───┘
+//!   PciFunction ── embeds ─► PciCore: ConfigSpace + Bars ── maps ─► Bus (ports, memory)
+//!                                     Msix / Msi         ── route ─► irq::MsiController
+//! ```
+//!
+//! Read next: [`function`] (what a function is), [`config`] (registers with write masks),
+//! [`host`] (the tree and the two ways in), [`root_port`] (native hot-plug), [`setup`] (who gets
+//! which address at reset).
+
+pub mod address;
+pub mod bar;
+pub mod bridge;
+pub mod bus;
+pub mod config;
+pub mod core;
+pub mod error;
+pub mod express;
+pub mod function;
+pub mod host;
+pub mod host_bridge;
+pub mod inspect;
+pub mod intx;
+pub mod msi;
+pub mod msix;
+pub mod ports;
+pub mod regs;
+pub mod root_port;
+pub mod setup;
+pub mod slot;
+
+pub use self::address::{Bdf, SlotAddress};
+pub use self::bar::{BarKind, BarSpec};
+pub use self::config::ConfigSpace;
+pub use self::core::{Identity, PciCore};
+pub use self::error::PciError;
+pub use self::function::{Attachment, PciFunction, Spaces};
+pub use self::host::{PciHost, PciHostSpec};
+pub use self::ports::{ConfigPorts, Ecam};
+pub use self::root_port::{RootPort, RootPortSpec};

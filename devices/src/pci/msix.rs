@@ -1,0 +1,327 @@
+//! MSI-X (PCI Local Bus 3.0, 6.8.2): a table of messages that the guest programs, a mask for each
+//! vector and one for all, and pending bits for what happened behind a mask.
+//!
+//! ```text
+//!   device: trigger(n) ── open? ──► MsiVector::trigger
+//!                      └─ masked ─► pending bit ── unmasked ──► MsiVector::trigger
+//!   guest: table, control ──► open/masked of each vector ──► MsiVector::route
+//! ```
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::config::ConfigSpace;
+use super::regs;
+use crate::bus::BusDevice;
+use crate::irq::{Interrupt, IrqError, MsiController, MsiMessage, MsiVector};
+
+/// The most vectors a function can have.
+pub const MAX_VECTORS: u16 = 2048;
+
+const ENTRY: u64 = 16;
+const ENABLE: u16 = 1 << 15;
+const FUNCTION_MASK: u16 = 1 << 14;
+/// The table and the pending bits are on pages of their own.
+const PAGE: u64 = 4096;
+
+/// Four dwords: address, address high, data, control (bit 0: masked).
+type Entry = [u32; 4];
+
+struct Vector {
+    interrupt: Box<dyn MsiVector>,
+    /// Enabled, and masked neither by itself nor with all.
+    open: AtomicBool,
+    pending: AtomicBool,
+}
+
+struct Table {
+    entries: Vec<Entry>,
+    enabled: bool,
+    masked: bool,
+}
+
+/// The vectors of one function; as a [`BusDevice`], the BAR with table and pending bits.
+pub struct Msix {
+    vectors: Vec<Vector>,
+    table: Mutex<Table>,
+    /// The table's `enabled`, for a look without its lock at each interrupt.
+    enabled: AtomicBool,
+    /// Makes "see what the table says, then route" one step. Held while calling
+    /// [`MsiVector::route`], which never calls back.
+    routing: Mutex<()>,
+}
+
+impl Msix {
+    /// `count` masked vectors (1 to [`MAX_VECTORS`]).
+    ///
+    /// # Errors
+    /// The controller has not that many left.
+    pub fn new(controller: &dyn MsiController, count: u16) -> Result<Arc<Self>, IrqError> {
+        let count = usize::from(count.clamp(1, MAX_VECTORS));
+        let mut vectors = Vec::with_capacity(count);
+        for _ in 0..count {
+            vectors.push(Vector {
+                interrupt: controller.vector()?,
+                open: AtomicBool::new(false),
+                pending: AtomicBool::new(false),
+            });
+        }
+        Ok(Arc::new(Self {
+            vectors,
+            table: Mutex::new(Table::new(count)),
+            enabled: AtomicBool::new(false),
+            routing: Mutex::new(()),
+        }))
+    }
+
+    /// How many vectors there are.
+    #[must_use]
+    pub fn count(&self) -> u16 {
+        u16::try_from(self.vectors.len()).unwrap_or(MAX_VECTORS)
+    }
+
+    /// Where in the BAR the pending bits start.
+    #[must_use]
+    pub fn pending_offset(&self) -> u64 {
+        (u64::from(self.count()) * ENTRY).next_multiple_of(PAGE)
+    }
+
+    /// How large the BAR has to be.
+    #[must_use]
+    pub fn bar_size(&self) -> u64 {
+        self.pending_offset() + PAGE
+    }
+
+    /// Adds the capability for a table in BAR `bar`; `None` without room. The function passes
+    /// every later write of the control register to [`set_control`](Self::set_control).
+    pub fn add(&self, config: &mut ConfigSpace, bar: u8) -> Option<u16> {
+        let size = (self.count() - 1).to_le_bytes();
+        let table = u32::from(bar & 7).to_le_bytes();
+        let pending = u32::try_from(self.pending_offset()).ok()? | u32::from(bar & 7);
+        let mut body = [0; 10];
+        let parts: [&[u8]; 3] = [&size, &table, &pending.to_le_bytes()];
+        for (to, &from) in body.iter_mut().zip(parts.into_iter().flatten()) {
+            *to = from;
+        }
+        let control = (ENABLE | FUNCTION_MASK).to_le_bytes();
+        config.add_capability(regs::CAP_MSIX, &body, &control)
+    }
+
+    /// The guest has written the capability's control register (offset 2 in it).
+    pub fn set_control(&self, control: u16) {
+        {
+            let mut table = self.lock();
+            let enabled = control & ENABLE != 0;
+            let masked = control & FUNCTION_MASK != 0;
+            if (table.enabled, table.masked) == (enabled, masked) {
+                return;
+            }
+            (table.enabled, table.masked) = (enabled, masked);
+            self.enabled.store(enabled, Ordering::SeqCst);
+        }
+        for index in 0..self.vectors.len() {
+            self.settle(index);
+        }
+    }
+
+    /// Whether the guest has enabled MSI-X (else the function uses INTx).
+    #[must_use]
+    pub fn enabled(&self) -> bool {
+        self.enabled.load(Ordering::SeqCst)
+    }
+
+    /// Raises vector `index`, or remembers it while masked. Vectors that do not exist are ignored.
+    pub fn trigger(&self, index: u16) {
+        let Some(vector) = self.vectors.get(usize::from(index)) else {
+            return;
+        };
+        if !vector.open.load(Ordering::SeqCst) {
+            vector.pending.store(true, Ordering::SeqCst);
+            // Opened in between: whoever takes the pending bit triggers.
+            if !vector.open.load(Ordering::SeqCst) || !vector.pending.swap(false, Ordering::SeqCst)
+            {
+                return;
+            }
+        }
+        vector.interrupt.trigger();
+    }
+
+    /// The eventfd of vector `index` while it is open.
+    #[must_use]
+    pub fn eventfd(&self, index: u16) -> Option<BorrowedFd<'_>> {
+        let vector = self.vectors.get(usize::from(index))?;
+        vector
+            .open
+            .load(Ordering::SeqCst)
+            .then(|| vector.interrupt.eventfd())?
+    }
+
+    /// Everything masked and disabled, nothing pending.
+    pub fn reset(&self) {
+        *self.lock() = Table::new(self.vectors.len());
+        self.enabled.store(false, Ordering::SeqCst);
+        for (index, vector) in self.vectors.iter().enumerate() {
+            vector.pending.store(false, Ordering::SeqCst);
+            self.settle(index);
+        }
+    }
+
+    /// Brings one vector in line with the table.
+    fn settle(&self, index: usize) {
+        let Some(vector) = self.vectors.get(index) else {
+            return;
+        };
+        let _routing = self.routing.lock().unwrap_or_else(PoisonError::into_inner);
+        let message = self.lock().message(index);
+        let was_open = vector.open.load(Ordering::SeqCst);
+        if message.is_none() {
+            vector.open.store(false, Ordering::SeqCst);
+            if !was_open {
+                return;
+            }
+        }
+        if let Err(error) = vector.interrupt.route(message) {
+            tracing::warn!(vector = index, %error, "MSI-X vector stays masked");
+            return;
+        }
+        if message.is_some() {
+            vector.open.store(true, Ordering::SeqCst);
+            if vector.pending.swap(false, Ordering::SeqCst) {
+                vector.interrupt.trigger();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The byte of the pending bits at `offset` in their array.
+    fn pending_byte(&self, offset: u64) -> u8 {
+        let Some(first) = usize::try_from(offset)
+            .ok()
+            .and_then(|at| at.checked_mul(8))
+        else {
+            return 0;
+        };
+        (0..8).fold(0, |byte, bit| {
+            let pending = self
+                .vectors
+                .get(first.saturating_add(bit))
+                .is_some_and(|vector| vector.pending.load(Ordering::SeqCst));
+            byte | u8::from(pending) << bit
+        })
+    }
+}
+
+impl Table {
+    fn new(count: usize) -> Self {
+        Self {
+            entries: vec![[0, 0, 0, 1]; count],
+            enabled: false,
+            masked: false,
+        }
+    }
+
+    fn message(&self, index: usize) -> Option<MsiMessage> {
+        let &[low, high, data, control] = self.entries.get(index)?;
+        (self.enabled && !self.masked && control & 1 == 0).then(|| MsiMessage {
+            address: u64::from(high) << 32 | u64::from(low & !0b11),
+            data,
+        })
+    }
+}
+
+/// Which entry and which dword of it `offset` is in.
+fn dword(offset: u64) -> Option<(usize, usize)> {
+    let entry = usize::try_from(offset / ENTRY).ok()?;
+    let dword = usize::try_from(offset % ENTRY / 4).ok()?;
+    Some((entry, dword))
+}
+
+impl BusDevice for Msix {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0);
+        if let Some(at) = offset.checked_sub(self.pending_offset()) {
+            for (index, byte) in (at..).zip(data) {
+                *byte = self.pending_byte(index);
+            }
+            return;
+        }
+        let table = self.lock();
+        for (at, byte) in (offset..).zip(data) {
+            let Some((entry, part)) = dword(at) else {
+                return;
+            };
+            let Some(value) = table.entries.get(entry).and_then(|entry| entry.get(part)) else {
+                return;
+            };
+            let [a, b, c, d] = value.to_le_bytes();
+            *byte = match at % 4 {
+                0 => a,
+                1 => b,
+                2 => c,
+                _ => d,
+            };
+        }
+    }
+
+    /// Only aligned dwords and pairs of them may be written (6.8.2); others are ignored.
+    fn write(&self, offset: u64, data: &[u8]) {
+        if offset % 4 != 0 || !matches!(data.len(), 4 | 8) {
+            return;
+        }
+        let Some((first, _)) = dword(offset) else {
+            return;
+        };
+        {
+            let mut table = self.lock();
+            for (at, bytes) in (offset..).step_by(4).zip(data.chunks_exact(4)) {
+                let (Some((entry, part)), &[a, b, c, d]) = (dword(at), bytes) else {
+                    return;
+                };
+                let Some(value) = table
+                    .entries
+                    .get_mut(entry)
+                    .and_then(|entry| entry.get_mut(part))
+                else {
+                    return;
+                };
+                let written = u32::from_le_bytes([a, b, c, d]);
+                *value = if part == 3 { written & 1 } else { written };
+            }
+        }
+        self.settle(first);
+        // Eight bytes at an entry's last dword reach into the next.
+        if let Some((last, _)) = dword(offset.saturating_add(4)).filter(|_| data.len() == 8) {
+            if last != first {
+                self.settle(last);
+            }
+        }
+    }
+}
+
+/// One vector of a table, as what a device triggers.
+pub struct MsixInterrupt {
+    msix: Arc<Msix>,
+    index: u16,
+}
+
+impl MsixInterrupt {
+    /// The vector `index` of `msix`.
+    #[must_use]
+    pub const fn new(msix: Arc<Msix>, index: u16) -> Self {
+        Self { msix, index }
+    }
+}
+
+impl Interrupt for MsixInterrupt {
+    fn trigger(&self) {
+        self.msix.trigger(self.index);
+    }
+
+    fn eventfd(&self) -> Option<BorrowedFd<'_>> {
+        self.msix.eventfd(self.index)
+    }
+}

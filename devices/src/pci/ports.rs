@@ -1,0 +1,149 @@
+//! The two ways into configuration space: the ports 0xcf8..0xcff and the ECAM window.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::address::{Bdf, SlotAddress};
+use super::config::EXTENDED;
+use super::host::PciHost;
+use crate::bus::BusDevice;
+
+/// Where [`ConfigPorts`] are mapped.
+pub const PORTS_BASE: u64 = 0xcf8;
+/// How many ports they take.
+pub const PORTS_LEN: u64 = 8;
+/// The size of an ECAM window for 256 buses.
+pub const ECAM_LEN: u64 = 256 << 20;
+
+/// Configuration mechanism #1 (PCI Local Bus 3.0, 3.2.2.3.2): an address at 0xcf8, its dword at
+/// 0xcfc.
+///
+/// The address register takes only accesses of four bytes. A narrower one at 0xcf9 is the
+/// chipset's reset register, which lies inside; it is handed on.
+pub struct ConfigPorts {
+    host: Arc<PciHost>,
+    reset: Arc<dyn BusDevice>,
+    address: AtomicU32,
+}
+
+impl ConfigPorts {
+    /// The ports of `host`; `reset` answers byte accesses to 0xcf9.
+    #[must_use]
+    pub fn new(host: Arc<PciHost>, reset: Arc<dyn BusDevice>) -> Self {
+        Self {
+            host,
+            reset,
+            address: AtomicU32::new(0),
+        }
+    }
+
+    /// The function and register that an access to 0xcfc + `low` reaches.
+    fn target(&self, low: u64) -> Option<(Bdf, u16)> {
+        let [register, devfn, bus, enable] = self.address.load(Ordering::Acquire).to_le_bytes();
+        if enable & 0x80 == 0 {
+            return None;
+        }
+        let bdf = Bdf {
+            bus,
+            slot: SlotAddress::from_devfn(devfn),
+        };
+        let low = u16::try_from(low & 3).unwrap_or(0);
+        Some((bdf, u16::from(register & 0xfc) + low))
+    }
+}
+
+impl BusDevice for ConfigPorts {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        match (offset, data.len()) {
+            (0, 4) => data.copy_from_slice(&self.address.load(Ordering::Acquire).to_le_bytes()),
+            (1, 1) => self.reset.read(0, data),
+            (4..=7, _) => {
+                // An access across the end of the dword ends there.
+                let within = clip(offset, data.len());
+                if let (Some((bdf, register)), Some(data)) =
+                    (self.target(offset - 4), data.get_mut(..within))
+                {
+                    self.host.config_read(bdf, register, data);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        match (offset, data) {
+            (0, &[a, b, c, d]) => self
+                .address
+                .store(u32::from_le_bytes([a & 0xfc, b, c, d]), Ordering::Release),
+            (1, [_]) => self.reset.write(0, data),
+            (4..=7, _) => {
+                let within = clip(offset, data.len());
+                if let (Some((bdf, register)), Some(data)) =
+                    (self.target(offset - 4), data.get(..within))
+                {
+                    self.host.config_write(bdf, register, data);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn clip(offset: u64, len: usize) -> usize {
+    let room = PORTS_LEN.saturating_sub(offset);
+    usize::try_from(room).unwrap_or(0).min(len)
+}
+
+/// The memory-mapped window: 4 KiB for each function of each bus (PCI Express Base 5.0, 7.2.2).
+pub struct Ecam(Arc<PciHost>);
+
+impl Ecam {
+    /// The window of `host`.
+    #[must_use]
+    pub const fn new(host: Arc<PciHost>) -> Self {
+        Self(host)
+    }
+}
+
+fn decode(offset: u64) -> (Bdf, u16) {
+    let [low, middle, devfn_or_bus, bus, ..] = offset.to_le_bytes();
+    let register = u16::from_le_bytes([low, middle & 0x0f]);
+    let bdf = Bdf {
+        bus: bus << 4 | devfn_or_bus >> 4,
+        slot: SlotAddress::from_devfn(devfn_or_bus << 4 | middle >> 4),
+    };
+    (bdf, register)
+}
+
+impl BusDevice for Ecam {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        let (bdf, register) = decode(offset);
+        let room = EXTENDED - usize::from(register);
+        let within = data.len().min(room);
+        if let Some(data) = data.get_mut(..within) {
+            self.0.config_read(bdf, register, data);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let (bdf, register) = decode(offset);
+        let room = EXTENDED - usize::from(register);
+        if let Some(data) = data.get(..data.len().min(room)) {
+            self.0.config_write(bdf, register, data);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ecam_offset_names_bus_device_function_and_register() {
+        let (bdf, register) = decode(0x12 << 20 | 0x1f << 15 | 3 << 12 | 0xabc);
+        assert_eq!(bdf.to_string(), "12:1f.3");
+        assert_eq!(register, 0xabc);
+    }
+}

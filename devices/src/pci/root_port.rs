@@ -1,0 +1,359 @@
+//! A PCI Express root port: a bridge to one slot, with native hot-plug.
+//!
+//! The registers are in [`super::express`], the slot's states in [`super::slot`]. Here is what
+//! moves: bus numbers, windows, the card itself, and the interrupt.
+//!
+//! ```text
+//!   main: plugged / request_unplug ─┐                      ┌─► MSI or INTx ─► guest
+//!                                   ├─► phase, registers ──┤
+//!   vCPU: config_write ─────────────┘                      └─► eject ─► Notice::Unplugged
+//! ```
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::bridge::{Bridge, BusNumbers};
+use super::bus::{BusKind, PciBus};
+use super::config::ConfigSpace;
+use super::core::{Identity, PciCore};
+use super::error::PciError;
+use super::express::{self, INDICATOR_BLINK};
+use super::function::{Attachment, PciFunction};
+use super::host::eject_all;
+use super::inspect::{FunctionView, WindowView};
+use super::msi::Msi;
+use super::regs;
+use super::slot::{Event, Phase, SlotRegisters};
+use crate::irq::{IrqLine, MsiController};
+use crate::lifecycle::Lifecycle;
+use crate::notice::NoticeSink;
+
+/// The ids of a generic root port, as drivers and tools know it.
+pub const VENDOR: u16 = 0x1b36;
+/// The device id of a generic root port.
+pub const DEVICE: u16 = 0x000c;
+
+/// What a root port needs.
+pub struct RootPortSpec {
+    /// The device's id, and the name of the bus behind it.
+    pub id: String,
+    /// The link's port number.
+    pub port: u8,
+    /// The physical slot number that guests show, 13 bits; unique in the machine.
+    pub slot: u16,
+    /// Whether functions 1 to 7 of its device may be used, too.
+    pub multifunction: bool,
+    /// Sends its interrupts.
+    pub msi: Arc<dyn MsiController>,
+    /// Where finished unplugs are reported.
+    pub notices: NoticeSink,
+}
+
+/// The port.
+pub struct RootPort {
+    core: PciCore,
+    bus: Arc<PciBus>,
+    msi: Msi,
+    registers: SlotRegisters,
+    controller: Arc<dyn MsiController>,
+    notices: NoticeSink,
+    line: OnceLock<Arc<dyn IrqLine>>,
+    phase: Mutex<Phase>,
+    /// The last state of the interrupt: MSI is sent when it rises.
+    asserted: AtomicBool,
+    /// The bus numbers, for lookups without a lock.
+    numbers: AtomicU32,
+}
+
+impl RootPort {
+    /// A port with an empty slot.
+    ///
+    /// # Errors
+    /// The capabilities do not fit (never with this set; the builder says so).
+    pub fn new(spec: RootPortSpec) -> Result<Arc<Self>, PciError> {
+        let multifunction = if spec.multifunction {
+            regs::HEADER_MULTIFUNCTION
+        } else {
+            0
+        };
+        let identity = Identity {
+            vendor: VENDOR,
+            device: DEVICE,
+            revision: 0,
+            class: [0x06, 0x04, 0x00],
+            subsystem: (0, 0),
+            header: regs::HEADER_BRIDGE | multifunction,
+            pin: 1,
+        };
+        let mut placed = None;
+        let core = PciCore::new(
+            &spec.id,
+            identity,
+            Vec::new(),
+            Box::new(|_, _| {}),
+            |config| {
+                describe_bridge(config);
+                let express = express::add_root_port(config, spec.port, spec.slot);
+                placed = express.zip(Msi::add(config));
+                placed.map(|_| ()).ok_or_else(|| PciError::NoRoom {
+                    id: spec.id.clone(),
+                })
+            },
+        )?;
+        let Some((express, msi)) = placed else {
+            return Err(PciError::NoRoom { id: spec.id });
+        };
+        Ok(Arc::new(Self {
+            core,
+            bus: PciBus::new(spec.id, BusKind::Port),
+            msi,
+            registers: SlotRegisters(express),
+            controller: spec.msi,
+            notices: spec.notices,
+            line: OnceLock::new(),
+            phase: Mutex::new(Phase::Empty),
+            asserted: AtomicBool::new(false),
+            numbers: AtomicU32::new(0),
+        }))
+    }
+
+    /// Where the slot stands.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves the slot on; returns the phase before and after.
+    fn step(&self, event: Event) -> (Phase, Phase) {
+        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *phase;
+        *phase = before.next(event);
+        (before, *phase)
+    }
+
+    /// Brings the interrupt in line with the registers.
+    fn settle_interrupt(&self) {
+        let (wanted, message, line_allowed) = {
+            let config = self.core.config();
+            let allowed = config.load16(regs::COMMAND) & regs::COMMAND_INTX_DISABLE == 0;
+            (
+                self.registers.interrupt(&config),
+                self.msi.message(&config),
+                allowed,
+            )
+        };
+        let rises = wanted && !self.asserted.swap(wanted, Ordering::AcqRel);
+        if !wanted {
+            self.asserted.store(false, Ordering::Release);
+        }
+        if let Some(line) = self.line.get() {
+            line.set(wanted && message.is_none() && line_allowed);
+        }
+        if let Some(message) = message.filter(|_| rises) {
+            self.controller.send(message);
+        }
+    }
+
+    /// Shows whether there is a card, and tells the guest with `tell`.
+    fn show(&self, tell: bool) {
+        let present = !self.bus.is_empty();
+        self.registers.show(&mut self.core.config(), present, tell);
+        self.settle_interrupt();
+    }
+
+    /// Shows the slot as firmware leaves it: no event, the indicator on over a card.
+    fn show_cold(&self) {
+        let present = !self.bus.is_empty();
+        {
+            let mut config = self.core.config();
+            self.registers.show(&mut config, present, false);
+            self.registers.light(&mut config, present);
+        }
+        self.settle_interrupt();
+    }
+
+    fn reset_secondary(&self) {
+        for (_, function) in self.bus.functions() {
+            function.reset();
+        }
+    }
+
+    fn remember_numbers(&self) {
+        let numbers = self.core.config().load32(regs::PRIMARY_BUS);
+        self.numbers.store(numbers, Ordering::Release);
+    }
+}
+
+impl Lifecycle for RootPort {
+    fn reset(&self) {
+        self.core.reset();
+        self.remember_numbers();
+        self.step(Event::Reset);
+        self.asserted.store(false, Ordering::Release);
+        self.show_cold();
+    }
+}
+
+impl PciFunction for RootPort {
+    fn id(&self) -> &str {
+        self.core.id()
+    }
+
+    fn config_read(&self, offset: u16, data: &mut [u8]) {
+        self.core.read(offset, data);
+    }
+
+    fn config_write(&self, offset: u16, data: &[u8]) {
+        let (indicator, control) = {
+            let config = self.core.config();
+            let control = config.load16(regs::BRIDGE_CONTROL);
+            (self.registers.indicator(&config), control)
+        };
+        self.core.write(offset, data);
+        self.remember_numbers();
+        let (event, reset) = {
+            let mut config = self.core.config();
+            self.registers.settle_link(&mut config, true);
+            let rises = config.load16(regs::BRIDGE_CONTROL) & !control;
+            let event = SlotRegisters::event(indicator, self.registers.indicator(&config));
+            (event, rises & regs::BRIDGE_CONTROL_RESET != 0)
+        };
+        if reset {
+            self.reset_secondary();
+        }
+        let emptied = event.is_some_and(|event| {
+            let (before, after) = self.step(event);
+            before != Phase::Empty && after == Phase::Empty
+        });
+        if emptied {
+            eject_all(&self.bus, &self.notices);
+            self.show(true);
+        } else {
+            self.settle_interrupt();
+        }
+    }
+
+    fn attach(&self, attachment: Attachment) {
+        let device = attachment.address.device();
+        // A port is plugged once in its life; a second source would only be unused.
+        self.line
+            .get_or_init(|| attachment.wires.inta(device).source());
+        self.core.attach(&attachment);
+    }
+
+    fn detach(&self) {
+        if let Some(line) = self.line.get() {
+            line.set(false);
+        }
+        self.core.detach();
+    }
+
+    fn bridge(&self) -> Option<&dyn Bridge> {
+        Some(self)
+    }
+
+    fn inspect(&self) -> FunctionView {
+        self.core.inspect()
+    }
+}
+
+impl Bridge for RootPort {
+    fn bus(&self) -> &Arc<PciBus> {
+        &self.bus
+    }
+
+    fn numbers(&self) -> BusNumbers {
+        let [primary, secondary, subordinate, _] =
+            self.numbers.load(Ordering::Acquire).to_le_bytes();
+        BusNumbers {
+            primary,
+            secondary,
+            subordinate,
+        }
+    }
+
+    fn windows(&self) -> (WindowView, WindowView) {
+        let config = self.core.config();
+        let low = |at| u64::from(config.load16(at) & 0xfff0) << 16;
+        let high = |at| u64::from(config.load32(at)) << 32;
+        let memory = WindowView {
+            base: low(regs::MEMORY_BASE),
+            limit: low(regs::MEMORY_LIMIT) | 0xf_ffff,
+        };
+        let prefetchable = WindowView {
+            base: high(regs::PREFETCH_BASE_HIGH) | low(regs::PREFETCH_BASE),
+            limit: high(regs::PREFETCH_LIMIT_HIGH) | low(regs::PREFETCH_LIMIT) | 0xf_ffff,
+        };
+        (memory, prefetchable)
+    }
+
+    fn plugged(&self, running: bool) {
+        if running {
+            self.step(Event::HotPlug);
+            self.show(true);
+        } else {
+            self.step(Event::ColdPlug);
+            self.show_cold();
+        }
+    }
+
+    fn request_unplug(&self, id: &str) -> Result<(), PciError> {
+        let blinking = self.registers.indicator(&self.core.config()) == INDICATOR_BLINK;
+        let phase = self.phase();
+        if blinking {
+            let id = id.to_owned();
+            return Err(if phase == Phase::Asked {
+                PciError::UnplugPending { id }
+            } else {
+                PciError::GuestBusy { id }
+            });
+        }
+        // Asked and no blinking: nobody has seen the button (a driver clears it when it starts),
+        // so it is pressed again.
+        if self.step(Event::Ask).1 == Phase::Empty {
+            eject_all(&self.bus, &self.notices);
+            self.show(true);
+            return Ok(());
+        }
+        self.registers.press(&mut self.core.config());
+        self.settle_interrupt();
+        Ok(())
+    }
+
+    fn eject(&self) {
+        self.step(Event::Pull);
+        eject_all(&self.bus, &self.notices);
+        self.show_cold();
+    }
+
+    fn finish_unplug(&self) {
+        if self.phase() == Phase::Asked {
+            self.eject();
+        }
+    }
+
+    fn withdrawn(&self) {
+        if self.bus.is_empty() {
+            self.step(Event::Pull);
+        }
+        self.show(true);
+    }
+}
+
+/// The registers of a bridge header that this port has: bus numbers, memory and prefetchable
+/// window, bridge control. It forwards no ports: nothing behind it has any.
+fn describe_bridge(config: &mut ConfigSpace) {
+    config.allow(regs::PRIMARY_BUS, &[0xff; 3]);
+    for window in [regs::MEMORY_BASE, regs::PREFETCH_BASE] {
+        config.allow(window, &[0xf0, 0xff, 0xf0, 0xff]);
+        // Closed: the base above the limit.
+        config.store16(window, 0xfff0);
+    }
+    for low in [regs::PREFETCH_BASE, regs::PREFETCH_LIMIT] {
+        let wide = config.load16(low) | 1;
+        config.store16(low, wide);
+    }
+    config.allow(regs::PREFETCH_BASE_HIGH, &[0xff; 8]);
+    // Parity and SERR forwarding, secondary bus reset.
+    config.allow(regs::BRIDGE_CONTROL, &[0x43, 0]);
+}
