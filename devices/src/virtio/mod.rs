@@ -11,3 +11,4 @@
 
 pub mod blk;
 pub mod device;
+pub mod transport;
