@@ -6,14 +6,17 @@
 //! tells the VM its news through [`notice`].
 //!
 //! Read next: [`bus`] (how an access finds its device), [`virtio`] (how a queue runs),
+//! [`pci`] (the tree, hot-plug), [`legacy`] (the parts of a PC that are older than PCI),
 //! [`lifecycle`] (what every device goes through).
 
 pub mod bus;
 pub mod chardev;
 pub mod irq;
+pub mod legacy;
 pub mod lifecycle;
 pub mod memory;
 pub mod notice;
+pub mod pci;
 pub mod reactor;
 pub mod serial;
 pub mod virtio;

@@ -1,0 +1,30 @@
+//! The parts of a PC that are older than PCI, as far as today's guests still look at them.
+//!
+//! This room must never know what the machine does with the news (power-off, reset, panic): it
+//! reports a [`Notice`](crate::notice::Notice) and goes on.
+//!
+//! ```text
+//!   0x60/0x64 i8042 ─┐
+//!   0x92 fast reset ─┼─► Notice::Reset        0x70/0x71 Rtc ── Clock (wall)
+//!   0xcf9 ───────────┘                        0x505 Pvpanic ──► Notice::GuestPanicked
+//!   0x600 AcpiPm ──► Notice::PowerOff, SCI    0x80 PostCode: swallowed
+//!     └─ 00:1f.0 Lpc (PCI function), 0xb2 ACPI on/off
+//! ```
+//!
+//! Read next: [`acpi_pm`] (power button and sleep), [`reset`] (the ways to reset a PC), [`rtc`].
+
+pub mod acpi_pm;
+pub mod clock;
+pub mod lpc;
+pub mod post;
+pub mod pvpanic;
+pub mod reset;
+pub mod rtc;
+
+pub use self::acpi_pm::{AcpiPm, ApmPorts};
+pub use self::clock::Clock;
+pub use self::lpc::Lpc;
+pub use self::post::PostCode;
+pub use self::pvpanic::Pvpanic;
+pub use self::reset::{FastReset, Keyboard, ResetControl};
+pub use self::rtc::{Rtc, RtcSpec};
