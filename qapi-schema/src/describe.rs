@@ -1,6 +1,10 @@
 //! What a type's members are, as constants: for `help`, for naming the nearest known key, for
 //! `device-list-properties`.
 
+use serde_json::Value;
+
+use crate::input::Size;
+
 /// A type that is an object on the wire.
 pub trait Described {
     /// The members that are always possible.
@@ -35,6 +39,60 @@ pub struct MemberSpec {
     pub description: &'static str,
     /// What its absence means, where the schema says so.
     pub default: Option<&'static str>,
+}
+
+impl MemberSpec {
+    /// A member that must be there.
+    pub const fn required(
+        name: &'static str,
+        type_name: &'static str,
+        description: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            type_name,
+            values: &[],
+            optional: false,
+            description,
+            default: None,
+        }
+    }
+
+    /// A member that may be absent.
+    pub const fn optional(
+        name: &'static str,
+        type_name: &'static str,
+        description: &'static str,
+    ) -> Self {
+        Self {
+            optional: true,
+            ..Self::required(name, type_name, description)
+        }
+    }
+
+    /// The same with the values of its enum type.
+    pub const fn one_of(self, values: &'static [&'static str]) -> Self {
+        Self { values, ..self }
+    }
+
+    /// The same with what its absence means.
+    pub const fn default_is(self, default: &'static str) -> Self {
+        Self {
+            default: Some(default),
+            ..self
+        }
+    }
+
+    /// What its absence means as JSON, where that is one value of its type.
+    pub fn default_value(&self) -> Option<Value> {
+        let text = self.default?;
+        match self.type_name {
+            "bool" => text.parse::<bool>().ok().map(Value::from),
+            "str" => None,
+            _ if !self.values.is_empty() => self.values.contains(&text).then(|| text.into()),
+            _ => Size::parse(text).map(|Size(number)| number.into()),
+        }
+    }
 }
 
 /// The members that go with one value of a union's tag.

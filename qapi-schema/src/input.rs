@@ -111,6 +111,24 @@ macro_rules! deserialize_through_input {
 }
 pub(crate) use deserialize_through_input;
 
+/// Reading a type of which [`FromMembers`] is known.
+macro_rules! object_type {
+    ($name:ident) => {
+        impl crate::input::FromInput for $name {
+            fn from_input(
+                value: serde_json::Value,
+                at: &crate::input::Path<'_>,
+                mode: crate::input::Mode,
+            ) -> Result<Self, crate::QmpError> {
+                crate::input::object(value, at, mode)
+            }
+        }
+
+        crate::input::deserialize_through_input!($name);
+    };
+}
+pub(crate) use object_type;
+
 /// A name that is none of an enum's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{found}' is none of {}", .known.join(", "))]
@@ -158,6 +176,8 @@ macro_rules! named_values {
                 })
             }
         }
+
+        crate::input::deserialize_through_input!($name);
     };
 }
 pub(crate) use named_values;

@@ -26,11 +26,6 @@ impl Reply {
         to_wire(value).map(|json| Self(Cow::Owned(json)))
     }
 
-    /// The reply of a command whose body returned `()`.
-    pub(crate) const fn empty((): ()) -> Self {
-        Self::EMPTY
-    }
-
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -16,22 +16,23 @@
     schemars::JsonSchema,
 )]
 pub enum BlockdevDriver {
-    /// a regular file
+    /// A regular file.
     #[serde(rename = "file")]
     File,
-    /// a block device of the host
+    /// A block device of the host.
     #[serde(rename = "host_device")]
     HostDevice,
-    /// a part of another node, or all of it
+    /// A part of another node, or all of it.
     #[serde(rename = "raw")]
     Raw,
-    /// no storage; writes vanish
+    /// No storage; writes vanish.
     #[serde(rename = "null-co")]
     NullCo,
-    /// the same
+    /// The same.
     #[serde(rename = "null-aio")]
     NullAio,
 }
+
 impl BlockdevDriver {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
@@ -52,8 +53,9 @@ impl BlockdevDriver {
         }
     }
 }
+
 crate::input::named_values!(BlockdevDriver);
-crate::input::deserialize_through_input!(BlockdevDriver);
+
 /// What becomes of a guest's discard.
 #[derive(
     Clone,
@@ -68,13 +70,14 @@ crate::input::deserialize_through_input!(BlockdevDriver);
     schemars::JsonSchema,
 )]
 pub enum BlockdevDiscardOptions {
-    /// nothing
+    /// Nothing.
     #[serde(rename = "ignore")]
     Ignore,
-    /// the storage is given back
+    /// The storage is given back.
     #[serde(rename = "unmap")]
     Unmap,
 }
+
 impl BlockdevDiscardOptions {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[Self::Ignore, Self::Unmap];
@@ -86,8 +89,9 @@ impl BlockdevDiscardOptions {
         }
     }
 }
+
 crate::input::named_values!(BlockdevDiscardOptions);
-crate::input::deserialize_through_input!(BlockdevDiscardOptions);
+
 /// What becomes of a guest's write of zeroes.
 #[derive(
     Clone,
@@ -102,16 +106,17 @@ crate::input::deserialize_through_input!(BlockdevDiscardOptions);
     schemars::JsonSchema,
 )]
 pub enum BlockdevDetectZeroesOptions {
-    /// they are written
+    /// They are written.
     #[serde(rename = "off")]
     Off,
-    /// they are written as a request for zeroes
+    /// They are written as a request for zeroes.
     #[serde(rename = "on")]
     On,
-    /// the same, and the storage is given back where discard allows
+    /// The same, and the storage is given back where discard allows.
     #[serde(rename = "unmap")]
     Unmap,
 }
+
 impl BlockdevDetectZeroesOptions {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[Self::Off, Self::On, Self::Unmap];
@@ -124,8 +129,9 @@ impl BlockdevDetectZeroesOptions {
         }
     }
 }
+
 crate::input::named_values!(BlockdevDetectZeroesOptions);
-crate::input::deserialize_through_input!(BlockdevDetectZeroesOptions);
+
 /// How requests reach the kernel.
 #[derive(
     Clone,
@@ -140,16 +146,17 @@ crate::input::deserialize_through_input!(BlockdevDetectZeroesOptions);
     schemars::JsonSchema,
 )]
 pub enum BlockdevAioOptions {
-    /// by threads that wait
+    /// By threads that wait.
     #[serde(rename = "threads")]
     Threads,
-    /// by Linux AIO; served by io_uring here
+    /// By Linux AIO; served by io_uring here.
     #[serde(rename = "native")]
     Native,
-    /// by io_uring
+    /// By io_uring.
     #[serde(rename = "io_uring")]
     IoUring,
 }
+
 impl BlockdevAioOptions {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[Self::Threads, Self::Native, Self::IoUring];
@@ -162,19 +169,21 @@ impl BlockdevAioOptions {
         }
     }
 }
+
 crate::input::named_values!(BlockdevAioOptions);
-crate::input::deserialize_through_input!(BlockdevAioOptions);
+
 /// How the host caches.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevCacheOptions {
-    /// whether the host's page cache is bypassed (default: false)
+    /// Whether the host's page cache is bypassed (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direct: Option<bool>,
-    /// whether the guest's flushes are answered without flushing (default: false)
+    /// Whether the guest's flushes are answered without flushing (default: false).
     #[serde(rename = "no-flush")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_flush: Option<bool>,
 }
+
 impl crate::input::FromMembers for BlockdevCacheOptions {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -183,50 +192,41 @@ impl crate::input::FromMembers for BlockdevCacheOptions {
         })
     }
 }
-impl crate::input::FromInput for BlockdevCacheOptions {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(BlockdevCacheOptions);
+
 impl crate::describe::Described for BlockdevCacheOptions {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "direct",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the host's page cache is bypassed (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "no-flush",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the guest's flushes are answered without flushing (default: false)",
-            default: Some("false"),
-        },
+        crate::describe::MemberSpec::optional(
+                "direct",
+                "bool",
+                "whether the host's page cache is bypassed (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "no-flush",
+                "bool",
+                "whether the guest's flushes are answered without flushing (default: false)",
+            )
+            .default_is("false"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(BlockdevCacheOptions);
+
 /// A file or block device of the host.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevOptionsFile {
-    /// its path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID"
+    /// Its path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID".
     pub filename: String,
-    /// whether the file is locked against other users (default: auto)
+    /// Whether the file is locked against other users (default: auto).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub locking: Option<super::common::OnOffAuto>,
-    /// how requests reach the kernel (default: io_uring)
+    /// How requests reach the kernel (default: io_uring).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aio: Option<BlockdevAioOptions>,
 }
+
 impl crate::input::FromMembers for BlockdevOptionsFile {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -236,61 +236,51 @@ impl crate::input::FromMembers for BlockdevOptionsFile {
         })
     }
 }
-impl crate::input::FromInput for BlockdevOptionsFile {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(BlockdevOptionsFile);
+
 impl crate::describe::Described for BlockdevOptionsFile {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "filename",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its path, \"fd:NAME\" for an fd handed in by getfd, or \"/dev/fdset/ID\"",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "locking",
-            type_name: "OnOffAuto",
-            values: &["auto", "on", "off"],
-            optional: true,
-            description: "whether the file is locked against other users (default: auto)",
-            default: Some("auto"),
-        },
-        crate::describe::MemberSpec {
-            name: "aio",
-            type_name: "BlockdevAioOptions",
-            values: &["threads", "native", "io_uring"],
-            optional: true,
-            description: "how requests reach the kernel (default: io_uring)",
-            default: Some("io_uring"),
-        },
+        crate::describe::MemberSpec::required(
+            "filename",
+            "str",
+            "its path, \"fd:NAME\" for an fd handed in by getfd, or \"/dev/fdset/ID\"",
+        ),
+        crate::describe::MemberSpec::optional(
+                "locking",
+                "OnOffAuto",
+                "whether the file is locked against other users (default: auto)",
+            )
+            .one_of(&["auto", "on", "off"])
+            .default_is("auto"),
+        crate::describe::MemberSpec::optional(
+                "aio",
+                "BlockdevAioOptions",
+                "how requests reach the kernel (default: io_uring)",
+            )
+            .one_of(&["threads", "native", "io_uring"])
+            .default_is("io_uring"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(BlockdevOptionsFile);
+
 /// No storage.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevOptionsNull {
-    /// how large it pretends to be, in bytes (default: 1 GiB)
+    /// How large it pretends to be, in bytes (default: 1 GiB).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
-    /// how long each request takes, in ns (default: 0)
+    /// How long each request takes, in ns (default: 0).
     #[serde(rename = "latency-ns")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ns: Option<u64>,
-    /// whether reads give zeroes instead of leaving the buffer as it is (default: false)
+    /// Whether reads give zeroes instead of leaving the buffer as it is (default: false).
     #[serde(rename = "read-zeroes")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_zeroes: Option<bool>,
 }
+
 impl crate::input::FromMembers for BlockdevOptionsNull {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -300,58 +290,47 @@ impl crate::input::FromMembers for BlockdevOptionsNull {
         })
     }
 }
-impl crate::input::FromInput for BlockdevOptionsNull {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(BlockdevOptionsNull);
+
 impl crate::describe::Described for BlockdevOptionsNull {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "size",
-            type_name: "size",
-            values: &[],
-            optional: true,
-            description: "how large it pretends to be, in bytes (default: 1 GiB)",
-            default: Some("1 GiB"),
-        },
-        crate::describe::MemberSpec {
-            name: "latency-ns",
-            type_name: "uint64",
-            values: &[],
-            optional: true,
-            description: "how long each request takes, in ns (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "read-zeroes",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether reads give zeroes instead of leaving the buffer as it is (default: false)",
-            default: Some("false"),
-        },
+        crate::describe::MemberSpec::optional(
+                "size",
+                "size",
+                "how large it pretends to be, in bytes (default: 1 GiB)",
+            )
+            .default_is("1 GiB"),
+        crate::describe::MemberSpec::optional(
+                "latency-ns",
+                "uint64",
+                "how long each request takes, in ns (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "read-zeroes",
+                "bool",
+                "whether reads give zeroes instead of leaving the buffer as it is (default: false)",
+            )
+            .default_is("false"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(BlockdevOptionsNull);
+
 /// A part of another node.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevOptionsRaw {
-    /// the other node
+    /// The other node.
     pub file: BlockdevRef,
-    /// where the part begins, in bytes (default: 0)
+    /// Where the part begins, in bytes (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
-    /// how long it is, in bytes (default: all that is left)
+    /// How long it is, in bytes (default: all that is left).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
 }
+
 impl crate::input::FromMembers for BlockdevOptionsRaw {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -361,72 +340,55 @@ impl crate::input::FromMembers for BlockdevOptionsRaw {
         })
     }
 }
-impl crate::input::FromInput for BlockdevOptionsRaw {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(BlockdevOptionsRaw);
+
 impl crate::describe::Described for BlockdevOptionsRaw {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "file",
-            type_name: "BlockdevRef",
-            values: &[],
-            optional: false,
-            description: "the other node",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "offset",
-            type_name: "size",
-            values: &[],
-            optional: true,
-            description: "where the part begins, in bytes (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "size",
-            type_name: "size",
-            values: &[],
-            optional: true,
-            description: "how long it is, in bytes (default: all that is left)",
-            default: Some("all that is left"),
-        },
+        crate::describe::MemberSpec::required("file", "BlockdevRef", "the other node"),
+        crate::describe::MemberSpec::optional(
+                "offset",
+                "size",
+                "where the part begins, in bytes (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "size",
+                "size",
+                "how long it is, in bytes (default: all that is left)",
+            )
+            .default_is("all that is left"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(BlockdevOptionsRaw);
+
 /// A block node to be made.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevOptions {
-    /// its name, which must be new
+    /// Its name, which must be new.
     #[serde(rename = "node-name")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
-    /// what becomes of a guest's discard (default: ignore)
+    /// What becomes of a guest's discard (default: ignore).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discard: Option<BlockdevDiscardOptions>,
-    /// how the host caches
+    /// How the host caches.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<BlockdevCacheOptions>,
-    /// whether nobody may write (default: false)
+    /// Whether nobody may write (default: false).
     #[serde(rename = "read-only")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
-    /// whether the node may become read-only where the storage is (default: false)
+    /// Whether the node may become read-only where the storage is (default: false).
     #[serde(rename = "auto-read-only")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_read_only: Option<bool>,
-    /// whether others may write to the storage at the same time (default: false)
+    /// Whether others may write to the storage at the same time (default: false).
     #[serde(rename = "force-share")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub force_share: Option<bool>,
-    /// what becomes of a guest's write of zeroes (default: off)
+    /// What becomes of a guest's write of zeroes (default: off).
     #[serde(rename = "detect-zeroes")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detect_zeroes: Option<BlockdevDetectZeroesOptions>,
@@ -434,6 +396,7 @@ pub struct BlockdevOptions {
     #[serde(flatten)]
     pub driver: BlockdevOptionsVariant,
 }
+
 /// What [`BlockdevOptions`] holds beside its fixed members.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "driver")]
@@ -454,6 +417,7 @@ pub enum BlockdevOptionsVariant {
     #[serde(rename = "null-aio")]
     NullAio(BlockdevOptionsNull),
 }
+
 impl BlockdevOptionsVariant {
     /// The discriminator's value.
     pub const fn tag(&self) -> BlockdevDriver {
@@ -466,6 +430,7 @@ impl BlockdevOptionsVariant {
         }
     }
 }
+
 impl crate::input::FromMembers for BlockdevOptions {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         let tag: BlockdevDriver = members.required("driver")?;
@@ -507,81 +472,55 @@ impl crate::input::FromMembers for BlockdevOptions {
         })
     }
 }
-impl crate::input::FromInput for BlockdevOptions {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(BlockdevOptions);
+
 impl crate::describe::Described for BlockdevOptions {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "driver",
-            type_name: "BlockdevDriver",
-            values: &["file", "host_device", "raw", "null-co", "null-aio"],
-            optional: false,
-            description: "what it is",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "node-name",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "its name, which must be new",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "discard",
-            type_name: "BlockdevDiscardOptions",
-            values: &["ignore", "unmap"],
-            optional: true,
-            description: "what becomes of a guest's discard (default: ignore)",
-            default: Some("ignore"),
-        },
-        crate::describe::MemberSpec {
-            name: "cache",
-            type_name: "BlockdevCacheOptions",
-            values: &[],
-            optional: true,
-            description: "how the host caches",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "read-only",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether nobody may write (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "auto-read-only",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the node may become read-only where the storage is (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "force-share",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether others may write to the storage at the same time (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "detect-zeroes",
-            type_name: "BlockdevDetectZeroesOptions",
-            values: &["off", "on", "unmap"],
-            optional: true,
-            description: "what becomes of a guest's write of zeroes (default: off)",
-            default: Some("off"),
-        },
+        crate::describe::MemberSpec::required("driver", "BlockdevDriver", "what it is")
+            .one_of(&["file", "host_device", "raw", "null-co", "null-aio"]),
+        crate::describe::MemberSpec::optional(
+            "node-name",
+            "str",
+            "its name, which must be new",
+        ),
+        crate::describe::MemberSpec::optional(
+                "discard",
+                "BlockdevDiscardOptions",
+                "what becomes of a guest's discard (default: ignore)",
+            )
+            .one_of(&["ignore", "unmap"])
+            .default_is("ignore"),
+        crate::describe::MemberSpec::optional(
+            "cache",
+            "BlockdevCacheOptions",
+            "how the host caches",
+        ),
+        crate::describe::MemberSpec::optional(
+                "read-only",
+                "bool",
+                "whether nobody may write (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "auto-read-only",
+                "bool",
+                "whether the node may become read-only where the storage is (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "force-share",
+                "bool",
+                "whether others may write to the storage at the same time (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "detect-zeroes",
+                "BlockdevDetectZeroesOptions",
+                "what becomes of a guest's write of zeroes (default: off)",
+            )
+            .one_of(&["off", "on", "unmap"])
+            .default_is("off"),
     ];
     const TAG: Option<&'static str> = Some("driver");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
@@ -612,16 +551,17 @@ impl crate::describe::Described for BlockdevOptions {
         },
     ];
 }
-crate::input::deserialize_through_input!(BlockdevOptions);
+
 /// A block node, new or old.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub enum BlockdevRef {
-    /// a node to be made on the way
+    /// A node to be made on the way.
     Definition(Box<BlockdevOptions>),
-    /// the name of a node that is there
+    /// The name of a node that is there.
     Reference(String),
 }
+
 impl crate::input::FromInput for BlockdevRef {
     fn from_input(
         value: serde_json::Value,
@@ -640,14 +580,17 @@ impl crate::input::FromInput for BlockdevRef {
         }
     }
 }
+
 crate::input::deserialize_through_input!(BlockdevRef);
+
 /// Arguments of command `blockdev-del`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevDel {
-    /// its name
+    /// Its name.
     #[serde(rename = "node-name")]
     pub node_name: String,
 }
+
 impl crate::input::FromMembers for BlockdevDel {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -655,30 +598,17 @@ impl crate::input::FromMembers for BlockdevDel {
         })
     }
 }
-impl crate::input::FromInput for BlockdevDel {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(BlockdevDel);
+
 impl crate::describe::Described for BlockdevDel {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "node-name",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its name",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("node-name", "str", "its name"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(BlockdevDel);
+
 /// How a disk is doing.
 #[derive(
     Clone,
@@ -693,16 +623,17 @@ crate::input::deserialize_through_input!(BlockdevDel);
     schemars::JsonSchema,
 )]
 pub enum BlockDeviceIoStatus {
-    /// well
+    /// Well.
     #[serde(rename = "ok")]
     Ok,
-    /// a request failed and stopped the machine
+    /// A request failed and stopped the machine.
     #[serde(rename = "failed")]
     Failed,
-    /// the same, because the storage is full
+    /// The same, because the storage is full.
     #[serde(rename = "nospace")]
     Nospace,
 }
+
 impl BlockDeviceIoStatus {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[Self::Ok, Self::Failed, Self::Nospace];
@@ -715,19 +646,21 @@ impl BlockDeviceIoStatus {
         }
     }
 }
+
 crate::input::named_values!(BlockDeviceIoStatus);
-crate::input::deserialize_through_input!(BlockDeviceIoStatus);
+
 /// How a node is cached.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevCacheInfo {
-    /// whether writes may stay in a cache until a flush
+    /// Whether writes may stay in a cache until a flush.
     pub writeback: bool,
-    /// whether the host's page cache is bypassed
+    /// Whether the host's page cache is bypassed.
     pub direct: bool,
-    /// whether flushes are answered without flushing
+    /// Whether flushes are answered without flushing.
     #[serde(rename = "no-flush")]
     pub no_flush: bool,
 }
+
 impl crate::input::FromMembers for BlockdevCacheInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -737,61 +670,47 @@ impl crate::input::FromMembers for BlockdevCacheInfo {
         })
     }
 }
-impl crate::input::FromInput for BlockdevCacheInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(BlockdevCacheInfo);
+
 impl crate::describe::Described for BlockdevCacheInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "writeback",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether writes may stay in a cache until a flush",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "direct",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether the host's page cache is bypassed",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "no-flush",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether flushes are answered without flushing",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "writeback",
+            "bool",
+            "whether writes may stay in a cache until a flush",
+        ),
+        crate::describe::MemberSpec::required(
+            "direct",
+            "bool",
+            "whether the host's page cache is bypassed",
+        ),
+        crate::describe::MemberSpec::required(
+            "no-flush",
+            "bool",
+            "whether flushes are answered without flushing",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(BlockdevCacheInfo);
+
 /// What is stored in a node.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ImageInfo {
-    /// where it is
+    /// Where it is.
     pub filename: String,
-    /// its driver
+    /// Its driver.
     pub format: String,
-    /// the bytes that it takes on the host
+    /// The bytes that it takes on the host.
     #[serde(rename = "actual-size")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actual_size: Option<i64>,
-    /// the bytes that the guest sees
+    /// The bytes that the guest sees.
     #[serde(rename = "virtual-size")]
     pub virtual_size: i64,
 }
+
 impl crate::input::FromMembers for ImageInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -802,94 +721,69 @@ impl crate::input::FromMembers for ImageInfo {
         })
     }
 }
-impl crate::input::FromInput for ImageInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ImageInfo);
+
 impl crate::describe::Described for ImageInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "filename",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "where it is",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "format",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its driver",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "actual-size",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "the bytes that it takes on the host",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "virtual-size",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the bytes that the guest sees",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("filename", "str", "where it is"),
+        crate::describe::MemberSpec::required("format", "str", "its driver"),
+        crate::describe::MemberSpec::optional(
+            "actual-size",
+            "int",
+            "the bytes that it takes on the host",
+        ),
+        crate::describe::MemberSpec::required(
+            "virtual-size",
+            "int",
+            "the bytes that the guest sees",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ImageInfo);
+
 /// A block node.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockDeviceInfo {
-    /// where its storage is
+    /// Where its storage is.
     pub file: String,
-    /// its name
+    /// Its name.
     #[serde(rename = "node-name")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
-    /// whether it is read-only
+    /// Whether it is read-only.
     pub ro: bool,
-    /// its driver
+    /// Its driver.
     pub drv: String,
-    /// how many nodes back it
+    /// How many nodes back it.
     pub backing_file_depth: i64,
-    /// whether this process may write to it
+    /// Whether this process may write to it.
     pub active: bool,
-    /// whether it is encrypted
+    /// Whether it is encrypted.
     pub encrypted: bool,
-    /// what becomes of a guest's write of zeroes
+    /// What becomes of a guest's write of zeroes.
     pub detect_zeroes: BlockdevDetectZeroesOptions,
-    /// the limit in bytes per second; 0 means none
+    /// The limit in bytes per second; 0 means none.
     pub bps: i64,
-    /// the same for reads
+    /// The same for reads.
     pub bps_rd: i64,
-    /// the same for writes
+    /// The same for writes.
     pub bps_wr: i64,
-    /// the limit in requests per second; 0 means none
+    /// The limit in requests per second; 0 means none.
     pub iops: i64,
-    /// the same for reads
+    /// The same for reads.
     pub iops_rd: i64,
-    /// the same for writes
+    /// The same for writes.
     pub iops_wr: i64,
-    /// what is stored in it
+    /// What is stored in it.
     pub image: ImageInfo,
-    /// how it is cached
+    /// How it is cached.
     pub cache: BlockdevCacheInfo,
-    /// the offset whose writing causes an event; 0 means none
+    /// The offset whose writing causes an event; 0 means none.
     pub write_threshold: i64,
 }
+
 impl crate::input::FromMembers for BlockDeviceInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -913,180 +807,93 @@ impl crate::input::FromMembers for BlockDeviceInfo {
         })
     }
 }
-impl crate::input::FromInput for BlockDeviceInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(BlockDeviceInfo);
+
 impl crate::describe::Described for BlockDeviceInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "file",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "where its storage is",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "node-name",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "its name",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "ro",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether it is read-only",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "drv",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its driver",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "backing_file_depth",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "how many nodes back it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "active",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether this process may write to it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "encrypted",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether it is encrypted",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "detect_zeroes",
-            type_name: "BlockdevDetectZeroesOptions",
-            values: &["off", "on", "unmap"],
-            optional: false,
-            description: "what becomes of a guest's write of zeroes",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "bps",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the limit in bytes per second; 0 means none",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "bps_rd",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the same for reads",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "bps_wr",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the same for writes",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "iops",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the limit in requests per second; 0 means none",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "iops_rd",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the same for reads",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "iops_wr",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the same for writes",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "image",
-            type_name: "ImageInfo",
-            values: &[],
-            optional: false,
-            description: "what is stored in it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "cache",
-            type_name: "BlockdevCacheInfo",
-            values: &[],
-            optional: false,
-            description: "how it is cached",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "write_threshold",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the offset whose writing causes an event; 0 means none",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("file", "str", "where its storage is"),
+        crate::describe::MemberSpec::optional("node-name", "str", "its name"),
+        crate::describe::MemberSpec::required("ro", "bool", "whether it is read-only"),
+        crate::describe::MemberSpec::required("drv", "str", "its driver"),
+        crate::describe::MemberSpec::required(
+            "backing_file_depth",
+            "int",
+            "how many nodes back it",
+        ),
+        crate::describe::MemberSpec::required(
+            "active",
+            "bool",
+            "whether this process may write to it",
+        ),
+        crate::describe::MemberSpec::required(
+            "encrypted",
+            "bool",
+            "whether it is encrypted",
+        ),
+        crate::describe::MemberSpec::required(
+                "detect_zeroes",
+                "BlockdevDetectZeroesOptions",
+                "what becomes of a guest's write of zeroes",
+            )
+            .one_of(&["off", "on", "unmap"]),
+        crate::describe::MemberSpec::required(
+            "bps",
+            "int",
+            "the limit in bytes per second; 0 means none",
+        ),
+        crate::describe::MemberSpec::required("bps_rd", "int", "the same for reads"),
+        crate::describe::MemberSpec::required("bps_wr", "int", "the same for writes"),
+        crate::describe::MemberSpec::required(
+            "iops",
+            "int",
+            "the limit in requests per second; 0 means none",
+        ),
+        crate::describe::MemberSpec::required("iops_rd", "int", "the same for reads"),
+        crate::describe::MemberSpec::required("iops_wr", "int", "the same for writes"),
+        crate::describe::MemberSpec::required(
+            "image",
+            "ImageInfo",
+            "what is stored in it",
+        ),
+        crate::describe::MemberSpec::required(
+            "cache",
+            "BlockdevCacheInfo",
+            "how it is cached",
+        ),
+        crate::describe::MemberSpec::required(
+            "write_threshold",
+            "int",
+            "the offset whose writing causes an event; 0 means none",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(BlockDeviceInfo);
+
 /// A disk as the guest sees it.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockInfo {
-    /// the name of its backend; empty where only nodes have names
+    /// The name of its backend; empty where only nodes have names.
     pub device: String,
-    /// the device's id, or its place in the object tree
+    /// The device's id, or its place in the object tree.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qdev: Option<String>,
-    /// always "unknown"
+    /// Always "unknown".
     pub r#type: String,
-    /// whether its medium can be changed
+    /// Whether its medium can be changed.
     pub removable: bool,
-    /// whether the guest holds the medium
+    /// Whether the guest holds the medium.
     pub locked: bool,
-    /// the node that is its medium
+    /// The node that is its medium.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inserted: Option<BlockDeviceInfo>,
-    /// how it is doing
+    /// How it is doing.
     #[serde(rename = "io-status")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io_status: Option<BlockDeviceIoStatus>,
 }
+
 impl crate::input::FromMembers for BlockInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1100,85 +907,56 @@ impl crate::input::FromMembers for BlockInfo {
         })
     }
 }
-impl crate::input::FromInput for BlockInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(BlockInfo);
+
 impl crate::describe::Described for BlockInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "device",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the name of its backend; empty where only nodes have names",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "qdev",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the device's id, or its place in the object tree",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "type",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "always \"unknown\"",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "removable",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether its medium can be changed",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "locked",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether the guest holds the medium",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "inserted",
-            type_name: "BlockDeviceInfo",
-            values: &[],
-            optional: true,
-            description: "the node that is its medium",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "io-status",
-            type_name: "BlockDeviceIoStatus",
-            values: &["ok", "failed", "nospace"],
-            optional: true,
-            description: "how it is doing",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "device",
+            "str",
+            "the name of its backend; empty where only nodes have names",
+        ),
+        crate::describe::MemberSpec::optional(
+            "qdev",
+            "str",
+            "the device's id, or its place in the object tree",
+        ),
+        crate::describe::MemberSpec::required("type", "str", "always \"unknown\""),
+        crate::describe::MemberSpec::required(
+            "removable",
+            "bool",
+            "whether its medium can be changed",
+        ),
+        crate::describe::MemberSpec::required(
+            "locked",
+            "bool",
+            "whether the guest holds the medium",
+        ),
+        crate::describe::MemberSpec::optional(
+            "inserted",
+            "BlockDeviceInfo",
+            "the node that is its medium",
+        ),
+        crate::describe::MemberSpec::optional(
+                "io-status",
+                "BlockDeviceIoStatus",
+                "how it is doing",
+            )
+            .one_of(&["ok", "failed", "nospace"]),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(BlockInfo);
+
 /// Arguments of command `query-named-block-nodes`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct QueryNamedBlockNodes {
-    /// whether to leave out what nodes say of those below them (default: false)
+    /// Whether to leave out what nodes say of those below them (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flat: Option<bool>,
 }
+
 impl crate::input::FromMembers for QueryNamedBlockNodes {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1186,30 +964,22 @@ impl crate::input::FromMembers for QueryNamedBlockNodes {
         })
     }
 }
-impl crate::input::FromInput for QueryNamedBlockNodes {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(QueryNamedBlockNodes);
+
 impl crate::describe::Described for QueryNamedBlockNodes {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "flat",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether to leave out what nodes say of those below them (default: false)",
-            default: Some("false"),
-        },
+        crate::describe::MemberSpec::optional(
+                "flat",
+                "bool",
+                "whether to leave out what nodes say of those below them (default: false)",
+            )
+            .default_is("false"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(QueryNamedBlockNodes);
+
 /// What was tried.
 #[derive(
     Clone,
@@ -1224,13 +994,14 @@ crate::input::deserialize_through_input!(QueryNamedBlockNodes);
     schemars::JsonSchema,
 )]
 pub enum IoOperationType {
-    /// to read
+    /// To read.
     #[serde(rename = "read")]
     Read,
-    /// to write
+    /// To write.
     #[serde(rename = "write")]
     Write,
 }
+
 impl IoOperationType {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[Self::Read, Self::Write];
@@ -1242,8 +1013,9 @@ impl IoOperationType {
         }
     }
 }
+
 crate::input::named_values!(IoOperationType);
-crate::input::deserialize_through_input!(IoOperationType);
+
 /// What was done about it.
 #[derive(
     Clone,
@@ -1258,16 +1030,17 @@ crate::input::deserialize_through_input!(IoOperationType);
     schemars::JsonSchema,
 )]
 pub enum BlockErrorAction {
-    /// nothing; the guest was told that all is well
+    /// Nothing; the guest was told that all is well.
     #[serde(rename = "ignore")]
     Ignore,
-    /// the guest was told
+    /// The guest was told.
     #[serde(rename = "report")]
     Report,
-    /// the machine was stopped
+    /// The machine was stopped.
     #[serde(rename = "stop")]
     Stop,
 }
+
 impl BlockErrorAction {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[Self::Ignore, Self::Report, Self::Stop];
@@ -1280,30 +1053,32 @@ impl BlockErrorAction {
         }
     }
 }
+
 crate::input::named_values!(BlockErrorAction);
-crate::input::deserialize_through_input!(BlockErrorAction);
+
 /// Data of event `BLOCK_IO_ERROR`.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockIoError {
-    /// the disk's place in the object tree
+    /// The disk's place in the object tree.
     #[serde(rename = "qom-path")]
     pub qom_path: String,
-    /// the name of its backend; empty where only nodes have names
+    /// The name of its backend; empty where only nodes have names.
     pub device: String,
-    /// the node that failed
+    /// The node that failed.
     #[serde(rename = "node-name")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
-    /// what was tried
+    /// What was tried.
     pub operation: IoOperationType,
-    /// what was done about it
+    /// What was done about it.
     pub action: BlockErrorAction,
-    /// whether the storage is full; only when the machine was stopped
+    /// Whether the storage is full; only when the machine was stopped.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nospace: Option<bool>,
-    /// the failure in words
+    /// The failure in words.
     pub reason: String,
 }
+
 impl crate::input::FromMembers for BlockIoError {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1317,78 +1092,49 @@ impl crate::input::FromMembers for BlockIoError {
         })
     }
 }
-impl crate::input::FromInput for BlockIoError {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(BlockIoError);
+
 impl crate::describe::Described for BlockIoError {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "qom-path",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the disk's place in the object tree",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "device",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the name of its backend; empty where only nodes have names",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "node-name",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the node that failed",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "operation",
-            type_name: "IoOperationType",
-            values: &["read", "write"],
-            optional: false,
-            description: "what was tried",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "action",
-            type_name: "BlockErrorAction",
-            values: &["ignore", "report", "stop"],
-            optional: false,
-            description: "what was done about it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "nospace",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the storage is full; only when the machine was stopped",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "reason",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the failure in words",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "qom-path",
+            "str",
+            "the disk's place in the object tree",
+        ),
+        crate::describe::MemberSpec::required(
+            "device",
+            "str",
+            "the name of its backend; empty where only nodes have names",
+        ),
+        crate::describe::MemberSpec::optional(
+            "node-name",
+            "str",
+            "the node that failed",
+        ),
+        crate::describe::MemberSpec::required(
+                "operation",
+                "IoOperationType",
+                "what was tried",
+            )
+            .one_of(&["read", "write"]),
+        crate::describe::MemberSpec::required(
+                "action",
+                "BlockErrorAction",
+                "what was done about it",
+            )
+            .one_of(&["ignore", "report", "stop"]),
+        crate::describe::MemberSpec::optional(
+            "nospace",
+            "bool",
+            "whether the storage is full; only when the machine was stopped",
+        ),
+        crate::describe::MemberSpec::required("reason", "str", "the failure in words"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(BlockIoError);
+
 /// The commands of `block-core.json`, for whoever implements them.
 pub trait Commands {
     /// Makes a block node. It must have a node-name.
@@ -1405,20 +1151,21 @@ pub trait Commands {
     ) -> Result<(), crate::QmpError>;
     /// Lists the disks.
     ///
-    /// Returns: one entry for each disk
+    /// Returns: one entry for each disk.
     fn query_block(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<BlockInfo>, crate::QmpError>;
     /// Lists the block nodes.
     ///
-    /// Returns: one entry for each node
+    /// Returns: one entry for each node.
     fn query_named_block_nodes(
         &mut self,
         cx: &mut dyn crate::Context,
         args: QueryNamedBlockNodes,
     ) -> Result<Vec<BlockDeviceInfo>, crate::QmpError>;
 }
+
 /// Parses a command's arguments, runs it, and writes its reply.
 pub fn dispatch(
     handler: &mut dyn Commands,
@@ -1429,23 +1176,21 @@ pub fn dispatch(
     match name {
         "blockdev-add" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.blockdev_add(cx, args)?;
-            Ok(crate::Reply::empty(reply))
+            handler.blockdev_add(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         "blockdev-del" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.blockdev_del(cx, args)?;
-            Ok(crate::Reply::empty(reply))
+            handler.blockdev_del(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         "query-block" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_block(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_block(cx)?)
         }
         "query-named-block-nodes" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.query_named_block_nodes(cx, args)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_named_block_nodes(cx, args)?)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

@@ -5,14 +5,15 @@
 /// One character device.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevInfo {
-    /// its id
+    /// Its id.
     pub label: String,
-    /// what is behind it; for a pty "pty:" and its path
+    /// What is behind it; for a pty "pty:" and its path.
     pub filename: String,
-    /// whether something in the machine listens to it
+    /// Whether something in the machine listens to it.
     #[serde(rename = "frontend-open")]
     pub frontend_open: bool,
 }
+
 impl crate::input::FromMembers for ChardevInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -22,46 +23,27 @@ impl crate::input::FromMembers for ChardevInfo {
         })
     }
 }
-impl crate::input::FromInput for ChardevInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevInfo);
+
 impl crate::describe::Described for ChardevInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "label",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its id",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "filename",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "what is behind it; for a pty \"pty:\" and its path",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "frontend-open",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether something in the machine listens to it",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("label", "str", "its id"),
+        crate::describe::MemberSpec::required(
+            "filename",
+            "str",
+            "what is behind it; for a pty \"pty:\" and its path",
+        ),
+        crate::describe::MemberSpec::required(
+            "frontend-open",
+            "bool",
+            "whether something in the machine listens to it",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevInfo);
+
 /// Kinds of socket addresses.
 #[derive(
     Clone,
@@ -76,16 +58,17 @@ crate::input::deserialize_through_input!(ChardevInfo);
     schemars::JsonSchema,
 )]
 pub enum SocketAddressType {
-    /// TCP
+    /// TCP.
     #[serde(rename = "inet")]
     Inet,
-    /// a socket in the file system
+    /// A socket in the file system.
     #[serde(rename = "unix")]
     Unix,
-    /// a socket that was handed in
+    /// A socket that was handed in.
     #[serde(rename = "fd")]
     Fd,
 }
+
 impl SocketAddressType {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[Self::Inet, Self::Unix, Self::Fd];
@@ -98,32 +81,34 @@ impl SocketAddressType {
         }
     }
 }
+
 crate::input::named_values!(SocketAddressType);
-crate::input::deserialize_through_input!(SocketAddressType);
+
 /// A TCP address.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct InetSocketAddress {
-    /// name or number; empty means every address of this host
+    /// Name or number; empty means every address of this host.
     pub host: String,
-    /// the port
+    /// The port.
     pub port: String,
-    /// whether the host must be a number (default: false)
+    /// Whether the host must be a number (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub numeric: Option<bool>,
-    /// the highest port to try when listening
+    /// The highest port to try when listening.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<u16>,
-    /// whether IPv4 may be used
+    /// Whether IPv4 may be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<bool>,
-    /// whether IPv6 may be used
+    /// Whether IPv6 may be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<bool>,
-    /// whether idle connections are probed (default: false)
+    /// Whether idle connections are probed (default: false).
     #[serde(rename = "keep-alive")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<bool>,
 }
+
 impl crate::input::FromMembers for InetSocketAddress {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -137,91 +122,63 @@ impl crate::input::FromMembers for InetSocketAddress {
         })
     }
 }
-impl crate::input::FromInput for InetSocketAddress {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(InetSocketAddress);
+
 impl crate::describe::Described for InetSocketAddress {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "host",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "name or number; empty means every address of this host",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "port",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the port",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "numeric",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the host must be a number (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "to",
-            type_name: "uint16",
-            values: &[],
-            optional: true,
-            description: "the highest port to try when listening",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "ipv4",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether IPv4 may be used",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "ipv6",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether IPv6 may be used",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "keep-alive",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether idle connections are probed (default: false)",
-            default: Some("false"),
-        },
+        crate::describe::MemberSpec::required(
+            "host",
+            "str",
+            "name or number; empty means every address of this host",
+        ),
+        crate::describe::MemberSpec::required("port", "str", "the port"),
+        crate::describe::MemberSpec::optional(
+                "numeric",
+                "bool",
+                "whether the host must be a number (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+            "to",
+            "uint16",
+            "the highest port to try when listening",
+        ),
+        crate::describe::MemberSpec::optional(
+            "ipv4",
+            "bool",
+            "whether IPv4 may be used",
+        ),
+        crate::describe::MemberSpec::optional(
+            "ipv6",
+            "bool",
+            "whether IPv6 may be used",
+        ),
+        crate::describe::MemberSpec::optional(
+                "keep-alive",
+                "bool",
+                "whether idle connections are probed (default: false)",
+            )
+            .default_is("false"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(InetSocketAddress);
+
 /// A socket in the file system or in the abstract name space.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct UnixSocketAddress {
-    /// the path, or the name
+    /// The path, or the name.
     pub path: String,
-    /// whether it is a name, not a path (default: false)
+    /// Whether it is a name, not a path (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#abstract: Option<bool>,
-    /// whether the abstract name ends where `path` does instead of being filled with zeros
-    /// (default: true)
+    /// Whether the abstract name ends where `path` does instead of being filled with zeros
+    /// (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tight: Option<bool>,
 }
+
 impl crate::input::FromMembers for UnixSocketAddress {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -231,52 +188,36 @@ impl crate::input::FromMembers for UnixSocketAddress {
         })
     }
 }
-impl crate::input::FromInput for UnixSocketAddress {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(UnixSocketAddress);
+
 impl crate::describe::Described for UnixSocketAddress {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "path",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the path, or the name",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "abstract",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether it is a name, not a path (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "tight",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the abstract name ends where @path does instead of being filled with zeros (default: true)",
-            default: Some("true"),
-        },
+        crate::describe::MemberSpec::required("path", "str", "the path, or the name"),
+        crate::describe::MemberSpec::optional(
+                "abstract",
+                "bool",
+                "whether it is a name, not a path (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "tight",
+                "bool",
+                "whether the abstract name ends where @path does instead of being filled with zeros (default: true)",
+            )
+            .default_is("true"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(UnixSocketAddress);
+
 /// A socket that was handed in.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct FdSocketAddress {
-    /// the name it was given by getfd, or its number if it was inherited
+    /// The name it was given by getfd, or its number if it was inherited.
     pub str: String,
 }
+
 impl crate::input::FromMembers for FdSocketAddress {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -284,36 +225,28 @@ impl crate::input::FromMembers for FdSocketAddress {
         })
     }
 }
-impl crate::input::FromInput for FdSocketAddress {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(FdSocketAddress);
+
 impl crate::describe::Described for FdSocketAddress {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "str",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the name it was given by getfd, or its number if it was inherited",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "str",
+            "str",
+            "the name it was given by getfd, or its number if it was inherited",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(FdSocketAddress);
+
 /// A TCP address, one level down.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct InetSocketAddressWrapper {
-    /// the address
+    /// The address.
     pub data: InetSocketAddress,
 }
+
 impl crate::input::FromMembers for InetSocketAddressWrapper {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -321,36 +254,24 @@ impl crate::input::FromMembers for InetSocketAddressWrapper {
         })
     }
 }
-impl crate::input::FromInput for InetSocketAddressWrapper {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(InetSocketAddressWrapper);
+
 impl crate::describe::Described for InetSocketAddressWrapper {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "data",
-            type_name: "InetSocketAddress",
-            values: &[],
-            optional: false,
-            description: "the address",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("data", "InetSocketAddress", "the address"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(InetSocketAddressWrapper);
+
 /// A unix address, one level down.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct UnixSocketAddressWrapper {
-    /// the address
+    /// The address.
     pub data: UnixSocketAddress,
 }
+
 impl crate::input::FromMembers for UnixSocketAddressWrapper {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -358,36 +279,24 @@ impl crate::input::FromMembers for UnixSocketAddressWrapper {
         })
     }
 }
-impl crate::input::FromInput for UnixSocketAddressWrapper {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(UnixSocketAddressWrapper);
+
 impl crate::describe::Described for UnixSocketAddressWrapper {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "data",
-            type_name: "UnixSocketAddress",
-            values: &[],
-            optional: false,
-            description: "the address",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("data", "UnixSocketAddress", "the address"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(UnixSocketAddressWrapper);
+
 /// A socket that was handed in, one level down.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct FdSocketAddressWrapper {
-    /// the address
+    /// The address.
     pub data: FdSocketAddress,
 }
+
 impl crate::input::FromMembers for FdSocketAddressWrapper {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -395,30 +304,17 @@ impl crate::input::FromMembers for FdSocketAddressWrapper {
         })
     }
 }
-impl crate::input::FromInput for FdSocketAddressWrapper {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(FdSocketAddressWrapper);
+
 impl crate::describe::Described for FdSocketAddressWrapper {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "data",
-            type_name: "FdSocketAddress",
-            values: &[],
-            optional: false,
-            description: "the address",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("data", "FdSocketAddress", "the address"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(FdSocketAddressWrapper);
+
 /// A socket address in the form of the old days, with its members one level down.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct SocketAddressLegacy {
@@ -426,6 +322,7 @@ pub struct SocketAddressLegacy {
     #[serde(flatten)]
     pub r#type: SocketAddressLegacyVariant,
 }
+
 /// What [`SocketAddressLegacy`] holds beside its fixed members.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "type")]
@@ -440,6 +337,7 @@ pub enum SocketAddressLegacyVariant {
     #[serde(rename = "fd")]
     Fd(FdSocketAddressWrapper),
 }
+
 impl SocketAddressLegacyVariant {
     /// The discriminator's value.
     pub const fn tag(&self) -> SocketAddressType {
@@ -450,6 +348,7 @@ impl SocketAddressLegacyVariant {
         }
     }
 }
+
 impl crate::input::FromMembers for SocketAddressLegacy {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         let tag: SocketAddressType = members.required("type")?;
@@ -474,25 +373,13 @@ impl crate::input::FromMembers for SocketAddressLegacy {
         })
     }
 }
-impl crate::input::FromInput for SocketAddressLegacy {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(SocketAddressLegacy);
+
 impl crate::describe::Described for SocketAddressLegacy {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "type",
-            type_name: "SocketAddressType",
-            values: &["inet", "unix", "fd"],
-            optional: false,
-            description: "its kind",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("type", "SocketAddressType", "its kind")
+            .one_of(&["inet", "unix", "fd"]),
     ];
     const TAG: Option<&'static str> = Some("type");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
@@ -513,17 +400,18 @@ impl crate::describe::Described for SocketAddressLegacy {
         },
     ];
 }
-crate::input::deserialize_through_input!(SocketAddressLegacy);
+
 /// What every character device may have.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevCommon {
-    /// a file that gets a copy of all output; also "fd:NAME" or "/dev/fdset/ID"
+    /// A file that gets a copy of all output; also "fd:NAME" or "/dev/fdset/ID".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logfile: Option<String>,
-    /// whether the copy is added to what the file holds (default: false)
+    /// Whether the copy is added to what the file holds (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logappend: Option<bool>,
 }
+
 impl crate::input::FromMembers for ChardevCommon {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -532,56 +420,46 @@ impl crate::input::FromMembers for ChardevCommon {
         })
     }
 }
-impl crate::input::FromInput for ChardevCommon {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevCommon);
+
 impl crate::describe::Described for ChardevCommon {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "logfile",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "a file that gets a copy of all output; also \"fd:NAME\" or \"/dev/fdset/ID\"",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "logappend",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the copy is added to what the file holds (default: false)",
-            default: Some("false"),
-        },
+        crate::describe::MemberSpec::optional(
+            "logfile",
+            "str",
+            "a file that gets a copy of all output; also \"fd:NAME\" or \"/dev/fdset/ID\"",
+        ),
+        crate::describe::MemberSpec::optional(
+                "logappend",
+                "bool",
+                "whether the copy is added to what the file holds (default: false)",
+            )
+            .default_is("false"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevCommon);
+
 /// A file.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevFile {
-    /// a file that gets a copy of all output; also "fd:NAME" or "/dev/fdset/ID"
+    /// A file that gets a copy of all output; also "fd:NAME" or "/dev/fdset/ID".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logfile: Option<String>,
-    /// whether the copy is added to what the file holds (default: false)
+    /// Whether the copy is added to what the file holds (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logappend: Option<bool>,
-    /// where input comes from; the same forms (default: no input)
+    /// Where input comes from; the same forms (default: no input).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#in: Option<String>,
-    /// where output goes; also "fd:NAME" or "/dev/fdset/ID"
+    /// Where output goes; also "fd:NAME" or "/dev/fdset/ID".
     pub out: String,
-    /// whether output is added to what the file holds (default: false)
+    /// Whether output is added to what the file holds (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub append: Option<bool>,
 }
+
 impl crate::input::FromMembers for ChardevFile {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -593,87 +471,70 @@ impl crate::input::FromMembers for ChardevFile {
         })
     }
 }
-impl crate::input::FromInput for ChardevFile {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevFile);
+
 impl crate::describe::Described for ChardevFile {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "logfile",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "a file that gets a copy of all output; also \"fd:NAME\" or \"/dev/fdset/ID\"",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "logappend",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the copy is added to what the file holds (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "in",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "where input comes from; the same forms (default: no input)",
-            default: Some("no input"),
-        },
-        crate::describe::MemberSpec {
-            name: "out",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "where output goes; also \"fd:NAME\" or \"/dev/fdset/ID\"",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "append",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether output is added to what the file holds (default: false)",
-            default: Some("false"),
-        },
+        crate::describe::MemberSpec::optional(
+            "logfile",
+            "str",
+            "a file that gets a copy of all output; also \"fd:NAME\" or \"/dev/fdset/ID\"",
+        ),
+        crate::describe::MemberSpec::optional(
+                "logappend",
+                "bool",
+                "whether the copy is added to what the file holds (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "in",
+                "str",
+                "where input comes from; the same forms (default: no input)",
+            )
+            .default_is("no input"),
+        crate::describe::MemberSpec::required(
+            "out",
+            "str",
+            "where output goes; also \"fd:NAME\" or \"/dev/fdset/ID\"",
+        ),
+        crate::describe::MemberSpec::optional(
+                "append",
+                "bool",
+                "whether output is added to what the file holds (default: false)",
+            )
+            .default_is("false"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevFile);
+
 /// A stream socket.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevSocket {
-    /// a file that gets a copy of all output; also "fd:NAME" or "/dev/fdset/ID"
+    /// A file that gets a copy of all output; also "fd:NAME" or "/dev/fdset/ID".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logfile: Option<String>,
-    /// whether the copy is added to what the file holds (default: false)
+    /// Whether the copy is added to what the file holds (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logappend: Option<bool>,
-    /// the address to listen on or to connect to
+    /// The address to listen on or to connect to.
     pub addr: SocketAddressLegacy,
-    /// whether to listen (default: true)
+    /// Whether to listen (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<bool>,
-    /// whether a listener waits for its first client before the machine starts (default: false)
+    /// Whether a listener waits for its first client before the machine starts (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<bool>,
-    /// whether small packets are sent at once; TCP only (default: false)
+    /// Whether small packets are sent at once; TCP only (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodelay: Option<bool>,
-    /// how long after losing a connection to connect again, in ms; 0 never does (default: 0)
+    /// How long after losing a connection to connect again, in ms; 0 never does (default: 0).
     #[serde(rename = "reconnect-ms")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reconnect_ms: Option<i64>,
 }
+
 impl crate::input::FromMembers for ChardevSocket {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -687,91 +548,70 @@ impl crate::input::FromMembers for ChardevSocket {
         })
     }
 }
-impl crate::input::FromInput for ChardevSocket {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevSocket);
+
 impl crate::describe::Described for ChardevSocket {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "logfile",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "a file that gets a copy of all output; also \"fd:NAME\" or \"/dev/fdset/ID\"",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "logappend",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the copy is added to what the file holds (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "addr",
-            type_name: "SocketAddressLegacy",
-            values: &[],
-            optional: false,
-            description: "the address to listen on or to connect to",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "server",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether to listen (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "wait",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether a listener waits for its first client before the machine starts (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "nodelay",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether small packets are sent at once; TCP only (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "reconnect-ms",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "how long after losing a connection to connect again, in ms; 0 never does (default: 0)",
-            default: Some("0"),
-        },
+        crate::describe::MemberSpec::optional(
+            "logfile",
+            "str",
+            "a file that gets a copy of all output; also \"fd:NAME\" or \"/dev/fdset/ID\"",
+        ),
+        crate::describe::MemberSpec::optional(
+                "logappend",
+                "bool",
+                "whether the copy is added to what the file holds (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::required(
+            "addr",
+            "SocketAddressLegacy",
+            "the address to listen on or to connect to",
+        ),
+        crate::describe::MemberSpec::optional(
+                "server",
+                "bool",
+                "whether to listen (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "wait",
+                "bool",
+                "whether a listener waits for its first client before the machine starts (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "nodelay",
+                "bool",
+                "whether small packets are sent at once; TCP only (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "reconnect-ms",
+                "int",
+                "how long after losing a connection to connect again, in ms; 0 never does (default: 0)",
+            )
+            .default_is("0"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevSocket);
+
 /// A new pseudo terminal.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevPty {
-    /// a file that gets a copy of all output; also "fd:NAME" or "/dev/fdset/ID"
+    /// A file that gets a copy of all output; also "fd:NAME" or "/dev/fdset/ID".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logfile: Option<String>,
-    /// whether the copy is added to what the file holds (default: false)
+    /// Whether the copy is added to what the file holds (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logappend: Option<bool>,
-    /// a link to it to make
+    /// A link to it to make.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
 }
+
 impl crate::input::FromMembers for ChardevPty {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -781,59 +621,42 @@ impl crate::input::FromMembers for ChardevPty {
         })
     }
 }
-impl crate::input::FromInput for ChardevPty {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevPty);
+
 impl crate::describe::Described for ChardevPty {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "logfile",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "a file that gets a copy of all output; also \"fd:NAME\" or \"/dev/fdset/ID\"",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "logappend",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the copy is added to what the file holds (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "path",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "a link to it to make",
-            default: None,
-        },
+        crate::describe::MemberSpec::optional(
+            "logfile",
+            "str",
+            "a file that gets a copy of all output; also \"fd:NAME\" or \"/dev/fdset/ID\"",
+        ),
+        crate::describe::MemberSpec::optional(
+                "logappend",
+                "bool",
+                "whether the copy is added to what the file holds (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional("path", "str", "a link to it to make"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevPty);
+
 /// Standard input and output.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevStdio {
-    /// a file that gets a copy of all output; also "fd:NAME" or "/dev/fdset/ID"
+    /// A file that gets a copy of all output; also "fd:NAME" or "/dev/fdset/ID".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logfile: Option<String>,
-    /// whether the copy is added to what the file holds (default: false)
+    /// Whether the copy is added to what the file holds (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logappend: Option<bool>,
-    /// whether Ctrl-C ends the program instead of going to the guest (default: true)
+    /// Whether Ctrl-C ends the program instead of going to the guest (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub signal: Option<bool>,
 }
+
 impl crate::input::FromMembers for ChardevStdio {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -843,59 +666,47 @@ impl crate::input::FromMembers for ChardevStdio {
         })
     }
 }
-impl crate::input::FromInput for ChardevStdio {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevStdio);
+
 impl crate::describe::Described for ChardevStdio {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "logfile",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "a file that gets a copy of all output; also \"fd:NAME\" or \"/dev/fdset/ID\"",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "logappend",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the copy is added to what the file holds (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "signal",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether Ctrl-C ends the program instead of going to the guest (default: true)",
-            default: Some("true"),
-        },
+        crate::describe::MemberSpec::optional(
+            "logfile",
+            "str",
+            "a file that gets a copy of all output; also \"fd:NAME\" or \"/dev/fdset/ID\"",
+        ),
+        crate::describe::MemberSpec::optional(
+                "logappend",
+                "bool",
+                "whether the copy is added to what the file holds (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "signal",
+                "bool",
+                "whether Ctrl-C ends the program instead of going to the guest (default: true)",
+            )
+            .default_is("true"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevStdio);
+
 /// A buffer in memory that keeps the newest output.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevRingbuf {
-    /// a file that gets a copy of all output; also "fd:NAME" or "/dev/fdset/ID"
+    /// A file that gets a copy of all output; also "fd:NAME" or "/dev/fdset/ID".
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logfile: Option<String>,
-    /// whether the copy is added to what the file holds (default: false)
+    /// Whether the copy is added to what the file holds (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logappend: Option<bool>,
-    /// its size in bytes, a power of two (default: 65536)
+    /// Its size in bytes, a power of two (default: 65536).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
 }
+
 impl crate::input::FromMembers for ChardevRingbuf {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -905,46 +716,33 @@ impl crate::input::FromMembers for ChardevRingbuf {
         })
     }
 }
-impl crate::input::FromInput for ChardevRingbuf {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevRingbuf);
+
 impl crate::describe::Described for ChardevRingbuf {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "logfile",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "a file that gets a copy of all output; also \"fd:NAME\" or \"/dev/fdset/ID\"",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "logappend",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the copy is added to what the file holds (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "size",
-            type_name: "size",
-            values: &[],
-            optional: true,
-            description: "its size in bytes, a power of two (default: 65536)",
-            default: Some("65536"),
-        },
+        crate::describe::MemberSpec::optional(
+            "logfile",
+            "str",
+            "a file that gets a copy of all output; also \"fd:NAME\" or \"/dev/fdset/ID\"",
+        ),
+        crate::describe::MemberSpec::optional(
+                "logappend",
+                "bool",
+                "whether the copy is added to what the file holds (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "size",
+                "size",
+                "its size in bytes, a power of two (default: 65536)",
+            )
+            .default_is("65536"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevRingbuf);
+
 /// What can be behind a character device.
 #[derive(
     Clone,
@@ -959,25 +757,26 @@ crate::input::deserialize_through_input!(ChardevRingbuf);
     schemars::JsonSchema,
 )]
 pub enum ChardevBackendKind {
-    /// a file
+    /// A file.
     #[serde(rename = "file")]
     File,
-    /// a stream socket
+    /// A stream socket.
     #[serde(rename = "socket")]
     Socket,
-    /// a pseudo terminal
+    /// A pseudo terminal.
     #[serde(rename = "pty")]
     Pty,
-    /// nothing; output vanishes, input never comes
+    /// Nothing; output vanishes, input never comes.
     #[serde(rename = "null")]
     Null,
-    /// standard input and output
+    /// Standard input and output.
     #[serde(rename = "stdio")]
     Stdio,
-    /// a buffer in memory
+    /// A buffer in memory.
     #[serde(rename = "ringbuf")]
     Ringbuf,
 }
+
 impl ChardevBackendKind {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
@@ -1000,14 +799,16 @@ impl ChardevBackendKind {
         }
     }
 }
+
 crate::input::named_values!(ChardevBackendKind);
-crate::input::deserialize_through_input!(ChardevBackendKind);
+
 /// A file, one level down.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevFileWrapper {
-    /// the file
+    /// The file.
     pub data: ChardevFile,
 }
+
 impl crate::input::FromMembers for ChardevFileWrapper {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1015,36 +816,24 @@ impl crate::input::FromMembers for ChardevFileWrapper {
         })
     }
 }
-impl crate::input::FromInput for ChardevFileWrapper {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevFileWrapper);
+
 impl crate::describe::Described for ChardevFileWrapper {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "data",
-            type_name: "ChardevFile",
-            values: &[],
-            optional: false,
-            description: "the file",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("data", "ChardevFile", "the file"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevFileWrapper);
+
 /// A socket, one level down.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevSocketWrapper {
-    /// the socket
+    /// The socket.
     pub data: ChardevSocket,
 }
+
 impl crate::input::FromMembers for ChardevSocketWrapper {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1052,36 +841,24 @@ impl crate::input::FromMembers for ChardevSocketWrapper {
         })
     }
 }
-impl crate::input::FromInput for ChardevSocketWrapper {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevSocketWrapper);
+
 impl crate::describe::Described for ChardevSocketWrapper {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "data",
-            type_name: "ChardevSocket",
-            values: &[],
-            optional: false,
-            description: "the socket",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("data", "ChardevSocket", "the socket"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevSocketWrapper);
+
 /// A pseudo terminal, one level down.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevPtyWrapper {
-    /// the terminal
+    /// The terminal.
     pub data: ChardevPty,
 }
+
 impl crate::input::FromMembers for ChardevPtyWrapper {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1089,36 +866,24 @@ impl crate::input::FromMembers for ChardevPtyWrapper {
         })
     }
 }
-impl crate::input::FromInput for ChardevPtyWrapper {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevPtyWrapper);
+
 impl crate::describe::Described for ChardevPtyWrapper {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "data",
-            type_name: "ChardevPty",
-            values: &[],
-            optional: false,
-            description: "the terminal",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("data", "ChardevPty", "the terminal"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevPtyWrapper);
+
 /// Nothing but what every character device may have, one level down.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevCommonWrapper {
-    /// what it may have
+    /// What it may have.
     pub data: ChardevCommon,
 }
+
 impl crate::input::FromMembers for ChardevCommonWrapper {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1126,36 +891,28 @@ impl crate::input::FromMembers for ChardevCommonWrapper {
         })
     }
 }
-impl crate::input::FromInput for ChardevCommonWrapper {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevCommonWrapper);
+
 impl crate::describe::Described for ChardevCommonWrapper {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "data",
-            type_name: "ChardevCommon",
-            values: &[],
-            optional: false,
-            description: "what it may have",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "data",
+            "ChardevCommon",
+            "what it may have",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevCommonWrapper);
+
 /// Standard input and output, one level down.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevStdioWrapper {
-    /// how to treat it
+    /// How to treat it.
     pub data: ChardevStdio,
 }
+
 impl crate::input::FromMembers for ChardevStdioWrapper {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1163,36 +920,24 @@ impl crate::input::FromMembers for ChardevStdioWrapper {
         })
     }
 }
-impl crate::input::FromInput for ChardevStdioWrapper {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevStdioWrapper);
+
 impl crate::describe::Described for ChardevStdioWrapper {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "data",
-            type_name: "ChardevStdio",
-            values: &[],
-            optional: false,
-            description: "how to treat it",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("data", "ChardevStdio", "how to treat it"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevStdioWrapper);
+
 /// A buffer, one level down.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevRingbufWrapper {
-    /// the buffer
+    /// The buffer.
     pub data: ChardevRingbuf,
 }
+
 impl crate::input::FromMembers for ChardevRingbufWrapper {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1200,30 +945,17 @@ impl crate::input::FromMembers for ChardevRingbufWrapper {
         })
     }
 }
-impl crate::input::FromInput for ChardevRingbufWrapper {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevRingbufWrapper);
+
 impl crate::describe::Described for ChardevRingbufWrapper {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "data",
-            type_name: "ChardevRingbuf",
-            values: &[],
-            optional: false,
-            description: "the buffer",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("data", "ChardevRingbuf", "the buffer"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevRingbufWrapper);
+
 /// What is behind a character device.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevBackend {
@@ -1231,6 +963,7 @@ pub struct ChardevBackend {
     #[serde(flatten)]
     pub r#type: ChardevBackendVariant,
 }
+
 /// What [`ChardevBackend`] holds beside its fixed members.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "type")]
@@ -1254,6 +987,7 @@ pub enum ChardevBackendVariant {
     #[serde(rename = "ringbuf")]
     Ringbuf(ChardevRingbufWrapper),
 }
+
 impl ChardevBackendVariant {
     /// The discriminator's value.
     pub const fn tag(&self) -> ChardevBackendKind {
@@ -1267,6 +1001,7 @@ impl ChardevBackendVariant {
         }
     }
 }
+
 impl crate::input::FromMembers for ChardevBackend {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         let tag: ChardevBackendKind = members.required("type")?;
@@ -1304,25 +1039,13 @@ impl crate::input::FromMembers for ChardevBackend {
         })
     }
 }
-impl crate::input::FromInput for ChardevBackend {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevBackend);
+
 impl crate::describe::Described for ChardevBackend {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "type",
-            type_name: "ChardevBackendKind",
-            values: &["file", "socket", "pty", "null", "stdio", "ringbuf"],
-            optional: false,
-            description: "its kind",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("type", "ChardevBackendKind", "its kind")
+            .one_of(&["file", "socket", "pty", "null", "stdio", "ringbuf"]),
     ];
     const TAG: Option<&'static str> = Some("type");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
@@ -1358,14 +1081,15 @@ impl crate::describe::Described for ChardevBackend {
         },
     ];
 }
-crate::input::deserialize_through_input!(ChardevBackend);
+
 /// What became of a new character device.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevReturn {
-    /// the path of the pseudo terminal, if it is one
+    /// The path of the pseudo terminal, if it is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pty: Option<String>,
 }
+
 impl crate::input::FromMembers for ChardevReturn {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1373,38 +1097,30 @@ impl crate::input::FromMembers for ChardevReturn {
         })
     }
 }
-impl crate::input::FromInput for ChardevReturn {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevReturn);
+
 impl crate::describe::Described for ChardevReturn {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "pty",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the path of the pseudo terminal, if it is one",
-            default: None,
-        },
+        crate::describe::MemberSpec::optional(
+            "pty",
+            "str",
+            "the path of the pseudo terminal, if it is one",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevReturn);
+
 /// Arguments of command `chardev-add`.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevAdd {
-    /// its id, which must be new
+    /// Its id, which must be new.
     pub id: String,
-    /// what is behind it
+    /// What is behind it.
     pub backend: ChardevBackend,
 }
+
 impl crate::input::FromMembers for ChardevAdd {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1413,44 +1129,29 @@ impl crate::input::FromMembers for ChardevAdd {
         })
     }
 }
-impl crate::input::FromInput for ChardevAdd {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevAdd);
+
 impl crate::describe::Described for ChardevAdd {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "id",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its id, which must be new",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "backend",
-            type_name: "ChardevBackend",
-            values: &[],
-            optional: false,
-            description: "what is behind it",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("id", "str", "its id, which must be new"),
+        crate::describe::MemberSpec::required(
+            "backend",
+            "ChardevBackend",
+            "what is behind it",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevAdd);
+
 /// Arguments of command `chardev-remove`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevRemove {
-    /// its id
+    /// Its id.
     pub id: String,
 }
+
 impl crate::input::FromMembers for ChardevRemove {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1458,38 +1159,26 @@ impl crate::input::FromMembers for ChardevRemove {
         })
     }
 }
-impl crate::input::FromInput for ChardevRemove {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ChardevRemove);
+
 impl crate::describe::Described for ChardevRemove {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "id",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its id",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("id", "str", "its id"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ChardevRemove);
+
 /// Data of event `VSERPORT_CHANGE`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VserportChange {
-    /// the port's id
+    /// The port's id.
     pub id: String,
-    /// whether it is open now
+    /// Whether it is open now.
     pub open: bool,
 }
+
 impl crate::input::FromMembers for VserportChange {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1498,50 +1187,30 @@ impl crate::input::FromMembers for VserportChange {
         })
     }
 }
-impl crate::input::FromInput for VserportChange {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(VserportChange);
+
 impl crate::describe::Described for VserportChange {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "id",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the port's id",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "open",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether it is open now",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("id", "str", "the port's id"),
+        crate::describe::MemberSpec::required("open", "bool", "whether it is open now"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(VserportChange);
+
 /// The commands of `char.json`, for whoever implements them.
 pub trait Commands {
     /// Lists the character devices.
     ///
-    /// Returns: one entry for each device
+    /// Returns: one entry for each device.
     fn query_chardev(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<ChardevInfo>, crate::QmpError>;
     /// Adds a character device.
     ///
-    /// Returns: the pty's path, if it is one
+    /// Returns: the pty's path, if it is one.
     fn chardev_add(
         &mut self,
         cx: &mut dyn crate::Context,
@@ -1554,6 +1223,7 @@ pub trait Commands {
         args: ChardevRemove,
     ) -> Result<(), crate::QmpError>;
 }
+
 /// Parses a command's arguments, runs it, and writes its reply.
 pub fn dispatch(
     handler: &mut dyn Commands,
@@ -1564,18 +1234,16 @@ pub fn dispatch(
     match name {
         "query-chardev" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_chardev(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_chardev(cx)?)
         }
         "chardev-add" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.chardev_add(cx, args)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.chardev_add(cx, args)?)
         }
         "chardev-remove" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.chardev_remove(cx, args)?;
-            Ok(crate::Reply::empty(reply))
+            handler.chardev_remove(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

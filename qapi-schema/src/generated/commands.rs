@@ -24,6 +24,7 @@ pub enum Module {
     /// Plugging devices in and out.
     Qdev,
 }
+
 /// Every command, sorted by name.
 pub const COMMANDS: &[crate::CommandSpec] = &[
     crate::CommandSpec {

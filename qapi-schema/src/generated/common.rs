@@ -16,16 +16,17 @@
     schemars::JsonSchema,
 )]
 pub enum OnOffAuto {
-    /// Sesame decides
+    /// Sesame decides.
     #[serde(rename = "auto")]
     Auto,
-    /// on
+    /// On.
     #[serde(rename = "on")]
     On,
-    /// off
+    /// Off.
     #[serde(rename = "off")]
     Off,
 }
+
 impl OnOffAuto {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[Self::Auto, Self::On, Self::Off];
@@ -38,5 +39,5 @@ impl OnOffAuto {
         }
     }
 }
+
 crate::input::named_values!(OnOffAuto);
-crate::input::deserialize_through_input!(OnOffAuto);

@@ -16,10 +16,11 @@
     schemars::JsonSchema,
 )]
 pub enum QmpCapability {
-    /// commands sent with exec-oob run at once, before those that wait
+    /// Commands sent with exec-oob run at once, before those that wait.
     #[serde(rename = "oob")]
     Oob,
 }
+
 impl QmpCapability {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[Self::Oob];
@@ -30,15 +31,17 @@ impl QmpCapability {
         }
     }
 }
+
 crate::input::named_values!(QmpCapability);
-crate::input::deserialize_through_input!(QmpCapability);
+
 /// Arguments of command `qmp_capabilities`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct QmpCapabilities {
-    /// capabilities to switch on, out of those the greeting offered (default: none)
+    /// Capabilities to switch on, out of those the greeting offered (default: none).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub enable: Option<Vec<QmpCapability>>,
 }
+
 impl crate::input::FromMembers for QmpCapabilities {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -46,40 +49,33 @@ impl crate::input::FromMembers for QmpCapabilities {
         })
     }
 }
-impl crate::input::FromInput for QmpCapabilities {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(QmpCapabilities);
+
 impl crate::describe::Described for QmpCapabilities {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "enable",
-            type_name: "[QmpCapability]",
-            values: &[],
-            optional: true,
-            description: "capabilities to switch on, out of those the greeting offered (default: none)",
-            default: Some("none"),
-        },
+        crate::describe::MemberSpec::optional(
+                "enable",
+                "[QmpCapability]",
+                "capabilities to switch on, out of those the greeting offered (default: none)",
+            )
+            .default_is("none"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(QmpCapabilities);
+
 /// A version number in three parts.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VersionTriple {
-    /// grows when clients must change
+    /// Grows when clients must change.
     pub major: i64,
-    /// grows when something is added
+    /// Grows when something is added.
     pub minor: i64,
-    /// grows when something is repaired
+    /// Grows when something is repaired.
     pub micro: i64,
 }
+
 impl crate::input::FromMembers for VersionTriple {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -89,54 +85,40 @@ impl crate::input::FromMembers for VersionTriple {
         })
     }
 }
-impl crate::input::FromInput for VersionTriple {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(VersionTriple);
+
 impl crate::describe::Described for VersionTriple {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "major",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "grows when clients must change",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "minor",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "grows when something is added",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "micro",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "grows when something is repaired",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "major",
+            "int",
+            "grows when clients must change",
+        ),
+        crate::describe::MemberSpec::required(
+            "minor",
+            "int",
+            "grows when something is added",
+        ),
+        crate::describe::MemberSpec::required(
+            "micro",
+            "int",
+            "grows when something is repaired",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(VersionTriple);
+
 /// Which version speaks.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VersionInfo {
-    /// the version of QEMU whose QMP this is compatible with
+    /// The version of QEMU whose QMP this is compatible with.
     pub qemu: VersionTriple,
-    /// the name and version of the program itself
+    /// The name and version of the program itself.
     pub package: String,
 }
+
 impl crate::input::FromMembers for VersionInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -145,44 +127,33 @@ impl crate::input::FromMembers for VersionInfo {
         })
     }
 }
-impl crate::input::FromInput for VersionInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(VersionInfo);
+
 impl crate::describe::Described for VersionInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "qemu",
-            type_name: "VersionTriple",
-            values: &[],
-            optional: false,
-            description: "the version of QEMU whose QMP this is compatible with",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "package",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the name and version of the program itself",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "qemu",
+            "VersionTriple",
+            "the version of QEMU whose QMP this is compatible with",
+        ),
+        crate::describe::MemberSpec::required(
+            "package",
+            "str",
+            "the name and version of the program itself",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(VersionInfo);
+
 /// One command.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct CommandInfo {
-    /// its name
+    /// Its name.
     pub name: String,
 }
+
 impl crate::input::FromMembers for CommandInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -190,36 +161,24 @@ impl crate::input::FromMembers for CommandInfo {
         })
     }
 }
-impl crate::input::FromInput for CommandInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(CommandInfo);
+
 impl crate::describe::Described for CommandInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "name",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its name",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("name", "str", "its name"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(CommandInfo);
+
 /// One event.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct EventInfo {
-    /// its name
+    /// Its name.
     pub name: String,
 }
+
 impl crate::input::FromMembers for EventInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -227,30 +186,17 @@ impl crate::input::FromMembers for EventInfo {
         })
     }
 }
-impl crate::input::FromInput for EventInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(EventInfo);
+
 impl crate::describe::Described for EventInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "name",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its name",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("name", "str", "its name"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(EventInfo);
+
 /// What an entry of the introspection describes.
 #[derive(
     Clone,
@@ -265,28 +211,29 @@ crate::input::deserialize_through_input!(EventInfo);
     schemars::JsonSchema,
 )]
 pub enum SchemaMetaType {
-    /// a type that every schema has
+    /// A type that every schema has.
     #[serde(rename = "builtin")]
     Builtin,
-    /// one of several names
+    /// One of several names.
     #[serde(rename = "enum")]
     Enum,
-    /// a list of one type
+    /// A list of one type.
     #[serde(rename = "array")]
     Array,
-    /// members with names
+    /// Members with names.
     #[serde(rename = "object")]
     Object,
-    /// one of several types that JSON tells apart
+    /// One of several types that JSON tells apart.
     #[serde(rename = "alternate")]
     Alternate,
-    /// a command
+    /// A command.
     #[serde(rename = "command")]
     Command,
-    /// an event
+    /// An event.
     #[serde(rename = "event")]
     Event,
 }
+
 impl SchemaMetaType {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
@@ -311,8 +258,9 @@ impl SchemaMetaType {
         }
     }
 }
+
 crate::input::named_values!(SchemaMetaType);
-crate::input::deserialize_through_input!(SchemaMetaType);
+
 /// The types of JSON, with integers apart.
 #[derive(
     Clone,
@@ -327,31 +275,32 @@ crate::input::deserialize_through_input!(SchemaMetaType);
     schemars::JsonSchema,
 )]
 pub enum JSONType {
-    /// text
+    /// Text.
     #[serde(rename = "string")]
     String,
-    /// any number
+    /// Any number.
     #[serde(rename = "number")]
     Number,
-    /// a number without fraction
+    /// A number without fraction.
     #[serde(rename = "int")]
     Int,
-    /// true or false
+    /// True or false.
     #[serde(rename = "boolean")]
     Boolean,
-    /// null
+    /// Null.
     #[serde(rename = "null")]
     Null,
-    /// members with names
+    /// Members with names.
     #[serde(rename = "object")]
     Object,
-    /// a list
+    /// A list.
     #[serde(rename = "array")]
     Array,
-    /// any of them
+    /// Any of them.
     #[serde(rename = "value")]
     Value,
 }
+
 impl JSONType {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
@@ -378,21 +327,23 @@ impl JSONType {
         }
     }
 }
+
 crate::input::named_values!(JSONType);
-crate::input::deserialize_through_input!(JSONType);
+
 /// One entry of the introspection.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct SchemaInfo {
-    /// the command, event or built-in type; other types have a number that means nothing outside
-    /// of one reply
+    /// The command, event or built-in type; other types have a number that means nothing outside
+    /// of one reply.
     pub name: String,
-    /// its feature flags
+    /// Its feature flags.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<Vec<String>>,
     /// Which kind it is (`meta-type` on the wire), with the members of that kind.
     #[serde(flatten)]
     pub meta_type: SchemaInfoVariant,
 }
+
 /// What [`SchemaInfo`] holds beside its fixed members.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "meta-type")]
@@ -419,6 +370,7 @@ pub enum SchemaInfoVariant {
     #[serde(rename = "event")]
     Event(SchemaInfoEvent),
 }
+
 impl SchemaInfoVariant {
     /// The discriminator's value.
     pub const fn tag(&self) -> SchemaMetaType {
@@ -433,6 +385,7 @@ impl SchemaInfoVariant {
         }
     }
 }
+
 impl crate::input::FromMembers for SchemaInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         let tag: SchemaMetaType = members.required("meta-type")?;
@@ -467,49 +420,25 @@ impl crate::input::FromMembers for SchemaInfo {
         })
     }
 }
-impl crate::input::FromInput for SchemaInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(SchemaInfo);
+
 impl crate::describe::Described for SchemaInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "name",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the command, event or built-in type; other types have a number that means nothing outside of one reply",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "meta-type",
-            type_name: "SchemaMetaType",
-            values: &[
-                "builtin",
-                "enum",
-                "array",
-                "object",
-                "alternate",
-                "command",
-                "event",
-            ],
-            optional: false,
-            description: "what the entry describes",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "features",
-            type_name: "[str]",
-            values: &[],
-            optional: true,
-            description: "its feature flags",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "name",
+            "str",
+            "the command, event or built-in type; other types have a number that means nothing outside of one reply",
+        ),
+        crate::describe::MemberSpec::required(
+                "meta-type",
+                "SchemaMetaType",
+                "what the entry describes",
+            )
+            .one_of(
+                &["builtin", "enum", "array", "object", "alternate", "command", "event"],
+            ),
+        crate::describe::MemberSpec::optional("features", "[str]", "its feature flags"),
     ];
     const TAG: Option<&'static str> = Some("meta-type");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
@@ -550,14 +479,15 @@ impl crate::describe::Described for SchemaInfo {
         },
     ];
 }
-crate::input::deserialize_through_input!(SchemaInfo);
+
 /// A type that every schema has.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct SchemaInfoBuiltin {
-    /// how it looks in JSON
+    /// How it looks in JSON.
     #[serde(rename = "json-type")]
     pub json_type: JSONType,
 }
+
 impl crate::input::FromMembers for SchemaInfoBuiltin {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -565,47 +495,42 @@ impl crate::input::FromMembers for SchemaInfoBuiltin {
         })
     }
 }
-impl crate::input::FromInput for SchemaInfoBuiltin {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(SchemaInfoBuiltin);
+
 impl crate::describe::Described for SchemaInfoBuiltin {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "json-type",
-            type_name: "JSONType",
-            values: &[
-                "string",
-                "number",
-                "int",
-                "boolean",
-                "null",
-                "object",
-                "array",
-                "value",
-            ],
-            optional: false,
-            description: "how it looks in JSON",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+                "json-type",
+                "JSONType",
+                "how it looks in JSON",
+            )
+            .one_of(
+                &[
+                    "string",
+                    "number",
+                    "int",
+                    "boolean",
+                    "null",
+                    "object",
+                    "array",
+                    "value",
+                ],
+            ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(SchemaInfoBuiltin);
+
 /// One of several names.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct SchemaInfoEnum {
-    /// the names with their features
+    /// The names with their features.
     pub members: Vec<SchemaInfoEnumMember>,
-    /// the names alone, for old clients
+    /// The names alone, for old clients.
     pub values: Vec<String>,
 }
+
 impl crate::input::FromMembers for SchemaInfoEnum {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -614,47 +539,36 @@ impl crate::input::FromMembers for SchemaInfoEnum {
         })
     }
 }
-impl crate::input::FromInput for SchemaInfoEnum {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(SchemaInfoEnum);
+
 impl crate::describe::Described for SchemaInfoEnum {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "members",
-            type_name: "[SchemaInfoEnumMember]",
-            values: &[],
-            optional: false,
-            description: "the names with their features",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "values",
-            type_name: "[str]",
-            values: &[],
-            optional: false,
-            description: "the names alone, for old clients",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "members",
+            "[SchemaInfoEnumMember]",
+            "the names with their features",
+        ),
+        crate::describe::MemberSpec::required(
+            "values",
+            "[str]",
+            "the names alone, for old clients",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(SchemaInfoEnum);
+
 /// One name of an enum.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct SchemaInfoEnumMember {
-    /// the name
+    /// The name.
     pub name: String,
-    /// its feature flags
+    /// Its feature flags.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<Vec<String>>,
 }
+
 impl crate::input::FromMembers for SchemaInfoEnumMember {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -663,45 +577,26 @@ impl crate::input::FromMembers for SchemaInfoEnumMember {
         })
     }
 }
-impl crate::input::FromInput for SchemaInfoEnumMember {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(SchemaInfoEnumMember);
+
 impl crate::describe::Described for SchemaInfoEnumMember {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "name",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the name",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "features",
-            type_name: "[str]",
-            values: &[],
-            optional: true,
-            description: "its feature flags",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("name", "str", "the name"),
+        crate::describe::MemberSpec::optional("features", "[str]", "its feature flags"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(SchemaInfoEnumMember);
+
 /// A list.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct SchemaInfoArray {
-    /// the type of its elements
+    /// The type of its elements.
     #[serde(rename = "element-type")]
     pub element_type: String,
 }
+
 impl crate::input::FromMembers for SchemaInfoArray {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -709,42 +604,34 @@ impl crate::input::FromMembers for SchemaInfoArray {
         })
     }
 }
-impl crate::input::FromInput for SchemaInfoArray {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(SchemaInfoArray);
+
 impl crate::describe::Described for SchemaInfoArray {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "element-type",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the type of its elements",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "element-type",
+            "str",
+            "the type of its elements",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(SchemaInfoArray);
+
 /// Members with names.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct SchemaInfoObject {
-    /// the members that are always possible
+    /// The members that are always possible.
     pub members: Vec<SchemaInfoObjectMember>,
-    /// the member that decides which others there are
+    /// The member that decides which others there are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
-    /// the types whose members join, by the value of the tag
+    /// The types whose members join, by the value of the tag.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub variants: Option<Vec<SchemaInfoObjectVariant>>,
 }
+
 impl crate::input::FromMembers for SchemaInfoObject {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -754,60 +641,46 @@ impl crate::input::FromMembers for SchemaInfoObject {
         })
     }
 }
-impl crate::input::FromInput for SchemaInfoObject {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(SchemaInfoObject);
+
 impl crate::describe::Described for SchemaInfoObject {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "members",
-            type_name: "[SchemaInfoObjectMember]",
-            values: &[],
-            optional: false,
-            description: "the members that are always possible",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "tag",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the member that decides which others there are",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "variants",
-            type_name: "[SchemaInfoObjectVariant]",
-            values: &[],
-            optional: true,
-            description: "the types whose members join, by the value of the tag",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "members",
+            "[SchemaInfoObjectMember]",
+            "the members that are always possible",
+        ),
+        crate::describe::MemberSpec::optional(
+            "tag",
+            "str",
+            "the member that decides which others there are",
+        ),
+        crate::describe::MemberSpec::optional(
+            "variants",
+            "[SchemaInfoObjectVariant]",
+            "the types whose members join, by the value of the tag",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(SchemaInfoObject);
+
 /// One member of an object.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct SchemaInfoObjectMember {
-    /// its name
+    /// Its name.
     pub name: String,
-    /// its type
+    /// Its type.
     pub r#type: String,
-    /// null where the member may be absent
+    /// Null where the member may be absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default: Option<serde_json::Value>,
-    /// its feature flags
+    /// Its feature flags.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub features: Option<Vec<String>>,
 }
+
 impl crate::input::FromMembers for SchemaInfoObjectMember {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -818,62 +691,33 @@ impl crate::input::FromMembers for SchemaInfoObjectMember {
         })
     }
 }
-impl crate::input::FromInput for SchemaInfoObjectMember {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(SchemaInfoObjectMember);
+
 impl crate::describe::Described for SchemaInfoObjectMember {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "name",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its name",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "type",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its type",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "default",
-            type_name: "any",
-            values: &[],
-            optional: true,
-            description: "null where the member may be absent",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "features",
-            type_name: "[str]",
-            values: &[],
-            optional: true,
-            description: "its feature flags",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("name", "str", "its name"),
+        crate::describe::MemberSpec::required("type", "str", "its type"),
+        crate::describe::MemberSpec::optional(
+            "default",
+            "any",
+            "null where the member may be absent",
+        ),
+        crate::describe::MemberSpec::optional("features", "[str]", "its feature flags"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(SchemaInfoObjectMember);
+
 /// The members that go with one value of the tag.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct SchemaInfoObjectVariant {
-    /// the value
+    /// The value.
     pub case: String,
-    /// the object type that has the members
+    /// The object type that has the members.
     pub r#type: String,
 }
+
 impl crate::input::FromMembers for SchemaInfoObjectVariant {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -882,44 +726,29 @@ impl crate::input::FromMembers for SchemaInfoObjectVariant {
         })
     }
 }
-impl crate::input::FromInput for SchemaInfoObjectVariant {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(SchemaInfoObjectVariant);
+
 impl crate::describe::Described for SchemaInfoObjectVariant {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "case",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the value",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "type",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the object type that has the members",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("case", "str", "the value"),
+        crate::describe::MemberSpec::required(
+            "type",
+            "str",
+            "the object type that has the members",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(SchemaInfoObjectVariant);
+
 /// One of several types.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct SchemaInfoAlternate {
-    /// the types
+    /// The types.
     pub members: Vec<SchemaInfoAlternateMember>,
 }
+
 impl crate::input::FromMembers for SchemaInfoAlternate {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -927,36 +756,28 @@ impl crate::input::FromMembers for SchemaInfoAlternate {
         })
     }
 }
-impl crate::input::FromInput for SchemaInfoAlternate {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(SchemaInfoAlternate);
+
 impl crate::describe::Described for SchemaInfoAlternate {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "members",
-            type_name: "[SchemaInfoAlternateMember]",
-            values: &[],
-            optional: false,
-            description: "the types",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "members",
+            "[SchemaInfoAlternateMember]",
+            "the types",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(SchemaInfoAlternate);
+
 /// One of the types.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct SchemaInfoAlternateMember {
-    /// the type
+    /// The type.
     pub r#type: String,
 }
+
 impl crate::input::FromMembers for SchemaInfoAlternateMember {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -964,44 +785,32 @@ impl crate::input::FromMembers for SchemaInfoAlternateMember {
         })
     }
 }
-impl crate::input::FromInput for SchemaInfoAlternateMember {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(SchemaInfoAlternateMember);
+
 impl crate::describe::Described for SchemaInfoAlternateMember {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "type",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the type",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("type", "str", "the type"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(SchemaInfoAlternateMember);
+
 /// A command.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct SchemaInfoCommand {
-    /// the object type of its arguments
+    /// The object type of its arguments.
     #[serde(rename = "arg-type")]
     pub arg_type: String,
-    /// the type of what it returns
+    /// The type of what it returns.
     #[serde(rename = "ret-type")]
     pub ret_type: String,
-    /// whether it may be sent with exec-oob (default: false)
+    /// Whether it may be sent with exec-oob (default: false).
     #[serde(rename = "allow-oob")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allow_oob: Option<bool>,
 }
+
 impl crate::input::FromMembers for SchemaInfoCommand {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1011,53 +820,40 @@ impl crate::input::FromMembers for SchemaInfoCommand {
         })
     }
 }
-impl crate::input::FromInput for SchemaInfoCommand {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(SchemaInfoCommand);
+
 impl crate::describe::Described for SchemaInfoCommand {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "arg-type",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the object type of its arguments",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "ret-type",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the type of what it returns",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "allow-oob",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether it may be sent with exec-oob (default: false)",
-            default: Some("false"),
-        },
+        crate::describe::MemberSpec::required(
+            "arg-type",
+            "str",
+            "the object type of its arguments",
+        ),
+        crate::describe::MemberSpec::required(
+            "ret-type",
+            "str",
+            "the type of what it returns",
+        ),
+        crate::describe::MemberSpec::optional(
+                "allow-oob",
+                "bool",
+                "whether it may be sent with exec-oob (default: false)",
+            )
+            .default_is("false"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(SchemaInfoCommand);
+
 /// An event.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct SchemaInfoEvent {
-    /// the object type of its data
+    /// The object type of its data.
     #[serde(rename = "arg-type")]
     pub arg_type: String,
 }
+
 impl crate::input::FromMembers for SchemaInfoEvent {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1065,30 +861,21 @@ impl crate::input::FromMembers for SchemaInfoEvent {
         })
     }
 }
-impl crate::input::FromInput for SchemaInfoEvent {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(SchemaInfoEvent);
+
 impl crate::describe::Described for SchemaInfoEvent {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "arg-type",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the object type of its data",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "arg-type",
+            "str",
+            "the object type of its data",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(SchemaInfoEvent);
+
 /// The commands of `control.json`, for whoever implements them.
 pub trait Commands {
     /// Ends negotiation. Until then a session accepts no other command and gets no events.
@@ -1099,28 +886,28 @@ pub trait Commands {
     ) -> Result<(), crate::QmpError>;
     /// Tells which version speaks.
     ///
-    /// Returns: the version
+    /// Returns: the version.
     fn query_version(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<VersionInfo, crate::QmpError>;
     /// Lists the commands that this session may send.
     ///
-    /// Returns: one entry for each command
+    /// Returns: one entry for each command.
     fn query_commands(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<CommandInfo>, crate::QmpError>;
     /// Lists the events that may be sent.
     ///
-    /// Returns: one entry for each event
+    /// Returns: one entry for each event.
     fn query_events(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<EventInfo>, crate::QmpError>;
     /// Describes every command and event and the types they use.
     ///
-    /// Returns: the entries, commands and events first
+    /// Returns: the entries, commands and events first.
     fn query_qmp_schema(
         &mut self,
         cx: &mut dyn crate::Context,
@@ -1129,6 +916,7 @@ pub trait Commands {
     /// Ends the program, without asking the guest.
     fn quit(&mut self, cx: &mut dyn crate::Context) -> Result<(), crate::QmpError>;
 }
+
 /// Parses a command's arguments, runs it, and writes its reply.
 pub fn dispatch(
     handler: &mut dyn Commands,
@@ -1139,29 +927,26 @@ pub fn dispatch(
     match name {
         "qmp_capabilities" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.qmp_capabilities(cx, args)?;
-            Ok(crate::Reply::empty(reply))
+            handler.qmp_capabilities(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         "query-version" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_version(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_version(cx)?)
         }
         "query-commands" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_commands(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_commands(cx)?)
         }
         "query-events" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_events(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_events(cx)?)
         }
         "query-qmp-schema" => handler.query_qmp_schema(cx, arguments),
         "quit" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.quit(cx)?;
-            Ok(crate::Reply::empty(reply))
+            handler.quit(cx)?;
+            Ok(crate::Reply::EMPTY)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

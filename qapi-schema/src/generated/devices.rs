@@ -5,18 +5,19 @@
 /// What every PCI device may be given.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct PciProperties {
-    /// its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
-    /// (default: the first free slot)
+    /// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    /// (default: the first free slot).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addr: Option<String>,
-    /// whether other functions may share the slot (default: false)
+    /// Whether other functions may share the slot (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifunction: Option<bool>,
-    /// the number that makes the guest's name for a network card; 0 means none (default: 0)
+    /// The number that makes the guest's name for a network card; 0 means none (default: 0).
     #[serde(rename = "acpi-index")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acpi_index: Option<u32>,
 }
+
 impl crate::input::FromMembers for PciProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -26,82 +27,71 @@ impl crate::input::FromMembers for PciProperties {
         })
     }
 }
-impl crate::input::FromInput for PciProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(PciProperties);
+
 impl crate::describe::Described for PciProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "addr",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
-            default: Some("the first free slot"),
-        },
-        crate::describe::MemberSpec {
-            name: "multifunction",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether other functions may share the slot (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "acpi-index",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "the number that makes the guest's name for a network card; 0 means none (default: 0)",
-            default: Some("0"),
-        },
+        crate::describe::MemberSpec::optional(
+                "addr",
+                "str",
+                "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
+            )
+            .default_is("the first free slot"),
+        crate::describe::MemberSpec::optional(
+                "multifunction",
+                "bool",
+                "whether other functions may share the slot (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "acpi-index",
+                "uint32",
+                "the number that makes the guest's name for a network card; 0 means none (default: 0)",
+            )
+            .default_is("0"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(PciProperties);
+
 /// What every virtio device on PCI may be given.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VirtioPciProperties {
-    /// its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
-    /// (default: the first free slot)
+    /// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    /// (default: the first free slot).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addr: Option<String>,
-    /// whether other functions may share the slot (default: false)
+    /// Whether other functions may share the slot (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifunction: Option<bool>,
-    /// the number that makes the guest's name for a network card; 0 means none (default: 0)
+    /// The number that makes the guest's name for a network card; 0 means none (default: 0).
     #[serde(rename = "acpi-index")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acpi_index: Option<u32>,
-    /// must not be off: there is no legacy interface (default: on)
+    /// Must not be off: there is no legacy interface (default: on).
     #[serde(rename = "disable-legacy")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disable_legacy: Option<super::common::OnOffAuto>,
-    /// must not be true: there is no other interface (default: false)
+    /// Must not be true: there is no other interface (default: false).
     #[serde(rename = "disable-modern")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disable_modern: Option<bool>,
-    /// whether the guest must go through an IOMMU if it has one (default: false)
+    /// Whether the guest must go through an IOMMU if it has one (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iommu_platform: Option<bool>,
-    /// whether addresses can be translated ahead; needs an IOMMU (default: false)
+    /// Whether addresses can be translated ahead; needs an IOMMU (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ats: Option<bool>,
-    /// whether the kernel takes the guest's kicks (default: true)
+    /// Whether the kernel takes the guest's kicks (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ioeventfd: Option<bool>,
-    /// how many MSI-X vectors there are (default: one for each queue and one for configuration
-    /// changes)
+    /// How many MSI-X vectors there are (default: one for each queue and one for configuration
+    /// changes).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vectors: Option<u32>,
 }
+
 impl crate::input::FromMembers for VirtioPciProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -117,94 +107,71 @@ impl crate::input::FromMembers for VirtioPciProperties {
         })
     }
 }
-impl crate::input::FromInput for VirtioPciProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(VirtioPciProperties);
+
 impl crate::describe::Described for VirtioPciProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "addr",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
-            default: Some("the first free slot"),
-        },
-        crate::describe::MemberSpec {
-            name: "multifunction",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether other functions may share the slot (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "acpi-index",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "the number that makes the guest's name for a network card; 0 means none (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "disable-legacy",
-            type_name: "OnOffAuto",
-            values: &["auto", "on", "off"],
-            optional: true,
-            description: "must not be off: there is no legacy interface (default: on)",
-            default: Some("on"),
-        },
-        crate::describe::MemberSpec {
-            name: "disable-modern",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "must not be true: there is no other interface (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "iommu_platform",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the guest must go through an IOMMU if it has one (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "ats",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether addresses can be translated ahead; needs an IOMMU (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "ioeventfd",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the kernel takes the guest's kicks (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "vectors",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "how many MSI-X vectors there are (default: one for each queue and one for configuration changes)",
-            default: Some("one for each queue and one for configuration changes"),
-        },
+        crate::describe::MemberSpec::optional(
+                "addr",
+                "str",
+                "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
+            )
+            .default_is("the first free slot"),
+        crate::describe::MemberSpec::optional(
+                "multifunction",
+                "bool",
+                "whether other functions may share the slot (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "acpi-index",
+                "uint32",
+                "the number that makes the guest's name for a network card; 0 means none (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "disable-legacy",
+                "OnOffAuto",
+                "must not be off: there is no legacy interface (default: on)",
+            )
+            .one_of(&["auto", "on", "off"])
+            .default_is("on"),
+        crate::describe::MemberSpec::optional(
+                "disable-modern",
+                "bool",
+                "must not be true: there is no other interface (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "iommu_platform",
+                "bool",
+                "whether the guest must go through an IOMMU if it has one (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "ats",
+                "bool",
+                "whether addresses can be translated ahead; needs an IOMMU (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "ioeventfd",
+                "bool",
+                "whether the kernel takes the guest's kicks (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "vectors",
+                "uint32",
+                "how many MSI-X vectors there are (default: one for each queue and one for configuration changes)",
+            )
+            .default_is("one for each queue and one for configuration changes"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(VirtioPciProperties);
+
 /// What to do when a request of a disk fails.
 #[derive(
     Clone,
@@ -219,22 +186,23 @@ crate::input::deserialize_through_input!(VirtioPciProperties);
     schemars::JsonSchema,
 )]
 pub enum BlockdevOnError {
-    /// tell the guest
+    /// Tell the guest.
     #[serde(rename = "report")]
     Report,
-    /// tell the guest that all is well
+    /// Tell the guest that all is well.
     #[serde(rename = "ignore")]
     Ignore,
-    /// stop the machine if the storage is full, else tell the guest
+    /// Stop the machine if the storage is full, else tell the guest.
     #[serde(rename = "enospc")]
     Enospc,
-    /// stop the machine
+    /// Stop the machine.
     #[serde(rename = "stop")]
     Stop,
-    /// enospc for writes, report for reads
+    /// Enospc for writes, report for reads.
     #[serde(rename = "auto")]
     Auto,
 }
+
 impl BlockdevOnError {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
@@ -255,104 +223,106 @@ impl BlockdevOnError {
         }
     }
 }
+
 crate::input::named_values!(BlockdevOnError);
-crate::input::deserialize_through_input!(BlockdevOnError);
+
 /// A virtio disk.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VirtioBlkProperties {
-    /// its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
-    /// (default: the first free slot)
+    /// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    /// (default: the first free slot).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addr: Option<String>,
-    /// whether other functions may share the slot (default: false)
+    /// Whether other functions may share the slot (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifunction: Option<bool>,
-    /// the number that makes the guest's name for a network card; 0 means none (default: 0)
+    /// The number that makes the guest's name for a network card; 0 means none (default: 0).
     #[serde(rename = "acpi-index")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acpi_index: Option<u32>,
-    /// must not be off: there is no legacy interface (default: on)
+    /// Must not be off: there is no legacy interface (default: on).
     #[serde(rename = "disable-legacy")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disable_legacy: Option<super::common::OnOffAuto>,
-    /// must not be true: there is no other interface (default: false)
+    /// Must not be true: there is no other interface (default: false).
     #[serde(rename = "disable-modern")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disable_modern: Option<bool>,
-    /// whether the guest must go through an IOMMU if it has one (default: false)
+    /// Whether the guest must go through an IOMMU if it has one (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iommu_platform: Option<bool>,
-    /// whether addresses can be translated ahead; needs an IOMMU (default: false)
+    /// Whether addresses can be translated ahead; needs an IOMMU (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ats: Option<bool>,
-    /// whether the kernel takes the guest's kicks (default: true)
+    /// Whether the kernel takes the guest's kicks (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ioeventfd: Option<bool>,
-    /// how many MSI-X vectors there are (default: one for each queue and one for configuration
-    /// changes)
+    /// How many MSI-X vectors there are (default: one for each queue and one for configuration
+    /// changes).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vectors: Option<u32>,
-    /// the node-name of its medium
+    /// The node-name of its medium.
     pub drive: String,
-    /// the serial number that the guest reads, at most 20 bytes
+    /// The serial number that the guest reads, at most 20 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// how many queues it has, 1 to 256 (default: one for each vCPU)
+    /// How many queues it has, 1 to 256 (default: one for each vCPU).
     #[serde(rename = "num-queues")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_queues: Option<u16>,
-    /// how many entries a queue has, a power of two, 2 to 1024 (default: 256)
+    /// How many entries a queue has, a power of two, 2 to 1024 (default: 256).
     #[serde(rename = "queue-size")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_size: Option<u16>,
-    /// the id of the iothread object that serves it (default: one of its own)
+    /// The id of the iothread object that serves it (default: one of its own).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iothread: Option<String>,
-    /// whether the guest sees a write cache and must flush it (default: auto)
+    /// Whether the guest sees a write cache and must flush it (default: auto).
     #[serde(rename = "write-cache")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_cache: Option<super::common::OnOffAuto>,
-    /// whether the guest may switch the write cache (default: true)
+    /// Whether the guest may switch the write cache (default: true).
     #[serde(rename = "config-wce")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config_wce: Option<bool>,
-    /// its place in the order of booting
+    /// Its place in the order of booting.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
-    /// the smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default:
-    /// 512)
+    /// The smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default:
+    /// 512).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logical_block_size: Option<u64>,
-    /// the unit that is written without reading first, in bytes (default: 512)
+    /// The unit that is written without reading first, in bytes (default: 512).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub physical_block_size: Option<u64>,
-    /// the smallest size the guest should use, in bytes (default: 0)
+    /// The smallest size the guest should use, in bytes (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_io_size: Option<u64>,
-    /// the best size the guest should use, in bytes (default: 0)
+    /// The best size the guest should use, in bytes (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opt_io_size: Option<u64>,
-    /// the unit of discards, in bytes (default: the logical block size)
+    /// The unit of discards, in bytes (default: the logical block size).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discard_granularity: Option<u64>,
-    /// whether the guest may discard (default: true)
+    /// Whether the guest may discard (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discard: Option<bool>,
-    /// whether the guest may ask for zeroes (default: true)
+    /// Whether the guest may ask for zeroes (default: true).
     #[serde(rename = "write-zeroes")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_zeroes: Option<bool>,
-    /// what to do when a write fails (default: auto)
+    /// What to do when a write fails (default: auto).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<BlockdevOnError>,
-    /// what to do when a read fails (default: auto)
+    /// What to do when a read fails (default: auto).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<BlockdevOnError>,
-    /// whether others may write to the medium at the same time (default: false)
+    /// Whether others may write to the medium at the same time (default: false).
     #[serde(rename = "share-rw")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share_rw: Option<bool>,
 }
+
 impl crate::input::FromMembers for VirtioBlkProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -386,284 +356,226 @@ impl crate::input::FromMembers for VirtioBlkProperties {
         })
     }
 }
-impl crate::input::FromInput for VirtioBlkProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(VirtioBlkProperties);
+
 impl crate::describe::Described for VirtioBlkProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "addr",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
-            default: Some("the first free slot"),
-        },
-        crate::describe::MemberSpec {
-            name: "multifunction",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether other functions may share the slot (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "acpi-index",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "the number that makes the guest's name for a network card; 0 means none (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "disable-legacy",
-            type_name: "OnOffAuto",
-            values: &["auto", "on", "off"],
-            optional: true,
-            description: "must not be off: there is no legacy interface (default: on)",
-            default: Some("on"),
-        },
-        crate::describe::MemberSpec {
-            name: "disable-modern",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "must not be true: there is no other interface (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "iommu_platform",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the guest must go through an IOMMU if it has one (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "ats",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether addresses can be translated ahead; needs an IOMMU (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "ioeventfd",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the kernel takes the guest's kicks (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "vectors",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "how many MSI-X vectors there are (default: one for each queue and one for configuration changes)",
-            default: Some("one for each queue and one for configuration changes"),
-        },
-        crate::describe::MemberSpec {
-            name: "drive",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the node-name of its medium",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "serial",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the serial number that the guest reads, at most 20 bytes",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "num-queues",
-            type_name: "uint16",
-            values: &[],
-            optional: true,
-            description: "how many queues it has, 1 to 256 (default: one for each vCPU)",
-            default: Some("one for each vCPU"),
-        },
-        crate::describe::MemberSpec {
-            name: "queue-size",
-            type_name: "uint16",
-            values: &[],
-            optional: true,
-            description: "how many entries a queue has, a power of two, 2 to 1024 (default: 256)",
-            default: Some("256"),
-        },
-        crate::describe::MemberSpec {
-            name: "iothread",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the id of the iothread object that serves it (default: one of its own)",
-            default: Some("one of its own"),
-        },
-        crate::describe::MemberSpec {
-            name: "write-cache",
-            type_name: "OnOffAuto",
-            values: &["auto", "on", "off"],
-            optional: true,
-            description: "whether the guest sees a write cache and must flush it (default: auto)",
-            default: Some("auto"),
-        },
-        crate::describe::MemberSpec {
-            name: "config-wce",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the guest may switch the write cache (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "bootindex",
-            type_name: "int32",
-            values: &[],
-            optional: true,
-            description: "its place in the order of booting",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "logical_block_size",
-            type_name: "size",
-            values: &[],
-            optional: true,
-            description: "the smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default: 512)",
-            default: Some("512"),
-        },
-        crate::describe::MemberSpec {
-            name: "physical_block_size",
-            type_name: "size",
-            values: &[],
-            optional: true,
-            description: "the unit that is written without reading first, in bytes (default: 512)",
-            default: Some("512"),
-        },
-        crate::describe::MemberSpec {
-            name: "min_io_size",
-            type_name: "size",
-            values: &[],
-            optional: true,
-            description: "the smallest size the guest should use, in bytes (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "opt_io_size",
-            type_name: "size",
-            values: &[],
-            optional: true,
-            description: "the best size the guest should use, in bytes (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "discard_granularity",
-            type_name: "size",
-            values: &[],
-            optional: true,
-            description: "the unit of discards, in bytes (default: the logical block size)",
-            default: Some("the logical block size"),
-        },
-        crate::describe::MemberSpec {
-            name: "discard",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the guest may discard (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "write-zeroes",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the guest may ask for zeroes (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "werror",
-            type_name: "BlockdevOnError",
-            values: &["report", "ignore", "enospc", "stop", "auto"],
-            optional: true,
-            description: "what to do when a write fails (default: auto)",
-            default: Some("auto"),
-        },
-        crate::describe::MemberSpec {
-            name: "rerror",
-            type_name: "BlockdevOnError",
-            values: &["report", "ignore", "enospc", "stop", "auto"],
-            optional: true,
-            description: "what to do when a read fails (default: auto)",
-            default: Some("auto"),
-        },
-        crate::describe::MemberSpec {
-            name: "share-rw",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether others may write to the medium at the same time (default: false)",
-            default: Some("false"),
-        },
+        crate::describe::MemberSpec::optional(
+                "addr",
+                "str",
+                "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
+            )
+            .default_is("the first free slot"),
+        crate::describe::MemberSpec::optional(
+                "multifunction",
+                "bool",
+                "whether other functions may share the slot (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "acpi-index",
+                "uint32",
+                "the number that makes the guest's name for a network card; 0 means none (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "disable-legacy",
+                "OnOffAuto",
+                "must not be off: there is no legacy interface (default: on)",
+            )
+            .one_of(&["auto", "on", "off"])
+            .default_is("on"),
+        crate::describe::MemberSpec::optional(
+                "disable-modern",
+                "bool",
+                "must not be true: there is no other interface (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "iommu_platform",
+                "bool",
+                "whether the guest must go through an IOMMU if it has one (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "ats",
+                "bool",
+                "whether addresses can be translated ahead; needs an IOMMU (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "ioeventfd",
+                "bool",
+                "whether the kernel takes the guest's kicks (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "vectors",
+                "uint32",
+                "how many MSI-X vectors there are (default: one for each queue and one for configuration changes)",
+            )
+            .default_is("one for each queue and one for configuration changes"),
+        crate::describe::MemberSpec::required(
+            "drive",
+            "str",
+            "the node-name of its medium",
+        ),
+        crate::describe::MemberSpec::optional(
+            "serial",
+            "str",
+            "the serial number that the guest reads, at most 20 bytes",
+        ),
+        crate::describe::MemberSpec::optional(
+                "num-queues",
+                "uint16",
+                "how many queues it has, 1 to 256 (default: one for each vCPU)",
+            )
+            .default_is("one for each vCPU"),
+        crate::describe::MemberSpec::optional(
+                "queue-size",
+                "uint16",
+                "how many entries a queue has, a power of two, 2 to 1024 (default: 256)",
+            )
+            .default_is("256"),
+        crate::describe::MemberSpec::optional(
+                "iothread",
+                "str",
+                "the id of the iothread object that serves it (default: one of its own)",
+            )
+            .default_is("one of its own"),
+        crate::describe::MemberSpec::optional(
+                "write-cache",
+                "OnOffAuto",
+                "whether the guest sees a write cache and must flush it (default: auto)",
+            )
+            .one_of(&["auto", "on", "off"])
+            .default_is("auto"),
+        crate::describe::MemberSpec::optional(
+                "config-wce",
+                "bool",
+                "whether the guest may switch the write cache (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+            "bootindex",
+            "int32",
+            "its place in the order of booting",
+        ),
+        crate::describe::MemberSpec::optional(
+                "logical_block_size",
+                "size",
+                "the smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default: 512)",
+            )
+            .default_is("512"),
+        crate::describe::MemberSpec::optional(
+                "physical_block_size",
+                "size",
+                "the unit that is written without reading first, in bytes (default: 512)",
+            )
+            .default_is("512"),
+        crate::describe::MemberSpec::optional(
+                "min_io_size",
+                "size",
+                "the smallest size the guest should use, in bytes (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "opt_io_size",
+                "size",
+                "the best size the guest should use, in bytes (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "discard_granularity",
+                "size",
+                "the unit of discards, in bytes (default: the logical block size)",
+            )
+            .default_is("the logical block size"),
+        crate::describe::MemberSpec::optional(
+                "discard",
+                "bool",
+                "whether the guest may discard (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "write-zeroes",
+                "bool",
+                "whether the guest may ask for zeroes (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "werror",
+                "BlockdevOnError",
+                "what to do when a write fails (default: auto)",
+            )
+            .one_of(&["report", "ignore", "enospc", "stop", "auto"])
+            .default_is("auto"),
+        crate::describe::MemberSpec::optional(
+                "rerror",
+                "BlockdevOnError",
+                "what to do when a read fails (default: auto)",
+            )
+            .one_of(&["report", "ignore", "enospc", "stop", "auto"])
+            .default_is("auto"),
+        crate::describe::MemberSpec::optional(
+                "share-rw",
+                "bool",
+                "whether others may write to the medium at the same time (default: false)",
+            )
+            .default_is("false"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(VirtioBlkProperties);
+
 /// A virtio source of random numbers.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VirtioRngProperties {
-    /// its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
-    /// (default: the first free slot)
+    /// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    /// (default: the first free slot).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addr: Option<String>,
-    /// whether other functions may share the slot (default: false)
+    /// Whether other functions may share the slot (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifunction: Option<bool>,
-    /// the number that makes the guest's name for a network card; 0 means none (default: 0)
+    /// The number that makes the guest's name for a network card; 0 means none (default: 0).
     #[serde(rename = "acpi-index")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acpi_index: Option<u32>,
-    /// must not be off: there is no legacy interface (default: on)
+    /// Must not be off: there is no legacy interface (default: on).
     #[serde(rename = "disable-legacy")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disable_legacy: Option<super::common::OnOffAuto>,
-    /// must not be true: there is no other interface (default: false)
+    /// Must not be true: there is no other interface (default: false).
     #[serde(rename = "disable-modern")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disable_modern: Option<bool>,
-    /// whether the guest must go through an IOMMU if it has one (default: false)
+    /// Whether the guest must go through an IOMMU if it has one (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iommu_platform: Option<bool>,
-    /// whether addresses can be translated ahead; needs an IOMMU (default: false)
+    /// Whether addresses can be translated ahead; needs an IOMMU (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ats: Option<bool>,
-    /// whether the kernel takes the guest's kicks (default: true)
+    /// Whether the kernel takes the guest's kicks (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ioeventfd: Option<bool>,
-    /// how many MSI-X vectors there are (default: one for each queue and one for configuration
-    /// changes)
+    /// How many MSI-X vectors there are (default: one for each queue and one for configuration
+    /// changes).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vectors: Option<u32>,
-    /// the id of the object that makes them (default: one of type rng-builtin)
+    /// The id of the object that makes them (default: one of type rng-builtin).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rng: Option<String>,
-    /// how many bytes the guest gets in a period (default: 9223372036854775807)
+    /// How many bytes the guest gets in a period (default: 9223372036854775807).
     #[serde(rename = "max-bytes")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
-    /// the length of a period in ms (default: 65536)
+    /// The length of a period in ms (default: 65536).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub period: Option<u32>,
 }
+
 impl crate::input::FromMembers for VirtioRngProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -682,157 +594,129 @@ impl crate::input::FromMembers for VirtioRngProperties {
         })
     }
 }
-impl crate::input::FromInput for VirtioRngProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(VirtioRngProperties);
+
 impl crate::describe::Described for VirtioRngProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "addr",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
-            default: Some("the first free slot"),
-        },
-        crate::describe::MemberSpec {
-            name: "multifunction",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether other functions may share the slot (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "acpi-index",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "the number that makes the guest's name for a network card; 0 means none (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "disable-legacy",
-            type_name: "OnOffAuto",
-            values: &["auto", "on", "off"],
-            optional: true,
-            description: "must not be off: there is no legacy interface (default: on)",
-            default: Some("on"),
-        },
-        crate::describe::MemberSpec {
-            name: "disable-modern",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "must not be true: there is no other interface (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "iommu_platform",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the guest must go through an IOMMU if it has one (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "ats",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether addresses can be translated ahead; needs an IOMMU (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "ioeventfd",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the kernel takes the guest's kicks (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "vectors",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "how many MSI-X vectors there are (default: one for each queue and one for configuration changes)",
-            default: Some("one for each queue and one for configuration changes"),
-        },
-        crate::describe::MemberSpec {
-            name: "rng",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the id of the object that makes them (default: one of type rng-builtin)",
-            default: Some("one of type rng-builtin"),
-        },
-        crate::describe::MemberSpec {
-            name: "max-bytes",
-            type_name: "uint64",
-            values: &[],
-            optional: true,
-            description: "how many bytes the guest gets in a period (default: 9223372036854775807)",
-            default: Some("9223372036854775807"),
-        },
-        crate::describe::MemberSpec {
-            name: "period",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "the length of a period in ms (default: 65536)",
-            default: Some("65536"),
-        },
+        crate::describe::MemberSpec::optional(
+                "addr",
+                "str",
+                "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
+            )
+            .default_is("the first free slot"),
+        crate::describe::MemberSpec::optional(
+                "multifunction",
+                "bool",
+                "whether other functions may share the slot (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "acpi-index",
+                "uint32",
+                "the number that makes the guest's name for a network card; 0 means none (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "disable-legacy",
+                "OnOffAuto",
+                "must not be off: there is no legacy interface (default: on)",
+            )
+            .one_of(&["auto", "on", "off"])
+            .default_is("on"),
+        crate::describe::MemberSpec::optional(
+                "disable-modern",
+                "bool",
+                "must not be true: there is no other interface (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "iommu_platform",
+                "bool",
+                "whether the guest must go through an IOMMU if it has one (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "ats",
+                "bool",
+                "whether addresses can be translated ahead; needs an IOMMU (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "ioeventfd",
+                "bool",
+                "whether the kernel takes the guest's kicks (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "vectors",
+                "uint32",
+                "how many MSI-X vectors there are (default: one for each queue and one for configuration changes)",
+            )
+            .default_is("one for each queue and one for configuration changes"),
+        crate::describe::MemberSpec::optional(
+                "rng",
+                "str",
+                "the id of the object that makes them (default: one of type rng-builtin)",
+            )
+            .default_is("one of type rng-builtin"),
+        crate::describe::MemberSpec::optional(
+                "max-bytes",
+                "uint64",
+                "how many bytes the guest gets in a period (default: 9223372036854775807)",
+            )
+            .default_is("9223372036854775807"),
+        crate::describe::MemberSpec::optional(
+                "period",
+                "uint32",
+                "the length of a period in ms (default: 65536)",
+            )
+            .default_is("65536"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(VirtioRngProperties);
+
 /// A virtio device that holds consoles and ports. Its bus is called "ID.0".
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VirtioSerialProperties {
-    /// its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
-    /// (default: the first free slot)
+    /// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    /// (default: the first free slot).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addr: Option<String>,
-    /// whether other functions may share the slot (default: false)
+    /// Whether other functions may share the slot (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifunction: Option<bool>,
-    /// the number that makes the guest's name for a network card; 0 means none (default: 0)
+    /// The number that makes the guest's name for a network card; 0 means none (default: 0).
     #[serde(rename = "acpi-index")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acpi_index: Option<u32>,
-    /// must not be off: there is no legacy interface (default: on)
+    /// Must not be off: there is no legacy interface (default: on).
     #[serde(rename = "disable-legacy")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disable_legacy: Option<super::common::OnOffAuto>,
-    /// must not be true: there is no other interface (default: false)
+    /// Must not be true: there is no other interface (default: false).
     #[serde(rename = "disable-modern")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disable_modern: Option<bool>,
-    /// whether the guest must go through an IOMMU if it has one (default: false)
+    /// Whether the guest must go through an IOMMU if it has one (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iommu_platform: Option<bool>,
-    /// whether addresses can be translated ahead; needs an IOMMU (default: false)
+    /// Whether addresses can be translated ahead; needs an IOMMU (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ats: Option<bool>,
-    /// whether the kernel takes the guest's kicks (default: true)
+    /// Whether the kernel takes the guest's kicks (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ioeventfd: Option<bool>,
-    /// how many MSI-X vectors there are (default: one for each queue and one for configuration
-    /// changes)
+    /// How many MSI-X vectors there are (default: one for each queue and one for configuration
+    /// changes).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vectors: Option<u32>,
-    /// how many it can hold, 1 to 31 (default: 31)
+    /// How many it can hold, 1 to 31 (default: 31).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_ports: Option<u32>,
 }
+
 impl crate::input::FromMembers for VirtioSerialProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -849,115 +733,91 @@ impl crate::input::FromMembers for VirtioSerialProperties {
         })
     }
 }
-impl crate::input::FromInput for VirtioSerialProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(VirtioSerialProperties);
+
 impl crate::describe::Described for VirtioSerialProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "addr",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
-            default: Some("the first free slot"),
-        },
-        crate::describe::MemberSpec {
-            name: "multifunction",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether other functions may share the slot (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "acpi-index",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "the number that makes the guest's name for a network card; 0 means none (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "disable-legacy",
-            type_name: "OnOffAuto",
-            values: &["auto", "on", "off"],
-            optional: true,
-            description: "must not be off: there is no legacy interface (default: on)",
-            default: Some("on"),
-        },
-        crate::describe::MemberSpec {
-            name: "disable-modern",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "must not be true: there is no other interface (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "iommu_platform",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the guest must go through an IOMMU if it has one (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "ats",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether addresses can be translated ahead; needs an IOMMU (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "ioeventfd",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the kernel takes the guest's kicks (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "vectors",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "how many MSI-X vectors there are (default: one for each queue and one for configuration changes)",
-            default: Some("one for each queue and one for configuration changes"),
-        },
-        crate::describe::MemberSpec {
-            name: "max_ports",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "how many it can hold, 1 to 31 (default: 31)",
-            default: Some("31"),
-        },
+        crate::describe::MemberSpec::optional(
+                "addr",
+                "str",
+                "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
+            )
+            .default_is("the first free slot"),
+        crate::describe::MemberSpec::optional(
+                "multifunction",
+                "bool",
+                "whether other functions may share the slot (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "acpi-index",
+                "uint32",
+                "the number that makes the guest's name for a network card; 0 means none (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "disable-legacy",
+                "OnOffAuto",
+                "must not be off: there is no legacy interface (default: on)",
+            )
+            .one_of(&["auto", "on", "off"])
+            .default_is("on"),
+        crate::describe::MemberSpec::optional(
+                "disable-modern",
+                "bool",
+                "must not be true: there is no other interface (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "iommu_platform",
+                "bool",
+                "whether the guest must go through an IOMMU if it has one (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "ats",
+                "bool",
+                "whether addresses can be translated ahead; needs an IOMMU (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "ioeventfd",
+                "bool",
+                "whether the kernel takes the guest's kicks (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "vectors",
+                "uint32",
+                "how many MSI-X vectors there are (default: one for each queue and one for configuration changes)",
+            )
+            .default_is("one for each queue and one for configuration changes"),
+        crate::describe::MemberSpec::optional(
+                "max_ports",
+                "uint32",
+                "how many it can hold, 1 to 31 (default: 31)",
+            )
+            .default_is("31"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(VirtioSerialProperties);
+
 /// A console or port of a virtio-serial device.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VirtSerialPortProperties {
-    /// the id of the character device behind it
+    /// The id of the character device behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chardev: Option<String>,
-    /// its number; 0 is for the first console only (default: the first that is free)
+    /// Its number; 0 is for the first console only (default: the first that is free).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nr: Option<u32>,
-    /// the name that the guest finds it by; of no use for consoles
+    /// The name that the guest finds it by; of no use for consoles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
+
 impl crate::input::FromMembers for VirtSerialPortProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -967,73 +827,60 @@ impl crate::input::FromMembers for VirtSerialPortProperties {
         })
     }
 }
-impl crate::input::FromInput for VirtSerialPortProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(VirtSerialPortProperties);
+
 impl crate::describe::Described for VirtSerialPortProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "chardev",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the id of the character device behind it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "nr",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "its number; 0 is for the first console only (default: the first that is free)",
-            default: Some("the first that is free"),
-        },
-        crate::describe::MemberSpec {
-            name: "name",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the name that the guest finds it by; of no use for consoles",
-            default: None,
-        },
+        crate::describe::MemberSpec::optional(
+            "chardev",
+            "str",
+            "the id of the character device behind it",
+        ),
+        crate::describe::MemberSpec::optional(
+                "nr",
+                "uint32",
+                "its number; 0 is for the first console only (default: the first that is free)",
+            )
+            .default_is("the first that is free"),
+        crate::describe::MemberSpec::optional(
+            "name",
+            "str",
+            "the name that the guest finds it by; of no use for consoles",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(VirtSerialPortProperties);
+
 /// A PCIe root port: a place to plug one device into. Its bus is called by the port's id.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct PcieRootPortProperties {
-    /// its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
-    /// (default: the first free slot)
+    /// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    /// (default: the first free slot).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub addr: Option<String>,
-    /// whether other functions may share the slot (default: false)
+    /// Whether other functions may share the slot (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifunction: Option<bool>,
-    /// the number that makes the guest's name for a network card; 0 means none (default: 0)
+    /// The number that makes the guest's name for a network card; 0 means none (default: 0).
     #[serde(rename = "acpi-index")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acpi_index: Option<u32>,
-    /// the chassis number; with `slot` it must be unique (default: 0)
+    /// The chassis number; with `slot` it must be unique (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chassis: Option<u8>,
-    /// the slot number (default: 0)
+    /// The slot number (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot: Option<u16>,
-    /// the port number that the guest reads (default: 0)
+    /// The port number that the guest reads (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u8>,
-    /// whether devices can come and go while the machine runs (default: true)
+    /// Whether devices can come and go while the machine runs (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hotplug: Option<bool>,
 }
+
 impl crate::input::FromMembers for PcieRootPortProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1047,94 +894,75 @@ impl crate::input::FromMembers for PcieRootPortProperties {
         })
     }
 }
-impl crate::input::FromInput for PcieRootPortProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(PcieRootPortProperties);
+
 impl crate::describe::Described for PcieRootPortProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "addr",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
-            default: Some("the first free slot"),
-        },
-        crate::describe::MemberSpec {
-            name: "multifunction",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether other functions may share the slot (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "acpi-index",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "the number that makes the guest's name for a network card; 0 means none (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "chassis",
-            type_name: "uint8",
-            values: &[],
-            optional: true,
-            description: "the chassis number; with @slot it must be unique (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "slot",
-            type_name: "uint16",
-            values: &[],
-            optional: true,
-            description: "the slot number (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "port",
-            type_name: "uint8",
-            values: &[],
-            optional: true,
-            description: "the port number that the guest reads (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "hotplug",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether devices can come and go while the machine runs (default: true)",
-            default: Some("true"),
-        },
+        crate::describe::MemberSpec::optional(
+                "addr",
+                "str",
+                "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
+            )
+            .default_is("the first free slot"),
+        crate::describe::MemberSpec::optional(
+                "multifunction",
+                "bool",
+                "whether other functions may share the slot (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "acpi-index",
+                "uint32",
+                "the number that makes the guest's name for a network card; 0 means none (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "chassis",
+                "uint8",
+                "the chassis number; with @slot it must be unique (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "slot",
+                "uint16",
+                "the slot number (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "port",
+                "uint8",
+                "the port number that the guest reads (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "hotplug",
+                "bool",
+                "whether devices can come and go while the machine runs (default: true)",
+            )
+            .default_is("true"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(PcieRootPortProperties);
+
 /// A serial port.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct IsaSerialProperties {
-    /// the id of the character device behind it
+    /// The id of the character device behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chardev: Option<String>,
-    /// which of the four usual places it has, 0 to 3 (default: the first that is free)
+    /// Which of the four usual places it has, 0 to 3 (default: the first that is free).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<u32>,
-    /// its first I/O port (default: by `index`)
+    /// Its first I/O port (default: by `index`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iobase: Option<u32>,
-    /// its interrupt (default: by `index`)
+    /// Its interrupt (default: by `index`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub irq: Option<u32>,
 }
+
 impl crate::input::FromMembers for IsaSerialProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1145,64 +973,50 @@ impl crate::input::FromMembers for IsaSerialProperties {
         })
     }
 }
-impl crate::input::FromInput for IsaSerialProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(IsaSerialProperties);
+
 impl crate::describe::Described for IsaSerialProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "chardev",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the id of the character device behind it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "index",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "which of the four usual places it has, 0 to 3 (default: the first that is free)",
-            default: Some("the first that is free"),
-        },
-        crate::describe::MemberSpec {
-            name: "iobase",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "its first I/O port (default: by @index)",
-            default: Some("by @index"),
-        },
-        crate::describe::MemberSpec {
-            name: "irq",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "its interrupt (default: by @index)",
-            default: Some("by @index"),
-        },
+        crate::describe::MemberSpec::optional(
+            "chardev",
+            "str",
+            "the id of the character device behind it",
+        ),
+        crate::describe::MemberSpec::optional(
+                "index",
+                "uint32",
+                "which of the four usual places it has, 0 to 3 (default: the first that is free)",
+            )
+            .default_is("the first that is free"),
+        crate::describe::MemberSpec::optional(
+                "iobase",
+                "uint32",
+                "its first I/O port (default: by @index)",
+            )
+            .default_is("by @index"),
+        crate::describe::MemberSpec::optional(
+                "irq",
+                "uint32",
+                "its interrupt (default: by @index)",
+            )
+            .default_is("by @index"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(IsaSerialProperties);
+
 /// A port through which a guest's kernel says that it gave up.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct PvpanicProperties {
-    /// the I/O port (default: 0x505)
+    /// The I/O port (default: 0x505).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ioport: Option<u16>,
-    /// which events the guest may report, a set of bits (default: 3)
+    /// Which events the guest may report, a set of bits (default: 3).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events: Option<u8>,
 }
+
 impl crate::input::FromMembers for PvpanicProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1211,38 +1025,28 @@ impl crate::input::FromMembers for PvpanicProperties {
         })
     }
 }
-impl crate::input::FromInput for PvpanicProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(PvpanicProperties);
+
 impl crate::describe::Described for PvpanicProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "ioport",
-            type_name: "uint16",
-            values: &[],
-            optional: true,
-            description: "the I/O port (default: 0x505)",
-            default: Some("0x505"),
-        },
-        crate::describe::MemberSpec {
-            name: "events",
-            type_name: "uint8",
-            values: &[],
-            optional: true,
-            description: "which events the guest may report, a set of bits (default: 3)",
-            default: Some("3"),
-        },
+        crate::describe::MemberSpec::optional(
+                "ioport",
+                "uint16",
+                "the I/O port (default: 0x505)",
+            )
+            .default_is("0x505"),
+        crate::describe::MemberSpec::optional(
+                "events",
+                "uint8",
+                "which events the guest may report, a set of bits (default: 3)",
+            )
+            .default_is("3"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(PvpanicProperties);
+
 /// Device models.
 #[derive(
     Clone,
@@ -1257,40 +1061,41 @@ crate::input::deserialize_through_input!(PvpanicProperties);
     schemars::JsonSchema,
 )]
 pub enum DeviceDriver {
-    /// a serial port
+    /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial,
-    /// a place to plug one PCIe device into
+    /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort,
-    /// a port for the guest's last words
+    /// A port for the guest's last words.
     #[serde(rename = "pvpanic")]
     Pvpanic,
-    /// a console of a virtio-serial device
+    /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole,
-    /// a disk
+    /// A disk.
     #[serde(rename = "virtio-blk-pci")]
     VirtioBlkPci,
-    /// the same
+    /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional,
-    /// a source of random numbers
+    /// A source of random numbers.
     #[serde(rename = "virtio-rng-pci")]
     VirtioRngPci,
-    /// the same
+    /// The same.
     #[serde(rename = "virtio-rng-pci-non-transitional")]
     VirtioRngPciNonTransitional,
-    /// a device that holds consoles and ports
+    /// A device that holds consoles and ports.
     #[serde(rename = "virtio-serial-pci")]
     VirtioSerialPci,
-    /// the same
+    /// The same.
     #[serde(rename = "virtio-serial-pci-non-transitional")]
     VirtioSerialPciNonTransitional,
-    /// a port of a virtio-serial device
+    /// A port of a virtio-serial device.
     #[serde(rename = "virtserialport")]
     Virtserialport,
 }
+
 impl DeviceDriver {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
@@ -1323,59 +1128,62 @@ impl DeviceDriver {
         }
     }
 }
+
 crate::input::named_values!(DeviceDriver);
-crate::input::deserialize_through_input!(DeviceDriver);
+
 /// A device to be plugged in.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct DeviceOptions {
-    /// the bus to plug it into (default: one that fits)
+    /// The bus to plug it into (default: one that fits).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bus: Option<String>,
-    /// its id, which must be new; without one it cannot be unplugged
+    /// Its id, which must be new; without one it cannot be unplugged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// Which kind it is (`driver` on the wire), with the members of that kind.
     #[serde(flatten)]
     pub driver: DeviceOptionsVariant,
 }
+
 /// What [`DeviceOptions`] holds beside its fixed members.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "driver")]
 pub enum DeviceOptionsVariant {
-    /// a serial port
+    /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial(IsaSerialProperties),
-    /// a place to plug one PCIe device into
+    /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort(PcieRootPortProperties),
-    /// a port for the guest's last words
+    /// A port for the guest's last words.
     #[serde(rename = "pvpanic")]
     Pvpanic(PvpanicProperties),
-    /// a console of a virtio-serial device
+    /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole(VirtSerialPortProperties),
-    /// a disk
+    /// A disk.
     #[serde(rename = "virtio-blk-pci")]
     VirtioBlkPci(VirtioBlkProperties),
-    /// a disk
+    /// A disk.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional(VirtioBlkProperties),
-    /// a source of random numbers
+    /// A source of random numbers.
     #[serde(rename = "virtio-rng-pci")]
     VirtioRngPci(VirtioRngProperties),
-    /// a source of random numbers
+    /// A source of random numbers.
     #[serde(rename = "virtio-rng-pci-non-transitional")]
     VirtioRngPciNonTransitional(VirtioRngProperties),
-    /// a device that holds consoles and ports
+    /// A device that holds consoles and ports.
     #[serde(rename = "virtio-serial-pci")]
     VirtioSerialPci(VirtioSerialProperties),
-    /// a device that holds consoles and ports
+    /// A device that holds consoles and ports.
     #[serde(rename = "virtio-serial-pci-non-transitional")]
     VirtioSerialPciNonTransitional(VirtioSerialProperties),
-    /// a port of a virtio-serial device
+    /// A port of a virtio-serial device.
     #[serde(rename = "virtserialport")]
     Virtserialport(VirtSerialPortProperties),
 }
+
 impl DeviceOptionsVariant {
     /// The discriminator's value.
     pub const fn tag(&self) -> DeviceDriver {
@@ -1400,6 +1208,7 @@ impl DeviceOptionsVariant {
         }
     }
 }
+
 impl crate::input::FromMembers for DeviceOptions {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         let tag: DeviceDriver = members.required("driver")?;
@@ -1466,53 +1275,38 @@ impl crate::input::FromMembers for DeviceOptions {
         })
     }
 }
-impl crate::input::FromInput for DeviceOptions {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(DeviceOptions);
+
 impl crate::describe::Described for DeviceOptions {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "driver",
-            type_name: "DeviceDriver",
-            values: &[
-                "isa-serial",
-                "pcie-root-port",
-                "pvpanic",
-                "virtconsole",
-                "virtio-blk-pci",
-                "virtio-blk-pci-non-transitional",
-                "virtio-rng-pci",
-                "virtio-rng-pci-non-transitional",
-                "virtio-serial-pci",
-                "virtio-serial-pci-non-transitional",
-                "virtserialport",
-            ],
-            optional: false,
-            description: "its model",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "bus",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the bus to plug it into (default: one that fits)",
-            default: Some("one that fits"),
-        },
-        crate::describe::MemberSpec {
-            name: "id",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "its id, which must be new; without one it cannot be unplugged",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("driver", "DeviceDriver", "its model")
+            .one_of(
+                &[
+                    "isa-serial",
+                    "pcie-root-port",
+                    "pvpanic",
+                    "virtconsole",
+                    "virtio-blk-pci",
+                    "virtio-blk-pci-non-transitional",
+                    "virtio-rng-pci",
+                    "virtio-rng-pci-non-transitional",
+                    "virtio-serial-pci",
+                    "virtio-serial-pci-non-transitional",
+                    "virtserialport",
+                ],
+            ),
+        crate::describe::MemberSpec::optional(
+                "bus",
+                "str",
+                "the bus to plug it into (default: one that fits)",
+            )
+            .default_is("one that fits"),
+        crate::describe::MemberSpec::optional(
+            "id",
+            "str",
+            "its id, which must be new; without one it cannot be unplugged",
+        ),
     ];
     const TAG: Option<&'static str> = Some("driver");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
@@ -1573,4 +1367,3 @@ impl crate::describe::Described for DeviceOptions {
         },
     ];
 }
-crate::input::deserialize_through_input!(DeviceOptions);

@@ -45,6 +45,7 @@ pub enum Event {
     #[serde(rename = "DEVICE_DELETED")]
     DeviceDeleted(super::qdev::DeviceDeleted),
 }
+
 impl Event {
     /// Every event's name.
     pub const NAMES: &'static [&'static str] = &[

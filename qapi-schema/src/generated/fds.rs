@@ -5,9 +5,10 @@
 /// Arguments of command `getfd`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct Getfd {
-    /// the name; it must not begin with a digit
+    /// The name; it must not begin with a digit.
     pub fdname: String,
 }
+
 impl crate::input::FromMembers for Getfd {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -15,36 +16,28 @@ impl crate::input::FromMembers for Getfd {
         })
     }
 }
-impl crate::input::FromInput for Getfd {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(Getfd);
+
 impl crate::describe::Described for Getfd {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "fdname",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the name; it must not begin with a digit",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "fdname",
+            "str",
+            "the name; it must not begin with a digit",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(Getfd);
+
 /// Arguments of command `closefd`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct Closefd {
-    /// the name
+    /// The name.
     pub fdname: String,
 }
+
 impl crate::input::FromMembers for Closefd {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -52,39 +45,27 @@ impl crate::input::FromMembers for Closefd {
         })
     }
 }
-impl crate::input::FromInput for Closefd {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(Closefd);
+
 impl crate::describe::Described for Closefd {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "fdname",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the name",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("fdname", "str", "the name"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(Closefd);
+
 /// Where an fd went.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct AddfdInfo {
-    /// the set
+    /// The set.
     #[serde(rename = "fdset-id")]
     pub fdset_id: i64,
-    /// the fd's number in this process
+    /// The fd's number in this process.
     pub fd: i64,
 }
+
 impl crate::input::FromMembers for AddfdInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -93,49 +74,34 @@ impl crate::input::FromMembers for AddfdInfo {
         })
     }
 }
-impl crate::input::FromInput for AddfdInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(AddfdInfo);
+
 impl crate::describe::Described for AddfdInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "fdset-id",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the set",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "fd",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the fd's number in this process",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("fdset-id", "int", "the set"),
+        crate::describe::MemberSpec::required(
+            "fd",
+            "int",
+            "the fd's number in this process",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(AddfdInfo);
+
 /// Arguments of command `add-fd`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct AddFd {
-    /// the set, which need not exist (default: a new set)
+    /// The set, which need not exist (default: a new set).
     #[serde(rename = "fdset-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fdset_id: Option<i64>,
-    /// text that query-fdsets gives back
+    /// Text that query-fdsets gives back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opaque: Option<String>,
 }
+
 impl crate::input::FromMembers for AddFd {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -144,48 +110,38 @@ impl crate::input::FromMembers for AddFd {
         })
     }
 }
-impl crate::input::FromInput for AddFd {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(AddFd);
+
 impl crate::describe::Described for AddFd {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "fdset-id",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "the set, which need not exist (default: a new set)",
-            default: Some("a new set"),
-        },
-        crate::describe::MemberSpec {
-            name: "opaque",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "text that query-fdsets gives back",
-            default: None,
-        },
+        crate::describe::MemberSpec::optional(
+                "fdset-id",
+                "int",
+                "the set, which need not exist (default: a new set)",
+            )
+            .default_is("a new set"),
+        crate::describe::MemberSpec::optional(
+            "opaque",
+            "str",
+            "text that query-fdsets gives back",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(AddFd);
+
 /// Arguments of command `remove-fd`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct RemoveFd {
-    /// the set
+    /// The set.
     #[serde(rename = "fdset-id")]
     pub fdset_id: i64,
-    /// the fd (default: all of the set)
+    /// The fd (default: all of the set).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fd: Option<i64>,
 }
+
 impl crate::input::FromMembers for RemoveFd {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -194,47 +150,33 @@ impl crate::input::FromMembers for RemoveFd {
         })
     }
 }
-impl crate::input::FromInput for RemoveFd {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(RemoveFd);
+
 impl crate::describe::Described for RemoveFd {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "fdset-id",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the set",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "fd",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "the fd (default: all of the set)",
-            default: Some("all of the set"),
-        },
+        crate::describe::MemberSpec::required("fdset-id", "int", "the set"),
+        crate::describe::MemberSpec::optional(
+                "fd",
+                "int",
+                "the fd (default: all of the set)",
+            )
+            .default_is("all of the set"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(RemoveFd);
+
 /// One member of a set.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct FdsetFdInfo {
-    /// its number in this process
+    /// Its number in this process.
     pub fd: i64,
-    /// the text it came with
+    /// The text it came with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opaque: Option<String>,
 }
+
 impl crate::input::FromMembers for FdsetFdInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -243,47 +185,28 @@ impl crate::input::FromMembers for FdsetFdInfo {
         })
     }
 }
-impl crate::input::FromInput for FdsetFdInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(FdsetFdInfo);
+
 impl crate::describe::Described for FdsetFdInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "fd",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "its number in this process",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "opaque",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the text it came with",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("fd", "int", "its number in this process"),
+        crate::describe::MemberSpec::optional("opaque", "str", "the text it came with"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(FdsetFdInfo);
+
 /// One set of fds.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct FdsetInfo {
-    /// its number
+    /// Its number.
     #[serde(rename = "fdset-id")]
     pub fdset_id: i64,
-    /// its members
+    /// Its members.
     pub fds: Vec<FdsetFdInfo>,
 }
+
 impl crate::input::FromMembers for FdsetInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -292,38 +215,18 @@ impl crate::input::FromMembers for FdsetInfo {
         })
     }
 }
-impl crate::input::FromInput for FdsetInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(FdsetInfo);
+
 impl crate::describe::Described for FdsetInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "fdset-id",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "its number",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "fds",
-            type_name: "[FdsetFdInfo]",
-            values: &[],
-            optional: false,
-            description: "its members",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("fdset-id", "int", "its number"),
+        crate::describe::MemberSpec::required("fds", "[FdsetFdInfo]", "its members"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(FdsetInfo);
+
 /// The commands of `fds.json`, for whoever implements them.
 pub trait Commands {
     /// Keeps the fd that came with this request under a name. Whoever is later told "fd:NAME"
@@ -342,7 +245,7 @@ pub trait Commands {
     /// Adds the fd that came with this request to a set. Opening "/dev/fdset/ID" then takes the
     /// member of the set with the right access mode.
     ///
-    /// Returns: the set and the number of the fd
+    /// Returns: the set and the number of the fd.
     fn add_fd(
         &mut self,
         cx: &mut dyn crate::Context,
@@ -356,12 +259,13 @@ pub trait Commands {
     ) -> Result<(), crate::QmpError>;
     /// Lists the sets.
     ///
-    /// Returns: one entry for each set
+    /// Returns: one entry for each set.
     fn query_fdsets(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<FdsetInfo>, crate::QmpError>;
 }
+
 /// Parses a command's arguments, runs it, and writes its reply.
 pub fn dispatch(
     handler: &mut dyn Commands,
@@ -372,28 +276,26 @@ pub fn dispatch(
     match name {
         "getfd" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.getfd(cx, args)?;
-            Ok(crate::Reply::empty(reply))
+            handler.getfd(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         "closefd" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.closefd(cx, args)?;
-            Ok(crate::Reply::empty(reply))
+            handler.closefd(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         "add-fd" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.add_fd(cx, args)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.add_fd(cx, args)?)
         }
         "remove-fd" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.remove_fd(cx, args)?;
-            Ok(crate::Reply::empty(reply))
+            handler.remove_fd(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         "query-fdsets" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_fdsets(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_fdsets(cx)?)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

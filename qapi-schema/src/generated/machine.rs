@@ -5,10 +5,11 @@
 /// What the guest is called.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct NameInfo {
-    /// the name, if it has one
+    /// The name, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
+
 impl crate::input::FromMembers for NameInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -16,37 +17,25 @@ impl crate::input::FromMembers for NameInfo {
         })
     }
 }
-impl crate::input::FromInput for NameInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(NameInfo);
+
 impl crate::describe::Described for NameInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "name",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the name, if it has one",
-            default: None,
-        },
+        crate::describe::MemberSpec::optional("name", "str", "the name, if it has one"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(NameInfo);
+
 /// The machine's UUID.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct UuidInfo {
-    /// in the usual form; all zero without -uuid
+    /// In the usual form; all zero without -uuid.
     #[serde(rename = "UUID")]
     pub uuid: String,
 }
+
 impl crate::input::FromMembers for UuidInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -54,38 +43,30 @@ impl crate::input::FromMembers for UuidInfo {
         })
     }
 }
-impl crate::input::FromInput for UuidInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(UuidInfo);
+
 impl crate::describe::Described for UuidInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "UUID",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "in the usual form; all zero without -uuid",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "UUID",
+            "str",
+            "in the usual form; all zero without -uuid",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(UuidInfo);
+
 /// Whether KVM runs the guest.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct KvmInfo {
-    /// whether it does
+    /// Whether it does.
     pub enabled: bool,
-    /// whether it could
+    /// Whether it could.
     pub present: bool,
 }
+
 impl crate::input::FromMembers for KvmInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -94,38 +75,18 @@ impl crate::input::FromMembers for KvmInfo {
         })
     }
 }
-impl crate::input::FromInput for KvmInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(KvmInfo);
+
 impl crate::describe::Described for KvmInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "enabled",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether it does",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "present",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether it could",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("enabled", "bool", "whether it does"),
+        crate::describe::MemberSpec::required("present", "bool", "whether it could"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(KvmInfo);
+
 /// The architectures of guests.
 #[derive(
     Clone,
@@ -140,10 +101,11 @@ crate::input::deserialize_through_input!(KvmInfo);
     schemars::JsonSchema,
 )]
 pub enum SysEmuTarget {
-    /// 64-bit x86
+    /// 64-bit x86.
     #[serde(rename = "x86_64")]
     X86_64,
 }
+
 impl SysEmuTarget {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[Self::X86_64];
@@ -154,14 +116,16 @@ impl SysEmuTarget {
         }
     }
 }
+
 crate::input::named_values!(SysEmuTarget);
-crate::input::deserialize_through_input!(SysEmuTarget);
+
 /// What this program runs.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct TargetInfo {
-    /// the architecture of guests
+    /// The architecture of guests.
     pub arch: SysEmuTarget,
 }
+
 impl crate::input::FromMembers for TargetInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -169,64 +133,57 @@ impl crate::input::FromMembers for TargetInfo {
         })
     }
 }
-impl crate::input::FromInput for TargetInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(TargetInfo);
+
 impl crate::describe::Described for TargetInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "arch",
-            type_name: "SysEmuTarget",
-            values: &["x86_64"],
-            optional: false,
-            description: "the architecture of guests",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+                "arch",
+                "SysEmuTarget",
+                "the architecture of guests",
+            )
+            .one_of(&["x86_64"]),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(TargetInfo);
+
 /// One machine model.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct MachineInfo {
-    /// its name for -machine
+    /// Its name for -machine.
     pub name: String,
-    /// another name for it
+    /// Another name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
-    /// whether it is what runs without -machine (default: false)
+    /// Whether it is what runs without -machine (default: false).
     #[serde(rename = "is-default")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub is_default: Option<bool>,
-    /// how many vCPUs it can have
+    /// How many vCPUs it can have.
     #[serde(rename = "cpu-max")]
     pub cpu_max: i64,
-    /// whether vCPUs can be added while it runs
+    /// Whether vCPUs can be added while it runs.
     #[serde(rename = "hotpluggable-cpus")]
     pub hotpluggable_cpus: bool,
-    /// whether -numa takes mem
+    /// Whether -numa takes mem.
     #[serde(rename = "numa-mem-supported")]
     pub numa_mem_supported: bool,
-    /// whether it will go away
+    /// Whether it will go away.
     pub deprecated: bool,
-    /// the vCPU model without -cpu
+    /// The vCPU model without -cpu.
     #[serde(rename = "default-cpu-type")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_cpu_type: Option<String>,
-    /// the id of the RAM that -m alone makes
+    /// The id of the RAM that -m alone makes.
     #[serde(rename = "default-ram-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_ram_id: Option<String>,
-    /// whether it has ACPI
+    /// Whether it has ACPI.
     pub acpi: bool,
 }
+
 impl crate::input::FromMembers for MachineInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -243,134 +200,88 @@ impl crate::input::FromMembers for MachineInfo {
         })
     }
 }
-impl crate::input::FromInput for MachineInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(MachineInfo);
+
 impl crate::describe::Described for MachineInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "name",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its name for -machine",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "alias",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "another name for it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "is-default",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether it is what runs without -machine (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "cpu-max",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "how many vCPUs it can have",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "hotpluggable-cpus",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether vCPUs can be added while it runs",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "numa-mem-supported",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether -numa takes mem",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "deprecated",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether it will go away",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "default-cpu-type",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the vCPU model without -cpu",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "default-ram-id",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the id of the RAM that -m alone makes",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "acpi",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether it has ACPI",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("name", "str", "its name for -machine"),
+        crate::describe::MemberSpec::optional("alias", "str", "another name for it"),
+        crate::describe::MemberSpec::optional(
+                "is-default",
+                "bool",
+                "whether it is what runs without -machine (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::required(
+            "cpu-max",
+            "int",
+            "how many vCPUs it can have",
+        ),
+        crate::describe::MemberSpec::required(
+            "hotpluggable-cpus",
+            "bool",
+            "whether vCPUs can be added while it runs",
+        ),
+        crate::describe::MemberSpec::required(
+            "numa-mem-supported",
+            "bool",
+            "whether -numa takes mem",
+        ),
+        crate::describe::MemberSpec::required(
+            "deprecated",
+            "bool",
+            "whether it will go away",
+        ),
+        crate::describe::MemberSpec::optional(
+            "default-cpu-type",
+            "str",
+            "the vCPU model without -cpu",
+        ),
+        crate::describe::MemberSpec::optional(
+            "default-ram-id",
+            "str",
+            "the id of the RAM that -m alone makes",
+        ),
+        crate::describe::MemberSpec::required("acpi", "bool", "whether it has ACPI"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(MachineInfo);
+
 /// Where in the machine a vCPU sits. Absent levels do not exist.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct CpuInstanceProperties {
-    /// the NUMA node
+    /// The NUMA node.
     #[serde(rename = "node-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_id: Option<i64>,
-    /// the socket
+    /// The socket.
     #[serde(rename = "socket-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket_id: Option<i64>,
-    /// the die in the socket
+    /// The die in the socket.
     #[serde(rename = "die-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub die_id: Option<i64>,
-    /// the cluster in the die
+    /// The cluster in the die.
     #[serde(rename = "cluster-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<i64>,
-    /// the module in the cluster
+    /// The module in the cluster.
     #[serde(rename = "module-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub module_id: Option<i64>,
-    /// the core
+    /// The core.
     #[serde(rename = "core-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub core_id: Option<i64>,
-    /// the thread in the core
+    /// The thread in the core.
     #[serde(rename = "thread-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub thread_id: Option<i64>,
 }
+
 impl crate::input::FromMembers for CpuInstanceProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -384,96 +295,54 @@ impl crate::input::FromMembers for CpuInstanceProperties {
         })
     }
 }
-impl crate::input::FromInput for CpuInstanceProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(CpuInstanceProperties);
+
 impl crate::describe::Described for CpuInstanceProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "node-id",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "the NUMA node",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "socket-id",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "the socket",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "die-id",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "the die in the socket",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "cluster-id",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "the cluster in the die",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "module-id",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "the module in the cluster",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "core-id",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "the core",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "thread-id",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "the thread in the core",
-            default: None,
-        },
+        crate::describe::MemberSpec::optional("node-id", "int", "the NUMA node"),
+        crate::describe::MemberSpec::optional("socket-id", "int", "the socket"),
+        crate::describe::MemberSpec::optional("die-id", "int", "the die in the socket"),
+        crate::describe::MemberSpec::optional(
+            "cluster-id",
+            "int",
+            "the cluster in the die",
+        ),
+        crate::describe::MemberSpec::optional(
+            "module-id",
+            "int",
+            "the module in the cluster",
+        ),
+        crate::describe::MemberSpec::optional("core-id", "int", "the core"),
+        crate::describe::MemberSpec::optional(
+            "thread-id",
+            "int",
+            "the thread in the core",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(CpuInstanceProperties);
+
 /// One vCPU.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct CpuInfoFast {
-    /// its number
+    /// Its number.
     #[serde(rename = "cpu-index")]
     pub cpu_index: i64,
-    /// its place in the object tree
+    /// Its place in the object tree.
     #[serde(rename = "qom-path")]
     pub qom_path: String,
-    /// the host thread that runs it
+    /// The host thread that runs it.
     #[serde(rename = "thread-id")]
     pub thread_id: i64,
-    /// where it sits
+    /// Where it sits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub props: Option<CpuInstanceProperties>,
-    /// its architecture
+    /// Its architecture.
     pub target: SysEmuTarget,
 }
+
 impl crate::input::FromMembers for CpuInfoFast {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -485,83 +354,60 @@ impl crate::input::FromMembers for CpuInfoFast {
         })
     }
 }
-impl crate::input::FromInput for CpuInfoFast {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(CpuInfoFast);
+
 impl crate::describe::Described for CpuInfoFast {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "cpu-index",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "its number",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "qom-path",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its place in the object tree",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "thread-id",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the host thread that runs it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "props",
-            type_name: "CpuInstanceProperties",
-            values: &[],
-            optional: true,
-            description: "where it sits",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "target",
-            type_name: "SysEmuTarget",
-            values: &["x86_64"],
-            optional: false,
-            description: "its architecture",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("cpu-index", "int", "its number"),
+        crate::describe::MemberSpec::required(
+            "qom-path",
+            "str",
+            "its place in the object tree",
+        ),
+        crate::describe::MemberSpec::required(
+            "thread-id",
+            "int",
+            "the host thread that runs it",
+        ),
+        crate::describe::MemberSpec::optional(
+            "props",
+            "CpuInstanceProperties",
+            "where it sits",
+        ),
+        crate::describe::MemberSpec::required(
+                "target",
+                "SysEmuTarget",
+                "its architecture",
+            )
+            .one_of(&["x86_64"]),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(CpuInfoFast);
+
 /// One thread for I/O.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct IOThreadInfo {
-    /// the object's id
+    /// The object's id.
     pub id: String,
-    /// the host thread
+    /// The host thread.
     #[serde(rename = "thread-id")]
     pub thread_id: i64,
-    /// how long it polls at most before it sleeps, in ns
+    /// How long it polls at most before it sleeps, in ns.
     #[serde(rename = "poll-max-ns")]
     pub poll_max_ns: i64,
-    /// by which factor polling grows; 0 leaves it to Sesame
+    /// By which factor polling grows; 0 leaves it to Sesame.
     #[serde(rename = "poll-grow")]
     pub poll_grow: i64,
-    /// by which divisor polling shrinks; 0 leaves it to Sesame
+    /// By which divisor polling shrinks; 0 leaves it to Sesame.
     #[serde(rename = "poll-shrink")]
     pub poll_shrink: i64,
-    /// how many requests go to the kernel at once; 0 leaves it to Sesame
+    /// How many requests go to the kernel at once; 0 leaves it to Sesame.
     #[serde(rename = "aio-max-batch")]
     pub aio_max_batch: i64,
 }
+
 impl crate::input::FromMembers for IOThreadInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -574,122 +420,91 @@ impl crate::input::FromMembers for IOThreadInfo {
         })
     }
 }
-impl crate::input::FromInput for IOThreadInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(IOThreadInfo);
+
 impl crate::describe::Described for IOThreadInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "id",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the object's id",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "thread-id",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the host thread",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "poll-max-ns",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "how long it polls at most before it sleeps, in ns",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "poll-grow",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "by which factor polling grows; 0 leaves it to Sesame",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "poll-shrink",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "by which divisor polling shrinks; 0 leaves it to Sesame",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "aio-max-batch",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "how many requests go to the kernel at once; 0 leaves it to Sesame",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("id", "str", "the object's id"),
+        crate::describe::MemberSpec::required("thread-id", "int", "the host thread"),
+        crate::describe::MemberSpec::required(
+            "poll-max-ns",
+            "int",
+            "how long it polls at most before it sleeps, in ns",
+        ),
+        crate::describe::MemberSpec::required(
+            "poll-grow",
+            "int",
+            "by which factor polling grows; 0 leaves it to Sesame",
+        ),
+        crate::describe::MemberSpec::required(
+            "poll-shrink",
+            "int",
+            "by which divisor polling shrinks; 0 leaves it to Sesame",
+        ),
+        crate::describe::MemberSpec::required(
+            "aio-max-batch",
+            "int",
+            "how many requests go to the kernel at once; 0 leaves it to Sesame",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(IOThreadInfo);
+
 /// The commands of `machine.json`, for whoever implements them.
 pub trait Commands {
     /// Tells what the guest is called.
     ///
-    /// Returns: the name
+    /// Returns: the name.
     fn query_name(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<NameInfo, crate::QmpError>;
     /// Tells the machine's UUID.
     ///
-    /// Returns: the UUID
+    /// Returns: the UUID.
     fn query_uuid(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<UuidInfo, crate::QmpError>;
     /// Tells whether KVM runs the guest.
     ///
-    /// Returns: both answers
+    /// Returns: both answers.
     fn query_kvm(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<KvmInfo, crate::QmpError>;
     /// Tells the architecture of guests.
     ///
-    /// Returns: the architecture
+    /// Returns: the architecture.
     fn query_target(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<TargetInfo, crate::QmpError>;
     /// Lists the machine models.
     ///
-    /// Returns: one entry for each model
+    /// Returns: one entry for each model.
     fn query_machines(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<MachineInfo>, crate::QmpError>;
     /// Lists the vCPUs without disturbing them.
     ///
-    /// Returns: one entry for each vCPU
+    /// Returns: one entry for each vCPU.
     fn query_cpus_fast(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<CpuInfoFast>, crate::QmpError>;
     /// Lists the threads for I/O.
     ///
-    /// Returns: one entry for each iothread object
+    /// Returns: one entry for each iothread object.
     fn query_iothreads(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<IOThreadInfo>, crate::QmpError>;
 }
+
 /// Parses a command's arguments, runs it, and writes its reply.
 pub fn dispatch(
     handler: &mut dyn Commands,
@@ -700,38 +515,31 @@ pub fn dispatch(
     match name {
         "query-name" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_name(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_name(cx)?)
         }
         "query-uuid" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_uuid(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_uuid(cx)?)
         }
         "query-kvm" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_kvm(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_kvm(cx)?)
         }
         "query-target" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_target(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_target(cx)?)
         }
         "query-machines" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_machines(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_machines(cx)?)
         }
         "query-cpus-fast" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_cpus_fast(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_cpus_fast(cx)?)
         }
         "query-iothreads" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_iothreads(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_iothreads(cx)?)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

@@ -4,26 +4,37 @@
 
 /// Types that several files use.
 pub mod common;
+
 /// The session itself: negotiation, version, what there is to say.
 pub mod control;
+
 /// File descriptors that clients hand in.
 pub mod fds;
+
 /// What the machine is doing, and making it do something else.
 pub mod run_state;
+
 /// The machine: its name, its models, its processors.
 pub mod machine;
+
 /// What is on the PCI buses.
 pub mod pci;
+
 /// Character devices: where bytes of consoles and monitors come from and go to.
 pub mod char;
+
 /// Disks: block nodes and what they report.
 pub mod block_core;
+
 /// Objects: backends with an id, and the tree that everything stands in.
 pub mod qom;
+
 /// Device models and their properties.
 pub mod devices;
+
 /// Plugging devices in and out.
 pub mod qdev;
+
 /// Options of the command line that are no arguments of a command.
 pub mod cli;
 pub(crate) mod catalogue;

@@ -5,11 +5,12 @@
 /// A range of addresses, both ends in it.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct PciMemoryRange {
-    /// the first address
+    /// The first address.
     pub base: i64,
-    /// the last address
+    /// The last address.
     pub limit: i64,
 }
+
 impl crate::input::FromMembers for PciMemoryRange {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -18,56 +19,37 @@ impl crate::input::FromMembers for PciMemoryRange {
         })
     }
 }
-impl crate::input::FromInput for PciMemoryRange {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(PciMemoryRange);
+
 impl crate::describe::Described for PciMemoryRange {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "base",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the first address",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "limit",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the last address",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("base", "int", "the first address"),
+        crate::describe::MemberSpec::required("limit", "int", "the last address"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(PciMemoryRange);
+
 /// One base address register.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct PciMemoryRegion {
-    /// its number
+    /// Its number.
     pub bar: i64,
-    /// "io" or "memory"
+    /// "io" or "memory".
     pub r#type: String,
-    /// where the guest put it; -1 while it is nowhere
+    /// Where the guest put it; -1 while it is nowhere.
     pub address: i64,
-    /// its length in bytes
+    /// Its length in bytes.
     pub size: i64,
-    /// whether reads have no side effects; only for memory
+    /// Whether reads have no side effects; only for memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefetch: Option<bool>,
-    /// whether it takes two registers; only for memory
+    /// Whether it takes two registers; only for memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem_type_64: Option<bool>,
 }
+
 impl crate::input::FromMembers for PciMemoryRegion {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -80,86 +62,51 @@ impl crate::input::FromMembers for PciMemoryRegion {
         })
     }
 }
-impl crate::input::FromInput for PciMemoryRegion {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(PciMemoryRegion);
+
 impl crate::describe::Described for PciMemoryRegion {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "bar",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "its number",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "type",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "\"io\" or \"memory\"",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "address",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "where the guest put it; -1 while it is nowhere",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "size",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "its length in bytes",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "prefetch",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether reads have no side effects; only for memory",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "mem_type_64",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether it takes two registers; only for memory",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("bar", "int", "its number"),
+        crate::describe::MemberSpec::required("type", "str", "\"io\" or \"memory\""),
+        crate::describe::MemberSpec::required(
+            "address",
+            "int",
+            "where the guest put it; -1 while it is nowhere",
+        ),
+        crate::describe::MemberSpec::required("size", "int", "its length in bytes"),
+        crate::describe::MemberSpec::optional(
+            "prefetch",
+            "bool",
+            "whether reads have no side effects; only for memory",
+        ),
+        crate::describe::MemberSpec::optional(
+            "mem_type_64",
+            "bool",
+            "whether it takes two registers; only for memory",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(PciMemoryRegion);
+
 /// What a bridge forwards.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct PciBusInfo {
-    /// the bus that the bridge is on
+    /// The bus that the bridge is on.
     pub number: i64,
-    /// the bus behind it
+    /// The bus behind it.
     pub secondary: i64,
-    /// the highest bus behind it
+    /// The highest bus behind it.
     pub subordinate: i64,
-    /// ports that it forwards
+    /// Ports that it forwards.
     pub io_range: PciMemoryRange,
-    /// addresses that it forwards
+    /// Addresses that it forwards.
     pub memory_range: PciMemoryRange,
-    /// prefetchable addresses that it forwards
+    /// Prefetchable addresses that it forwards.
     pub prefetchable_range: PciMemoryRange,
 }
+
 impl crate::input::FromMembers for PciBusInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -172,79 +119,52 @@ impl crate::input::FromMembers for PciBusInfo {
         })
     }
 }
-impl crate::input::FromInput for PciBusInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(PciBusInfo);
+
 impl crate::describe::Described for PciBusInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "number",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the bus that the bridge is on",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "secondary",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the bus behind it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "subordinate",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the highest bus behind it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "io_range",
-            type_name: "PciMemoryRange",
-            values: &[],
-            optional: false,
-            description: "ports that it forwards",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "memory_range",
-            type_name: "PciMemoryRange",
-            values: &[],
-            optional: false,
-            description: "addresses that it forwards",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "prefetchable_range",
-            type_name: "PciMemoryRange",
-            values: &[],
-            optional: false,
-            description: "prefetchable addresses that it forwards",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "number",
+            "int",
+            "the bus that the bridge is on",
+        ),
+        crate::describe::MemberSpec::required("secondary", "int", "the bus behind it"),
+        crate::describe::MemberSpec::required(
+            "subordinate",
+            "int",
+            "the highest bus behind it",
+        ),
+        crate::describe::MemberSpec::required(
+            "io_range",
+            "PciMemoryRange",
+            "ports that it forwards",
+        ),
+        crate::describe::MemberSpec::required(
+            "memory_range",
+            "PciMemoryRange",
+            "addresses that it forwards",
+        ),
+        crate::describe::MemberSpec::required(
+            "prefetchable_range",
+            "PciMemoryRange",
+            "prefetchable addresses that it forwards",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(PciBusInfo);
+
 /// A bridge.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct PciBridgeInfo {
-    /// what it forwards
+    /// What it forwards.
     pub bus: PciBusInfo,
-    /// what is behind it
+    /// What is behind it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<PciDeviceInfo>>,
 }
+
 impl crate::input::FromMembers for PciBridgeInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -253,47 +173,32 @@ impl crate::input::FromMembers for PciBridgeInfo {
         })
     }
 }
-impl crate::input::FromInput for PciBridgeInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(PciBridgeInfo);
+
 impl crate::describe::Described for PciBridgeInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "bus",
-            type_name: "PciBusInfo",
-            values: &[],
-            optional: false,
-            description: "what it forwards",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "devices",
-            type_name: "[PciDeviceInfo]",
-            values: &[],
-            optional: true,
-            description: "what is behind it",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("bus", "PciBusInfo", "what it forwards"),
+        crate::describe::MemberSpec::optional(
+            "devices",
+            "[PciDeviceInfo]",
+            "what is behind it",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(PciBridgeInfo);
+
 /// What kind of device it says it is.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct PciDeviceClass {
-    /// the class in words, where known
+    /// The class in words, where known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub desc: Option<String>,
-    /// base class and subclass
+    /// Base class and subclass.
     pub class: i64,
 }
+
 impl crate::input::FromMembers for PciDeviceClass {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -302,53 +207,38 @@ impl crate::input::FromMembers for PciDeviceClass {
         })
     }
 }
-impl crate::input::FromInput for PciDeviceClass {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(PciDeviceClass);
+
 impl crate::describe::Described for PciDeviceClass {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "desc",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the class in words, where known",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "class",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "base class and subclass",
-            default: None,
-        },
+        crate::describe::MemberSpec::optional(
+            "desc",
+            "str",
+            "the class in words, where known",
+        ),
+        crate::describe::MemberSpec::required("class", "int", "base class and subclass"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(PciDeviceClass);
+
 /// Who made it.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct PciDeviceId {
-    /// the device id
+    /// The device id.
     pub device: i64,
-    /// the vendor id
+    /// The vendor id.
     pub vendor: i64,
-    /// the subsystem's device id
+    /// The subsystem's device id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subsystem: Option<i64>,
-    /// the subsystem's vendor id
+    /// The subsystem's vendor id.
     #[serde(rename = "subsystem-vendor")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subsystem_vendor: Option<i64>,
 }
+
 impl crate::input::FromMembers for PciDeviceId {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -359,80 +249,55 @@ impl crate::input::FromMembers for PciDeviceId {
         })
     }
 }
-impl crate::input::FromInput for PciDeviceId {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(PciDeviceId);
+
 impl crate::describe::Described for PciDeviceId {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "device",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the device id",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "vendor",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the vendor id",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "subsystem",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "the subsystem's device id",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "subsystem-vendor",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "the subsystem's vendor id",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("device", "int", "the device id"),
+        crate::describe::MemberSpec::required("vendor", "int", "the vendor id"),
+        crate::describe::MemberSpec::optional(
+            "subsystem",
+            "int",
+            "the subsystem's device id",
+        ),
+        crate::describe::MemberSpec::optional(
+            "subsystem-vendor",
+            "int",
+            "the subsystem's vendor id",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(PciDeviceId);
+
 /// One function of a device.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct PciDeviceInfo {
-    /// the bus it is on
+    /// The bus it is on.
     pub bus: i64,
-    /// its slot, 0 to 31
+    /// Its slot, 0 to 31.
     pub slot: i64,
-    /// its function, 0 to 7
+    /// Its function, 0 to 7.
     pub function: i64,
-    /// what kind it is
+    /// What kind it is.
     pub class_info: PciDeviceClass,
-    /// who made it
+    /// Who made it.
     pub id: PciDeviceId,
-    /// the interrupt line that the guest gave it
+    /// The interrupt line that the guest gave it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub irq: Option<i64>,
-    /// its interrupt pin; 0 without one
+    /// Its interrupt pin; 0 without one.
     pub irq_pin: i64,
-    /// the id of the device
+    /// The id of the device.
     pub qdev_id: String,
-    /// what it is as a bridge
+    /// What it is as a bridge.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pci_bridge: Option<PciBridgeInfo>,
-    /// its base address registers
+    /// Its base address registers.
     pub regions: Vec<PciMemoryRegion>,
 }
+
 impl crate::input::FromMembers for PciDeviceInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -449,110 +314,55 @@ impl crate::input::FromMembers for PciDeviceInfo {
         })
     }
 }
-impl crate::input::FromInput for PciDeviceInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(PciDeviceInfo);
+
 impl crate::describe::Described for PciDeviceInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "bus",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the bus it is on",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "slot",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "its slot, 0 to 31",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "function",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "its function, 0 to 7",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "class_info",
-            type_name: "PciDeviceClass",
-            values: &[],
-            optional: false,
-            description: "what kind it is",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "id",
-            type_name: "PciDeviceId",
-            values: &[],
-            optional: false,
-            description: "who made it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "irq",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "the interrupt line that the guest gave it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "irq_pin",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "its interrupt pin; 0 without one",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "qdev_id",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the id of the device",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "pci_bridge",
-            type_name: "PciBridgeInfo",
-            values: &[],
-            optional: true,
-            description: "what it is as a bridge",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "regions",
-            type_name: "[PciMemoryRegion]",
-            values: &[],
-            optional: false,
-            description: "its base address registers",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("bus", "int", "the bus it is on"),
+        crate::describe::MemberSpec::required("slot", "int", "its slot, 0 to 31"),
+        crate::describe::MemberSpec::required("function", "int", "its function, 0 to 7"),
+        crate::describe::MemberSpec::required(
+            "class_info",
+            "PciDeviceClass",
+            "what kind it is",
+        ),
+        crate::describe::MemberSpec::required("id", "PciDeviceId", "who made it"),
+        crate::describe::MemberSpec::optional(
+            "irq",
+            "int",
+            "the interrupt line that the guest gave it",
+        ),
+        crate::describe::MemberSpec::required(
+            "irq_pin",
+            "int",
+            "its interrupt pin; 0 without one",
+        ),
+        crate::describe::MemberSpec::required("qdev_id", "str", "the id of the device"),
+        crate::describe::MemberSpec::optional(
+            "pci_bridge",
+            "PciBridgeInfo",
+            "what it is as a bridge",
+        ),
+        crate::describe::MemberSpec::required(
+            "regions",
+            "[PciMemoryRegion]",
+            "its base address registers",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(PciDeviceInfo);
+
 /// One root bus.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct PciInfo {
-    /// its number
+    /// Its number.
     pub bus: i64,
-    /// what is on it
+    /// What is on it.
     pub devices: Vec<PciDeviceInfo>,
 }
+
 impl crate::input::FromMembers for PciInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -561,48 +371,33 @@ impl crate::input::FromMembers for PciInfo {
         })
     }
 }
-impl crate::input::FromInput for PciInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(PciInfo);
+
 impl crate::describe::Described for PciInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "bus",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "its number",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "devices",
-            type_name: "[PciDeviceInfo]",
-            values: &[],
-            optional: false,
-            description: "what is on it",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("bus", "int", "its number"),
+        crate::describe::MemberSpec::required(
+            "devices",
+            "[PciDeviceInfo]",
+            "what is on it",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(PciInfo);
+
 /// The commands of `pci.json`, for whoever implements them.
 pub trait Commands {
     /// Lists what is on the PCI buses, as the guest has set it up.
     ///
-    /// Returns: one entry for each root bus
+    /// Returns: one entry for each root bus.
     fn query_pci(
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<PciInfo>, crate::QmpError>;
 }
+
 /// Parses a command's arguments, runs it, and writes its reply.
 pub fn dispatch(
     handler: &mut dyn Commands,
@@ -613,8 +408,7 @@ pub fn dispatch(
     match name {
         "query-pci" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_pci(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_pci(cx)?)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

@@ -5,9 +5,10 @@
 /// Arguments of command `device-list-properties`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct DeviceListProperties {
-    /// the model
+    /// The model.
     pub typename: String,
 }
+
 impl crate::input::FromMembers for DeviceListProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -15,36 +16,24 @@ impl crate::input::FromMembers for DeviceListProperties {
         })
     }
 }
-impl crate::input::FromInput for DeviceListProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(DeviceListProperties);
+
 impl crate::describe::Described for DeviceListProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "typename",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the model",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("typename", "str", "the model"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(DeviceListProperties);
+
 /// Arguments of command `device_del`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct DeviceDel {
-    /// its id, or its place in the object tree
+    /// Its id, or its place in the object tree.
     pub id: String,
 }
+
 impl crate::input::FromMembers for DeviceDel {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -52,39 +41,31 @@ impl crate::input::FromMembers for DeviceDel {
         })
     }
 }
-impl crate::input::FromInput for DeviceDel {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(DeviceDel);
+
 impl crate::describe::Described for DeviceDel {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "id",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its id, or its place in the object tree",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "id",
+            "str",
+            "its id, or its place in the object tree",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(DeviceDel);
+
 /// Data of event `DEVICE_DELETED`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct DeviceDeleted {
-    /// its id, if it had one
+    /// Its id, if it had one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// its place in the object tree
+    /// Its place in the object tree.
     pub path: String,
 }
+
 impl crate::input::FromMembers for DeviceDeleted {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -93,45 +74,29 @@ impl crate::input::FromMembers for DeviceDeleted {
         })
     }
 }
-impl crate::input::FromInput for DeviceDeleted {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(DeviceDeleted);
+
 impl crate::describe::Described for DeviceDeleted {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "device",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "its id, if it had one",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "path",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its place in the object tree",
-            default: None,
-        },
+        crate::describe::MemberSpec::optional("device", "str", "its id, if it had one"),
+        crate::describe::MemberSpec::required(
+            "path",
+            "str",
+            "its place in the object tree",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(DeviceDeleted);
+
 /// The commands of `qdev.json`, for whoever implements them.
 pub trait Commands {
     /// Lists the properties of a device model.
     ///
-    /// Returns: one entry for each property
+    /// Returns: one entry for each property.
     ///
-    /// Errors: - If there is no such model, DeviceNotFound
+    /// Errors: - If there is no such model, DeviceNotFound.
     fn device_list_properties(
         &mut self,
         cx: &mut dyn crate::Context,
@@ -150,6 +115,7 @@ pub trait Commands {
         args: DeviceDel,
     ) -> Result<(), crate::QmpError>;
 }
+
 /// Parses a command's arguments, runs it, and writes its reply.
 pub fn dispatch(
     handler: &mut dyn Commands,
@@ -160,18 +126,17 @@ pub fn dispatch(
     match name {
         "device-list-properties" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.device_list_properties(cx, args)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.device_list_properties(cx, args)?)
         }
         "device_add" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.device_add(cx, args)?;
-            Ok(crate::Reply::empty(reply))
+            handler.device_add(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         "device_del" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.device_del(cx, args)?;
-            Ok(crate::Reply::empty(reply))
+            handler.device_del(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

@@ -5,18 +5,19 @@
 /// One property of an object or type.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ObjectPropertyInfo {
-    /// its name
+    /// Its name.
     pub name: String,
-    /// its type; "child\<T>" and "link\<T>" lead to other objects
+    /// Its type; "child\<T>" and "link\<T>" lead to other objects.
     pub r#type: String,
-    /// what it means
+    /// What it means.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
-    /// what its absence means
+    /// What its absence means.
     #[serde(rename = "default-value")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub default_value: Option<serde_json::Value>,
 }
+
 impl crate::input::FromMembers for ObjectPropertyInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -27,60 +28,35 @@ impl crate::input::FromMembers for ObjectPropertyInfo {
         })
     }
 }
-impl crate::input::FromInput for ObjectPropertyInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ObjectPropertyInfo);
+
 impl crate::describe::Described for ObjectPropertyInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "name",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its name",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "type",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its type; \"child<T>\" and \"link<T>\" lead to other objects",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "description",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "what it means",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "default-value",
-            type_name: "any",
-            values: &[],
-            optional: true,
-            description: "what its absence means",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("name", "str", "its name"),
+        crate::describe::MemberSpec::required(
+            "type",
+            "str",
+            "its type; \"child<T>\" and \"link<T>\" lead to other objects",
+        ),
+        crate::describe::MemberSpec::optional("description", "str", "what it means"),
+        crate::describe::MemberSpec::optional(
+            "default-value",
+            "any",
+            "what its absence means",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ObjectPropertyInfo);
+
 /// Arguments of command `qom-list`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct QomList {
-    /// its place in the tree, such as /machine or /objects/ID
+    /// Its place in the tree, such as /machine or /objects/ID.
     pub path: String,
 }
+
 impl crate::input::FromMembers for QomList {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -88,38 +64,30 @@ impl crate::input::FromMembers for QomList {
         })
     }
 }
-impl crate::input::FromInput for QomList {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(QomList);
+
 impl crate::describe::Described for QomList {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "path",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its place in the tree, such as /machine or /objects/ID",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "path",
+            "str",
+            "its place in the tree, such as /machine or /objects/ID",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(QomList);
+
 /// Arguments of command `qom-get`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct QomGet {
-    /// its place in the tree
+    /// Its place in the tree.
     pub path: String,
-    /// the property
+    /// The property.
     pub property: String,
 }
+
 impl crate::input::FromMembers for QomGet {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -128,50 +96,31 @@ impl crate::input::FromMembers for QomGet {
         })
     }
 }
-impl crate::input::FromInput for QomGet {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(QomGet);
+
 impl crate::describe::Described for QomGet {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "path",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its place in the tree",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "property",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the property",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("path", "str", "its place in the tree"),
+        crate::describe::MemberSpec::required("property", "str", "the property"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(QomGet);
+
 /// One type of object.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ObjectTypeInfo {
-    /// its name
+    /// Its name.
     pub name: String,
-    /// whether it only serves other types (default: false)
+    /// Whether it only serves other types (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#abstract: Option<bool>,
-    /// the type it is a kind of
+    /// The type it is a kind of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
 }
+
 impl crate::input::FromMembers for ObjectTypeInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -181,56 +130,39 @@ impl crate::input::FromMembers for ObjectTypeInfo {
         })
     }
 }
-impl crate::input::FromInput for ObjectTypeInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ObjectTypeInfo);
+
 impl crate::describe::Described for ObjectTypeInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "name",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its name",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "abstract",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether it only serves other types (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "parent",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the type it is a kind of",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("name", "str", "its name"),
+        crate::describe::MemberSpec::optional(
+                "abstract",
+                "bool",
+                "whether it only serves other types (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+            "parent",
+            "str",
+            "the type it is a kind of",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ObjectTypeInfo);
+
 /// Arguments of command `qom-list-types`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct QomListTypes {
-    /// only types of this kind
+    /// Only types of this kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub implements: Option<String>,
-    /// whether types that only serve others are listed too (default: false)
+    /// Whether types that only serve others are listed too (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#abstract: Option<bool>,
 }
+
 impl crate::input::FromMembers for QomListTypes {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -239,68 +171,58 @@ impl crate::input::FromMembers for QomListTypes {
         })
     }
 }
-impl crate::input::FromInput for QomListTypes {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(QomListTypes);
+
 impl crate::describe::Described for QomListTypes {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "implements",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "only types of this kind",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "abstract",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether types that only serve others are listed too (default: false)",
-            default: Some("false"),
-        },
+        crate::describe::MemberSpec::optional(
+            "implements",
+            "str",
+            "only types of this kind",
+        ),
+        crate::describe::MemberSpec::optional(
+                "abstract",
+                "bool",
+                "whether types that only serve others are listed too (default: false)",
+            )
+            .default_is("false"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(QomListTypes);
+
 /// Memory for the guest.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct MemoryBackendProperties {
-    /// whether it is in core dumps of the process (default: true)
+    /// Whether it is in core dumps of the process (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dump: Option<bool>,
-    /// whether the host may merge equal pages (default: true)
+    /// Whether the host may merge equal pages (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merge: Option<bool>,
-    /// whether all of it is taken from the host at once (default: false)
+    /// Whether all of it is taken from the host at once (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc: Option<bool>,
-    /// how many threads do that (default: 1)
+    /// How many threads do that (default: 1).
     #[serde(rename = "prealloc-threads")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
-    /// whether other processes that map it see what the guest writes (default: false, but true for
-    /// memory-backend-memfd)
+    /// Whether other processes that map it see what the guest writes (default: false, but true for
+    /// memory-backend-memfd).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// whether swap space is reserved for it (default: true)
+    /// Whether swap space is reserved for it (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
-    /// its size in bytes
+    /// Its size in bytes.
     pub size: u64,
-    /// accepted and without effect: saved states name memory by the object's id
+    /// Accepted and without effect: saved states name memory by the object's id.
     #[serde(rename = "x-use-canonical-path-for-ramblock-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub x_use_canonical_path_for_ramblock_id: Option<bool>,
 }
+
 impl crate::input::FromMembers for MemoryBackendProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -316,119 +238,92 @@ impl crate::input::FromMembers for MemoryBackendProperties {
         })
     }
 }
-impl crate::input::FromInput for MemoryBackendProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(MemoryBackendProperties);
+
 impl crate::describe::Described for MemoryBackendProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "dump",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether it is in core dumps of the process (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "merge",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the host may merge equal pages (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "prealloc",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether all of it is taken from the host at once (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "prealloc-threads",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "how many threads do that (default: 1)",
-            default: Some("1"),
-        },
-        crate::describe::MemberSpec {
-            name: "share",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd)",
-            default: Some("false, but true for memory-backend-memfd"),
-        },
-        crate::describe::MemberSpec {
-            name: "reserve",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether swap space is reserved for it (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "size",
-            type_name: "size",
-            values: &[],
-            optional: false,
-            description: "its size in bytes",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "x-use-canonical-path-for-ramblock-id",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "accepted and without effect: saved states name memory by the object's id",
-            default: None,
-        },
+        crate::describe::MemberSpec::optional(
+                "dump",
+                "bool",
+                "whether it is in core dumps of the process (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "merge",
+                "bool",
+                "whether the host may merge equal pages (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "prealloc",
+                "bool",
+                "whether all of it is taken from the host at once (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "prealloc-threads",
+                "uint32",
+                "how many threads do that (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "share",
+                "bool",
+                "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd)",
+            )
+            .default_is("false, but true for memory-backend-memfd"),
+        crate::describe::MemberSpec::optional(
+                "reserve",
+                "bool",
+                "whether swap space is reserved for it (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
+        crate::describe::MemberSpec::optional(
+            "x-use-canonical-path-for-ramblock-id",
+            "bool",
+            "accepted and without effect: saved states name memory by the object's id",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(MemoryBackendProperties);
+
 /// Memory without a name on the host.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct MemoryBackendRamProperties {
-    /// whether it is in core dumps of the process (default: true)
+    /// Whether it is in core dumps of the process (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dump: Option<bool>,
-    /// whether the host may merge equal pages (default: true)
+    /// Whether the host may merge equal pages (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merge: Option<bool>,
-    /// whether all of it is taken from the host at once (default: false)
+    /// Whether all of it is taken from the host at once (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc: Option<bool>,
-    /// how many threads do that (default: 1)
+    /// How many threads do that (default: 1).
     #[serde(rename = "prealloc-threads")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
-    /// whether other processes that map it see what the guest writes (default: false, but true for
-    /// memory-backend-memfd)
+    /// Whether other processes that map it see what the guest writes (default: false, but true for
+    /// memory-backend-memfd).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// whether swap space is reserved for it (default: true)
+    /// Whether swap space is reserved for it (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
-    /// its size in bytes
+    /// Its size in bytes.
     pub size: u64,
-    /// accepted and without effect: saved states name memory by the object's id
+    /// Accepted and without effect: saved states name memory by the object's id.
     #[serde(rename = "x-use-canonical-path-for-ramblock-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub x_use_canonical_path_for_ramblock_id: Option<bool>,
-    /// an fd that holds the memory, as "fd:NAME" or "/dev/fdset/ID", instead of new memory
+    /// An fd that holds the memory, as "fd:NAME" or "/dev/fdset/ID", instead of new memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fd: Option<String>,
 }
+
 impl crate::input::FromMembers for MemoryBackendRamProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -445,136 +340,106 @@ impl crate::input::FromMembers for MemoryBackendRamProperties {
         })
     }
 }
-impl crate::input::FromInput for MemoryBackendRamProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(MemoryBackendRamProperties);
+
 impl crate::describe::Described for MemoryBackendRamProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "dump",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether it is in core dumps of the process (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "merge",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the host may merge equal pages (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "prealloc",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether all of it is taken from the host at once (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "prealloc-threads",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "how many threads do that (default: 1)",
-            default: Some("1"),
-        },
-        crate::describe::MemberSpec {
-            name: "share",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd)",
-            default: Some("false, but true for memory-backend-memfd"),
-        },
-        crate::describe::MemberSpec {
-            name: "reserve",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether swap space is reserved for it (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "size",
-            type_name: "size",
-            values: &[],
-            optional: false,
-            description: "its size in bytes",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "x-use-canonical-path-for-ramblock-id",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "accepted and without effect: saved states name memory by the object's id",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "fd",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "an fd that holds the memory, as \"fd:NAME\" or \"/dev/fdset/ID\", instead of new memory",
-            default: None,
-        },
+        crate::describe::MemberSpec::optional(
+                "dump",
+                "bool",
+                "whether it is in core dumps of the process (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "merge",
+                "bool",
+                "whether the host may merge equal pages (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "prealloc",
+                "bool",
+                "whether all of it is taken from the host at once (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "prealloc-threads",
+                "uint32",
+                "how many threads do that (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "share",
+                "bool",
+                "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd)",
+            )
+            .default_is("false, but true for memory-backend-memfd"),
+        crate::describe::MemberSpec::optional(
+                "reserve",
+                "bool",
+                "whether swap space is reserved for it (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
+        crate::describe::MemberSpec::optional(
+            "x-use-canonical-path-for-ramblock-id",
+            "bool",
+            "accepted and without effect: saved states name memory by the object's id",
+        ),
+        crate::describe::MemberSpec::optional(
+            "fd",
+            "str",
+            "an fd that holds the memory, as \"fd:NAME\" or \"/dev/fdset/ID\", instead of new memory",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(MemoryBackendRamProperties);
+
 /// Memory in a memfd.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct MemoryBackendMemfdProperties {
-    /// whether it is in core dumps of the process (default: true)
+    /// Whether it is in core dumps of the process (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dump: Option<bool>,
-    /// whether the host may merge equal pages (default: true)
+    /// Whether the host may merge equal pages (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merge: Option<bool>,
-    /// whether all of it is taken from the host at once (default: false)
+    /// Whether all of it is taken from the host at once (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc: Option<bool>,
-    /// how many threads do that (default: 1)
+    /// How many threads do that (default: 1).
     #[serde(rename = "prealloc-threads")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
-    /// whether other processes that map it see what the guest writes (default: false, but true for
-    /// memory-backend-memfd)
+    /// Whether other processes that map it see what the guest writes (default: false, but true for
+    /// memory-backend-memfd).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// whether swap space is reserved for it (default: true)
+    /// Whether swap space is reserved for it (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
-    /// its size in bytes
+    /// Its size in bytes.
     pub size: u64,
-    /// accepted and without effect: saved states name memory by the object's id
+    /// Accepted and without effect: saved states name memory by the object's id.
     #[serde(rename = "x-use-canonical-path-for-ramblock-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub x_use_canonical_path_for_ramblock_id: Option<bool>,
-    /// whether it is made of huge pages (default: false)
+    /// Whether it is made of huge pages (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hugetlb: Option<bool>,
-    /// the size of those, in bytes (default: the host's)
+    /// The size of those, in bytes (default: the host's).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hugetlbsize: Option<u64>,
-    /// whether its size can never change again (default: true)
+    /// Whether its size can never change again (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seal: Option<bool>,
-    /// a memfd that holds the memory, as "fd:NAME" or "/dev/fdset/ID", instead of a new one
+    /// A memfd that holds the memory, as "fd:NAME" or "/dev/fdset/ID", instead of a new one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fd: Option<String>,
 }
+
 impl crate::input::FromMembers for MemoryBackendMemfdProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -594,167 +459,131 @@ impl crate::input::FromMembers for MemoryBackendMemfdProperties {
         })
     }
 }
-impl crate::input::FromInput for MemoryBackendMemfdProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(MemoryBackendMemfdProperties);
+
 impl crate::describe::Described for MemoryBackendMemfdProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "dump",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether it is in core dumps of the process (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "merge",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the host may merge equal pages (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "prealloc",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether all of it is taken from the host at once (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "prealloc-threads",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "how many threads do that (default: 1)",
-            default: Some("1"),
-        },
-        crate::describe::MemberSpec {
-            name: "share",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd)",
-            default: Some("false, but true for memory-backend-memfd"),
-        },
-        crate::describe::MemberSpec {
-            name: "reserve",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether swap space is reserved for it (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "size",
-            type_name: "size",
-            values: &[],
-            optional: false,
-            description: "its size in bytes",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "x-use-canonical-path-for-ramblock-id",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "accepted and without effect: saved states name memory by the object's id",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "hugetlb",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether it is made of huge pages (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "hugetlbsize",
-            type_name: "size",
-            values: &[],
-            optional: true,
-            description: "the size of those, in bytes (default: the host's)",
-            default: Some("the host's"),
-        },
-        crate::describe::MemberSpec {
-            name: "seal",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether its size can never change again (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "fd",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "a memfd that holds the memory, as \"fd:NAME\" or \"/dev/fdset/ID\", instead of a new one",
-            default: None,
-        },
+        crate::describe::MemberSpec::optional(
+                "dump",
+                "bool",
+                "whether it is in core dumps of the process (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "merge",
+                "bool",
+                "whether the host may merge equal pages (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "prealloc",
+                "bool",
+                "whether all of it is taken from the host at once (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "prealloc-threads",
+                "uint32",
+                "how many threads do that (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "share",
+                "bool",
+                "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd)",
+            )
+            .default_is("false, but true for memory-backend-memfd"),
+        crate::describe::MemberSpec::optional(
+                "reserve",
+                "bool",
+                "whether swap space is reserved for it (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
+        crate::describe::MemberSpec::optional(
+            "x-use-canonical-path-for-ramblock-id",
+            "bool",
+            "accepted and without effect: saved states name memory by the object's id",
+        ),
+        crate::describe::MemberSpec::optional(
+                "hugetlb",
+                "bool",
+                "whether it is made of huge pages (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "hugetlbsize",
+                "size",
+                "the size of those, in bytes (default: the host's)",
+            )
+            .default_is("the host's"),
+        crate::describe::MemberSpec::optional(
+                "seal",
+                "bool",
+                "whether its size can never change again (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+            "fd",
+            "str",
+            "a memfd that holds the memory, as \"fd:NAME\" or \"/dev/fdset/ID\", instead of a new one",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(MemoryBackendMemfdProperties);
+
 /// Memory in a file.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct MemoryBackendFileProperties {
-    /// whether it is in core dumps of the process (default: true)
+    /// Whether it is in core dumps of the process (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dump: Option<bool>,
-    /// whether the host may merge equal pages (default: true)
+    /// Whether the host may merge equal pages (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub merge: Option<bool>,
-    /// whether all of it is taken from the host at once (default: false)
+    /// Whether all of it is taken from the host at once (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc: Option<bool>,
-    /// how many threads do that (default: 1)
+    /// How many threads do that (default: 1).
     #[serde(rename = "prealloc-threads")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
-    /// whether other processes that map it see what the guest writes (default: false, but true for
-    /// memory-backend-memfd)
+    /// Whether other processes that map it see what the guest writes (default: false, but true for
+    /// memory-backend-memfd).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// whether swap space is reserved for it (default: true)
+    /// Whether swap space is reserved for it (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
-    /// its size in bytes
+    /// Its size in bytes.
     pub size: u64,
-    /// accepted and without effect: saved states name memory by the object's id
+    /// Accepted and without effect: saved states name memory by the object's id.
     #[serde(rename = "x-use-canonical-path-for-ramblock-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub x_use_canonical_path_for_ramblock_id: Option<bool>,
-    /// the alignment of the mapping, in bytes (default: the file system's page size)
+    /// The alignment of the mapping, in bytes (default: the file system's page size).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub align: Option<u64>,
-    /// where in the file it begins, in bytes (default: 0)
+    /// Where in the file it begins, in bytes (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
-    /// whether the contents may be dropped at the end (default: false)
+    /// Whether the contents may be dropped at the end (default: false).
     #[serde(rename = "discard-data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discard_data: Option<bool>,
-    /// the file, a directory to make one in, "fd:NAME", or "/dev/fdset/ID"
+    /// The file, a directory to make one in, "fd:NAME", or "/dev/fdset/ID".
     #[serde(rename = "mem-path")]
     pub mem_path: String,
-    /// whether the file is opened for reading only (default: false)
+    /// Whether the file is opened for reading only (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub readonly: Option<bool>,
-    /// whether the guest cannot write to it (default: auto)
+    /// Whether the guest cannot write to it (default: auto).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rom: Option<super::common::OnOffAuto>,
 }
+
 impl crate::input::FromMembers for MemoryBackendFileProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -776,154 +605,115 @@ impl crate::input::FromMembers for MemoryBackendFileProperties {
         })
     }
 }
-impl crate::input::FromInput for MemoryBackendFileProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(MemoryBackendFileProperties);
+
 impl crate::describe::Described for MemoryBackendFileProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "dump",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether it is in core dumps of the process (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "merge",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the host may merge equal pages (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "prealloc",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether all of it is taken from the host at once (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "prealloc-threads",
-            type_name: "uint32",
-            values: &[],
-            optional: true,
-            description: "how many threads do that (default: 1)",
-            default: Some("1"),
-        },
-        crate::describe::MemberSpec {
-            name: "share",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd)",
-            default: Some("false, but true for memory-backend-memfd"),
-        },
-        crate::describe::MemberSpec {
-            name: "reserve",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether swap space is reserved for it (default: true)",
-            default: Some("true"),
-        },
-        crate::describe::MemberSpec {
-            name: "size",
-            type_name: "size",
-            values: &[],
-            optional: false,
-            description: "its size in bytes",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "x-use-canonical-path-for-ramblock-id",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "accepted and without effect: saved states name memory by the object's id",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "align",
-            type_name: "size",
-            values: &[],
-            optional: true,
-            description: "the alignment of the mapping, in bytes (default: the file system's page size)",
-            default: Some("the file system's page size"),
-        },
-        crate::describe::MemberSpec {
-            name: "offset",
-            type_name: "size",
-            values: &[],
-            optional: true,
-            description: "where in the file it begins, in bytes (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "discard-data",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the contents may be dropped at the end (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "mem-path",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the file, a directory to make one in, \"fd:NAME\", or \"/dev/fdset/ID\"",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "readonly",
-            type_name: "bool",
-            values: &[],
-            optional: true,
-            description: "whether the file is opened for reading only (default: false)",
-            default: Some("false"),
-        },
-        crate::describe::MemberSpec {
-            name: "rom",
-            type_name: "OnOffAuto",
-            values: &["auto", "on", "off"],
-            optional: true,
-            description: "whether the guest cannot write to it (default: auto)",
-            default: Some("auto"),
-        },
+        crate::describe::MemberSpec::optional(
+                "dump",
+                "bool",
+                "whether it is in core dumps of the process (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "merge",
+                "bool",
+                "whether the host may merge equal pages (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "prealloc",
+                "bool",
+                "whether all of it is taken from the host at once (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "prealloc-threads",
+                "uint32",
+                "how many threads do that (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "share",
+                "bool",
+                "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd)",
+            )
+            .default_is("false, but true for memory-backend-memfd"),
+        crate::describe::MemberSpec::optional(
+                "reserve",
+                "bool",
+                "whether swap space is reserved for it (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
+        crate::describe::MemberSpec::optional(
+            "x-use-canonical-path-for-ramblock-id",
+            "bool",
+            "accepted and without effect: saved states name memory by the object's id",
+        ),
+        crate::describe::MemberSpec::optional(
+                "align",
+                "size",
+                "the alignment of the mapping, in bytes (default: the file system's page size)",
+            )
+            .default_is("the file system's page size"),
+        crate::describe::MemberSpec::optional(
+                "offset",
+                "size",
+                "where in the file it begins, in bytes (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "discard-data",
+                "bool",
+                "whether the contents may be dropped at the end (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::required(
+            "mem-path",
+            "str",
+            "the file, a directory to make one in, \"fd:NAME\", or \"/dev/fdset/ID\"",
+        ),
+        crate::describe::MemberSpec::optional(
+                "readonly",
+                "bool",
+                "whether the file is opened for reading only (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "rom",
+                "OnOffAuto",
+                "whether the guest cannot write to it (default: auto)",
+            )
+            .one_of(&["auto", "on", "off"])
+            .default_is("auto"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(MemoryBackendFileProperties);
+
 /// A thread for I/O.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct IothreadProperties {
-    /// how long it polls at most before it sleeps, in ns; 0 never polls (default: 32768)
+    /// How long it polls at most before it sleeps, in ns; 0 never polls (default: 32768).
     #[serde(rename = "poll-max-ns")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poll_max_ns: Option<i64>,
-    /// by which factor polling grows; 0 leaves it to Sesame (default: 0)
+    /// By which factor polling grows; 0 leaves it to Sesame (default: 0).
     #[serde(rename = "poll-grow")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poll_grow: Option<i64>,
-    /// by which divisor polling shrinks; 0 leaves it to Sesame (default: 0)
+    /// By which divisor polling shrinks; 0 leaves it to Sesame (default: 0).
     #[serde(rename = "poll-shrink")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poll_shrink: Option<i64>,
-    /// how many requests go to the kernel at once; 0 leaves it to Sesame (default: 0)
+    /// How many requests go to the kernel at once; 0 leaves it to Sesame (default: 0).
     #[serde(rename = "aio-max-batch")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aio_max_batch: Option<i64>,
 }
+
 impl crate::input::FromMembers for IothreadProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -934,61 +724,48 @@ impl crate::input::FromMembers for IothreadProperties {
         })
     }
 }
-impl crate::input::FromInput for IothreadProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(IothreadProperties);
+
 impl crate::describe::Described for IothreadProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "poll-max-ns",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "how long it polls at most before it sleeps, in ns; 0 never polls (default: 32768)",
-            default: Some("32768"),
-        },
-        crate::describe::MemberSpec {
-            name: "poll-grow",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "by which factor polling grows; 0 leaves it to Sesame (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "poll-shrink",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "by which divisor polling shrinks; 0 leaves it to Sesame (default: 0)",
-            default: Some("0"),
-        },
-        crate::describe::MemberSpec {
-            name: "aio-max-batch",
-            type_name: "int",
-            values: &[],
-            optional: true,
-            description: "how many requests go to the kernel at once; 0 leaves it to Sesame (default: 0)",
-            default: Some("0"),
-        },
+        crate::describe::MemberSpec::optional(
+                "poll-max-ns",
+                "int",
+                "how long it polls at most before it sleeps, in ns; 0 never polls (default: 32768)",
+            )
+            .default_is("32768"),
+        crate::describe::MemberSpec::optional(
+                "poll-grow",
+                "int",
+                "by which factor polling grows; 0 leaves it to Sesame (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "poll-shrink",
+                "int",
+                "by which divisor polling shrinks; 0 leaves it to Sesame (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "aio-max-batch",
+                "int",
+                "how many requests go to the kernel at once; 0 leaves it to Sesame (default: 0)",
+            )
+            .default_is("0"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(IothreadProperties);
+
 /// Random numbers from a file of the host.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct RngRandomProperties {
-    /// the file, "fd:NAME", or "/dev/fdset/ID" (default: /dev/urandom)
+    /// The file, "fd:NAME", or "/dev/fdset/ID" (default: /dev/urandom).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filename: Option<String>,
 }
+
 impl crate::input::FromMembers for RngRandomProperties {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -996,30 +773,22 @@ impl crate::input::FromMembers for RngRandomProperties {
         })
     }
 }
-impl crate::input::FromInput for RngRandomProperties {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(RngRandomProperties);
+
 impl crate::describe::Described for RngRandomProperties {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "filename",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the file, \"fd:NAME\", or \"/dev/fdset/ID\" (default: /dev/urandom)",
-            default: Some("/dev/urandom"),
-        },
+        crate::describe::MemberSpec::optional(
+                "filename",
+                "str",
+                "the file, \"fd:NAME\", or \"/dev/fdset/ID\" (default: /dev/urandom)",
+            )
+            .default_is("/dev/urandom"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(RngRandomProperties);
+
 /// What an object is.
 #[derive(
     Clone,
@@ -1034,25 +803,26 @@ crate::input::deserialize_through_input!(RngRandomProperties);
     schemars::JsonSchema,
 )]
 pub enum ObjectType {
-    /// a thread for I/O
+    /// A thread for I/O.
     #[serde(rename = "iothread")]
     Iothread,
-    /// memory in a file
+    /// Memory in a file.
     #[serde(rename = "memory-backend-file")]
     MemoryBackendFile,
-    /// memory in a memfd
+    /// Memory in a memfd.
     #[serde(rename = "memory-backend-memfd")]
     MemoryBackendMemfd,
-    /// memory without a name on the host
+    /// Memory without a name on the host.
     #[serde(rename = "memory-backend-ram")]
     MemoryBackendRam,
-    /// random numbers from the host's kernel
+    /// Random numbers from the host's kernel.
     #[serde(rename = "rng-builtin")]
     RngBuiltin,
-    /// random numbers from a file of the host
+    /// Random numbers from a file of the host.
     #[serde(rename = "rng-random")]
     RngRandom,
 }
+
 impl ObjectType {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
@@ -1075,17 +845,19 @@ impl ObjectType {
         }
     }
 }
+
 crate::input::named_values!(ObjectType);
-crate::input::deserialize_through_input!(ObjectType);
+
 /// An object to be made.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ObjectOptions {
-    /// its id, which must be new
+    /// Its id, which must be new.
     pub id: String,
     /// Which kind it is (`qom-type` on the wire), with the members of that kind.
     #[serde(flatten)]
     pub qom_type: ObjectOptionsVariant,
 }
+
 /// What [`ObjectOptions`] holds beside its fixed members.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "qom-type")]
@@ -1109,6 +881,7 @@ pub enum ObjectOptionsVariant {
     #[serde(rename = "rng-builtin")]
     RngBuiltin,
 }
+
 impl ObjectOptionsVariant {
     /// The discriminator's value.
     pub const fn tag(&self) -> ObjectType {
@@ -1122,6 +895,7 @@ impl ObjectOptionsVariant {
         }
     }
 }
+
 impl crate::input::FromMembers for ObjectOptions {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         let tag: ObjectType = members.required("qom-type")?;
@@ -1158,40 +932,23 @@ impl crate::input::FromMembers for ObjectOptions {
         })
     }
 }
-impl crate::input::FromInput for ObjectOptions {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ObjectOptions);
+
 impl crate::describe::Described for ObjectOptions {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "qom-type",
-            type_name: "ObjectType",
-            values: &[
-                "iothread",
-                "memory-backend-file",
-                "memory-backend-memfd",
-                "memory-backend-ram",
-                "rng-builtin",
-                "rng-random",
-            ],
-            optional: false,
-            description: "what it is",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "id",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its id, which must be new",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("qom-type", "ObjectType", "what it is")
+            .one_of(
+                &[
+                    "iothread",
+                    "memory-backend-file",
+                    "memory-backend-memfd",
+                    "memory-backend-ram",
+                    "rng-builtin",
+                    "rng-random",
+                ],
+            ),
+        crate::describe::MemberSpec::required("id", "str", "its id, which must be new"),
     ];
     const TAG: Option<&'static str> = Some("qom-type");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
@@ -1227,13 +984,14 @@ impl crate::describe::Described for ObjectOptions {
         },
     ];
 }
-crate::input::deserialize_through_input!(ObjectOptions);
+
 /// Arguments of command `object-del`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ObjectDel {
-    /// its id
+    /// Its id.
     pub id: String,
 }
+
 impl crate::input::FromMembers for ObjectDel {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -1241,35 +999,22 @@ impl crate::input::FromMembers for ObjectDel {
         })
     }
 }
-impl crate::input::FromInput for ObjectDel {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(ObjectDel);
+
 impl crate::describe::Described for ObjectDel {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "id",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "its id",
-            default: None,
-        },
+        crate::describe::MemberSpec::required("id", "str", "its id"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(ObjectDel);
+
 /// The commands of `qom.json`, for whoever implements them.
 pub trait Commands {
     /// Lists the properties of an object.
     ///
-    /// Returns: one entry for each property
+    /// Returns: one entry for each property.
     fn qom_list(
         &mut self,
         cx: &mut dyn crate::Context,
@@ -1277,7 +1022,7 @@ pub trait Commands {
     ) -> Result<Vec<ObjectPropertyInfo>, crate::QmpError>;
     /// Reads one property of an object.
     ///
-    /// Returns: the value, in the JSON type that fits
+    /// Returns: the value, in the JSON type that fits.
     fn qom_get(
         &mut self,
         cx: &mut dyn crate::Context,
@@ -1285,7 +1030,7 @@ pub trait Commands {
     ) -> Result<serde_json::Value, crate::QmpError>;
     /// Lists the types of objects and devices.
     ///
-    /// Returns: one entry for each type
+    /// Returns: one entry for each type.
     fn qom_list_types(
         &mut self,
         cx: &mut dyn crate::Context,
@@ -1304,6 +1049,7 @@ pub trait Commands {
         args: ObjectDel,
     ) -> Result<(), crate::QmpError>;
 }
+
 /// Parses a command's arguments, runs it, and writes its reply.
 pub fn dispatch(
     handler: &mut dyn Commands,
@@ -1314,28 +1060,25 @@ pub fn dispatch(
     match name {
         "qom-list" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.qom_list(cx, args)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.qom_list(cx, args)?)
         }
         "qom-get" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.qom_get(cx, args)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.qom_get(cx, args)?)
         }
         "qom-list-types" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.qom_list_types(cx, args)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.qom_list_types(cx, args)?)
         }
         "object-add" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.object_add(cx, args)?;
-            Ok(crate::Reply::empty(reply))
+            handler.object_add(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         "object-del" => {
             let args = crate::input::arguments(arguments)?;
-            let reply = handler.object_del(cx, args)?;
-            Ok(crate::Reply::empty(reply))
+            handler.object_del(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

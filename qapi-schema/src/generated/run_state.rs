@@ -16,55 +16,56 @@
     schemars::JsonSchema,
 )]
 pub enum RunState {
-    /// stopped by a debugger
+    /// Stopped by a debugger.
     #[serde(rename = "debug")]
     Debug,
-    /// waiting for a state from elsewhere
+    /// Waiting for a state from elsewhere.
     #[serde(rename = "inmigrate")]
     Inmigrate,
-    /// stopped because KVM or Sesame cannot go on
+    /// Stopped because KVM or Sesame cannot go on.
     #[serde(rename = "internal-error")]
     InternalError,
-    /// stopped because a disk failed and was told to stop the machine
+    /// Stopped because a disk failed and was told to stop the machine.
     #[serde(rename = "io-error")]
     IoError,
-    /// stopped by a client
+    /// Stopped by a client.
     #[serde(rename = "paused")]
     Paused,
-    /// stopped after the state went elsewhere
+    /// Stopped after the state went elsewhere.
     #[serde(rename = "postmigrate")]
     Postmigrate,
-    /// not yet started
+    /// Not yet started.
     #[serde(rename = "prelaunch")]
     Prelaunch,
-    /// stopped while the last of the state goes elsewhere
+    /// Stopped while the last of the state goes elsewhere.
     #[serde(rename = "finish-migrate")]
     FinishMigrate,
-    /// stopped while a state is loaded
+    /// Stopped while a state is loaded.
     #[serde(rename = "restore-vm")]
     RestoreVm,
-    /// running
+    /// Running.
     #[serde(rename = "running")]
     Running,
-    /// stopped while the state is saved
+    /// Stopped while the state is saved.
     #[serde(rename = "save-vm")]
     SaveVm,
-    /// the guest powered off, and the machine was told to stay
+    /// The guest powered off, and the machine was told to stay.
     #[serde(rename = "shutdown")]
     Shutdown,
-    /// asleep (ACPI S3)
+    /// Asleep (ACPI S3).
     #[serde(rename = "suspended")]
     Suspended,
-    /// stopped by a watchdog
+    /// Stopped by a watchdog.
     #[serde(rename = "watchdog")]
     Watchdog,
-    /// stopped because the guest's kernel gave up
+    /// Stopped because the guest's kernel gave up.
     #[serde(rename = "guest-panicked")]
     GuestPanicked,
-    /// stopped for a step of continuous replication
+    /// Stopped for a step of continuous replication.
     #[serde(rename = "colo")]
     Colo,
 }
+
 impl RunState {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
@@ -107,8 +108,9 @@ impl RunState {
         }
     }
 }
+
 crate::input::named_values!(RunState);
-crate::input::deserialize_through_input!(RunState);
+
 /// Who asked for a reset or the end.
 #[derive(
     Clone,
@@ -123,40 +125,41 @@ crate::input::deserialize_through_input!(RunState);
     schemars::JsonSchema,
 )]
 pub enum ShutdownCause {
-    /// nobody
+    /// Nobody.
     #[serde(rename = "none")]
     None,
-    /// a failure on the host
+    /// A failure on the host.
     #[serde(rename = "host-error")]
     HostError,
-    /// command quit
+    /// Command quit.
     #[serde(rename = "host-qmp-quit")]
     HostQmpQuit,
-    /// command system_reset
+    /// Command system_reset.
     #[serde(rename = "host-qmp-system-reset")]
     HostQmpSystemReset,
-    /// a signal
+    /// A signal.
     #[serde(rename = "host-signal")]
     HostSignal,
-    /// a window's close button
+    /// A window's close button.
     #[serde(rename = "host-ui")]
     HostUi,
-    /// the guest powered off
+    /// The guest powered off.
     #[serde(rename = "guest-shutdown")]
     GuestShutdown,
-    /// the guest reset the machine
+    /// The guest reset the machine.
     #[serde(rename = "guest-reset")]
     GuestReset,
-    /// the guest's kernel gave up
+    /// The guest's kernel gave up.
     #[serde(rename = "guest-panic")]
     GuestPanic,
-    /// a part of the machine was reset
+    /// A part of the machine was reset.
     #[serde(rename = "subsystem-reset")]
     SubsystemReset,
-    /// a state was loaded
+    /// A state was loaded.
     #[serde(rename = "snapshot-load")]
     SnapshotLoad,
 }
+
 impl ShutdownCause {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
@@ -189,16 +192,18 @@ impl ShutdownCause {
         }
     }
 }
+
 crate::input::named_values!(ShutdownCause);
-crate::input::deserialize_through_input!(ShutdownCause);
+
 /// What the machine is doing.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct StatusInfo {
-    /// whether the vCPUs run
+    /// Whether the vCPUs run.
     pub running: bool,
-    /// why or why not
+    /// Why or why not.
     pub status: RunState,
 }
+
 impl crate::input::FromMembers for StatusInfo {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -207,63 +212,51 @@ impl crate::input::FromMembers for StatusInfo {
         })
     }
 }
-impl crate::input::FromInput for StatusInfo {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(StatusInfo);
+
 impl crate::describe::Described for StatusInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "running",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether the vCPUs run",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "status",
-            type_name: "RunState",
-            values: &[
-                "debug",
-                "inmigrate",
-                "internal-error",
-                "io-error",
-                "paused",
-                "postmigrate",
-                "prelaunch",
-                "finish-migrate",
-                "restore-vm",
-                "running",
-                "save-vm",
-                "shutdown",
-                "suspended",
-                "watchdog",
-                "guest-panicked",
-                "colo",
-            ],
-            optional: false,
-            description: "why or why not",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "running",
+            "bool",
+            "whether the vCPUs run",
+        ),
+        crate::describe::MemberSpec::required("status", "RunState", "why or why not")
+            .one_of(
+                &[
+                    "debug",
+                    "inmigrate",
+                    "internal-error",
+                    "io-error",
+                    "paused",
+                    "postmigrate",
+                    "prelaunch",
+                    "finish-migrate",
+                    "restore-vm",
+                    "running",
+                    "save-vm",
+                    "shutdown",
+                    "suspended",
+                    "watchdog",
+                    "guest-panicked",
+                    "colo",
+                ],
+            ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(StatusInfo);
+
 /// Data of event `RESET`.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct Reset {
-    /// whether the guest asked for it
+    /// Whether the guest asked for it.
     pub guest: bool,
-    /// who asked for it
+    /// Who asked for it.
     pub reason: ShutdownCause,
 }
+
 impl crate::input::FromMembers for Reset {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -272,58 +265,50 @@ impl crate::input::FromMembers for Reset {
         })
     }
 }
-impl crate::input::FromInput for Reset {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(Reset);
+
 impl crate::describe::Described for Reset {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "guest",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether the guest asked for it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "reason",
-            type_name: "ShutdownCause",
-            values: &[
-                "none",
-                "host-error",
-                "host-qmp-quit",
-                "host-qmp-system-reset",
-                "host-signal",
-                "host-ui",
-                "guest-shutdown",
-                "guest-reset",
-                "guest-panic",
-                "subsystem-reset",
-                "snapshot-load",
-            ],
-            optional: false,
-            description: "who asked for it",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "guest",
+            "bool",
+            "whether the guest asked for it",
+        ),
+        crate::describe::MemberSpec::required(
+                "reason",
+                "ShutdownCause",
+                "who asked for it",
+            )
+            .one_of(
+                &[
+                    "none",
+                    "host-error",
+                    "host-qmp-quit",
+                    "host-qmp-system-reset",
+                    "host-signal",
+                    "host-ui",
+                    "guest-shutdown",
+                    "guest-reset",
+                    "guest-panic",
+                    "subsystem-reset",
+                    "snapshot-load",
+                ],
+            ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(Reset);
+
 /// Data of event `SHUTDOWN`.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct Shutdown {
-    /// whether the guest asked for it
+    /// Whether the guest asked for it.
     pub guest: bool,
-    /// who asked for it
+    /// Who asked for it.
     pub reason: ShutdownCause,
 }
+
 impl crate::input::FromMembers for Shutdown {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -332,50 +317,41 @@ impl crate::input::FromMembers for Shutdown {
         })
     }
 }
-impl crate::input::FromInput for Shutdown {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(Shutdown);
+
 impl crate::describe::Described for Shutdown {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "guest",
-            type_name: "bool",
-            values: &[],
-            optional: false,
-            description: "whether the guest asked for it",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "reason",
-            type_name: "ShutdownCause",
-            values: &[
-                "none",
-                "host-error",
-                "host-qmp-quit",
-                "host-qmp-system-reset",
-                "host-signal",
-                "host-ui",
-                "guest-shutdown",
-                "guest-reset",
-                "guest-panic",
-                "subsystem-reset",
-                "snapshot-load",
-            ],
-            optional: false,
-            description: "who asked for it",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "guest",
+            "bool",
+            "whether the guest asked for it",
+        ),
+        crate::describe::MemberSpec::required(
+                "reason",
+                "ShutdownCause",
+                "who asked for it",
+            )
+            .one_of(
+                &[
+                    "none",
+                    "host-error",
+                    "host-qmp-quit",
+                    "host-qmp-system-reset",
+                    "host-signal",
+                    "host-ui",
+                    "guest-shutdown",
+                    "guest-reset",
+                    "guest-panic",
+                    "subsystem-reset",
+                    "snapshot-load",
+                ],
+            ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(Shutdown);
+
 /// What becomes of a machine whose guest gave up.
 #[derive(
     Clone,
@@ -390,16 +366,17 @@ crate::input::deserialize_through_input!(Shutdown);
     schemars::JsonSchema,
 )]
 pub enum GuestPanicAction {
-    /// it stops
+    /// It stops.
     #[serde(rename = "pause")]
     Pause,
-    /// it ends
+    /// It ends.
     #[serde(rename = "poweroff")]
     Poweroff,
-    /// it goes on
+    /// It goes on.
     #[serde(rename = "run")]
     Run,
 }
+
 impl GuestPanicAction {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[Self::Pause, Self::Poweroff, Self::Run];
@@ -412,14 +389,16 @@ impl GuestPanicAction {
         }
     }
 }
+
 crate::input::named_values!(GuestPanicAction);
-crate::input::deserialize_through_input!(GuestPanicAction);
+
 /// Data of event `GUEST_PANICKED`.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct GuestPanicked {
-    /// what becomes of the machine
+    /// What becomes of the machine.
     pub action: GuestPanicAction,
 }
+
 impl crate::input::FromMembers for GuestPanicked {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -427,44 +406,37 @@ impl crate::input::FromMembers for GuestPanicked {
         })
     }
 }
-impl crate::input::FromInput for GuestPanicked {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(GuestPanicked);
+
 impl crate::describe::Described for GuestPanicked {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "action",
-            type_name: "GuestPanicAction",
-            values: &["pause", "poweroff", "run"],
-            optional: false,
-            description: "what becomes of the machine",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+                "action",
+                "GuestPanicAction",
+                "what becomes of the machine",
+            )
+            .one_of(&["pause", "poweroff", "run"]),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(GuestPanicked);
+
 /// Data of event `VM_INTERNAL_ERROR`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VmInternalError {
-    /// the vCPU that cannot go on
+    /// The vCPU that cannot go on.
     #[serde(rename = "cpu-index")]
     pub cpu_index: i64,
-    /// KVM's number for what is wrong (KVM_INTERNAL_ERROR_*)
+    /// KVM's number for what is wrong (KVM_INTERNAL_ERROR_*).
     pub suberror: u32,
-    /// the bytes at the instruction pointer in hexadecimal, where KVM gives them
+    /// The bytes at the instruction pointer in hexadecimal, where KVM gives them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instruction: Option<String>,
-    /// the same in words, one line
+    /// The same in words, one line.
     pub reason: String,
 }
+
 impl crate::input::FromMembers for VmInternalError {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
@@ -475,59 +447,41 @@ impl crate::input::FromMembers for VmInternalError {
         })
     }
 }
-impl crate::input::FromInput for VmInternalError {
-    fn from_input(
-        value: serde_json::Value,
-        at: &crate::input::Path<'_>,
-        mode: crate::input::Mode,
-    ) -> Result<Self, crate::QmpError> {
-        crate::input::object(value, at, mode)
-    }
-}
+
+crate::input::object_type!(VmInternalError);
+
 impl crate::describe::Described for VmInternalError {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec {
-            name: "cpu-index",
-            type_name: "int",
-            values: &[],
-            optional: false,
-            description: "the vCPU that cannot go on",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "suberror",
-            type_name: "uint32",
-            values: &[],
-            optional: false,
-            description: "KVM's number for what is wrong (KVM_INTERNAL_ERROR_*)",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "instruction",
-            type_name: "str",
-            values: &[],
-            optional: true,
-            description: "the bytes at the instruction pointer in hexadecimal, where KVM gives them",
-            default: None,
-        },
-        crate::describe::MemberSpec {
-            name: "reason",
-            type_name: "str",
-            values: &[],
-            optional: false,
-            description: "the same in words, one line",
-            default: None,
-        },
+        crate::describe::MemberSpec::required(
+            "cpu-index",
+            "int",
+            "the vCPU that cannot go on",
+        ),
+        crate::describe::MemberSpec::required(
+            "suberror",
+            "uint32",
+            "KVM's number for what is wrong (KVM_INTERNAL_ERROR_*)",
+        ),
+        crate::describe::MemberSpec::optional(
+            "instruction",
+            "str",
+            "the bytes at the instruction pointer in hexadecimal, where KVM gives them",
+        ),
+        crate::describe::MemberSpec::required(
+            "reason",
+            "str",
+            "the same in words, one line",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
-crate::input::deserialize_through_input!(VmInternalError);
+
 /// The commands of `run-state.json`, for whoever implements them.
 pub trait Commands {
     /// Tells what the machine is doing.
     ///
-    /// Returns: the state
+    /// Returns: the state.
     fn query_status(
         &mut self,
         cx: &mut dyn crate::Context,
@@ -547,6 +501,7 @@ pub trait Commands {
         cx: &mut dyn crate::Context,
     ) -> Result<(), crate::QmpError>;
 }
+
 /// Parses a command's arguments, runs it, and writes its reply.
 pub fn dispatch(
     handler: &mut dyn Commands,
@@ -557,28 +512,27 @@ pub fn dispatch(
     match name {
         "query-status" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.query_status(cx)?;
-            crate::Reply::of(&reply)
+            crate::Reply::of(&handler.query_status(cx)?)
         }
         "stop" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.stop(cx)?;
-            Ok(crate::Reply::empty(reply))
+            handler.stop(cx)?;
+            Ok(crate::Reply::EMPTY)
         }
         "cont" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.cont(cx)?;
-            Ok(crate::Reply::empty(reply))
+            handler.cont(cx)?;
+            Ok(crate::Reply::EMPTY)
         }
         "system_reset" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.system_reset(cx)?;
-            Ok(crate::Reply::empty(reply))
+            handler.system_reset(cx)?;
+            Ok(crate::Reply::EMPTY)
         }
         "system_powerdown" => {
             crate::input::no_arguments(arguments)?;
-            let reply = handler.system_powerdown(cx)?;
-            Ok(crate::Reply::empty(reply))
+            handler.system_powerdown(cx)?;
+            Ok(crate::Reply::EMPTY)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

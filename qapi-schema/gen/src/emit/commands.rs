@@ -16,7 +16,7 @@ impl Emitter<'_> {
             .commands
             .iter()
             .map(|command| self.method(module, command));
-        let arms = module.commands.iter().map(|command| arm(command));
+        let arms = module.commands.iter().map(arm);
         let doc = format!(
             " The commands of `{}.json`, for whoever implements them.",
             module.name.replace('_', "-")
@@ -142,18 +142,18 @@ fn arm(command: &Command) -> TokenStream {
     if !command.generated {
         return quote! { #wire => handler.#name(cx, arguments), };
     }
-    let call = match command.args {
-        Some(_) => quote! {
-            let args = crate::input::arguments(arguments)?;
-            let reply = handler.#name(cx, args)?;
-        },
-        None => quote! {
-            crate::input::no_arguments(arguments)?;
-            let reply = handler.#name(cx)?;
-        },
+    let (parse, call) = match command.args {
+        Some(_) => (
+            quote! { let args = crate::input::arguments(arguments)?; },
+            quote! { handler.#name(cx, args)? },
+        ),
+        None => (
+            quote! { crate::input::no_arguments(arguments)?; },
+            quote! { handler.#name(cx)? },
+        ),
     };
     match command.returns {
-        Some(_) => quote! { #wire => { #call crate::Reply::of(&reply) } },
-        None => quote! { #wire => { #call Ok(crate::Reply::empty(reply)) } },
+        Some(_) => quote! { #wire => { #parse crate::Reply::of(&#call) } },
+        None => quote! { #wire => { #parse #call; Ok(crate::Reply::EMPTY) } },
     }
 }

@@ -51,28 +51,25 @@ impl Emitter<'_> {
     fn member_spec(&self, member: &Member) -> TokenStream {
         let name = &member.name;
         let type_name = member.ty.name();
-        let values = match &member.ty {
+        let values: Vec<String> = match &member.ty {
             TypeRef::Named(of) => match &self.schema.types[of].kind {
                 Kind::Enum(values) => values.iter().map(|value| value.name.clone()).collect(),
                 _ => Vec::new(),
             },
             _ => Vec::new(),
         };
-        let optional = member.optional;
         let description = member.doc.one_line();
-        let default = match member.doc.default_value() {
-            Some(value) => quote! { Some(#value) },
-            None => quote! { None },
+        let new = match member.optional {
+            true => quote! { optional },
+            false => quote! { required },
         };
+        let values = (!values.is_empty()).then(|| quote! { .one_of(&[#(#values),*]) });
+        let default = member
+            .doc
+            .default_value()
+            .map(|value| quote! { .default_is(#value) });
         quote! {
-            crate::describe::MemberSpec {
-                name: #name,
-                type_name: #type_name,
-                values: &[#(#values),*],
-                optional: #optional,
-                description: #description,
-                default: #default,
-            }
+            crate::describe::MemberSpec::#new(#name, #type_name, #description) #values #default
         }
     }
 }

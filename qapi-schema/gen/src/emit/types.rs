@@ -21,12 +21,7 @@ impl Emitter<'_> {
             Kind::Alternate(branches) => self.alternate(ty, branches),
         };
         let described = self.described(ty);
-        let name = ident(&ty.rust_name);
-        quote! {
-            #body
-            #described
-            crate::input::deserialize_through_input!(#name);
-        }
+        quote! { #body #described }
     }
 
     fn structure(&self, ty: &TypeDef, members: &[Member]) -> TokenStream {
@@ -48,15 +43,7 @@ impl Emitter<'_> {
                 }
             }
 
-            impl crate::input::FromInput for #name {
-                fn from_input(
-                    value: serde_json::Value,
-                    at: &crate::input::Path<'_>,
-                    mode: crate::input::Mode,
-                ) -> Result<Self, crate::QmpError> {
-                    crate::input::object(value, at, mode)
-                }
-            }
+            crate::input::object_type!(#name);
         }
     }
 
@@ -116,6 +103,8 @@ impl Emitter<'_> {
                     }
                 }
             }
+
+            crate::input::deserialize_through_input!(#name);
         }
     }
 

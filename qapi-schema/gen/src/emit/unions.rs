@@ -66,15 +66,7 @@ impl Emitter<'_> {
                 }
             }
 
-            impl crate::input::FromInput for #name {
-                fn from_input(
-                    value: serde_json::Value,
-                    at: &crate::input::Path<'_>,
-                    mode: crate::input::Mode,
-                ) -> Result<Self, crate::QmpError> {
-                    crate::input::object(value, at, mode)
-                }
-            }
+            crate::input::object_type!(#name);
         }
     }
 
