@@ -5,6 +5,7 @@
 //!   test   ─ unit tests here, guest tests where KVM works     test.rs
 //!   demo   ─ the main job, shown as it goes                   demo/
 //!   lab    ─ a command in the lab                             lab.rs
+//!   codegen ─ what the schema says, as Rust and documents      codegen.rs
 //!   prepush ─ check + test = CI
 //! ```
 //!
@@ -15,6 +16,7 @@
 )]
 
 mod check;
+mod codegen;
 mod demo;
 mod lab;
 mod project;
@@ -43,6 +45,8 @@ enum Task {
     Test(test::Options),
     /// Format, lints, generated code, dependency direction, unsafe list, sizes.
     Check,
+    /// Writes what is generated from the schema, or checks it.
+    Codegen(codegen::Options),
     /// Runs a command in the lab, a machine with KVM made of software.
     Lab(lab::Options),
     /// What CI runs: check, then test.
@@ -68,6 +72,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::DemoInside(options) => demo::run_inside(&options),
         Task::Test(options) => test::run(&options),
         Task::Check => check::run(),
+        Task::Codegen(options) => codegen::run(&options),
         Task::Lab(options) => lab::run(&options),
         Task::Prepush => match check::run()? {
             ExitCode::SUCCESS => test::run(&test::Options::default()),

@@ -1,0 +1,65 @@
+//! `cargo xtask codegen`: the schema's Rust and its published documents, written or compared.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+use qapi_gen::GeneratedFile;
+
+use crate::project::cargo;
+use crate::root;
+use crate::shell::run as run_command;
+
+/// Options of `cargo xtask codegen`.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Change nothing; fail if a file is not what the schema says.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Writes every generated file, or names those that are stale.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    if options.check {
+        let stale = stale()?;
+        for path in &stale {
+            eprintln!("{} is not what qapi-schema/schema says", path.display());
+        }
+        if stale.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        eprintln!("run `cargo xtask codegen` and look at the diff");
+        return Ok(ExitCode::FAILURE);
+    }
+    for (file, path) in generated()? {
+        let folder = path.parent().context("a generated file has no folder")?;
+        fs::create_dir_all(folder)?;
+        fs::write(&path, file.text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    // The JSON Schema is made by the generated types themselves, so it comes second.
+    run_command(cargo().args(["run", "-q", "-p", "qapi-schema", "--example", "json_schema"]))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The generated files whose text differs from what the schema says now.
+pub(crate) fn stale() -> Result<Vec<PathBuf>> {
+    let mut stale = Vec::new();
+    for (file, path) in generated()? {
+        if fs::read_to_string(&path).ok().as_deref() != Some(&file.text) {
+            stale.push(path);
+        }
+    }
+    Ok(stale)
+}
+
+fn generated() -> Result<Vec<(GeneratedFile, PathBuf)>> {
+    let crate_folder = root().join("qapi-schema");
+    let files = qapi_gen::generate(&crate_folder.join("schema"))?;
+    let placed = files.into_iter().map(|file| {
+        let path = crate_folder.join(&file.path);
+        (file, path)
+    });
+    Ok(placed.collect())
+}
