@@ -149,7 +149,7 @@ fn open_socket(id: &str, socket: &SocketSpec, door: &Door) -> Result<Endpoint, C
         }
         SocketRole::Reconnecting(interval) => {
             if matches!(address, SocketAddress::Fd { .. }) {
-                return Err(ChardevError::BadSocket {
+                return Err(ChardevError::Conflict {
                     id: id.to_owned(),
                     problem: "a passed connection cannot be made again; \
                               leave reconnect-ms out or give a path",

@@ -17,7 +17,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -77,6 +77,8 @@ enum Phase {
 }
 
 struct Connected {
+    /// Counts connections, so that a late event of one is not taken for the next one's.
+    serial: usize,
     peer: Peer,
     /// Watches the only or the output descriptor; `None` for a regular file.
     watch_output: Option<Registration>,
@@ -125,6 +127,7 @@ pub(super) struct Line {
     intake: Mutex<Option<Intake>>,
     /// Nobody reads until the frontend asks for input, as it does when it is attached.
     paused: AtomicBool,
+    connections: AtomicUsize,
     /// A call that was not answered yet.
     calling: Mutex<Option<(Peer, Registration)>>,
     timer: OnceLock<Timer>,
@@ -156,6 +159,7 @@ impl Line {
                 end: 0,
             })),
             paused: AtomicBool::new(true),
+            connections: AtomicUsize::new(0),
             calling: Mutex::new(None),
             timer: OnceLock::new(),
             listening: OnceLock::new(),
@@ -276,17 +280,10 @@ impl Line {
 
     /// Takes up a connection.
     fn greet(&self, peer: Peer) -> io::Result<()> {
-        let watch = |file: &Arc<OpenFile>, interest, part| -> io::Result<Option<Registration>> {
-            if endpoint::never_blocks(file)? {
-                return Ok(None);
-            }
-            let file: Arc<OpenFile> = Arc::clone(file);
-            self.reactor
-                .register(file, interest, self.hook(part))
-                .map(Some)
-        };
+        let serial = self.connections.fetch_add(1, Ordering::SeqCst);
         // Connected before the watch, so that the first event finds it so.
         self.state().phase = Phase::Connected(Connected {
+            serial,
             peer: peer.clone(),
             watch_output: None,
             watch_input: None,
@@ -294,12 +291,12 @@ impl Line {
         let duplex = peer.is_duplex();
         let watch_output = if duplex {
             let both = Interest::READABLE | Interest::WRITABLE;
-            watch(&peer.output, both, Part::Both)?
+            self.watch(&peer.output, both, Part::Both(serial))?
         } else {
-            watch(&peer.output, Interest::WRITABLE, Part::Output)?
+            self.watch(&peer.output, Interest::WRITABLE, Part::Output(serial))?
         };
         let watch_input = match peer.input.as_ref().filter(|_| !duplex) {
-            Some(input) => watch(input, Interest::READABLE, Part::Input)?,
+            Some(input) => self.watch(input, Interest::READABLE, Part::Input)?,
             None => None,
         };
         let late = {
@@ -316,6 +313,25 @@ impl Line {
         };
         drop(late);
         Ok(())
+    }
+
+    /// Watches a descriptor, unless it never blocks.
+    fn watch(
+        &self,
+        file: &Arc<OpenFile>,
+        interest: Interest,
+        part: Part,
+    ) -> io::Result<Option<Registration>> {
+        if endpoint::never_blocks(file)? {
+            return Ok(None);
+        }
+        let file: Arc<OpenFile> = Arc::clone(file);
+        match self.reactor.register(file, interest, self.hook(part)) {
+            Ok(watch) => Ok(Some(watch)),
+            // Devices such as /dev/null are always ready as well.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Looks for the next peer. On the reactor's thread.
@@ -505,7 +521,11 @@ impl Line {
 
     /// The peer is gone in both directions. What it sent last is kept for a frontend that is open
     /// (up to what is read at once); one that is not shall not find old orders later.
-    fn peer_left(&self) {
+    fn peer_left(&self, serial: usize) {
+        match &self.state().phase {
+            Phase::Connected(connected) if connected.serial == serial => {}
+            Phase::Connected(_) | Phase::Waiting | Phase::Ended => return,
+        }
         let Some(mut intake) = self.intake().take() else {
             return;
         };
@@ -558,12 +578,12 @@ enum Flow {
     EndOfInput,
 }
 
-/// Which descriptor of a line an event is about.
+/// Which descriptor of a line an event is about, and of which connection.
 #[derive(Clone, Copy)]
 enum Part {
-    Both,
+    Both(usize),
     Input,
-    Output,
+    Output(usize),
     Listener,
     Timer,
     Call,
@@ -583,13 +603,13 @@ impl Ready for Hook {
             Part::Listener | Part::Timer => line.find_peer(),
             Part::Call => line.answered(),
             Part::Input => line.pump(),
-            Part::Output | Part::Both => {
+            Part::Output(serial) | Part::Both(serial) => {
                 line.flush();
-                if matches!(self.part, Part::Both) && readiness.contains(Readiness::READ) {
+                if matches!(self.part, Part::Both(_)) && readiness.contains(Readiness::READ) {
                     line.pump();
                 }
                 if readiness.contains(Readiness::CLOSED) {
-                    line.peer_left();
+                    line.peer_left(serial);
                 }
             }
         }

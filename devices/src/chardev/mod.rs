@@ -79,9 +79,9 @@ pub enum ChardevError {
         /// The size asked for, in bytes.
         size: usize,
     },
-    /// A socket that nobody could reach: a server that waits for reconnection, or the reverse.
+    /// Two wishes that cannot both be met.
     #[error("Chardev '{id}': {problem}")]
-    BadSocket {
+    Conflict {
         /// The chardev.
         id: String,
         /// What contradicts what, and the fix.

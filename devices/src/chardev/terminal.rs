@@ -35,7 +35,7 @@ impl Terminal {
         signal: bool,
     ) -> Result<(OpenFile, OpenFile, Self), ChardevError> {
         if CLAIMED.swap(true, Ordering::SeqCst) {
-            return Err(ChardevError::BadSocket {
+            return Err(ChardevError::Conflict {
                 id: id.to_owned(),
                 problem: "standard input and output are used by another chardev already",
             });
@@ -47,11 +47,8 @@ impl Terminal {
     }
 
     fn take(signal: bool) -> io::Result<(OpenFile, OpenFile, Self)> {
-        let duplicate = |stream: &dyn AsFdDyn| -> io::Result<OpenFile> {
-            Ok(OpenFile::new(stream.borrowed().try_clone_to_owned()?, None))
-        };
-        let input = duplicate(&io::stdin())?;
-        let output = duplicate(&io::stdout())?;
+        let input = duplicate(io::stdin())?;
+        let output = duplicate(io::stdout())?;
         let flags = |file: &OpenFile| -> io::Result<OFlag> {
             Ok(OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?))
         };
@@ -90,14 +87,8 @@ fn make_raw(mode: &mut Termios, signal: bool) {
     mode.local_flags.set(LocalFlags::ISIG, signal);
 }
 
-trait AsFdDyn {
-    fn borrowed(&self) -> std::os::fd::BorrowedFd<'_>;
-}
-
-impl<T: AsFd> AsFdDyn for T {
-    fn borrowed(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.as_fd()
-    }
+fn duplicate(stream: impl AsFd) -> io::Result<OpenFile> {
+    Ok(OpenFile::new(stream.as_fd().try_clone_to_owned()?, None))
 }
 
 impl Drop for Terminal {

@@ -10,5 +10,8 @@
 //! configuration space. Neither knows the other's type: the seam is [`device::VirtioDevice`].
 
 pub mod blk;
+pub mod console;
 pub mod device;
+mod ring;
+pub mod rng;
 pub mod transport;

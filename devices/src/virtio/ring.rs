@@ -1,0 +1,257 @@
+//! A queue that is served on the reactor: take chains, read or fill them, give them back.
+//!
+//! The driver is hostile: a ring that leads outside memory, a descriptor loop or a chain that ends
+//! in the middle is [`Broken`], and the slot serves it no more until the driver resets the device.
+//! Nothing here allocates per chain.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mio::Interest;
+use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_queue::desc::split::Descriptor;
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueState, QueueT};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+
+use super::device::{ActiveQueue, VirtioError};
+use crate::irq::Interrupt;
+use crate::memory::{GuestMem, GuestMemView};
+use crate::reactor::{Reactor, Ready, Registration};
+
+/// The driver broke the rules of the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Broken;
+
+/// One queue of a device, started or not.
+#[derive(Default)]
+pub(super) struct Slot {
+    /// Owned by whoever holds the lock; held for the whole work on the ring, so that stopping
+    /// waits for it.
+    ring: Mutex<Option<Ring>>,
+    watch: Mutex<Option<Registration>>,
+}
+
+impl Slot {
+    /// Takes over the queue `index` and calls `handler` on the reactor's thread for each kick.
+    pub(super) fn start(
+        &self,
+        index: usize,
+        active: ActiveQueue,
+        features: u64,
+        reactor: &Reactor,
+        handler: Arc<dyn Ready>,
+    ) -> Result<(), VirtioError> {
+        let ActiveQueue {
+            mut queue,
+            memory,
+            kick,
+            interrupt,
+        } = active;
+        if !queue.is_valid(&*memory.memory()) {
+            return Err(VirtioError::BadRing { index });
+        }
+        queue.set_event_idx(features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0);
+        *self.ring() = Some(Ring {
+            queue,
+            memory,
+            interrupt,
+            broken: false,
+        });
+        // The eventfd is never read: each write is an edge of its own, and a count above zero
+        // makes a rearm report at once.
+        let watched = reactor.register(Arc::new(kick), Interest::READABLE, handler);
+        match watched {
+            Ok(watch) => {
+                *self.watch() = Some(watch);
+                Ok(())
+            }
+            Err(source) => {
+                *self.ring() = None;
+                Err(VirtioError::Backend {
+                    index,
+                    what: "watching its doorbell".to_owned(),
+                    source,
+                })
+            }
+        }
+    }
+
+    /// Gives the queue back; nothing touches it any more.
+    pub(super) fn stop(&self) -> Option<QueueState> {
+        let watch = self.watch().take();
+        drop(watch);
+        let ring = self.ring().take()?;
+        Some(ring.queue.state())
+    }
+
+    /// Has the handler called again although the driver did not kick.
+    pub(super) fn rearm(&self) -> io::Result<()> {
+        match &*self.watch() {
+            Some(watch) => watch.rearm(),
+            None => Ok(()),
+        }
+    }
+
+    /// Works on the ring and then tells the driver of used chains. `None` when the queue is not
+    /// started or was found broken before.
+    pub(super) fn with<T>(
+        &self,
+        work: impl FnOnce(&mut Ring, &GuestMemView) -> Result<T, Broken>,
+    ) -> Option<Result<T, Broken>> {
+        let mut slot = self.ring();
+        let ring = slot.as_mut().filter(|ring| !ring.broken)?;
+        let memory = ring.memory.memory();
+        let next_used = ring.queue.next_used();
+        let mut outcome = work(ring, &memory);
+        if ring.queue.next_used() != next_used {
+            match ring.queue.needs_notification(&*memory) {
+                Ok(true) => ring.interrupt.trigger(),
+                Ok(false) => {}
+                Err(_) => outcome = Err(Broken),
+            }
+        }
+        ring.broken = outcome.is_err();
+        Some(outcome)
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Option<Ring>> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn watch(&self) -> MutexGuard<'_, Option<Registration>> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A started queue.
+pub(super) struct Ring {
+    queue: Queue,
+    memory: GuestMem,
+    interrupt: Arc<dyn Interrupt>,
+    broken: bool,
+}
+
+impl Ring {
+    /// The next available chain. When there is none, the driver is asked to kick for the next.
+    pub(super) fn next<'m>(
+        &mut self,
+        memory: &'m GuestMemView,
+    ) -> Result<Option<Chain<'m>>, Broken> {
+        if let Some(chain) = self.pop(memory)? {
+            return Ok(Some(chain));
+        }
+        // A chain that came between the two questions would never be kicked for.
+        match self.queue.enable_notification(memory) {
+            Ok(false) => Ok(None),
+            Ok(true) => self.pop(memory),
+            Err(_) => Err(Broken),
+        }
+    }
+
+    fn pop<'m>(&mut self, memory: &'m GuestMemView) -> Result<Option<Chain<'m>>, Broken> {
+        let mut available = self.queue.iter(memory).map_err(|_| Broken)?;
+        Ok(available.next().map(|descriptors| Chain { descriptors }))
+    }
+
+    /// Makes the chain that was taken last the next one again.
+    pub(super) fn put_back(&mut self) {
+        self.queue.go_to_previous_position();
+    }
+
+    /// Gives a chain back after `written` bytes were written into it.
+    pub(super) fn add_used(
+        &mut self,
+        memory: &GuestMemView,
+        chain: &Chain<'_>,
+        written: usize,
+    ) -> Result<(), Broken> {
+        let written = u32::try_from(written).map_err(|_| Broken)?;
+        let head = chain.descriptors.head_index();
+        self.queue
+            .add_used(memory, head, written)
+            .map_err(|_| Broken)
+    }
+}
+
+/// A chain of buffers.
+pub(super) struct Chain<'m> {
+    descriptors: DescriptorChain<&'m GuestMemView>,
+}
+
+impl Chain<'_> {
+    /// How many bytes the device may write.
+    pub(super) fn writable(&self) -> Result<usize, Broken> {
+        let mut total = 0usize;
+        for descriptor in self.buffers(true) {
+            total = total.saturating_add(descriptor?.len() as usize);
+        }
+        Ok(total)
+    }
+
+    /// Copies bytes of the driver, from `offset` on, into `out`; returns how many there were.
+    pub(super) fn gather(&self, offset: usize, out: &mut [u8]) -> Result<usize, Broken> {
+        let memory = self.descriptors.memory();
+        let mut skip = offset;
+        let mut copied = 0;
+        for descriptor in self.buffers(false) {
+            let descriptor = descriptor?;
+            let len = descriptor.len() as usize;
+            if skip >= len {
+                skip -= len;
+                continue;
+            }
+            let rest = out.get_mut(copied..).unwrap_or_default();
+            let count = rest.len().min(len - skip);
+            let from = skip as u64;
+            let address = descriptor.addr().0.checked_add(from).ok_or(Broken)?;
+            memory
+                .read_slice(&mut rest[..count], GuestAddress(address))
+                .map_err(|_| Broken)?;
+            copied += count;
+            skip = 0;
+            if copied == out.len() {
+                break;
+            }
+        }
+        Ok(copied)
+    }
+
+    /// Copies `bytes` to the driver; returns how many fitted.
+    pub(super) fn scatter(&self, bytes: &[u8]) -> Result<usize, Broken> {
+        let memory = self.descriptors.memory();
+        let mut copied = 0;
+        for descriptor in self.buffers(true) {
+            let descriptor = descriptor?;
+            let rest = bytes.get(copied..).unwrap_or_default();
+            let count = rest.len().min(descriptor.len() as usize);
+            memory
+                .write_slice(&rest[..count], descriptor.addr())
+                .map_err(|_| Broken)?;
+            copied += count;
+            if copied == bytes.len() {
+                break;
+            }
+        }
+        Ok(copied)
+    }
+
+    /// The buffers of one direction. The iterator of `virtio-queue` ends in silence where a chain
+    /// loops or leads nowhere; that the last descriptor promised another one gives it away.
+    fn buffers(&self, writable: bool) -> impl Iterator<Item = Result<Descriptor, Broken>> + '_ {
+        let mut descriptors = self.descriptors.clone();
+        let mut promised = true;
+        std::iter::from_fn(move || match descriptors.next() {
+            Some(descriptor) => {
+                promised = descriptor.has_next();
+                Some(Ok(descriptor))
+            }
+            None => std::mem::take(&mut promised).then_some(Err(Broken)),
+        })
+        .filter(move |descriptor| {
+            descriptor.is_err()
+                || descriptor
+                    .as_ref()
+                    .is_ok_and(|descriptor| descriptor.is_write_only() == writable)
+        })
+    }
+}
