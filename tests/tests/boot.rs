@@ -120,14 +120,18 @@ fn no_reboot_turns_a_reboot_into_the_end() -> Result<()> {
 
 #[test]
 #[ignore = "needs a guest: cargo xtask test"]
-fn a_guest_that_panics_is_reported_by_pvpanic() -> Result<()> {
+fn a_guest_that_panics_is_reported_and_kept() -> Result<()> {
     let mut vm = Vm::builder()
-        .args(["-device", "pvpanic-pci", "-no-reboot"])
+        .args(["-device", "pvpanic-pci", "-no-shutdown"])
         .start()?;
     vm.guest()?.call("crash", json!({}))?;
     assert_eq!(
         vm.qmp.event("GUEST_PANICKED", SOON)?["data"]["action"],
         "pause"
+    );
+    assert_eq!(
+        vm.execute("query-status", json!({}))?["status"],
+        "guest-panicked"
     );
     vm.shutdown_clean()
 }

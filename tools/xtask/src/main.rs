@@ -4,6 +4,7 @@
 //!   check  ─ what a reviewer should not have to look for      check/
 //!   test   ─ unit tests here, guest tests where KVM works     test.rs
 //!   demo   ─ the main job, shown as it goes                   demo/
+//!   bench  ─ ratios against QEMU                              bench/
 //!   lab    ─ a command in the lab                             lab.rs
 //!   codegen ─ what the schema says, as Rust and documents      codegen.rs
 //!   prepush ─ check + test = CI
@@ -15,6 +16,7 @@
     reason = "tools play the manager: they open the files that they hand in"
 )]
 
+mod bench;
 mod check;
 mod codegen;
 mod demo;
@@ -47,6 +49,8 @@ enum Task {
     Check,
     /// Writes what is generated from the schema, or checks it.
     Codegen(codegen::Options),
+    /// Start, size and round trips, as ratios against qemu-system-x86_64.
+    Bench(bench::Options),
     /// Runs a command in the lab, a machine with KVM made of software.
     Lab(lab::Options),
     /// What CI runs: check, then test.
@@ -54,6 +58,9 @@ enum Task {
     /// The part of the demo that runs where KVM works.
     #[command(hide = true)]
     DemoInside(demo::InsideOptions),
+    /// The part of the benchmark that runs where KVM works.
+    #[command(hide = true)]
+    BenchInside(bench::InsideOptions),
 }
 
 fn main() -> ExitCode {
@@ -73,6 +80,8 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Test(options) => test::run(&options),
         Task::Check => check::run(),
         Task::Codegen(options) => codegen::run(&options),
+        Task::Bench(options) => bench::run(&options),
+        Task::BenchInside(options) => bench::run_inside(&options),
         Task::Lab(options) => lab::run(&options),
         Task::Prepush => match check::run()? {
             ExitCode::SUCCESS => test::run(&test::Options::default()),

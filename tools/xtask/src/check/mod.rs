@@ -1,13 +1,14 @@
 //! `cargo xtask check`: what a reviewer should not have to look for.
 //!
 //! ```text
-//!   format ─ lints ─ ladder (who may know whom) ─ sources (unsafe list, sizes, paths) ─ crates
+//!   format ─ lints ─ generated code ─ ladder (who may know whom) ─ sources (unsafe list, sizes, paths) ─ crates
 //! ```
 //!
 //! Every check runs; complaints are printed together at the end.
 mod ladder;
 mod sources;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -25,9 +26,10 @@ type Check = fn() -> Result<Complaints>;
 pub(crate) const MOST_CRATES: usize = 90;
 
 pub(crate) fn run() -> Result<ExitCode> {
-    let checks: [(&str, Check); 8] = [
+    let checks: [(&str, Check); 9] = [
         ("format", || command(&["fmt", "--all", "--check"])),
         ("lints", lints),
+        ("generated code", generated),
         ("who may know whom", ladder::check),
         ("unsafe list", sources::unsafe_list),
         ("file sizes", sources::sizes),
@@ -60,6 +62,12 @@ fn lints() -> Result<Complaints> {
         "-D",
         "warnings",
     ])
+}
+
+fn generated() -> Result<Complaints> {
+    let stale = crate::codegen::stale()?;
+    let told = |path: &PathBuf| format!("{} is stale: run cargo xtask codegen", path.display());
+    Ok(stale.iter().map(told).collect())
 }
 
 /// Runs cargo, which shows its own complaints.

@@ -6,22 +6,30 @@
 //!                                                              or here when KVM is good
 //!   "N passed, N failed, N skipped"                            the last line
 //! ```
+mod count;
+
 use std::collections::BTreeMap;
 use std::env;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
+use ::tests::artifacts;
 use ::tests::host_kvm::{self, Place};
 use ::tests::lab::Lab;
 use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::lab;
-use crate::project::{self, cargo};
-use crate::shell::{has, output, step};
+use crate::project::{self, Inits, cargo};
+use crate::root;
+use crate::shell::{has, install_missing, output, run as sh, step};
+use count::{Count, Tee, count, counted};
 
+/// Test programs that need a monitor or a paused machine, but run no guest.
+const WITHOUT_GUEST: &[&str] = &["bad_input-", "fds-", "interop-"];
 /// No test program takes longer, even in the lab on a busy machine.
 const PROGRAM_TIME: Duration = Duration::from_secs(1500);
 
@@ -35,22 +43,6 @@ pub(crate) struct Options {
     /// Only the tests that need no guest.
     #[arg(long)]
     host_only: bool,
-}
-
-/// What test runners said at their end, added up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Count {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
-}
-
-impl Count {
-    fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
-    }
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
@@ -101,28 +93,15 @@ fn unit_tests() -> Result<Count> {
     Ok(count)
 }
 
+/// The programs of `tests/tests`, each where its tests can run.
 fn guest_tests(options: &Options) -> Result<Count> {
-    let vmm = match &options.vmm {
-        Some(program) => program.clone(),
-        None => project::sesame("lab")?,
-    };
     let inits = project::inits()?;
-    let guest = project::guest_files(&inits)?;
+    let environment = environment(options, &inits)?;
     let programs = test_programs()?;
-    let mut environment = lab::environment();
-    for (key, path) in [
-        ("SESAME_VMM", &vmm),
-        ("SESAME_GUEST_KERNEL", &guest.kernel),
-        ("SESAME_GUEST_INITRD", &guest.initrd),
-    ] {
-        environment.insert(key.to_owned(), path.display().to_string());
-    }
     let place = host_kvm::place()?;
     step(&place.to_string());
-    let mut lab = match place {
-        Place::Host => None,
-        Place::Lab(_) => Some(lab::boot(&lab::spec(&inits)?)?),
-    };
+    let spec = lab::spec(&inits)?;
+    let mut lab: Option<Lab> = None;
     let mut total = Count::default();
     for program in programs {
         let name = program.file_name().unwrap_or_default().display();
@@ -130,23 +109,76 @@ fn guest_tests(options: &Options) -> Result<Count> {
         let mut argv = vec![program.display().to_string(), "--ignored".to_owned()];
         argv.extend(["--test-threads".to_owned(), "2".to_owned()]);
         argv.extend(options.filter.clone());
-        let result = match &mut lab {
-            Some(machine) => in_lab(machine, &argv, &environment),
-            None => here(&argv, &environment),
+        if place == Place::Host || stays_here(&program) {
+            total.add(here(&argv, &environment)?);
+            continue;
+        }
+        let mut machine = match lab.take() {
+            Some(machine) => machine,
+            None => lab::boot(&spec)?,
         };
-        total.add(result.unwrap_or_else(|error| {
-            println!("{error:#}");
-            lab = None;
-            Count {
-                failed: 1,
-                ..Count::default()
+        match in_lab(&mut machine, &argv, &environment) {
+            Ok(count) => {
+                total.add(count);
+                lab = Some(machine);
             }
-        }));
-        if lab.is_none() && matches!(host_kvm::place()?, Place::Lab(_)) {
-            lab = Some(lab::boot(&lab::spec(&inits)?)?);
+            // This lab is lost, and so are the tests that ran in it; the next gets a new one.
+            Err(error) => {
+                println!("{error:#}");
+                total.failed += 1;
+            }
         }
     }
     Ok(total)
+}
+
+/// What the test programs are told: the VMM, the guest's files, the foreign client's Python.
+fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, String>> {
+    let vmm = match &options.vmm {
+        Some(program) => program.clone(),
+        None => project::sesame("lab")?,
+    };
+    let guest = project::guest_files(inits)?;
+    let mut environment = lab::environment();
+    // A failed test shows its error; where in the harness it was made helps nobody.
+    environment.insert("RUST_LIB_BACKTRACE".to_owned(), "0".to_owned());
+    for (key, path) in [
+        ("SESAME_VMM", &vmm),
+        ("SESAME_GUEST_KERNEL", &guest.kernel),
+        ("SESAME_GUEST_INITRD", &guest.initrd),
+        ("SESAME_PYTHON", &python()?),
+    ] {
+        environment.insert(key.to_owned(), path.display().to_string());
+    }
+    Ok(environment)
+}
+
+/// Whether a program's tests do without a guest: any KVM will do, and this machine is quicker.
+fn stays_here(program: &Path) -> bool {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    let without_guest = WITHOUT_GUEST.iter().any(|prefix| name.starts_with(prefix));
+    without_guest && Path::new("/dev/kvm").exists()
+}
+
+/// A virtual environment with what tests/interop needs, made once per set of requirements.
+fn python() -> Result<PathBuf> {
+    install_missing(&[("python3", "python3-venv"), ("socat", "socat")])?;
+    let requirements = root().join("tests/interop/requirements.txt");
+    let wanted = fs::read_to_string(&requirements)?;
+    let folder = artifacts::cache()?.join("python");
+    let stamp = folder.join("requirements.txt");
+    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(folder.join("bin/python"));
+    }
+    step("making a Python environment for the foreign clients");
+    sh(Command::new("python3")
+        .args(["-m", "venv", "--clear"])
+        .arg(&folder))?;
+    sh(Command::new(folder.join("bin/pip"))
+        .args(["install", "-q", "--disable-pip-version-check", "-r"])
+        .arg(&requirements))?;
+    fs::write(stamp, wanted)?;
+    Ok(folder.join("bin/python"))
 }
 
 fn in_lab(lab: &mut Lab, argv: &[String], environment: &BTreeMap<String, String>) -> Result<Count> {
@@ -165,15 +197,6 @@ fn here(argv: &[String], environment: &BTreeMap<String, String>) -> Result<Count
     let (program, arguments) = argv.split_first().context("no command")?;
     let (success, text) = watched(Command::new(program).args(arguments).envs(environment))?;
     Ok(counted(success, &text))
-}
-
-/// A program that died without a count has failed.
-fn counted(success: bool, text: &str) -> Count {
-    let mut count = count(text);
-    if !success && count.failed == 0 {
-        count.failed = 1;
-    }
-    count
 }
 
 /// The programs with guest tests, built.
@@ -212,90 +235,4 @@ fn watched(command: &mut Command) -> Result<(bool, String)> {
     let mut tee = Tee::default();
     io::copy(&mut reader, &mut tee)?;
     Ok((child.wait()?.success(), tee.text()))
-}
-
-/// Shows what is written to it, and keeps it.
-#[derive(Default)]
-struct Tee(Vec<u8>);
-
-impl Tee {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0).into_owned()
-    }
-}
-
-impl Write for Tee {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.extend_from_slice(bytes);
-        io::stdout().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stdout().flush()
-    }
-}
-
-/// Adds up the closing lines of libtest and nextest.
-fn count(text: &str) -> Count {
-    let mut total = Count::default();
-    for line in text.lines() {
-        let line = strip_colour(line);
-        let closing = line.trim_start();
-        if !closing.starts_with("test result:") && !closing.starts_with("Summary [") {
-            continue;
-        }
-        let mut words = closing
-            .split(|c: char| c.is_whitespace() || ";,.():[]".contains(c))
-            .filter(|word| !word.is_empty())
-            .peekable();
-        while let Some(word) = words.next() {
-            let (Ok(number), Some(what)) = (word.parse::<u64>(), words.peek()) else {
-                continue;
-            };
-            match *what {
-                "passed" => total.passed += number,
-                "failed" | "timed" => total.failed += number,
-                "ignored" | "skipped" => total.skipped += number,
-                _ => {}
-            }
-        }
-    }
-    total
-}
-
-fn strip_colour(line: &str) -> String {
-    let mut plain = String::new();
-    let mut rest = line;
-    while let Some((before, after)) = rest.split_once('\x1b') {
-        plain.push_str(before);
-        rest = after.split_once('m').map_or("", |(_, after)| after);
-    }
-    plain + rest
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_closing_lines_of_both_runners_are_counted() {
-        let text = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out\n\
-            \x1b[32m     Summary\x1b[0m [   0.4s] 7 tests run: 6 passed (1 leaky), 1 failed, 4 skipped";
-        let expected = Count {
-            passed: 9,
-            failed: 2,
-            skipped: 6,
-        };
-        assert_eq!(count(text), expected);
-    }
-
-    #[test]
-    fn a_test_that_talks_of_numbers_is_not_counted() {
-        assert_eq!(count("hello 5 passed"), Count::default());
-    }
-
-    #[test]
-    fn a_program_that_dies_without_a_count_has_failed() {
-        assert_eq!(counted(false, "").failed, 1);
-    }
 }

@@ -1,0 +1,78 @@
+//! Named fds and fd sets over the wire, without a guest.
+use std::os::fd::AsFd;
+
+use anyhow::Result;
+use serde_json::json;
+use tests::{Vm, fds};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn a_set_lives_until_its_last_user_goes() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let file = fds::disk(MIB)?;
+    let before = vm.usage()?;
+    let set = vm.qmp.execute_with(
+        "add-fd",
+        json!({"fdset-id": 7, "opaque": "disk"}),
+        &[file.as_fd()],
+    )?;
+    assert_eq!(set["fdset-id"], 7);
+    let node = json!({"driver": "file", "node-name": "n", "filename": "/dev/fdset/7"});
+    vm.execute("blockdev-add", node)?;
+    vm.execute("remove-fd", json!({"fdset-id": 7}))?;
+    vm.execute("blockdev-del", json!({"node-name": "n"}))?;
+    let sets = vm.execute("query-fdsets", json!({}))?;
+    assert_eq!(sets, json!([]));
+    assert_eq!(vm.settled_usage(before)?.fds, before.fds);
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn sets_are_listed_with_their_members() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let file = fds::disk(MIB)?;
+    let arguments = json!({"fdset-id": 3, "opaque": "first"});
+    let added = vm.qmp.execute_with("add-fd", arguments, &[file.as_fd()])?;
+    let sets = vm.execute("query-fdsets", json!({}))?;
+    assert_eq!(sets[0]["fdset-id"], 3);
+    assert_eq!(sets[0]["fds"][0]["fd"], added["fd"]);
+    assert_eq!(sets[0]["fds"][0]["opaque"], "first");
+    vm.execute("remove-fd", json!({"fdset-id": 3, "fd": added["fd"]}))?;
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn a_name_is_taken_once_and_replaced_in_silence() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let file = fds::disk(MIB)?;
+    let before = vm.usage()?;
+    for _ in 0..2 {
+        vm.qmp
+            .execute_with("getfd", json!({"fdname": "disk"}), &[file.as_fd()])?;
+    }
+    assert_eq!(vm.usage()?.fds, before.fds + 1);
+    vm.execute("closefd", json!({"fdname": "disk"}))?;
+    assert_eq!(vm.usage()?.fds, before.fds);
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn a_read_only_member_does_not_open_for_writing() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let named = tempfile::NamedTempFile::new()?;
+    named.as_file().set_len(MIB)?;
+    let file = fds::open_ro(named.path())?;
+    vm.qmp
+        .execute_with("add-fd", json!({"fdset-id": 1}), &[file.as_fd()])?;
+    let node = json!({"driver": "file", "node-name": "n", "filename": "/dev/fdset/1"});
+    vm.refusal("blockdev-add", node)?;
+    let read_only = json!({"driver": "file", "node-name": "n", "filename": "/dev/fdset/1",
+        "read-only": true});
+    vm.execute("blockdev-add", read_only)?;
+    vm.shutdown_clean()
+}

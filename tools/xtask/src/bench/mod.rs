@@ -1,0 +1,131 @@
+//! `cargo xtask bench`: ratios against the distribution's QEMU, never times alone.
+//!
+//! ```text
+//!   here:              monitor.rs  start to first answer · idle size · round trip
+//!   where KVM works:   guest.rs    start to the guest's init · size beyond the guest's RAM
+//!   both: A B A B A B ..., medians, one table
+//! ```
+//!
+//! The two programs take turns within one run, so that a busy machine slows both; the load is
+//! printed beside the table all the same.
+mod guest;
+mod monitor;
+mod table;
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use tests::host_kvm::{self, Place};
+use tests::vm::Vmm;
+
+use crate::check::{MOST_CRATES, third_party_crates};
+use crate::lab;
+use crate::project;
+use crate::shell::{install_missing, step};
+use table::{Row, print};
+
+/// The peer, as the distribution has it.
+const PEER: &str = "qemu-system-x86_64";
+/// Many times what the runs in the lab take.
+const INSIDE_TIME: Duration = Duration::from_secs(1200);
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Turns of each monitor measurement.
+    #[arg(long, default_value_t = 15)]
+    turns: usize,
+    /// Boots of each program.
+    #[arg(long, default_value_t = 5)]
+    boots: usize,
+    /// Another program in place of sesame.
+    #[arg(long, value_name = "PROGRAM")]
+    vmm: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct InsideOptions {
+    #[arg(long)]
+    vmm: PathBuf,
+    #[arg(long)]
+    kernel: PathBuf,
+    #[arg(long)]
+    initrd: PathBuf,
+    #[arg(long)]
+    boots: usize,
+}
+
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    install_missing(&[(PEER, "qemu-system-x86"), ("xz", "xz-utils")])?;
+    let program = match &options.vmm {
+        Some(program) => program.clone(),
+        None => project::sesame("release")?,
+    };
+    let pair = [Vmm::at(&program), Vmm::at(on_path(PEER)?)];
+    let inits = project::inits()?;
+    let files = project::guest_files(&inits)?;
+    step("measuring monitors");
+    let mut rows = monitor::measure(&pair, options.turns)?;
+    let inside = InsideOptions {
+        vmm: program,
+        kernel: files.kernel,
+        initrd: files.initrd,
+        boots: options.boots,
+    };
+    let place = host_kvm::place()?;
+    step(&format!("measuring guests; {place}"));
+    rows.extend(match place {
+        Place::Host => guest::measure(&inside)?,
+        Place::Lab(_) => in_lab(&inits, &inside)?,
+    });
+    print(&rows);
+    println!(
+        "third-party crates in the binary: {} (at most {MOST_CRATES})",
+        third_party_crates()?
+    );
+    println!(
+        "load of this machine: {}",
+        fs::read_to_string("/proc/loadavg")?.trim()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the rows as JSON for the program outside.
+pub(crate) fn run_inside(options: &InsideOptions) -> Result<ExitCode> {
+    for row in guest::measure(options)? {
+        println!("{}", row.to_json());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn in_lab(inits: &project::Inits, options: &InsideOptions) -> Result<Vec<Row>> {
+    let mut lab = lab::boot(&lab::spec(inits)?)?;
+    let exe = env::current_exe()?;
+    let mut argv = vec![exe.into_os_string(), "bench-inside".into()];
+    for (option, path) in [
+        ("--vmm", &options.vmm),
+        ("--kernel", &options.kernel),
+        ("--initrd", &options.initrd),
+    ] {
+        argv.extend([option.into(), path.clone().into_os_string()]);
+    }
+    argv.extend(["--boots".into(), options.boots.to_string().into()]);
+    let mut output = Vec::new();
+    let folder = env::current_dir()?;
+    let environment = lab::environment();
+    let status = lab.run(&argv, &folder, &environment, INSIDE_TIME, &mut output)?;
+    let text = String::from_utf8_lossy(&output);
+    ensure!(status == 0, "the measurement failed: {text}");
+    Ok(text.lines().filter_map(Row::from_json).collect())
+}
+
+fn on_path(program: &str) -> Result<PathBuf> {
+    env::split_paths(&env::var_os("PATH").unwrap_or_default())
+        .map(|folder| folder.join(program))
+        .find(|path| path.exists())
+        .with_context(|| format!("{program} is not on the path"))
+}
