@@ -1,1 +1,5 @@
-//! The QMP server: sessions, framing, dispatch, events
+//! x
+mod framer;
+mod json;
+mod print;
+mod request;
