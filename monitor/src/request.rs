@@ -4,6 +4,9 @@
 use qapi_schema::QmpError;
 use serde_json::{Map, Value};
 
+use crate::line::Line;
+use crate::print::failure;
+
 /// A well-formed request. Whether the command exists is not decided here.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Request {
@@ -32,6 +35,23 @@ impl Refusal {
         Self {
             id: None,
             error: QmpError::generic(desc),
+        }
+    }
+
+    /// Tells the client.
+    pub(crate) fn answer(&self, line: &Line) {
+        line.send(&failure(line.style, self.id.as_ref(), &self.error));
+    }
+
+    /// A refusal of a request whose fds the kernel could not hand over.
+    pub(crate) fn fds_lost(request: Request) -> Self {
+        Self {
+            error: QmpError::generic(format!(
+                "Command '{}' came with file descriptors that could not be received: this \
+                 process has too many open; close some and send the request again",
+                request.command
+            )),
+            id: request.id,
         }
     }
 }

@@ -1,0 +1,217 @@
+//! The commands that need no VM: the session's own, and those of the fd registry.
+
+use std::sync::Arc;
+
+use fdset::{FdsetId, RegistryError, Scope};
+use qapi_schema::control::{
+    self, CommandInfo, EventInfo, QMPCapability, QmpCapabilities, VersionInfo, VersionTriple,
+};
+use qapi_schema::fds::{self, AddFd, AddfdInfo, Closefd, FdsetFdInfo, FdsetInfo, Getfd, RemoveFd};
+use qapi_schema::{
+    COMMANDS, Context, Event, INTROSPECTION, Module, MonitorId, QmpError, Reply, to_wire,
+};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::call::Call;
+use crate::server::Shared;
+
+/// What the greeting and `query-version` say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Version {
+    /// The QEMU release whose QMP this is; clients derive what they may ask from it.
+    pub major: i64,
+    /// Its second part.
+    pub minor: i64,
+    /// Its third part.
+    pub micro: i64,
+    /// Our own name and version.
+    pub package: String,
+}
+
+impl Version {
+    fn wire(&self) -> VersionInfo {
+        VersionInfo {
+            qemu: VersionTriple {
+                major: self.major,
+                minor: self.minor,
+                micro: self.micro,
+            },
+            package: self.package.clone(),
+        }
+    }
+}
+
+/// The first message of every session, in wire form.
+pub(crate) fn greeting(version: &Version) -> String {
+    #[derive(Serialize)]
+    struct Greeting {
+        #[serde(rename = "QMP")]
+        qmp: Offer,
+    }
+    #[derive(Serialize)]
+    struct Offer {
+        version: VersionInfo,
+        capabilities: [&'static str; 1],
+    }
+    let greeting = Greeting {
+        qmp: Offer {
+            version: version.wire(),
+            capabilities: ["oob"],
+        },
+    };
+    to_wire(&greeting).unwrap_or_default()
+}
+
+/// Runs `qmp_capabilities`: whether the client wants out-of-band commands.
+///
+/// # Errors
+/// When the arguments are wrong or a capability is unknown.
+pub(crate) fn negotiate(shared: &Shared, arguments: Value) -> Result<bool, QmpError> {
+    let mut builtin = Builtin { shared, oob: false };
+    control::dispatch(&mut builtin, "qmp_capabilities", &mut NoRequest, arguments)?;
+    Ok(builtin.oob)
+}
+
+/// Answers a request of the modules `control` and `fds`; gives back any other.
+pub(crate) fn serve(shared: &Shared, mut call: Call) -> Option<Call> {
+    let dispatch = match call.command.module {
+        Module::Control => |builtin: &mut Builtin<'_>, call: &mut Call, arguments| {
+            control::dispatch(builtin, call.command.name, call, arguments)
+        },
+        Module::Fds => |builtin: &mut Builtin<'_>, call: &mut Call, arguments| {
+            fds::dispatch(builtin, call.command.name, call, arguments)
+        },
+        _ => return Some(call),
+    };
+    let mut builtin = Builtin { shared, oob: false };
+    let arguments = call.arguments.take();
+    let result = dispatch(&mut builtin, &mut call, arguments);
+    call.finish(result);
+    None
+}
+
+/// The context of the negotiation, which takes no fds.
+struct NoRequest;
+
+impl Context for NoRequest {
+    fn take_fd(&mut self) -> Option<std::os::fd::OwnedFd> {
+        None
+    }
+
+    fn monitor(&self) -> MonitorId {
+        MonitorId(0)
+    }
+}
+
+/// Implements the commands.
+struct Builtin<'a> {
+    shared: &'a Shared,
+    /// What `qmp_capabilities` found.
+    oob: bool,
+}
+
+impl control::Commands for Builtin<'_> {
+    fn qmp_capabilities(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: QmpCapabilities,
+    ) -> Result<(), QmpError> {
+        self.oob = args
+            .enable
+            .unwrap_or_default()
+            .contains(&QMPCapability::Oob);
+        Ok(())
+    }
+
+    fn query_version(&mut self, _cx: &mut dyn Context) -> Result<VersionInfo, QmpError> {
+        Ok(self.shared.version.wire())
+    }
+
+    fn query_commands(&mut self, _cx: &mut dyn Context) -> Result<Vec<CommandInfo>, QmpError> {
+        let names = COMMANDS.iter().map(|command| command.name.to_owned());
+        Ok(names.map(|name| CommandInfo { name }).collect())
+    }
+
+    fn query_events(&mut self, _cx: &mut dyn Context) -> Result<Vec<EventInfo>, QmpError> {
+        let names = Event::NAMES.iter().map(|name| (*name).to_owned());
+        Ok(names.map(|name| EventInfo { name }).collect())
+    }
+
+    fn query_qmp_schema(
+        &mut self,
+        _cx: &mut dyn Context,
+        arguments: Value,
+    ) -> Result<Reply, QmpError> {
+        qapi_schema::input::no_arguments(arguments)?;
+        Ok(Reply::constant(INTROSPECTION))
+    }
+}
+
+impl fds::Commands for Builtin<'_> {
+    fn getfd(&mut self, cx: &mut dyn Context, args: Getfd) -> Result<(), QmpError> {
+        let fd = passed_fd(cx)?;
+        self.shared
+            .registry
+            .add_named(scope(cx), &args.fdname, fd)
+            .map_err(refused)
+    }
+
+    fn closefd(&mut self, cx: &mut dyn Context, args: Closefd) -> Result<(), QmpError> {
+        self.shared
+            .registry
+            .remove_named(scope(cx), &args.fdname)
+            .map_err(refused)
+    }
+
+    fn add_fd(&mut self, cx: &mut dyn Context, args: AddFd) -> Result<AddfdInfo, QmpError> {
+        let fd = passed_fd(cx)?;
+        let set = args
+            .fdset_id
+            .map(FdsetId::new)
+            .transpose()
+            .map_err(refused)?;
+        let (set, fd) = self.shared.registry.add(fd, set, args.opaque);
+        Ok(AddfdInfo {
+            fdset_id: set.value(),
+            fd: fd.into(),
+        })
+    }
+
+    fn remove_fd(&mut self, _cx: &mut dyn Context, args: RemoveFd) -> Result<(), QmpError> {
+        self.shared
+            .registry
+            .remove(args.fdset_id, args.fd)
+            .map_err(refused)
+    }
+
+    fn query_fdsets(&mut self, _cx: &mut dyn Context) -> Result<Vec<FdsetInfo>, QmpError> {
+        let sets = self.shared.registry.query().into_iter();
+        Ok(sets
+            .map(|set| FdsetInfo {
+                fdset_id: set.id.value(),
+                fds: set
+                    .members
+                    .into_iter()
+                    .map(|member| FdsetFdInfo {
+                        fd: member.fd.into(),
+                        opaque: member.opaque,
+                    })
+                    .collect(),
+            })
+            .collect())
+    }
+}
+
+fn passed_fd(cx: &mut dyn Context) -> Result<std::os::fd::OwnedFd, QmpError> {
+    cx.take_fd()
+        .ok_or_else(|| QmpError::generic("No file descriptor supplied via SCM_RIGHTS"))
+}
+
+fn scope(cx: &dyn Context) -> Scope {
+    Scope::Monitor(cx.monitor().0)
+}
+
+fn refused(error: RegistryError) -> QmpError {
+    QmpError::generic(error.to_string())
+}

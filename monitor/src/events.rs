@@ -1,0 +1,153 @@
+//! Events on their way to every negotiated session, stamped and rate limited.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use qapi_schema::{Event, EventSink, to_wire};
+use serde::Serialize;
+
+use crate::limit::Limiter;
+use crate::line::{Bell, Key, Line, Note};
+use crate::print::{Style, message};
+
+/// When something happened, by the host's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Timestamp {
+    seconds: u64,
+    microseconds: u32,
+}
+
+impl Timestamp {
+    fn now() -> Self {
+        // A clock before 1970 is no reason to lose the event.
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            seconds: since.as_secs(),
+            microseconds: since.subsec_micros(),
+        }
+    }
+}
+
+/// An event as it goes out.
+#[derive(Clone, Debug, Serialize)]
+struct Stamped {
+    timestamp: Timestamp,
+    #[serde(flatten)]
+    event: Event,
+}
+
+/// Which events are limited together: those of one name and of one device.
+type LimitKey = (&'static str, String);
+
+/// Where events go.
+#[derive(Debug)]
+pub struct EventHub {
+    listeners: Mutex<Vec<Arc<Line>>>,
+    limiter: Mutex<Limiter<LimitKey, Stamped>>,
+    bell: Arc<Bell>,
+}
+
+impl EventHub {
+    pub(crate) fn new(bell: Arc<Bell>) -> Self {
+        Self {
+            listeners: Mutex::new(Vec::new()),
+            limiter: Mutex::new(Limiter::new()),
+            bell,
+        }
+    }
+
+    /// Sends events to one more session.
+    pub(crate) fn add(&self, line: Arc<Line>) {
+        self.listeners().push(line);
+    }
+
+    /// Sends no more events to a session.
+    pub(crate) fn remove(&self, key: Key) {
+        let dropped_without_lock: Vec<_> = self
+            .listeners()
+            .extract_if(.., |line| line.key == key)
+            .collect();
+        drop(dropped_without_lock);
+    }
+
+    /// Sends those events whose time has come.
+    pub(crate) fn send_due(&self, now: Instant) {
+        let due = self.limiter().due(now);
+        due.iter().for_each(|stamped| self.send(stamped));
+    }
+
+    /// When to call [`send_due`](Self::send_due) again.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.limiter().deadline()
+    }
+
+    /// Sends all events that wait for their time: the process ends.
+    pub(crate) fn send_held(&self) {
+        let held = self.limiter().release();
+        held.iter().for_each(|stamped| self.send(stamped));
+    }
+
+    fn send(&self, stamped: &Stamped) {
+        let listeners = self.listeners().clone();
+        if listeners.is_empty() {
+            return;
+        }
+        let text = match to_wire(stamped) {
+            Ok(text) => text,
+            Err(error) => {
+                let event = stamped.event.name();
+                tracing::error!(event, %error, "an event could not be written");
+                return;
+            }
+        };
+        for style in [Style::Line, Style::Pretty] {
+            let mut of_style = listeners
+                .iter()
+                .filter(|line| line.style == style)
+                .peekable();
+            if of_style.peek().is_some() {
+                let bytes = message(style, &[&text]);
+                of_style.for_each(|line| line.send(&bytes));
+            }
+        }
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<Arc<Line>>> {
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limiter(&self) -> MutexGuard<'_, Limiter<LimitKey, Stamped>> {
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EventSink for EventHub {
+    fn emit(&self, event: Event) {
+        let key = limit_key(&event);
+        let stamped = Stamped {
+            timestamp: Timestamp::now(),
+            event,
+        };
+        let Some(key) = key else {
+            return self.send(&stamped);
+        };
+        let offered = self.limiter().offer(Instant::now(), key, stamped);
+        if let Some(stamped) = offered {
+            self.send(&stamped);
+            self.bell.ring(Note::Clock);
+        }
+    }
+}
+
+/// With which others an event is limited to one per second; `None`: it never is.
+fn limit_key(event: &Event) -> Option<LimitKey> {
+    let device = match event {
+        Event::VserportChange(change) => change.id.clone(),
+        _ => return None,
+    };
+    Some((event.name(), device))
+}

@@ -1,0 +1,563 @@
+//! The thread `qmp-io`: one mio loop over all listeners and clients.
+//!
+//! ```text
+//!              ┌──────────────── poll ◄─────────── waker: notes from other threads
+//!              │ readable, writable                 (add a monitor, attend a session, stop)
+//!     listener ▼          client
+//!     accept ─► greeting  flush what waits ─► room? ─► receive ─► Session ─► admit
+//!                                              │ no                            │
+//!                                              ▼                   in band: Inbox, wake main
+//!                                    leave it in the socket;       out of band: run here
+//!                                    the inbox rings when          refused: answer
+//!                                    there is room
+//! ```
+//!
+//! Events are edge-triggered, so a client that was left with something to read is either attended
+//! again by a note, or by its next edge, or stands in `again`. Nothing here blocks.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use fdset::Listener;
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use qapi_schema::{MonitorId, Reply};
+use serde_json::Value;
+
+use crate::builtin;
+use crate::call::Call;
+use crate::dispatch::{Route, admit};
+use crate::inbox::{Pending, Queued};
+use crate::line::{Key, Line, Note};
+use crate::print::{self, Style};
+use crate::request::{Refusal, Request};
+use crate::server::Shared;
+use crate::session::{Cause, Incoming, Session, State};
+use crate::transport::{Outlet, Port, Sent};
+
+/// The waker's token; keys begin after it.
+pub(crate) const WAKER: Token = Token(0);
+
+/// How many clients one monitor serves at once.
+const CLIENTS_PER_MONITOR: usize = 256;
+/// How many bytes are received at once.
+const CHUNK: usize = 64 << 10;
+/// How many times one client is read before the others have their turn.
+const ROUNDS: usize = 16;
+/// How long a listener rests after the process ran out of fds or memory.
+const ACCEPT_REST: Duration = Duration::from_millis(200);
+/// How long clients have to take what waits for them when the server ends.
+const FAREWELL: Duration = Duration::from_millis(500);
+
+/// A monitor on its way to `qmp-io`.
+#[derive(Debug)]
+pub(crate) struct NewMonitor {
+    pub(crate) id: MonitorId,
+    pub(crate) style: Style,
+    pub(crate) way: Way,
+    /// Told when the first client is there.
+    pub(crate) first_client: Option<SyncSender<()>>,
+}
+
+/// How a monitor's clients come.
+#[derive(Debug)]
+pub(crate) enum Way {
+    /// They connect.
+    Listener(Listener),
+    /// There is one, and it is here.
+    Connected { input: Arc<Port>, output: Arc<Port> },
+}
+
+/// A monitor whose clients connect.
+#[derive(Debug)]
+struct Door {
+    id: MonitorId,
+    style: Style,
+    listener: Listener,
+    first_client: Option<SyncSender<()>>,
+    clients: usize,
+    /// Refusals are told once until there is room again.
+    told_full: bool,
+    /// When to accept again, after the process ran out of something.
+    rests_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Client {
+    /// The listener it came by.
+    door: Option<Key>,
+    session: Session,
+    input: Arc<Port>,
+    output: Arc<Port>,
+    line: Arc<Line>,
+    /// The socket may hold bytes that no edge will tell about.
+    more: bool,
+    /// Whether to be told when the output has room; asked only while something waits, because
+    /// else each message that the client takes would wake this thread.
+    awaits_output: bool,
+}
+
+/// Why a client is no longer served; what is worth a line in the log says so.
+#[derive(Debug, thiserror::Error)]
+enum Farewell {
+    /// It has gone, or has all it asked for.
+    #[error("the client has gone")]
+    Gone,
+    /// It does not read.
+    #[error("the client does not read what is sent to it")]
+    Overrun,
+    /// Its output cannot be watched.
+    #[error("the client cannot be watched")]
+    Unwatched(#[from] io::Error),
+    /// It floods us with fds.
+    #[error(transparent)]
+    Fds(#[from] crate::session::TooManyFds),
+}
+
+/// The loop's state.
+pub(crate) struct Io {
+    shared: Arc<Shared>,
+    poll: Poll,
+    doors: HashMap<Key, Door>,
+    clients: HashMap<Key, Client>,
+    last_key: Key,
+    buffer: Vec<u8>,
+    /// Clients to be read again before the next wait.
+    again: Vec<Key>,
+}
+
+impl Io {
+    /// A loop over nothing.
+    pub(crate) fn new(shared: Arc<Shared>, poll: Poll) -> Self {
+        Self {
+            shared,
+            poll,
+            doors: HashMap::new(),
+            clients: HashMap::new(),
+            last_key: Key(WAKER.0),
+            buffer: vec![0; CHUNK],
+            again: Vec::new(),
+        }
+    }
+
+    /// Serves until told to stop.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(64);
+        loop {
+            if let Err(error) = self.poll.poll(&mut events, self.patience())
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, "the thread qmp-io cannot wait for clients and ends");
+                break;
+            }
+            for event in &events {
+                if event.token() != WAKER {
+                    self.attend(Key(event.token().0));
+                }
+            }
+            if !self.take_notes() {
+                break;
+            }
+            self.look_at_the_clock();
+            for key in std::mem::take(&mut self.again) {
+                self.attend(key);
+            }
+        }
+        self.say_farewell(&mut events);
+    }
+
+    /// How long to wait at most.
+    fn patience(&self) -> Option<Duration> {
+        if !self.again.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let rests = self.doors.values().filter_map(|door| door.rests_until);
+        let next = rests.chain(self.shared.events.deadline()).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+
+    /// Does what other threads ask; false when it is to stop.
+    fn take_notes(&mut self) -> bool {
+        let mut goes_on = true;
+        for note in self.shared.bell.take() {
+            match note {
+                Note::Add(monitor) => self.add(*monitor),
+                Note::Attend(key) => self.attend(key),
+                Note::Clock => {}
+                Note::Stop => goes_on = false,
+            }
+        }
+        goes_on
+    }
+
+    fn look_at_the_clock(&mut self) {
+        let now = Instant::now();
+        self.shared.events.send_due(now);
+        let rested: Vec<_> = self
+            .doors
+            .iter_mut()
+            .filter_map(|(key, door)| {
+                door.rests_until.take_if(|until| *until <= now)?;
+                Some(*key)
+            })
+            .collect();
+        for key in rested {
+            self.accept(key);
+        }
+    }
+
+    fn next_key(&mut self) -> Key {
+        self.last_key = Key(self.last_key.0 + 1);
+        self.last_key
+    }
+
+    fn add(&mut self, monitor: NewMonitor) {
+        let NewMonitor {
+            id,
+            style,
+            way,
+            first_client,
+        } = monitor;
+        match way {
+            Way::Listener(listener) => {
+                let key = self.next_key();
+                if let Err(error) = self.watch(&listener, key, Interest::READABLE) {
+                    tracing::error!(monitor = id.0, %error, "a monitor cannot be listened to");
+                    return;
+                }
+                let door = Door {
+                    id,
+                    style,
+                    listener,
+                    first_client,
+                    clients: 0,
+                    told_full: false,
+                    rests_until: None,
+                };
+                self.doors.insert(key, door);
+                self.accept(key);
+            }
+            Way::Connected { input, output } => {
+                self.greet(None, id, style, input, output);
+                drop(first_client);
+            }
+        }
+    }
+
+    /// Watches an fd. Files cannot be watched; they are always ready, and so are not missed.
+    fn watch(&self, fd: &impl AsRawFd, key: Key, interest: Interest) -> io::Result<()> {
+        let fd = fd.as_raw_fd();
+        let registry = self.poll.registry();
+        match registry.register(&mut SourceFd(&fd), Token(key.0), interest) {
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EPERM as i32) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn attend(&mut self, key: Key) {
+        if self.doors.contains_key(&key) {
+            return self.accept(key);
+        }
+        let Some(mut client) = self.clients.remove(&key) else {
+            return;
+        };
+        client.more = true;
+        match self.serve(&mut client) {
+            Ok(()) => {
+                self.clients.insert(key, client);
+            }
+            Err(farewell) => self.dismiss(client, &farewell),
+        }
+    }
+
+    /// Takes in all who wait at a door.
+    fn accept(&mut self, key: Key) {
+        while let Some(door) = self.doors.get_mut(&key) {
+            if door.rests_until.is_some() {
+                return;
+            }
+            let accepted = fdset::accept(&door.listener).and_then(Port::new);
+            let port = match accepted {
+                Ok(port) => Arc::new(port),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+                    ) =>
+                {
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(monitor = door.id.0, %error, "a client cannot be accepted yet");
+                    door.rests_until = Some(Instant::now() + ACCEPT_REST);
+                    return;
+                }
+            };
+            if door.clients >= CLIENTS_PER_MONITOR {
+                if !door.told_full {
+                    tracing::warn!(
+                        monitor = door.id.0,
+                        clients = door.clients,
+                        "this monitor has all the clients it serves; more are turned away"
+                    );
+                }
+                door.told_full = true;
+                continue;
+            }
+            door.clients += 1;
+            let (id, style) = (door.id, door.style);
+            let first_client = door.first_client.take();
+            self.greet(Some(key), id, style, Arc::clone(&port), port);
+            if let Some(first_client) = first_client {
+                // Whoever waited may have given up.
+                let _ = first_client.try_send(());
+            }
+        }
+    }
+
+    /// Begins a session.
+    fn greet(
+        &mut self,
+        door: Option<Key>,
+        id: MonitorId,
+        style: Style,
+        input: Arc<Port>,
+        output: Arc<Port>,
+    ) {
+        let key = self.next_key();
+        let line = Arc::new(Line {
+            key,
+            monitor: id,
+            style,
+            outlet: Outlet::new(Arc::clone(&output)),
+            bell: Arc::clone(&self.shared.bell),
+        });
+        let client = Client {
+            door,
+            session: Session::new(),
+            input,
+            output,
+            line,
+            more: true,
+            awaits_output: false,
+        };
+        let watched = self.watch(&*client.input, key, Interest::READABLE);
+        self.shared.inbox.open(Arc::clone(&client.line));
+        if let Err(error) = watched {
+            tracing::error!(monitor = id.0, %error, "a client cannot be watched");
+            return self.dismiss(client, &Farewell::Gone);
+        }
+        client
+            .line
+            .send(&print::message(style, &[&self.shared.greeting]));
+        tracing::debug!(monitor = id.0, session = key.0, "a client has connected");
+        self.clients.insert(key, client);
+        self.again.push(key);
+    }
+
+    /// Asks to be told, or no longer, when a client's output has room.
+    fn await_output(&self, client: &mut Client, wanted: bool) -> io::Result<()> {
+        if client.awaits_output == wanted {
+            return Ok(());
+        }
+        client.awaits_output = wanted;
+        let token = Token(client.line.key.0);
+        let registry = self.poll.registry();
+        let fd = client.output.as_raw_fd();
+        let mut output = SourceFd(&fd);
+        match (Arc::ptr_eq(&client.input, &client.output), wanted) {
+            (true, true) => {
+                registry.reregister(&mut output, token, Interest::READABLE | Interest::WRITABLE)
+            }
+            (true, false) => registry.reregister(&mut output, token, Interest::READABLE),
+            (false, true) => registry.register(&mut output, token, Interest::WRITABLE),
+            (false, false) => registry.deregister(&mut output),
+        }
+    }
+
+    /// Does for a client what can be done now.
+    fn serve(&mut self, client: &mut Client) -> Result<(), Farewell> {
+        match client.line.outlet.flush() {
+            Sent::Through => self.await_output(client, false)?,
+            Sent::BeganToWait | Sent::Waiting => self.await_output(client, true)?,
+            Sent::Gone => return Err(Farewell::Gone),
+            Sent::Overrun => return Err(Farewell::Overrun),
+        }
+        if client.session.state() != State::Draining {
+            self.read(client)?;
+        }
+        if client.session.state() == State::Draining
+            && self.shared.inbox.is_quiet(client.line.key)
+            && client.line.outlet.is_empty()
+        {
+            client.session.step(Cause::Drained);
+            return Err(Farewell::Gone);
+        }
+        Ok(())
+    }
+
+    /// Receives and admits until nothing is left, there is no room, or others wait.
+    fn read(&mut self, client: &mut Client) -> Result<(), Farewell> {
+        let key = client.line.key;
+        let mut rounds = 0;
+        while !client.session.is_drained() || client.more {
+            if client.line.outlet.is_busy() || !self.shared.inbox.has_room(key) {
+                return Ok(());
+            }
+            if let Some(incoming) = client.session.next() {
+                self.take(client, incoming);
+                continue;
+            }
+            if !client.more {
+                return Ok(());
+            }
+            if rounds == ROUNDS {
+                self.again.push(key);
+                return Ok(());
+            }
+            rounds += 1;
+            let received = match client.input.receive(&mut self.buffer) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    client.more = false;
+                    return Ok(());
+                }
+                Err(_) => return Err(Farewell::Gone),
+            };
+            if received.bytes == 0 {
+                client.more = false;
+                client.session.step(Cause::InputEnded);
+                return Ok(());
+            }
+            client.more = !client.input.is_emptied_by(&received, self.buffer.len());
+            client.session.receive(&self.buffer, received)?;
+        }
+        Ok(())
+    }
+
+    /// Admits one input, and sends it where it belongs.
+    fn take(&self, client: &mut Client, incoming: Incoming) {
+        let shared = &self.shared;
+        let Incoming { request, fds } = incoming;
+        let request = match request {
+            Ok(request) => request,
+            Err(refusal) => return self.refuse(client, refusal),
+        };
+        let state = client.session.state();
+        let admitted = admit(&request, fds.len(), state, shared.phase.now());
+        let Request { id, arguments, .. } = request;
+        let line = &client.line;
+        match admitted {
+            Err(error) => self.refuse(client, Refusal { id, error }),
+            Ok(Route::Negotiate) => self.negotiate(client, id, arguments),
+            Ok(Route::InBand(command)) => {
+                let pending = Pending {
+                    id,
+                    command,
+                    arguments,
+                    fds,
+                };
+                shared.inbox.push(line.key, Queued::Run(pending));
+                (shared.wake_main)();
+            }
+            Ok(Route::OutOfBand(command)) => {
+                let pending = Pending {
+                    id,
+                    command,
+                    arguments,
+                    fds,
+                };
+                let call = Call::new(pending, Arc::clone(line), None);
+                if let Some(call) = shared.serve_builtin(call) {
+                    (shared.out_of_band)(call);
+                }
+            }
+        }
+    }
+
+    /// Answers `qmp_capabilities`; from the answer on, the session gets events.
+    fn negotiate(&self, client: &mut Client, id: Option<Value>, arguments: Value) {
+        let line = &client.line;
+        match builtin::negotiate(&self.shared, arguments) {
+            Err(error) => self.refuse(client, Refusal { id, error }),
+            Ok(oob) => {
+                client.session.negotiated(oob);
+                if oob {
+                    self.shared.inbox.widen(line.key);
+                }
+                line.send(&print::success(line.style, id.as_ref(), &Reply::EMPTY));
+                self.shared.events.add(Arc::clone(line));
+            }
+        }
+    }
+
+    /// Answers with an error, after the requests before it.
+    fn refuse(&self, client: &Client, refusal: Refusal) {
+        let line = &client.line;
+        let due = self.shared.inbox.push(line.key, Queued::Refused(refusal));
+        if let Some(Queued::Refused(refusal)) = due {
+            refusal.answer(line);
+        }
+    }
+
+    /// Ends a session.
+    fn dismiss(&mut self, mut client: Client, farewell: &Farewell) {
+        let key = client.line.key;
+        let monitor = client.line.monitor.0;
+        match farewell {
+            Farewell::Gone => tracing::debug!(monitor, session = key.0, "a client has gone"),
+            reason => tracing::warn!(monitor, session = key.0, %reason, "a client is dropped"),
+        }
+        client.session.step(Cause::Lost);
+        self.shared.events.remove(key);
+        self.shared.inbox.close(key);
+        client.line.outlet.close();
+        for port in [&client.input, &client.output] {
+            // One that was never watched, or is watched as the input already, is no loss.
+            let fd = port.as_raw_fd();
+            let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+        }
+        if let Some(door) = client.door.and_then(|door| self.doors.get_mut(&door)) {
+            door.clients = door.clients.saturating_sub(1);
+            door.told_full = false;
+        }
+    }
+
+    /// Gives every client what waits for it, within [`FAREWELL`], and ends all sessions.
+    fn say_farewell(mut self, events: &mut Events) {
+        self.shared.events.send_held();
+        self.doors.clear();
+        let deadline = Instant::now() + FAREWELL;
+        let mut clients: Vec<_> = self.clients.drain().map(|(_, client)| client).collect();
+        loop {
+            clients.retain_mut(|client| {
+                let waits = client.line.outlet.flush() == Sent::Waiting;
+                let goes_on = waits && self.await_output(client, true).is_ok();
+                if !goes_on {
+                    self.shared.inbox.close(client.line.key);
+                    self.shared.events.remove(client.line.key);
+                    client.line.outlet.close();
+                }
+                goes_on
+            });
+            let left = deadline.saturating_duration_since(Instant::now());
+            if clients.is_empty() || left.is_zero() {
+                break;
+            }
+            if let Err(error) = self.poll.poll(events, Some(left))
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                break;
+            }
+        }
+        for client in clients {
+            self.dismiss(client, &Farewell::Overrun);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! What the threads share of a session: where its messages go, and the bell that calls `qmp-io`.
+
+use std::io;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use mio::Waker;
+use qapi_schema::MonitorId;
+
+use crate::io::NewMonitor;
+use crate::print::Style;
+use crate::transport::{Outlet, Sent};
+
+/// One session or one monitor, within the thread `qmp-io`. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key(pub(crate) usize);
+
+/// What another thread asks of `qmp-io`.
+#[derive(Debug)]
+pub(crate) enum Note {
+    /// Take over this monitor.
+    Add(Box<NewMonitor>),
+    /// Look after this session: it can go on, or is to be dropped.
+    Attend(Key),
+    /// Look at the clock: an event waits for its time.
+    Clock,
+    /// Send what waits, then end.
+    Stop,
+}
+
+/// Notes for `qmp-io`, and the means to wake it. Silent until that thread exists.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    notes: Mutex<Vec<Note>>,
+    waker: OnceLock<Waker>,
+}
+
+impl Bell {
+    /// A bell without a thread.
+    pub(crate) fn new() -> Self {
+        Self {
+            notes: Mutex::new(Vec::new()),
+            waker: OnceLock::new(),
+        }
+    }
+
+    /// Connects the thread.
+    pub(crate) fn connect(&self, waker: Waker) {
+        // There is one thread in a server's life, so there is one waker.
+        let _ = self.waker.set(waker);
+    }
+
+    /// Leaves a note and wakes the thread.
+    pub(crate) fn ring(&self, note: Note) {
+        self.notes().push(note);
+        if let Some(Err(error)) = self.waker.get().map(Waker::wake) {
+            let error: io::Error = error;
+            tracing::error!(%error, "could not wake the thread qmp-io");
+        }
+    }
+
+    /// Takes all the notes.
+    pub(crate) fn take(&self) -> Vec<Note> {
+        mem::take(&mut *self.notes())
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Vec<Note>> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The way back to one client: any thread may send.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// The session's key.
+    pub(crate) key: Key,
+    /// The monitor it came over.
+    pub(crate) monitor: MonitorId,
+    /// How its messages are laid out.
+    pub(crate) style: Style,
+    /// Where they go.
+    pub(crate) outlet: Outlet,
+    pub(crate) bell: Arc<Bell>,
+}
+
+impl Line {
+    /// Sends one message. A client that is slow, or gone, is for `qmp-io` to look after.
+    pub(crate) fn send(&self, message: &[u8]) {
+        match self.outlet.send(message) {
+            Sent::Through | Sent::Waiting => {}
+            Sent::BeganToWait | Sent::Gone | Sent::Overrun => {
+                self.bell.ring(Note::Attend(self.key));
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The server as the rest of the process sees it: monitors are added, requests come out, events go
+//! in.
+
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use fdset::{FdRegistry, Listener};
+use mio::{Poll, Waker};
+use qapi_schema::{EventSink, MonitorId};
+
+use crate::builtin::{self, Version};
+use crate::call::Call;
+use crate::dispatch::{Phase, SharedPhase, permit};
+use crate::events::EventHub;
+use crate::inbox::{Inbox, Queued};
+use crate::io::{Io, NewMonitor, WAKER, Way};
+use crate::line::{Bell, Key, Note};
+use crate::print::Style;
+use crate::transport::Port;
+
+/// What a server needs from the process around it.
+pub struct ServerSpec {
+    /// Where `getfd` and `add-fd` put what they get.
+    pub registry: Arc<FdRegistry>,
+    /// What the greeting and `query-version` say.
+    pub version: Version,
+    /// Whether the machine is built already.
+    pub phase: Phase,
+    /// Wakes the main loop, which then calls [`Server::next_request`] until it gives `None`.
+    /// Called on the thread `qmp-io`; must not block.
+    pub wake_main: Box<dyn Fn() + Send + Sync>,
+    /// Runs a command that the schema marks `allow-oob` and that came by `exec-oob`. Called on the
+    /// thread `qmp-io`; must not block.
+    pub out_of_band: Box<dyn Fn(Call) + Send + Sync>,
+}
+
+/// One monitor (`-mon`, `-qmp`).
+#[derive(Debug)]
+pub struct MonitorSpec {
+    /// Its number: whose fd names its clients see.
+    pub id: MonitorId,
+    /// The layout of its messages.
+    pub style: Style,
+    /// How its clients come.
+    pub endpoint: Endpoint,
+    /// Whether [`Server::add_monitor`] returns only when the first client is there (`wait=on`).
+    /// Means something for a listener only.
+    pub wait: bool,
+}
+
+/// How a monitor's clients come.
+#[derive(Debug)]
+pub enum Endpoint {
+    /// They connect, several at once and again and again; each has a session of its own.
+    Listener(Listener),
+    /// There is one, at the other end of this socket, pty or character device. The session ends
+    /// with the connection.
+    Stream(OwnedFd),
+    /// There is one, at the other end of two fds, such as standard input and output.
+    Pair {
+        /// Where requests come from.
+        input: OwnedFd,
+        /// Where answers go.
+        output: OwnedFd,
+    },
+}
+
+/// Why a monitor cannot be added.
+#[derive(Debug, thiserror::Error)]
+pub enum MonitorError {
+    /// An fd is no place to talk to a client.
+    #[error("monitor {}: the fd of its client cannot be used", monitor.0)]
+    Port {
+        /// The monitor.
+        monitor: MonitorId,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The server's thread does not start.
+    #[error("the thread qmp-io cannot be started")]
+    Thread(#[from] io::Error),
+    /// The server has been shut down.
+    #[error("monitor {}: the QMP server has ended", monitor.0)]
+    Ended {
+        /// The monitor.
+        monitor: MonitorId,
+    },
+}
+
+/// What all threads share.
+pub(crate) struct Shared {
+    pub(crate) registry: Arc<FdRegistry>,
+    pub(crate) version: Version,
+    /// The greeting in wire form.
+    pub(crate) greeting: String,
+    pub(crate) phase: SharedPhase,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) events: Arc<EventHub>,
+    pub(crate) bell: Arc<Bell>,
+    pub(crate) wake_main: Box<dyn Fn() + Send + Sync>,
+    pub(crate) out_of_band: Box<dyn Fn(Call) + Send + Sync>,
+    thread: Mutex<IoThread>,
+}
+
+/// `qmp-io` starts with the first monitor and ends once.
+enum IoThread {
+    NotStarted,
+    Running(JoinHandle<()>),
+    Ended,
+}
+
+impl Shared {
+    /// Answers a request that this crate can answer itself; gives back any other.
+    pub(crate) fn serve_builtin(&self, call: Call) -> Option<Call> {
+        builtin::serve(self, call)
+    }
+
+    fn ring(&self, key: Key) {
+        self.bell.ring(Note::Attend(key));
+    }
+
+    fn thread(&self) -> MutexGuard<'_, IoThread> {
+        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The QMP server. Clones are the same server.
+#[derive(Clone)]
+pub struct Server(Arc<Shared>);
+
+impl Server {
+    /// A server without monitors, and so without a thread.
+    #[must_use]
+    pub fn new(spec: ServerSpec) -> Self {
+        let bell = Arc::new(Bell::new());
+        Self(Arc::new(Shared {
+            registry: spec.registry,
+            greeting: builtin::greeting(&spec.version),
+            version: spec.version,
+            phase: SharedPhase::new(spec.phase),
+            inbox: Arc::new(Inbox::default()),
+            events: Arc::new(EventHub::new(Arc::clone(&bell))),
+            bell,
+            wake_main: spec.wake_main,
+            out_of_band: spec.out_of_band,
+            thread: Mutex::new(IoThread::NotStarted),
+        }))
+    }
+
+    /// Adds a monitor; with `wait`, returns when its first client is there.
+    ///
+    /// # Errors
+    /// When an fd cannot be used, the thread cannot be started, or the server has ended.
+    pub fn add_monitor(&self, spec: MonitorSpec) -> Result<(), MonitorError> {
+        let monitor = spec.id;
+        let port = |fd| {
+            Port::new(fd)
+                .map(Arc::new)
+                .map_err(|source| MonitorError::Port { monitor, source })
+        };
+        let way = match spec.endpoint {
+            Endpoint::Listener(listener) => Way::Listener(listener),
+            Endpoint::Stream(fd) => {
+                let port = port(fd)?;
+                Way::Connected {
+                    input: Arc::clone(&port),
+                    output: port,
+                }
+            }
+            Endpoint::Pair { input, output } => Way::Connected {
+                input: port(input)?,
+                output: port(output)?,
+            },
+        };
+        self.start(monitor)?;
+        let (first_client, arrival) = sync_channel(1);
+        self.0.bell.ring(Note::Add(Box::new(NewMonitor {
+            id: monitor,
+            style: spec.style,
+            way,
+            first_client: spec.wait.then_some(first_client),
+        })));
+        if spec.wait {
+            // The other end is dropped when nobody can come any more: then there is no waiting.
+            let _ = arrival.recv();
+        }
+        Ok(())
+    }
+
+    /// Starts `qmp-io` unless it runs.
+    fn start(&self, monitor: MonitorId) -> Result<(), MonitorError> {
+        let mut thread = self.0.thread();
+        match *thread {
+            IoThread::Running(_) => return Ok(()),
+            IoThread::Ended => return Err(MonitorError::Ended { monitor }),
+            IoThread::NotStarted => {}
+        }
+        let poll = Poll::new()?;
+        self.0.bell.connect(Waker::new(poll.registry(), WAKER)?);
+        let io = Io::new(Arc::clone(&self.0), poll);
+        let spawned = thread::Builder::new()
+            .name("qmp-io".into())
+            .spawn(move || io.run())?;
+        *thread = IoThread::Running(spawned);
+        Ok(())
+    }
+
+    /// The next in-band request, sessions taking turns. Run it and [finish](Call::finish) it
+    /// before asking for the next one: QMP runs one command at a time.
+    #[must_use]
+    pub fn next_request(&self) -> Option<Call> {
+        loop {
+            let popped = self.0.inbox.pop()?;
+            let key = popped.line.key;
+            if popped.resume {
+                self.0.ring(key);
+            }
+            match popped.queued {
+                Queued::Refused(refusal) => {
+                    refusal.answer(&popped.line);
+                    if self.0.inbox.finish(key) {
+                        self.0.ring(key);
+                    }
+                }
+                Queued::Run(pending) => {
+                    let permitted = permit(pending.command, self.0.phase.now());
+                    let lane = Some(Arc::clone(&self.0.inbox));
+                    let call = Call::new(pending, popped.line, lane);
+                    match permitted {
+                        Ok(()) => return Some(call),
+                        Err(error) => call.finish(Err(error)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers a request for a command of the schema modules `control` and `fds`; gives back any
+    /// other, which is the caller's to run.
+    #[must_use]
+    pub fn serve_builtin(&self, call: Call) -> Option<Call> {
+        self.0.serve_builtin(call)
+    }
+
+    /// Where events go.
+    #[must_use]
+    pub fn events(&self) -> Arc<dyn EventSink> {
+        Arc::clone(&self.0.events) as Arc<dyn EventSink>
+    }
+
+    /// Says how far the machine is, from the next command on.
+    pub fn set_phase(&self, phase: Phase) {
+        self.0.phase.set(phase);
+    }
+
+    /// Sends everything that waits, ends all sessions and the thread. Clients that do not read
+    /// have half a second; then their connections are cut. Later calls do nothing.
+    pub fn shutdown(&self) {
+        let thread = std::mem::replace(&mut *self.0.thread(), IoThread::Ended);
+        if let IoThread::Running(thread) = thread {
+            self.0.bell.ring(Note::Stop);
+            if thread.join().is_err() {
+                tracing::error!("the thread qmp-io has panicked");
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("version", &self.0.version)
+            .field("inbox", &self.0.inbox)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,312 @@
+//! One way to one client: a socket, a terminal, or a pair of pipes.
+//!
+//! A [`Port`] receives bytes with the fds that came along, and sends bytes. An [`Outlet`] puts a
+//! bounded queue before the sending half, so that any thread may answer: while the queue is empty
+//! a message goes straight into the socket, and the thread `qmp-io` takes over only when the
+//! client is slower than its answers.
+//!
+//! ```text
+//!   main ──┐            lock     ┌─ queue empty: send(2), now, on the caller's thread
+//!   qmp-io ┼─► Outlet::send ─────┤
+//!   events ┘                     └─ else append ──► flushed by qmp-io when the socket has room
+//!                                        │ more than QUEUE_LIMIT waits
+//!                                        ▼
+//!                                  Overrun: the client is dropped
+//! ```
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fdset::scm::{Received, recv_with_fds};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
+use nix::sys::stat::{SFlag, fstat};
+
+/// How many bytes may wait for a client before it counts as one that does not read.
+const QUEUE_LIMIT: usize = 8 << 20;
+/// How many bytes may wait before the client's next requests are left unread.
+const QUEUE_BUSY: usize = 64 << 10;
+/// What a queue keeps allocated once it is empty.
+const QUEUE_KEPT: usize = 16 << 10;
+
+/// One fd that a client is behind, made non-blocking.
+#[derive(Debug)]
+pub(crate) struct Port {
+    fd: OwnedFd,
+    socket: bool,
+    /// The status flags to put back at the end: a terminal is shared with the shell.
+    restore: Option<OFlag>,
+}
+
+impl Port {
+    /// Takes over `fd`.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let mode = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
+        let socket = mode == SFlag::S_IFSOCK;
+        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+        let mut restore = None;
+        if !flags.contains(OFlag::O_NONBLOCK) {
+            fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+            restore = (!socket).then_some(flags);
+        }
+        Ok(Self {
+            fd,
+            socket,
+            restore,
+        })
+    }
+
+    /// What has come in; no bytes means that the client sends no more.
+    pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        if self.socket {
+            return recv_with_fds(&self.fd, buffer);
+        }
+        Ok(Received {
+            bytes: nix::unistd::read(&self.fd, buffer)?,
+            fds: Vec::new(),
+            truncated: false,
+        })
+    }
+
+    /// Whether the kernel has nothing more to give after `received`, for which `room` bytes of
+    /// buffer were offered: a short read says so, unless fds cut it short.
+    pub(crate) fn is_emptied_by(&self, received: &Received, room: usize) -> bool {
+        self.socket && received.bytes < room && received.fds.is_empty()
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        let sent = if self.socket {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            send(self.fd.as_raw_fd(), bytes, flags)?
+        } else {
+            nix::unistd::write(&self.fd, bytes)?
+        };
+        Ok(sent)
+    }
+
+    /// Tells the peer that this is the end, although somebody may still hold the fd.
+    fn hang_up(&self) {
+        if self.socket {
+            // A peer that is gone already is no news.
+            let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Both);
+        }
+    }
+}
+
+impl AsFd for Port {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Port {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl Drop for Port {
+    fn drop(&mut self) {
+        if let Some(flags) = self.restore {
+            // The terminal may be gone; then nobody misses the flags.
+            let _ = fcntl(&self.fd, FcntlArg::F_SETFL(flags));
+        }
+    }
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// The kernel has all of it.
+    Through,
+    /// Some of it waits for the client to read, and before it nothing did.
+    BeganToWait,
+    /// It waits behind others.
+    Waiting,
+    /// The client is gone, or was given up before. The message is lost.
+    Gone,
+    /// The client does not read, and too much waits already. It is to be dropped.
+    Overrun,
+}
+
+/// The sending half of a session, for any thread.
+#[derive(Debug)]
+pub(crate) struct Outlet(Mutex<Queue>);
+
+#[derive(Debug)]
+struct Queue {
+    /// `None` once the session is over.
+    port: Option<Arc<Port>>,
+    waiting: VecDeque<u8>,
+    /// Why nothing is sent any more.
+    ended: Option<Sent>,
+}
+
+impl Outlet {
+    /// An outlet to `port`.
+    pub(crate) fn new(port: Arc<Port>) -> Self {
+        Self(Mutex::new(Queue {
+            port: Some(port),
+            waiting: VecDeque::new(),
+            ended: None,
+        }))
+    }
+
+    /// Sends one message, or as much of it as the client takes now, and keeps the rest.
+    pub(crate) fn send(&self, message: &[u8]) -> Sent {
+        let mut queue = self.queue();
+        if let Some(end) = queue.ended {
+            return end;
+        }
+        if queue.waiting.len() > QUEUE_LIMIT {
+            return queue.end(Sent::Overrun);
+        }
+        if !queue.waiting.is_empty() {
+            queue.waiting.extend(message);
+            return Sent::Waiting;
+        }
+        let mut rest = message;
+        while !rest.is_empty() {
+            match queue.send(rest) {
+                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    queue.waiting.extend(rest);
+                    return Sent::BeganToWait;
+                }
+                Err(_) => return queue.end(Sent::Gone),
+            }
+        }
+        Sent::Through
+    }
+
+    /// Sends what waits, as far as the client takes it.
+    pub(crate) fn flush(&self) -> Sent {
+        let mut queue = self.queue();
+        if let Some(end) = queue.ended {
+            return end;
+        }
+        loop {
+            if queue.waiting.is_empty() {
+                queue.waiting.shrink_to(QUEUE_KEPT);
+                return Sent::Through;
+            }
+            let outcome = queue.send(queue.waiting.as_slices().0);
+            match outcome {
+                Ok(sent) => drop(queue.waiting.drain(..sent)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Waiting,
+                Err(_) => return queue.end(Sent::Gone),
+            }
+        }
+    }
+
+    /// Whether so much waits that the client should read before it asks for more.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.queue().waiting.len() > QUEUE_BUSY
+    }
+
+    /// Whether the client has everything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue().waiting.is_empty()
+    }
+
+    /// Ends the session: nothing is sent any more, and the peer is told.
+    pub(crate) fn close(&self) {
+        let port = {
+            let mut queue = self.queue();
+            queue.end(Sent::Gone);
+            queue.port.take()
+        };
+        if let Some(port) = port {
+            port.hang_up();
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    /// Gives the client up.
+    fn end(&mut self, why: Sent) -> Sent {
+        self.waiting = VecDeque::new();
+        *self.ended.get_or_insert(why)
+    }
+
+    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.port {
+            Some(port) => port.send(bytes),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn outlet() -> (Outlet, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+        let port = Port::new(ours.into()).expect("a port");
+        (Outlet::new(Arc::new(port)), theirs)
+    }
+
+    #[test]
+    fn messages_keep_their_order_past_a_full_socket() {
+        let (outlet, mut client) = outlet();
+        let mut wanted = Vec::new();
+        for number in 0..20_000_u32 {
+            let message = format!("message {number}\r\n");
+            assert_ne!(outlet.send(message.as_bytes()), Sent::Gone);
+            wanted.extend(message.bytes());
+        }
+        assert!(!outlet.is_empty());
+        let mut got = Vec::new();
+        let mut buffer = vec![0; 4096];
+        while got.len() < wanted.len() {
+            let count = client.read(&mut buffer).expect("bytes");
+            got.extend_from_slice(&buffer[..count]);
+            outlet.flush();
+        }
+        assert!(got == wanted && outlet.is_empty());
+    }
+
+    #[test]
+    fn a_client_that_never_reads_is_an_overrun_with_a_bounded_queue() {
+        let (outlet, _client) = outlet();
+        let message = vec![b'x'; 1 << 20];
+        let sent: Vec<_> = (0..12).map(|_| outlet.send(&message)).collect();
+        assert_eq!(sent.first(), Some(&Sent::BeganToWait));
+        assert_eq!(sent.get(1), Some(&Sent::Waiting));
+        assert_eq!(sent.last(), Some(&Sent::Overrun));
+        assert!(outlet.queue().waiting.capacity() == 0, "given back at once");
+    }
+
+    #[test]
+    fn a_client_that_is_gone_takes_nothing() {
+        let (outlet, client) = outlet();
+        drop(client);
+        assert_eq!(outlet.send(b"x"), Sent::Gone);
+        outlet.close();
+        assert_eq!(outlet.send(b"x"), Sent::Gone);
+    }
+
+    #[test]
+    fn a_pipe_gets_its_flags_back() {
+        let (reader, _writer) = nix::unistd::pipe().expect("a pipe");
+        let twin = reader.try_clone().expect("a duplicate");
+        let flags = |fd: &OwnedFd| fcntl(fd, FcntlArg::F_GETFL).expect("flags");
+        let before = flags(&twin);
+        let port = Port::new(reader).expect("a port");
+        assert_ne!(flags(&twin), before);
+        drop(port);
+        assert_eq!(flags(&twin), before);
+    }
+}

@@ -1,0 +1,265 @@
+//! Fds on their way in: whose they are, and that none stays behind.
+
+mod stage;
+
+use std::os::fd::AsFd;
+use std::sync::Mutex;
+
+use fdset::Scope;
+use monitor::Style;
+use stage::{Client, Stage};
+
+/// Tests here count the fds of the process, so one runs at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A pipe whose reading end is passed: the writer sees when the last copy is closed.
+struct Probe {
+    reader: Option<std::io::PipeReader>,
+    writer: std::io::PipeWriter,
+}
+
+impl Probe {
+    fn new() -> Self {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        Self {
+            reader: Some(reader),
+            writer,
+        }
+    }
+
+    fn send(&mut self, client: &mut Client, bytes: &str) {
+        let reader = self.reader.take().expect("sent once");
+        client.send_with(bytes, &[reader.as_fd()]);
+    }
+
+    /// Whether every copy of the reading end is closed.
+    fn is_closed(&self) -> bool {
+        use std::io::Write;
+        (&self.writer).write(b"x").is_err()
+    }
+}
+
+fn session() -> (Client, std::sync::Arc<fdset::FdRegistry>) {
+    let stage = Stage::new();
+    let client = stage.client(7, Style::Line);
+    let registry = std::sync::Arc::clone(&stage.registry);
+    stage.run();
+    (client.ready(), registry)
+}
+
+fn alone() -> impl Drop {
+    ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[test]
+fn an_fd_comes_with_its_request_and_goes_into_the_registry() {
+    let _alone = alone();
+    let (mut client, registry) = session();
+    let mut probe = Probe::new();
+    probe.send(
+        &mut client,
+        "{'execute': 'getfd', 'arguments': {'fdname': 'disk'}}",
+    );
+    assert_eq!(client.line().as_deref(), Some("{\"return\": {}}"));
+    assert_eq!(registry.names(Scope::Monitor(7)), ["disk"]);
+    assert!(!probe.is_closed());
+    let answer = client.ask("{'execute': 'closefd', 'arguments': {'fdname': 'disk'}}");
+    assert_eq!(answer, "{\"return\": {}}");
+    assert!(probe.is_closed());
+    assert_eq!(
+        client
+            .ask_in_vain("{'execute': 'closefd', 'arguments': {'fdname': 'disk'}}")
+            .1,
+        "File descriptor named 'disk' not found"
+    );
+}
+
+#[test]
+fn fd_sets_are_added_to_listed_and_removed() {
+    let _alone = alone();
+    let (mut client, registry) = session();
+    let mut probe = Probe::new();
+    probe.send(
+        &mut client,
+        "{'execute': 'add-fd', 'arguments': {'fdset-id': 3, 'opaque': 'mine'}}",
+    );
+    let answer = client.line().expect("an answer");
+    let fd = registry.query()[0].members[0].fd;
+    assert_eq!(
+        answer,
+        format!("{{\"return\": {{\"fdset-id\": 3, \"fd\": {fd}}}}}")
+    );
+    let listed = client.ask("{'execute': 'query-fdsets'}");
+    assert!(listed.contains("\"opaque\": \"mine\""), "{listed}");
+    let answer = client.ask("{'execute': 'remove-fd', 'arguments': {'fdset-id': 3}}");
+    assert_eq!(answer, "{\"return\": {}}");
+    assert!(probe.is_closed());
+    assert_eq!(
+        client
+            .ask_in_vain("{'execute': 'remove-fd', 'arguments': {'fdset-id': 3}}")
+            .1,
+        "File descriptor named 'fdset-id:3' not found"
+    );
+}
+
+#[test]
+fn a_request_that_wants_an_fd_and_has_none_says_so() {
+    let _alone = alone();
+    let (mut client, _) = session();
+    for request in [
+        "{'execute': 'getfd', 'arguments': {'fdname': 'a'}}",
+        "{'execute': 'add-fd'}",
+    ] {
+        assert_eq!(
+            client.ask_in_vain(request).1,
+            "No file descriptor supplied via SCM_RIGHTS"
+        );
+    }
+}
+
+#[test]
+fn a_surplus_fd_fails_the_request_and_is_closed() {
+    let _alone = alone();
+    let (mut client, registry) = session();
+    let mut probe = Probe::new();
+    probe.send(&mut client, "{'execute': 'query-status'}");
+    let (class, desc) = stage::error(&client.line().expect("an answer"));
+    assert_eq!(class, "GenericError");
+    assert!(desc.starts_with("Command 'query-status' takes no file descriptors, but 1 came"));
+    assert!(probe.is_closed());
+
+    let (one, other) = (Probe::new(), Probe::new());
+    let fds = [one.reader.as_ref(), other.reader.as_ref()].map(|fd| fd.expect("kept").as_fd());
+    client.send_with("{'execute': 'add-fd'}", &fds);
+    let (_, desc) = stage::error(&client.line().expect("an answer"));
+    assert!(desc.starts_with("Command 'add-fd' takes 1 file descriptor, but 2 came"));
+    assert!(registry.query().is_empty());
+}
+
+#[test]
+fn fds_with_white_space_only_belong_to_the_next_request() {
+    let _alone = alone();
+    let (mut client, registry) = session();
+    let mut probe = Probe::new();
+    probe.send(&mut client, " ");
+    client.send("{'execute': 'getfd', 'arguments': {'fdname': 'ahead'}}");
+    assert_eq!(client.line().as_deref(), Some("{\"return\": {}}"));
+    assert_eq!(registry.names(Scope::Monitor(7)), ["ahead"]);
+}
+
+#[test]
+fn fds_of_malformed_or_unknown_requests_are_closed() {
+    let _alone = alone();
+    let (mut client, _) = session();
+    for bytes in [
+        "{]",
+        "null ",
+        "{'execute': 'nope'}",
+        "{'execute': 'getfd', 'arguments': {}}",
+    ] {
+        let mut probe = Probe::new();
+        probe.send(&mut client, bytes);
+        client.line().expect("an error");
+        assert!(probe.is_closed(), "{bytes}");
+    }
+}
+
+#[test]
+fn a_session_that_ends_in_the_middle_of_a_request_closes_its_fds() {
+    let _alone = alone();
+    let (mut client, _) = session();
+    let mut probe = Probe::new();
+    probe.send(&mut client, "{'execute': 'getfd', ");
+    client
+        .socket
+        .shutdown(std::net::Shutdown::Write)
+        .expect("half closed");
+    assert_eq!(client.line(), None);
+    assert!(probe.is_closed());
+}
+
+#[test]
+fn a_client_killed_while_its_request_waits_leaves_no_fd() {
+    let _alone = alone();
+    let stage = Stage::new();
+    let mut first = stage.client(0, Style::Line).ready();
+    let mut second = stage.client(1, Style::Line).ready_with_oob();
+    first.send("{'execute': 'stop'}");
+    let running = stage.next();
+    let mut probe = Probe::new();
+    second.send("{'execute': 'stop'}{'execute': 'stop'}");
+    let also_running = stage.next();
+    probe.send(&mut second, "{'execute': 'add-fd'}");
+    second.send("{'execute': 'query-fdsets'");
+    drop(second);
+    // The kernel delivers the rest before the end, so the session ends only once all is seen.
+    while !probe.is_closed() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        if stage.registry.query().is_empty() {
+            drop(
+                stage
+                    .server
+                    .next_request()
+                    .map(|call| stage.server.serve_builtin(call)),
+            );
+        } else {
+            break;
+        }
+    }
+    drop((running, also_running));
+    stage.server.shutdown();
+}
+
+#[test]
+fn names_belong_to_the_monitor_and_outlive_a_connection() {
+    let _alone = alone();
+    let stage = Stage::new();
+    let registry = std::sync::Arc::clone(&stage.registry);
+    let mut one = stage.client(1, Style::Line);
+    let mut two = stage.client(2, Style::Line);
+    let server = stage.run();
+    one = one.ready();
+    two = two.ready();
+    let mut probe = Probe::new();
+    probe.send(
+        &mut one,
+        "{'execute': 'getfd', 'arguments': {'fdname': 'x'}}",
+    );
+    one.line().expect("an answer");
+    assert_eq!(
+        two.ask_in_vain("{'execute': 'closefd', 'arguments': {'fdname': 'x'}}")
+            .0,
+        "GenericError"
+    );
+    drop(one);
+    assert_eq!(registry.names(Scope::Monitor(1)), ["x"]);
+    server.shutdown();
+    assert_eq!(two.line(), None);
+}
+
+#[test]
+fn a_hundred_sessions_with_fds_leave_none_behind() {
+    let _alone = alone();
+    let count = || std::fs::read_dir("/proc/self/fd").expect("procfs").count();
+    let rounds = || {
+        let stage = Stage::new();
+        for round in 0..100 {
+            let mut client = stage.client(0, Style::Line).ready();
+            let mut probe = Probe::new();
+            let bytes = [
+                "{",
+                "{'execute': 'getfd'}",
+                "{'execute': 'query-version'}",
+                " ",
+            ][round % 4];
+            probe.send(&mut client, bytes);
+        }
+        stage.server.shutdown();
+    };
+    rounds();
+    let before = count();
+    rounds();
+    assert_eq!(count(), before);
+}
