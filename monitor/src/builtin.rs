@@ -1,16 +1,15 @@
 //! The commands that need no VM: the session's own, and those of the fd registry.
 
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
 
 use fdset::{FdsetId, RegistryError, Scope};
 use qapi_schema::control::{
-    self, CommandInfo, EventInfo, QMPCapability, QmpCapabilities, VersionInfo, VersionTriple,
+    self, CommandInfo, EventInfo, QmpCapabilities, QmpCapability, VersionInfo, VersionTriple,
 };
 use qapi_schema::fds::{self, AddFd, AddfdInfo, Closefd, FdsetFdInfo, FdsetInfo, Getfd, RemoveFd};
 use qapi_schema::{
     COMMANDS, Context, Event, INTROSPECTION, Module, MonitorId, QmpError, Reply, to_wire,
 };
-use serde::Serialize;
 use serde_json::Value;
 
 use crate::call::Call;
@@ -44,23 +43,18 @@ impl Version {
 
 /// The first message of every session, in wire form.
 pub(crate) fn greeting(version: &Version) -> String {
-    #[derive(Serialize)]
-    struct Greeting {
-        #[serde(rename = "QMP")]
-        qmp: Offer,
-    }
-    #[derive(Serialize)]
-    struct Offer {
-        version: VersionInfo,
-        capabilities: [&'static str; 1],
-    }
-    let greeting = Greeting {
-        qmp: Offer {
-            version: version.wire(),
-            capabilities: ["oob"],
-        },
-    };
-    to_wire(&greeting).unwrap_or_default()
+    let Version {
+        major,
+        minor,
+        micro,
+        package,
+    } = version;
+    // Spelled out, because this order of members is the one that clients have seen for ever.
+    let package = to_wire(package).unwrap_or_default();
+    format!(
+        "{{\"QMP\": {{\"version\": {{\"qemu\": {{\"micro\": {micro}, \"minor\": {minor}, \
+         \"major\": {major}}}, \"package\": {package}}}, \"capabilities\": [\"oob\"]}}}}"
+    )
 }
 
 /// Runs `qmp_capabilities`: whether the client wants out-of-band commands.
@@ -95,7 +89,7 @@ pub(crate) fn serve(shared: &Shared, mut call: Call) -> Option<Call> {
 struct NoRequest;
 
 impl Context for NoRequest {
-    fn take_fd(&mut self) -> Option<std::os::fd::OwnedFd> {
+    fn take_fd(&mut self) -> Option<OwnedFd> {
         None
     }
 
@@ -120,7 +114,7 @@ impl control::Commands for Builtin<'_> {
         self.oob = args
             .enable
             .unwrap_or_default()
-            .contains(&QMPCapability::Oob);
+            .contains(&QmpCapability::Oob);
         Ok(())
     }
 
@@ -145,6 +139,11 @@ impl control::Commands for Builtin<'_> {
     ) -> Result<Reply, QmpError> {
         qapi_schema::input::no_arguments(arguments)?;
         Ok(Reply::constant(INTROSPECTION))
+    }
+
+    fn quit(&mut self, _cx: &mut dyn Context) -> Result<(), QmpError> {
+        (self.shared.quit)();
+        Ok(())
     }
 }
 
@@ -203,7 +202,7 @@ impl fds::Commands for Builtin<'_> {
     }
 }
 
-fn passed_fd(cx: &mut dyn Context) -> Result<std::os::fd::OwnedFd, QmpError> {
+fn passed_fd(cx: &mut dyn Context) -> Result<OwnedFd, QmpError> {
     cx.take_fd()
         .ok_or_else(|| QmpError::generic("No file descriptor supplied via SCM_RIGHTS"))
 }

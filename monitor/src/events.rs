@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use qapi_schema::block_core::BlockErrorAction;
 use qapi_schema::{Event, EventSink, to_wire};
 use serde::Serialize;
 
@@ -43,7 +44,7 @@ type LimitKey = (&'static str, String);
 
 /// Where events go.
 #[derive(Debug)]
-pub struct EventHub {
+pub(crate) struct EventHub {
     listeners: Mutex<Vec<Arc<Line>>>,
     limiter: Mutex<Limiter<LimitKey, Stamped>>,
     bell: Arc<Bell>,
@@ -147,6 +148,10 @@ impl EventSink for EventHub {
 fn limit_key(event: &Event) -> Option<LimitKey> {
     let device = match event {
         Event::VserportChange(change) => change.id.clone(),
+        // One that stopped the machine is never held back: a client must act on it.
+        Event::BlockIoError(error) if error.action != BlockErrorAction::Stop => {
+            error.qom_path.clone()
+        }
         _ => return None,
     };
     Some((event.name(), device))

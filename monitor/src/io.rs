@@ -447,14 +447,20 @@ impl Io {
         let Incoming { request, fds } = incoming;
         let request = match request {
             Ok(request) => request,
-            Err(refusal) => return self.refuse(client, refusal),
+            Err(refusal) => {
+                drop(fds);
+                return self.refuse(client, refusal);
+            }
         };
         let state = client.session.state();
         let admitted = admit(&request, fds.len(), state, shared.phase.now());
         let Request { id, arguments, .. } = request;
         let line = &client.line;
         match admitted {
-            Err(error) => self.refuse(client, Refusal { id, error }),
+            Err(error) => {
+                drop(fds);
+                self.refuse(client, Refusal { id, error });
+            }
             Ok(Route::Negotiate) => self.negotiate(client, id, arguments),
             Ok(Route::InBand(command)) => {
                 let pending = Pending {
@@ -481,7 +487,7 @@ impl Io {
         }
     }
 
-    /// Answers `qmp_capabilities`; from the answer on, the session gets events.
+    /// Answers `qmp_capabilities`.
     fn negotiate(&self, client: &mut Client, id: Option<Value>, arguments: Value) {
         let line = &client.line;
         match builtin::negotiate(&self.shared, arguments) {
@@ -491,8 +497,9 @@ impl Io {
                 if oob {
                     self.shared.inbox.widen(line.key);
                 }
-                line.send(&print::success(line.style, id.as_ref(), &Reply::EMPTY));
+                // Before the answer: a client that has it misses no event from then on.
                 self.shared.events.add(Arc::clone(line));
+                line.send(&print::success(line.style, id.as_ref(), &Reply::EMPTY));
             }
         }
     }
@@ -514,7 +521,7 @@ impl Io {
             Farewell::Gone => tracing::debug!(monitor, session = key.0, "a client has gone"),
             reason => tracing::warn!(monitor, session = key.0, %reason, "a client is dropped"),
         }
-        client.session.step(Cause::Lost);
+        client.session.close();
         self.shared.events.remove(key);
         self.shared.inbox.close(key);
         client.line.outlet.close();

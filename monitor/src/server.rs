@@ -36,6 +36,9 @@ pub struct ServerSpec {
     /// Runs a command that the schema marks `allow-oob` and that came by `exec-oob`. Called on the
     /// thread `qmp-io`; must not block.
     pub out_of_band: Box<dyn Fn(Call) + Send + Sync>,
+    /// Notes that a client asked for the end of the process. Called on the thread that serves
+    /// builtin commands; events emitted here precede the reply.
+    pub quit: Box<dyn Fn() + Send + Sync>,
 }
 
 /// One monitor (`-mon`, `-qmp`).
@@ -104,6 +107,7 @@ pub(crate) struct Shared {
     pub(crate) bell: Arc<Bell>,
     pub(crate) wake_main: Box<dyn Fn() + Send + Sync>,
     pub(crate) out_of_band: Box<dyn Fn(Call) + Send + Sync>,
+    pub(crate) quit: Box<dyn Fn() + Send + Sync>,
     thread: Mutex<IoThread>,
 }
 
@@ -148,6 +152,7 @@ impl Server {
             bell,
             wake_main: spec.wake_main,
             out_of_band: spec.out_of_band,
+            quit: spec.quit,
             thread: Mutex::new(IoThread::NotStarted),
         }))
     }

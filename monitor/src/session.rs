@@ -126,6 +126,14 @@ impl Session {
         self.state = self.state.after(cause);
     }
 
+    /// Ends the session and closes the fds that no request has claimed.
+    pub(crate) fn close(&mut self) {
+        *self = Self {
+            state: self.state.after(Cause::Lost),
+            ..Self::new()
+        };
+    }
+
     /// Ends the negotiation; `oob` says whether the client asked for out-of-band commands.
     pub(crate) fn negotiated(&mut self, oob: bool) {
         self.oob = oob;

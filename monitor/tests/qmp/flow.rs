@@ -1,16 +1,14 @@
 //! Many clients, slow clients, clients that send too much, and the end.
 
-mod stage;
-
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::stage::{Client, Stage};
 use fdset::{Door, FdRegistry, Role, Scope, SocketAddress, Wait};
 use monitor::{Endpoint, MonitorError, MonitorSpec, Style};
 use qapi_schema::{Event, MonitorId, Reply};
-use stage::{Client, Stage};
 
 fn answer(stage: &Stage) {
     stage.next().finish(Ok(Reply::EMPTY));
@@ -347,7 +345,7 @@ fn a_pair_of_pipes_is_a_session_that_ends_with_its_input() {
     assert_eq!(
         lines,
         [
-            stage::GREETING,
+            crate::stage::GREETING,
             "{\"return\": {}}",
             "{\"return\": {\"played\": true}}"
         ]

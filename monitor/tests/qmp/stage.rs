@@ -13,18 +13,18 @@ use qapi_schema::{Event, MonitorId, Reply};
 use serde_json::Value;
 
 /// The first line of every session.
-pub const GREETING: &str = "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 0, \"major\": 10}, \
+pub(crate) const GREETING: &str = "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 0, \"minor\": 0, \"major\": 10}, \
      \"package\": \"sesame-0.1.0\"}, \"capabilities\": [\"oob\"]}}";
 
 /// A server without a main loop: the test itself takes the requests.
-pub struct Stage {
-    pub server: Server,
-    pub registry: Arc<FdRegistry>,
+pub(crate) struct Stage {
+    pub(crate) server: Server,
+    pub(crate) registry: Arc<FdRegistry>,
     woken: Receiver<()>,
 }
 
 impl Stage {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let registry = Arc::new(FdRegistry::new());
         let (wake, woken) = channel();
         let wake = Mutex::new(wake);
@@ -41,7 +41,8 @@ impl Stage {
                 let wake = wake.lock().expect("nobody panics");
                 let _ = wake.send(());
             }),
-            out_of_band: Box::new(|call| drop(call)),
+            out_of_band: Box::new(drop),
+            quit: Box::new(|| ()),
         });
         Self {
             server,
@@ -51,7 +52,7 @@ impl Stage {
     }
 
     /// The next request for somebody other than the server; serves the builtin ones.
-    pub fn next(&self) -> Call {
+    pub(crate) fn next(&self) -> Call {
         loop {
             while let Some(call) = self.server.next_request() {
                 if let Some(call) = self.server.serve_builtin(call) {
@@ -65,7 +66,7 @@ impl Stage {
     }
 
     /// A client of a new monitor.
-    pub fn client(&self, id: u32, style: Style) -> Client {
+    pub(crate) fn client(&self, id: u32, style: Style) -> Client {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         let spec = MonitorSpec {
             id: MonitorId(id),
@@ -79,7 +80,7 @@ impl Stage {
 
     /// Runs a main loop on a thread of its own, for as long as the process lives. `query-status`
     /// answers, `stop` sends an event first.
-    pub fn run(self) -> Server {
+    pub(crate) fn run(self) -> Server {
         let server = self.server.clone();
         std::thread::spawn(move || {
             let server = self.server.clone();
@@ -106,13 +107,13 @@ fn play(server: &Server, call: Call) {
 }
 
 /// One end of a session.
-pub struct Client {
-    pub socket: UnixStream,
+pub(crate) struct Client {
+    pub(crate) socket: UnixStream,
     buffer: Vec<u8>,
 }
 
 impl Client {
-    pub fn new(socket: UnixStream) -> Self {
+    pub(crate) fn new(socket: UnixStream) -> Self {
         let timeout = Some(Duration::from_secs(20));
         socket.set_read_timeout(timeout).expect("a timeout");
         Self {
@@ -121,17 +122,17 @@ impl Client {
         }
     }
 
-    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.socket.write_all(bytes.as_ref()).expect("sent");
     }
 
-    pub fn send_with(&mut self, bytes: &str, fds: &[BorrowedFd<'_>]) {
+    pub(crate) fn send_with(&mut self, bytes: &str, fds: &[BorrowedFd<'_>]) {
         let sent = fdset::scm::send_with_fds(&self.socket, bytes.as_bytes(), fds).expect("sent");
         assert_eq!(sent, bytes.len());
     }
 
     /// The next line without its CR LF; `None` at the end of the session.
-    pub fn line(&mut self) -> Option<String> {
+    pub(crate) fn line(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\r\n") {
                 let rest = self.buffer.split_off(end + 2);
@@ -152,18 +153,18 @@ impl Client {
     }
 
     /// Sends, and reads one line.
-    pub fn ask(&mut self, bytes: impl AsRef<[u8]>) -> String {
+    pub(crate) fn ask(&mut self, bytes: impl AsRef<[u8]>) -> String {
         self.send(bytes);
         self.line().expect("an answer")
     }
 
     /// Sends, and reads one error: its class and text.
-    pub fn ask_in_vain(&mut self, bytes: impl AsRef<[u8]>) -> (String, String) {
+    pub(crate) fn ask_in_vain(&mut self, bytes: impl AsRef<[u8]>) -> (String, String) {
         error(&self.ask(bytes))
     }
 
     /// Reads the greeting and negotiates.
-    pub fn ready(mut self) -> Self {
+    pub(crate) fn ready(mut self) -> Self {
         assert_eq!(self.line().as_deref(), Some(GREETING));
         assert_eq!(
             self.ask("{'execute': 'qmp_capabilities'}"),
@@ -173,7 +174,7 @@ impl Client {
     }
 
     /// Reads the greeting and negotiates with `oob`.
-    pub fn ready_with_oob(mut self) -> Self {
+    pub(crate) fn ready_with_oob(mut self) -> Self {
         assert_eq!(self.line().as_deref(), Some(GREETING));
         let request = "{'execute': 'qmp_capabilities', 'arguments': {'enable': ['oob']}}";
         assert_eq!(self.ask(request), "{\"return\": {}}");
@@ -188,7 +189,7 @@ impl AsFd for Client {
 }
 
 /// The class and text of an error line.
-pub fn error(line: &str) -> (String, String) {
+pub(crate) fn error(line: &str) -> (String, String) {
     let value: Value = serde_json::from_str(line).expect("JSON");
     let text = |name: &str| value["error"][name].as_str().unwrap_or(line).to_owned();
     (text("class"), text("desc"))
