@@ -19,6 +19,8 @@
 //! Read next: [`vm`] (what is required of the host), [`vcpu`] (the life of a vCPU), [`irqfd`]
 //! (how a device interrupts), [`cpuid`] (what the guest is told about its CPU).
 
+pub mod chips;
+pub mod clock;
 pub mod cpu_state;
 pub mod cpuid;
 pub mod irqfd;
@@ -34,6 +36,9 @@ pub use regs::BootEntry;
 pub use run::{Buses, VcpuEvent, VcpuFault};
 pub use vcpu::{Vcpu, VcpuOrder, VcpuSet, VcpuState};
 pub use vm::KvmVm;
+
+#[cfg(test)]
+pub(crate) mod tests;
 
 /// Why KVM could not do what the machine needs.
 #[derive(Debug, thiserror::Error)]
