@@ -6,7 +6,7 @@
 // UNSAFETY: kvm-ioctls marks set_xsave unsafe.
 
 use kvm_bindings::{
-    kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
+    KVM_MP_STATE_HALTED, KVM_MP_STATE_RUNNABLE, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs, kvm_sregs,
     kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
@@ -76,14 +76,19 @@ impl CpuState {
     }
 
     /// Puts everything back. With an `entry` (only the first vCPU has one) the CPU then stands at
-    /// a kernel's first instruction; without, it waits for INIT and SIPI.
+    /// a kernel's first instruction; without, the first one halts and the others wait for INIT
+    /// and SIPI, as they always do.
     ///
     /// # Errors
     /// KVM refuses a register.
     pub fn restore(&self, cpu: &VcpuFd, entry: Option<BootEntry>) -> Result<(), KvmError> {
         let regs = entry.map_or(self.regs, BootEntry::regs);
         let sregs = entry.map_or(self.sregs, |entry| entry.sregs(&self.sregs));
-        cpu.set_mp_state(self.mp)
+        let mut mp = self.mp;
+        if entry.is_none() && mp.mp_state == KVM_MP_STATE_RUNNABLE {
+            mp.mp_state = KVM_MP_STATE_HALTED;
+        }
+        cpu.set_mp_state(mp)
             .map_err(KvmError::ioctl("writing the run state"))?;
         cpu.set_sregs(&sregs)
             .map_err(KvmError::ioctl("writing system registers"))?;

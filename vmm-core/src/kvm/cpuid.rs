@@ -125,25 +125,19 @@ impl CpuModel {
     ///
     /// # Errors
     /// KVM does not tell what it supports.
-    pub fn host(vm: &KvmVm, topology: CpuTopology, tsc_khz: Option<u32>) -> Result<Self, KvmError> {
+    pub fn host(vm: &KvmVm, topology: CpuTopology) -> Result<Self, KvmError> {
         let supported = vm
             .system()
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::ioctl("the list of supported CPU features"))?;
         let deadline = vm.has(Cap::TscDeadlineTimer);
-        Ok(Self::new(
-            supported.as_slice().to_vec(),
-            topology,
-            deadline,
-            tsc_khz,
-        ))
+        Ok(Self::new(supported.as_slice().to_vec(), topology, deadline))
     }
 
     fn new(
         mut leaves: Vec<kvm_cpuid_entry2>,
         topology: CpuTopology,
         tsc_deadline: bool,
-        tsc_khz: Option<u32>,
     ) -> Self {
         let amd = leaves.iter().any(|leaf| leaf.function == 0 && is_amd(leaf));
         // Whatever the host says about its own topology is wrong here.
@@ -159,17 +153,8 @@ impl CpuModel {
                         leaf.ecx |= LEAF_1_ECX_TSC_DEADLINE;
                     }
                 }
-                LEAF_HYPERVISOR if tsc_khz.is_some() => leaf.eax = LEAF_CLOCKS,
                 _ => {}
             }
-        }
-        if let Some(khz) = tsc_khz {
-            leaves.push(kvm_cpuid_entry2 {
-                function: LEAF_CLOCKS,
-                eax: khz,
-                ebx: APIC_BUS_KHZ,
-                ..Default::default()
-            });
         }
         Self {
             leaves,
@@ -196,18 +181,18 @@ impl CpuModel {
             .map_or((0, 0), |leaf| (leaf.eax, leaf.edx))
     }
 
-    /// The CPUID of the vCPU with this index.
+    /// The CPUID of the vCPU with this index, whose TSC ticks with `tsc_khz` (if KVM knows).
     ///
     /// # Errors
     /// The table is longer than KVM takes.
-    pub fn cpuid(&self, index: u32) -> Result<CpuId, KvmError> {
-        CpuId::from_entries(&self.leaves_of(index)).map_err(|_| KvmError::Ioctl {
+    pub fn cpuid(&self, index: u32, tsc_khz: Option<u32>) -> Result<CpuId, KvmError> {
+        CpuId::from_entries(&self.leaves_of(index, tsc_khz)).map_err(|_| KvmError::Ioctl {
             what: "the CPUID table",
             source: std::io::Error::from_raw_os_error(libc::E2BIG),
         })
     }
 
-    fn leaves_of(&self, index: u32) -> Vec<kvm_cpuid_entry2> {
+    fn leaves_of(&self, index: u32, tsc_khz: Option<u32>) -> Vec<kvm_cpuid_entry2> {
         let id = self.topology.apic_id(index);
         let mut leaves = self.leaves.clone();
         for leaf in &mut leaves {
@@ -216,6 +201,9 @@ impl CpuModel {
         leaves.extend(self.extended_topology(0xb, id));
         if self.topology.dies > 1 {
             leaves.extend(self.extended_topology(0x1f, id));
+        }
+        if let Some(khz) = tsc_khz {
+            tell_clocks(&mut leaves, khz);
         }
         leaves
     }
@@ -302,6 +290,21 @@ impl CpuModel {
             .iter()
             .any(|leaf| leaf.function == 0x8000_0001 && leaf.ecx & AMD_1_ECX_TOPOEXT != 0)
     }
+}
+
+/// With both clocks known, the guest needs not measure them against the PIT.
+fn tell_clocks(leaves: &mut Vec<kvm_cpuid_entry2>, tsc_khz: u32) {
+    for leaf in leaves.iter_mut() {
+        if leaf.function == LEAF_HYPERVISOR {
+            leaf.eax = LEAF_CLOCKS;
+        }
+    }
+    leaves.push(kvm_cpuid_entry2 {
+        function: LEAF_CLOCKS,
+        eax: tsc_khz,
+        ebx: APIC_BUS_KHZ,
+        ..Default::default()
+    });
 }
 
 fn set(register: &mut u32, bits: u32, on: bool) {
@@ -398,8 +401,8 @@ mod tests {
             },
             leaf(LEAF_HYPERVISOR, [LEAF_HYPERVISOR + 1, 0, 0, 0]),
         ];
-        let model = CpuModel::new(host, TOPOLOGY, true, Some(2_500_000));
-        let leaves = model.leaves_of(13);
+        let model = CpuModel::new(host, TOPOLOGY, true);
+        let leaves = model.leaves_of(13, Some(2_500_000));
         let one = find(&leaves, 1, 0);
         assert_eq!(one.ebx, 17 << 24 | 12 << 16 | 0x800);
         assert_eq!(one.ecx, 1 << 31 | 1 << 24 | 1 << 21);
@@ -440,10 +443,10 @@ mod tests {
             cores: 4,
             threads: 2,
         };
-        let model = CpuModel::new(host, topology, false, None);
+        let model = CpuModel::new(host, topology, false);
         assert!(model.has_topology_extensions());
         assert_eq!(model.physical_bits(), 0x30);
-        let leaves = model.leaves_of(5);
+        let leaves = model.leaves_of(5, None);
         assert_eq!(
             find(&leaves, 0x8000_0001, 0).ecx,
             AMD_1_ECX_TOPOEXT | AMD_1_ECX_CMP_LEGACY
@@ -458,8 +461,8 @@ mod tests {
     #[test]
     fn a_single_cpu_has_no_threads_to_tell_of() {
         let host = vec![vendor(b"GenuineIntel"), leaf(1, [0, 0, 0, LEAF_1_EDX_HTT])];
-        let model = CpuModel::new(host, CpuTopology::flat(1), false, None);
-        assert_eq!(find(&model.leaves_of(0), 1, 0).edx & LEAF_1_EDX_HTT, 0);
+        let model = CpuModel::new(host, CpuTopology::flat(1), false);
+        assert_eq!(find(&model.leaves_of(0, None), 1, 0).edx & LEAF_1_EDX_HTT, 0);
     }
 
     proptest! {

@@ -111,7 +111,7 @@ fn guest(code: &[u8], vcpus: u32) -> Option<Guest> {
         .insert(0xd000_0000, 0x1000, Arc::clone(&written) as _)
         .unwrap();
     let events = Arc::new(Heard::<VcpuEvent>::default());
-    let model = CpuModel::host(&vm, CpuTopology::flat(vcpus), None).unwrap();
+    let model = CpuModel::host(&vm, CpuTopology::flat(vcpus)).unwrap();
     let vcpus = (0..vcpus)
         .map(|index| {
             let events = Arc::clone(&events);

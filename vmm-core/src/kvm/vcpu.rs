@@ -136,7 +136,8 @@ impl Vcpu {
             .fd()
             .create_vcpu(u64::from(apic_id))
             .map_err(KvmError::ioctl("a vCPU"))?;
-        cpu.set_cpuid2(&model.cpuid(index)?)
+        let tsc_khz = cpu.get_tsc_khz().ok().filter(|&khz| khz > 0);
+        cpu.set_cpuid2(&model.cpuid(index, tsc_khz)?)
             .map_err(KvmError::ioctl("the vCPU's CPUID"))?;
         let power_on = CpuState::capture(vm, &cpu)?;
         let index = index as usize;
@@ -243,7 +244,8 @@ impl Vcpu {
         Ok(result)
     }
 
-    /// Back to power-on; with an `entry`, at a kernel's first instruction.
+    /// Back to power-on; with an `entry`, at a kernel's first instruction. The first vCPU without
+    /// one halts: a machine with nothing to boot waits for ever.
     ///
     /// # Errors
     /// It is not paused, or KVM refuses a register.

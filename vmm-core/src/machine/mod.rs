@@ -7,10 +7,168 @@
 //!                    └─ reset(): PCI setup, tables, kernel → entry
 //! ```
 //!
-//! This room must never know QMP, run states, or where a spec came from.
+//! This room must never know QMP, run states, or where a spec came from. A second machine model
+//! is a file beside [`q35`] and a line in [`TYPES`].
 //!
-//! Read next: [`q35`], [`kernel`] (what can be booted), [`acpi`], [`smbios`], [`none`].
+//! Read next: [`q35`], [`board`] (what is soldered on), [`kernel`] (what can be booted),
+//! [`acpi`], [`smbios`], [`none`].
 
 pub mod acpi;
+pub mod board;
 pub mod kernel;
+pub mod none;
+pub mod q35;
 pub mod smbios;
+
+pub use kernel::{BootError, BootSource};
+pub use none::NoMachine;
+pub use q35::{MachineHost, Q35, Q35Spec};
+
+use crate::kvm::KvmError;
+use crate::memory::MemoryError;
+
+/// A machine model by its names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MachineType {
+    /// What `-machine` takes.
+    pub name: &'static str,
+    /// What it takes as well.
+    pub alias: Option<&'static str>,
+    /// One line for `-machine help`.
+    pub description: &'static str,
+    /// Which it is.
+    pub kind: MachineKind,
+    /// The most vCPUs it can have.
+    pub max_vcpus: u32,
+    /// Whether it is meant when nothing is said.
+    pub is_default: bool,
+}
+
+/// The models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MachineKind {
+    /// [`NoMachine`].
+    None,
+    /// [`Q35`].
+    Q35,
+}
+
+/// All models, for `-machine` and `query-machines`.
+pub const TYPES: &[MachineType] = &[
+    MachineType {
+        name: "pc-q35-sesame1",
+        alias: Some("q35"),
+        description: "Standard PC (Q35 + ICH9), PCI Express, booting kernels directly",
+        kind: MachineKind::Q35,
+        max_vcpus: q35::MAX_VCPUS,
+        is_default: true,
+    },
+    MachineType {
+        name: "none",
+        alias: None,
+        description: "empty machine",
+        kind: MachineKind::None,
+        max_vcpus: NoMachine::VCPUS,
+        is_default: false,
+    },
+];
+
+/// The model of this name or alias.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static MachineType> {
+    TYPES
+        .iter()
+        .find(|model| model.name == name || model.alias == Some(name))
+}
+
+/// Why a machine could not be built, started or reset.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Too little memory for the firmware tables.
+    #[error("{size} bytes of memory are too little: this machine needs at least {least}")]
+    MemoryTooSmall {
+        /// What was asked for.
+        size: u64,
+        /// The least there must be.
+        least: u64,
+    },
+    /// More memory than the CPU can address.
+    #[error("{size} bytes of memory are more than a CPU with {bits} address bits reaches")]
+    MemoryTooLarge {
+        /// What was asked for.
+        size: u64,
+        /// How far the CPU's addresses go.
+        bits: u32,
+    },
+    /// The vCPUs do not fit their topology, or the machine.
+    #[error(
+        "{vcpus} vCPUs in {sockets} sockets × {dies} dies × {cores} cores × {threads} threads: \
+         wanted between 1 and their product, and APIC ids below {limit}"
+    )]
+    Topology {
+        /// vCPUs to be present.
+        vcpus: u32,
+        /// Sockets.
+        sockets: u32,
+        /// Dies in a socket.
+        dies: u32,
+        /// Cores in a die.
+        cores: u32,
+        /// Threads in a core.
+        threads: u32,
+        /// One more than the highest APIC id.
+        limit: u32,
+    },
+    /// A serial port that the machine does not have, or that exists already.
+    #[error("serial port {index}: this machine has ports 0 to 3, each once")]
+    Serial {
+        /// The port asked for.
+        index: usize,
+    },
+    /// The firmware tables are too long for their place.
+    #[error("the {tables} tables do not fit their place below 1 MiB")]
+    Tables {
+        /// ACPI or SMBIOS.
+        tables: &'static str,
+    },
+    /// A device of the board could not be placed: two claim the same address.
+    #[error("a board device")]
+    Overlap(#[from] devices::bus::Overlap),
+    /// The PCI tree refused a board device.
+    #[error("a board device on PCI")]
+    Pci(#[from] devices::pci::PciError),
+    /// A serial port's chardev is in use.
+    #[error("serial port {index}")]
+    Chardev {
+        /// The port.
+        index: usize,
+        /// Why.
+        #[source]
+        source: devices::chardev::ChardevError,
+    },
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The firmware tables could not be written.
+    #[error("writing the firmware tables")]
+    Write(#[from] vm_memory::GuestMemoryError),
+    /// KVM.
+    #[error(transparent)]
+    Kvm(#[from] KvmError),
+    /// The kernel.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn machines_are_found_by_name_and_alias() {
+        assert_eq!(find("q35"), find("pc-q35-sesame1"));
+        assert_eq!(find("none").map(|m| m.kind), Some(MachineKind::None));
+        assert_eq!(find("pc"), None);
+        assert_eq!(TYPES.iter().filter(|m| m.is_default).count(), 1);
+    }
+}

@@ -1,0 +1,221 @@
+//! What is soldered onto the board: the legacy devices, the serial ports, the two ways into PCI
+//! configuration space; and where each answers.
+
+use std::sync::Arc;
+
+use devices::bus::{Bus, BusDevice, Overlap};
+use devices::chardev::Chardev;
+use devices::irq::IrqLine;
+use devices::legacy::reset::KeyboardCommand;
+use devices::legacy::{
+    AcpiPm, ApmPorts, Clock, FastReset, Keyboard, PostCode, Pvpanic, ResetControl, Rtc, RtcSpec,
+    acpi_pm, post, pvpanic, rtc,
+};
+use devices::lifecycle::Lifecycle;
+use devices::notice::NoticeSink;
+use devices::pci::{ConfigPorts, Ecam, PciHost, ports};
+use devices::serial::Uart16550;
+use devices::serial::uart16550::{COM, PORTS};
+
+use super::MachineError;
+use super::acpi::SerialPort;
+use crate::kvm::{Buses, KvmIrqs};
+use crate::memory::layout::ECAM;
+
+/// The GSI of the system control interrupt.
+pub const SCI: u8 = 9;
+
+/// A serial port to be there.
+#[derive(Clone)]
+pub struct SerialSpec {
+    /// 0 for COM1 to 3 for COM4.
+    pub index: usize,
+    /// The other end; without one, output is dropped.
+    pub chardev: Option<Arc<Chardev>>,
+}
+
+/// What the board needs.
+pub struct BoardSpec {
+    /// The clock's start and the RAM it tells of.
+    pub rtc: RtcSpec,
+    /// Whether there is a panic notifier.
+    pub pvpanic: bool,
+    /// The serial ports.
+    pub serials: Vec<SerialSpec>,
+}
+
+/// The board's devices, mapped. Dropping it unmaps them.
+pub struct Board {
+    buses: Buses,
+    mapped: Vec<(Space, u64)>,
+    devices: Vec<Arc<dyn Lifecycle>>,
+    serials: Vec<SerialPort>,
+    pm: Arc<AcpiPm>,
+    rtc: Arc<Rtc>,
+}
+
+#[derive(Clone, Copy)]
+enum Space {
+    Ports,
+    Memory,
+}
+
+impl Board {
+    /// Builds and maps everything.
+    ///
+    /// # Errors
+    /// A serial port does not exist or is there twice, or its chardev is in use.
+    pub fn new(
+        spec: BoardSpec,
+        buses: &Buses,
+        irqs: &KvmIrqs,
+        pci: &Arc<PciHost>,
+        notices: &NoticeSink,
+    ) -> Result<Self, MachineError> {
+        let sci = irqs.line(u32::from(SCI));
+        let mut board = Self {
+            buses: buses.clone(),
+            mapped: Vec::new(),
+            devices: Vec::new(),
+            serials: Vec::new(),
+            pm: AcpiPm::new(Clock::monotonic(), sci, notices.clone()),
+            rtc: Arc::new(Rtc::new(spec.rtc, Clock::wall())),
+        };
+        board.add_pci(pci, notices)?;
+        board.add_legacy(spec.pvpanic, notices)?;
+        for serial in spec.serials {
+            board.add_serial(serial, irqs)?;
+        }
+        Ok(board)
+    }
+
+    /// Adds a serial port. Before the machine's power-on, which tells the guest of it.
+    ///
+    /// # Errors
+    /// There is no such port, it is there already, or its chardev is in use.
+    pub fn add_serial(&mut self, spec: SerialSpec, irqs: &KvmIrqs) -> Result<(), MachineError> {
+        let index = spec.index;
+        let &(port, irq) = COM.get(index).ok_or(MachineError::Serial { index })?;
+        let line: Arc<dyn IrqLine> = irqs.line(irq);
+        let uart = Uart16550::new(line);
+        if let Some(chardev) = &spec.chardev {
+            uart.connect(chardev)
+                .map_err(|source| MachineError::Chardev { index, source })?;
+        }
+        self.map(Space::Ports, port, PORTS, Arc::clone(&uart) as _)
+            .map_err(|_| MachineError::Serial { index })?;
+        self.devices.push(uart);
+        self.serials.push(SerialPort {
+            index: u8::try_from(index).unwrap_or(0),
+            port: u16::try_from(port).unwrap_or(0),
+            irq: u8::try_from(irq).unwrap_or(0),
+        });
+        Ok(())
+    }
+
+    /// The serial ports that exist.
+    #[must_use]
+    pub fn serials(&self) -> &[SerialPort] {
+        &self.serials
+    }
+
+    /// The power management block.
+    #[must_use]
+    pub fn pm(&self) -> &Arc<AcpiPm> {
+        &self.pm
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn rtc(&self) -> &Arc<Rtc> {
+        &self.rtc
+    }
+
+    fn add_pci(&mut self, pci: &Arc<PciHost>, notices: &NoticeSink) -> Result<(), Overlap> {
+        let reset = Arc::new(ResetControl::new(notices.clone()));
+        let config = ConfigPorts::new(Arc::clone(pci), Arc::clone(&reset) as _);
+        self.devices.push(reset);
+        self.map(
+            Space::Ports,
+            ports::PORTS_BASE,
+            ports::PORTS_LEN,
+            Arc::new(config),
+        )?;
+        let window = Arc::new(Ecam::new(Arc::clone(pci)));
+        self.map(Space::Memory, ECAM.start, ECAM.end - ECAM.start, window)
+    }
+
+    fn add_legacy(&mut self, pvpanic: bool, notices: &NoticeSink) -> Result<(), Overlap> {
+        let pm = Arc::clone(&self.pm);
+        self.add(acpi_pm::PM_BASE, acpi_pm::PM_LEN, Arc::clone(&pm))?;
+        let apm = Arc::new(ApmPorts(pm));
+        self.map(Space::Ports, acpi_pm::APM_BASE, acpi_pm::APM_LEN, apm)?;
+        let rtc = Arc::clone(&self.rtc);
+        self.add(rtc::BASE, rtc::LEN, rtc)?;
+        self.add(post::BASE, 1, Arc::new(PostCode))?;
+        let fast = Arc::new(FastReset::new(notices.clone()));
+        self.add(u64::from(FastReset::PORT), 1, fast)?;
+        let keyboard = Arc::new(Keyboard::new(notices.clone()));
+        self.add(u64::from(Keyboard::DATA), 1, Arc::clone(&keyboard))?;
+        let command = Arc::new(KeyboardCommand(keyboard));
+        self.map(Space::Ports, u64::from(Keyboard::COMMAND), 1, command)?;
+        if pvpanic {
+            self.add(pvpanic::BASE, 1, Arc::new(Pvpanic::new(notices.clone())))?;
+        }
+        Ok(())
+    }
+
+    /// Maps a device with a life at a range of ports.
+    fn add<D: BusDevice + Lifecycle + 'static>(
+        &mut self,
+        base: u64,
+        len: u64,
+        device: Arc<D>,
+    ) -> Result<(), Overlap> {
+        self.map(Space::Ports, base, len, Arc::clone(&device) as _)?;
+        self.devices.push(device);
+        Ok(())
+    }
+
+    fn map(
+        &mut self,
+        space: Space,
+        base: u64,
+        len: u64,
+        device: Arc<dyn BusDevice>,
+    ) -> Result<(), Overlap> {
+        self.bus(space).insert(base, len, device)?;
+        self.mapped.push((space, base));
+        Ok(())
+    }
+
+    fn bus(&self, space: Space) -> &Arc<Bus> {
+        match space {
+            Space::Ports => &self.buses.pio,
+            Space::Memory => &self.buses.mmio,
+        }
+    }
+}
+
+impl Lifecycle for Board {
+    fn pause(&self) {
+        self.devices.iter().for_each(|device| device.pause());
+    }
+
+    fn resume(&self) {
+        self.devices.iter().for_each(|device| device.resume());
+    }
+
+    fn reset(&self) {
+        self.devices.iter().for_each(|device| device.reset());
+    }
+}
+
+impl Drop for Board {
+    fn drop(&mut self) {
+        // The configuration ports hold the PCI tree, and the tree holds the buses.
+        for (space, base) in std::mem::take(&mut self.mapped) {
+            self.bus(space).remove(base);
+        }
+    }
+}

@@ -1,0 +1,440 @@
+//! The q35 machine: a PCI Express PC that boots kernels directly.
+//!
+//! ```text
+//!   Q35::new ── plug cold devices into pci() ── power_on ──► resume ◄──► pause
+//!                                                              │  reset (while paused)
+//!                                                              ▼
+//!     vCPUs ─ exits ─► buses ─┬─ Board (legacy, serials, config ports, ECAM)
+//!       │                     └─ BARs of PCI functions
+//!       └─ guest memory ◄─ slots ◄─ RamBackend
+//! ```
+//!
+//! There is no firmware. What firmware would do at a reset (addresses for PCI, tables, the boot
+//! loader's work) is done here, so a guest starts with its kernel's first instruction.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use devices::irq::{Doorbells, MsiController};
+use devices::legacy::acpi_pm::{PM_BASE, SLEEP_TYPE_S5};
+use devices::legacy::{AcpiPm, Lpc, ResetControl, Rtc, RtcSpec, lpc, pvpanic};
+use devices::lifecycle::Lifecycle;
+use devices::memory::{GuestMem, GuestMemView};
+use devices::notice::NoticeSink;
+use devices::pci::bus::PciBus;
+use devices::pci::setup::{self, SetupSpec};
+use devices::pci::{PciHost, PciHostSpec, Spaces};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+
+use super::acpi::{self, AcpiSpec};
+use super::board::{Board, BoardSpec, SCI, SerialSpec};
+use super::smbios::{self, SmbiosSpec};
+use super::{BootSource, MachineError};
+use crate::kvm::chips::ChipState;
+use crate::kvm::clock::KvmClock;
+use crate::kvm::cpuid::{CpuModel, CpuTopology};
+use crate::kvm::slots::Slots;
+use crate::kvm::{BootEntry, Buses, KvmIrqs, KvmVm, Vcpu, VcpuEvent, VcpuSet};
+use crate::memory::layout::PCI32;
+use crate::memory::{Layout, RamBackend};
+
+/// The most vCPUs: their APIC ids fit the MADT's short entries and the IOAPIC's destinations.
+pub const MAX_VCPUS: u32 = 255;
+const LEAST_MEMORY: u64 = 2 << 20;
+/// Ports for BARs: above everything the board has.
+const PCI_IO: std::ops::Range<u64> = 0xc000..0x1_0000;
+/// The GSIs of the root bus' wires, as QEMU's q35 has them.
+const INTX: [u32; 4] = [16, 17, 18, 19];
+/// Full reset: the CPU's bit and the system's.
+const RESET_VALUE: u8 = 6;
+
+/// A q35 machine, resolved.
+pub struct Q35Spec {
+    /// The product's name in SMBIOS: the machine type.
+    pub product: String,
+    /// The machine's UUID, most significant byte first; all zero if none was given.
+    pub uuid: [u8; 16],
+    /// How the vCPUs are arranged.
+    pub topology: CpuTopology,
+    /// How many are present; at most as many as the topology has room for.
+    pub vcpus: u32,
+    /// Guest time minus UTC, in seconds.
+    pub rtc_offset: i64,
+    /// Whether there is a panic notifier.
+    pub pvpanic: bool,
+    /// The serial ports.
+    pub serials: Vec<SerialSpec>,
+    /// What to boot; without, the CPUs wait for ever.
+    pub boot: Option<BootSource>,
+}
+
+/// What the host gives to a machine.
+pub struct MachineHost {
+    /// `/dev/kvm`.
+    pub kvm: OwnedFd,
+    /// RAM.
+    pub memory: RamBackend,
+    /// Where devices send their news.
+    pub notices: NoticeSink,
+    /// Where vCPUs send theirs, from their own threads; must not block.
+    pub vcpu_events: Arc<dyn Fn(VcpuEvent) + Send + Sync>,
+}
+
+/// A q35 machine. Its owner drives it from one thread.
+pub struct Q35 {
+    // Dropped in this order: no vCPU may run when the devices go, no device when memory goes.
+    vcpus: VcpuSet,
+    board: Board,
+    pci: Arc<PciHost>,
+    irqs: Arc<KvmIrqs>,
+    _slots: Slots,
+    memory: GuestMem,
+    backend: RamBackend,
+    layout: Layout,
+    power_on: ChipState,
+    clock: KvmClock,
+    boot: Option<BootSource>,
+    model: CpuModel,
+    identity: Identity,
+    vm: Arc<KvmVm>,
+}
+
+/// What the firmware tables need and nothing else holds.
+struct Identity {
+    product: String,
+    uuid: [u8; 16],
+    topology: CpuTopology,
+    vcpus: u32,
+    pvpanic: bool,
+}
+
+impl Q35 {
+    /// Builds the machine: everything but what is plugged into its PCI buses. It does not run,
+    /// and its memory is empty, until [`power_on`](Self::power_on).
+    ///
+    /// # Errors
+    /// A spec contradicts itself or the host cannot provide it; each error says which.
+    pub fn new(spec: Q35Spec, host: MachineHost) -> Result<Self, MachineError> {
+        let highest = check_topology(spec.topology, spec.vcpus)?;
+        let vm = KvmVm::new(host.kvm)?;
+        vm.check_vcpus(spec.vcpus as usize, highest)?;
+        let irqs = KvmIrqs::new(Arc::clone(&vm))?;
+        let power_on = ChipState::capture(&vm)?;
+        let model = CpuModel::host(&vm, spec.topology)?;
+        let layout = layout(host.memory.spec().size, model.physical_bits())?;
+        let memory = host.memory.map(&layout)?;
+        let slots = Slots::new(Arc::clone(&vm));
+        slots.add_all(&memory.memory())?;
+        let buses = Buses {
+            pio: Arc::default(),
+            mmio: Arc::default(),
+        };
+        let pci = pci_tree(&buses, &irqs, &host.notices)?;
+        let board = BoardSpec {
+            rtc: RtcSpec {
+                offset: spec.rtc_offset,
+                ram_below_4g: layout.low,
+                ram_above_4g: layout.high,
+            },
+            pvpanic: spec.pvpanic,
+            serials: spec.serials,
+        };
+        let board = Board::new(board, &buses, &irqs, &pci, &host.notices)?;
+        let vcpus = (0..spec.vcpus)
+            .map(|index| {
+                let id = spec.topology.apic_id(index);
+                let report = Arc::clone(&host.vcpu_events);
+                Vcpu::new(&vm, index, &model, id, buses.clone(), report)
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            vcpus: VcpuSet::new(vcpus),
+            board,
+            pci,
+            irqs,
+            _slots: slots,
+            memory,
+            backend: host.memory,
+            layout,
+            power_on,
+            clock: KvmClock::default(),
+            boot: spec.boot,
+            model,
+            identity: Identity {
+                product: spec.product,
+                uuid: spec.uuid,
+                topology: spec.topology,
+                vcpus: spec.vcpus,
+                pvpanic: spec.pvpanic,
+            },
+            vm,
+        })
+    }
+
+    /// Ends the building: what is plugged now is there from the start, and from here on only
+    /// hot-pluggable buses take devices.
+    ///
+    /// # Errors
+    /// See [`reset`](Self::reset).
+    pub fn power_on(&self) -> Result<(), MachineError> {
+        self.reset()?;
+        self.pci.set_started();
+        Ok(())
+    }
+
+    /// Everything back to power-on, PCI addresses handed out, tables and kernel loaded, the first
+    /// vCPU at the kernel's first instruction. RAM keeps what it held, as on hardware. The
+    /// machine is paused or not yet started.
+    ///
+    /// # Errors
+    /// The kernel's files can no longer be read, something does not fit, or KVM refuses.
+    pub fn reset(&self) -> Result<(), MachineError> {
+        self.pci.reset();
+        self.board.reset();
+        self.power_on.restore(&self.vm)?;
+        setup::assign(&self.pci, &self.setup());
+        let entry = self.load()?;
+        self.vcpus.reset(entry)?;
+        Ok(())
+    }
+
+    /// Lets the guest run: devices first, vCPUs last.
+    ///
+    /// # Errors
+    /// KVM refuses the guest's clock.
+    pub fn resume(&self) -> Result<(), MachineError> {
+        self.clock.start(&self.vm, &self.vcpus)?;
+        self.board.resume();
+        self.pci.resume();
+        self.vcpus.resume();
+        Ok(())
+    }
+
+    /// Stops the guest: returns when no vCPU is in it and no device touches its memory.
+    ///
+    /// # Errors
+    /// KVM does not tell the guest's clock; the guest stands still all the same.
+    pub fn pause(&self) -> Result<(), MachineError> {
+        self.vcpus.pause();
+        self.pci.pause();
+        self.board.pause();
+        self.clock.stop(&self.vm)?;
+        Ok(())
+    }
+
+    /// Presses the power button.
+    pub fn power_button(&self) {
+        self.board.pm().power_button();
+    }
+
+    /// Adds a serial port; only before [`power_on`](Self::power_on).
+    ///
+    /// # Errors
+    /// There is no such port, it is there already, or its chardev is in use.
+    pub fn add_serial(&mut self, spec: SerialSpec) -> Result<(), MachineError> {
+        self.board.add_serial(spec, &self.irqs)
+    }
+
+    /// The PCI tree: plug and unplug here, cold and hot.
+    #[must_use]
+    pub fn pci(&self) -> &Arc<PciHost> {
+        &self.pci
+    }
+
+    /// Where PCI functions get their message-signalled interrupts.
+    #[must_use]
+    pub fn msi(&self) -> Arc<dyn MsiController> {
+        Arc::clone(&self.irqs) as _
+    }
+
+    /// Where virtio queues register their doorbells.
+    #[must_use]
+    pub fn doorbells(&self) -> Arc<dyn Doorbells> {
+        Arc::clone(&self.irqs) as _
+    }
+
+    /// Guest memory.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMem {
+        &self.memory
+    }
+
+    /// What is behind guest memory.
+    #[must_use]
+    pub fn backend(&self) -> &RamBackend {
+        &self.backend
+    }
+
+    /// Where RAM and the PCI windows lie.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The vCPUs, for `query-cpus-fast` and for pausing after a fault.
+    #[must_use]
+    pub fn vcpus(&self) -> &VcpuSet {
+        &self.vcpus
+    }
+
+    /// How they are arranged.
+    #[must_use]
+    pub fn topology(&self) -> CpuTopology {
+        self.identity.topology
+    }
+
+    /// The power management block.
+    #[must_use]
+    pub fn pm(&self) -> &Arc<AcpiPm> {
+        self.board.pm()
+    }
+
+    /// The clock.
+    #[must_use]
+    pub fn rtc(&self) -> &Arc<Rtc> {
+        self.board.rtc()
+    }
+
+    /// How many interrupt vectors are taken: for leak checks.
+    #[must_use]
+    pub fn vectors(&self) -> usize {
+        self.irqs.vectors()
+    }
+
+    fn setup(&self) -> SetupSpec {
+        SetupSpec {
+            io: PCI_IO,
+            memory32: PCI32,
+            memory64: self.layout.pci64.clone(),
+            port_memory: SetupSpec::PORT_MEMORY,
+            port_prefetchable: SetupSpec::PORT_PREFETCHABLE,
+        }
+    }
+
+    /// Puts tables and kernel into memory.
+    fn load(&self) -> Result<Option<BootEntry>, MachineError> {
+        let memory = self.memory.memory();
+        let tables = acpi::build(&self.acpi()).ok_or(MachineError::Tables { tables: "ACPI" })?;
+        write(&memory, tables.rsdp, &tables.bytes)?;
+        let smbios = smbios::build(&self.smbios()).ok_or(MachineError::Tables {
+            tables: "SMBIOS",
+        })?;
+        write(&memory, smbios.address, &smbios.bytes)?;
+        let Some(boot) = &self.boot else {
+            return Ok(None);
+        };
+        Ok(Some(boot.load(&memory, &self.layout, tables.rsdp)?))
+    }
+
+    fn acpi(&self) -> AcpiSpec {
+        let identity = &self.identity;
+        AcpiSpec {
+            apic_ids: (0..identity.vcpus)
+                .map(|index| identity.topology.apic_id(index))
+                .collect(),
+            layout: self.layout.clone(),
+            intx: INTX,
+            pm_base: port(PM_BASE),
+            sci: SCI,
+            s5_type: SLEEP_TYPE_S5,
+            reset: (port(u64::from(ResetControl::PORT)), RESET_VALUE),
+            serials: self.board.serials().to_vec(),
+            rtc: true,
+            pvpanic: identity.pvpanic.then(|| port(pvpanic::BASE)),
+        }
+    }
+
+    fn smbios(&self) -> SmbiosSpec {
+        let CpuTopology {
+            sockets,
+            dies,
+            cores,
+            threads,
+        } = self.identity.topology;
+        SmbiosSpec {
+            uuid: self.identity.uuid,
+            product: self.identity.product.clone(),
+            sockets,
+            cores: dies * cores,
+            threads: dies * cores * threads,
+            cpu: self.model.signature(),
+            ram: self.layout.ram(),
+        }
+    }
+}
+
+impl Drop for Q35 {
+    fn drop(&mut self) {
+        self.vcpus = VcpuSet::default();
+        take_down(self.pci.root());
+    }
+}
+
+/// Takes all functions off a bus and what is behind it: mapped BARs hold the functions, and the
+/// functions hold the buses.
+fn take_down(bus: &PciBus) {
+    for (address, function) in bus.functions() {
+        if let Some(bridge) = function.bridge() {
+            take_down(bridge.bus());
+        }
+        bus.remove(address);
+        function.detach();
+    }
+}
+
+/// Checks the vCPUs' arrangement; returns the highest APIC id.
+fn check_topology(topology: CpuTopology, vcpus: u32) -> Result<u32, MachineError> {
+    let wrong = || MachineError::Topology {
+        vcpus,
+        sockets: topology.sockets,
+        dies: topology.dies,
+        cores: topology.cores,
+        threads: topology.threads,
+        limit: MAX_VCPUS,
+    };
+    let total = topology.total().ok_or_else(wrong)?;
+    let fits = (1..=total).contains(&vcpus) && total <= MAX_VCPUS;
+    let highest = if fits { topology.apic_id(total - 1) } else { u32::MAX };
+    if highest < MAX_VCPUS {
+        Ok(highest)
+    } else {
+        Err(wrong())
+    }
+}
+
+fn layout(size: u64, bits: u32) -> Result<Layout, MachineError> {
+    if size < LEAST_MEMORY {
+        return Err(MachineError::MemoryTooSmall {
+            size,
+            least: LEAST_MEMORY,
+        });
+    }
+    Layout::new(size, bits).ok_or(MachineError::MemoryTooLarge { size, bits })
+}
+
+/// The tree with the two functions every q35 has.
+fn pci_tree(
+    buses: &Buses,
+    irqs: &KvmIrqs,
+    notices: &NoticeSink,
+) -> Result<Arc<PciHost>, MachineError> {
+    let pci = PciHost::new(PciHostSpec {
+        spaces: Spaces {
+            io: Arc::clone(&buses.pio),
+            memory: Arc::clone(&buses.mmio),
+        },
+        intx: INTX.map(|gsi| irqs.line(gsi)),
+        notices: notices.clone(),
+    });
+    pci.plug(None, lpc::ADDRESS, Arc::new(Lpc::new()))?;
+    Ok(pci)
+}
+
+fn write(memory: &GuestMemView, address: u64, bytes: &[u8]) -> Result<(), MachineError> {
+    Ok(memory.write_slice(bytes, GuestAddress(address))?)
+}
+
+/// A port number out of a bus address.
+fn port(address: u64) -> u16 {
+    u16::try_from(address).unwrap_or(u16::MAX)
+}
