@@ -134,11 +134,7 @@ impl CpuModel {
         Ok(Self::new(supported.as_slice().to_vec(), topology, deadline))
     }
 
-    fn new(
-        mut leaves: Vec<kvm_cpuid_entry2>,
-        topology: CpuTopology,
-        tsc_deadline: bool,
-    ) -> Self {
+    fn new(mut leaves: Vec<kvm_cpuid_entry2>, topology: CpuTopology, tsc_deadline: bool) -> Self {
         let amd = leaves.iter().any(|leaf| leaf.function == 0 && is_amd(leaf));
         // Whatever the host says about its own topology is wrong here.
         leaves.retain(|leaf| {
@@ -462,7 +458,10 @@ mod tests {
     fn a_single_cpu_has_no_threads_to_tell_of() {
         let host = vec![vendor(b"GenuineIntel"), leaf(1, [0, 0, 0, LEAF_1_EDX_HTT])];
         let model = CpuModel::new(host, CpuTopology::flat(1), false);
-        assert_eq!(find(&model.leaves_of(0, None), 1, 0).edx & LEAF_1_EDX_HTT, 0);
+        assert_eq!(
+            find(&model.leaves_of(0, None), 1, 0).edx & LEAF_1_EDX_HTT,
+            0
+        );
     }
 
     proptest! {

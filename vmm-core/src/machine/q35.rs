@@ -316,9 +316,8 @@ impl Q35 {
         let memory = self.memory.memory();
         let tables = acpi::build(&self.acpi()).ok_or(MachineError::Tables { tables: "ACPI" })?;
         write(&memory, tables.rsdp, &tables.bytes)?;
-        let smbios = smbios::build(&self.smbios()).ok_or(MachineError::Tables {
-            tables: "SMBIOS",
-        })?;
+        let smbios =
+            smbios::build(&self.smbios()).ok_or(MachineError::Tables { tables: "SMBIOS" })?;
         write(&memory, smbios.address, &smbios.bytes)?;
         let Some(boot) = &self.boot else {
             return Ok(None);
@@ -394,7 +393,11 @@ fn check_topology(topology: CpuTopology, vcpus: u32) -> Result<u32, MachineError
     };
     let total = topology.total().ok_or_else(wrong)?;
     let fits = (1..=total).contains(&vcpus) && total <= MAX_VCPUS;
-    let highest = if fits { topology.apic_id(total - 1) } else { u32::MAX };
+    let highest = if fits {
+        topology.apic_id(total - 1)
+    } else {
+        u32::MAX
+    };
     if highest < MAX_VCPUS {
         Ok(highest)
     } else {
@@ -438,3 +441,6 @@ fn write(memory: &GuestMemView, address: u64, bytes: &[u8]) -> Result<(), Machin
 fn port(address: u64) -> u16 {
     u16::try_from(address).unwrap_or(u16::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -335,4 +335,4 @@ fn number<const N: usize>(bytes: &[u8], at: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
