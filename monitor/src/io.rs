@@ -96,6 +96,8 @@ struct Client {
     line: Arc<Line>,
     /// The socket may hold bytes that no edge will tell about.
     more: bool,
+    /// The end is in the socket, behind the bytes that are left: this edge does not come again.
+    ending: bool,
     /// Whether to be told when the output has room; asked only while something waits, because
     /// else each message that the client takes would wake this thread.
     awaits_output: bool,
@@ -155,9 +157,11 @@ impl Io {
                 break;
             }
             for event in &events {
-                if event.token() != WAKER {
-                    self.attend(Key(event.token().0));
+                let key = Key(event.token().0);
+                if let Some(client) = self.clients.get_mut(&key) {
+                    client.ending |= event.is_read_closed();
                 }
+                self.attend(key);
             }
             if !self.take_notes() {
                 break;
@@ -344,6 +348,7 @@ impl Io {
             output,
             line,
             more: true,
+            ending: false,
             awaits_output: false,
         };
         let watched = self.watch(&*client.input, key, Interest::READABLE);
@@ -435,7 +440,8 @@ impl Io {
                 client.session.step(Cause::InputEnded);
                 return Ok(());
             }
-            client.more = !client.input.is_emptied_by(&received, self.buffer.len());
+            let room = self.buffer.len();
+            client.more = client.ending || !client.input.is_emptied_by(&received, room);
             client.session.receive(&self.buffer, received)?;
         }
         Ok(())
