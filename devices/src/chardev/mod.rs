@@ -29,6 +29,8 @@ pub mod registry;
 mod ring;
 pub mod spec;
 mod terminal;
+#[cfg(test)]
+mod tests;
 
 use fdset::OpenError;
 

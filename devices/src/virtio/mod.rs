@@ -12,6 +12,8 @@
 pub mod blk;
 pub mod console;
 pub mod device;
+#[cfg(test)]
+pub(crate) mod mock_driver;
 mod ring;
 pub mod rng;
 pub mod transport;

@@ -25,6 +25,8 @@
 mod control;
 pub mod device;
 mod port;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -14,6 +14,8 @@
 pub mod device;
 pub mod entropy;
 pub mod quota;
+#[cfg(test)]
+mod tests;
 
 pub use device::VirtioRng;
 pub use entropy::{Builtin, Entropy, EntropyFile};
