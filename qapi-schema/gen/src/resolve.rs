@@ -233,11 +233,8 @@ pub(super) fn check_documented(definition: &Definition, kind: &Kind) -> Result<(
     let known: Vec<&str> = match kind {
         Kind::Enum(values) => values.iter().map(|value| value.name.as_str()).collect(),
         Kind::Struct(members) => members.iter().map(|member| member.name.as_str()).collect(),
-        Kind::Union { base, branches, .. } => {
-            let base = base.iter().map(|member| member.name.as_str());
-            base.chain(branches.iter().map(|branch| branch.name.as_str()))
-                .collect()
-        }
+        // Branches are documented where the discriminator's values are.
+        Kind::Union { base, .. } => base.iter().map(|member| member.name.as_str()).collect(),
         Kind::Alternate(branches) => branches.iter().map(|branch| branch.name.as_str()).collect(),
     };
     for (name, _) in &doc.members {

@@ -401,19 +401,19 @@ pub struct BlockdevOptions {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "driver")]
 pub enum BlockdevOptionsVariant {
-    /// `driver` is `file`.
+    /// A regular file.
     #[serde(rename = "file")]
     File(BlockdevOptionsFile),
-    /// `driver` is `host_device`.
+    /// A block device of the host.
     #[serde(rename = "host_device")]
     HostDevice(BlockdevOptionsFile),
-    /// `driver` is `raw`.
+    /// A part of another node, or all of it.
     #[serde(rename = "raw")]
     Raw(BlockdevOptionsRaw),
-    /// `driver` is `null-co`.
+    /// No storage; writes vanish.
     #[serde(rename = "null-co")]
     NullCo(BlockdevOptionsNull),
-    /// `driver` is `null-aio`.
+    /// The same.
     #[serde(rename = "null-aio")]
     NullAio(BlockdevOptionsNull),
 }
@@ -526,27 +526,27 @@ impl crate::describe::Described for BlockdevOptions {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
         crate::describe::VariantSpec {
             name: "file",
-            description: "",
+            description: "a regular file",
             members: <BlockdevOptionsFile as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "host_device",
-            description: "",
+            description: "a block device of the host",
             members: <BlockdevOptionsFile as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "raw",
-            description: "",
+            description: "a part of another node, or all of it",
             members: <BlockdevOptionsRaw as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "null-co",
-            description: "",
+            description: "no storage; writes vanish",
             members: <BlockdevOptionsNull as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "null-aio",
-            description: "",
+            description: "the same",
             members: <BlockdevOptionsNull as crate::describe::Described>::MEMBERS,
         },
     ];

@@ -327,13 +327,13 @@ pub struct SocketAddressLegacy {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "type")]
 pub enum SocketAddressLegacyVariant {
-    /// `type` is `inet`.
+    /// TCP.
     #[serde(rename = "inet")]
     Inet(InetSocketAddressWrapper),
-    /// `type` is `unix`.
+    /// A socket in the file system.
     #[serde(rename = "unix")]
     Unix(UnixSocketAddressWrapper),
-    /// `type` is `fd`.
+    /// A socket that was handed in.
     #[serde(rename = "fd")]
     Fd(FdSocketAddressWrapper),
 }
@@ -385,17 +385,17 @@ impl crate::describe::Described for SocketAddressLegacy {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
         crate::describe::VariantSpec {
             name: "inet",
-            description: "",
+            description: "TCP",
             members: <InetSocketAddressWrapper as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "unix",
-            description: "",
+            description: "a socket in the file system",
             members: <UnixSocketAddressWrapper as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "fd",
-            description: "",
+            description: "a socket that was handed in",
             members: <FdSocketAddressWrapper as crate::describe::Described>::MEMBERS,
         },
     ];
@@ -968,22 +968,22 @@ pub struct ChardevBackend {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "type")]
 pub enum ChardevBackendVariant {
-    /// `type` is `file`.
+    /// A file.
     #[serde(rename = "file")]
     File(ChardevFileWrapper),
-    /// `type` is `socket`.
+    /// A stream socket.
     #[serde(rename = "socket")]
     Socket(ChardevSocketWrapper),
-    /// `type` is `pty`.
+    /// A pseudo terminal.
     #[serde(rename = "pty")]
     Pty(ChardevPtyWrapper),
-    /// `type` is `null`.
+    /// Nothing; output vanishes, input never comes.
     #[serde(rename = "null")]
     Null(ChardevCommonWrapper),
-    /// `type` is `stdio`.
+    /// Standard input and output.
     #[serde(rename = "stdio")]
     Stdio(ChardevStdioWrapper),
-    /// `type` is `ringbuf`.
+    /// A buffer in memory.
     #[serde(rename = "ringbuf")]
     Ringbuf(ChardevRingbufWrapper),
 }
@@ -1051,32 +1051,32 @@ impl crate::describe::Described for ChardevBackend {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
         crate::describe::VariantSpec {
             name: "file",
-            description: "",
+            description: "a file",
             members: <ChardevFileWrapper as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "socket",
-            description: "",
+            description: "a stream socket",
             members: <ChardevSocketWrapper as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "pty",
-            description: "",
+            description: "a pseudo terminal",
             members: <ChardevPtyWrapper as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "null",
-            description: "",
+            description: "nothing; output vanishes, input never comes",
             members: <ChardevCommonWrapper as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "stdio",
-            description: "",
+            description: "standard input and output",
             members: <ChardevStdioWrapper as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "ringbuf",
-            description: "",
+            description: "a buffer in memory",
             members: <ChardevRingbufWrapper as crate::describe::Described>::MEMBERS,
         },
     ];

@@ -1128,22 +1128,22 @@ pub struct ChardevOptions {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "backend")]
 pub enum ChardevOptionsVariant {
-    /// `backend` is `file`.
+    /// A file.
     #[serde(rename = "file")]
     File(ChardevFileOptions),
-    /// `backend` is `socket`.
+    /// A stream socket.
     #[serde(rename = "socket")]
     Socket(ChardevSocketOptions),
-    /// `backend` is `pty`.
+    /// A pseudo terminal.
     #[serde(rename = "pty")]
     Pty(super::char::ChardevPty),
-    /// `backend` is `null`.
+    /// Nothing; output vanishes, input never comes.
     #[serde(rename = "null")]
     Null(super::char::ChardevCommon),
-    /// `backend` is `stdio`.
+    /// Standard input and output.
     #[serde(rename = "stdio")]
     Stdio(super::char::ChardevStdio),
-    /// `backend` is `ringbuf`.
+    /// A buffer in memory.
     #[serde(rename = "ringbuf")]
     Ringbuf(super::char::ChardevRingbuf),
 }
@@ -1217,32 +1217,32 @@ impl crate::describe::Described for ChardevOptions {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
         crate::describe::VariantSpec {
             name: "file",
-            description: "",
+            description: "a file",
             members: <ChardevFileOptions as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "socket",
-            description: "",
+            description: "a stream socket",
             members: <ChardevSocketOptions as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "pty",
-            description: "",
+            description: "a pseudo terminal",
             members: <super::char::ChardevPty as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "null",
-            description: "",
+            description: "nothing; output vanishes, input never comes",
             members: <super::char::ChardevCommon as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "stdio",
-            description: "",
+            description: "standard input and output",
             members: <super::char::ChardevStdio as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "ringbuf",
-            description: "",
+            description: "a buffer in memory",
             members: <super::char::ChardevRingbuf as crate::describe::Described>::MEMBERS,
         },
     ];

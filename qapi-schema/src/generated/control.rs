@@ -348,25 +348,25 @@ pub struct SchemaInfo {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "meta-type")]
 pub enum SchemaInfoVariant {
-    /// `meta-type` is `builtin`.
+    /// A type that every schema has.
     #[serde(rename = "builtin")]
     Builtin(SchemaInfoBuiltin),
-    /// `meta-type` is `enum`.
+    /// One of several names.
     #[serde(rename = "enum")]
     Enum(SchemaInfoEnum),
-    /// `meta-type` is `array`.
+    /// A list of one type.
     #[serde(rename = "array")]
     Array(SchemaInfoArray),
-    /// `meta-type` is `object`.
+    /// Members with names.
     #[serde(rename = "object")]
     Object(SchemaInfoObject),
-    /// `meta-type` is `alternate`.
+    /// One of several types that JSON tells apart.
     #[serde(rename = "alternate")]
     Alternate(SchemaInfoAlternate),
-    /// `meta-type` is `command`.
+    /// A command.
     #[serde(rename = "command")]
     Command(SchemaInfoCommand),
-    /// `meta-type` is `event`.
+    /// An event.
     #[serde(rename = "event")]
     Event(SchemaInfoEvent),
 }
@@ -444,37 +444,37 @@ impl crate::describe::Described for SchemaInfo {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
         crate::describe::VariantSpec {
             name: "builtin",
-            description: "",
+            description: "a type that every schema has",
             members: <SchemaInfoBuiltin as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "enum",
-            description: "",
+            description: "one of several names",
             members: <SchemaInfoEnum as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "array",
-            description: "",
+            description: "a list of one type",
             members: <SchemaInfoArray as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "object",
-            description: "",
+            description: "members with names",
             members: <SchemaInfoObject as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "alternate",
-            description: "",
+            description: "one of several types that JSON tells apart",
             members: <SchemaInfoAlternate as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "command",
-            description: "",
+            description: "a command",
             members: <SchemaInfoCommand as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "event",
-            description: "",
+            description: "an event",
             members: <SchemaInfoEvent as crate::describe::Described>::MEMBERS,
         },
     ];

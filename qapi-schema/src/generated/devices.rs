@@ -1164,19 +1164,19 @@ pub enum DeviceOptionsVariant {
     /// A disk.
     #[serde(rename = "virtio-blk-pci")]
     VirtioBlkPci(VirtioBlkProperties),
-    /// A disk.
+    /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional(VirtioBlkProperties),
     /// A source of random numbers.
     #[serde(rename = "virtio-rng-pci")]
     VirtioRngPci(VirtioRngProperties),
-    /// A source of random numbers.
+    /// The same.
     #[serde(rename = "virtio-rng-pci-non-transitional")]
     VirtioRngPciNonTransitional(VirtioRngProperties),
     /// A device that holds consoles and ports.
     #[serde(rename = "virtio-serial-pci")]
     VirtioSerialPci(VirtioSerialProperties),
-    /// A device that holds consoles and ports.
+    /// The same.
     #[serde(rename = "virtio-serial-pci-non-transitional")]
     VirtioSerialPciNonTransitional(VirtioSerialProperties),
     /// A port of a virtio-serial device.
@@ -1337,7 +1337,7 @@ impl crate::describe::Described for DeviceOptions {
         },
         crate::describe::VariantSpec {
             name: "virtio-blk-pci-non-transitional",
-            description: "a disk",
+            description: "the same",
             members: <VirtioBlkProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
@@ -1347,7 +1347,7 @@ impl crate::describe::Described for DeviceOptions {
         },
         crate::describe::VariantSpec {
             name: "virtio-rng-pci-non-transitional",
-            description: "a source of random numbers",
+            description: "the same",
             members: <VirtioRngProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
@@ -1357,7 +1357,7 @@ impl crate::describe::Described for DeviceOptions {
         },
         crate::describe::VariantSpec {
             name: "virtio-serial-pci-non-transitional",
-            description: "a device that holds consoles and ports",
+            description: "the same",
             members: <VirtioSerialProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {

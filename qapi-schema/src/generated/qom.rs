@@ -862,22 +862,22 @@ pub struct ObjectOptions {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "qom-type")]
 pub enum ObjectOptionsVariant {
-    /// `qom-type` is `iothread`.
+    /// A thread for I/O.
     #[serde(rename = "iothread")]
     Iothread(IothreadProperties),
-    /// `qom-type` is `memory-backend-file`.
+    /// Memory in a file.
     #[serde(rename = "memory-backend-file")]
     MemoryBackendFile(MemoryBackendFileProperties),
-    /// `qom-type` is `memory-backend-memfd`.
+    /// Memory in a memfd.
     #[serde(rename = "memory-backend-memfd")]
     MemoryBackendMemfd(MemoryBackendMemfdProperties),
-    /// `qom-type` is `memory-backend-ram`.
+    /// Memory without a name on the host.
     #[serde(rename = "memory-backend-ram")]
     MemoryBackendRam(MemoryBackendRamProperties),
-    /// `qom-type` is `rng-random`.
+    /// Random numbers from a file of the host.
     #[serde(rename = "rng-random")]
     RngRandom(RngRandomProperties),
-    /// `qom-type` is `rng-builtin`.
+    /// Random numbers from the host's kernel.
     #[serde(rename = "rng-builtin")]
     RngBuiltin,
 }
@@ -954,32 +954,32 @@ impl crate::describe::Described for ObjectOptions {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
         crate::describe::VariantSpec {
             name: "iothread",
-            description: "",
+            description: "a thread for I/O",
             members: <IothreadProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "memory-backend-file",
-            description: "",
+            description: "memory in a file",
             members: <MemoryBackendFileProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "memory-backend-memfd",
-            description: "",
+            description: "memory in a memfd",
             members: <MemoryBackendMemfdProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "memory-backend-ram",
-            description: "",
+            description: "memory without a name on the host",
             members: <MemoryBackendRamProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "rng-random",
-            description: "",
+            description: "random numbers from a file of the host",
             members: <RngRandomProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "rng-builtin",
-            description: "",
+            description: "random numbers from the host's kernel",
             members: &[],
         },
     ];

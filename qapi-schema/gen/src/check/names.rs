@@ -89,7 +89,8 @@ pub(super) fn type_name(name: &str, span: &Span) -> Result<(), SchemaError> {
     Ok(())
 }
 
-/// Members, branches, enum values and features. `owner` is the type they belong to.
+/// Members, branches, enum values and features. Branches repeat enum values, so their spelling
+/// was judged there.
 pub(super) fn lower(
     name: &str,
     span: &Span,
@@ -99,7 +100,7 @@ pub(super) fn lower(
     let noun = place.noun();
     let stem = stem(name);
     let digit_first = place == Place::EnumValue || place == Place::Branch;
-    let any_case = excepted || digit_first;
+    let any_case = excepted || place == Place::Branch;
     let letters = |c: char| c.is_ascii_lowercase() || (any_case && c.is_ascii_uppercase());
     if !spelled(stem, digit_first, letters) {
         return Err(SchemaError::new(

@@ -2,6 +2,7 @@
 
 use super::{Resolver, disjoint, folded};
 use crate::check::{Body, Definition, Members, RawMember};
+use crate::doc::DocText;
 use crate::ir::{Branch, Builtin, Kind, Member, TypeRef};
 use crate::source::{SchemaError, Span};
 
@@ -19,6 +20,11 @@ pub(super) fn union(resolver: &Resolver<'_>, of: &Definition) -> Result<Kind, Sc
         Members::Named(name) => resolver.struct_members(resolver.find_type(name)?)?,
     };
     let (tag_type, values) = tag_values(resolver, of, &base, tag, tag_span)?;
+    let value_doc = |value: &str| -> DocText {
+        let tag_type = resolver.by_name.get(tag_type.as_str());
+        let doc = tag_type.and_then(|tag_type| tag_type.doc.as_ref());
+        doc.map(|doc| doc.member(value)).unwrap_or_default()
+    };
     let mut branches = Vec::new();
     for one in raw {
         if !values.contains(&one.name) {
@@ -27,16 +33,17 @@ pub(super) fn union(resolver: &Resolver<'_>, of: &Definition) -> Result<Kind, Sc
                 format!("branch '{}' is not a value of enum '{tag_type}'", one.name),
             ));
         }
-        branches.push(branch(resolver, of, &base, one)?);
+        let ty = branch(resolver, of, &base, one)?;
+        branches.push(Branch {
+            name: one.name.clone(),
+            ty: Some(ty),
+            doc: value_doc(&one.name),
+        });
     }
     for value in values {
         if !raw.iter().any(|one| one.name == value) {
             branches.push(Branch {
-                doc: of
-                    .doc
-                    .as_ref()
-                    .map(|doc| doc.member(&value))
-                    .unwrap_or_default(),
+                doc: value_doc(&value),
                 name: value,
                 ty: None,
             });
@@ -89,7 +96,7 @@ fn branch(
     of: &Definition,
     base: &[Member],
     raw: &RawMember,
-) -> Result<Branch, SchemaError> {
+) -> Result<TypeRef, SchemaError> {
     if raw.ty.array || Builtin::named(&raw.ty.name).is_some() {
         return Err(SchemaError::new(
             &raw.ty.span,
@@ -131,15 +138,7 @@ fn branch(
             ));
         }
     }
-    Ok(Branch {
-        name: raw.name.clone(),
-        ty: Some(TypeRef::Named(found.name.clone())),
-        doc: of
-            .doc
-            .as_ref()
-            .map(|doc| doc.member(&raw.name))
-            .unwrap_or_default(),
-    })
+    Ok(TypeRef::Named(found.name.clone()))
 }
 
 pub(super) fn alternate(resolver: &Resolver<'_>, of: &Definition) -> Result<Kind, SchemaError> {
