@@ -48,7 +48,12 @@ pub struct GeneratedFile {
 
 /// Reads `schema_dir/main.json` with all it includes, and returns every generated file.
 pub fn generate(schema_dir: &Path) -> Result<Vec<GeneratedFile>, SchemaError> {
-    let schema = load(schema_dir, "main.json", &[])?;
+    generate_from(schema_dir, "main.json")
+}
+
+/// The same with a main file of another name.
+pub fn generate_from(schema_dir: &Path, main: &str) -> Result<Vec<GeneratedFile>, SchemaError> {
+    let schema = load(schema_dir, main, &[])?;
     Ok(emit::all(&schema))
 }
 

@@ -163,7 +163,12 @@ impl Size {
 
 /// `whole.fraction` times `unit`, rounded down; at most 18 digits of fraction.
 fn fractional(whole: &str, fraction: &str, unit: u64) -> Option<Size> {
-    if fraction.is_empty() || fraction.len() > 18 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+    // Half a byte is no size.
+    if unit == 1
+        || fraction.is_empty()
+        || fraction.len() > 18
+        || !fraction.bytes().all(|b| b.is_ascii_digit())
+    {
         return None;
     }
     let scale = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
