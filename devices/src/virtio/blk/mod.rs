@@ -16,6 +16,8 @@
 
 mod config;
 mod request;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::io;

@@ -1,0 +1,527 @@
+//! virtio-blk driven as a guest drives it: rings in memory, doorbells, interrupts.
+
+mod driver;
+mod nodes;
+
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
+};
+use vm_memory::{Bytes, GuestAddress};
+
+use self::driver::Piece::{In, Out};
+use self::driver::{DATA, Driver, Rig, spec};
+use self::nodes::{Probe, ProbeNode, file_node};
+use super::{VirtioBlk, VirtioDevice};
+use crate::notice::{Notice, NoticeSink};
+
+// virtio 1.2, 5.2.6
+const OK: u8 = 0;
+const IOERR: u8 = 1;
+const UNSUPP: u8 = 2;
+
+fn fill(driver: &Rig, address: u64, bytes: &[u8]) {
+    driver
+        .view()
+        .write_slice(bytes, GuestAddress(address))
+        .expect("inside");
+}
+
+fn range(sector: u64, sectors: u32, flags: u32) -> Vec<u8> {
+    let mut bytes = sector.to_le_bytes().to_vec();
+    bytes.extend(sectors.to_le_bytes());
+    bytes.extend(flags.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn written_bytes_are_in_the_file_and_read_back_through_other_cuts() {
+    let (node, file) = file_node(64 << 10);
+    let (rig, pattern) = (
+        Rig::new(node, 1),
+        (0..16u8)
+            .flat_map(|page| (0..=255u8).map(move |i| i ^ page))
+            .collect::<Vec<_>>(),
+    );
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    fill(&rig, DATA, &pattern);
+    let cuts = [Out(DATA, 1), Out(DATA + 1, 1023), Out(DATA + 1024, 3072)];
+    assert_eq!(driver.request(VIRTIO_BLK_T_OUT, 8, &cuts), OK);
+    let mut on_disk = vec![0; 4096];
+    file.as_file()
+        .read_exact_at(&mut on_disk, 4096)
+        .expect("file");
+    assert_eq!(on_disk, pattern);
+    let cuts = [In(DATA + 0x10000, 3000), In(DATA + 0x20000, 1096)];
+    assert_eq!(driver.request(VIRTIO_BLK_T_IN, 8, &cuts), OK);
+    assert_eq!(rig.bytes(DATA + 0x10000, 3000), pattern[..3000]);
+    assert_eq!(rig.bytes(DATA + 0x20000, 1096), pattern[3000..]);
+    assert_eq!(driver.used_len(0), 1);
+    assert_eq!(driver.used_len(1), 4097);
+}
+
+#[test]
+fn header_in_pieces_and_status_behind_data_in_one_descriptor_are_understood() {
+    let (node, file) = file_node(8192);
+    file.as_file().write_all_at(&[7; 512], 512).expect("file");
+    let rig = Rig::new(node, 1);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    let (header, _) = driver.prepare(VIRTIO_BLK_T_IN, 1);
+    driver.offer_pieces(&[Out(header, 3), Out(header + 3, 13), In(DATA, 513)]);
+    driver.kick();
+    driver.wait();
+    assert_eq!(rig.bytes(DATA, 512), [7; 512]);
+    assert_eq!(rig.bytes(DATA + 512, 1), [OK]);
+}
+
+#[test]
+fn read_marks_its_pages_dirty_and_a_write_does_not() {
+    let (node, _file) = file_node(64 << 10);
+    let rig = Rig::new(node, 1);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    assert_eq!(driver.request(VIRTIO_BLK_T_OUT, 0, &[Out(DATA, 4096)]), OK);
+    assert!(!rig.is_dirty(DATA));
+    assert_eq!(driver.request(VIRTIO_BLK_T_IN, 0, &[In(DATA, 8192)]), OK);
+    assert!(rig.is_dirty(DATA) && rig.is_dirty(DATA + 4096));
+    assert!(!rig.is_dirty(DATA + 8192));
+}
+
+#[test]
+fn identify_gives_the_serial_padded_with_zeros() {
+    let (node, _file) = file_node(512);
+    let rig = Rig::new(node, 1);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    fill(&rig, DATA, &[0xff; 32]);
+    assert_eq!(driver.request(VIRTIO_BLK_T_GET_ID, 0, &[In(DATA, 20)]), OK);
+    assert_eq!(rig.bytes(DATA, 21), b"serial-0\0\0\0\0\0\0\0\0\0\0\0\0\xff");
+    assert_eq!(driver.request(VIRTIO_BLK_T_GET_ID, 0, &[In(DATA, 3)]), OK);
+    assert_eq!(driver.request(VIRTIO_BLK_T_FLUSH, 0, &[]), OK);
+}
+
+#[test]
+fn zeroed_and_discarded_ranges_read_as_zeros_and_their_neighbours_stay() {
+    let (node, file) = file_node(64 << 10);
+    file.as_file()
+        .write_all_at(&[9; 64 << 10], 0)
+        .expect("file");
+    let rig = Rig::new(node, 1);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    fill(&rig, DATA, &[range(8, 8, 1), range(32, 1, 0)].concat());
+    assert_eq!(
+        driver.request(VIRTIO_BLK_T_WRITE_ZEROES, 0, &[Out(DATA, 32)]),
+        OK
+    );
+    fill(&rig, DATA, &range(64, 8, 0));
+    assert_eq!(
+        driver.request(VIRTIO_BLK_T_DISCARD, 0, &[Out(DATA, 16)]),
+        OK
+    );
+    let mut bytes = vec![0; 64 << 10];
+    file.as_file().read_exact_at(&mut bytes, 0).expect("file");
+    for (sector, bytes) in bytes.chunks(512).enumerate() {
+        let gone = (8..16).contains(&sector) || sector == 32 || (64..72).contains(&sector);
+        assert_eq!(
+            bytes,
+            if gone { [0; 512] } else { [9; 512] },
+            "sector {sector}"
+        );
+    }
+}
+
+#[test]
+fn ranges_beyond_the_limits_are_refused_before_any_is_done() {
+    let (node, file) = file_node(64 << 10);
+    file.as_file()
+        .write_all_at(&[9; 64 << 10], 0)
+        .expect("file");
+    let rig = Rig::new(node, 1);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    let mut refused = |kind, bytes: &[u8]| {
+        fill(&rig, DATA, bytes);
+        driver.request(
+            kind,
+            0,
+            &[Out(DATA, u32::try_from(bytes.len()).expect("small"))],
+        )
+    };
+    let good = range(0, 8, 0);
+    let beyond = range(127, 2, 0);
+    let huge = range(0, u32::MAX, 0);
+    let overflow = range(u64::MAX, 1, 0);
+    for bad in [&beyond, &huge, &overflow] {
+        let both = [&good[..], bad].concat();
+        assert_eq!(refused(VIRTIO_BLK_T_WRITE_ZEROES, &both), IOERR);
+        assert_eq!(refused(VIRTIO_BLK_T_DISCARD, &both), IOERR);
+    }
+    assert_eq!(
+        refused(VIRTIO_BLK_T_DISCARD, &range(0, 8, 1)),
+        UNSUPP,
+        "discard knows no flag"
+    );
+    assert_eq!(
+        refused(VIRTIO_BLK_T_WRITE_ZEROES, &range(0, 8, 2)),
+        UNSUPP,
+        "unknown flag"
+    );
+    let mut bytes = vec![0; 64 << 10];
+    file.as_file().read_exact_at(&mut bytes, 0).expect("file");
+    assert!(bytes.iter().all(|byte| *byte == 9));
+}
+
+#[test]
+fn too_many_or_cut_ranges_are_refused() {
+    let (node, _file) = file_node(64 << 10);
+    let rig = Rig::new(node, 1);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    assert_eq!(
+        driver.request(VIRTIO_BLK_T_DISCARD, 0, &[Out(DATA, 16 * 17)]),
+        UNSUPP
+    );
+    assert_eq!(
+        driver.request(VIRTIO_BLK_T_DISCARD, 0, &[Out(DATA, 15)]),
+        IOERR
+    );
+    assert_eq!(driver.request(VIRTIO_BLK_T_DISCARD, 0, &[]), IOERR);
+}
+
+#[test]
+fn sectors_off_the_disk_and_lengths_off_its_blocks_fail_without_news() {
+    let (node, _file) = file_node(64 << 10);
+    let rig = Rig::new(node, 1);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    for (sector, len) in [
+        (128, 512),
+        (127, 1024),
+        (u64::MAX, 512),
+        (1 << 55, 512),
+        (0, 511),
+    ] {
+        let status = driver.request(VIRTIO_BLK_T_IN, sector, &[In(DATA, len)]);
+        assert_eq!(status, IOERR, "sector {sector}, {len} bytes");
+    }
+    assert_eq!(driver.request(VIRTIO_BLK_T_IN, 127, &[In(DATA, 512)]), OK);
+    assert!(
+        rig.notices.try_recv().is_err(),
+        "the host did nothing wrong"
+    );
+}
+
+#[test]
+fn unknown_type_is_unsupported_and_a_cut_header_an_error() {
+    let (node, _file) = file_node(512);
+    let rig = Rig::new(node, 1);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    assert_eq!(driver.request(0x7777, 0, &[]), UNSUPP);
+    let (header, status) = driver.prepare(VIRTIO_BLK_T_IN, 0);
+    driver.offer_pieces(&[Out(header, 15), In(status, 1)]);
+    driver.kick();
+    driver.wait();
+    assert_eq!(driver.status(1), IOERR);
+    assert_eq!(rig.told.broken.load(Ordering::SeqCst), 0);
+}
+
+/// Offers what `offer` makes and waits until the device says that it is broken; then checks that a
+/// stopped and restarted queue works again.
+fn breaks(offer: impl FnOnce(&mut Driver<'_>)) {
+    let (node, _file) = file_node(8192);
+    let rig = Rig::new(node, 1);
+    let view = rig.view();
+    let heard = rig.listen_for_reset();
+    let mut driver = rig.start(0, &view);
+    offer(&mut driver);
+    driver.kick();
+    heard.recv().expect("the device says so");
+    assert_eq!(driver.used(), 0, "nothing was answered");
+    driver.stop();
+    rig.disk.reset();
+    assert_eq!(rig.told.broken.load(Ordering::SeqCst), 1, "it says so once");
+}
+
+#[test]
+fn descriptor_loop_breaks_the_device() {
+    breaks(|driver| driver.offer_raw(&[(DATA, 16, 1, 1), (DATA, 16, 1, 0)]));
+}
+
+#[test]
+fn next_descriptor_outside_the_table_breaks_the_device() {
+    breaks(|driver| driver.offer_raw(&[(DATA, 16, 1, 999)]));
+}
+
+#[test]
+fn request_without_room_for_a_status_breaks_the_device() {
+    breaks(|driver| driver.offer_pieces(&[Out(DATA, 16)]));
+}
+
+#[test]
+fn readable_after_writable_breaks_the_device() {
+    breaks(|driver| driver.offer_pieces(&[Out(DATA, 16), In(DATA + 64, 1), Out(DATA, 16)]));
+}
+
+#[test]
+fn buffer_outside_memory_breaks_the_device() {
+    breaks(|driver| {
+        let (header, status) = driver.prepare(VIRTIO_BLK_T_IN, 0);
+        let data = In(u64::MAX - 511, 512);
+        driver.offer_pieces(&[Out(header, 16), data, In(status, 1)]);
+    });
+}
+
+#[test]
+fn indirect_table_of_odd_length_breaks_the_device() {
+    breaks(|driver| driver.offer_raw(&[(DATA, 17, 4, 0)]));
+}
+
+#[test]
+fn four_queues_serve_the_same_disk() {
+    let (node, file) = file_node(64 << 10);
+    let rig = Rig::new(node, 4);
+    let view = rig.view();
+    let mut drivers: Vec<_> = (0..4).map(|index| rig.start(index, &view)).collect();
+    for (i, driver) in (0u8..).zip(&mut drivers) {
+        let buffer = DATA + 0x1000 * u64::from(i);
+        fill(&rig, buffer, &[i + 1; 512]);
+        driver.offer(VIRTIO_BLK_T_OUT, i.into(), &[Out(buffer, 512)]);
+        driver.kick();
+    }
+    for (i, driver) in (0u8..).zip(&drivers) {
+        driver.wait();
+        assert_eq!(driver.status(0), OK);
+        let mut sector = [0; 512];
+        file.as_file()
+            .read_exact_at(&mut sector, 512 * u64::from(i))
+            .expect("file");
+        assert_eq!(sector, [i + 1; 512]);
+    }
+}
+
+#[test]
+fn stopped_queue_has_nothing_in_flight_and_goes_on_where_it_stood() {
+    let (node, _file) = file_node(64 << 10);
+    let rig = Rig::new(node, 1);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    for sector in 0..5 {
+        driver.offer(VIRTIO_BLK_T_IN, sector, &[In(DATA, 512)]);
+    }
+    driver.kick();
+    let queue = driver.stop();
+    let state = queue_positions(&queue);
+    assert_eq!(state.0, state.1, "every chain taken was given back");
+    assert_eq!(driver.used(), state.1);
+    driver.restart(queue);
+    driver.wait_for(5);
+    assert!((0..5).all(|chain| driver.status(chain) == OK));
+    assert!(rig.disk.stop_queue(3).is_none(), "there is no queue 3");
+}
+
+fn queue_positions(queue: &virtio_queue::Queue) -> (u16, u16) {
+    use virtio_queue::QueueT;
+    (queue.next_avail(), queue.next_used())
+}
+
+#[test]
+fn stop_waits_for_the_request_in_flight() {
+    let probe = Probe::default();
+    let rig = Rig::new(ProbeNode::node(&probe), 1);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    driver.offer(VIRTIO_BLK_T_IN, 0, &[In(DATA, 512)]);
+    driver.kick();
+    probe.wait_for_a_held_request();
+    thread::scope(|scope| {
+        let stopping = scope.spawn(|| {
+            rig.disk.stop_queue(0).expect("was started");
+            probe.log("stopped");
+        });
+        probe.log("released");
+        probe.release();
+        stopping.join().expect("stop");
+    });
+    assert_eq!(probe.events(), ["released", "stopped"]);
+    assert_eq!(driver.used(), 1);
+    assert_eq!(driver.status(0), OK);
+}
+
+#[test]
+fn with_event_idx_the_driver_is_interrupted_only_where_it_asked() {
+    let (node, _file) = file_node(64 << 10);
+    let rig = Rig::new(node, 1);
+    rig.disk.set_features(rig.disk.features());
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    driver.offer(VIRTIO_BLK_T_IN, 0, &[In(DATA, 512)]);
+    driver.kick();
+    driver.hear();
+    driver.ask_after(9);
+    for _ in 0..9 {
+        driver.offer(VIRTIO_BLK_T_IN, 0, &[In(DATA, 512)]);
+    }
+    driver.kick();
+    driver.wait();
+    driver.stop();
+    assert_eq!(driver.used(), 10);
+    assert_eq!(driver.interrupts(), 2, "once for all nine");
+}
+
+#[test]
+fn host_error_becomes_a_status_and_a_notice() {
+    let probe = Probe::default();
+    probe.release();
+    probe.fail_with(libc::ENOSPC);
+    let rig = Rig::new(ProbeNode::node(&probe), 1);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    assert_eq!(
+        driver.request(VIRTIO_BLK_T_OUT, 0, &[Out(DATA, 512)]),
+        IOERR
+    );
+    let notice = rig.notices.recv().expect("news");
+    let (device, node) = ("vda".to_owned(), "probe".to_owned());
+    assert_eq!(
+        notice,
+        Notice::BlockError {
+            device,
+            node,
+            write: true,
+            errno: libc::ENOSPC
+        }
+    );
+}
+
+#[test]
+fn writes_are_durable_when_the_driver_switched_the_cache_off() {
+    let probe = Probe::default();
+    probe.release();
+    let rig = Rig::new(ProbeNode::node(&probe), 1);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    assert_eq!(driver.request(VIRTIO_BLK_T_OUT, 0, &[Out(DATA, 512)]), OK);
+    rig.disk.config_write(32, &[0]);
+    let mut writeback = [0xff];
+    rig.disk.config_read(32, &mut writeback);
+    assert_eq!(writeback, [0]);
+    assert_eq!(driver.request(VIRTIO_BLK_T_OUT, 0, &[Out(DATA, 512)]), OK);
+    rig.disk.set_features(0);
+    rig.disk.config_write(32, &[1]);
+    assert_eq!(driver.request(VIRTIO_BLK_T_OUT, 0, &[Out(DATA, 512)]), OK);
+    assert_eq!(probe.events(), ["write", "durable write", "durable write"]);
+    rig.disk.reset();
+    rig.disk.config_read(32, &mut writeback);
+    assert_eq!(writeback, [1], "a reset brings the cache back");
+}
+
+#[test]
+fn config_space_tells_the_disk() {
+    let (node, _file) = file_node(1 << 20);
+    let rig = Rig::new(node, 3);
+    let field = |offset: u64| {
+        let mut bytes = [0; 4];
+        rig.disk.config_read(offset, &mut bytes);
+        u32::from_le_bytes(bytes)
+    };
+    assert_eq!(field(0), 2048, "capacity in sectors");
+    assert_eq!(field(12), u32::from(driver::QUEUE_SIZE) - 2, "seg_max");
+    assert_eq!(field(20), 512, "blk_size");
+    assert_eq!(field(24) & 0xff, 3, "4096 = 512 << 3");
+    assert_eq!(field(34) & 0xffff, 3, "num_queues");
+    assert_eq!(field(60), 0, "beyond the end");
+    rig.disk.capacity_changed();
+    assert_eq!(rig.told.config_changes.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn disk_that_is_too_short_or_ends_within_a_sector_is_refused_with_the_fix() {
+    let quiet = || NoticeSink::new(|_| {});
+    for (len, fix) in [(0, "512"), (1000, "1024"), (511, "512")] {
+        let (node, mut file) = file_node(len);
+        file.flush().expect("file");
+        let error = VirtioBlk::new(spec(node, 1, quiet()))
+            .expect_err("no disk")
+            .to_string();
+        assert!(
+            error.contains(&format!("grow the image to {fix} bytes")),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn numbers_out_of_range_are_refused_by_name() {
+    let (node, _file) = file_node(512);
+    let quiet = NoticeSink::new(|_| {});
+    let good = spec(node, 1, quiet);
+    let mut bad = good.clone();
+    bad.queue_size = 100;
+    assert!(
+        VirtioBlk::new(bad)
+            .expect_err("no")
+            .to_string()
+            .contains("queue-size")
+    );
+    let mut bad = good.clone();
+    bad.queues = 0;
+    assert!(
+        VirtioBlk::new(bad)
+            .expect_err("no")
+            .to_string()
+            .contains("num-queues")
+    );
+    let mut bad = good;
+    bad.physical_block_size = 256;
+    assert!(
+        VirtioBlk::new(bad)
+            .expect_err("no")
+            .to_string()
+            .contains("physical_block_size")
+    );
+}
+
+#[test]
+fn read_only_node_makes_a_read_only_disk() {
+    let (node, _file) = nodes::read_only_file_node(8192);
+    let rig = Rig::new(node, 1);
+    assert_ne!(rig.disk.features() & (1 << 5), 0, "VIRTIO_BLK_F_RO");
+    assert_eq!(rig.disk.features() & (1 << 13), 0, "no discard");
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    assert_eq!(
+        driver.request(VIRTIO_BLK_T_OUT, 0, &[Out(DATA, 512)]),
+        IOERR
+    );
+    assert_eq!(driver.request(VIRTIO_BLK_T_IN, 0, &[In(DATA, 512)]), OK);
+    assert_eq!(
+        driver.request(VIRTIO_BLK_T_WRITE_ZEROES, 0, &[Out(DATA, 16)]),
+        UNSUPP
+    );
+}
+
+#[test]
+fn dropped_disk_leaves_no_queue_behind() {
+    let probe = Probe::default();
+    probe.release();
+    let rig = Rig::new(ProbeNode::node(&probe), 2);
+    let view = rig.view();
+    let driver = rig.start(0, &view);
+    assert_eq!(driver.status(0), 0);
+    drop(driver);
+    let iothread = rig.disk.spec.iothread.clone();
+    let Rig { disk, .. } = rig;
+    drop(disk);
+    // The worker's task has ended, so the thread answers with an empty hand.
+    iothread.run(|_| async {}).expect("answer");
+    assert_eq!(probe.users(), 1, "only this test still holds the probe");
+}
