@@ -25,6 +25,7 @@ pub mod fds;
 pub mod guest;
 pub mod host_kvm;
 pub mod initramfs;
+pub mod kernels;
 pub mod lab;
 pub mod lines;
 pub mod qmp;

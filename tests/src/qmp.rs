@@ -68,6 +68,7 @@ impl fmt::Debug for Client {
 impl Client {
     /// A client on a connected socket; nothing is said or read yet.
     pub fn new(stream: UnixStream) -> Result<Self> {
+        stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self {
             lines: Lines::new(&stream)?,
             stream,

@@ -169,14 +169,7 @@ impl Vm {
 
     /// Waits for the VMM to end by itself.
     pub fn wait_exit(&mut self) -> Result<ExitStatus> {
-        let start = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(status);
-            }
-            ensure!(start.elapsed() < EXIT_TIME, "the VMM does not end");
-            thread::sleep(Duration::from_millis(10));
-        }
+        wait_exit(&mut self.child)
     }
 
     /// Waits for the VMM to end with status 0 and nothing to complain about.
@@ -213,6 +206,17 @@ impl Drop for Vm {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn wait_exit(child: &mut Child) -> Result<ExitStatus> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        ensure!(start.elapsed() < EXIT_TIME, "the VMM does not end");
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -359,10 +363,14 @@ impl Builder {
         let folder = tempfile::tempdir()?;
         let (_monitor, monitor_end) = UnixStream::pair()?;
         let (_agent, agent_end) = UnixStream::pair()?;
-        let status = self
+        let mut child = self
             .command(folder.path(), monitor_end, agent_end)?
-            .status()?;
-        ensure!(!status.success(), "the VMM started");
+            .spawn()?;
+        let status = wait_exit(&mut child);
+        // Where it has started after all, it must not stay.
+        let _ = child.kill();
+        let _ = child.wait();
+        ensure!(!status?.success(), "the VMM started");
         Ok(read_lossy(&folder.path().join("stderr")))
     }
 
