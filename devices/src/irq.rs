@@ -30,6 +30,19 @@ pub trait IrqLine: Send + Sync {
     fn set(&self, high: bool);
 }
 
+/// Drives `line` as `wanted` says, also when it changes its mind meanwhile: whoever sets the line
+/// last has looked after setting it. For state that several threads change without a lock around
+/// the line.
+pub fn drive(line: &dyn IrqLine, wanted: impl Fn() -> bool) {
+    loop {
+        let high = wanted();
+        line.set(high);
+        if wanted() == high {
+            return;
+        }
+    }
+}
+
 /// What a PCI function writes to raise a message-signalled interrupt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MsiMessage {

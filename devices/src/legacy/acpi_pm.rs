@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Clock;
 use crate::bus::BusDevice;
-use crate::irq::IrqLine;
+use crate::irq::{IrqLine, drive};
 use crate::lifecycle::{Lifecycle, SavedState};
 use crate::notice::{Notice, NoticeSink};
 
@@ -177,12 +177,8 @@ impl AcpiPm {
     }
 
     fn change(&self, act: impl FnOnce(&mut AcpiPmState)) {
-        let interrupt = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            act(&mut state);
-            state.interrupt()
-        };
-        self.sci.set(interrupt);
+        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        drive(self.sci.as_ref(), || self.save().interrupt());
     }
 
     fn ticks(&self) -> [u8; 4] {
@@ -260,5 +256,125 @@ impl BusDevice for ApmPorts {
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pci::mock::{Level, notices};
+
+    struct Bench {
+        pm: Arc<AcpiPm>,
+        sci: Arc<Level>,
+        heard: Arc<Mutex<Vec<Notice>>>,
+        micros: Arc<AtomicU64>,
+    }
+
+    fn bench() -> Bench {
+        let sci = Arc::new(Level::default());
+        let (sink, heard) = notices();
+        let micros = Arc::new(AtomicU64::new(0));
+        let now = Arc::clone(&micros);
+        let clock = Clock::new(move || Duration::from_micros(now.load(Ordering::Relaxed)));
+        let pm = AcpiPm::new(clock, Arc::clone(&sci) as Arc<dyn IrqLine>, sink);
+        Bench {
+            pm,
+            sci,
+            heard,
+            micros,
+        }
+    }
+
+    fn read16(pm: &AcpiPm, offset: u64) -> u16 {
+        let mut data = [0; 2];
+        pm.read(offset, &mut data);
+        u16::from_le_bytes(data)
+    }
+
+    #[test]
+    fn the_power_button_raises_the_sci_until_its_status_is_cleared() {
+        let Bench { pm, sci, .. } = bench();
+        pm.power_button();
+        assert!(!sci.high(), "nobody has enabled it");
+        pm.write(2, &POWER_BUTTON.to_le_bytes());
+        assert!(sci.high());
+        assert_eq!(read16(&pm, 0), POWER_BUTTON);
+        pm.write(0, &POWER_BUTTON.to_le_bytes());
+        assert!(!sci.high());
+        assert_eq!(read16(&pm, 0), 0);
+    }
+
+    #[test]
+    fn sleep_type_5_powers_off_and_others_do_not() {
+        let Bench { pm, heard, .. } = bench();
+        pm.write(
+            CONTROL,
+            &(SLEEP_ENABLE | 1 << 10 | SCI_ENABLE).to_le_bytes(),
+        );
+        assert!(heard.lock().unwrap().is_empty());
+        let off = SLEEP_ENABLE | u16::from(SLEEP_TYPE_S5) << 10 | SCI_ENABLE;
+        pm.write(CONTROL, &off.to_le_bytes());
+        assert_eq!(*heard.lock().unwrap(), [Notice::PowerOff]);
+        assert_eq!(read16(&pm, CONTROL) & SLEEP_ENABLE, 0);
+    }
+
+    #[test]
+    fn the_timer_counts_24_bits_at_its_frequency() {
+        let Bench { pm, micros, .. } = bench();
+        let ticks = || {
+            let mut data = [0; 4];
+            pm.read(TIMER, &mut data);
+            u32::from_le_bytes(data)
+        };
+        micros.store(1_000_000, Ordering::Relaxed);
+        assert_eq!(ticks(), 3_579_545);
+        micros.store(5_000_000, Ordering::Relaxed);
+        assert_eq!(ticks(), 5 * 3_579_545 - (1 << 24));
+    }
+
+    #[test]
+    fn general_purpose_events_need_their_enable_bit() {
+        let Bench { pm, sci, .. } = bench();
+        pm.raise_gpe(9);
+        assert!(!sci.high());
+        pm.write(GPE_ENABLE + 1, &[2]);
+        assert!(sci.high());
+        pm.write(GPE_STATUS + 1, &[2]);
+        assert!(!sci.high());
+    }
+
+    #[test]
+    fn acpi_mode_is_switched_by_the_smi_port_and_state_survives_a_snapshot() {
+        let Bench { pm, sci, .. } = bench();
+        pm.write(2, &POWER_BUTTON.to_le_bytes());
+        let port = ApmPorts(Arc::clone(&pm));
+        port.write(0, &[ACPI_DISABLE]);
+        pm.power_button();
+        assert!(!sci.high());
+        let text = serde_json::to_string(&pm.save()).unwrap();
+        pm.reset();
+        pm.load(serde_json::from_str(&text).unwrap());
+        port.write(0, &[ACPI_ENABLE]);
+        assert!(sci.high());
+    }
+
+    proptest! {
+        #[test]
+        fn no_access_breaks_it(
+            accesses in prop::collection::vec(
+                (0u64..PM_LEN, prop::collection::vec(any::<u8>(), 1..9)), 0..40),
+        ) {
+            let Bench { pm, .. } = bench();
+            for (offset, data) in accesses {
+                pm.write(offset, &data);
+                let mut back = data;
+                pm.read(offset, &mut back);
+            }
+        }
     }
 }

@@ -49,9 +49,7 @@ pub trait Bridge: Send + Sync {
     /// Takes everything off the bus behind, now, and reports each function.
     fn eject(&self);
 
-    /// At a reset: finishes a request that the guest has left unanswered.
-    fn finish_unplug(&self);
-
-    /// A function has been taken off the bus behind although nobody asked for it: look again.
-    fn withdrawn(&self);
+    /// A function has been taken off the bus behind because its plugging had to be undone: look
+    /// again. `running`: tell the guest.
+    fn withdrawn(&self, running: bool);
 }

@@ -152,7 +152,7 @@ impl PciHost {
         };
         function.detach();
         if let Some(bridge) = socket.bridge.as_deref().and_then(PciFunction::bridge) {
-            bridge.withdrawn();
+            bridge.withdrawn(self.started());
         }
         true
     }
@@ -288,14 +288,9 @@ impl Lifecycle for PciHost {
         self.each_function(|function| function.resume());
     }
 
-    /// Resets every function and finishes the unplugs that the guest has left unanswered. The
-    /// machine then hands out addresses anew with [`super::setup`].
+    /// Resets every function; the ports finish the unplugs that the guest has left unanswered.
+    /// The machine then hands out addresses anew with [`super::setup`].
     fn reset(&self) {
-        self.each_function(|function| {
-            if let Some(bridge) = function.bridge() {
-                bridge.finish_unplug();
-            }
-        });
         self.each_function(|function| function.reset());
     }
 }
@@ -362,3 +357,6 @@ fn inspect_bus(bus: &PciBus, number: u8) -> Vec<FunctionView> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

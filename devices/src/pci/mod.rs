@@ -31,6 +31,8 @@ pub mod host;
 pub mod host_bridge;
 pub mod inspect;
 pub mod intx;
+#[cfg(test)]
+pub(crate) mod mock;
 pub mod msi;
 pub mod msix;
 pub mod ports;

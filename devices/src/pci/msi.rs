@@ -14,7 +14,7 @@ const WIDE: u16 = 1 << 7;
 
 /// Where the capability stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Msi(u16);
+pub struct Msi(pub(super) u16);
 
 impl Msi {
     /// Adds the capability: one vector, 64-bit address, no masking. `None` without room.

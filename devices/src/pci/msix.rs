@@ -325,3 +325,82 @@ impl Interrupt for MsixInterrupt {
         self.msix.eventfd(self.index)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pci::mock::Controller;
+
+    fn msix(count: u16) -> (Arc<Controller>, Arc<Msix>) {
+        let controller = Arc::new(Controller::default());
+        let msix = Msix::new(controller.as_ref(), count).unwrap();
+        (controller, msix)
+    }
+
+    fn program(msix: &Msix, vector: u64, masked: bool) {
+        msix.write(vector * ENTRY, &0xfee0_1000_u64.to_le_bytes());
+        msix.write(vector * ENTRY + 8, &0x31_u32.to_le_bytes());
+        msix.write(vector * ENTRY + 12, &u32::from(masked).to_le_bytes());
+    }
+
+    fn pending(msix: &Msix) -> u8 {
+        let mut byte = [0];
+        msix.read(msix.pending_offset(), &mut byte);
+        byte[0]
+    }
+
+    #[test]
+    fn what_happens_behind_a_mask_is_pending_and_comes_with_the_unmasking() {
+        let (controller, msix) = msix(2);
+        program(&msix, 0, false);
+        program(&msix, 1, true);
+        msix.set_control(ENABLE);
+        msix.trigger(0);
+        msix.trigger(1);
+        msix.trigger(1);
+        assert_eq!((controller.triggered(0), controller.triggered(1)), (1, 0));
+        assert_eq!(pending(&msix), 0b10);
+        program(&msix, 1, false);
+        assert_eq!(controller.triggered(1), 1);
+        assert_eq!(pending(&msix), 0);
+        let route = *controller.vector_log(1).route.lock().unwrap();
+        let expected = MsiMessage {
+            address: 0xfee0_1000,
+            data: 0x31,
+        };
+        assert_eq!(route, Some(expected));
+    }
+
+    #[test]
+    fn the_function_mask_holds_all_vectors() {
+        let (controller, msix) = msix(1);
+        program(&msix, 0, false);
+        msix.set_control(ENABLE | FUNCTION_MASK);
+        msix.trigger(0);
+        assert_eq!((controller.triggered(0), pending(&msix)), (0, 1));
+        msix.set_control(ENABLE);
+        assert_eq!(controller.triggered(0), 1);
+        msix.reset();
+        assert!(!msix.enabled());
+        assert!(controller.vector_log(0).route.lock().unwrap().is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_access_breaks_the_table(
+            accesses in prop::collection::vec(
+                (0u64..0x3000, prop::collection::vec(any::<u8>(), 1..9), any::<u16>()), 0..40),
+        ) {
+            let (_, msix) = msix(5);
+            for (offset, data, control) in accesses {
+                msix.write(offset, &data);
+                msix.set_control(control);
+                msix.trigger(control % 8);
+                let mut back = data;
+                msix.read(offset, &mut back);
+            }
+        }
+    }
+}

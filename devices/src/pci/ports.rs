@@ -7,6 +7,7 @@ use super::address::{Bdf, SlotAddress};
 use super::config::EXTENDED;
 use super::host::PciHost;
 use crate::bus::BusDevice;
+use crate::lifecycle::Lifecycle;
 
 /// Where [`ConfigPorts`] are mapped.
 pub const PORTS_BASE: u64 = 0xcf8;
@@ -49,6 +50,12 @@ impl ConfigPorts {
         };
         let low = u16::try_from(low & 3).unwrap_or(0);
         Some((bdf, u16::from(register & 0xfc) + low))
+    }
+}
+
+impl Lifecycle for ConfigPorts {
+    fn reset(&self) {
+        self.address.store(0, Ordering::Release);
     }
 }
 

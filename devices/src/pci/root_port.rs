@@ -24,7 +24,7 @@ use super::inspect::{FunctionView, WindowView};
 use super::msi::Msi;
 use super::regs;
 use super::slot::{Event, Phase, SlotRegisters};
-use crate::irq::{IrqLine, MsiController};
+use crate::irq::{IrqLine, MsiController, drive};
 use crate::lifecycle::Lifecycle;
 use crate::notice::NoticeSink;
 
@@ -133,25 +133,26 @@ impl RootPort {
 
     /// Brings the interrupt in line with the registers.
     fn settle_interrupt(&self) {
-        let (wanted, message, line_allowed) = {
+        let (wanted, message) = {
             let config = self.core.config();
-            let allowed = config.load16(regs::COMMAND) & regs::COMMAND_INTX_DISABLE == 0;
-            (
-                self.registers.interrupt(&config),
-                self.msi.message(&config),
-                allowed,
-            )
+            let wanted = self.registers.interrupt(&config);
+            (wanted, self.msi.message(&config))
         };
-        let rises = wanted && !self.asserted.swap(wanted, Ordering::AcqRel);
-        if !wanted {
-            self.asserted.store(false, Ordering::Release);
-        }
+        let rises = !self.asserted.swap(wanted, Ordering::AcqRel) && wanted;
         if let Some(line) = self.line.get() {
-            line.set(wanted && message.is_none() && line_allowed);
+            drive(line.as_ref(), || self.line_wanted());
         }
         if let Some(message) = message.filter(|_| rises) {
             self.controller.send(message);
         }
+    }
+
+    /// Without MSI, the line is high while an event waits.
+    fn line_wanted(&self) -> bool {
+        let config = self.core.config();
+        self.registers.interrupt(&config)
+            && self.msi.message(&config).is_none()
+            && config.load16(regs::COMMAND) & regs::COMMAND_INTX_DISABLE == 0
     }
 
     /// Shows whether there is a card, and tells the guest with `tell`.
@@ -185,7 +186,11 @@ impl RootPort {
 }
 
 impl Lifecycle for RootPort {
+    /// A request that the guest has left unanswered is fulfilled now: nothing is in use.
     fn reset(&self) {
+        if self.phase() == Phase::Asked {
+            self.eject();
+        }
         self.core.reset();
         self.remember_numbers();
         self.step(Event::Reset);
@@ -326,17 +331,15 @@ impl Bridge for RootPort {
         self.show_cold();
     }
 
-    fn finish_unplug(&self) {
-        if self.phase() == Phase::Asked {
-            self.eject();
-        }
-    }
-
-    fn withdrawn(&self) {
+    fn withdrawn(&self, running: bool) {
         if self.bus.is_empty() {
             self.step(Event::Pull);
         }
-        self.show(true);
+        if running {
+            self.show(true);
+        } else {
+            self.show_cold();
+        }
     }
 }
 
@@ -357,3 +360,6 @@ fn describe_bridge(config: &mut ConfigSpace) {
     // Parity and SERR forwarding, secondary bus reset.
     config.allow(regs::BRIDGE_CONTROL, &[0x43, 0]);
 }
+
+#[cfg(test)]
+mod tests;

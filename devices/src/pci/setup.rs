@@ -320,3 +320,6 @@ fn window_register(address: u64) -> [u8; 2] {
     let [_, _, low, high, ..] = address.to_le_bytes();
     [low & 0xf0, high]
 }
+
+#[cfg(test)]
+mod tests;

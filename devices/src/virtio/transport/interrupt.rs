@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::status::Status;
-use crate::irq::{Interrupt, IrqLine};
+use crate::irq::{Interrupt, IrqLine, drive};
 use crate::pci::msix::Msix;
 use crate::virtio::device::DriverNotifier;
 
@@ -142,16 +142,11 @@ impl Signals {
         }
     }
 
-    /// Drives the line as the ISR says. An event that slips in between look and drive is seen by
-    /// the second look.
     fn settle_line(&self) {
-        let Some(line) = self.line.get() else { return };
-        let wanted =
-            || self.isr.load(Ordering::Acquire) != 0 && !self.line_disabled.load(Ordering::Acquire);
-        let high = wanted();
-        line.set(high);
-        if wanted() != high {
-            line.set(!high);
+        if let Some(line) = self.line.get() {
+            drive(line.as_ref(), || {
+                self.isr.load(Ordering::Acquire) != 0 && !self.line_disabled.load(Ordering::Acquire)
+            });
         }
     }
 }

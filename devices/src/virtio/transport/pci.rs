@@ -247,7 +247,7 @@ impl PciFunction for VirtioPci {
 
     fn detach(&self) {
         self.core.detach();
-        self.registers.reset();
+        self.registers.retire();
         self.msix.reset();
     }
 
@@ -255,3 +255,6 @@ impl PciFunction for VirtioPci {
         self.core.inspect()
     }
 }
+
+#[cfg(test)]
+mod tests;

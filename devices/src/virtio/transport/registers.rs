@@ -46,6 +46,8 @@ struct Negotiation {
     queue_select: u16,
     queues: Vec<QueueRegisters>,
     paused: bool,
+    /// The function has lost its place: no queue starts any more, whatever a vCPU still writes.
+    retired: bool,
 }
 
 /// One queue's registers, and where the queue is.
@@ -91,6 +93,7 @@ impl Negotiation {
             queue_select: 0,
             queues,
             paused: false,
+            retired: false,
         }
     }
 
@@ -190,6 +193,13 @@ impl Registers {
         self.reset_locked(&mut self.lock());
     }
 
+    /// A reset after which nothing starts again: the function is unplugged.
+    pub fn retire(&self) {
+        let mut negotiation = self.lock();
+        negotiation.retired = true;
+        self.reset_locked(&mut negotiation);
+    }
+
     fn reset_locked(&self, negotiation: &mut Negotiation) {
         for (index, queue) in negotiation.queues.iter().enumerate() {
             if matches!(queue.place, Place::Running) {
@@ -198,9 +208,11 @@ impl Registers {
             }
         }
         self.device.reset();
-        let paused = negotiation.paused;
-        *negotiation = Negotiation::new(self.device.queue_sizes());
-        negotiation.paused = paused;
+        *negotiation = Negotiation {
+            paused: negotiation.paused,
+            retired: negotiation.retired,
+            ..Negotiation::new(self.device.queue_sizes())
+        };
         self.signals.reset();
     }
 
@@ -248,11 +260,13 @@ impl Registers {
     /// Starts a queue, or leaves it for [`resume`](Self::resume) while paused.
     fn launch(&self, index: usize, negotiation: &mut Negotiation) {
         let event_idx = negotiation.accepted & F_EVENT_IDX != 0;
-        let paused = negotiation.paused;
+        let Negotiation {
+            paused, retired, ..
+        } = *negotiation;
         let Some(queue) = negotiation.queues.get_mut(index) else {
             return;
         };
-        if !queue.enabled || !matches!(queue.place, Place::Idle) {
+        if retired || !queue.enabled || !matches!(queue.place, Place::Idle) {
             return;
         }
         let state = queue.describe(event_idx);
@@ -273,6 +287,11 @@ impl Registers {
             if step == Step::Agree && !self.agree(negotiation.accepted) {
                 // FEATURES_OK stays clear: the driver reads it back and gives up.
                 return;
+            }
+            if step == Step::Run && negotiation.phase == Phase::Driving {
+                // Without FEATURES_OK the driver has accepted nothing, whatever it wrote.
+                negotiation.accepted = 0;
+                self.device.set_features(0);
             }
             negotiation.phase = to;
             self.signals.add_status(bit);
@@ -378,6 +397,13 @@ impl Registers {
         if negotiation.phase == Phase::Running {
             self.launch(usize::from(negotiation.queue_select), negotiation);
         }
+    }
+}
+
+impl Drop for Registers {
+    /// Every started queue is stopped before the device goes.
+    fn drop(&mut self) {
+        self.retire();
     }
 }
 
