@@ -183,7 +183,7 @@ impl AcpiPm {
 
     fn ticks(&self) -> [u8; 4] {
         let nanoseconds = self.clock.now().as_nanos();
-        let ticks = nanoseconds * TIMER_HZ / Duration::from_secs(1).as_nanos() & TIMER_MASK;
+        let ticks = (nanoseconds * TIMER_HZ / Duration::from_secs(1).as_nanos()) & TIMER_MASK;
         u32::try_from(ticks).unwrap_or(0).to_le_bytes()
     }
 }

@@ -201,7 +201,7 @@ impl RtcState {
         if self.byte(REG_B) & BINARY != 0 {
             value
         } else {
-            (value / 10 % 10) << 4 | value % 10
+            ((value / 10 % 10) << 4) | (value % 10)
         }
     }
 

@@ -112,10 +112,10 @@ impl PciHost {
             on_root_bus: socket.bus.kind() == BusKind::Root,
         });
         // A hot-plugged device of several functions comes to life with its function 0.
-        if address.function() == 0 {
-            if let Some(bridge) = socket.bridge.as_deref().and_then(PciFunction::bridge) {
-                bridge.plugged(self.started());
-            }
+        if address.function() == 0
+            && let Some(bridge) = socket.bridge.as_deref().and_then(PciFunction::bridge)
+        {
+            bridge.plugged(self.started());
         }
         Ok(address)
     }

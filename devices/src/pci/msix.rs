@@ -269,7 +269,7 @@ impl BusDevice for Msix {
 
     /// Only aligned dwords and pairs of them may be written (6.8.2); others are ignored.
     fn write(&self, offset: u64, data: &[u8]) {
-        if offset % 4 != 0 || !matches!(data.len(), 4 | 8) {
+        if !offset.is_multiple_of(4) || !matches!(data.len(), 4 | 8) {
             return;
         }
         let Some((first, _)) = dword(offset) else {
@@ -294,10 +294,10 @@ impl BusDevice for Msix {
         }
         self.settle(first);
         // Eight bytes at an entry's last dword reach into the next.
-        if let Some((last, _)) = dword(offset.saturating_add(4)).filter(|_| data.len() == 8) {
-            if last != first {
-                self.settle(last);
-            }
+        if let Some((last, _)) = dword(offset.saturating_add(4)).filter(|_| data.len() == 8)
+            && last != first
+        {
+            self.settle(last);
         }
     }
 }

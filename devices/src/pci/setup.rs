@@ -149,11 +149,11 @@ fn plan_bus(
             bars: Vec::new(),
             bridge: None,
         };
-        if let Some(behind) = &view.bridge {
-            if let Some((bridge, below)) = plan_bridge(&behind.functions, spec, pools, next_bus) {
-                plan.bridge = Some(bridge);
-                plans.extend(below);
-            }
+        if let Some(behind) = &view.bridge
+            && let Some((bridge, below)) = plan_bridge(&behind.functions, spec, pools, next_bus)
+        {
+            plan.bridge = Some(bridge);
+            plans.extend(below);
         }
         own.push((plan, view));
     }

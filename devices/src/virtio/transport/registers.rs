@@ -430,7 +430,9 @@ fn accept(negotiation: &mut Negotiation, value: u32) {
 
 /// One of the three ring addresses, whole or by halves.
 fn write_ring(negotiation: &mut Negotiation, offset: u64, data: &[u8]) {
-    if offset % 4 != 0 || !(data.len() == 4 || data.len() == 8 && offset % 8 == 0) {
+    if !offset.is_multiple_of(4)
+        || !(data.len() == 4 || data.len() == 8 && offset.is_multiple_of(8))
+    {
         return;
     }
     let Some(queue) = negotiation.configurable() else {
@@ -442,7 +444,7 @@ fn write_ring(negotiation: &mut Negotiation, offset: u64, data: &[u8]) {
         _ => &mut queue.device,
     };
     let mut bytes = register.to_le_bytes();
-    let at = usize::from(offset % 8 != 0) * 4;
+    let at = usize::from(!offset.is_multiple_of(8)) * 4;
     for (to, &from) in bytes.iter_mut().skip(at).zip(data) {
         *to = from;
     }
