@@ -15,7 +15,7 @@
 //!
 //! What to use:
 //! - [`find_command`], [`COMMANDS`], [`Module`]: what the monitor checks before it runs a command.
-//! - [`fds::Commands`](fds::Commands) and its siblings: what an implementation writes. Arguments
+//! - [`fds::Commands`] and its siblings: what an implementation writes. Arguments
 //!   written in place have the command's name (`add-fd` → [`fds::AddFd`]). A union is a struct with
 //!   the fixed members and an enum in the field named after its discriminator:
 //!   `match options.driver { BlockdevOptionsVariant::File(file) => .. }`.

@@ -333,3 +333,30 @@ proptest! {
         }
     }
 }
+
+/// `null-co` below so many `raw`.
+fn tower(height: usize) -> Value {
+    let mut node = json!({ "driver": "null-co" });
+    for _ in 0..height {
+        let mut above = serde_json::Map::new();
+        above.insert("driver".to_owned(), "raw".into());
+        above.insert("file".to_owned(), node);
+        node = above.into();
+    }
+    node
+}
+
+#[test]
+fn nesting_is_bounded_before_the_stack_is() {
+    assert!(json::<BlockdevOptions>(tower(60)).is_ok());
+    let error = json::<BlockdevOptions>(tower(1022)).unwrap_err();
+    assert!(
+        error.ends_with("is nested more than 64 levels deep"),
+        "{error}"
+    );
+    let text = format!("{}a=1", "a.".repeat(10_000));
+    assert!(matches!(
+        parse_keyval(&text, None),
+        Err(KeyvalError::TooDeep(_))
+    ));
+}

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 
 use crate::describe::{self, MemberSpec};
 
+/// How many parts a dotted key may have: far more than any type is deep.
+const MOST_PARTS: usize = 64;
+
 /// What an option's text says.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Keyval {
@@ -27,6 +30,9 @@ pub enum KeyvalError {
     /// A key is empty, or has a part that is neither a name nor a number.
     #[error("'{0}' is not a key: wanted letters, digits, '-' and '_', with '.' between parts")]
     BadKey(String),
+    /// A key has more parts than any option.
+    #[error("key '{0}...' has more than {MOST_PARTS} parts")]
+    TooDeep(String),
     /// A key occurs twice.
     #[error("key '{0}' is given twice")]
     Twice(String),
@@ -57,6 +63,9 @@ pub fn parse_keyval(text: &str, implied: Option<&str>) -> Result<Keyval, KeyvalE
             (None, Some(implied)) if at == 0 => (implied, part.as_str()),
             (None, _) => return Err(KeyvalError::NoValue(part)),
         };
+        if key.split('.').count() > MOST_PARTS {
+            return Err(KeyvalError::TooDeep(key.chars().take(40).collect()));
+        }
         root.insert(key, key, value)?;
     }
     let value = match root {

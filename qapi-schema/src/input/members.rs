@@ -5,6 +5,9 @@ use serde_json::{Map, Value};
 use super::{FromInput, Mode, Path, Size, wrong_type};
 use crate::QmpError;
 
+/// How many members may lead to an object.
+const DEEPEST: usize = 64;
+
 /// The members of one object that nobody has taken yet.
 #[derive(Debug)]
 pub struct Members<'a> {
@@ -14,8 +17,14 @@ pub struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// Opens an object; anything else is the wrong type.
+    /// Opens an object; anything else is the wrong type, and one that stands too deep is refused:
+    /// types may contain themselves, and the stack is not the client's to fill.
     pub fn open(value: Value, at: &'a Path<'a>, mode: Mode) -> Result<Self, QmpError> {
+        if at.depth() > DEEPEST {
+            return Err(QmpError::generic(format!(
+                "Parameter '{at}' is nested more than {DEEPEST} levels deep"
+            )));
+        }
         match value {
             Value::Object(left) => Ok(Self { left, at, mode }),
             _ => Err(wrong_type(at, "object")),

@@ -13,6 +13,19 @@ pub enum Path<'a> {
     Index(&'a Path<'a>, usize),
 }
 
+impl Path<'_> {
+    /// How many members and elements lead here.
+    pub fn depth(&self) -> usize {
+        let mut depth = 0;
+        let mut at = self;
+        while let Self::Member(of, _) | Self::Index(of, _) = at {
+            depth += 1;
+            at = of;
+        }
+        depth
+    }
+}
+
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
