@@ -38,13 +38,52 @@ pub fn json_schema() -> Value {
             (entry.name.to_owned(), value)
         })
         .collect();
-    json!({
+    let mut document = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Sesame QMP",
         "commands": commands,
         "events": events,
         "$defs": generator.take_definitions(true),
-    })
+    });
+    absent_is_not_null(&mut document);
+    document
+}
+
+/// An optional member may be absent, but `null` is refused where it is there: schemars, which goes
+/// by `Option`, says otherwise.
+fn absent_is_not_null(schema: &mut Value) {
+    match schema {
+        Value::Object(members) => {
+            if let Some(Value::Object(properties)) = members.get_mut("properties") {
+                properties.values_mut().for_each(without_null);
+            }
+            members.values_mut().for_each(absent_is_not_null);
+        }
+        Value::Array(items) => items.iter_mut().for_each(absent_is_not_null),
+        _ => {}
+    }
+}
+
+fn without_null(property: &mut Value) {
+    let Value::Object(members) = property else {
+        return;
+    };
+    let null = Value::from("null");
+    if let Some(Value::Array(types)) = members.get_mut("type") {
+        types.retain(|one| *one != null);
+        if let [one] = types.as_slice() {
+            let one = one.clone();
+            members.insert("type".to_owned(), one);
+        }
+    }
+    if let Some(Value::Array(choices)) = members.get_mut("anyOf") {
+        choices.retain(|one| one["type"] != null);
+        if let [Value::Object(one)] = choices.as_slice() {
+            let one = one.clone();
+            members.remove("anyOf");
+            members.extend(one);
+        }
+    }
 }
 
 fn empty() -> Value {
