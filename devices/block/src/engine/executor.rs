@@ -127,12 +127,17 @@ impl<F: Future> TaskSet<F> {
         self.len() == self.capacity
     }
 
+    /// The ready words of the slots that exist.
+    fn words(&self) -> &[AtomicU64] {
+        let used = self.slots.len().div_ceil(64);
+        self.ready.words.get(..used).unwrap_or_default()
+    }
+
     /// Whether a future waits to be polled.
     pub fn has_ready(&self) -> bool {
         self.bits != 0
             || self
-                .ready
-                .words
+                .words()
                 .iter()
                 .any(|word| word.load(Ordering::SeqCst) != 0)
     }
@@ -140,12 +145,12 @@ impl<F: Future> TaskSet<F> {
     /// Polls woken futures until one finishes and returns its output; `None` when none is left
     /// that was woken. The parent is woken again when that changes.
     pub fn next_done(&mut self) -> Option<F::Output> {
-        let mut words_left = self.ready.words.len() + 1;
+        let mut words_left = self.words().len();
         loop {
             while self.bits == 0 {
                 words_left = words_left.checked_sub(1)?;
-                self.word = (self.word + 1) % self.ready.words.len().max(1);
-                self.bits = self.ready.words.get(self.word)?.swap(0, Ordering::SeqCst);
+                self.word = (self.word + 1) % self.words().len();
+                self.bits = self.words().get(self.word)?.swap(0, Ordering::SeqCst);
             }
             let index = self.word * 64 + self.bits.trailing_zeros() as usize;
             self.bits &= self.bits - 1;

@@ -29,7 +29,7 @@ use super::executor::TaskSet;
 use super::ring::{Op, Ring, Watch};
 
 /// How many tasks run at once on one thread; more wait for their turn.
-const MAX_TASKS: usize = 1024;
+const MAX_TASKS: usize = 1 << 14;
 
 /// What an io-thread is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -358,6 +358,13 @@ fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<
     }
 }
 
+/// Keeps a task's waker, without a clone where it is known already.
+fn remember(slot: &mut Option<Waker>, waker: &Waker) {
+    if !slot.as_ref().is_some_and(|known| known.will_wake(waker)) {
+        *slot = Some(waker.clone());
+    }
+}
+
 fn count(iovecs: &[libc::iovec]) -> u32 {
     // At most MAX_PIECES.
     u32::try_from(iovecs.len()).unwrap_or(0)
@@ -384,12 +391,7 @@ impl Future for Op {
         let result = match slots.all.get_mut(index).map(|slot| &mut slot.state) {
             Some(State::Done(result)) => *result,
             Some(State::Waiting(waker)) => {
-                if !waker
-                    .as_ref()
-                    .is_some_and(|known| known.will_wake(cx.waker()))
-                {
-                    *waker = Some(cx.waker().clone());
-                }
+                remember(waker, cx.waker());
                 return Poll::Pending;
             }
             _ => return Poll::Ready(Err(io::Error::other("operation lost its slot"))),
@@ -456,7 +458,7 @@ impl Watch {
                 return Poll::Ready(Err(io::Error::other("watch lost its slot")));
             };
             if *events == 0 {
-                *waker = Some(cx.waker().clone());
+                remember(waker, cx.waker());
                 return Poll::Pending;
             }
             *events = 0;

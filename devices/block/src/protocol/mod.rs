@@ -6,3 +6,5 @@
 mod alignment;
 pub mod file;
 pub mod null;
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 use virtio_queue::DescriptorChain;
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -199,6 +199,9 @@ impl Request {
         let last = u64::from(len) - 1;
         self.push_in((address, len - 1))?;
         self.status_address = GuestAddress(address.checked_add(last).ok_or(BrokenChain::Outside)?);
+        if !view.address_in_range(self.status_address) {
+            return Err(BrokenChain::Outside);
+        }
         Ok(())
     }
 

@@ -5,25 +5,35 @@ mod nodes;
 
 use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
+use proptest::prelude::*;
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
+use virtio_queue::desc::RawDescriptor;
+use virtio_queue::desc::split::Descriptor;
+use virtio_queue::mock::MockSplitQueue;
 use vm_memory::{Bytes, GuestAddress};
 
 use self::driver::Piece::{In, Out};
 use self::driver::{DATA, Driver, Rig, spec};
 use self::nodes::{Probe, ProbeNode, file_node};
+use super::request::Request;
 use super::{VirtioBlk, VirtioDevice};
+use crate::memory::GuestMemView;
 use crate::notice::{Notice, NoticeSink};
 
 // virtio 1.2, 5.2.6
 const OK: u8 = 0;
 const IOERR: u8 = 1;
 const UNSUPP: u8 = 2;
+
+/// A little more than the memory of the parser's test.
+const MEMORY_END: u64 = (1 << 20) + 0x100;
 
 fn fill(driver: &Rig, address: u64, bytes: &[u8]) {
     driver
@@ -283,6 +293,36 @@ fn buffer_outside_memory_breaks_the_device() {
 #[test]
 fn indirect_table_of_odd_length_breaks_the_device() {
     breaks(|driver| driver.offer_raw(&[(DATA, 17, 4, 0)]));
+}
+
+proptest! {
+    #[test]
+    fn no_descriptor_table_makes_the_parser_panic(
+        table in prop::collection::vec(
+            (prop_oneof![0..MEMORY_END, any::<u64>()], any::<u16>(), 0..8u16, 0..20u16),
+            16,
+        ),
+        header in any::<[u8; 16]>(),
+    ) {
+        let view = Arc::new(
+            GuestMemView::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory"),
+        );
+        let mock = MockSplitQueue::create(&*view, GuestAddress(0x1000), 16);
+        let descriptors: Vec<_> = table
+            .iter()
+            .map(|&(address, len, flags, next)| {
+                let split = Descriptor::new(address, len.into(), flags, next);
+                RawDescriptor::from(split)
+            })
+            .collect();
+        view.write_slice(&header, GuestAddress(table[0].0 % (1 << 19))).expect("inside");
+        let chain = mock.build_multiple_desc_chains(&descriptors).expect("chain");
+        let mut request = Request::new();
+        if request.parse(&view, chain).is_ok() {
+            let written = request.finish(&view).expect("a parsed request has a status");
+            prop_assert!(written >= 1);
+        }
+    }
 }
 
 #[test]

@@ -18,6 +18,9 @@
 //! Every command checks first and changes last: a refused one has touched nothing, and what it
 //! opened on the way is closed again.
 
+#[cfg(test)]
+mod tests;
+
 use fdset::Door;
 use indexmap::IndexMap;
 

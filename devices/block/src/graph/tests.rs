@@ -1,0 +1,425 @@
+//! The graph's rules, one by one, and all together against a model.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fdset::{FdRegistry, Scope};
+use proptest::prelude::*;
+
+use super::*;
+use crate::spec::{CacheSpec, DetectZeroes, DiscardMode, FileSpec, NodeOptions, NullSpec, RawSpec};
+
+const OPTIONS: NodeOptions = NodeOptions {
+    read_only: false,
+    auto_read_only: false,
+    discard: DiscardMode::Unmap,
+    detect_zeroes: DetectZeroes::Off,
+    cache: CacheSpec {
+        direct: false,
+        no_flush: false,
+    },
+};
+
+fn door() -> Door {
+    Door::new(Arc::new(FdRegistry::new()), Scope::Process)
+}
+
+fn null(name: Option<&str>) -> NodeSpec {
+    let driver = DriverSpec::NullCo(NullSpec {
+        size: 1 << 20,
+        read_zeroes: true,
+    });
+    NodeSpec {
+        name: name.map(str::to_owned),
+        options: OPTIONS,
+        driver,
+    }
+}
+
+fn raw(name: &str, file: ChildSpec) -> NodeSpec {
+    let driver = DriverSpec::Raw(RawSpec {
+        file,
+        offset: 0,
+        size: None,
+    });
+    NodeSpec {
+        name: Some(name.to_owned()),
+        options: OPTIONS,
+        driver,
+    }
+}
+
+fn on(name: &str) -> ChildSpec {
+    ChildSpec::Named(name.to_owned())
+}
+
+fn inline(spec: NodeSpec) -> ChildSpec {
+    ChildSpec::Inline(Box::new(spec))
+}
+
+fn names(graph: &BlockGraph) -> Vec<&str> {
+    graph.nodes().map(|view| view.node().name()).collect()
+}
+
+fn refusal<T: std::fmt::Debug>(outcome: Result<T, BlockError>) -> String {
+    outcome.expect_err("refused").to_string()
+}
+
+#[test]
+fn inline_child_gets_a_name_comes_after_its_own_children_and_goes_with_its_parent() {
+    let mut graph = BlockGraph::new();
+    graph
+        .add(&door(), raw("disk", inline(null(None))))
+        .expect("add");
+    assert_eq!(names(&graph), ["#block001", "disk"]);
+    let child = graph.node("#block001").expect("there");
+    assert_eq!(child.parents().collect::<Vec<_>>(), [("file", "disk")]);
+    let disk = graph.node("disk").expect("there");
+    assert_eq!(disk.children().collect::<Vec<_>>(), [("file", "#block001")]);
+    assert_eq!(disk.filename(), "null-co://");
+    assert_eq!(disk.node().len(), 1 << 20);
+    assert_eq!(
+        refusal(graph.remove("#block001")),
+        "Node #block001 is not owned by the monitor"
+    );
+    graph.remove("disk").expect("unused");
+    assert!(names(&graph).is_empty());
+}
+
+#[test]
+fn inline_child_with_a_second_parent_outlives_the_first() {
+    let mut graph = BlockGraph::new();
+    graph
+        .add(&door(), raw("one", inline(null(Some("storage")))))
+        .expect("add");
+    graph.add(&door(), raw("two", on("storage"))).expect("add");
+    graph.remove("one").expect("unused");
+    assert_eq!(names(&graph), ["storage", "two"]);
+    graph.remove("two").expect("unused");
+    assert!(names(&graph).is_empty());
+}
+
+#[test]
+fn names_are_checked_before_anything_is_added() {
+    let mut graph = BlockGraph::new();
+    graph.add(&door(), null(Some("a"))).expect("add");
+    let mut add = |spec| refusal(graph.add(&door(), spec));
+    assert_eq!(
+        add(null(None)),
+        "'node-name' must be specified for the root node"
+    );
+    assert_eq!(add(null(Some("a"))), "Duplicate nodes with node-name='a'");
+    assert_eq!(
+        add(raw("b", inline(null(Some("b"))))),
+        "Duplicate nodes with node-name='b'",
+        "within one command too"
+    );
+    assert_eq!(
+        add(raw("b", on("b"))),
+        "Failed to find node with node-name='b'"
+    );
+    for bad in ["", "1st", "#block1", "with space", "a/b", &"n".repeat(32)] {
+        assert_eq!(add(null(Some(bad))), format!("Invalid node-name: '{bad}'"));
+    }
+    assert_eq!(names(&graph), ["a"]);
+}
+
+#[test]
+fn endless_nesting_is_refused() {
+    let mut spec = null(None);
+    for _ in 0..=MAX_DEPTH {
+        spec = NodeSpec {
+            name: None,
+            ..raw("x", inline(spec))
+        };
+    }
+    spec.name = Some("top".to_owned());
+    let error = refusal(BlockGraph::new().add(&door(), spec));
+    assert_eq!(error, "Node 'top' is nested more than 64 levels deep");
+}
+
+#[test]
+fn node_in_use_is_not_removed_and_the_error_says_by_whom() {
+    let mut graph = BlockGraph::new();
+    graph.add(&door(), null(Some("storage"))).expect("add");
+    graph.add(&door(), raw("disk", on("storage"))).expect("add");
+    graph
+        .attach("disk", "vda", Usage::disk(false, false))
+        .expect("free");
+    assert_eq!(
+        refusal(graph.remove("storage")),
+        "Node storage is in use: it is 'file' of node 'disk'; remove that first"
+    );
+    assert_eq!(
+        refusal(graph.remove("disk")),
+        "Node disk is in use: it is the medium of device 'vda'; remove that first"
+    );
+    assert!(graph.detach("disk", "vda"));
+    assert!(!graph.detach("disk", "vda"));
+    graph.remove("disk").expect("unused");
+    graph.remove("storage").expect("unused");
+}
+
+#[test]
+fn second_writer_is_refused_on_the_node_and_through_shared_storage() {
+    let mut graph = BlockGraph::new();
+    graph.add(&door(), null(Some("storage"))).expect("add");
+    graph.add(&door(), raw("left", on("storage"))).expect("add");
+    graph
+        .add(&door(), raw("right", on("storage")))
+        .expect("add");
+    let disk = Usage::disk(false, false);
+    graph.attach("left", "vda", disk).expect("free");
+    assert_eq!(
+        refusal(graph.attach("left", "vdb", disk)),
+        "Conflicts with use of node 'left' by device 'vda', which does not allow 'write' to \
+         device 'vdb'"
+    );
+    assert_eq!(
+        refusal(graph.attach("right", "vdb", disk)),
+        "Conflicts with use of node 'storage' by node 'left' as 'file', which does not allow \
+         'write' to device 'vdb'"
+    );
+    assert_eq!(
+        refusal(graph.attach("left", "vda", disk)),
+        "Device 'vda' already uses node 'left'"
+    );
+    graph.detach("left", "vda");
+    graph
+        .attach("left", "vda", Usage::disk(false, true))
+        .expect("free");
+    graph
+        .attach("right", "vdb", Usage::disk(false, true))
+        .expect("both share");
+}
+
+#[test]
+fn read_only_storage_makes_a_read_only_node_or_none() {
+    let mut graph = BlockGraph::new();
+    let mut storage = null(Some("storage"));
+    storage.options.read_only = true;
+    graph.add(&door(), storage).expect("add");
+    assert_eq!(
+        refusal(graph.add(&door(), raw("disk", on("storage")))),
+        "Block node is read-only: 'storage'"
+    );
+    let mut disk = raw("disk", on("storage"));
+    disk.options.auto_read_only = true;
+    assert!(graph.add(&door(), disk).expect("add").is_read_only());
+    assert_eq!(
+        refusal(graph.attach("disk", "vda", Usage::disk(false, false))),
+        "Block node is read-only: 'disk'"
+    );
+    graph
+        .attach("disk", "vda", Usage::disk(true, false))
+        .expect("a reader");
+}
+
+#[test]
+fn failed_add_leaves_neither_node_nor_fd() {
+    let image = tempfile::NamedTempFile::new().expect("image");
+    image.as_file().set_len(4096).expect("length");
+    let path = image.into_temp_path();
+    let filename = path.to_str().expect("plain path").to_owned();
+    let file = NodeSpec {
+        name: None,
+        options: OPTIONS,
+        driver: DriverSpec::File(FileSpec {
+            filename: filename.clone(),
+        }),
+    };
+    let driver = DriverSpec::Raw(RawSpec {
+        file: inline(file),
+        offset: 4096,
+        size: Some(1),
+    });
+    let window = NodeSpec {
+        name: Some("disk".to_owned()),
+        options: OPTIONS,
+        driver,
+    };
+    let mut graph = BlockGraph::new();
+    let error = refusal(graph.add(&door(), window));
+    assert!(
+        error.contains("sum of offset (4096) and size (1)"),
+        "{error}"
+    );
+    assert!(names(&graph).is_empty());
+    let open = std::fs::read_dir("/proc/self/fd")
+        .expect("fds")
+        .filter_map(Result::ok);
+    let mut targets = open.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    assert!(
+        !targets.any(|target| *target == *path),
+        "the image is closed again"
+    );
+}
+
+/// A graph command over a handful of names.
+#[derive(Clone, Debug)]
+enum Command {
+    AddNull(u8),
+    AddOn(u8, u8),
+    AddWithInline(u8, u8),
+    Remove(u8),
+    Attach(u8, u8),
+    Detach(u8, u8),
+}
+
+/// What the graph should know: for each node its child, its owner and its devices.
+#[derive(Default)]
+struct Model {
+    nodes: BTreeMap<String, ModelNode>,
+}
+
+#[derive(Default)]
+struct ModelNode {
+    child: Option<String>,
+    inline: bool,
+    devices: Vec<String>,
+}
+
+impl Model {
+    fn used(&self, name: &str) -> bool {
+        let parent = |node: &ModelNode| node.child.as_deref() == Some(name);
+        !self.nodes[name].devices.is_empty() || self.nodes.values().any(parent)
+    }
+
+    fn devices_on_storage_of<'a>(&'a self, name: &'a str) -> usize {
+        let mut bottom = name;
+        while let Some(child) = &self.nodes[bottom].child {
+            bottom = child;
+        }
+        let stands_on = |mut name: &'a str| loop {
+            if name == bottom {
+                return true;
+            }
+            match &self.nodes[name].child {
+                Some(child) => name = child,
+                None => return false,
+            }
+        };
+        self.nodes
+            .iter()
+            .filter(|(name, _)| stands_on(name))
+            .map(|(_, n)| n.devices.len())
+            .sum()
+    }
+
+    fn add(&mut self, name: &str, child: Option<&str>, inline: bool) -> bool {
+        let node = ModelNode {
+            child: child.map(str::to_owned),
+            inline,
+            devices: Vec::new(),
+        };
+        self.nodes.insert(name.to_owned(), node);
+        true
+    }
+
+    fn remove(&mut self, name: &str) -> bool {
+        let fits = self.nodes.get(name).is_some_and(|node| !node.inline) && !self.used(name);
+        let mut gone = fits.then(|| name.to_owned());
+        while let Some(name) = gone {
+            let node = self.nodes.remove(&name).expect("there");
+            gone = node
+                .child
+                .filter(|child| self.nodes[child].inline && !self.used(child));
+        }
+        fits
+    }
+
+    /// Whether the command succeeds; and its effect.
+    fn apply(&mut self, command: &Command) -> bool {
+        match *command {
+            Command::AddNull(a) => {
+                let a = node(a);
+                !self.nodes.contains_key(&a) && self.add(&a, None, false)
+            }
+            Command::AddOn(a, b) => {
+                let (a, b) = (node(a), node(b));
+                let fits = !self.nodes.contains_key(&a) && self.nodes.contains_key(&b);
+                fits && self.add(&a, Some(&b), false)
+            }
+            Command::AddWithInline(a, b) => {
+                let (a, b) = (node(a), node(b));
+                let taken = |name| self.nodes.contains_key(name);
+                if a == b || taken(&a) || taken(&b) {
+                    return false;
+                }
+                self.add(&b, None, true) && self.add(&a, Some(&b), false)
+            }
+            Command::Remove(a) => self.remove(&node(a)),
+            Command::Attach(a, device) => {
+                let name = node(a);
+                // All are exclusive writers: one device for everything over one storage.
+                let fits = self.nodes.contains_key(&name) && self.devices_on_storage_of(&name) == 0;
+                if fits {
+                    let node = self.nodes.get_mut(&name).expect("there");
+                    node.devices.push(format!("vd{device}"));
+                }
+                fits
+            }
+            Command::Detach(a, device) => {
+                let Some(node) = self.nodes.get_mut(&node(a)) else {
+                    return false;
+                };
+                let before = node.devices.len();
+                node.devices.retain(|id| *id != format!("vd{device}"));
+                node.devices.len() != before
+            }
+        }
+    }
+}
+
+fn node(number: u8) -> String {
+    format!("n{number}")
+}
+
+fn apply(graph: &mut BlockGraph, command: &Command) -> bool {
+    match *command {
+        Command::AddNull(a) => graph.add(&door(), null(Some(&node(a)))).is_ok(),
+        Command::AddOn(a, b) => graph.add(&door(), raw(&node(a), on(&node(b)))).is_ok(),
+        Command::AddWithInline(a, b) => graph
+            .add(&door(), raw(&node(a), inline(null(Some(&node(b))))))
+            .is_ok(),
+        Command::Remove(a) => graph.remove(&node(a)).is_ok(),
+        Command::Attach(a, device) => {
+            let usage = Usage::disk(false, false);
+            graph
+                .attach(&node(a), &format!("vd{device}"), usage)
+                .is_ok()
+        }
+        Command::Detach(a, device) => graph.detach(&node(a), &format!("vd{device}")),
+    }
+}
+
+fn command() -> impl Strategy<Value = Command> {
+    let name = 0..5u8;
+    prop_oneof![
+        name.clone().prop_map(Command::AddNull),
+        (name.clone(), name.clone()).prop_map(|(a, b)| Command::AddOn(a, b)),
+        (name.clone(), name.clone()).prop_map(|(a, b)| Command::AddWithInline(a, b)),
+        name.clone().prop_map(Command::Remove),
+        (name.clone(), 0..3u8).prop_map(|(a, device)| Command::Attach(a, device)),
+        (name, 0..3u8).prop_map(|(a, device)| Command::Detach(a, device)),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn graph_agrees_with_its_model(commands in prop::collection::vec(command(), 1..40)) {
+        let (mut graph, mut model) = (BlockGraph::new(), Model::default());
+        for command in &commands {
+            let expected = model.apply(command);
+            prop_assert_eq!(apply(&mut graph, command), expected, "{:?}", command);
+            let mut seen: Vec<_> = names(&graph).iter().map(|name| (*name).to_owned()).collect();
+            seen.sort();
+            prop_assert_eq!(&seen, &model.nodes.keys().cloned().collect::<Vec<_>>());
+            for (name, node) in &model.nodes {
+                let view = graph.node(name).expect("there");
+                prop_assert_eq!(view.children().next().map(|(_, child)| child), node.child.as_deref());
+                prop_assert_eq!(view.devices().collect::<Vec<_>>(), node.devices.iter().map(String::as_str).collect::<Vec<_>>());
+            }
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Files as nodes, over real files and a real ring.
+
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
+
+use fdset::{Access, Door, FdRegistry, Request, Role, Scope};
+use tempfile::NamedTempFile;
+
+use crate::engine::{IoThread, IoThreadSpec, Segments};
+use crate::error::BlockError;
+use crate::graph::BlockGraph;
+use crate::node::{NodeRef, WriteFlags, ZeroFlags};
+use crate::spec::{
+    CacheSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec, NodeOptions, NodeSpec,
+    RawSpec,
+};
+
+const OPTIONS: NodeOptions = NodeOptions {
+    read_only: false,
+    auto_read_only: false,
+    discard: DiscardMode::Unmap,
+    detect_zeroes: DetectZeroes::Off,
+    cache: CacheSpec {
+        direct: false,
+        no_flush: false,
+    },
+};
+
+fn door() -> Door {
+    Door::new(Arc::new(FdRegistry::new()), Scope::Process)
+}
+
+fn iothread() -> IoThread {
+    IoThread::start(IoThreadSpec {
+        id: "test".to_owned(),
+    })
+    .expect("io-thread")
+}
+
+fn image(bytes: &[u8]) -> NamedTempFile {
+    // Here and not in /tmp, which may be a tmpfs without O_DIRECT.
+    let file = NamedTempFile::new_in(".").expect("temporary file");
+    file.as_file().write_all_at(bytes, 0).expect("file");
+    file
+}
+
+fn file_spec(filename: &str, options: NodeOptions) -> NodeSpec {
+    let driver = DriverSpec::File(FileSpec {
+        filename: filename.to_owned(),
+    });
+    NodeSpec {
+        name: Some("storage".to_owned()),
+        options,
+        driver,
+    }
+}
+
+fn open(filename: &str, options: NodeOptions) -> Result<NodeRef, BlockError> {
+    BlockGraph::new().add(&door(), file_spec(filename, options))
+}
+
+fn path(file: &NamedTempFile) -> &str {
+    file.path().to_str().expect("plain path")
+}
+
+fn read(thread: &IoThread, node: &NodeRef, offset: u64, len: usize) -> std::io::Result<Vec<u8>> {
+    let node = node.clone();
+    let task = move |io| async move {
+        let into = Segments::owned(len, 1)?;
+        node.read(&io, offset, into.all()).await?;
+        let mut bytes = vec![0; len];
+        into.all().copy_to(&mut bytes);
+        Ok(bytes)
+    };
+    thread.run(task).expect("answer")
+}
+
+fn write(thread: &IoThread, node: &NodeRef, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+    let (node, bytes) = (node.clone(), bytes.to_vec());
+    let task = move |io| async move {
+        let from = Segments::owned(bytes.len(), 1)?;
+        from.all().copy_from(&bytes);
+        node.write(&io, offset, from.all(), WriteFlags { durable: true })
+            .await?;
+        node.flush(&io).await
+    };
+    thread.run(task).expect("answer")
+}
+
+#[test]
+fn raw_window_reads_and_writes_its_part_of_the_file_only() {
+    let file = image(&[1; 4096]);
+    let inline = NodeSpec {
+        name: None,
+        ..file_spec(path(&file), OPTIONS)
+    };
+    let file_child = ChildSpec::Inline(Box::new(inline));
+    let driver = DriverSpec::Raw(RawSpec {
+        file: file_child,
+        offset: 1024,
+        size: Some(1024),
+    });
+    let spec = NodeSpec {
+        name: Some("part".to_owned()),
+        options: OPTIONS,
+        driver,
+    };
+    let (thread, node) = (
+        iothread(),
+        BlockGraph::new().add(&door(), spec).expect("node"),
+    );
+    assert_eq!(node.len(), 1024);
+    write(&thread, &node, 0, &[2; 1024]).expect("write");
+    assert_eq!(read(&thread, &node, 512, 512).expect("read"), [2; 512]);
+    let beyond = read(&thread, &node, 1000, 100).expect_err("beyond the window");
+    assert_eq!(beyond.raw_os_error(), Some(libc::EIO));
+    let mut bytes = [0; 4096];
+    file.as_file().read_exact_at(&mut bytes, 0).expect("file");
+    assert_eq!(bytes[..1024], [1; 1024]);
+    assert_eq!(bytes[1024..2048], [2; 1024]);
+    assert_eq!(bytes[2048..], [1; 2048]);
+}
+
+#[test]
+fn passed_fd_serves_a_node_until_the_node_is_gone() {
+    let file = image(&[5; 512]);
+    let (registry, mut graph) = (Arc::new(FdRegistry::new()), BlockGraph::new());
+    let fd = file.as_file().as_fd().try_clone_to_owned().expect("dup");
+    let set = registry.add(fd, None, None).0;
+    let door = Door::new(Arc::clone(&registry), Scope::Process);
+    let node = graph
+        .add(&door, file_spec(&format!("/dev/fdset/{set}"), OPTIONS))
+        .expect("node");
+    let thread = iothread();
+    assert_eq!(read(&thread, &node, 0, 512).expect("read"), [5; 512]);
+    registry
+        .remove(set.value(), None)
+        .expect("there is a member");
+    assert_eq!(
+        read(&thread, &node, 0, 512).expect("read"),
+        [5; 512],
+        "the node has its own"
+    );
+    graph.remove("storage").expect("unused");
+    assert_eq!(
+        registry.query().len(),
+        1,
+        "a node in someone's hands keeps its lease"
+    );
+    drop(node);
+    // The thread's last operation has let go of the file once it answers again.
+    thread.run(|_| async {}).expect("answer");
+    assert!(
+        registry.query().is_empty(),
+        "the set vanished with its last lease"
+    );
+}
+
+#[test]
+fn read_only_fd_needs_auto_read_only_and_then_refuses_writes() {
+    let file = image(&[5; 512]);
+    let registry = Arc::new(FdRegistry::new());
+    let door = Door::new(Arc::clone(&registry), Scope::Process);
+    let request = Request::new(path(&file), Access::ReadOnly, Role::Image, "a test");
+    let (reader, _) = fdset::open(&door, &request).expect("open").into_parts();
+    let set = registry.add(reader, None, None).0;
+    let filename = format!("/dev/fdset/{set}");
+    let mut graph = BlockGraph::new();
+    let error = graph
+        .add(&door, file_spec(&filename, OPTIONS))
+        .expect_err("no such member");
+    assert!(error.to_string().contains("storage"), "{error}");
+    let options = NodeOptions {
+        auto_read_only: true,
+        ..OPTIONS
+    };
+    let node = graph
+        .add(&door, file_spec(&filename, options))
+        .expect("node");
+    assert!(node.is_read_only());
+    let error = write(&iothread(), &node, 0, &[1; 512]).expect_err("read-only");
+    assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+}
+
+#[test]
+fn direct_node_moves_unaligned_memory_through_a_buffer() {
+    let file = image(&[0; 64 << 10]);
+    let cache = CacheSpec {
+        direct: true,
+        no_flush: false,
+    };
+    let node = match open(path(&file), NodeOptions { cache, ..OPTIONS }) {
+        Ok(node) => node,
+        // A file system without O_DIRECT has nothing to test.
+        Err(BlockError::Open(error)) if error.errno() == libc::EINVAL => return,
+        Err(error) => panic!("{error}"),
+    };
+    let alignment = u64::from(node.limits().request_alignment);
+    assert!(alignment >= 512, "{alignment}");
+    let thread = iothread();
+    let moved = node.clone();
+    let bytes = thread
+        .run(move |io| async move {
+            let memory = Segments::owned(16 << 10, 4096)?;
+            let odd = memory.all().part(1, 8 << 10);
+            odd.copy_from(&[0xa5; 8 << 10]);
+            moved.write(&io, 4096, odd, WriteFlags::default()).await?;
+            let into = memory.all().part(3, 8 << 10);
+            into.fill_zero();
+            moved.read(&io, 4096, into).await?;
+            let mut bytes = vec![0; 8 << 10];
+            into.copy_to(&mut bytes);
+            Ok::<_, std::io::Error>(bytes)
+        })
+        .expect("answer")
+        .expect("transfer");
+    assert_eq!(bytes, vec![0xa5; 8 << 10]);
+    let error = read(&thread, &node, 1, 512).expect_err("off the alignment");
+    assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
+}
+
+#[test]
+fn discard_and_unmapping_zeroes_free_space_only_where_the_node_allows() {
+    for (mode, frees) in [(DiscardMode::Unmap, true), (DiscardMode::Ignore, false)] {
+        let file = image(&[7; 64 << 10]);
+        file.as_file().sync_all().expect("sync");
+        let node = open(
+            path(&file),
+            NodeOptions {
+                discard: mode,
+                ..OPTIONS
+            },
+        )
+        .expect("node");
+        let before = file.as_file().metadata().expect("stat").blocks();
+        let moved = node.clone();
+        iothread()
+            .run(move |io| async move { moved.discard(&io, 0, 32 << 10).await })
+            .expect("answer")
+            .expect("discard");
+        let after = file.as_file().metadata().expect("stat").blocks();
+        assert_eq!(
+            after < before,
+            frees,
+            "{mode:?}: {before} blocks, then {after}"
+        );
+    }
+}
+
+#[test]
+fn detect_zeroes_turns_a_write_of_zeros_into_a_hole() {
+    let file = image(&[7; 64 << 10]);
+    file.as_file().sync_all().expect("sync");
+    let options = NodeOptions {
+        detect_zeroes: DetectZeroes::Unmap,
+        ..OPTIONS
+    };
+    let (thread, node) = (iothread(), open(path(&file), options).expect("node"));
+    let before = file.as_file().metadata().expect("stat").blocks();
+    write(&thread, &node, 0, &[0; 32 << 10]).expect("write");
+    write(&thread, &node, 32 << 10, &[3; 4096]).expect("write");
+    assert!(file.as_file().metadata().expect("stat").blocks() < before);
+    assert_eq!(read(&thread, &node, 0, 4096).expect("read"), [0; 4096]);
+    assert_eq!(
+        read(&thread, &node, 32 << 10, 4096).expect("read"),
+        [3; 4096]
+    );
+}
+
+#[test]
+fn zeroes_without_unmap_keep_the_space() {
+    let file = image(&[7; 64 << 10]);
+    file.as_file().sync_all().expect("sync");
+    let node = open(path(&file), OPTIONS).expect("node");
+    let before = file.as_file().metadata().expect("stat").blocks();
+    let moved = node.clone();
+    let thread = iothread();
+    let flags = ZeroFlags {
+        unmap: false,
+        durable: true,
+    };
+    thread
+        .run(move |io| async move { moved.write_zeroes(&io, 100, 20_000, flags).await })
+        .expect("answer")
+        .expect("zeroes");
+    assert!(file.as_file().metadata().expect("stat").blocks() >= before);
+    let bytes = read(&thread, &node, 0, 20_200).expect("read");
+    assert!(
+        bytes[..100]
+            .iter()
+            .chain(&bytes[20_100..])
+            .all(|byte| *byte == 7)
+    );
+    assert!(bytes[100..20_100].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn file_cut_short_behind_our_back_reads_as_zeros() {
+    let file = image(&[7; 8192]);
+    let (thread, node) = (iothread(), open(path(&file), OPTIONS).expect("node"));
+    file.as_file().set_len(100).expect("cut");
+    let bytes = read(&thread, &node, 0, 8192).expect("read");
+    assert!(bytes[..100].iter().all(|byte| *byte == 7));
+    assert!(bytes[100..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn wrong_kind_of_file_is_refused_with_both_kinds() {
+    let error = open("/dev/null", OPTIONS)
+        .expect_err("not a file")
+        .to_string();
+    assert!(
+        error.contains("to be a regular file, it is neither"),
+        "{error}"
+    );
+    let file = image(&[0; 512]);
+    let driver = DriverSpec::HostDevice(FileSpec {
+        filename: path(&file).to_owned(),
+    });
+    let spec = NodeSpec {
+        name: Some("dev".to_owned()),
+        options: OPTIONS,
+        driver,
+    };
+    let error = BlockGraph::new()
+        .add(&door(), spec)
+        .expect_err("no device")
+        .to_string();
+    assert!(
+        error.contains("to be a block device, it is a regular file"),
+        "{error}"
+    );
+}
