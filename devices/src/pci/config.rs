@@ -126,20 +126,6 @@ impl ConfigSpace {
         copy_at(&mut self.clear_by_one, offset, mask);
     }
 
-    /// Which bits at `offset` the guest may write (for tests and the BAR sizing of the setup).
-    #[must_use]
-    pub fn writable32(&self, offset: u16) -> u32 {
-        let mut bytes = [0; 4];
-        for (index, byte) in bytes.iter_mut().enumerate() {
-            *byte = self
-                .writable
-                .get(usize::from(offset).saturating_add(index))
-                .copied()
-                .unwrap_or(0);
-        }
-        u32::from_le_bytes(bytes)
-    }
-
     /// Appends a capability: `body` is what follows the two bytes of id and next pointer, `mask`
     /// says which of its bits the guest may write. Returns the capability's offset, or `None`
     /// when the 256 bytes are full.

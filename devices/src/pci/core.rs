@@ -158,17 +158,6 @@ impl PciCore {
         self.place();
     }
 
-    /// Where BAR `index` is mapped now.
-    #[must_use]
-    pub fn mapped(&self, index: usize) -> Option<u64> {
-        let placement = lock(&self.placement);
-        self.bars
-            .iter()
-            .zip(&placement.mapped)
-            .find(|(bar, _)| bar.index == index)
-            .and_then(|(_, &mapped)| mapped)
-    }
-
     /// The BAR `index`, for accesses that do not come over a bus.
     #[must_use]
     pub fn bar(&self, index: usize) -> Option<&BarSpec> {

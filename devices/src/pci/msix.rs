@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::config::ConfigSpace;
 use super::regs;
 use crate::bus::BusDevice;
-use crate::irq::{Interrupt, IrqError, MsiController, MsiMessage, MsiVector};
+use crate::irq::{IrqError, MsiController, MsiMessage, MsiVector};
 
 /// The most vectors a function can have.
 pub const MAX_VECTORS: u16 = 2048;
@@ -299,30 +299,6 @@ impl BusDevice for Msix {
         {
             self.settle(last);
         }
-    }
-}
-
-/// One vector of a table, as what a device triggers.
-pub struct MsixInterrupt {
-    msix: Arc<Msix>,
-    index: u16,
-}
-
-impl MsixInterrupt {
-    /// The vector `index` of `msix`.
-    #[must_use]
-    pub const fn new(msix: Arc<Msix>, index: u16) -> Self {
-        Self { msix, index }
-    }
-}
-
-impl Interrupt for MsixInterrupt {
-    fn trigger(&self) {
-        self.msix.trigger(self.index);
-    }
-
-    fn eventfd(&self) -> Option<BorrowedFd<'_>> {
-        self.msix.eventfd(self.index)
     }
 }
 

@@ -9,7 +9,7 @@
 //!   vCPU: config_write ─────────────┘                      └─► eject ─► Notice::Unplugged
 //! ```
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::bridge::{Bridge, BusNumbers};
@@ -59,8 +59,8 @@ pub struct RootPort {
     notices: NoticeSink,
     line: OnceLock<Arc<dyn IrqLine>>,
     phase: Mutex<Phase>,
-    /// The last state of the interrupt: MSI is sent when it rises.
-    asserted: AtomicBool,
+    /// The last state of the interrupt. Taken before the registers' lock.
+    asserted: Mutex<bool>,
     /// The bus numbers, for lookups without a lock.
     numbers: AtomicU32,
 }
@@ -112,7 +112,7 @@ impl RootPort {
             notices: spec.notices,
             line: OnceLock::new(),
             phase: Mutex::new(Phase::Empty),
-            asserted: AtomicBool::new(false),
+            asserted: Mutex::new(false),
             numbers: AtomicU32::new(0),
         }))
     }
@@ -131,18 +131,21 @@ impl RootPort {
         (before, *phase)
     }
 
-    /// Brings the interrupt in line with the registers.
+    /// Brings the interrupt in line with the registers. MSI is sent when it rises, so "see what
+    /// the registers say, then remember it" is one step.
     fn settle_interrupt(&self) {
-        let (wanted, message) = {
+        let message = {
+            let mut asserted = self.asserted.lock().unwrap_or_else(PoisonError::into_inner);
             let config = self.core.config();
             let wanted = self.registers.interrupt(&config);
-            (wanted, self.msi.message(&config))
+            let rises = wanted && !*asserted;
+            *asserted = wanted;
+            self.msi.message(&config).filter(|_| rises)
         };
-        let rises = !self.asserted.swap(wanted, Ordering::AcqRel) && wanted;
         if let Some(line) = self.line.get() {
             drive(line.as_ref(), || self.line_wanted());
         }
-        if let Some(message) = message.filter(|_| rises) {
+        if let Some(message) = message {
             self.controller.send(message);
         }
     }
@@ -194,7 +197,6 @@ impl Lifecycle for RootPort {
         self.core.reset();
         self.remember_numbers();
         self.step(Event::Reset);
-        self.asserted.store(false, Ordering::Release);
         self.show_cold();
     }
 }
@@ -295,6 +297,8 @@ impl Bridge for RootPort {
     fn plugged(&self, running: bool) {
         if running {
             self.step(Event::HotPlug);
+            // Also over a card that is only just leaving: the guest hears of each change.
+            self.registers.show(&mut self.core.config(), false, true);
             self.show(true);
         } else {
             self.step(Event::ColdPlug);
