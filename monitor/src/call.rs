@@ -63,7 +63,10 @@ impl Call {
             Ok(reply) => print::success(style, id, reply),
             Err(error) => print::failure(style, id, error),
         };
-        self.line.send(&message);
+        // A few commands are silent when they succeed: their effect is the answer.
+        if result.is_err() || self.command.success_response {
+            self.line.send(&message);
+        }
         if let Some(inbox) = self.lane.take()
             && inbox.finish(self.line.key)
         {

@@ -17,12 +17,11 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use fdset::Listener;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use qapi_schema::{MonitorId, Reply};
@@ -31,6 +30,7 @@ use serde_json::Value;
 use crate::builtin;
 use crate::call::Call;
 use crate::dispatch::{Route, admit};
+use crate::door::{Door, Entrance};
 use crate::inbox::{Pending, Queued};
 use crate::line::{Key, Line, Note};
 use crate::print::{self, Style};
@@ -42,14 +42,10 @@ use crate::transport::{Outlet, Port, Sent};
 /// The waker's token; keys begin after it.
 pub(crate) const WAKER: Token = Token(0);
 
-/// How many clients one monitor serves at once.
-const CLIENTS_PER_MONITOR: usize = 256;
 /// How many bytes are received at once.
 const CHUNK: usize = 64 << 10;
 /// How many times one client is read before the others have their turn.
 const ROUNDS: usize = 16;
-/// How long a listener rests after the process ran out of fds or memory.
-const ACCEPT_REST: Duration = Duration::from_millis(200);
 /// How long clients have to take what waits for them when the server ends.
 const FAREWELL: Duration = Duration::from_millis(500);
 
@@ -66,29 +62,15 @@ pub(crate) struct NewMonitor {
 /// How a monitor's clients come.
 #[derive(Debug)]
 pub(crate) enum Way {
-    /// They connect.
-    Listener(Listener),
+    /// They come and go.
+    Door(Entrance),
     /// There is one, and it is here.
     Connected { input: Arc<Port>, output: Arc<Port> },
 }
 
-/// A monitor whose clients connect.
-#[derive(Debug)]
-struct Door {
-    id: MonitorId,
-    style: Style,
-    listener: Listener,
-    first_client: Option<SyncSender<()>>,
-    clients: usize,
-    /// Refusals are told once until there is room again.
-    told_full: bool,
-    /// When to accept again, after the process ran out of something.
-    rests_until: Option<Instant>,
-}
-
 #[derive(Debug)]
 struct Client {
-    /// The listener it came by.
+    /// The door it came by.
     door: Option<Key>,
     session: Session,
     input: Arc<Port>,
@@ -179,7 +161,7 @@ impl Io {
         if !self.again.is_empty() {
             return Some(Duration::ZERO);
         }
-        let rests = self.doors.values().filter_map(|door| door.rests_until);
+        let rests = self.doors.values().filter_map(Door::rests_until);
         let next = rests.chain(self.shared.events.deadline()).min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -204,10 +186,7 @@ impl Io {
         let rested: Vec<_> = self
             .doors
             .iter_mut()
-            .filter_map(|(key, door)| {
-                door.rests_until.take_if(|until| *until <= now)?;
-                Some(*key)
-            })
+            .filter_map(|(key, door)| door.has_rested(now).then_some(*key))
             .collect();
         for key in rested {
             self.accept(key);
@@ -227,21 +206,16 @@ impl Io {
             first_client,
         } = monitor;
         match way {
-            Way::Listener(listener) => {
+            Way::Door(entrance) => {
                 let key = self.next_key();
-                if let Err(error) = self.watch(&listener, key, Interest::READABLE) {
+                let door = Door::new(id, style, entrance, first_client);
+                let watched = door
+                    .knocker()
+                    .map_or(Ok(()), |fd| self.watch(fd, key, Interest::READABLE));
+                if let Err(error) = watched {
                     tracing::error!(monitor = id.0, %error, "a monitor cannot be listened to");
                     return;
                 }
-                let door = Door {
-                    id,
-                    style,
-                    listener,
-                    first_client,
-                    clients: 0,
-                    told_full: false,
-                    rests_until: None,
-                };
                 self.doors.insert(key, door);
                 self.accept(key);
             }
@@ -253,8 +227,7 @@ impl Io {
     }
 
     /// Watches an fd. Files cannot be watched; they are always ready, and so are not missed.
-    fn watch(&self, fd: &impl AsRawFd, key: Key, interest: Interest) -> io::Result<()> {
-        let fd = fd.as_raw_fd();
+    fn watch(&self, fd: RawFd, key: Key, interest: Interest) -> io::Result<()> {
         let registry = self.poll.registry();
         match registry.register(&mut SourceFd(&fd), Token(key.0), interest) {
             Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EPERM as i32) => Ok(()),
@@ -280,46 +253,13 @@ impl Io {
 
     /// Takes in all who wait at a door.
     fn accept(&mut self, key: Key) {
-        while let Some(door) = self.doors.get_mut(&key) {
-            if door.rests_until.is_some() {
-                return;
-            }
-            let accepted = fdset::accept(&door.listener).and_then(Port::new);
-            let port = match accepted {
-                Ok(port) => Arc::new(port),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
-                    ) =>
-                {
-                    continue;
-                }
-                Err(error) => {
-                    tracing::warn!(monitor = door.id.0, %error, "a client cannot be accepted yet");
-                    door.rests_until = Some(Instant::now() + ACCEPT_REST);
-                    return;
-                }
-            };
-            if door.clients >= CLIENTS_PER_MONITOR {
-                if !door.told_full {
-                    tracing::warn!(
-                        monitor = door.id.0,
-                        clients = door.clients,
-                        "this monitor has all the clients it serves; more are turned away"
-                    );
-                }
-                door.told_full = true;
-                continue;
-            }
-            door.clients += 1;
+        while let Some(door) = self.doors.get_mut(&key)
+            && let Some(port) = door.admit()
+        {
             let (id, style) = (door.id, door.style);
-            let first_client = door.first_client.take();
             self.greet(Some(key), id, style, Arc::clone(&port), port);
-            if let Some(first_client) = first_client {
-                // Whoever waited may have given up.
-                let _ = first_client.try_send(());
+            if let Some(door) = self.doors.get_mut(&key) {
+                door.announce();
             }
         }
     }
@@ -351,7 +291,7 @@ impl Io {
             ending: false,
             awaits_output: false,
         };
-        let watched = self.watch(&*client.input, key, Interest::READABLE);
+        let watched = self.watch(client.input.as_raw_fd(), key, Interest::READABLE);
         self.shared.inbox.open(Arc::clone(&client.line));
         if let Err(error) = watched {
             tracing::error!(monitor = id.0, %error, "a client cannot be watched");
@@ -537,8 +477,7 @@ impl Io {
             let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
         }
         if let Some(door) = client.door.and_then(|door| self.doors.get_mut(&door)) {
-            door.clients = door.clients.saturating_sub(1);
-            door.told_full = false;
+            door.part();
         }
     }
 

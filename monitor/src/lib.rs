@@ -39,6 +39,7 @@
 mod builtin;
 mod call;
 mod dispatch;
+mod door;
 mod events;
 mod framer;
 mod inbox;

@@ -15,6 +15,7 @@ use qapi_schema::{EventSink, MonitorId};
 use crate::builtin::{self, Version};
 use crate::call::Call;
 use crate::dispatch::{Phase, SharedPhase, permit};
+use crate::door::Entrance;
 use crate::events::EventHub;
 use crate::inbox::{Inbox, Queued};
 use crate::io::{Io, NewMonitor, WAKER, Way};
@@ -51,7 +52,7 @@ pub struct MonitorSpec {
     /// How its clients come.
     pub endpoint: Endpoint,
     /// Whether [`Server::add_monitor`] returns only when the first client is there (`wait=on`).
-    /// Means something for a listener only.
+    /// Means nothing for a client that is there already.
     pub wait: bool,
 }
 
@@ -60,8 +61,11 @@ pub struct MonitorSpec {
 pub enum Endpoint {
     /// They connect, several at once and again and again; each has a session of its own.
     Listener(Listener),
-    /// There is one, at the other end of this socket, pty or character device. The session ends
-    /// with the connection.
+    /// They open the other end of this pty, one after the other. Each begins a session; one that
+    /// comes back is greeted within a second.
+    Pty(OwnedFd),
+    /// There is one, at the other end of this socket or character device. The session ends with
+    /// the connection.
     Stream(OwnedFd),
     /// There is one, at the other end of two fds, such as standard input and output.
     Pair {
@@ -169,7 +173,8 @@ impl Server {
                 .map_err(|source| MonitorError::Port { monitor, source })
         };
         let way = match spec.endpoint {
-            Endpoint::Listener(listener) => Way::Listener(listener),
+            Endpoint::Listener(listener) => Way::Door(Entrance::Listener(listener)),
+            Endpoint::Pty(master) => Way::Door(Entrance::Pty(port(master)?)),
             Endpoint::Stream(fd) => {
                 let port = port(fd)?;
                 Way::Connected {

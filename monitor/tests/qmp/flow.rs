@@ -1,13 +1,15 @@
 //! Many clients, slow clients, clients that send too much, and the end.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::stage::{Client, Stage};
-use fdset::{Door, FdRegistry, Role, Scope, SocketAddress, Wait};
+use fdset::{Access, Door, FdRegistry, Request, Role, Scope, SocketAddress, Wait};
 use monitor::{Endpoint, MonitorError, MonitorSpec, Style};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use qapi_schema::{Event, MonitorId, Reply};
 
 fn answer(stage: &Stage) {
@@ -323,7 +325,6 @@ fn waiting_for_the_first_client_ends_when_it_comes() {
 
 #[test]
 fn a_pair_of_pipes_is_a_session_that_ends_with_its_input() {
-    use std::io::{BufRead, BufReader};
     let stage = Stage::new();
     let (input, mut to) = std::io::pipe().expect("a pipe");
     let (from, output) = std::io::pipe().expect("a pipe");
@@ -378,4 +379,47 @@ fn a_file_can_be_the_input_although_it_cannot_be_watched() {
         lines += 1;
     }
     assert_eq!(lines, 2 + 5001);
+}
+
+#[test]
+fn a_pty_greets_whoever_opens_it() {
+    let stage = Stage::new();
+    let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
+    let pty = fdset::pty(&door, Role::Monitor, "test").expect("a pty");
+    let path = pty.path.to_str().expect("a plain path").to_owned();
+    let spec = MonitorSpec {
+        id: MonitorId(0),
+        style: Style::Line,
+        endpoint: Endpoint::Pty(pty.master),
+        wait: false,
+    };
+    stage.server.add_monitor(spec).expect("a monitor");
+    stage.run();
+    let open = || {
+        let request = Request::new(&path, Access::ReadWrite, Role::Monitor, "test");
+        let opened = fdset::open(&door, &request).expect("the other end");
+        opened.into_file().0
+    };
+    // The kernel does not tell of an end that is closed and opened again at once, so a client
+    // that sees no greeting closes and tries once more.
+    let greeted = || {
+        (0..20).find_map(|_| {
+            let terminal = open();
+            let mut polled = [PollFd::new(terminal.as_fd(), PollFlags::POLLIN)];
+            let readable = poll(&mut polled, PollTimeout::from(3000_u16)).expect("polled");
+            let greeted = (readable > 0).then_some(terminal);
+            std::thread::sleep(Duration::from_millis(50));
+            greeted
+        })
+    };
+    for _ in 0..2 {
+        let mut terminal = greeted().expect("a greeting");
+        let mut lines = BufReader::new(terminal.try_clone().expect("a duplicate")).lines();
+        let mut next = || lines.next().expect("a line").expect("readable");
+        assert_eq!(next(), crate::stage::GREETING);
+        terminal
+            .write_all(b"{'execute': 'qmp_capabilities'}")
+            .expect("sent");
+        assert_eq!(next(), "{\"return\": {}}");
+    }
 }

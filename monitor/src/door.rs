@@ -1,0 +1,168 @@
+//! How a monitor's clients come, one after the other or many at once: by connecting to a socket,
+//! or by opening the other end of a pty.
+//!
+//! Edge-triggered readiness tells once that somebody waits, so whoever cannot be let in now is
+//! asked for again by the clock: [`Door::rests_until`].
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use fdset::Listener;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::termios::{FlushArg, tcflush};
+use qapi_schema::MonitorId;
+
+use crate::print::Style;
+use crate::transport::Port;
+
+/// How many clients one monitor serves at once.
+const CLIENTS_PER_MONITOR: usize = 256;
+/// How long a listener rests after the process ran out of fds or memory.
+const ACCEPT_REST: Duration = Duration::from_millis(200);
+/// How often to look whether somebody has opened a pty: the kernel does not tell.
+const PTY_REST: Duration = Duration::from_secs(1);
+
+/// What clients come through.
+#[derive(Debug)]
+pub(crate) enum Entrance {
+    /// They connect.
+    Listener(Listener),
+    /// They open the other end of this pty.
+    Pty(Arc<Port>),
+}
+
+/// A monitor whose clients come and go.
+#[derive(Debug)]
+pub(crate) struct Door {
+    /// The monitor.
+    pub(crate) id: MonitorId,
+    /// How it lays out its messages.
+    pub(crate) style: Style,
+    entrance: Entrance,
+    /// Told when the first client is there.
+    first_client: Option<SyncSender<()>>,
+    clients: usize,
+    /// Refusals are told once, until there is room again.
+    told_full: bool,
+    rests_until: Option<Instant>,
+}
+
+impl Door {
+    /// A door that nobody has come through.
+    pub(crate) fn new(
+        id: MonitorId,
+        style: Style,
+        entrance: Entrance,
+        first_client: Option<SyncSender<()>>,
+    ) -> Self {
+        Self {
+            id,
+            style,
+            entrance,
+            first_client,
+            clients: 0,
+            told_full: false,
+            rests_until: None,
+        }
+    }
+
+    /// When to ask for the next client although nobody knocks.
+    pub(crate) fn rests_until(&self) -> Option<Instant> {
+        self.rests_until
+    }
+
+    /// Ends the rest if its time has come; true when it was so.
+    pub(crate) fn has_rested(&mut self, now: Instant) -> bool {
+        self.rests_until.take_if(|until| *until <= now).is_some()
+    }
+
+    /// The fd that becomes readable when a client comes, where there is one.
+    pub(crate) fn knocker(&self) -> Option<RawFd> {
+        match &self.entrance {
+            Entrance::Listener(listener) => Some(listener.as_raw_fd()),
+            Entrance::Pty(_) => None,
+        }
+    }
+
+    /// The next client who waits, if one does and may come in.
+    pub(crate) fn admit(&mut self) -> Option<Arc<Port>> {
+        if self.rests_until.is_some() {
+            return None;
+        }
+        let port = match &self.entrance {
+            Entrance::Listener(_) => self.accept()?,
+            Entrance::Pty(_) if self.clients > 0 => return None,
+            Entrance::Pty(port) if is_hung_up(port) => {
+                self.rests_until = Some(Instant::now() + PTY_REST);
+                return None;
+            }
+            Entrance::Pty(port) => Arc::clone(port),
+        };
+        self.clients += 1;
+        Some(port)
+    }
+
+    /// Tells whoever waits for the first client that it is there.
+    pub(crate) fn announce(&mut self) {
+        if let Some(first_client) = self.first_client.take() {
+            // Whoever waited may have given up.
+            let _ = first_client.try_send(());
+        }
+    }
+
+    /// Notes that a client has gone.
+    pub(crate) fn part(&mut self) {
+        self.clients = self.clients.saturating_sub(1);
+        self.told_full = false;
+        if let Entrance::Pty(port) = &self.entrance {
+            // What the last client did not read is not for the next one.
+            let _ = tcflush(port.as_fd(), FlushArg::TCIOFLUSH);
+            self.rests_until = Some(Instant::now() + PTY_REST);
+        }
+    }
+
+    /// Accepts one connection, turning away those for whom there is no room.
+    fn accept(&mut self) -> Option<Arc<Port>> {
+        let Entrance::Listener(listener) = &self.entrance else {
+            return None;
+        };
+        loop {
+            match fdset::accept(listener).and_then(Port::new) {
+                Ok(port) if self.clients < CLIENTS_PER_MONITOR => return Some(Arc::new(port)),
+                Ok(_) if self.told_full => {}
+                Ok(_) => {
+                    self.told_full = true;
+                    tracing::warn!(
+                        monitor = self.id.0,
+                        clients = self.clients,
+                        "this monitor has all the clients it serves; more are turned away"
+                    );
+                }
+                Err(error) => match error.kind() {
+                    io::ErrorKind::WouldBlock => return None,
+                    io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ => {
+                        tracing::warn!(monitor = self.id.0, %error, "a client cannot be accepted yet");
+                        self.rests_until = Some(Instant::now() + ACCEPT_REST);
+                        return None;
+                    }
+                },
+            }
+        }
+    }
+}
+
+/// Whether the other end of a pty is closed.
+fn is_hung_up(port: &Port) -> bool {
+    let mut polled = [PollFd::new(port.as_fd(), PollFlags::empty())];
+    let told = poll(&mut polled, PollTimeout::ZERO);
+    let hung_up = |polled: &PollFd<'_>| {
+        polled
+            .revents()
+            .is_some_and(|revents| revents.contains(PollFlags::POLLHUP))
+    };
+    told.is_ok() && polled.iter().any(hung_up)
+}
