@@ -1,5 +1,6 @@
 //! The virtual machine: KVM, memory, the machine, and the commands that drive it.
 
+pub mod cli;
 pub mod event_loop;
 pub mod kvm;
 pub mod machine;

@@ -1,0 +1,269 @@
+//! What a command line asks for: every default applied, every list in the order given.
+
+use qapi_schema::block_core::BlockdevOptions;
+use qapi_schema::char::ChardevAdd;
+use qapi_schema::cli::AccelType;
+use qapi_schema::devices::DeviceOptions;
+use qapi_schema::qom::ObjectOptions;
+use serde_json::Value;
+
+use crate::kvm::cpuid::CpuTopology;
+use crate::sandbox::SandboxSpec;
+
+/// A whole command line.
+///
+/// Things are made in the order of QEMU: fd sets, chardevs, monitors, objects, block nodes, the
+/// machine, devices. Within each list the order is the command line's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The board.
+    pub machine: MachineSpec,
+    /// Who may run the guest; the first that works does. Never empty.
+    pub accels: Vec<AccelSpec>,
+    /// What the guest is told about its CPU.
+    pub cpu: CpuSpec,
+    /// How many vCPUs, and how they are grouped.
+    pub smp: SmpSpec,
+    /// How much RAM.
+    pub memory: MemorySpec,
+    /// What to boot; without it nothing runs until a client says so.
+    pub kernel: Option<KernelSpec>,
+    /// What things are called.
+    pub name: NameSpec,
+    /// The machine's UUID, in the order in which it is written.
+    pub uuid: Option<[u8; 16]>,
+    /// What the real-time clock shows.
+    pub rtc: RtcSpec,
+    /// The order of booting.
+    pub boot: BootSpec,
+    /// Fds to move into fd sets before anything is opened.
+    pub add_fds: Vec<AddFdSpec>,
+    /// Objects to be made. The RAM of `machine.memory_backend` is one of them.
+    pub objects: Vec<ObjectOptions>,
+    /// Chardevs to be made: those of `-chardev`, then those that `-serial` and `-qmp` imply.
+    pub chardevs: Vec<ChardevAdd>,
+    /// Block nodes to be made.
+    pub blockdevs: Vec<BlockdevOptions>,
+    /// Devices to be plugged in, with `globals` already in them.
+    pub devices: Vec<DeviceOptions>,
+    /// Properties that devices of a model have unless told otherwise; for devices that come later.
+    pub globals: Vec<GlobalSpec>,
+    /// The serial ports, from the first on; at most four.
+    pub serials: Vec<SerialSpec>,
+    /// The monitors.
+    pub monitors: Vec<MonitorSpec>,
+    /// A state to come from elsewhere before the guest runs.
+    pub incoming: Option<Incoming>,
+    /// `-S`: the guest waits for `cont`.
+    pub paused: bool,
+    /// `-no-reboot`: a guest's reset ends the process.
+    pub no_reboot: bool,
+    /// `-no-shutdown`: a guest's power-off stops the machine and leaves the process.
+    pub no_shutdown: bool,
+    /// What the host gives up for the guest.
+    pub overcommit: OvercommitSpec,
+    /// What messages on stderr begin with.
+    pub messages: MessageSpec,
+    /// System calls to give up before the guest runs.
+    pub sandbox: Option<SandboxSpec>,
+    /// Where the process id goes: any name that can be opened.
+    pub pidfile: Option<String>,
+    /// Whether to go into the background once the monitors answer.
+    pub daemonize: bool,
+}
+
+/// The machine models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MachineModel {
+    /// `pc-q35-sesame1`, or `q35`: a PCI Express machine.
+    Q35,
+    /// `none`: no vCPU, no RAM, no bus; for asking questions.
+    None,
+}
+
+/// The board.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineSpec {
+    /// The model.
+    pub model: MachineModel,
+    /// The id of the object that is the RAM; without it the machine makes its own.
+    pub memory_backend: Option<String>,
+    /// Whether the guest finds ACPI tables.
+    pub acpi: bool,
+    /// Whether there is a keyboard controller, by which old guests reset.
+    pub i8042: bool,
+    /// Whether RAM that the machine makes itself is in core dumps.
+    pub dump_guest_core: bool,
+    /// Whether the host may merge equal pages of RAM that the machine makes itself.
+    pub mem_merge: bool,
+}
+
+/// Who runs the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccelSpec {
+    /// Which kind.
+    pub accel: AccelType,
+    /// KVM's device: any name that can be opened.
+    pub device: String,
+}
+
+/// What the guest is told about its CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CpuSpec {
+    /// `host`, and `max`, which is the same where KVM runs the guest: what the host has and KVM
+    /// supports.
+    Host,
+}
+
+/// How many vCPUs, and how they are grouped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SmpSpec {
+    /// How many there are at the start, from 1 to `maxcpus`.
+    pub cpus: u32,
+    /// How many there is room for: the product of the topology.
+    pub maxcpus: u32,
+    /// How they are grouped.
+    pub topology: CpuTopology,
+}
+
+/// How much RAM, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemorySpec {
+    /// At the start.
+    pub size: u64,
+    /// How many pieces can be added.
+    pub slots: u64,
+    /// How much there can be with them; at least `size`.
+    pub maxmem: u64,
+}
+
+/// What to boot; each name is any that can be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelSpec {
+    /// A bzImage or an ELF with a PVH entry.
+    pub kernel: String,
+    /// Its initial RAM disk.
+    pub initrd: Option<String>,
+    /// Its command line; may be empty.
+    pub append: String,
+}
+
+/// What things are called.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NameSpec {
+    /// The guest.
+    pub guest: Option<String>,
+    /// The process, as `ps` shows it.
+    pub process: Option<String>,
+}
+
+/// What the real-time clock shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RtcSpec {
+    /// At the start.
+    pub base: RtcBase,
+    /// What drives it.
+    pub clock: RtcClock,
+}
+
+/// What the real-time clock shows at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RtcBase {
+    /// The host's time, as UTC.
+    Utc,
+    /// The host's time, in its time zone.
+    Localtime,
+    /// This many seconds since 1970-01-01T00:00:00.
+    Start(i64),
+}
+
+/// What drives the real-time clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RtcClock {
+    /// The host's clock, which its owner may set.
+    Host,
+    /// The host's monotonic clock, which nobody can set.
+    Rt,
+}
+
+/// The order of booting. A kernel given with `-kernel` comes before all of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BootSpec {
+    /// Devices by letter, `a` to `p`.
+    pub order: Option<String>,
+    /// The same, for the first start only.
+    pub once: Option<String>,
+    /// Whether there is a menu.
+    pub menu: bool,
+    /// Whether only devices with a bootindex are tried.
+    pub strict: bool,
+}
+
+/// An inherited fd, and the set it goes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddFdSpec {
+    /// Its number, above those of the standard streams.
+    pub fd: i32,
+    /// The set's number.
+    pub set: u32,
+    /// Text that `query-fdsets` gives back.
+    pub opaque: Option<String>,
+}
+
+/// A property that devices of a model have unless told otherwise.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GlobalSpec {
+    /// The model, never an alias.
+    pub driver: String,
+    /// The property.
+    pub property: String,
+    /// Its value, in the JSON type that `device_add` takes.
+    pub value: Value,
+}
+
+/// One serial port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SerialSpec {
+    /// `-serial none`: the guest finds no port in this place.
+    Absent,
+    /// A port on the chardev of that id.
+    Chardev(String),
+}
+
+/// One QMP monitor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitorSpec {
+    /// Its id, if it was given one.
+    pub id: Option<String>,
+    /// The id of its chardev.
+    pub chardev: String,
+    /// Whether replies are laid out for people.
+    pub pretty: bool,
+}
+
+/// A state to come from elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// A client will say where from.
+    Defer,
+    /// Where from.
+    Uri(String),
+}
+
+/// What the host gives up for the guest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OvercommitSpec {
+    /// Whether the guest's RAM is locked into the host's.
+    pub mem_lock: bool,
+    /// Whether the guest may put the host's processors to sleep.
+    pub cpu_pm: bool,
+}
+
+/// What messages on stderr begin with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageSpec {
+    /// The time.
+    pub timestamp: bool,
+    /// The guest's name.
+    pub guest_name: bool,
+}

@@ -1,0 +1,83 @@
+//! `-serial`, `-mon`, `-qmp`, `-monitor`: who talks over which chardev.
+
+use qapi_schema::cli::{MonitorMode, MonitorOptions};
+
+use super::chardev::{self, Short};
+use super::config::{MonitorSpec, SerialSpec};
+use super::draft::{Draft, Given, Step};
+use super::error::Problem;
+use super::help;
+use super::read::{self, Form};
+
+/// How many serial ports a PC has places for.
+const SERIAL_PORTS: usize = 4;
+
+pub(super) fn take_serial(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let index = draft.serials.len();
+    if index == SERIAL_PORTS {
+        return Err(Problem::new(format!(
+            "at most {SERIAL_PORTS} serial ports are possible"
+        )));
+    }
+    let serial = match chardev::short(given.text, &format!("serial{index}"))? {
+        Short::Nothing => SerialSpec::Absent,
+        Short::Existing(id) => SerialSpec::Chardev(id),
+        Short::New(chardev) => SerialSpec::Chardev(implied(draft, chardev)?),
+    };
+    draft.serials.push((given.typed.to_owned(), serial));
+    Ok(Step::Next)
+}
+
+pub(super) fn take_mon(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let parsed = read::parse::<MonitorOptions>(given.text, Form::implied("chardev"))?;
+    if parsed.help {
+        return Ok(Step::Print(help::keys_of::<MonitorOptions>("mon", None)));
+    }
+    let options: MonitorOptions = read::typed(parsed.value, parsed.mode)?;
+    if options.mode != Some(MonitorMode::Control) {
+        return Err(Problem::new("a monitor speaks QMP here: add mode=control"));
+    }
+    let monitor = MonitorSpec {
+        id: options.id,
+        chardev: options.chardev,
+        pretty: options.pretty.unwrap_or(false),
+    };
+    draft.monitors.push((given.typed.to_owned(), monitor));
+    Ok(Step::Next)
+}
+
+pub(super) fn take_qmp(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let id = format!("compat_monitor{}", draft.monitors.len());
+    let chardev = match chardev::short(given.text, &id)? {
+        Short::Nothing => return Ok(Step::Next),
+        Short::Existing(id) => id,
+        Short::New(chardev) => implied(draft, chardev)?,
+    };
+    let monitor = MonitorSpec {
+        id: None,
+        chardev,
+        pretty: given.name == "qmp-pretty",
+    };
+    draft.monitors.push((given.typed.to_owned(), monitor));
+    Ok(Step::Next)
+}
+
+/// Adds a chardev that an option implies; the id is the implied one.
+fn implied(draft: &mut Draft, chardev: qapi_schema::char::ChardevAdd) -> Result<String, Problem> {
+    let id = chardev.id.clone();
+    if draft.chardevs.iter().any(|other| other.id == id) {
+        return Err(Problem::new(format!("Duplicate ID '{id}' for chardev")));
+    }
+    draft.chardevs.push(chardev);
+    Ok(id)
+}
+
+/// Options of which only one value means something here.
+pub(super) fn take_none(_draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    match given.text {
+        "none" => Ok(Step::Next),
+        other => Err(Problem::new(format!(
+            "'{other}' is not available here; only none"
+        ))),
+    }
+}

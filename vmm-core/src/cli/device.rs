@@ -1,0 +1,199 @@
+//! `-object`, `-blockdev`, `-device` and `-global`: the arguments of `object-add`, `blockdev-add`
+//! and `device_add`.
+
+use qapi_schema::QmpError;
+use qapi_schema::block_core::BlockdevOptions;
+use qapi_schema::cli::GlobalOptions;
+use qapi_schema::describe::{Described, MemberSpec};
+use qapi_schema::devices::DeviceOptions;
+use qapi_schema::drivers::{DRIVERS, DriverSpec, find_driver};
+use qapi_schema::input::{FromInput, Mode, Path, Size};
+use qapi_schema::qom::ObjectOptions;
+use serde_json::{Map, Value};
+
+use super::config::GlobalSpec;
+use super::draft::{Draft, Given, Step};
+use super::error::Problem;
+use super::help;
+use super::read::{self, Form};
+
+/// Globals of parts that are soldered on elsewhere, and that hold here as they are: there is no
+/// watchdog that could reset the machine.
+const SOLDERED: &[(&str, &str)] = &[("ICH9-LPC", "noreboot")];
+
+pub(super) fn take_object(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    if matches!(given.text, "help" | "?") {
+        return Ok(Step::Print(help::objects()));
+    }
+    match take::<ObjectOptions>(given, Form::json("qom-type"))? {
+        Taken::Help(text) => Ok(Step::Print(text)),
+        Taken::Value(object) => {
+            draft.objects.push(object);
+            Ok(Step::Next)
+        }
+    }
+}
+
+pub(super) fn take_blockdev(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    match take::<BlockdevOptions>(given, Form::json("driver"))? {
+        Taken::Help(text) => Ok(Step::Print(text)),
+        Taken::Value(node) if node.node_name.is_none() => Err(Problem::new(
+            "'node-name' must be specified for the root node",
+        )),
+        Taken::Value(node) => {
+            draft.blockdevs.push(node);
+            Ok(Step::Next)
+        }
+    }
+}
+
+enum Taken<T> {
+    Value(T),
+    Help(String),
+}
+
+fn take<T: Described + FromInput>(given: &Given<'_>, form: Form) -> Result<Taken<T>, Problem> {
+    let parsed = read::parse::<T>(given.text, form)?;
+    if parsed.help {
+        let kind = form.implied.and_then(|tag| parsed.value.get(tag));
+        let text = help::keys_of::<T>(given.name, kind.and_then(Value::as_str));
+        return Ok(Taken::Help(text));
+    }
+    read::typed(parsed.value, parsed.mode).map(Taken::Value)
+}
+
+pub(super) fn take_device(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let mut parsed = read::parse::<DeviceOptions>(given.text, Form::json("driver"))?;
+    let named = parsed.value.get("driver").and_then(Value::as_str);
+    let driver = match named {
+        Some(name) => Some(known_driver(name)?),
+        None => None,
+    };
+    if parsed.help {
+        let text = match driver {
+            Some(driver) => help::keys_of::<DeviceOptions>(given.name, Some(driver.name)),
+            None => help::devices(),
+        };
+        return Ok(Step::Print(text));
+    }
+    if let (Some(driver), Some(keys)) = (driver, parsed.value.as_object_mut()) {
+        keys.insert("driver".to_owned(), Value::from(driver.name));
+    }
+    let device = read::typed(parsed.value, parsed.mode)?;
+    draft.devices.push((given.typed.to_owned(), device));
+    Ok(Step::Next)
+}
+
+fn known_driver(name: &str) -> Result<&'static DriverSpec, Problem> {
+    find_driver(name).ok_or_else(|| {
+        let names = DRIVERS
+            .iter()
+            .flat_map(|driver| [Some(driver.name), driver.alias]);
+        let what = format!("'{name}' is not a valid device model name");
+        Problem::with_nearest(what, name, names.flatten())
+    })
+}
+
+/// `driver.property=value`, where the value may hold anything, or the three keys.
+pub(super) fn take_global(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let global = match short_global(given.text) {
+        Some(global) => global,
+        None => {
+            let parsed = read::parse::<GlobalOptions>(given.text, Form::KEYS)?;
+            if parsed.help {
+                return Ok(Step::Print(help::keys_of::<GlobalOptions>("global", None)));
+            }
+            read::typed(parsed.value, parsed.mode)?
+        }
+    };
+    let soldered = |part: &(&str, &str)| *part == (&global.driver, &global.property);
+    if SOLDERED.iter().any(soldered) {
+        read_as("bool", &global.property, &global.value)?;
+        return Ok(Step::Next);
+    }
+    let driver = known_driver(&global.driver)?;
+    let names = || driver.properties().iter().map(|property| property.name);
+    let property = driver
+        .properties()
+        .iter()
+        .find(|known| known.name == global.property);
+    let property = property.ok_or_else(|| {
+        let what = format!("Property '{}.{}' not found", driver.name, global.property);
+        Problem::with_nearest(what, &global.property, names())
+    })?;
+    draft.globals.push(GlobalSpec {
+        driver: driver.name.to_owned(),
+        property: global.property,
+        value: in_json(property, &global.value)?,
+    });
+    Ok(Step::Next)
+}
+
+fn short_global(text: &str) -> Option<GlobalOptions> {
+    let (left, value) = text.split_once('=')?;
+    let (driver, property) = left.split_once('.')?;
+    Some(GlobalOptions {
+        driver: driver.to_owned(),
+        property: property.to_owned(),
+        value: value.to_owned(),
+    })
+}
+
+/// A property's value as a client would write it.
+fn in_json(property: &MemberSpec, text: &str) -> Result<Value, Problem> {
+    if property.values.is_empty() {
+        return read_as(property.type_name, property.name, text);
+    }
+    if property.values.contains(&text) {
+        return Ok(Value::from(text));
+    }
+    let what = format!(
+        "Parameter '{}' does not accept value '{text}'",
+        property.name
+    );
+    Err(Problem::with_nearest(
+        what,
+        text,
+        property.values.iter().copied(),
+    ))
+}
+
+fn read_as(type_name: &str, name: &str, text: &str) -> Result<Value, Problem> {
+    let at = Path::Member(&Path::Root, name);
+    let value = Value::from(text);
+    Ok(match type_name {
+        "str" => value,
+        "bool" => Value::from(bool::from_input(value, &at, Mode::Keyval)?),
+        "size" => Value::from(Size::from_input(value, &at, Mode::Keyval)?.0),
+        "uint64" => Value::from(u64::from_input(value, &at, Mode::Keyval)?),
+        _ => Value::from(i64::from_input(value, &at, Mode::Keyval)?),
+    })
+}
+
+/// The same device with the globals of its model in the places where it says nothing itself; of
+/// two globals for one property the later wins.
+///
+/// # Errors
+/// A global's value does not fit its property.
+pub fn apply_globals(
+    globals: &[GlobalSpec],
+    device: DeviceOptions,
+) -> Result<DeviceOptions, QmpError> {
+    let driver = device.driver.tag().as_str();
+    let mut for_this = globals
+        .iter()
+        .filter(|global| global.driver == driver)
+        .peekable();
+    if for_this.peek().is_none() {
+        return Ok(device);
+    }
+    let as_json = serde_json::to_value(&device).map_err(|error| QmpError::from_error(&error))?;
+    let mut keys = Map::new();
+    for global in for_this {
+        keys.insert(global.property.clone(), global.value.clone());
+    }
+    if let Value::Object(own) = as_json {
+        keys.extend(own);
+    }
+    DeviceOptions::from_input(Value::Object(keys), &Path::Root, Mode::Json)
+}

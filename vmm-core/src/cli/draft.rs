@@ -1,0 +1,137 @@
+//! A command line half read: what each option left behind, before options are held against each
+//! other.
+
+use std::collections::BTreeMap;
+
+use qapi_schema::block_core::BlockdevOptions;
+use qapi_schema::char::ChardevAdd;
+use qapi_schema::describe::Described;
+use qapi_schema::devices::DeviceOptions;
+use qapi_schema::input::{FromInput, Mode};
+use qapi_schema::qom::ObjectOptions;
+use serde_json::{Map, Value};
+
+use super::config::{AccelSpec, AddFdSpec, CpuSpec, GlobalSpec, Incoming, MonitorSpec, SerialSpec};
+use super::error::{CliError, Problem};
+use super::help;
+use super::read::{self, Form};
+use crate::sandbox::SandboxSpec;
+
+/// One option of the command line, with its argument.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Given<'a> {
+    /// As typed, with its dashes.
+    pub(super) typed: &'a str,
+    /// Its name in the table.
+    pub(super) name: &'static str,
+    /// Its argument; empty if it takes none.
+    pub(super) text: &'a str,
+}
+
+/// What comes after an option.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// The next option.
+    Next,
+    /// Nothing: this is to be shown instead.
+    Print(String),
+}
+
+/// What the options said so far.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    merged: BTreeMap<&'static str, Merged>,
+    pub(super) accels: Vec<AccelSpec>,
+    /// An accelerator that is not ours: only wrong if no other is.
+    pub(super) foreign_accel: Option<(String, String)>,
+    pub(super) cpu: Option<CpuSpec>,
+    pub(super) uuid: Option<[u8; 16]>,
+    pub(super) add_fds: Vec<AddFdSpec>,
+    pub(super) objects: Vec<ObjectOptions>,
+    pub(super) chardevs: Vec<ChardevAdd>,
+    pub(super) blockdevs: Vec<BlockdevOptions>,
+    pub(super) devices: Vec<(String, DeviceOptions)>,
+    pub(super) globals: Vec<GlobalSpec>,
+    pub(super) serials: Vec<(String, SerialSpec)>,
+    pub(super) monitors: Vec<(String, MonitorSpec)>,
+    pub(super) incoming: Option<Incoming>,
+    pub(super) sandbox: Option<SandboxSpec>,
+    pub(super) pidfile: Option<String>,
+    pub(super) flags: Flags,
+}
+
+/// The options without arguments.
+#[derive(Debug, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is an option of its own"
+)]
+pub(super) struct Flags {
+    pub(super) paused: bool,
+    pub(super) no_reboot: bool,
+    pub(super) no_shutdown: bool,
+    pub(super) nodefaults: bool,
+    pub(super) nographic: bool,
+    pub(super) daemonize: bool,
+}
+
+/// The keys of an option that may be given in several pieces; a later piece wins.
+#[derive(Debug)]
+struct Merged {
+    typed: String,
+    keys: Map<String, Value>,
+}
+
+impl Draft {
+    /// Adds a piece of an option whose pieces make one `T`.
+    pub(super) fn merge<T: Described + FromInput>(
+        &mut self,
+        given: &Given<'_>,
+        form: Form,
+    ) -> Result<Step, Problem> {
+        let parsed = read::parse::<T>(given.text, form)?;
+        if parsed.help {
+            return Ok(Step::Print(help::keys_of::<T>(given.name, None)));
+        }
+        self.merge_value::<T>(given, parsed.value)
+    }
+
+    /// Adds a piece that is already taken apart; its leaves are strings.
+    pub(super) fn merge_value<T: Described + FromInput>(
+        &mut self,
+        given: &Given<'_>,
+        value: Value,
+    ) -> Result<Step, Problem> {
+        read::typed::<T>(value.clone(), Mode::Keyval)?;
+        let Value::Object(keys) = value else {
+            return Ok(Step::Next);
+        };
+        let typed = given.typed.to_owned();
+        match self.merged.get_mut(given.name) {
+            Some(merged) => {
+                merged.typed = typed;
+                merged.keys.extend(keys);
+            }
+            None => {
+                self.merged.insert(given.name, Merged { typed, keys });
+            }
+        }
+        Ok(Step::Next)
+    }
+
+    /// What the pieces make together; an option that was not given has no keys.
+    pub(super) fn merged<T: Described + FromInput>(
+        &self,
+        name: &'static str,
+    ) -> Result<T, CliError> {
+        let keys = self.merged.get(name).map(|merged| merged.keys.clone());
+        let value = Value::Object(keys.unwrap_or_default());
+        read::typed(value, Mode::Keyval).map_err(|problem| problem.of(&self.typed(name)))
+    }
+
+    /// How an option was typed, for errors found late.
+    pub(super) fn typed(&self, name: &'static str) -> String {
+        let merged = self.merged.get(name).map(|merged| merged.typed.clone());
+        merged.unwrap_or_else(|| format!("-{name}"))
+    }
+}

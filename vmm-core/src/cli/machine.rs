@@ -1,0 +1,219 @@
+//! `-machine` and `-accel`: the board, and who runs it.
+
+use qapi_schema::cli::{AccelOptions, AccelType, MachineOptions};
+use qapi_schema::common::OnOffAuto;
+use qapi_schema::input::Mode;
+use serde_json::{Map, Value};
+
+use super::config::{AccelSpec, MachineModel, MachineSpec};
+use super::draft::{Draft, Given, Step};
+use super::error::{CliError, Problem};
+use super::help;
+use super::read::{self, Form};
+
+/// One machine model, for `-machine` and `query-machines`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MachineModelSpec {
+    /// The model.
+    pub model: MachineModel,
+    /// Its name.
+    pub name: &'static str,
+    /// Another name for it, if it has one.
+    pub alias: Option<&'static str>,
+    /// What it is, in a few words.
+    pub description: &'static str,
+    /// Whether it is what runs without `-machine`.
+    pub default: bool,
+    /// How many vCPUs it can have; 0 for a machine without.
+    pub max_cpus: u32,
+}
+
+/// Every machine model.
+pub const MACHINES: &[MachineModelSpec] = &[
+    MachineModelSpec {
+        model: MachineModel::None,
+        name: "none",
+        alias: None,
+        description: "no CPU, no RAM, no bus: for asking questions",
+        default: false,
+        max_cpus: 0,
+    },
+    MachineModelSpec {
+        model: MachineModel::Q35,
+        name: "pc-q35-sesame1",
+        alias: Some("q35"),
+        description: "PC with PCI Express",
+        default: true,
+        // The MADT's entries for a local APIC have 8 bits for its id, and 255 means all.
+        max_cpus: 255,
+    },
+];
+
+/// KVM's device where `-accel` names no other.
+const KVM_DEVICE: &str = "/dev/kvm";
+
+/// The model with that name or alias.
+#[must_use]
+pub fn find_machine(name: &str) -> Option<&'static MachineModelSpec> {
+    MACHINES
+        .iter()
+        .find(|machine| machine.name == name || machine.alias == Some(name))
+}
+
+/// The row of a model.
+pub(super) fn row(model: MachineModel) -> Option<&'static MachineModelSpec> {
+    MACHINES.iter().find(|machine| machine.model == model)
+}
+
+pub(super) fn take_machine(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    if matches!(given.text, "help" | "?") {
+        return Ok(Step::Print(help::machines()));
+    }
+    let text = dashify_keys(given.text);
+    let parsed = read::parse::<MachineOptions>(&text, Form::implied("type"))?;
+    if parsed.help {
+        return Ok(Step::Print(help::keys_of::<MachineOptions>(
+            "machine", None,
+        )));
+    }
+    draft.merge_value::<MachineOptions>(given, parsed.value)
+}
+
+/// `kernel_irqchip` is the old spelling of `kernel-irqchip`, and still what libvirt writes.
+fn dashify_keys(text: &str) -> String {
+    let parts = read::split(text).into_iter();
+    let dashed = parts.map(|part| match part.split_once('=') {
+        Some((key, value)) => format!("{}={value}", key.replace('_', "-")),
+        None => part.to_owned(),
+    });
+    dashed.collect::<Vec<_>>().join(",")
+}
+
+/// `-kernel FILE` is `-machine kernel=FILE`, and so are its siblings.
+pub(super) fn take_boot_file(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let mut keys = Map::new();
+    keys.insert(given.name.to_owned(), Value::from(given.text));
+    let machine = Given {
+        name: "machine",
+        ..*given
+    };
+    draft.merge_value::<MachineOptions>(&machine, Value::Object(keys))
+}
+
+pub(super) fn take_accel(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let text = dashify_keys(given.text);
+    let mut parsed = read::parse::<AccelOptions>(&text, Form::implied("accel"))?;
+    if parsed.help {
+        let asked = parsed.value.get("accel").is_some();
+        let keys = || help::keys_of::<AccelOptions>("kvm", None);
+        return Ok(Step::Print(if asked { keys() } else { help::accels() }));
+    }
+    let name = parsed.value.get("accel").and_then(Value::as_str);
+    if let Some(name) = name
+        && name.parse::<AccelType>().is_err()
+    {
+        let foreign = (given.typed.to_owned(), name.to_owned());
+        draft.foreign_accel.get_or_insert(foreign);
+        return Ok(Step::Next);
+    }
+    let options: AccelOptions = read::typed(parsed.value.take(), Mode::Keyval)?;
+    check_irqchip(options.kernel_irqchip.as_deref())?;
+    draft.accels.push(AccelSpec {
+        accel: options.accel,
+        device: options.device.unwrap_or_else(|| KVM_DEVICE.to_owned()),
+    });
+    Ok(Step::Next)
+}
+
+fn check_irqchip(value: Option<&str>) -> Result<(), Problem> {
+    match value {
+        None | Some("on") => Ok(()),
+        Some(other) => Err(Problem::new(format!(
+            "kernel-irqchip={other}: KVM is the interrupt controller here; only 'on' is possible"
+        ))),
+    }
+}
+
+/// The board that the pieces of `-machine` describe.
+pub(super) fn resolve(options: &MachineOptions) -> Result<MachineSpec, Problem> {
+    let found = match options.r#type.as_deref() {
+        Some(name) => find_machine(name).ok_or_else(|| unknown_machine(name))?,
+        None => MACHINES
+            .iter()
+            .find(|machine| machine.default)
+            .ok_or_else(|| Problem::new("no machine is the default: name one"))?,
+    };
+    refuse_what_is_not_there(options)?;
+    check_irqchip(options.kernel_irqchip.as_deref())?;
+    Ok(MachineSpec {
+        model: found.model,
+        memory_backend: options.memory_backend.clone(),
+        acpi: options.acpi != Some(OnOffAuto::Off),
+        i8042: options.i8042.unwrap_or(true),
+        dump_guest_core: options.dump_guest_core.unwrap_or(true),
+        mem_merge: options.mem_merge.unwrap_or(true),
+    })
+}
+
+fn unknown_machine(name: &str) -> Problem {
+    let names = MACHINES
+        .iter()
+        .flat_map(|machine| [Some(machine.name), machine.alias]);
+    let what = format!("unsupported machine type '{name}' (-machine help lists the others)");
+    Problem::with_nearest(what, name, names.flatten())
+}
+
+/// Parts that QEMU's machine has and ours has not: they may be named to be left out.
+fn refuse_what_is_not_there(options: &MachineOptions) -> Result<(), Problem> {
+    let on = |switch: Option<OnOffAuto>| switch == Some(OnOffAuto::On);
+    let parts = [
+        ("usb", options.usb == Some(true), "USB controller"),
+        ("vmport", on(options.vmport), "VMware port"),
+        ("hpet", options.hpet == Some(true), "HPET"),
+        ("smm", on(options.smm), "system management mode"),
+        ("sata", options.sata == Some(true), "SATA controller"),
+        ("smbus", options.smbus == Some(true), "SMBus"),
+        ("graphics", options.graphics == Some(true), "screen"),
+    ];
+    match parts.iter().find(|(_, wanted, _)| *wanted) {
+        Some((key, _, part)) => Err(Problem::new(format!(
+            "{key}=on: this machine has no {part}; leave '{key}' out or set it to off"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Who runs the guest, by `-accel` or by `-machine accel=`; names of others are passed over as
+/// long as one is left.
+pub(super) fn resolve_accels(
+    draft: &Draft,
+    in_machine: Option<&str>,
+) -> Result<Vec<AccelSpec>, CliError> {
+    let machine = draft.typed("machine");
+    let explicit = !draft.accels.is_empty() || draft.foreign_accel.is_some();
+    if in_machine.is_some() && explicit {
+        let text = "accel= and -accel say the same thing: give only one of them";
+        return Err(Problem::new(text).of(&machine));
+    }
+    let names = in_machine
+        .unwrap_or(if explicit { "" } else { "kvm" })
+        .split(':');
+    let mut accels = draft.accels.clone();
+    accels.extend(
+        names
+            .filter_map(|name| name.parse().ok())
+            .map(|accel| AccelSpec {
+                accel,
+                device: KVM_DEVICE.to_owned(),
+            }),
+    );
+    if !accels.is_empty() {
+        return Ok(accels);
+    }
+    let (typed, name) = match (&draft.foreign_accel, in_machine) {
+        (Some((typed, name)), _) => (typed.clone(), name.as_str()),
+        (None, names) => (machine, names.unwrap_or_default()),
+    };
+    let what = format!("invalid accelerator '{name}'; there is only kvm");
+    Err(Problem::new(what).of(&typed))
+}

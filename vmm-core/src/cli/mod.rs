@@ -1,0 +1,113 @@
+//! The command line: QEMU's options, read into the same types as QMP's arguments.
+//!
+//! This room reads text and opens nothing: a path in a [`Config`] is only a name until `fdset`
+//! opens it. It must never know a VM, a device or a thread; it decides what was asked for, never
+//! whether it can be had.
+//!
+//! ```text
+//!   argv ─► parse: find each option in the table (options)
+//!             │ its argument ─► read: key=value or JSON ─► a type of the schema
+//!             │                   └ a wrong key or value: CliError, one line, with the nearest
+//!             ▼
+//!           Draft: what each option left behind; pieces of -machine, -m, -smp.. merged
+//!             │ resolve: options against each other, every default applied
+//!             ▼
+//!           Config ──► main: fds, chardevs, monitors, objects, nodes, machine, devices
+//!
+//!   -h, -machine help, -device MODEL,help ─► Outcome::Print, from the schema's own words
+//! ```
+//!
+//! An option has one dash or two. Order counts where it does in QEMU: a later piece of `-machine`
+//! wins over an earlier one, devices are plugged in as they come, globals hold for all of them.
+//! Nothing is ignored silently: a key is in the schema or an error, and a value that cannot be
+//! honoured (`usb=on`) is an error too.
+//!
+//! Without `-nodefaults` there is one serial port, on stdio with `-nographic` and on nothing
+//! otherwise; no network card, disk drive, screen or monitor is ever made unasked.
+//!
+//! Read next: [`config`] for what comes out, `options` for the table, `read` for the way of one
+//! argument.
+
+pub mod config;
+
+mod chardev;
+mod clock;
+mod console;
+mod device;
+mod draft;
+mod error;
+mod help;
+mod machine;
+mod options;
+mod process;
+mod processor;
+mod read;
+mod resolve;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+
+use qapi_schema::describe::nearest;
+
+pub use config::Config;
+pub use device::apply_globals;
+pub use error::{CliError, Problem};
+pub use machine::{MACHINES, MachineModelSpec, find_machine};
+
+use draft::{Draft, Given, Step};
+use options::{OptionSpec, find_option, option_names};
+
+/// What a command line comes to.
+#[derive(Debug)]
+pub enum Outcome {
+    /// A machine to be run.
+    Run(Box<Config>),
+    /// A text to be shown on stdout, and no more: the process ends with status 0.
+    Print(String),
+}
+
+/// Reads a command line, without the program's own name.
+///
+/// # Errors
+/// An option, a key or a value is not known or cannot be carried out; one line that names the
+/// option as typed. `main` puts `sesame: ` before it.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Outcome, CliError> {
+    let mut draft = Draft::default();
+    let mut words = arguments.into_iter().enumerate().map(|(at, word)| {
+        word.into_string()
+            .map_err(|_| CliError::NotText(at.saturating_add(1)))
+    });
+    while let Some(word) = words.next() {
+        let typed = word?;
+        let option = option_of(&typed)?;
+        let text = match option.argument {
+            None => String::new(),
+            Some(_) => words
+                .next()
+                .ok_or_else(|| CliError::NoArgument(typed.clone()))??,
+        };
+        let given = Given {
+            typed: &typed,
+            name: option.name,
+            text: &text,
+        };
+        match (option.take)(&mut draft, &given) {
+            Ok(Step::Next) => {}
+            Ok(Step::Print(text)) => return Ok(Outcome::Print(text)),
+            Err(problem) => return Err(problem.of(&typed)),
+        }
+    }
+    resolve::resolve(draft).map(|config| Outcome::Run(Box::new(config)))
+}
+
+fn option_of(typed: &str) -> Result<&'static OptionSpec, CliError> {
+    let Some(name) = typed.strip_prefix('-') else {
+        return Err(CliError::Stray(typed.to_owned()));
+    };
+    let name = name.strip_prefix('-').unwrap_or(name);
+    find_option(name).ok_or_else(|| CliError::UnknownOption {
+        typed: typed.to_owned(),
+        near: nearest(name, option_names()).map(|near| format!("-{near}")),
+    })
+}

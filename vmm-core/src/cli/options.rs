@@ -1,0 +1,374 @@
+//! The table of options: each with its names, its argument, what it means, and who reads it.
+
+use qapi_schema::block_core::BlockdevOptions;
+use qapi_schema::cli::{
+    AccelOptions, AddFdOptions, BootOptions, ChardevOptions, GlobalOptions, MachineOptions,
+    MemorySizeConfiguration, MonitorOptions, MsgOptions, NameOptions, OvercommitOptions,
+    RtcOptions, SandboxOptions, SmpConfiguration,
+};
+use qapi_schema::describe::{Described, MemberSpec, VariantSpec};
+use qapi_schema::devices::DeviceOptions;
+use qapi_schema::qom::ObjectOptions;
+
+use super::draft::{Draft, Given, Step};
+use super::error::Problem;
+use super::read::Form;
+use super::{chardev, console, device, help, machine, process, processor};
+
+/// Reads one occurrence of an option.
+type Take = fn(&mut Draft, &Given<'_>) -> Result<Step, Problem>;
+
+/// One option.
+pub(super) struct OptionSpec {
+    /// Its name, without a dash.
+    pub(super) name: &'static str,
+    /// Another name for it.
+    pub(super) alias: Option<&'static str>,
+    /// How its argument looks in the help text; `None` if it takes none.
+    pub(super) argument: Option<&'static str>,
+    /// What it means, in a sentence or three.
+    pub(super) about: &'static str,
+    /// The keys of its argument, if it has any.
+    pub(super) keys: Keys,
+    /// Who reads it.
+    pub(super) take: Take,
+}
+
+/// The keys of an option's argument, as the schema has them.
+#[derive(Clone, Copy)]
+pub(super) struct Keys {
+    /// Those that are always possible.
+    pub(super) members: &'static [MemberSpec],
+    /// Those that go with one value of a first key.
+    pub(super) variants: &'static [VariantSpec],
+}
+
+impl Keys {
+    const NONE: Self = Self {
+        members: &[],
+        variants: &[],
+    };
+
+    const fn of<T: Described>() -> Self {
+        Self {
+            members: T::MEMBERS,
+            variants: T::VARIANTS,
+        }
+    }
+}
+
+/// The option with that name or alias.
+pub(super) fn find_option(name: &str) -> Option<&'static OptionSpec> {
+    OPTIONS
+        .iter()
+        .find(|option| option.name == name || option.alias == Some(name))
+}
+
+/// Every name an option may be called by.
+pub(super) fn option_names() -> impl Iterator<Item = &'static str> {
+    OPTIONS
+        .iter()
+        .flat_map(|option| [Some(option.name), option.alias])
+        .flatten()
+}
+
+/// An option without an argument.
+const fn flag(name: &'static str, about: &'static str, take: Take) -> OptionSpec {
+    OptionSpec {
+        name,
+        alias: None,
+        argument: None,
+        about,
+        keys: Keys::NONE,
+        take,
+    }
+}
+
+/// An option with an argument that has no keys.
+const fn plain(
+    name: &'static str,
+    argument: &'static str,
+    about: &'static str,
+    take: Take,
+) -> OptionSpec {
+    OptionSpec {
+        argument: Some(argument),
+        ..flag(name, about, take)
+    }
+}
+
+/// An option whose argument has the keys of `T`.
+const fn keyed<T: Described>(
+    name: &'static str,
+    argument: &'static str,
+    about: &'static str,
+    take: Take,
+) -> OptionSpec {
+    OptionSpec {
+        keys: Keys::of::<T>(),
+        ..plain(name, argument, about, take)
+    }
+}
+
+/// The same option under another name too.
+const fn also(alias: &'static str, option: OptionSpec) -> OptionSpec {
+    OptionSpec {
+        alias: Some(alias),
+        ..option
+    }
+}
+
+/// Only tells that something is left out that is never there.
+const fn always_none(name: &'static str, about: &'static str) -> OptionSpec {
+    plain(name, "none", about, console::take_none)
+}
+
+/// Does nothing beyond being known.
+fn nothing(_draft: &mut Draft, _given: &Given<'_>) -> Result<Step, Problem> {
+    Ok(Step::Next)
+}
+
+/// Every option, in the order of the help text.
+pub(super) const OPTIONS: &[OptionSpec] = &[
+    also(
+        "help",
+        flag("h", "Shows this text.", |_, _| Ok(Step::Print(help::all()))),
+    ),
+    flag("version", "Shows the version.", |_, _| {
+        Ok(Step::Print(help::version()))
+    }),
+    // the machine
+    also(
+        "M",
+        keyed::<MachineOptions>(
+            "machine",
+            "[type=]NAME[,KEY=VALUE..]",
+            "The machine; 'help' lists the models. Given several times, later keys win.",
+            machine::take_machine,
+        ),
+    ),
+    keyed::<AccelOptions>(
+        "accel",
+        "[accel=]NAME[,KEY=VALUE..]",
+        "Who runs the guest: kvm. Given several times, the first that works does; unknown ones \
+         are passed over if a known one is left.",
+        machine::take_accel,
+    ),
+    plain(
+        "cpu",
+        "host|max[,migratable=on|off]",
+        "The CPU that the guest sees: the host's, as far as KVM supports it. It is never changed, \
+         so migratable= is accepted and makes no difference.",
+        processor::take_cpu,
+    ),
+    keyed::<SmpConfiguration>(
+        "smp",
+        "[cpus=]N[,KEY=N..]",
+        "How many vCPUs, and how they are grouped.",
+        |draft, given| draft.merge::<SmpConfiguration>(given, Form::implied("cpus")),
+    ),
+    keyed::<MemorySizeConfiguration>(
+        "m",
+        "[size=]SIZE[,KEY=VALUE..]",
+        "How much RAM. Sizes take k, M, G, T, P or E; without one of these they are in MiB.",
+        |draft, given| draft.merge::<MemorySizeConfiguration>(given, Form::implied("size")),
+    ),
+    plain("uuid", "UUID", "The machine's UUID.", process::take_uuid),
+    keyed::<RtcOptions>(
+        "rtc",
+        "KEY=VALUE[,..]",
+        "What the real-time clock shows.",
+        |draft, given| draft.merge::<RtcOptions>(given, Form::KEYS),
+    ),
+    keyed::<BootOptions>(
+        "boot",
+        "[order=]LETTERS[,KEY=VALUE..]",
+        "The order of booting. A kernel given with -kernel comes before all of it.",
+        |draft, given| draft.merge::<BootOptions>(given, Form::implied("order")),
+    ),
+    plain(
+        "kernel",
+        "FILE",
+        "A bzImage or PVH ELF to boot. FILE, here and everywhere, may be a path, fd:NAME for an \
+         fd from getfd, or /dev/fdset/N.",
+        machine::take_boot_file,
+    ),
+    plain(
+        "initrd",
+        "FILE",
+        "The kernel's initial RAM disk.",
+        machine::take_boot_file,
+    ),
+    plain(
+        "append",
+        "TEXT",
+        "The kernel's command line.",
+        machine::take_boot_file,
+    ),
+    flag(
+        "S",
+        "Does not start the guest; a client's cont does.",
+        |draft, _| {
+            draft.flags.paused = true;
+            Ok(Step::Next)
+        },
+    ),
+    flag(
+        "no-reboot",
+        "Ends when the guest resets, instead of starting it again.",
+        |draft, _| {
+            draft.flags.no_reboot = true;
+            Ok(Step::Next)
+        },
+    ),
+    flag(
+        "no-shutdown",
+        "Stops the machine when the guest powers off, instead of ending.",
+        |draft, _| {
+            draft.flags.no_shutdown = true;
+            Ok(Step::Next)
+        },
+    ),
+    plain(
+        "incoming",
+        "defer|URI",
+        "Waits for a state from elsewhere before the guest runs.",
+        process::take_incoming,
+    ),
+    // backends and devices
+    keyed::<ObjectOptions>(
+        "object",
+        "[qom-type=]TYPE,id=ID[,KEY=VALUE..]|JSON",
+        "Makes an object: memory, an I/O thread, a source of random numbers. 'help' lists the \
+         types.",
+        device::take_object,
+    ),
+    keyed::<BlockdevOptions>(
+        "blockdev",
+        "[driver=]DRIVER,node-name=NAME[,KEY=VALUE..]|JSON",
+        "Makes a block node for a disk's drive= to name.",
+        device::take_blockdev,
+    ),
+    keyed::<ChardevOptions>(
+        "chardev",
+        "[backend=]KIND,id=ID[,KEY=VALUE..]",
+        "Makes a character device. 'help' lists the kinds.",
+        chardev::take,
+    ),
+    keyed::<DeviceOptions>(
+        "device",
+        "[driver=]MODEL[,KEY=VALUE..]|JSON",
+        "Plugs a device in. 'help' lists the models; 'MODEL,help' the properties of one.",
+        device::take_device,
+    ),
+    keyed::<GlobalOptions>(
+        "global",
+        "MODEL.PROPERTY=VALUE",
+        "What a property is on all devices of that model that do not set it themselves.",
+        device::take_global,
+    ),
+    plain(
+        "serial",
+        "none|stdio|null|pty|file:PATH|unix:PATH|tcp:HOST:PORT|chardev:ID",
+        "The next serial port, of four. 'mon:' before the rest is accepted: Ctrl-C then goes to \
+         the guest, but there is no monitor for people to share the terminal with. Without -serial, \
+         -nodefaults and a device isa-serial there is one port: on stdio with -nographic, on \
+         nothing otherwise.",
+        console::take_serial,
+    ),
+    // monitors and descriptors
+    keyed::<MonitorOptions>(
+        "mon",
+        "[chardev=]ID,mode=control[,KEY=VALUE..]",
+        "A QMP monitor on a character device.",
+        console::take_mon,
+    ),
+    plain(
+        "qmp",
+        "stdio|unix:PATH[,server=on][,wait=off]|tcp:HOST:PORT[,..]|chardev:ID",
+        "A QMP monitor, and the character device for it.",
+        console::take_qmp,
+    ),
+    plain(
+        "qmp-pretty",
+        "as -qmp",
+        "The same, with replies laid out for people.",
+        console::take_qmp,
+    ),
+    keyed::<AddFdOptions>(
+        "add-fd",
+        "fd=N,set=N[,opaque=TEXT]",
+        "Moves an inherited fd into an fd set, to be opened as /dev/fdset/N.",
+        process::take_add_fd,
+    ),
+    // the process
+    keyed::<NameOptions>(
+        "name",
+        "[guest=]NAME[,KEY=VALUE..]",
+        "What the guest and the process are called.",
+        |draft, given| draft.merge::<NameOptions>(given, Form::implied("guest")),
+    ),
+    plain(
+        "pidfile",
+        "FILE",
+        "Writes the process id to FILE.",
+        |draft, given| {
+            draft.pidfile = Some(given.text.to_owned());
+            Ok(Step::Next)
+        },
+    ),
+    flag(
+        "daemonize",
+        "Goes into the background once the monitors answer.",
+        |draft, _| {
+            draft.flags.daemonize = true;
+            Ok(Step::Next)
+        },
+    ),
+    keyed::<SandboxOptions>(
+        "sandbox",
+        "[enable=]on|off[,KEY=allow|deny..]",
+        "Gives up groups of system calls before the guest runs.",
+        process::take_sandbox,
+    ),
+    keyed::<OvercommitOptions>(
+        "overcommit",
+        "KEY=on|off[,..]",
+        "What the host gives up for the guest.",
+        |draft, given| draft.merge::<OvercommitOptions>(given, Form::KEYS),
+    ),
+    keyed::<MsgOptions>(
+        "msg",
+        "KEY=on|off[,..]",
+        "What messages on stderr begin with.",
+        |draft, given| draft.merge::<MsgOptions>(given, Form::KEYS),
+    ),
+    flag(
+        "nodefaults",
+        "Makes no device that no option asks for.",
+        |draft, _| {
+            draft.flags.nodefaults = true;
+            Ok(Step::Next)
+        },
+    ),
+    flag(
+        "no-user-config",
+        "Accepted: no configuration file is ever read.",
+        nothing,
+    ),
+    flag(
+        "nographic",
+        "No display, as always; the first serial port is on stdio.",
+        |draft, _| {
+            draft.flags.nographic = true;
+            Ok(Step::Next)
+        },
+    ),
+    always_none("display", "There is no display."),
+    always_none("vga", "There is no graphics card."),
+    always_none("parallel", "There is no parallel port."),
+    always_none(
+        "monitor",
+        "There is no monitor for people; -qmp is for programs.",
+    ),
+];

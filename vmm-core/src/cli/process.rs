@@ -1,0 +1,153 @@
+//! Options about the process and its descriptors: `-add-fd`, `-sandbox`, `-name`, `-boot`, `-uuid`,
+//! `-incoming`.
+
+use qapi_schema::cli::{AddFdOptions, BootOptions, SandboxOptions};
+
+use super::config::{AddFdSpec, BootSpec, Incoming};
+use super::draft::{Draft, Given, Step};
+use super::error::Problem;
+use super::help;
+use super::read::{self, Form};
+use crate::sandbox::SandboxSpec;
+
+/// The highest number of a standard stream.
+const LAST_STANDARD_FD: i32 = 2;
+
+pub(super) fn take_add_fd(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let parsed = read::parse::<AddFdOptions>(given.text, Form::KEYS)?;
+    if parsed.help {
+        return Ok(Step::Print(help::keys_of::<AddFdOptions>("add-fd", None)));
+    }
+    let options: AddFdOptions = read::typed(parsed.value, parsed.mode)?;
+    if options.fd < 0 {
+        return Err(Problem::new(
+            "fd option is required and must be non-negative",
+        ));
+    }
+    if options.fd <= LAST_STANDARD_FD {
+        return Err(Problem::new("fd cannot be a standard I/O stream"));
+    }
+    let set = u32::try_from(options.set)
+        .map_err(|_| Problem::new("set option is required and must be non-negative"))?;
+    if draft.add_fds.iter().any(|other| other.fd == options.fd) {
+        return Err(Problem::new("fd is not valid or already in use"));
+    }
+    draft.add_fds.push(AddFdSpec {
+        fd: options.fd,
+        set,
+        opaque: options.opaque,
+    });
+    Ok(Step::Next)
+}
+
+pub(super) fn take_sandbox(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let parsed = read::parse::<SandboxOptions>(given.text, Form::implied("enable"))?;
+    if parsed.help {
+        return Ok(Step::Print(help::keys_of::<SandboxOptions>(
+            "sandbox", None,
+        )));
+    }
+    let options: SandboxOptions = read::typed(parsed.value, parsed.mode)?;
+    let denies = |key: &str, value: Option<&str>, default: bool| match value {
+        None => Ok(default),
+        Some("deny") => Ok(true),
+        Some("allow") => Ok(false),
+        Some("children") if key == "elevateprivileges" => Err(Problem::new(
+            "elevateprivileges=children: there are no children here; wanted allow or deny",
+        )),
+        Some(other) => Err(Problem::new(format!("{key}={other}: wanted allow or deny"))),
+    };
+    let spec = SandboxSpec {
+        deny_obsolete: denies("obsolete", options.obsolete.as_deref(), true)?,
+        deny_elevate_privileges: denies(
+            "elevateprivileges",
+            options.elevateprivileges.as_deref(),
+            false,
+        )?,
+        deny_spawn: denies("spawn", options.spawn.as_deref(), false)?,
+        deny_resource_control: denies(
+            "resourcecontrol",
+            options.resourcecontrol.as_deref(),
+            false,
+        )?,
+    };
+    draft.sandbox = options.enable.then_some(spec);
+    Ok(Step::Next)
+}
+
+pub(super) fn take_uuid(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let uuid = uuid(given.text).ok_or_else(|| {
+        Problem::new(format!(
+            "failed to parse UUID string: wrong format: '{}'; wanted \
+             xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx in hexadecimal",
+            given.text
+        ))
+    })?;
+    draft.uuid = Some(uuid);
+    Ok(Step::Next)
+}
+
+/// 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12.
+fn uuid(text: &str) -> Option<[u8; 16]> {
+    let groups: Vec<usize> = text.split('-').map(str::len).collect();
+    let digits: Vec<u8> = text
+        .chars()
+        .filter(|c| *c != '-')
+        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect::<Option<_>>()?;
+    if groups != [8, 4, 4, 4, 12] {
+        return None;
+    }
+    let (pairs, _) = digits.as_chunks::<2>();
+    let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
+    bytes.try_into().ok()
+}
+
+pub(super) fn take_incoming(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    draft.incoming = Some(match given.text {
+        "defer" => Incoming::Defer,
+        "" => return Err(Problem::new("wanted defer or a URI")),
+        uri => Incoming::Uri(uri.to_owned()),
+    });
+    Ok(Step::Next)
+}
+
+pub(super) fn resolve_boot(options: BootOptions) -> Result<BootSpec, Problem> {
+    for order in [&options.order, &options.once].into_iter().flatten() {
+        for (at, letter) in order.char_indices() {
+            if !('a'..='p').contains(&letter) {
+                return Err(Problem::new(format!("Invalid boot device '{letter}'")));
+            }
+            if order[..at].contains(letter) {
+                return Err(Problem::new(format!(
+                    "Boot device '{letter}' was given twice"
+                )));
+            }
+        }
+    }
+    Ok(BootSpec {
+        order: options.order,
+        once: options.once,
+        menu: options.menu.unwrap_or(false),
+        strict: options.strict.unwrap_or(false),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_is_read_in_the_order_in_which_it_is_written() {
+        let read = uuid("00112233-4455-6677-8899-aabbCCDDeeff");
+        let bytes = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+        assert_eq!(read, Some(bytes.map(|byte: u8| byte * 0x11)));
+    }
+
+    #[test]
+    fn a_uuid_has_its_dashes_in_the_right_places() {
+        assert_eq!(uuid("0011223-34455-6677-8899-aabbccddeeff"), None);
+        assert_eq!(uuid("00112233445566778899aabbccddeeff"), None);
+        assert_eq!(uuid("é0112233-4455-6677-8899-aabbccddeef"), None);
+    }
+}

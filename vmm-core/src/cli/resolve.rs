@@ -1,0 +1,197 @@
+//! The end of reading: options are held against each other, and every default is applied.
+
+use qapi_schema::char::ChardevBackendVariant;
+use qapi_schema::cli::{
+    BootOptions, MachineOptions, MemorySizeConfiguration, MsgOptions, NameOptions,
+    OvercommitOptions, RtcOptions, SmpConfiguration,
+};
+use qapi_schema::devices::DeviceOptionsVariant;
+use qapi_schema::qom::{ObjectOptions, ObjectOptionsVariant};
+
+use super::config::{
+    Config, CpuSpec, KernelSpec, MachineModel, MessageSpec, NameSpec, OvercommitSpec, SerialSpec,
+};
+use super::draft::Draft;
+use super::error::{CliError, Problem};
+use super::{chardev, clock, device, machine, process, processor};
+
+/// The whole of what was asked for.
+pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
+    let options: MachineOptions = draft.merged("machine")?;
+    let wrong = |draft: &Draft, name: &'static str| {
+        let typed = draft.typed(name);
+        move |problem: Problem| problem.of(&typed)
+    };
+    let machine = machine::resolve(&options).map_err(wrong(&draft, "machine"))?;
+    let accels = machine::resolve_accels(&draft, options.accel.as_deref())?;
+    let row = machine::row(machine.model)
+        .ok_or_else(|| Problem::new("no such machine").of(&draft.typed("machine")))?;
+    let smp = draft.merged::<SmpConfiguration>("smp")?;
+    let smp = processor::resolve_smp(&smp, row).map_err(wrong(&draft, "smp"))?;
+    let backend = backend_size(&draft.objects, machine.memory_backend.as_deref())
+        .map_err(wrong(&draft, "machine"))?;
+    let memory = draft.merged::<MemorySizeConfiguration>("m")?;
+    let memory = processor::resolve_memory(&memory, backend).map_err(wrong(&draft, "m"))?;
+    let rtc = clock::resolve(&draft.merged::<RtcOptions>("rtc")?).map_err(wrong(&draft, "rtc"))?;
+    let boot = draft.merged::<BootOptions>("boot")?;
+    let boot = process::resolve_boot(boot).map_err(wrong(&draft, "boot"))?;
+    let kernel = kernel(options)?;
+    if machine.model == MachineModel::Q35 {
+        add_default_serial(&mut draft);
+    }
+    check_chardevs(&draft)?;
+    let name: NameOptions = draft.merged("name")?;
+    let overcommit: OvercommitOptions = draft.merged("overcommit")?;
+    let messages: MsgOptions = draft.merged("msg")?;
+    let devices = draft.devices.into_iter().map(|(typed, options)| {
+        device::apply_globals(&draft.globals, options)
+            .map_err(|error| Problem::from(error).of(&typed))
+    });
+    Ok(Config {
+        devices: devices.collect::<Result<_, _>>()?,
+        machine,
+        accels,
+        cpu: draft.cpu.unwrap_or(CpuSpec::Host),
+        smp,
+        memory,
+        kernel,
+        name: NameSpec {
+            guest: name.guest,
+            process: name.process,
+        },
+        uuid: draft.uuid,
+        rtc,
+        boot,
+        add_fds: draft.add_fds,
+        objects: draft.objects,
+        chardevs: draft.chardevs,
+        blockdevs: draft.blockdevs,
+        globals: draft.globals,
+        serials: draft
+            .serials
+            .into_iter()
+            .map(|(_, serial)| serial)
+            .collect(),
+        monitors: draft
+            .monitors
+            .into_iter()
+            .map(|(_, monitor)| monitor)
+            .collect(),
+        incoming: draft.incoming,
+        paused: draft.flags.paused,
+        no_reboot: draft.flags.no_reboot,
+        no_shutdown: draft.flags.no_shutdown,
+        overcommit: OvercommitSpec {
+            mem_lock: overcommit.mem_lock.unwrap_or(false),
+            cpu_pm: overcommit.cpu_pm.unwrap_or(false),
+        },
+        messages: MessageSpec {
+            timestamp: messages.timestamp.unwrap_or(false),
+            guest_name: messages.guest_name.unwrap_or(false),
+        },
+        sandbox: draft.sandbox,
+        pidfile: draft.pidfile,
+        daemonize: draft.flags.daemonize,
+    })
+}
+
+/// The size of the object that is to be the RAM.
+fn backend_size(objects: &[ObjectOptions], id: Option<&str>) -> Result<Option<u64>, Problem> {
+    let Some(id) = id else {
+        return Ok(None);
+    };
+    let object = objects.iter().find(|object| object.id == id);
+    match object.map(|object| &object.qom_type) {
+        Some(ObjectOptionsVariant::MemoryBackendRam(ram)) => Ok(Some(ram.size)),
+        Some(ObjectOptionsVariant::MemoryBackendMemfd(memfd)) => Ok(Some(memfd.size)),
+        Some(ObjectOptionsVariant::MemoryBackendFile(file)) => Ok(Some(file.size)),
+        Some(_) => Err(Problem::new(format!(
+            "memory-backend={id}: object '{id}' is no memory backend"
+        ))),
+        None => {
+            let ids = objects.iter().map(|object| object.id.as_str());
+            Err(Problem::with_nearest(
+                format!("Memory backend '{id}' not found"),
+                id,
+                ids,
+            ))
+        }
+    }
+}
+
+fn kernel(options: MachineOptions) -> Result<Option<KernelSpec>, CliError> {
+    match options.kernel {
+        Some(kernel) => Ok(Some(KernelSpec {
+            kernel,
+            initrd: options.initrd,
+            append: options.append.unwrap_or_default(),
+        })),
+        None if options.append.is_some() => {
+            Err(Problem::new("only allowed with -kernel").of("-append"))
+        }
+        None if options.initrd.is_some() => {
+            Err(Problem::new("only allowed with -kernel").of("-initrd"))
+        }
+        None => Ok(None),
+    }
+}
+
+/// The port that a PC has when nobody says anything about ports.
+fn add_default_serial(draft: &mut Draft) {
+    let is_port =
+        |options: &DeviceOptionsVariant| matches!(options, DeviceOptionsVariant::IsaSerial(_));
+    let spoken_of = !draft.serials.is_empty()
+        || draft
+            .devices
+            .iter()
+            .any(|(_, device)| is_port(&device.driver));
+    let taken = draft.chardevs.iter().any(|chardev| chardev.id == "serial0");
+    if draft.flags.nodefaults || spoken_of || taken {
+        return;
+    }
+    draft.chardevs.push(if draft.flags.nographic {
+        chardev::stdio("serial0", false)
+    } else {
+        chardev::null("serial0")
+    });
+    let serial = SerialSpec::Chardev("serial0".to_owned());
+    draft.serials.push(("-serial".to_owned(), serial));
+}
+
+/// Every chardev that a monitor or serial port names is there, and serves only one of them.
+/// Standard input and output serve only one chardev, and none in the background.
+fn check_chardevs(draft: &Draft) -> Result<(), CliError> {
+    let monitors = draft
+        .monitors
+        .iter()
+        .map(|(typed, monitor)| (typed, &monitor.chardev));
+    let serials = draft
+        .serials
+        .iter()
+        .filter_map(|(typed, serial)| match serial {
+            SerialSpec::Chardev(id) => Some((typed, id)),
+            SerialSpec::Absent => None,
+        });
+    let mut used: Vec<&str> = Vec::new();
+    for (typed, id) in monitors.chain(serials) {
+        if !draft.chardevs.iter().any(|chardev| chardev.id == *id) {
+            let ids = draft.chardevs.iter().map(|chardev| chardev.id.as_str());
+            let what = format!("chardev \"{id}\" not found");
+            return Err(Problem::with_nearest(what, id, ids).of(typed));
+        }
+        if used.contains(&id.as_str()) {
+            return Err(Problem::new(format!("chardev '{id}' is already in use")).of(typed));
+        }
+        used.push(id);
+    }
+    let stdio = draft
+        .chardevs
+        .iter()
+        .filter(|chardev| matches!(chardev.backend.r#type, ChardevBackendVariant::Stdio(_)));
+    match stdio.count() {
+        0 => Ok(()),
+        1 if !draft.flags.daemonize => Ok(()),
+        1 => Err(Problem::new("cannot use stdio with -daemonize").of("-daemonize")),
+        _ => Err(Problem::new("cannot use stdio by multiple character devices").of("-chardev")),
+    }
+}

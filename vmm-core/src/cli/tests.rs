@@ -1,0 +1,483 @@
+//! Whole command lines.
+
+use proptest::prelude::*;
+use qapi_schema::char::ChardevBackendVariant;
+use qapi_schema::devices::DeviceOptionsVariant;
+
+use super::config::*;
+use super::options::{OPTIONS, option_names};
+use super::*;
+use crate::kvm::cpuid::CpuTopology;
+
+fn outcome(arguments: &[&str]) -> Result<Outcome, CliError> {
+    parse(arguments.iter().map(OsString::from))
+}
+
+fn config(arguments: &[&str]) -> Config {
+    match outcome(arguments) {
+        Ok(Outcome::Run(config)) => *config,
+        Ok(Outcome::Print(text)) => panic!("shows {text}"),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn printed(arguments: &[&str]) -> String {
+    match outcome(arguments) {
+        Ok(Outcome::Print(text)) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn error(arguments: &[&str]) -> String {
+    match outcome(arguments) {
+        Err(error) => error.to_string(),
+        Ok(_) => panic!("{arguments:?} is accepted"),
+    }
+}
+
+#[test]
+fn nothing_asked_for_is_a_default_machine_with_a_silent_serial_port() {
+    let config = config(&[]);
+    assert_eq!(config.machine.model, MachineModel::Q35);
+    assert_eq!(config.memory.size, 128 << 20);
+    assert_eq!(config.smp.cpus, 1);
+    assert_eq!(config.accels[0].device, "/dev/kvm");
+    assert_eq!(config.serials, [SerialSpec::Chardev("serial0".to_owned())]);
+    assert!(matches!(
+        config.chardevs[0].backend.r#type,
+        ChardevBackendVariant::Null(_)
+    ));
+    assert!(config.monitors.is_empty() && config.devices.is_empty());
+}
+
+/// The probe of libvirt 11.3.
+#[test]
+fn the_probe_of_libvirt_is_understood() {
+    let config = config(&[
+        "-S",
+        "-no-user-config",
+        "-nodefaults",
+        "-nographic",
+        "-machine",
+        "none,accel=kvm:tcg",
+        "-qmp",
+        "unix:/run/probe/qmp.monitor,server=on,wait=off",
+        "-pidfile",
+        "/run/probe/qmp.pid",
+        "-daemonize",
+    ]);
+    assert_eq!(config.machine.model, MachineModel::None);
+    assert_eq!(config.accels.len(), 1);
+    assert_eq!(config.monitors[0].chardev, "compat_monitor0");
+    assert_eq!(config.pidfile.as_deref(), Some("/run/probe/qmp.pid"));
+    assert!(config.paused && config.daemonize);
+    let ChardevBackendVariant::Socket(socket) = &config.chardevs[0].backend.r#type else {
+        panic!("{:?}", config.chardevs);
+    };
+    assert_eq!(
+        (socket.data.server, socket.data.wait),
+        (Some(true), Some(false))
+    );
+    assert!(config.serials.is_empty());
+}
+
+/// The order and spelling of libvirt 11.3, with the devices there are here.
+const GUEST: &[&str] = &[
+    "-name",
+    "guest=web,,1,debug-threads=on",
+    "-S",
+    "-machine",
+    "pc-q35-sesame1,usb=off,vmport=off,kernel_irqchip=on,dump-guest-core=off,mem-merge=off,\
+     memory-backend=pc.ram,acpi=on",
+    "-accel",
+    "kvm",
+    "-cpu",
+    "host,migratable=on",
+    "-m",
+    "size=524288k",
+    "-object",
+    r#"{"qom-type":"memory-backend-memfd","id":"pc.ram","share":true,"x-use-canonical-path-for-ramblock-id":false,"size":536870912}"#,
+    "-overcommit",
+    "mem-lock=off",
+    "-smp",
+    "1,maxcpus=2,sockets=2,cores=1,threads=1",
+    "-object",
+    r#"{"qom-type":"iothread","id":"iothread1"}"#,
+    "-uuid",
+    "11111111-2222-3333-4444-555555555555",
+    "-display",
+    "none",
+    "-no-user-config",
+    "-nodefaults",
+    "-chardev",
+    "socket,id=charmonitor,fd=31,server=on,wait=off",
+    "-mon",
+    "chardev=charmonitor,id=monitor,mode=control",
+    "-rtc",
+    "base=utc,driftfix=slew",
+    "-no-shutdown",
+    "-boot",
+    "strict=on",
+    "-kernel",
+    "/dev/fdset/7",
+    "-append",
+    "console=ttyS0 panic=-1",
+    "-device",
+    r#"{"driver":"pcie-root-port","port":8,"chassis":1,"id":"pci.1","bus":"pcie.0","multifunction":true,"addr":"0x1"}"#,
+    "-device",
+    r#"{"driver":"virtio-serial-pci","id":"virtio-serial0","bus":"pci.1","addr":"0x0"}"#,
+    "-blockdev",
+    r#"{"driver":"file","filename":"/srv/a.raw","aio":"native","node-name":"libvirt-1-storage","read-only":false,"discard":"unmap","detect-zeroes":"unmap","cache":{"direct":true,"no-flush":false}}"#,
+    "-device",
+    r#"{"driver":"virtio-blk-pci","iothread":"iothread1","num-queues":2,"queue-size":256,"bus":"pci.1","addr":"0x0","drive":"libvirt-1-storage","id":"virtio-disk0","bootindex":1,"write-cache":"on","serial":"S"}"#,
+    "-add-fd",
+    "set=0,fd=27,opaque=serial0-source",
+    "-chardev",
+    "file,id=charserial0,path=/dev/fdset/0,append=on,logfile=/srv/s.log,logappend=on",
+    "-device",
+    r#"{"driver":"isa-serial","chardev":"charserial0","id":"serial0","index":0}"#,
+    "-chardev",
+    "pty,id=charconsole1",
+    "-device",
+    r#"{"driver":"virtconsole","chardev":"charconsole1","id":"console1"}"#,
+    "-global",
+    "ICH9-LPC.noreboot=off",
+    "-sandbox",
+    "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
+    "-msg",
+    "timestamp=on",
+];
+
+#[test]
+fn a_guest_of_libvirt_is_understood() {
+    let config = config(GUEST);
+    assert_eq!(config.name.guest.as_deref(), Some("web,1"));
+    assert_eq!(config.machine.memory_backend.as_deref(), Some("pc.ram"));
+    assert!(!config.machine.dump_guest_core && !config.machine.mem_merge);
+    assert_eq!(config.memory.size, 512 << 20);
+    assert_eq!((config.smp.cpus, config.smp.maxcpus), (1, 2));
+    assert_eq!(config.devices.len(), 5);
+    assert_eq!(
+        config.add_fds,
+        [AddFdSpec {
+            fd: 27,
+            set: 0,
+            opaque: Some("serial0-source".to_owned()),
+        }]
+    );
+    let kernel = config.kernel.expect("a kernel was given");
+    assert_eq!(kernel.append, "console=ttyS0 panic=-1");
+    let sandbox = config.sandbox.expect("the sandbox is on");
+    assert!(sandbox.deny_spawn && sandbox.deny_obsolete);
+    assert!(config.messages.timestamp && config.boot.strict && config.no_shutdown);
+    assert!(config.serials.is_empty(), "isa-serial is the port");
+}
+
+#[test]
+fn later_keys_of_a_machine_win_and_its_pieces_merge() {
+    let config = config(&[
+        "-M",
+        "none,accel=tcg",
+        "--machine",
+        "q35,accel=kvm",
+        "-machine",
+        "acpi=off",
+    ]);
+    assert_eq!(config.machine.model, MachineModel::Q35);
+    assert!(!config.machine.acpi);
+}
+
+#[test]
+fn topologies_are_filled_in_with_cores() {
+    let of = |text| config(&["-smp", text]).smp;
+    let topology = |sockets, dies, cores, threads| CpuTopology {
+        sockets,
+        dies,
+        cores,
+        threads,
+    };
+    assert_eq!(of("4").topology, topology(1, 1, 4, 1));
+    assert_eq!(of("8,threads=2").topology, topology(1, 1, 4, 2));
+    assert_eq!(of("8,cores=2").topology, topology(4, 1, 2, 1));
+    assert_eq!(of("sockets=2,dies=2,cores=2,threads=2").cpus, 16);
+    assert_eq!(of("2,maxcpus=8").maxcpus, 8);
+}
+
+#[test]
+fn memory_is_in_mebibytes_unless_it_says_otherwise() {
+    let of = |text| config(&["-m", text]).memory;
+    assert_eq!(of("512").size, 512 << 20);
+    assert_eq!(of("4G").size, 4 << 30);
+    assert_eq!(of("size=1G,slots=2,maxmem=4G").maxmem, 4 << 30);
+}
+
+#[test]
+fn short_forms_make_their_chardevs() {
+    let config = config(&[
+        "-nodefaults",
+        "-serial",
+        "mon:stdio",
+        "-serial",
+        "none",
+        "-serial",
+        "file:/tmp/a,b",
+        "-qmp",
+        "tcp:[::1]:4444,server,nowait",
+        "-chardev",
+        "null,id=x",
+        "-qmp-pretty",
+        "chardev:x",
+    ]);
+    let serial = |id: &str| SerialSpec::Chardev(id.to_owned());
+    assert_eq!(
+        config.serials,
+        [serial("serial0"), SerialSpec::Absent, serial("serial2")]
+    );
+    assert!(!config.monitors[0].pretty && config.monitors[1].pretty);
+    let kinds: Vec<_> = config
+        .chardevs
+        .iter()
+        .map(|one| one.backend.r#type.tag().as_str())
+        .collect();
+    assert_eq!(kinds, ["stdio", "file", "socket", "null"]);
+}
+
+#[test]
+fn globals_fill_in_what_devices_do_not_say() {
+    let config = config(&[
+        "-device",
+        "virtio-blk,drive=a",
+        "-device",
+        "virtio-blk-pci,drive=b,queue-size=64",
+        "-global",
+        "virtio-blk.queue-size=128",
+    ]);
+    let sizes: Vec<_> = config
+        .devices
+        .iter()
+        .map(|device| match &device.driver {
+            DeviceOptionsVariant::VirtioBlkPci(disk) => disk.queue_size,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(sizes, [Some(128), Some(64)]);
+}
+
+#[test]
+fn wrong_lines_get_one_line_that_names_the_option_and_the_nearest_name() {
+    let wrong: &[(&[&str], &str)] = &[
+        (
+            &["-blokdev", "x"],
+            "-blokdev: invalid option; did you mean '-blockdev'?",
+        ),
+        (&["--frobnicate"], "--frobnicate: invalid option"),
+        (
+            &["disk.img"],
+            "'disk.img' is no option; disks come with -blockdev and -device, kernels with -kernel",
+        ),
+        (&["-m"], "-m: requires an argument"),
+        (
+            &["-blockdev", "driver=file,node-name=a,filenam=x"],
+            "-blockdev: Parameter 'filenam' is unexpected; did you mean 'filename'?",
+        ),
+        (
+            &["-blockdev", "flie,node-name=a"],
+            "-blockdev: Parameter 'driver' does not accept value 'flie'; did you mean 'file'?",
+        ),
+        (
+            &["--device", "virtio-blc-pci"],
+            "--device: 'virtio-blc-pci' is not a valid device model name; did you mean 'virtio-blk-pci'?",
+        ),
+        (
+            &["-device", r#"{"driver":1}"#],
+            "-device: Invalid parameter type for 'driver', expected: string",
+        ),
+        (
+            &["-object", "iothread"],
+            "-object: Parameter 'id' is missing",
+        ),
+        (
+            &["-machine", "q36"],
+            "-machine: unsupported machine type 'q36' (-machine help lists the others); did you mean 'q35'?",
+        ),
+        (
+            &["-machine", "usb=on"],
+            "-machine: usb=on: this machine has no USB controller; leave 'usb' out or set it to off",
+        ),
+        (
+            &["-M", "q35,kernel_irqchip=split"],
+            "-M: kernel-irqchip=split: KVM is the interrupt controller here; only 'on' is possible",
+        ),
+        (
+            &["-machine", "q35,accel=kvm", "-accel", "kvm"],
+            "-machine: accel= and -accel say the same thing: give only one of them",
+        ),
+        (
+            &["-accel", "tcg"],
+            "-accel: invalid accelerator 'tcg'; there is only kvm",
+        ),
+        (
+            &["-cpu", "hots"],
+            "-cpu: unable to find CPU model 'hots'; there are host and max; did you mean 'host'?",
+        ),
+        (
+            &["-cpu", "host,-vmx"],
+            "-cpu: feature 'vmx' cannot be switched: the guest gets the host's CPU as it is",
+        ),
+        (
+            &["-smp", "4,sockets=3"],
+            "-smp: Invalid CPU topology: product of the hierarchy must match maxcpus: \
+             sockets (3) * dies (1) * cores (1) * threads (1) != maxcpus (4)",
+        ),
+        (
+            &["-smp", "4,maxcpus=2"],
+            "-smp: Invalid CPU topology: maxcpus must be equal to or greater than smp: \
+             sockets (1) * dies (1) * cores (2) * threads (1) == maxcpus (2) < smp_cpus (4)",
+        ),
+        (
+            &["-smp", "0"],
+            "-smp: Invalid CPU topology: CPU topology parameters must be greater than zero, and 'cpus' is not",
+        ),
+        (
+            &["-smp", "256"],
+            "-smp: Invalid SMP CPUs 256. The max CPUs supported by machine 'pc-q35-sesame1' is 255",
+        ),
+        (
+            &["-m", "5Q"],
+            "-m: Parameter 'size' is '5Q': wanted a size below 2^64 bytes: a number, perhaps with k, M, G, T, P or E",
+        ),
+        (&["-m", "1G,slots=3"], "-m: slots specified but no maxmem"),
+        (
+            &["-uuid", "123"],
+            "-uuid: failed to parse UUID string: wrong format: '123'; wanted xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx in hexadecimal",
+        ),
+        (&["-boot", "order=z"], "-boot: Invalid boot device 'z'"),
+        (
+            &["-rtc", "clock=vm"],
+            "-rtc: clock=vm: the clock goes on while the machine is stopped; wanted host or rt",
+        ),
+        (
+            &["-add-fd", "fd=1,set=1"],
+            "-add-fd: fd cannot be a standard I/O stream",
+        ),
+        (&["-chardev", "null"], "-chardev: chardev: no id specified"),
+        (
+            &["-chardev", "null,id=a", "-chardev", "pty,id=a"],
+            "-chardev: Duplicate ID 'a' for chardev",
+        ),
+        (
+            &["-chardev", "socket,id=a,path=/a,wait=off"],
+            "-chardev: 'wait' is for a socket with server=on",
+        ),
+        (
+            &["-qmp", "foo:1"],
+            "-qmp: 'foo:1' is not a valid char driver; wanted stdio, null, none, pty, file:PATH, unix:PATH, tcp:HOST:PORT or chardev:ID",
+        ),
+        (
+            &["-chardev", "null,id=aa", "-mon", "ab,mode=control"],
+            "-mon: chardev \"ab\" not found; did you mean 'aa'?",
+        ),
+        (
+            &["-mon", "aa"],
+            "-mon: a monitor speaks QMP here: add mode=control",
+        ),
+        (
+            &["-nodefaults", "-serial", "stdio", "-qmp", "stdio"],
+            "-chardev: cannot use stdio by multiple character devices",
+        ),
+        (
+            &["-serial", "stdio", "-daemonize"],
+            "-daemonize: cannot use stdio with -daemonize",
+        ),
+        (&["-append", "x"], "-append: only allowed with -kernel"),
+        (
+            &["-global", "virtio-rng.perod=1"],
+            "-global: Property 'virtio-rng-pci.perod' not found; did you mean 'period'?",
+        ),
+        (
+            &["-sandbox", "on,spawn=yes"],
+            "-sandbox: spawn=yes: wanted allow or deny",
+        ),
+        (
+            &["-display", "gtk"],
+            "-display: 'gtk' is not available here; only none",
+        ),
+        (
+            &["-M", "memory-backend=ram0"],
+            "-M: Memory backend 'ram0' not found",
+        ),
+    ];
+    for (arguments, text) in wrong {
+        assert_eq!(error(arguments), *text, "{arguments:?}");
+        assert!(!text.contains('\n'));
+    }
+}
+
+#[test]
+fn the_lists_that_clients_parse_have_the_form_of_qemu() {
+    let machines = printed(&["-machine", "help"]);
+    assert!(
+        machines
+            .lines()
+            .any(|line| line.starts_with("pc-q35-sesame1 ") && line.ends_with(" (default)"))
+    );
+    assert!(
+        machines
+            .lines()
+            .any(|line| line.starts_with("q35 ") && line.ends_with("(alias of pc-q35-sesame1)"))
+    );
+    let devices = printed(&["-M", "none", "-device", "help"]);
+    assert!(devices.contains("name \"virtio-blk-pci\", bus PCI, alias \"virtio-blk\""));
+    assert!(printed(&["-device", "virtio-rng,help"]).contains("  max-bytes=<uint64> - "));
+    assert!(printed(&["-object", "help"]).contains("  memory-backend-memfd\n"));
+    assert!(printed(&["-accel", "help"]).contains("  kvm\n"));
+    assert!(printed(&["-cpu", "help"]).contains("x86 host "));
+    assert!(printed(&["-chardev", "help"]).contains("  socket\n"));
+    assert!(printed(&["-smp", "help"]).contains("maxcpus=<int>"));
+}
+
+#[test]
+fn the_help_text_tells_of_every_option_and_every_key() {
+    let text = printed(&["--help"]);
+    for option in OPTIONS {
+        assert!(
+            text.contains(&format!("-{}", option.name)),
+            "{}",
+            option.name
+        );
+        assert!(option.about.ends_with('.'), "{}", option.name);
+        for member in option.keys.members {
+            assert!(
+                text.contains(&format!("{}=<", member.name)),
+                "{}",
+                member.name
+            );
+        }
+    }
+    assert!(text.lines().all(|line| line.len() <= 120));
+    assert_eq!(printed(&["-h"]), text);
+}
+
+/// Words like those of a command line: options, keys and values, whole and broken.
+fn word() -> impl Strategy<Value = String> {
+    let names: Vec<String> = option_names().map(|name| format!("-{name}")).collect();
+    let pieces: Vec<String> = GUEST.iter().map(|word| (*word).to_owned()).collect();
+    prop_oneof![
+        proptest::sample::select(names),
+        proptest::sample::select(pieces),
+        "[a-z0-9=,.:{}\"+-]{0,24}",
+        "(path|fd|id|server|cpus|size|accel|driver|drive|base)=[^\u{0}]{0,12}",
+        ".{0,12}",
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_command_line_makes_it_panic(words in proptest::collection::vec(word(), 0..12)) {
+        match parse(words.into_iter().map(OsString::from)) {
+            Ok(Outcome::Run(config)) => prop_assert!(!config.accels.is_empty()),
+            Ok(Outcome::Print(text)) => prop_assert!(text.ends_with('\n')),
+            Err(error) => prop_assert!(!error.to_string().is_empty()),
+        }
+    }
+}
