@@ -3,6 +3,8 @@
 //! The properties come from `DeviceOptions` in `schema/devices.json`; only names and buses stand
 //! here.
 
+use serde_json::Value;
+
 use crate::describe::{Described, MemberSpec, VariantSpec};
 use crate::devices::DeviceOptions;
 
@@ -83,6 +85,16 @@ pub fn find_driver(name: &str) -> Option<&'static DriverSpec> {
         .find(|driver| driver.name == name || driver.alias == Some(name))
 }
 
+/// Puts a model's name where the arguments of `device_add` give its alias; anything else stays.
+pub fn resolve_alias(arguments: &mut Value) {
+    let Some(driver) = arguments.get_mut("driver") else {
+        return;
+    };
+    if let Some(found) = driver.as_str().and_then(find_driver) {
+        *driver = found.name.into();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,5 +116,18 @@ mod tests {
             .iter()
             .find(|one| one.name == "queue-size");
         assert_eq!(size.and_then(|one| one.default), Some("256"));
+    }
+
+    #[test]
+    fn an_alias_becomes_the_name_and_a_stranger_stays() {
+        for (given, wanted) in [
+            ("virtio-rng", "virtio-rng-pci"),
+            ("virtio-rng-pci", "virtio-rng-pci"),
+            ("e1000", "e1000"),
+        ] {
+            let mut arguments = serde_json::json!({ "driver": given });
+            resolve_alias(&mut arguments);
+            assert_eq!(arguments["driver"], wanted);
+        }
     }
 }

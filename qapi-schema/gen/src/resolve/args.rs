@@ -1,7 +1,7 @@
 //! Commands and events: what they take, what they give back.
 
 use super::{Resolver, body_text, check_documented};
-use crate::check::{Body, Definition, Members};
+use crate::check::{Body, Definition, Members, RawMember};
 use crate::doc::DocText;
 use crate::ir::{Command, Event, Kind, Schema, TypeDef, TypeRef};
 use crate::naming::camel;
@@ -77,28 +77,7 @@ fn arguments(
                     format!("'boxed' of '{}' wants a named type as 'data'", of.name),
                 ));
             }
-            let kind = Kind::Struct(resolver.members(members, of.doc.as_ref())?);
-            check_documented(of, &kind)?;
-            let name = format!("q_obj_{}-arg", of.name);
-            let noun = match of.body {
-                Body::Event { .. } => "Data of event",
-                _ => "Arguments of command",
-            };
-            let doc = DocText {
-                paragraphs: vec![format!("{noun} `{}`.", of.name)],
-            };
-            schema.types.insert(
-                name.clone(),
-                TypeDef {
-                    name: name.clone(),
-                    rust_name: camel(&of.name),
-                    module: resolver.module_name(of),
-                    doc,
-                    features: Vec::new(),
-                    kind,
-                },
-            );
-            Ok(Some(name))
+            inline(resolver, of, members, schema).map(Some)
         }
         Some(Members::Named(name)) => {
             let found = resolver.find_type(name)?;
@@ -123,6 +102,34 @@ fn arguments(
             }
         }
     }
+}
+
+/// Makes a type of members written in place; in Rust it has the command's or event's name.
+fn inline(
+    resolver: &Resolver<'_>,
+    of: &Definition,
+    members: &[RawMember],
+    schema: &mut Schema,
+) -> Result<String, SchemaError> {
+    let kind = Kind::Struct(resolver.members(members, of.doc.as_ref())?);
+    check_documented(of, &kind)?;
+    let noun = match of.body {
+        Body::Event { .. } => "Data of event",
+        _ => "Arguments of command",
+    };
+    let name = format!("q_obj_{}-arg", of.name);
+    let ty = TypeDef {
+        name: name.clone(),
+        rust_name: camel(&of.name),
+        module: resolver.module_name(of),
+        doc: DocText {
+            paragraphs: vec![format!("{noun} `{}`.", of.name)],
+        },
+        features: Vec::new(),
+        kind,
+    };
+    schema.types.insert(name.clone(), ty);
+    Ok(name)
 }
 
 fn check_returns(
