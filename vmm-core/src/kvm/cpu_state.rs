@@ -26,6 +26,8 @@ pub struct CpuState {
     xcrs: kvm_xcrs,
     debug: kvm_debugregs,
     msrs: Vec<kvm_msr_entry>,
+    /// What a boot loader leaves, written last.
+    boot_msrs: Vec<kvm_msr_entry>,
     lapic: kvm_lapic_state,
     events: kvm_vcpu_events,
     mp: kvm_mp_state,
@@ -43,10 +45,9 @@ impl CpuState {
         lapic.regs[LAPIC_LVT1] = 0;
         lapic.regs[LAPIC_LVT1 + 1] = DELIVER_NMI.cast_signed();
         lapic.regs[LAPIC_LVT1 + 2] = 0;
+        let boot_msrs = msr::boot(vm.microcode());
         let mut msrs = msr::read(cpu, &msr::saved_list(vm)?)?;
-        let boot = msr::boot(vm.microcode());
-        msrs.retain(|saved| !boot.iter().any(|boot| boot.index == saved.index));
-        msrs.extend(boot);
+        msrs.retain(|saved| !boot_msrs.iter().any(|boot| boot.index == saved.index));
         Ok(Self {
             regs: cpu
                 .get_regs()
@@ -71,17 +72,36 @@ impl CpuState {
                 .get_mp_state()
                 .map_err(KvmError::ioctl("reading the run state"))?,
             msrs,
+            boot_msrs,
             lapic,
         })
     }
 
-    /// Puts everything back. With an `entry` (only the first vCPU has one) the CPU then stands at
-    /// a kernel's first instruction; without, the first one halts and the others wait for INIT
-    /// and SIPI, as they always do.
+    /// Puts everything back, and then [`prepare`](Self::prepare)s.
     ///
     /// # Errors
     /// KVM refuses a register.
     pub fn restore(&self, cpu: &VcpuFd, entry: Option<BootEntry>) -> Result<(), KvmError> {
+        // SAFETY: the buffer is the whole fixed-size structure. No feature with a larger state
+        // (AMX) is offered to the guest: KVM leaves those out unless the process asks for them.
+        unsafe { cpu.set_xsave(&self.xsave) }.map_err(KvmError::ioctl("writing the FPU"))?;
+        cpu.set_xcrs(&self.xcrs)
+            .map_err(KvmError::ioctl("writing extended control registers"))?;
+        cpu.set_debug_regs(&self.debug)
+            .map_err(KvmError::ioctl("writing debug registers"))?;
+        msr::write(cpu, &self.msrs)?;
+        cpu.set_vcpu_events(&self.events)
+            .map_err(KvmError::ioctl("writing pending events"))?;
+        self.prepare(cpu, entry)
+    }
+
+    /// Makes a vCPU that is as it was captured ready to run: with an `entry` (only the first one
+    /// has it) at a kernel's first instruction; without, the first one halts and the others wait
+    /// for INIT and SIPI, as they always do.
+    ///
+    /// # Errors
+    /// KVM refuses a register.
+    pub fn prepare(&self, cpu: &VcpuFd, entry: Option<BootEntry>) -> Result<(), KvmError> {
         let regs = entry.map_or(self.regs, BootEntry::regs);
         let sregs = entry.map_or(self.sregs, |entry| entry.sregs(&self.sregs));
         let mut mp = self.mp;
@@ -94,17 +114,8 @@ impl CpuState {
             .map_err(KvmError::ioctl("writing system registers"))?;
         cpu.set_regs(&regs)
             .map_err(KvmError::ioctl("writing registers"))?;
-        // SAFETY: the buffer is the whole fixed-size structure. No feature with a larger state
-        // (AMX) is offered to the guest: KVM leaves those out unless the process asks for them.
-        unsafe { cpu.set_xsave(&self.xsave) }.map_err(KvmError::ioctl("writing the FPU"))?;
-        cpu.set_xcrs(&self.xcrs)
-            .map_err(KvmError::ioctl("writing extended control registers"))?;
-        cpu.set_debug_regs(&self.debug)
-            .map_err(KvmError::ioctl("writing debug registers"))?;
-        msr::write(cpu, &self.msrs)?;
+        msr::write(cpu, &self.boot_msrs)?;
         cpu.set_lapic(&self.lapic)
-            .map_err(KvmError::ioctl("writing the local APIC"))?;
-        cpu.set_vcpu_events(&self.events)
-            .map_err(KvmError::ioctl("writing pending events"))
+            .map_err(KvmError::ioctl("writing the local APIC"))
     }
 }

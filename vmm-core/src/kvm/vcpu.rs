@@ -115,6 +115,8 @@ pub struct Vcpu {
     power_on: CpuState,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// Whether it has ever run: until then it is as it was made, and a reset has little to do.
+    has_run: AtomicBool,
 }
 
 impl Vcpu {
@@ -175,6 +177,7 @@ impl Vcpu {
             power_on,
             shared,
             thread: Some(thread),
+            has_run: AtomicBool::new(false),
         })
     }
 
@@ -200,6 +203,7 @@ impl Vcpu {
     pub fn resume(&self) {
         let mut status = self.shared.lock();
         if next(status.state, VcpuOrder::Resume) == VcpuState::Running {
+            self.has_run.store(true, Ordering::Release);
             self.shared.order(&mut status, VcpuOrder::Resume);
         }
     }
@@ -250,7 +254,13 @@ impl Vcpu {
     /// # Errors
     /// It is not paused, or KVM refuses a register.
     pub fn reset(&self, entry: Option<BootEntry>) -> Result<(), KvmError> {
-        self.with_cpu(|cpu| self.power_on.restore(cpu, entry))?
+        self.with_cpu(|cpu| {
+            if self.has_run.load(Ordering::Acquire) {
+                self.power_on.restore(cpu, entry)
+            } else {
+                self.power_on.prepare(cpu, entry)
+            }
+        })?
     }
 
     fn tell(&self, order: VcpuOrder) {
