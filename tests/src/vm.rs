@@ -416,8 +416,8 @@ impl Builder {
         }
         let mut command = Command::new(&self.vmm.program);
         command
-            .args(&self.arguments)
             .args(arguments)
+            .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(folder.join("stderr"))?);

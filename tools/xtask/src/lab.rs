@@ -87,9 +87,10 @@ pub(crate) fn boot(spec: &LabSpec) -> Result<Lab> {
     Lab::boot(spec)
 }
 
-/// Our own environment, for the command in the lab.
+/// Our own environment, for the command in the lab, where KVM is good.
 pub(crate) fn environment() -> BTreeMap<String, String> {
     env::vars_os()
         .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .chain([("SESAME_KVM".to_owned(), "host".to_owned())])
         .collect()
 }

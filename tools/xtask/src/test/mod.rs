@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use ::tests::artifacts;
+use ::tests::artifacts::{self, run_as_root};
+use ::tests::fds::open_rw;
 use ::tests::host_kvm::{self, Place};
 use ::tests::lab::Lab;
 use anyhow::{Context, Result};
@@ -71,7 +72,7 @@ fn unit_tests() -> Result<Count> {
     if has("cargo-nextest") {
         command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
         command.args(["--status-level", "fail", "--final-status-level", "fail"]);
-        command.args(["--show-progress", "none"]);
+        command.env("NEXTEST_SHOW_PROGRESS", "none");
     } else {
         command.args([
             "test",
@@ -95,6 +96,12 @@ fn unit_tests() -> Result<Count> {
 
 /// The programs of `tests/tests`, each where its tests can run.
 fn guest_tests(options: &Options) -> Result<Count> {
+    install_missing(&[
+        ("python3", "python3-venv"),
+        ("socat", "socat"),
+        ("mkfs.ext4", "e2fsprogs"),
+        ("xz", "xz-utils"),
+    ])?;
     let inits = project::inits()?;
     let environment = environment(options, &inits)?;
     let programs = test_programs()?;
@@ -157,12 +164,11 @@ fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, Stri
 fn stays_here(program: &Path) -> bool {
     let name = program.file_name().unwrap_or_default().to_string_lossy();
     let without_guest = WITHOUT_GUEST.iter().any(|prefix| name.starts_with(prefix));
-    without_guest && Path::new("/dev/kvm").exists()
+    without_guest && open_rw(Path::new("/dev/kvm")).is_ok()
 }
 
 /// A virtual environment with what tests/interop needs, made once per set of requirements.
 fn python() -> Result<PathBuf> {
-    install_missing(&[("python3", "python3-venv"), ("socat", "socat")])?;
     let requirements = root().join("tests/interop/requirements.txt");
     let wanted = fs::read_to_string(&requirements)?;
     let folder = artifacts::cache()?.join("python");
@@ -171,9 +177,15 @@ fn python() -> Result<PathBuf> {
         return Ok(folder.join("bin/python"));
     }
     step("making a Python environment for the foreign clients");
-    sh(Command::new("python3")
-        .args(["-m", "venv", "--clear"])
-        .arg(&folder))?;
+    let make = || {
+        sh(Command::new("python3")
+            .args(["-m", "venv", "--clear"])
+            .arg(&folder))
+    };
+    // Debian's Python comes without the other half of its venv module.
+    make().or_else(|_| {
+        run_as_root(&["apt-get", "install", "-y", "-qq", "python3-venv"]).and_then(|()| make())
+    })?;
     sh(Command::new(folder.join("bin/pip"))
         .args(["install", "-q", "--disable-pip-version-check", "-r"])
         .arg(&requirements))?;
