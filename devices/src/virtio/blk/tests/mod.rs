@@ -35,6 +35,9 @@ const UNSUPP: u8 = 2;
 /// A little more than the memory of the parser's test.
 const MEMORY_END: u64 = (1 << 20) + 0x100;
 
+/// Where it keeps the header.
+const HEADER: u64 = 0x8_0000;
+
 fn fill(driver: &Rig, address: u64, bytes: &[u8]) {
     driver
         .view()
@@ -302,20 +305,28 @@ proptest! {
             (prop_oneof![0..MEMORY_END, any::<u64>()], any::<u16>(), 0..8u16, 0..20u16),
             16,
         ),
-        header in any::<[u8; 16]>(),
+        kind in prop_oneof![0..16u8, any::<u8>()],
+        sector in any::<[u8; 8]>(),
     ) {
         let view = Arc::new(
             GuestMemView::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory"),
         );
         let mock = MockSplitQueue::create(&*view, GuestAddress(0x1000), 16);
-        let descriptors: Vec<_> = table
+        let mut descriptors: Vec<_> = table
             .iter()
             .map(|&(address, len, flags, next)| {
                 let split = Descriptor::new(address, len.into(), flags, next);
                 RawDescriptor::from(split)
             })
             .collect();
-        view.write_slice(&header, GuestAddress(table[0].0 % (1 << 19))).expect("inside");
+        // Half of the first descriptors lead to a header, clear of the rings.
+        if table[0].0 % 2 == 0 {
+            let (_, len, flags, next) = table[0];
+            let split = Descriptor::new(HEADER, len.into(), flags, next);
+            descriptors[0] = RawDescriptor::from(split);
+        }
+        let header = [&[kind, 0, 0, 0, 0, 0, 0, 0], &sector[..]].concat();
+        view.write_slice(&header, GuestAddress(HEADER)).expect("inside");
         let chain = mock.build_multiple_desc_chains(&descriptors).expect("chain");
         let mut request = Request::new();
         if request.parse(&view, chain).is_ok() {
