@@ -36,8 +36,6 @@ pub struct PciHostSpec {
     /// The lines behind the root's wires INTA to INTD: device `d`, pin `p` (0 for INTA) is
     /// connected to line `(d + p) & 3`.
     pub intx: [Arc<dyn IrqLine>; 4],
-    /// Where the news of finished unplugs goes.
-    pub notices: NoticeSink,
 }
 
 /// The PCI Express hierarchy of the machine.
@@ -45,7 +43,6 @@ pub struct PciHost {
     root: Arc<PciBus>,
     spaces: Spaces,
     wires: Wires,
-    notices: NoticeSink,
     started: AtomicBool,
 }
 
@@ -64,7 +61,6 @@ impl PciHost {
             root: PciBus::new(ROOT_BUS.to_owned(), BusKind::Root),
             spaces: spec.spaces,
             wires: Wires::new(spec.intx),
-            notices: spec.notices,
             started: AtomicBool::new(false),
         };
         let place = SlotAddress::slot(0);
@@ -260,12 +256,6 @@ impl PciHost {
             }
             None::<()>
         });
-    }
-
-    /// The sink that ports report to.
-    #[must_use]
-    pub fn notices(&self) -> &NoticeSink {
-        &self.notices
     }
 }
 

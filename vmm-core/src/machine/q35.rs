@@ -129,7 +129,7 @@ impl Q35 {
             pio: Arc::default(),
             mmio: Arc::default(),
         };
-        let pci = pci_tree(&buses, &irqs, &host.notices)?;
+        let pci = pci_tree(&buses, &irqs)?;
         let board = BoardSpec {
             rtc: RtcSpec {
                 offset: spec.rtc_offset,
@@ -416,18 +416,13 @@ fn layout(size: u64, bits: u32) -> Result<Layout, MachineError> {
 }
 
 /// The tree with the two functions every q35 has.
-fn pci_tree(
-    buses: &Buses,
-    irqs: &KvmIrqs,
-    notices: &NoticeSink,
-) -> Result<Arc<PciHost>, MachineError> {
+fn pci_tree(buses: &Buses, irqs: &KvmIrqs) -> Result<Arc<PciHost>, MachineError> {
     let pci = PciHost::new(PciHostSpec {
         spaces: Spaces {
             io: Arc::clone(&buses.pio),
             memory: Arc::clone(&buses.mmio),
         },
         intx: INTX.map(|gsi| irqs.line(gsi)),
-        notices: notices.clone(),
     });
     pci.plug(None, lpc::ADDRESS, Arc::new(Lpc::new()))?;
     Ok(pci)

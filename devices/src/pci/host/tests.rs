@@ -13,7 +13,6 @@ fn host() -> Arc<PciHost> {
     PciHost::new(PciHostSpec {
         spaces: Spaces::default(),
         intx: lines(),
-        notices: notices().0,
     })
 }
 

@@ -64,7 +64,6 @@ impl Bench {
         let host = PciHost::new(PciHostSpec {
             spaces: Default::default(),
             intx: lines(),
-            notices: sink.clone(),
         });
         let port = RootPort::new(RootPortSpec {
             id: "p1".to_owned(),

@@ -10,10 +10,11 @@ use vm_memory::{GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
 use super::*;
 use crate::bus::Bus;
 use crate::irq::IrqLine;
-use crate::pci::SlotAddress;
 use crate::pci::function::Spaces;
 use crate::pci::intx::Wires;
-use crate::pci::mock::{Bells, Controller, Level, lines};
+use crate::pci::mock::{Bells, Controller, Level, lines, notices};
+use crate::pci::setup::{self, SetupSpec};
+use crate::pci::{PciHost, PciHostSpec, RootPort, RootPortSpec, SlotAddress};
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioError};
 use crate::virtio::transport::interrupt::NO_VECTOR;
 use crate::virtio::transport::status::Status;
@@ -450,4 +451,64 @@ proptest! {
         bench.drive(1 << 32);
         prop_assert_eq!(bench.status().bits(), 15);
     }
+}
+
+#[test]
+fn a_disk_behind_a_port_is_where_setup_put_it_and_leaves_nothing_behind() {
+    let controller = Arc::new(Controller::default());
+    let mock = Arc::new(Mock::default());
+    let (sink, heard) = notices();
+    let spaces = Spaces::default();
+    let memory = Arc::clone(&spaces.memory);
+    let host = PciHost::new(PciHostSpec {
+        spaces,
+        intx: lines(),
+    });
+    let port = RootPort::new(RootPortSpec {
+        id: "p1".to_owned(),
+        port: 0,
+        slot: 1,
+        multifunction: false,
+        msi: Arc::clone(&controller) as Arc<dyn MsiController>,
+        notices: sink,
+    });
+    host.plug(None, None, port.unwrap()).unwrap();
+    let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    let disk = VirtioPci::new(VirtioPciSpec {
+        id: "disk".to_owned(),
+        device: mock,
+        memory: GuestMemoryAtomic::new(ram),
+        msi: Arc::clone(&controller) as Arc<dyn MsiController>,
+        doorbells: Arc::new(Bells::default()),
+        vectors: 3,
+        multifunction: false,
+    });
+    let disk = disk.unwrap();
+    let watch = Arc::downgrade(&disk);
+    host.plug(Some("p1"), None, disk).unwrap();
+    setup::assign(
+        &host,
+        &SetupSpec {
+            io: 0..0,
+            memory32: 0xc000_0000..0xfec0_0000,
+            memory64: 0..0,
+            port_memory: SetupSpec::PORT_MEMORY,
+            port_prefetchable: SetupSpec::PORT_PREFETCHABLE,
+        },
+    );
+    let view = host.inspect();
+    let behind = view[1].bridge.as_ref().unwrap();
+    let registers = behind.functions[0].regions[0].address.unwrap();
+    assert!(behind.memory.base <= registers && registers < behind.memory.limit);
+    let mut queues = [0; 2];
+    assert!(memory.read(registers + 0x12, &mut queues));
+    assert_eq!(u16::from_le_bytes(queues), 2);
+    host.request_unplug("disk").unwrap();
+    assert!(!memory.read(registers, &mut queues));
+    assert_eq!(heard.lock().unwrap().len(), 1);
+    assert_eq!(
+        watch.strong_count(),
+        0,
+        "nobody holds an unplugged function"
+    );
 }
