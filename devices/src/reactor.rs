@@ -255,11 +255,17 @@ impl Core {
             for event in events.iter().filter(|event| event.token() != WAKE) {
                 self.call(event.token(), readiness(event));
             }
-            while let Some(token) = self.next_expired() {
+            // One look at the clock and at the queue: what a timer arms or a job adds now waits
+            // until the descriptors had their turn.
+            let now = Instant::now();
+            while let Some(token) = self.next_expired(now) {
                 self.call(token, Readiness::TIMER);
             }
-            while let Some(job) = self.next_job() {
-                job();
+            let waiting = self.table().jobs.len();
+            for _ in 0..waiting {
+                if let Some(job) = self.next_job() {
+                    job();
+                }
             }
         }
     }
@@ -279,8 +285,7 @@ impl Core {
         })))
     }
 
-    fn next_expired(&self) -> Option<Token> {
-        let now = Instant::now();
+    fn next_expired(&self, now: Instant) -> Option<Token> {
         let mut table = self.table();
         let (&token, _) = table
             .deadlines

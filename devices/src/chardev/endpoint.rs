@@ -17,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::net::SocketAddrUnix;
 
 use super::ChardevError;
-use super::line::Peer;
+use super::peer::Peer;
 use super::spec::{BackendSpec, SocketRole, SocketSpec};
 use super::terminal::Terminal;
 use crate::reactor::Watched;

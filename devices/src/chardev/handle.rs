@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use fdset::{Door, OpenFile};
 
 use super::endpoint::{self, Endpoint, Origin, open_endpoint};
-use super::line::{Line, Peer};
+use super::line::Line;
 use super::logfile::LogFile;
+use super::peer::Peer;
 use super::ring::Ring;
 use super::spec::{BackendSpec, ChardevSpec};
 use super::{ChardevError, Frontend};
@@ -194,6 +195,14 @@ impl Chardev {
             log.write(bytes.get(..taken).unwrap_or(bytes));
         }
         taken
+    }
+}
+
+impl Drop for Chardev {
+    fn drop(&mut self) {
+        if let Backend::Line(line) = &self.backend {
+            line.close();
+        }
     }
 }
 

@@ -23,52 +23,20 @@ use std::time::Duration;
 
 use fdset::OpenFile;
 use mio::Interest;
-use nix::errno::Errno;
-use nix::unistd;
 
 use super::endpoint::{self, Accepted, Origin};
 use super::handle::Seat;
+use super::peer::{Intake, Peer, Received, Sent};
 use crate::reactor::{Reactor, Readiness, Ready, Registration, Timer};
 
 /// How many bytes of output wait for a slow peer, at most.
 pub const OUTGOING_LIMIT: usize = 64 << 10;
-
-/// How many bytes are read at once.
-const INTAKE: usize = 4 << 10;
 
 /// How often one visit reads before other descriptors get their turn.
 const ROUNDS: usize = 16;
 
 /// How long a server that is out of descriptors waits before it accepts again.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
-
-/// The descriptors of one connection. They may be the same file.
-#[derive(Clone, Debug)]
-pub(super) struct Peer {
-    /// Where input comes from, if there is any.
-    pub(super) input: Option<Arc<OpenFile>>,
-    /// Where output goes.
-    pub(super) output: Arc<OpenFile>,
-    /// What `query-chardev` calls it.
-    pub(super) name: String,
-}
-
-impl Peer {
-    /// A peer with one descriptor for both directions.
-    pub(super) fn duplex(file: Arc<OpenFile>, name: String) -> Self {
-        Self {
-            input: Some(Arc::clone(&file)),
-            output: file,
-            name,
-        }
-    }
-
-    fn is_duplex(&self) -> bool {
-        self.input
-            .as_ref()
-            .is_some_and(|input| Arc::ptr_eq(input, &self.output))
-    }
-}
 
 enum Phase {
     Waiting,
@@ -103,19 +71,6 @@ struct State {
     starved: bool,
 }
 
-/// Input that was read and is not taken yet.
-struct Intake {
-    buffer: Box<[u8]>,
-    start: usize,
-    end: usize,
-}
-
-impl Intake {
-    fn waiting(&self) -> &[u8] {
-        self.buffer.get(self.start..self.end).unwrap_or_default()
-    }
-}
-
 /// A chardev's connection. Kept alive by the chardev alone: handlers hold it weakly.
 pub(super) struct Line {
     me: Weak<Line>,
@@ -131,7 +86,7 @@ pub(super) struct Line {
     /// A call that was not answered yet.
     calling: Mutex<Option<(Peer, Registration)>>,
     timer: OnceLock<Timer>,
-    listening: OnceLock<Registration>,
+    listening: Mutex<Option<Registration>>,
 }
 
 impl Line {
@@ -153,16 +108,12 @@ impl Line {
                 outgoing: VecDeque::new(),
                 starved: false,
             }),
-            intake: Mutex::new(Some(Intake {
-                buffer: vec![0; INTAKE].into_boxed_slice(),
-                start: 0,
-                end: 0,
-            })),
+            intake: Mutex::new(Some(Intake::new())),
             paused: AtomicBool::new(true),
             connections: AtomicUsize::new(0),
             calling: Mutex::new(None),
             timer: OnceLock::new(),
-            listening: OnceLock::new(),
+            listening: Mutex::new(None),
         });
         let alone = first.is_none();
         if let Some(peer) = first {
@@ -172,7 +123,7 @@ impl Line {
             let watch =
                 line.reactor
                     .register(listener, Interest::READABLE, line.hook(Part::Listener))?;
-            line.listening.set(watch).ok();
+            *line.listening() = Some(watch);
         } else if alone {
             line.reactor.run({
                 let line = Weak::clone(&line.me);
@@ -199,7 +150,7 @@ impl Line {
         };
         let mut sent = 0;
         if outgoing.is_empty() {
-            match send(&connected.peer.output, bytes) {
+            match connected.peer.send(bytes) {
                 Sent::All => return bytes.len(),
                 Sent::Some(count) => sent = count,
                 // The reactor hears of it too, and ends the connection there.
@@ -255,6 +206,21 @@ impl Line {
             Phase::Connected(connected) => connected.peer.name.clone(),
             Phase::Waiting | Phase::Ended => self.origin.name_without_peer(),
         }
+    }
+
+    /// Lets the peer go and finds no other. When it returns, no callback is under way, so a
+    /// listener's path is free as soon as the line is dropped.
+    pub(super) fn close(&self) {
+        let phase = std::mem::replace(&mut self.state().phase, Phase::Ended);
+        let listening = self.listening().take();
+        let calling = self.calling().take();
+        drop((phase, listening, calling));
+    }
+
+    fn listening(&self) -> MutexGuard<'_, Option<Registration>> {
+        self.listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -422,7 +388,7 @@ impl Line {
             };
             while !outgoing.is_empty() {
                 let (front, _) = outgoing.as_slices();
-                match send(&connected.peer.output, front) {
+                match connected.peer.send(front) {
                     Sent::All => {
                         let count = front.len();
                         outgoing.drain(..count);
@@ -472,17 +438,13 @@ impl Line {
         if room == 0 {
             return Flow::Stopped;
         }
-        if intake.start >= intake.end {
-            let limit = room.min(intake.buffer.len());
+        if intake.waiting().is_empty() {
             let read = match &self.state().phase {
-                Phase::Connected(connected) => match &connected.peer.input {
-                    Some(input) => receive(input, &mut intake.buffer[..limit]),
-                    None => Received::Nothing,
-                },
+                Phase::Connected(connected) => intake.refill(&connected.peer, room),
                 Phase::Waiting | Phase::Ended => Received::Nothing,
             };
             match read {
-                Received::Bytes(count) => (intake.start, intake.end) = (0, count),
+                Received::Bytes => {}
                 Received::Nothing => {
                     self.paused.store(false, Ordering::SeqCst);
                     return Flow::Stopped;
@@ -491,9 +453,9 @@ impl Line {
             }
         }
         let waiting = intake.waiting();
-        let offered = &waiting[..room.min(waiting.len())];
-        let taken = frontend.receive(offered).min(offered.len());
-        intake.start += taken;
+        let offered = waiting.get(..room).unwrap_or(waiting);
+        let taken = frontend.receive(offered);
+        intake.consume(taken);
         // A frontend that took nothing asks for more when it can.
         if taken == 0 {
             return Flow::Stopped;
@@ -530,13 +492,11 @@ impl Line {
             return;
         };
         if !self.seat.is_open() {
-            (intake.start, intake.end) = (0, 0);
-        } else if intake.start >= intake.end
+            intake.clear();
+        } else if intake.waiting().is_empty()
             && let Phase::Connected(connected) = &self.state().phase
-            && let Some(input) = &connected.peer.input
-            && let Received::Bytes(count) = receive(input, &mut intake.buffer)
         {
-            (intake.start, intake.end) = (0, count);
+            intake.refill(&connected.peer, usize::MAX);
         }
         *self.intake() = Some(intake);
         self.hang_up();
@@ -612,48 +572,6 @@ impl Ready for Hook {
                     line.peer_left(serial);
                 }
             }
-        }
-    }
-}
-
-enum Sent {
-    All,
-    Some(usize),
-    Gone,
-}
-
-/// Writes until all is written or the descriptor would block.
-fn send(file: &OpenFile, bytes: &[u8]) -> Sent {
-    let mut sent = 0;
-    while let Some(rest) = bytes.get(sent..).filter(|rest| !rest.is_empty()) {
-        match unistd::write(file, rest) {
-            Ok(0) | Err(Errno::EAGAIN) => return Sent::Some(sent),
-            Ok(count) => sent += count,
-            Err(Errno::EINTR) => {}
-            Err(error) => {
-                tracing::debug!(%error, "a chardev's output is lost");
-                return Sent::Gone;
-            }
-        }
-    }
-    Sent::All
-}
-
-enum Received {
-    Bytes(usize),
-    Nothing,
-    End,
-}
-
-fn receive(file: &OpenFile, buffer: &mut [u8]) -> Received {
-    loop {
-        match unistd::read(file, buffer) {
-            Ok(0) => return Received::End,
-            Ok(count) => return Received::Bytes(count),
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => return Received::Nothing,
-            // EIO: the last slave of a pty was closed; otherwise the connection broke.
-            Err(_) => return Received::End,
         }
     }
 }

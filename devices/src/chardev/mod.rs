@@ -25,6 +25,7 @@ pub mod endpoint;
 mod handle;
 pub mod line;
 mod logfile;
+mod peer;
 pub mod registry;
 mod ring;
 pub mod spec;

@@ -182,3 +182,166 @@ impl fmt::Debug for Uart16550 {
         f.debug_struct("Uart16550").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc::{self, Receiver, Sender};
+    use std::time::Duration;
+
+    use fdset::{Door, FdRegistry, Scope, SocketAddress};
+
+    use super::*;
+    use crate::chardev::{BackendSpec, ChardevSpec, SocketRole, SocketSpec};
+    use crate::reactor::Reactor;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+    const HOLDING_EMPTY: u8 = 0x20;
+
+    /// Tells of each change of the line.
+    struct Line(Mutex<(bool, Sender<bool>)>);
+
+    impl IrqLine for Line {
+        fn set(&self, high: bool) {
+            let mut line = self.0.lock().unwrap();
+            if line.0 != high {
+                line.0 = high;
+                line.1.send(high).ok();
+            }
+        }
+    }
+
+    fn uart() -> (Arc<Uart16550>, Receiver<bool>) {
+        let (send, changes) = mpsc::channel();
+        let line = Line(Mutex::new((false, send)));
+        (Uart16550::new(Arc::new(line)), changes)
+    }
+
+    fn connected() -> (Arc<Uart16550>, Receiver<bool>, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
+        let passed = OwnedFd::from(theirs);
+        door.registry()
+            .add_named(Scope::Process, "peer", passed)
+            .unwrap();
+        let socket = SocketSpec {
+            address: SocketAddress::Fd {
+                name: "peer".to_owned(),
+            },
+            role: SocketRole::Client,
+        };
+        let spec = ChardevSpec {
+            backend: BackendSpec::Socket(socket),
+            log: None,
+        };
+        let chardev = Chardev::open("serial0", &spec, &door, &Reactor::new()).unwrap();
+        let (uart, changes) = uart();
+        uart.connect(&chardev).unwrap();
+        assert!(chardev.frontend_open());
+        (uart, changes, ours)
+    }
+
+    fn peek(uart: &Uart16550, register: u64) -> u8 {
+        let mut byte = [0];
+        uart.read(register, &mut byte);
+        byte[0]
+    }
+
+    #[test]
+    fn what_the_guest_writes_reaches_the_peer_and_an_echo_interrupts_the_guest() {
+        let (uart, changes, mut peer) = connected();
+        uart.write(2, &[1]);
+        uart.write(1, &[1]);
+        for byte in b"hello" {
+            uart.write(0, &[*byte]);
+        }
+        let mut seen = [0; 5];
+        peer.read_exact(&mut seen).unwrap();
+        peer.write_all(&seen).unwrap();
+        let mut echo = Vec::new();
+        while echo.len() < 5 {
+            assert!(changes.recv_timeout(PATIENCE).unwrap(), "the line rises");
+            while peek(&uart, 5) & 1 != 0 {
+                echo.push(peek(&uart, 0));
+            }
+            assert!(!changes.recv_timeout(PATIENCE).unwrap(), "and falls");
+        }
+        assert_eq!(echo, b"hello");
+    }
+
+    #[test]
+    fn more_input_than_the_fifo_holds_waits_for_the_guest() {
+        let (uart, _changes, mut peer) = connected();
+        let text: Vec<u8> = (0..100).collect();
+        peer.write_all(&text).unwrap();
+        uart.write(2, &[1]);
+        let mut got = Vec::new();
+        let waited = std::time::Instant::now();
+        while got.len() < text.len() {
+            assert!(waited.elapsed() < PATIENCE, "input was lost");
+            if peek(&uart, 5) & 1 != 0 {
+                got.push(peek(&uart, 0));
+            }
+        }
+        assert_eq!(got, text);
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_keeps_the_sender_busy_and_loses_nothing() {
+        let (uart, changes, mut peer) = connected();
+        let mut sent = 0usize;
+        while peek(&uart, 5) & HOLDING_EMPTY != 0 {
+            uart.write(0, &sent.to_le_bytes()[..1]);
+            sent += 1;
+            assert!(sent < 16 << 20, "nothing holds the guest back");
+        }
+        uart.write(1, &[2]);
+        assert!(changes.try_recv().is_err(), "the sender is not empty");
+        let mut seen = vec![0; sent];
+        peer.read_exact(&mut seen).unwrap();
+        assert!(changes.recv_timeout(PATIENCE).unwrap());
+        assert_ne!(peek(&uart, 5) & HOLDING_EMPTY, 0);
+        assert!((0..sent).all(|n| seen[n] == n.to_le_bytes()[0]));
+    }
+
+    #[test]
+    fn a_paused_line_takes_no_input_and_its_state_moves_to_another() {
+        let (uart, _changes, mut peer) = connected();
+        uart.write(7, &[0x5a]);
+        uart.pause();
+        peer.write_all(b"x").unwrap();
+        assert_eq!(uart.save().received, b"");
+        let (copy, _) = self::uart();
+        copy.load(&uart.save());
+        assert_eq!(peek(&copy, 7), 0x5a);
+        copy.reset();
+        assert_eq!(peek(&copy, 7), 0);
+        uart.resume();
+        let waited = std::time::Instant::now();
+        while peek(&uart, 5) & 1 == 0 {
+            assert!(waited.elapsed() < PATIENCE, "input was lost");
+        }
+        assert_eq!(peek(&uart, 0), b'x');
+    }
+
+    #[test]
+    fn without_a_chardev_output_is_dropped_at_once() {
+        let (uart, _changes) = uart();
+        for _ in 0..100 {
+            uart.write(0, b"x");
+            assert_ne!(peek(&uart, 5) & HOLDING_EMPTY, 0);
+        }
+    }
+
+    #[test]
+    fn wide_accesses_reach_consecutive_registers() {
+        let (uart, _changes) = uart();
+        uart.write(6, &[0xff, 0x12, 0x34, 0x56]);
+        let mut bytes = [0; 4];
+        uart.read(6, &mut bytes);
+        assert_eq!(bytes, [0xb0, 0x12, 0xff, 0xff]);
+    }
+}

@@ -255,3 +255,54 @@ impl Chain<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use vm_memory::GuestMemoryMmap;
+
+    use super::*;
+    use crate::virtio::mock_driver::silent;
+
+    const RINGS: usize = 0x1000;
+
+    proptest! {
+        /// Whatever lies where the rings are, reading them ends and touches only guest memory.
+        #[test]
+        fn no_contents_of_the_rings_break_the_device(
+            rings in prop::collection::vec(any::<u8>(), RINGS),
+            event_idx in any::<bool>(),
+        ) {
+            let ranges = [(GuestAddress(0), 0x10000)];
+            let memory = GuestMem::new(GuestMemoryMmap::from_ranges(&ranges).unwrap());
+            let view = memory.memory();
+            view.write_slice(&rings, GuestAddress(0x1000)).unwrap();
+            let state = QueueState {
+                max_size: 16,
+                size: 16,
+                ready: true,
+                desc_table: 0x1000,
+                avail_ring: 0x1400,
+                used_ring: 0x1800,
+                event_idx_enabled: event_idx,
+                ..QueueState::default()
+            };
+            let mut ring = Ring {
+                queue: Queue::try_from(state).unwrap(),
+                memory: memory.clone(),
+                interrupt: silent(),
+                broken: false,
+            };
+            let mut bytes = [0; 64];
+            for _ in 0..40 {
+                let Ok(Some(chain)) = ring.next(&view) else { break };
+                let _ = chain.writable();
+                let _ = chain.gather(3, &mut bytes);
+                let _ = chain.scatter(&bytes);
+                if ring.add_used(&view, &chain, 1).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
