@@ -1,6 +1,8 @@
 //! A server chardev in a process that has no descriptor left. Alone in its binary, because the
 //! limit is the whole process's.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where its setting fails")]
+
 use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
