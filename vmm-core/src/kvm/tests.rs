@@ -218,6 +218,21 @@ fn two_vcpus_are_paused_and_resumed_a_thousand_times() {
 }
 
 #[test]
+#[expect(unsafe_code, reason = "the signal mask of this thread")]
+fn a_vcpu_is_kicked_even_if_its_maker_blocks_signals() {
+    // SAFETY: plain data, filled by sigfillset before its use; only this test's thread changes.
+    unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut());
+    }
+    let Some(guest) = guest(SPIN, 1) else { return };
+    guest.vcpus.resume();
+    std::thread::sleep(Duration::from_millis(20));
+    guest.vcpus.pause();
+}
+
+#[test]
 fn a_triple_fault_asks_for_a_reset() {
     let Some(guest) = guest(UNDEFINED, 1) else {
         return;

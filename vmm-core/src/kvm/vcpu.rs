@@ -162,6 +162,7 @@ impl Vcpu {
         let thread = Builder::new()
             .name(format!("vcpu-{index}"))
             .spawn(move || {
+                unblock_kick();
                 // Nobody waits only if `new` has failed, and then there are orders to quit.
                 let _ = tell.send(nix::unistd::gettid().as_raw());
                 life.live();
@@ -406,6 +407,20 @@ fn install_kick_handler() {
             );
         }
     });
+}
+
+/// Lets this thread be kicked, whatever mask it has inherited from whoever started us.
+fn unblock_kick() {
+    // SAFETY: an all-zero set is storage for `sigemptyset` to fill; the calls write only to it.
+    let failed = unsafe {
+        let mut set: libc::sigset_t = mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, kick_signal());
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut())
+    };
+    if failed != 0 {
+        tracing::error!("this vCPU cannot be kicked: the kick signal stays blocked");
+    }
 }
 
 /// The first real-time signal that the C library leaves to programs.
