@@ -330,7 +330,8 @@ impl Io {
         match client.line.outlet.flush() {
             Sent::Through => self.await_output(client, false)?,
             Sent::BeganToWait | Sent::Waiting => self.await_output(client, true)?,
-            Sent::Gone => return Err(Farewell::Gone),
+            // What it asked before it went is still done; the end of its input is the end.
+            Sent::Gone => {}
             Sent::Overrun => return Err(Farewell::Overrun),
         }
         if client.session.state() != State::Draining {
@@ -338,7 +339,7 @@ impl Io {
         }
         if client.session.state() == State::Draining
             && self.shared.inbox.is_quiet(client.line.key)
-            && client.line.outlet.is_empty()
+            && client.line.outlet.is_settled()
         {
             client.session.step(Cause::Drained);
             return Err(Farewell::Gone);

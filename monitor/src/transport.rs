@@ -17,6 +17,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fdset::scm::{Received, recv_with_fds};
@@ -133,7 +134,15 @@ pub(crate) enum Sent {
 
 /// The sending half of a session, for any thread.
 #[derive(Debug)]
-pub(crate) struct Outlet(Mutex<Queue>);
+pub(crate) struct Outlet {
+    queue: Mutex<Queue>,
+    /// How many bytes wait, or [`ENDED`]: lets `qmp-io` look without the lock, which the thread
+    /// that answers holds just when the client's next request comes in.
+    load: AtomicUsize,
+}
+
+/// The load of an outlet that sends nothing any more.
+const ENDED: usize = usize::MAX;
 
 #[derive(Debug)]
 struct Queue {
@@ -147,70 +156,44 @@ struct Queue {
 impl Outlet {
     /// An outlet to `port`.
     pub(crate) fn new(port: Arc<Port>) -> Self {
-        Self(Mutex::new(Queue {
-            port: Some(port),
-            waiting: VecDeque::new(),
-            ended: None,
-        }))
+        Self {
+            queue: Mutex::new(Queue {
+                port: Some(port),
+                waiting: VecDeque::new(),
+                ended: None,
+            }),
+            load: AtomicUsize::new(0),
+        }
     }
 
     /// Sends one message, or as much of it as the client takes now, and keeps the rest.
     pub(crate) fn send(&self, message: &[u8]) -> Sent {
         let mut queue = self.queue();
-        if let Some(end) = queue.ended {
-            return end;
-        }
-        if queue.waiting.len() > QUEUE_LIMIT {
-            return queue.end(Sent::Overrun);
-        }
-        if !queue.waiting.is_empty() {
-            queue.waiting.extend(message);
-            return Sent::Waiting;
-        }
-        let mut rest = message;
-        while !rest.is_empty() {
-            match queue.send(rest) {
-                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    queue.waiting.extend(rest);
-                    return Sent::BeganToWait;
-                }
-                Err(_) => return queue.end(Sent::Gone),
-            }
-        }
-        Sent::Through
+        let sent = queue.put(message);
+        self.load.store(queue.load(), Ordering::Release);
+        sent
     }
 
     /// Sends what waits, as far as the client takes it.
     pub(crate) fn flush(&self) -> Sent {
+        if self.load.load(Ordering::Acquire) == 0 {
+            return Sent::Through;
+        }
         let mut queue = self.queue();
-        if let Some(end) = queue.ended {
-            return end;
-        }
-        loop {
-            if queue.waiting.is_empty() {
-                queue.waiting.shrink_to(QUEUE_KEPT);
-                return Sent::Through;
-            }
-            let outcome = queue.send(queue.waiting.as_slices().0);
-            match outcome {
-                Ok(sent) => drop(queue.waiting.drain(..sent)),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Waiting,
-                Err(_) => return queue.end(Sent::Gone),
-            }
-        }
+        let sent = queue.flush();
+        self.load.store(queue.load(), Ordering::Release);
+        sent
     }
 
     /// Whether so much waits that the client should read before it asks for more.
     pub(crate) fn is_busy(&self) -> bool {
-        self.queue().waiting.len() > QUEUE_BUSY
+        let load = self.load.load(Ordering::Acquire);
+        load > QUEUE_BUSY && load != ENDED
     }
 
-    /// Whether the client has everything.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.queue().waiting.is_empty()
+    /// Whether nothing waits: the client has everything, or will get no more.
+    pub(crate) fn is_settled(&self) -> bool {
+        matches!(self.load.load(Ordering::Acquire), 0 | ENDED)
     }
 
     /// Ends the session: nothing is sent any more, and the peer is told.
@@ -218,6 +201,7 @@ impl Outlet {
         let port = {
             let mut queue = self.queue();
             queue.end(Sent::Gone);
+            self.load.store(queue.load(), Ordering::Release);
             queue.port.take()
         };
         if let Some(port) = port {
@@ -226,11 +210,60 @@ impl Outlet {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Queue {
+    fn put(&mut self, message: &[u8]) -> Sent {
+        if let Some(end) = self.ended {
+            return end;
+        }
+        if self.waiting.len() > QUEUE_LIMIT {
+            return self.end(Sent::Overrun);
+        }
+        if !self.waiting.is_empty() {
+            self.waiting.extend(message);
+            return Sent::Waiting;
+        }
+        let mut rest = message;
+        while !rest.is_empty() {
+            match self.send(rest) {
+                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.waiting.extend(rest);
+                    return Sent::BeganToWait;
+                }
+                Err(_) => return self.end(Sent::Gone),
+            }
+        }
+        Sent::Through
+    }
+
+    fn flush(&mut self) -> Sent {
+        if let Some(end) = self.ended {
+            return end;
+        }
+        while !self.waiting.is_empty() {
+            match self.send(self.waiting.as_slices().0) {
+                Ok(sent) => drop(self.waiting.drain(..sent)),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Waiting,
+                Err(_) => return self.end(Sent::Gone),
+            }
+        }
+        self.waiting.shrink_to(QUEUE_KEPT);
+        Sent::Through
+    }
+
+    fn load(&self) -> usize {
+        match self.ended {
+            Some(_) => ENDED,
+            None => self.waiting.len(),
+        }
+    }
+
     /// Gives the client up.
     fn end(&mut self, why: Sent) -> Sent {
         self.waiting = VecDeque::new();
@@ -267,7 +300,7 @@ mod tests {
             assert_ne!(outlet.send(message.as_bytes()), Sent::Gone);
             wanted.extend(message.bytes());
         }
-        assert!(!outlet.is_empty());
+        assert!(!outlet.is_settled());
         let mut got = Vec::new();
         let mut buffer = vec![0; 4096];
         while got.len() < wanted.len() {
@@ -275,7 +308,7 @@ mod tests {
             got.extend_from_slice(&buffer[..count]);
             outlet.flush();
         }
-        assert!(got == wanted && outlet.is_empty());
+        assert!(got == wanted && outlet.is_settled());
     }
 
     #[test]

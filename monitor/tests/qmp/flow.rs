@@ -195,6 +195,19 @@ fn a_client_that_ends_its_input_still_gets_its_answers() {
 }
 
 #[test]
+fn what_a_client_asked_before_it_went_is_still_done() {
+    let stage = Stage::new();
+    let mut client = stage.client(0, Style::Line);
+    client.send("{'execute': 'qmp_capabilities'}{'execute': 'stop'}{'execute': 'query-status'}");
+    drop(client);
+    for command in ["stop", "query-status"] {
+        let call = stage.next();
+        assert_eq!(call.command.name, command);
+        call.finish(Ok(Reply::EMPTY));
+    }
+}
+
+#[test]
 fn a_call_that_is_dropped_answers_with_an_error() {
     let stage = Stage::new();
     let mut client = stage.client(0, Style::Line).ready();
