@@ -248,7 +248,9 @@ impl PciFunction for RootPort {
         self.core.attach(&attachment);
     }
 
+    /// What is behind the port goes with it, and first.
     fn detach(&self) {
+        self.eject();
         if let Some(line) = self.line.get() {
             line.set(false);
         }

@@ -259,6 +259,16 @@ fn a_guest_that_refuses_keeps_its_card_also_over_a_reset() {
 }
 
 #[test]
+fn a_port_that_goes_takes_its_card_along() {
+    let bench = Bench::new();
+    bench.host.plug(Some("p1"), None, card("d1")).unwrap();
+    assert!(bench.host.withdraw("p1"));
+    let id = "d1".to_owned();
+    assert_eq!(*bench.heard.lock().unwrap(), [Notice::Unplugged { id }]);
+    assert_eq!(bench.host.bus_names(), ["pcie.0"]);
+}
+
+#[test]
 fn a_busy_slot_is_not_asked() {
     let bench = Bench::new().start();
     bench.host.plug(Some("p1"), None, card("d1")).unwrap();
