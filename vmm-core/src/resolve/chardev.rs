@@ -1,0 +1,103 @@
+//! Chardevs: `chardev-add`, `-chardev`, `-serial`, and what a monitor talks through.
+
+use std::time::Duration;
+
+use devices::chardev::{BackendSpec, ChardevSpec, LogSpec, SocketRole, SocketSpec};
+use fdset::SocketAddress;
+use qapi_schema::QmpError;
+use qapi_schema::char::{
+    ChardevBackend, ChardevBackendVariant, ChardevSocket, InetSocketAddress, SocketAddressLegacy,
+    SocketAddressLegacyVariant, UnixSocketAddress,
+};
+
+/// A ring buffer's size where none is given.
+const RING_SIZE: u64 = 64 * 1024;
+
+/// What a chardev is to be.
+///
+/// # Errors
+/// Members contradict each other, or a size does not fit this machine.
+pub fn chardev(backend: ChardevBackend) -> Result<ChardevSpec, QmpError> {
+    use ChardevBackendVariant as Kind;
+    let (backend, logfile, logappend) = match backend.r#type {
+        Kind::Socket(wrapped) => {
+            let socket = wrapped.data;
+            let log = (socket.logfile.clone(), socket.logappend);
+            (BackendSpec::Socket(socket_spec(socket)?), log.0, log.1)
+        }
+        Kind::File(wrapped) => {
+            let file = wrapped.data;
+            let backend = BackendSpec::File {
+                output: file.out,
+                input: file.r#in,
+                append: file.append.unwrap_or(false),
+            };
+            (backend, file.logfile, file.logappend)
+        }
+        Kind::Stdio(wrapped) => {
+            let stdio = wrapped.data;
+            let backend = BackendSpec::Stdio { signal: stdio.signal.unwrap_or(true) };
+            (backend, stdio.logfile, stdio.logappend)
+        }
+        Kind::Pty(wrapped) => (BackendSpec::Pty, wrapped.data.logfile, wrapped.data.logappend),
+        Kind::Null(wrapped) => (BackendSpec::Null, wrapped.data.logfile, wrapped.data.logappend),
+        Kind::Ringbuf(wrapped) => {
+            let ring = wrapped.data;
+            let size = usize::try_from(ring.size.unwrap_or(RING_SIZE))
+                .map_err(|_| QmpError::generic("Parameter 'size' is larger than memory"))?;
+            (BackendSpec::Ringbuf { size }, ring.logfile, ring.logappend)
+        }
+    };
+    let log = logfile.map(|name| LogSpec { name, append: logappend.unwrap_or(false) });
+    if log.is_none() && logappend.is_some() {
+        return Err(QmpError::generic("Parameter 'logappend' needs 'logfile'"));
+    }
+    Ok(ChardevSpec { backend, log })
+}
+
+fn socket_spec(socket: ChardevSocket) -> Result<SocketSpec, QmpError> {
+    let server = socket.server.unwrap_or(true);
+    let reconnect = socket.reconnect_ms.unwrap_or(0);
+    let reconnect = u64::try_from(reconnect)
+        .map_err(|_| QmpError::generic("Parameter 'reconnect-ms' expects a non-negative value"))?;
+    let role = match (server, reconnect) {
+        (true, 0) => SocketRole::Server { wait: socket.wait.unwrap_or(false) },
+        (true, _) => {
+            return Err(QmpError::generic(
+                "'reconnect-ms' is for a socket that calls: with server=on leave it out",
+            ));
+        }
+        (false, _) if socket.wait.is_some() => {
+            return Err(QmpError::generic(
+                "'wait' is for a socket that listens: with server=off leave it out",
+            ));
+        }
+        (false, 0) => SocketRole::Client,
+        (false, interval) => SocketRole::Reconnecting(Duration::from_millis(interval)),
+    };
+    Ok(SocketSpec { address: address(socket.addr)?, role })
+}
+
+fn address(address: SocketAddressLegacy) -> Result<SocketAddress, QmpError> {
+    use SocketAddressLegacyVariant as Kind;
+    Ok(match address.r#type {
+        Kind::Unix(wrapped) => unix(wrapped.data),
+        Kind::Inet(wrapped) => inet(wrapped.data)?,
+        Kind::Fd(wrapped) => SocketAddress::Fd { name: wrapped.data.str },
+    })
+}
+
+fn unix(address: UnixSocketAddress) -> SocketAddress {
+    if address.r#abstract.unwrap_or(false) {
+        SocketAddress::Abstract { name: address.path }
+    } else {
+        SocketAddress::Unix { path: address.path.into() }
+    }
+}
+
+fn inet(address: InetSocketAddress) -> Result<SocketAddress, QmpError> {
+    let port = address.port.parse().map_err(|_| {
+        QmpError::generic(format!("Parameter 'port' expects a number, not '{}'", address.port))
+    })?;
+    Ok(SocketAddress::Inet { host: address.host, port })
+}

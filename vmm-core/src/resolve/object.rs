@@ -1,0 +1,123 @@
+//! Objects: `object-add`, `-object`.
+
+use block::IoThreadSpec;
+use fdset::HugePageSize;
+use qapi_schema::QmpError;
+use qapi_schema::qom::{
+    MemoryBackendFileProperties, MemoryBackendMemfdProperties, MemoryBackendRamProperties,
+    ObjectOptions, ObjectOptionsVariant,
+};
+
+use crate::memory::{HostMemory, RamBackendSpec};
+
+/// Where random bytes come from when an `rng-random` names no file.
+const RANDOM_FILE: &str = "/dev/urandom";
+
+/// What an object is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ObjectSpec {
+    /// Guest memory.
+    Memory(RamBackendSpec),
+    /// A thread that serves virtio queues.
+    IoThread(IoThreadSpec),
+    /// Random bytes from the host's kernel.
+    RngBuiltin,
+    /// Random bytes from a file: any name that `fdset::open` takes.
+    RngRandom {
+        /// The name.
+        filename: String,
+    },
+}
+
+/// What an object is to be, with its id.
+///
+/// # Errors
+/// Members contradict each other.
+pub fn object(options: ObjectOptions) -> Result<(String, ObjectSpec), QmpError> {
+    use ObjectOptionsVariant as Kind;
+    let id = options.id;
+    check_id(&id)?;
+    let spec = match options.qom_type {
+        Kind::MemoryBackendRam(ram) => ObjectSpec::Memory(anonymous(&id, ram)),
+        Kind::MemoryBackendMemfd(memfd) => ObjectSpec::Memory(from_memfd(&id, memfd)?),
+        Kind::MemoryBackendFile(file) => ObjectSpec::Memory(from_file(&id, file)?),
+        Kind::Iothread(_) => ObjectSpec::IoThread(IoThreadSpec { id: id.clone() }),
+        Kind::RngBuiltin => ObjectSpec::RngBuiltin,
+        Kind::RngRandom(random) => ObjectSpec::RngRandom {
+            filename: random.filename.unwrap_or_else(|| RANDOM_FILE.to_owned()),
+        },
+    };
+    Ok((id, spec))
+}
+
+/// Whether `id` may name an object or a device: it becomes a part of a path.
+///
+/// # Errors
+/// It is empty, does not begin with a letter, or holds anything but letters, digits and `-._`.
+pub fn check_id(id: &str) -> Result<(), QmpError> {
+    let well_formed = id.starts_with(|first: char| first.is_ascii_alphabetic())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+    if well_formed {
+        return Ok(());
+    }
+    Err(QmpError::generic(format!(
+        "Parameter 'id' expects an identifier: '{id}' must begin with a letter and hold only \
+         letters, digits, '-', '.' and '_'"
+    )))
+}
+
+fn anonymous(id: &str, ram: MemoryBackendRamProperties) -> RamBackendSpec {
+    RamBackendSpec {
+        host: ram.fd.map_or(HostMemory::Anonymous, |name| HostMemory::File { name, offset: 0 }),
+        share: ram.share.unwrap_or(false),
+        prealloc: ram.prealloc.unwrap_or(false),
+        merge: ram.merge.unwrap_or(true),
+        dump: ram.dump.unwrap_or(true),
+        ..RamBackendSpec::anonymous(id, ram.size)
+    }
+}
+
+fn from_memfd(id: &str, memfd: MemoryBackendMemfdProperties) -> Result<RamBackendSpec, QmpError> {
+    let huge = match (memfd.hugetlb.unwrap_or(false), memfd.hugetlbsize) {
+        (false, None) => None,
+        (false, Some(_)) => {
+            return Err(QmpError::generic("Parameter 'hugetlbsize' needs 'hugetlb'"));
+        }
+        (true, None) => Some(HugePageSize::Default),
+        (true, Some(0x20_0000)) => Some(HugePageSize::Size2M),
+        (true, Some(0x4000_0000)) => Some(HugePageSize::Size1G),
+        (true, Some(other)) => {
+            return Err(QmpError::generic(format!(
+                "Parameter 'hugetlbsize' expects 2 MiB or 1 GiB, not {other} bytes"
+            )));
+        }
+    };
+    let host = match memfd.fd {
+        Some(name) => HostMemory::File { name, offset: 0 },
+        None => HostMemory::Memfd { sealed: memfd.seal.unwrap_or(true), huge },
+    };
+    Ok(RamBackendSpec {
+        host,
+        share: memfd.share.unwrap_or(true),
+        prealloc: memfd.prealloc.unwrap_or(false),
+        merge: memfd.merge.unwrap_or(true),
+        dump: memfd.dump.unwrap_or(true),
+        ..RamBackendSpec::anonymous(id, memfd.size)
+    })
+}
+
+fn from_file(id: &str, file: MemoryBackendFileProperties) -> Result<RamBackendSpec, QmpError> {
+    if file.readonly == Some(true) {
+        return Err(QmpError::generic(
+            "Parameter 'readonly' does not accept value 'on': guest RAM is written",
+        ));
+    }
+    Ok(RamBackendSpec {
+        host: HostMemory::File { name: file.mem_path, offset: file.offset.unwrap_or(0) },
+        share: file.share.unwrap_or(false),
+        prealloc: file.prealloc.unwrap_or(false),
+        merge: file.merge.unwrap_or(true),
+        dump: file.dump.unwrap_or(true),
+        ..RamBackendSpec::anonymous(id, file.size)
+    })
+}
