@@ -56,7 +56,14 @@ impl Objects {
             )));
         }
         let backend = build(door, &id, spec)?;
-        self.0.insert(id, Entry { backend, users: Vec::new(), shown });
+        self.0.insert(
+            id,
+            Entry {
+                backend,
+                users: Vec::new(),
+                shown,
+            },
+        );
         Ok(())
     }
 
@@ -93,10 +100,15 @@ impl Objects {
     /// # Errors
     /// There is no such source of this id.
     pub fn claim_entropy(&mut self, id: &str, user: &str) -> Result<Arc<dyn Entropy>, QmpError> {
-        self.claim(id, user, "rng-random or rng-builtin", |backend| match backend {
-            Backend::Entropy(entropy) => Some(Arc::clone(entropy)),
-            _ => None,
-        })
+        self.claim(
+            id,
+            user,
+            "rng-random or rng-builtin",
+            |backend| match backend {
+                Backend::Entropy(entropy) => Some(Arc::clone(entropy)),
+                _ => None,
+            },
+        )
     }
 
     /// Notes that `user` uses the memory backend `id`, and hands it over.
@@ -132,9 +144,11 @@ impl Objects {
 
     /// All objects as `/objects` shows them.
     pub fn tree(&self) -> qom::Object {
-        self.0.iter().fold(qom::Object::new("container"), |tree, (id, entry)| {
-            tree.with_child(id.clone(), entry.shown.clone())
-        })
+        self.0
+            .iter()
+            .fold(qom::Object::new("container"), |tree, (id, entry)| {
+                tree.with_child(id.clone(), entry.shown.clone())
+            })
     }
 
     fn claim<T>(
@@ -172,8 +186,8 @@ fn build(door: &Door, id: &str, spec: ObjectSpec) -> Result<Backend, QmpError> {
         ObjectSpec::RngBuiltin => Backend::Entropy(Arc::new(Builtin)),
         ObjectSpec::RngRandom { filename } => {
             let reason = format!("object '{id}'");
-            let request = Request::new(&filename, Access::ReadOnly, Role::Entropy, &reason)
-                .nonblocking(true);
+            let request =
+                Request::new(&filename, Access::ReadOnly, Role::Entropy, &reason).nonblocking(true);
             let file = fdset::open(door, &request).map_err(|e| QmpError::from_error(&e))?;
             let source = EntropyFile::new(file).map_err(|e| QmpError::from_error(&e))?;
             Backend::Entropy(Arc::new(source))

@@ -36,11 +36,21 @@ pub fn chardev(backend: ChardevBackend) -> Result<ChardevSpec, QmpError> {
         }
         Kind::Stdio(wrapped) => {
             let stdio = wrapped.data;
-            let backend = BackendSpec::Stdio { signal: stdio.signal.unwrap_or(true) };
+            let backend = BackendSpec::Stdio {
+                signal: stdio.signal.unwrap_or(true),
+            };
             (backend, stdio.logfile, stdio.logappend)
         }
-        Kind::Pty(wrapped) => (BackendSpec::Pty, wrapped.data.logfile, wrapped.data.logappend),
-        Kind::Null(wrapped) => (BackendSpec::Null, wrapped.data.logfile, wrapped.data.logappend),
+        Kind::Pty(wrapped) => (
+            BackendSpec::Pty,
+            wrapped.data.logfile,
+            wrapped.data.logappend,
+        ),
+        Kind::Null(wrapped) => (
+            BackendSpec::Null,
+            wrapped.data.logfile,
+            wrapped.data.logappend,
+        ),
         Kind::Ringbuf(wrapped) => {
             let ring = wrapped.data;
             let size = usize::try_from(ring.size.unwrap_or(RING_SIZE))
@@ -48,7 +58,10 @@ pub fn chardev(backend: ChardevBackend) -> Result<ChardevSpec, QmpError> {
             (BackendSpec::Ringbuf { size }, ring.logfile, ring.logappend)
         }
     };
-    let log = logfile.map(|name| LogSpec { name, append: logappend.unwrap_or(false) });
+    let log = logfile.map(|name| LogSpec {
+        name,
+        append: logappend.unwrap_or(false),
+    });
     if log.is_none() && logappend.is_some() {
         return Err(QmpError::generic("Parameter 'logappend' needs 'logfile'"));
     }
@@ -61,7 +74,9 @@ fn socket_spec(socket: ChardevSocket) -> Result<SocketSpec, QmpError> {
     let reconnect = u64::try_from(reconnect)
         .map_err(|_| QmpError::generic("Parameter 'reconnect-ms' expects a non-negative value"))?;
     let role = match (server, reconnect) {
-        (true, 0) => SocketRole::Server { wait: socket.wait.unwrap_or(false) },
+        (true, 0) => SocketRole::Server {
+            wait: socket.wait.unwrap_or(false),
+        },
         (true, _) => {
             return Err(QmpError::generic(
                 "'reconnect-ms' is for a socket that calls: with server=on leave it out",
@@ -75,7 +90,10 @@ fn socket_spec(socket: ChardevSocket) -> Result<SocketSpec, QmpError> {
         (false, 0) => SocketRole::Client,
         (false, interval) => SocketRole::Reconnecting(Duration::from_millis(interval)),
     };
-    Ok(SocketSpec { address: address(socket.addr)?, role })
+    Ok(SocketSpec {
+        address: address(socket.addr)?,
+        role,
+    })
 }
 
 fn address(address: SocketAddressLegacy) -> Result<SocketAddress, QmpError> {
@@ -83,7 +101,9 @@ fn address(address: SocketAddressLegacy) -> Result<SocketAddress, QmpError> {
     Ok(match address.r#type {
         Kind::Unix(wrapped) => unix(wrapped.data),
         Kind::Inet(wrapped) => inet(wrapped.data)?,
-        Kind::Fd(wrapped) => SocketAddress::Fd { name: wrapped.data.str },
+        Kind::Fd(wrapped) => SocketAddress::Fd {
+            name: wrapped.data.str,
+        },
     })
 }
 
@@ -91,13 +111,21 @@ fn unix(address: UnixSocketAddress) -> SocketAddress {
     if address.r#abstract.unwrap_or(false) {
         SocketAddress::Abstract { name: address.path }
     } else {
-        SocketAddress::Unix { path: address.path.into() }
+        SocketAddress::Unix {
+            path: address.path.into(),
+        }
     }
 }
 
 fn inet(address: InetSocketAddress) -> Result<SocketAddress, QmpError> {
     let port = address.port.parse().map_err(|_| {
-        QmpError::generic(format!("Parameter 'port' expects a number, not '{}'", address.port))
+        QmpError::generic(format!(
+            "Parameter 'port' expects a number, not '{}'",
+            address.port
+        ))
     })?;
-    Ok(SocketAddress::Inet { host: address.host, port })
+    Ok(SocketAddress::Inet {
+        host: address.host,
+        port,
+    })
 }

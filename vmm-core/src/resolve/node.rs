@@ -1,6 +1,6 @@
 //! Block nodes: `blockdev-add`, `-blockdev`.
 
-use block::{
+use block::spec::{
     CacheSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec, NodeOptions, NodeSpec,
     NullSpec, RawSpec,
 };
@@ -35,13 +35,19 @@ fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<Nod
             size: raw.size,
         }),
     };
-    Ok(NodeSpec { name: options.node_name, options: own, driver })
+    Ok(NodeSpec {
+        name: options.node_name,
+        options: own,
+        driver,
+    })
 }
 
 fn node_options(options: &BlockdevOptions, parent: Option<&NodeOptions>) -> NodeOptions {
     let cache = options.cache.as_ref();
     NodeOptions {
-        read_only: options.read_only.unwrap_or(parent.is_some_and(|parent| parent.read_only)),
+        read_only: options
+            .read_only
+            .unwrap_or(parent.is_some_and(|parent| parent.read_only)),
         auto_read_only: options
             .auto_read_only
             .unwrap_or(parent.is_some_and(|parent| parent.auto_read_only)),
@@ -68,7 +74,9 @@ fn node_options(options: &BlockdevOptions, parent: Option<&NodeOptions>) -> Node
 }
 
 fn file_spec(file: BlockdevOptionsFile) -> FileSpec {
-    FileSpec { filename: file.filename }
+    FileSpec {
+        filename: file.filename,
+    }
 }
 
 fn null_spec(null: &BlockdevOptionsNull) -> NullSpec {

@@ -56,7 +56,9 @@ pub fn object(options: ObjectOptions) -> Result<(String, ObjectSpec), QmpError> 
 /// It is empty, does not begin with a letter, or holds anything but letters, digits and `-._`.
 pub fn check_id(id: &str) -> Result<(), QmpError> {
     let well_formed = id.starts_with(|first: char| first.is_ascii_alphabetic())
-        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte));
     if well_formed {
         return Ok(());
     }
@@ -68,7 +70,12 @@ pub fn check_id(id: &str) -> Result<(), QmpError> {
 
 fn anonymous(id: &str, ram: MemoryBackendRamProperties) -> RamBackendSpec {
     RamBackendSpec {
-        host: ram.fd.map_or(HostMemory::Anonymous, |name| HostMemory::File { name, offset: 0 }),
+        host: ram
+            .fd
+            .map_or(HostMemory::Anonymous, |name| HostMemory::File {
+                name,
+                offset: 0,
+            }),
         share: ram.share.unwrap_or(false),
         prealloc: ram.prealloc.unwrap_or(false),
         merge: ram.merge.unwrap_or(true),
@@ -94,7 +101,10 @@ fn from_memfd(id: &str, memfd: MemoryBackendMemfdProperties) -> Result<RamBacken
     };
     let host = match memfd.fd {
         Some(name) => HostMemory::File { name, offset: 0 },
-        None => HostMemory::Memfd { sealed: memfd.seal.unwrap_or(true), huge },
+        None => HostMemory::Memfd {
+            sealed: memfd.seal.unwrap_or(true),
+            huge,
+        },
     };
     Ok(RamBackendSpec {
         host,
@@ -113,7 +123,10 @@ fn from_file(id: &str, file: MemoryBackendFileProperties) -> Result<RamBackendSp
         ));
     }
     Ok(RamBackendSpec {
-        host: HostMemory::File { name: file.mem_path, offset: file.offset.unwrap_or(0) },
+        host: HostMemory::File {
+            name: file.mem_path,
+            offset: file.offset.unwrap_or(0),
+        },
         share: file.share.unwrap_or(false),
         prealloc: file.prealloc.unwrap_or(false),
         merge: file.merge.unwrap_or(true),

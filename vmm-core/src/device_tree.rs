@@ -1,0 +1,202 @@
+//! The devices that were added by `-device` or `device_add`, and what each holds.
+//!
+//! ```text
+//!   name ── what it is called inside: its id, or `device[N]` without one
+//!     ├── part      what is left to drive it by (a disk, a console, a port)
+//!     ├── claims    the backends it uses, given back when it goes
+//!     └── shown     its picture in the object tree
+//! ```
+//!
+//! Pure bookkeeping: nothing is plugged or released here. [`crate::plug`] makes the devices.
+
+use std::sync::Arc;
+
+use devices::virtio::blk::VirtioBlk;
+use devices::virtio::console::VirtioConsole;
+use indexmap::IndexMap;
+use qapi_schema::QmpError;
+
+use crate::qom;
+use crate::resolve::object::check_id;
+
+/// What the VM needs of a device while it is plugged.
+#[derive(Clone)]
+pub enum Part {
+    /// A PCI function that nobody drives: a root port, an rng.
+    Function,
+    /// A disk.
+    Disk(Arc<VirtioBlk>),
+    /// A virtio-serial device, with the bus for its ports.
+    Console(Arc<VirtioConsole>),
+    /// A port of a virtio-serial device.
+    Port {
+        /// The device it is plugged into.
+        console: Arc<VirtioConsole>,
+        /// Its number there.
+        number: u32,
+    },
+    /// A device on the board, there for good.
+    Board,
+}
+
+/// A backend that a device uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The object of this id.
+    Object(String),
+    /// The block node of this name.
+    Node(String),
+}
+
+/// One device.
+#[derive(Clone)]
+pub struct Device {
+    /// The id its maker gave it.
+    pub id: Option<String>,
+    /// Its model.
+    pub driver: &'static str,
+    /// What is left to drive it by.
+    pub part: Part,
+    /// What it uses.
+    pub claims: Vec<Claim>,
+    /// Its picture.
+    pub shown: qom::Object,
+}
+
+/// All devices, in the order they were added.
+#[derive(Default)]
+pub struct DeviceTree {
+    devices: IndexMap<String, Device>,
+    nameless: usize,
+}
+
+impl DeviceTree {
+    /// The name for a new device with this id, or without.
+    ///
+    /// # Errors
+    /// The id is no identifier, or is taken.
+    pub fn name(&mut self, id: Option<&str>) -> Result<String, QmpError> {
+        let Some(id) = id else {
+            let name = format!("device[{}]", self.nameless);
+            self.nameless += 1;
+            return Ok(name);
+        };
+        check_id(id)?;
+        if self.devices.contains_key(id) {
+            return Err(QmpError::generic(format!("Duplicate device ID '{id}'")));
+        }
+        Ok(id.to_owned())
+    }
+
+    /// Adds a device that is plugged.
+    pub fn add(&mut self, name: String, device: Device) {
+        self.devices.insert(name, device);
+    }
+
+    /// Takes a device out.
+    pub fn remove(&mut self, name: &str) -> Option<Device> {
+        self.devices.shift_remove(name)
+    }
+
+    /// The device of this name.
+    pub fn find(&self, name: &str) -> Option<&Device> {
+        self.devices.get(name)
+    }
+
+    /// The name of the device that a client calls `id`: an id, or a path in the object tree.
+    pub fn resolve(&self, id: &str) -> Option<&str> {
+        let name = id
+            .strip_prefix("/machine/peripheral/")
+            .or_else(|| id.strip_prefix("/machine/peripheral-anon/"))
+            .unwrap_or(id);
+        let (key, device) = self.devices.get_key_value(name)?;
+        // A nameless device is reached by its path only: its name is nobody's to know.
+        (device.id.is_some() || id.starts_with('/')).then_some(key.as_str())
+    }
+
+    /// All devices with their names, in the order they were added.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Device)> {
+        self.devices.iter().map(|(name, device)| (name.as_str(), device))
+    }
+
+    /// The virtio-serial device whose bus has this name; any, without a name.
+    pub fn console(&self, bus: Option<&str>) -> Option<(&str, &Arc<VirtioConsole>)> {
+        self.iter().find_map(|(name, device)| match &device.part {
+            Part::Console(console) if bus.is_none_or(|bus| bus == console.bus_name()) => {
+                Some((name, console))
+            }
+            _ => None,
+        })
+    }
+
+    /// The names of the ports plugged into `console`.
+    pub fn ports_of(&self, console: &Arc<VirtioConsole>) -> Vec<String> {
+        self.iter()
+            .filter(|(_, device)| {
+                matches!(&device.part, Part::Port { console: parent, .. }
+                    if Arc::ptr_eq(parent, console))
+            })
+            .map(|(name, _)| name.to_owned())
+            .collect()
+    }
+
+    /// `/machine/peripheral` and `/machine/peripheral-anon`.
+    pub fn trees(&self) -> (qom::Object, qom::Object) {
+        let container = || qom::Object::new("container");
+        self.devices.iter().fold((container(), container()), |(named, nameless), (name, device)| {
+            if device.id.is_some() {
+                (named.with_child(name.clone(), device.shown.clone()), nameless)
+            } else {
+                (named, nameless.with_child(name.clone(), device.shown.clone()))
+            }
+        })
+    }
+}
+
+/// Where a device stands in the object tree.
+pub fn path(name: &str, has_id: bool) -> String {
+    let container = if has_id { "peripheral" } else { "peripheral-anon" };
+    format!("/machine/{container}/{name}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(id: Option<&str>) -> Device {
+        Device {
+            id: id.map(str::to_owned),
+            driver: "pcie-root-port",
+            part: Part::Function,
+            claims: Vec::new(),
+            shown: qom::Object::new("pcie-root-port"),
+        }
+    }
+
+    #[test]
+    fn an_id_is_given_once_and_again_after_its_device_has_gone() {
+        let mut tree = DeviceTree::default();
+        let name = tree.name(Some("port0")).unwrap();
+        tree.add(name, device(Some("port0")));
+        assert_eq!(tree.name(Some("port0")).unwrap_err().desc, "Duplicate device ID 'port0'");
+        assert!(tree.remove("port0").is_some());
+        assert!(tree.name(Some("port0")).is_ok());
+    }
+
+    #[test]
+    fn a_nameless_device_is_reached_by_its_path_only() {
+        let mut tree = DeviceTree::default();
+        let name = tree.name(None).unwrap();
+        tree.add(name.clone(), device(None));
+        assert_eq!(tree.resolve(&name), None);
+        assert_eq!(tree.resolve(&path(&name, false)), Some(name.as_str()));
+    }
+
+    #[test]
+    fn an_id_that_is_no_identifier_is_refused() {
+        let mut tree = DeviceTree::default();
+        for id in ["", "0disk", "a/b", "device[0]"] {
+            assert!(tree.name(Some(id)).is_err(), "{id}");
+        }
+    }
+}

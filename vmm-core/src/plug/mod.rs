@@ -1,0 +1,143 @@
+//! Devices: from `device_add` or `-device` to a plugged function, and back.
+//!
+//! ```text
+//!   DeviceOptions ──► plug ──► blk / rng / serial / board      one file for each family
+//!        claims of backends ─────┤ (given back if anything fails)
+//!        devices::* built ───────┤
+//!        PciHost::plug ──────────┴──► DeviceTree
+//!
+//!   device_del ──► request_unplug ──► guest ──► Notice::Unplugged ──► Vm::unplugged
+//! ```
+//!
+//! A new device model is one arm here and one file beside it.
+
+mod blk;
+mod board;
+mod pci;
+mod rng;
+mod serial;
+
+use qapi_schema::QmpError;
+use qapi_schema::devices::{DeviceOptions, DeviceOptionsVariant as Kind};
+use serde_json::Value;
+
+use crate::device_tree::{Claim, Device, Part, path};
+use crate::qom;
+use crate::vm::Vm;
+
+/// A device on its way into the machine, with what it has claimed so far.
+struct Plug<'a> {
+    vm: &'a mut Vm,
+    /// What it will be called.
+    name: String,
+    /// The bus asked for.
+    bus: Option<String>,
+    claims: Vec<Claim>,
+}
+
+/// Adds a device to the machine.
+///
+/// # Errors
+/// The id is taken, a property is wrong, a backend is missing or busy, or the bus refuses. Then
+/// nothing has changed.
+pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
+    let shown = picture(&options);
+    let driver = options.driver.tag().as_str();
+    let name = vm.devices.name(options.id.as_deref())?;
+    let mut plug = Plug { vm, name, bus: options.bus, claims: Vec::new() };
+    let outcome = match options.driver {
+        Kind::VirtioBlkPci(disk) | Kind::VirtioBlkPciNonTransitional(disk) => {
+            blk::plug(&mut plug, disk)
+        }
+        Kind::VirtioRngPci(rng) | Kind::VirtioRngPciNonTransitional(rng) => {
+            rng::plug(&mut plug, rng)
+        }
+        Kind::VirtioSerialPci(serial) | Kind::VirtioSerialPciNonTransitional(serial) => {
+            serial::plug(&mut plug, serial)
+        }
+        Kind::Virtconsole(port) => serial::plug_console(&mut plug, port),
+        Kind::Virtserialport(port) => serial::plug_port(&mut plug, port),
+        Kind::PcieRootPort(port) => pci::plug_root_port(&mut plug, port),
+        Kind::IsaSerial(serial) => board::plug_serial(&mut plug, serial),
+        Kind::Pvpanic(pvpanic) => board::plug_pvpanic(&mut plug, pvpanic),
+    };
+    let Plug { vm, name, claims, .. } = plug;
+    match outcome {
+        Ok(part) => {
+            vm.devices.add(name, Device { id: options.id, driver, part, claims, shown });
+            Ok(())
+        }
+        Err(error) => {
+            vm.release(&name, &claims);
+            Err(error)
+        }
+    }
+}
+
+/// `device_del`: asks the guest to let go of a device, or takes it where nobody needs to be asked.
+///
+/// # Errors
+/// There is no such device, it is there for good, or the guest has been asked already.
+pub fn request_unplug(vm: &mut Vm, id: &str) -> Result<(), QmpError> {
+    let Some(name) = vm.devices.resolve(id).map(str::to_owned) else {
+        return Err(QmpError::device_not_found(id));
+    };
+    let part = vm.devices.find(&name).map(|device| (device.part.clone(), device.driver));
+    match part {
+        None => Err(QmpError::device_not_found(id)),
+        Some((Part::Board, driver)) => Err(QmpError::generic(format!(
+            "Device '{id}' of type '{driver}' is part of the board and cannot be unplugged"
+        ))),
+        Some((Part::Port { console, number }, _)) => {
+            console.unplug_port(number).map_err(|error| QmpError::from_error(&error))?;
+            unplugged(vm, &name);
+            Ok(())
+        }
+        Some((Part::Function | Part::Disk(_) | Part::Console(_), _)) => {
+            let pci = vm.machine.pci_host("device_del")?;
+            pci.request_unplug(&name).map_err(|error| QmpError::from_error(&error))
+        }
+    }
+}
+
+/// A device has left its bus: gives back what it used and tells the clients.
+pub fn unplugged(vm: &mut Vm, name: &str) {
+    let Some(device) = vm.devices.remove(name) else { return };
+    if let Part::Console(console) = &device.part {
+        for port in vm.devices.ports_of(console) {
+            unplugged(vm, &port);
+        }
+    }
+    let has_id = device.id.is_some();
+    let Device { id, claims, part, .. } = device;
+    // What the device had open is closed before anybody hears that it is gone.
+    drop(part);
+    vm.release(name, &claims);
+    vm.events.emit(qapi_schema::Event::DeviceDeleted(qapi_schema::qdev::DeviceDeleted {
+        device: id,
+        path: path(name, has_id),
+    }));
+}
+
+impl Plug<'_> {
+    fn claim(&mut self, claim: Claim) {
+        self.claims.push(claim);
+    }
+}
+
+/// How the object tree shows a device: its properties as they were given.
+fn picture(options: &DeviceOptions) -> qom::Object {
+    let object = qom::Object::new(options.driver.tag().as_str());
+    let Ok(Value::Object(members)) = serde_json::to_value(options) else { return object };
+    members
+        .into_iter()
+        .filter(|(name, _)| !matches!(name.as_str(), "driver" | "id" | "bus"))
+        .fold(object, |object, (name, value)| {
+            let type_name = match &value {
+                Value::Bool(_) => "bool",
+                Value::Number(_) => "int",
+                _ => "string",
+            };
+            object.with(&name, type_name, value)
+        })
+}

@@ -1,0 +1,111 @@
+//! What all PCI devices share: their place, the virtio transport, and root ports.
+
+use std::sync::Arc;
+
+use devices::pci::{PciFunction, RootPort, RootPortSpec, SlotAddress};
+use devices::virtio::device::VirtioDevice;
+use devices::virtio::transport::{VirtioPci, VirtioPciSpec};
+use qapi_schema::QmpError;
+use qapi_schema::common::OnOffAuto;
+use qapi_schema::devices::PcieRootPortProperties;
+
+use super::Plug;
+use crate::device_tree::Part;
+
+/// The properties that place a virtio device, with their defaults decided.
+pub(super) struct VirtioPlace {
+    pub(super) addr: Option<String>,
+    pub(super) multifunction: Option<bool>,
+    pub(super) disable_legacy: Option<OnOffAuto>,
+    pub(super) disable_modern: Option<bool>,
+    pub(super) vectors: Option<u32>,
+}
+
+/// Takes the placing properties out of any virtio device's properties.
+macro_rules! virtio_place {
+    ($properties:expr) => {
+        $crate::plug::pci::VirtioPlace {
+            addr: $properties.addr.clone(),
+            multifunction: $properties.multifunction,
+            disable_legacy: $properties.disable_legacy,
+            disable_modern: $properties.disable_modern,
+            vectors: $properties.vectors,
+        }
+    };
+}
+pub(super) use virtio_place;
+
+/// Puts a virtio device into a PCI slot.
+pub(super) fn plug_virtio(
+    plug: &mut Plug<'_>,
+    place: VirtioPlace,
+    device: Arc<dyn VirtioDevice>,
+) -> Result<(), QmpError> {
+    if place.disable_modern == Some(true) || place.disable_legacy == Some(OnOffAuto::Off) {
+        return Err(QmpError::generic(
+            "only modern virtio devices (virtio 1.2): leave 'disable-modern' off and \
+             'disable-legacy' on or auto",
+        ));
+    }
+    let vectors = match place.vectors {
+        None => VirtioPciSpec::vectors_for(device.as_ref()),
+        Some(vectors) => u16::try_from(vectors)
+            .ok()
+            .filter(|vectors| (1..=2048).contains(vectors))
+            .ok_or_else(|| QmpError::generic("Parameter 'vectors' expects 1 to 2048"))?,
+    };
+    let board = plug.vm.machine.board(&plug.name)?;
+    let function = VirtioPci::new(VirtioPciSpec {
+        id: plug.name.clone(),
+        device,
+        memory: board.memory().clone(),
+        msi: board.msi(),
+        doorbells: board.doorbells(),
+        vectors,
+        multifunction: place.multifunction.unwrap_or(false),
+    })
+    .map_err(|error| QmpError::from_error(&error))?;
+    insert(plug, place.addr.as_deref(), function)
+}
+
+/// `pcie-root-port`.
+pub(super) fn plug_root_port(
+    plug: &mut Plug<'_>,
+    options: PcieRootPortProperties,
+) -> Result<Part, QmpError> {
+    if options.hotplug == Some(false) {
+        return Err(QmpError::generic(
+            "Parameter 'hotplug' does not accept value 'off': the slots of root ports take \
+             devices at any time",
+        ));
+    }
+    let board = plug.vm.machine.board(&plug.name)?;
+    // Guests name slots by this number; the chassis tells apart the slots of several boxes.
+    let slot = options.slot.or(options.chassis.map(u16::from)).unwrap_or(0);
+    let port = RootPort::new(RootPortSpec {
+        id: plug.name.clone(),
+        port: options.port.unwrap_or(0),
+        slot,
+        multifunction: options.multifunction.unwrap_or(false),
+        msi: board.msi(),
+        notices: board.notices(),
+    })
+    .map_err(|error| QmpError::from_error(&error))?;
+    insert(plug, options.addr.as_deref(), port)?;
+    Ok(Part::Function)
+}
+
+fn insert(
+    plug: &Plug<'_>,
+    addr: Option<&str>,
+    function: Arc<dyn PciFunction>,
+) -> Result<(), QmpError> {
+    let address: Option<SlotAddress> = addr
+        .map(str::parse)
+        .transpose()
+        .map_err(|error: devices::pci::AddressError| QmpError::from_error(&error))?;
+    let pci = plug.vm.machine.pci_host(&plug.name)?;
+    pci.plug(plug.bus.as_deref(), address, function)
+        .map(drop)
+        .map_err(|error| QmpError::from_error(&error))
+}

@@ -1,0 +1,201 @@
+//! Start, stop, reset and end; and what news from devices and vCPUs leads to.
+//!
+//! Which change is allowed when is [`RunState`]'s table; here is what each does, in which order,
+//! and which events tell of it.
+
+use devices::notice::Notice;
+use qapi_schema::block_core::{BlockErrorAction, BlockIoError, IoOperationType};
+use qapi_schema::char::VserportChange;
+use qapi_schema::run_state::{
+    GuestPanicAction, GuestPanicked, Reset, Shutdown, ShutdownCause, VmInternalError,
+};
+use qapi_schema::{Event, QmpError};
+
+use super::Vm;
+use crate::device_tree::path;
+use crate::event_loop::Letter;
+use crate::kvm::{VcpuEvent, VcpuFault};
+use crate::plug;
+use crate::process::EndRequest;
+use crate::run_state::{Change, RunState};
+
+impl Vm {
+    /// Lets the machine run: `cont`, and the start without `-S`.
+    ///
+    /// # Errors
+    /// The machine needs a reset first, or waits for its state.
+    pub fn start(&mut self) -> Result<(), QmpError> {
+        if self.run_state.needs_reset() {
+            return Err(QmpError::generic("Resetting the Virtual Machine is required"));
+        }
+        let Some(next) = self.run_state.next(Change::Start) else {
+            return Err(QmpError::generic(format!(
+                "the machine cannot be started from state '{}'",
+                self.run_state.as_str()
+            )));
+        };
+        let started = next.is_running() && !self.run_state.is_running();
+        self.run_state = next;
+        if started {
+            self.events.emit(Event::Resume);
+            self.machine.resume();
+        }
+        Ok(())
+    }
+
+    /// Stops the machine: when this returns no vCPU runs and no request is in flight.
+    pub fn stop(&mut self) {
+        self.halt(Change::Stop);
+    }
+
+    /// Asks the guest to power itself off, by the ACPI power button.
+    pub fn power_down(&mut self) {
+        self.events.emit(Event::Powerdown);
+        self.machine.press_power_button();
+    }
+
+    /// Resets the machine.
+    ///
+    /// # Errors
+    /// The kernel cannot be loaded again.
+    pub fn reset(&mut self, cause: ShutdownCause) -> Result<(), QmpError> {
+        let runs = self.run_state.is_running();
+        self.machine.pause();
+        self.machine.reset()?;
+        if let Some(next) = self.run_state.next(Change::Reset) {
+            self.run_state = next;
+        }
+        self.events.emit(Event::Reset(Reset { guest: is_guest(cause), reason: cause }));
+        if runs {
+            self.machine.resume();
+        }
+        Ok(())
+    }
+
+    /// Ends the process, after what `cause` says; a guest's own power-off may leave it.
+    pub fn shut_down(&mut self, cause: ShutdownCause) {
+        self.events.emit(Event::Shutdown(Shutdown { guest: is_guest(cause), reason: cause }));
+        if is_guest(cause) && self.end_policy.no_shutdown {
+            self.halt(Change::PowerOff);
+        } else {
+            self.ended = Some(0);
+        }
+    }
+
+    pub(super) fn end_by_signal(&mut self, request: EndRequest) {
+        eprintln!("sesame: terminating on signal {} from pid {}", request.signal, request.sender);
+        self.shut_down(ShutdownCause::HostSignal);
+    }
+
+    /// Takes note of a letter.
+    pub(super) fn hear(&mut self, letter: Letter) {
+        match letter {
+            Letter::Device(notice) | Letter::Vcpu(VcpuEvent::Notice(notice)) => {
+                self.hear_notice(notice);
+            }
+            Letter::Vcpu(VcpuEvent::Fault { index, fault }) => self.hear_fault(index, &fault),
+        }
+    }
+
+    fn hear_notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::PowerOff => self.shut_down(ShutdownCause::GuestShutdown),
+            Notice::Reset => self.reset_by_guest(),
+            Notice::GuestPanicked => self.guest_panicked(),
+            // QEMU has an event for it that no client of ours knows yet.
+            Notice::GuestCrashLoaded => tracing::warn!("the guest loads its crash kernel"),
+            Notice::PortChange { id, open } => {
+                self.events.emit(Event::VserportChange(VserportChange { id, open }));
+            }
+            Notice::BlockError { device, node, write, errno } => {
+                self.block_error(&device, node, write, errno);
+            }
+            Notice::Unplugged { id } => plug::unplugged(self, &id),
+            Notice::ChardevChange { .. } => {}
+        }
+    }
+
+    fn reset_by_guest(&mut self) {
+        if self.end_policy.no_reboot {
+            self.shut_down(ShutdownCause::GuestReset);
+            return;
+        }
+        if let Err(error) = self.reset(ShutdownCause::GuestReset) {
+            eprintln!("sesame: the machine cannot be reset: {error}");
+            self.halt(Change::InternalError);
+        }
+    }
+
+    fn guest_panicked(&mut self) {
+        let pause = self.end_policy.no_shutdown;
+        let action = if pause { GuestPanicAction::Pause } else { GuestPanicAction::Poweroff };
+        self.events.emit(Event::GuestPanicked(GuestPanicked { action }));
+        self.halt(Change::Panic);
+        if !pause {
+            self.shut_down(ShutdownCause::GuestPanic);
+        }
+    }
+
+    fn hear_fault(&mut self, index: usize, fault: &VcpuFault) {
+        eprintln!("sesame: vCPU {index}: {fault}");
+        if self.run_state == RunState::InternalError {
+            // The other vCPUs often fall over the same thing.
+            return;
+        }
+        let (suberror, instruction) = match fault {
+            VcpuFault::Internal { suberror, instruction, length, .. } => {
+                let bytes = instruction.get(..usize::from(*length)).unwrap_or_default();
+                (*suberror, bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+            }
+            _ => (0, String::new()),
+        };
+        self.halt(Change::InternalError);
+        self.events.emit(Event::VmInternalError(VmInternalError {
+            cpu_index: i64::try_from(index).unwrap_or(i64::MAX),
+            suberror,
+            instruction: (!instruction.is_empty()).then_some(instruction),
+            reason: fault.to_string(),
+        }));
+    }
+
+    fn block_error(&mut self, device: &str, node: String, write: bool, errno: i32) {
+        let has_id = self.devices.find(device).is_some_and(|device| device.id.is_some());
+        self.events.emit(Event::BlockIoError(BlockIoError {
+            qom_path: path(device, has_id),
+            // The name of a legacy drive, which ours never have.
+            device: String::new(),
+            node_name: Some(node),
+            operation: if write { IoOperationType::Write } else { IoOperationType::Read },
+            action: BlockErrorAction::Report,
+            nospace: Some(errno == libc::ENOSPC),
+            reason: std::io::Error::from_raw_os_error(errno).to_string(),
+        }));
+    }
+
+    /// Stops what runs, for whatever reason, and takes the state that follows.
+    fn halt(&mut self, change: Change) {
+        let Some(next) = self.run_state.next(change) else { return };
+        let stopped = self.run_state.is_running() && !next.is_running();
+        if stopped {
+            self.machine.pause();
+        }
+        self.run_state = next;
+        if stopped {
+            self.events.emit(Event::Stop);
+        }
+    }
+
+    /// The end: the machine stops, clients get what is still on its way to them.
+    pub(super) fn close(&mut self) {
+        self.machine.pause();
+        self.server.shutdown();
+    }
+}
+
+/// Whether the guest itself brought it about.
+fn is_guest(cause: ShutdownCause) -> bool {
+    matches!(
+        cause,
+        ShutdownCause::GuestShutdown | ShutdownCause::GuestReset | ShutdownCause::GuestPanic
+    )
+}
