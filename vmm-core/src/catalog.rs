@@ -1,0 +1,161 @@
+//! What this program can make: machines, and every type that `qom-list-types` shows.
+//!
+//! The device and object types come from the schema, so that nothing is offered that cannot be
+//! made and nothing is typed twice.
+
+use qapi_schema::devices::DeviceDriver;
+use qapi_schema::drivers::{BusKind, find_driver};
+use qapi_schema::qom::ObjectType;
+
+/// The CPU model that shows the host's.
+pub const HOST_CPU: &str = "host-x86_64-cpu";
+/// The id of the machine's own memory.
+pub const RAM_ID: &str = "pc.ram";
+
+/// One machine model.
+#[derive(Clone, Copy, Debug)]
+pub struct MachineModel {
+    /// Its name.
+    pub name: &'static str,
+    /// A second name.
+    pub alias: Option<&'static str>,
+    /// What it is, for `-machine help`.
+    pub description: &'static str,
+    /// Whether it is the one without `-machine`.
+    pub is_default: bool,
+    /// The most vCPUs it can have.
+    pub cpu_max: u32,
+    /// Whether there is a board: memory, CPUs, buses.
+    pub has_board: bool,
+}
+
+/// Every machine model.
+pub const MACHINES: &[MachineModel] = &[
+    MachineModel {
+        name: "pc-q35-sesame1",
+        alias: Some("q35"),
+        description: "Standard PC (Q35 + ICH9)",
+        is_default: true,
+        cpu_max: 255,
+        has_board: true,
+    },
+    MachineModel {
+        name: "none",
+        alias: None,
+        description: "empty machine",
+        is_default: false,
+        cpu_max: 1,
+        has_board: false,
+    },
+];
+
+/// The machine model of that name or alias.
+pub fn find_machine(name: &str) -> Option<&'static MachineModel> {
+    MACHINES.iter().find(|machine| machine.name == name || machine.alias == Some(name))
+}
+
+/// One type as `qom-list-types` shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TypeEntry {
+    /// Its name.
+    pub name: &'static str,
+    /// What it is a kind of.
+    pub parent: Option<&'static str>,
+    /// Whether there are only kinds of it, and none of itself.
+    pub is_abstract: bool,
+}
+
+const fn concrete(name: &'static str, parent: &'static str) -> TypeEntry {
+    TypeEntry { name, parent: Some(parent), is_abstract: false }
+}
+
+const fn family(name: &'static str, parent: Option<&'static str>) -> TypeEntry {
+    TypeEntry { name, parent, is_abstract: true }
+}
+
+/// The families, and the types that are in no table of the schema.
+const BOARD: &[TypeEntry] = &[
+    family("object", None),
+    family("device", Some("object")),
+    family("machine", Some("object")),
+    family("accel", Some("object")),
+    family("memory-backend", Some("object")),
+    family("rng-backend", Some("object")),
+    family("cpu", Some("device")),
+    family("x86_64-cpu", Some("cpu")),
+    family("pci-device", Some("device")),
+    family("isa-device", Some("device")),
+    family("virtio-serial-port", Some("device")),
+    family("generic-pc-machine", Some("machine")),
+    concrete("container", "object"),
+    concrete("kvm-accel", "accel"),
+    concrete(HOST_CPU, "x86_64-cpu"),
+    concrete("max-x86_64-cpu", "x86_64-cpu"),
+    concrete("none-machine", "machine"),
+    concrete("pc-q35-sesame1-machine", "generic-pc-machine"),
+    concrete("mch", "pci-device"),
+    concrete("ICH9-LPC", "pci-device"),
+];
+
+/// Every type.
+pub fn types() -> Vec<TypeEntry> {
+    let devices = DeviceDriver::ALL.iter().map(|driver| {
+        let name = driver.as_str();
+        let parent = match find_driver(name).map(|driver| driver.bus) {
+            Some(BusKind::Pci) => "pci-device",
+            Some(BusKind::VirtioSerial) => "virtio-serial-port",
+            Some(BusKind::Isa) | None => "isa-device",
+        };
+        concrete(name, parent)
+    });
+    let objects = ObjectType::ALL.iter().map(|object| {
+        let name = object.as_str();
+        let parent = match name.split_once('-') {
+            Some(("memory", _)) => "memory-backend",
+            Some(("rng", _)) => "rng-backend",
+            _ => "object",
+        };
+        concrete(name, parent)
+    });
+    BOARD.iter().copied().chain(devices).chain(objects).collect()
+}
+
+impl TypeEntry {
+    /// Whether it is `of` or a kind of it.
+    pub fn implements(&self, of: &str) -> bool {
+        let mut entry = Some(*self);
+        while let Some(current) = entry {
+            if current.name == of {
+                return true;
+            }
+            entry = current
+                .parent
+                .and_then(|parent| BOARD.iter().find(|entry| entry.name == parent).copied());
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_hangs_below_object_and_stands_once() {
+        let types = types();
+        for (i, entry) in types.iter().enumerate() {
+            assert!(entry.implements("object"), "{}", entry.name);
+            assert!(!types[..i].iter().any(|other| other.name == entry.name), "{}", entry.name);
+        }
+    }
+
+    #[test]
+    fn kinds_are_found_through_their_family() {
+        let of = |family: &str| -> Vec<_> {
+            types().iter().filter(|e| e.implements(family)).map(|e| e.name).collect()
+        };
+        assert!(of("device").contains(&"virtio-blk-pci"));
+        assert!(of("memory-backend").contains(&"memory-backend-memfd"));
+        assert_eq!(of("accel"), ["accel", "kvm-accel"]);
+    }
+}

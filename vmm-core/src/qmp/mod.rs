@@ -1,0 +1,11 @@
+//! The VM's commands: one thin file for each schema file, each an implementation of the generated
+//! trait. A handler resolves its arguments, asks the owner of the thing, and puts the answer into
+//! the wire type; it holds no state and decides nothing that a room of its own could decide.
+
+mod block_core;
+mod char;
+mod machine;
+mod pci;
+mod qdev;
+mod qom;
+mod run_state;

@@ -1,0 +1,40 @@
+//! `qdev.json`: devices.
+
+use qapi_schema::devices::DeviceOptions;
+use qapi_schema::drivers::find_driver;
+use qapi_schema::qdev::{Commands, DeviceDel, DeviceListProperties};
+use qapi_schema::qom::ObjectPropertyInfo;
+use qapi_schema::{Context, ErrorClass, QmpError};
+
+use crate::plug;
+use crate::vm::Vm;
+
+impl Commands for Vm {
+    fn device_list_properties(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: DeviceListProperties,
+    ) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
+        let Some(driver) = find_driver(&args.typename) else {
+            return Err(QmpError::new(
+                ErrorClass::DeviceNotFound,
+                format!("Device '{}' not found", args.typename),
+            ));
+        };
+        let properties = driver.properties().iter().map(|property| ObjectPropertyInfo {
+            name: property.name.to_owned(),
+            r#type: property.type_name.to_owned(),
+            description: Some(property.description.to_owned()),
+            default_value: property.default_value(),
+        });
+        Ok(properties.collect())
+    }
+
+    fn device_add(&mut self, _cx: &mut dyn Context, args: DeviceOptions) -> Result<(), QmpError> {
+        plug::plug(self, args)
+    }
+
+    fn device_del(&mut self, _cx: &mut dyn Context, args: DeviceDel) -> Result<(), QmpError> {
+        plug::request_unplug(self, &args.id)
+    }
+}

@@ -1,0 +1,144 @@
+//! `qom.json`: the object tree, and the objects that can be added to it.
+
+use qapi_schema::devices::DeviceDriver;
+use qapi_schema::qom::{
+    Commands, ObjectDel, ObjectOptions, ObjectPropertyInfo, ObjectType, ObjectTypeInfo, QomGet,
+    QomList, QomListTypes,
+};
+use qapi_schema::{Context, ErrorClass, QmpError};
+use serde_json::Value;
+
+use crate::catalog;
+use crate::qom::Object;
+use crate::resolve;
+use crate::vm::Vm;
+
+impl Commands for Vm {
+    fn qom_list(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: QomList,
+    ) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
+        let tree = self.object_tree();
+        let object = find(&tree, &args.path)?;
+        let own = std::iter::once(info("type", "string"));
+        let properties =
+            object.properties.iter().map(|property| info(&property.name, &property.type_name));
+        let children = object
+            .children
+            .iter()
+            .map(|(name, child)| info(name, &format!("child<{}>", child.type_name)));
+        Ok(own.chain(properties).chain(children).collect())
+    }
+
+    fn qom_get(&mut self, _cx: &mut dyn Context, args: QomGet) -> Result<Value, QmpError> {
+        let tree = self.object_tree();
+        let object = find(&tree, &args.path)?;
+        if let Some(property) = object.property(&args.property) {
+            return Ok(property.value);
+        }
+        if object.children.iter().any(|(name, _)| *name == args.property) {
+            let path = args.path.trim_end_matches('/');
+            return Ok(Value::String(format!("{path}/{}", args.property)));
+        }
+        Err(QmpError::generic(format!(
+            "Property '{}.{}' not found",
+            object.type_name, args.property
+        )))
+    }
+
+    fn qom_list_types(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: QomListTypes,
+    ) -> Result<Vec<ObjectTypeInfo>, QmpError> {
+        let wanted = |entry: &&catalog::TypeEntry| {
+            args.implements.as_deref().is_none_or(|of| entry.implements(of))
+                && (args.r#abstract != Some(false) || !entry.is_abstract)
+        };
+        let types = catalog::types();
+        let infos = types.iter().filter(wanted).map(|entry| ObjectTypeInfo {
+            name: entry.name.to_owned(),
+            r#abstract: entry.is_abstract.then_some(true),
+            parent: entry.parent.map(str::to_owned),
+        });
+        Ok(infos.collect())
+    }
+
+    fn object_add(&mut self, cx: &mut dyn Context, args: ObjectOptions) -> Result<(), QmpError> {
+        let door = self.door_of(cx);
+        self.add_object(&door, args)
+    }
+
+    fn object_del(&mut self, _cx: &mut dyn Context, args: ObjectDel) -> Result<(), QmpError> {
+        self.objects.remove(&args.id)
+    }
+}
+
+impl Vm {
+    /// Adds an object, from a command or from the command line.
+    ///
+    /// # Errors
+    /// The id is taken or the object cannot be had.
+    pub fn add_object(
+        &mut self,
+        door: &fdset::Door,
+        options: ObjectOptions,
+    ) -> Result<(), QmpError> {
+        let shown = picture(&options);
+        let (id, spec) = resolve::object::object(options)?;
+        self.objects.add(door, id, spec, shown)
+    }
+
+    fn object_tree(&self) -> Object {
+        let (peripheral, nameless) = self.devices.trees();
+        let chardevs = self.chardevs.list().into_iter().fold(
+            Object::new("container"),
+            |tree, chardev| {
+                tree.with_child(chardev.id(), Object::new(format!("chardev-{}", chardev.kind())))
+            },
+        );
+        Object::new("container")
+            .with_child(
+                "machine",
+                self.machine
+                    .shown()
+                    .with_child("peripheral", peripheral)
+                    .with_child("peripheral-anon", nameless),
+            )
+            .with_child("objects", self.objects.tree())
+            .with_child("chardevs", chardevs)
+    }
+}
+
+fn find<'a>(tree: &'a Object, path: &str) -> Result<&'a Object, QmpError> {
+    tree.at(path).ok_or_else(|| {
+        QmpError::new(ErrorClass::DeviceNotFound, format!("Device '{path}' not found"))
+    })
+}
+
+fn info(name: &str, type_name: &str) -> ObjectPropertyInfo {
+    ObjectPropertyInfo {
+        name: name.to_owned(),
+        r#type: type_name.to_owned(),
+        description: None,
+        default_value: None,
+    }
+}
+
+/// How the object tree shows an object: its properties as they were given.
+fn picture(options: &ObjectOptions) -> Object {
+    let object = Object::new(options.qom_type.tag().as_str());
+    let Ok(Value::Object(members)) = serde_json::to_value(options) else { return object };
+    members
+        .into_iter()
+        .filter(|(name, _)| !matches!(name.as_str(), "qom-type" | "id"))
+        .fold(object, |object, (name, value)| {
+            let type_name = match &value {
+                Value::Bool(_) => "bool",
+                Value::Number(_) => "int",
+                _ => "string",
+            };
+            object.with(&name, type_name, value)
+        })
+}
