@@ -31,6 +31,8 @@ pub enum Letter {
     Device(Notice),
     /// A vCPU has paused itself.
     Vcpu(VcpuEvent),
+    /// A client asks for the end.
+    Quit,
 }
 
 /// The way to the VM's owner, from any thread. Cheap to clone; never blocks.

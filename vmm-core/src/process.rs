@@ -7,14 +7,17 @@
 //!
 //! This room knows no VM. It runs before the first thread exists.
 
-#![expect(unsafe_code, reason = "fork")]
-// UNSAFETY: `fork` has no safe form; the process is single-threaded when it is called.
+#![expect(unsafe_code, reason = "fork and the time zone")]
+// UNSAFETY: neither has a safe form; fork is called while the process has one thread.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::mem;
 use std::process;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
@@ -108,4 +111,32 @@ impl Daemon {
         dup2_stderr(null)?;
         Ok(())
     }
+}
+
+/// Locks all memory of the process into the host's, now and later.
+///
+/// # Errors
+/// The limit for locked memory (`RLIMIT_MEMLOCK`) is too low.
+pub fn lock_memory() -> io::Result<()> {
+    Ok(mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)?)
+}
+
+/// Seconds since 1970-01-01T00:00:00 UTC.
+#[must_use]
+pub fn unix_time() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// Local time minus UTC at this moment, in seconds.
+#[must_use]
+pub fn local_time_offset() -> i64 {
+    let now = unix_time();
+    // SAFETY: an all-zero `tm` is a valid one; both pointers are to live locals.
+    let local = unsafe {
+        let mut local = mem::zeroed();
+        libc::localtime_r(&raw const now, &raw mut local);
+        local
+    };
+    local.tm_gmtoff
 }

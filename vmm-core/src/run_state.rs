@@ -106,6 +106,20 @@ impl RunState {
             .map(|(_, _, to)| *to)
     }
 
+    /// Its name in QMP.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Prelaunch => "prelaunch",
+            Self::Inmigrate => "inmigrate",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Shutdown => "shutdown",
+            Self::IoError => "io-error",
+            Self::GuestPanicked => "guest-panicked",
+            Self::InternalError => "internal-error",
+        }
+    }
+
     /// Whether the vCPUs run in this state.
     pub fn is_running(self) -> bool {
         self == Self::Running

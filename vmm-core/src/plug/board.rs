@@ -61,7 +61,7 @@ pub(super) fn plug_pvpanic(
 }
 
 fn refuse_if_started(plug: &Plug<'_>, driver: &str) -> Result<(), QmpError> {
-    if plug.vm.machine_started() {
+    if plug.vm.is_powered_on() {
         return Err(QmpError::generic(format!(
             "Bus 'isa.0' does not support hotplugging: give '-device {driver}' at the start"
         )));

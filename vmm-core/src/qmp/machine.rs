@@ -7,8 +7,7 @@ use qapi_schema::machine::{
 use qapi_schema::{Context, QmpError};
 
 use crate::catalog;
-use crate::machine::cpu_path;
-use crate::vm::Vm;
+use crate::vm::{Vm, cpu_path};
 
 impl Commands for Vm {
     fn query_name(&mut self, _cx: &mut dyn Context) -> Result<NameInfo, QmpError> {
@@ -20,7 +19,7 @@ impl Commands for Vm {
     }
 
     fn query_kvm(&mut self, _cx: &mut dyn Context) -> Result<KvmInfo, QmpError> {
-        Ok(KvmInfo { enabled: true, present: true })
+        Ok(KvmInfo { enabled: self.kvm_enabled, present: true })
     }
 
     fn query_target(&mut self, _cx: &mut dyn Context) -> Result<TargetInfo, QmpError> {

@@ -38,7 +38,7 @@ impl Vm {
         self.run_state = next;
         if started {
             self.events.emit(Event::Resume);
-            self.machine.resume();
+            self.machine.resume()?;
         }
         Ok(())
     }
@@ -66,10 +66,7 @@ impl Vm {
             self.run_state = next;
         }
         self.events.emit(Event::Reset(Reset { guest: is_guest(cause), reason: cause }));
-        if runs {
-            self.machine.resume();
-        }
-        Ok(())
+        if runs { self.machine.resume() } else { Ok(()) }
     }
 
     /// Ends the process, after what `cause` says; a guest's own power-off may leave it.
@@ -93,6 +90,7 @@ impl Vm {
             Letter::Device(notice) | Letter::Vcpu(VcpuEvent::Notice(notice)) => {
                 self.hear_notice(notice);
             }
+            Letter::Quit => self.shut_down(ShutdownCause::HostQmpQuit),
             Letter::Vcpu(VcpuEvent::Fault { index, fault }) => self.hear_fault(index, &fault),
         }
     }

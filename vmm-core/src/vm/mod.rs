@@ -15,20 +15,25 @@
 //! [`crate::plug`] (devices).
 
 pub mod lifecycle;
+mod machine;
 mod serve;
 
 use std::sync::Arc;
 
+pub use machine::{CpuView, VmMachine, cpu_path};
+
 use block::{BlockGraph, IoThread, IoThreadSpec};
-use devices::chardev::ChardevRegistry;
+use devices::chardev::{ChardevRegistry, ChardevSpec};
 use devices::reactor::Reactor;
-use fdset::{Door, Scope};
+use fdset::{Access, Door, OpenFile, Role, Scope};
+use indexmap::IndexMap;
 use monitor::Server;
+use qapi_schema::char::ChardevReturn;
 use qapi_schema::{Context, EventSink, QmpError};
 
+use crate::cli::GlobalSpec;
 use crate::device_tree::{Claim, DeviceTree};
 use crate::event_loop::{EventLoop, Mailbox};
-use crate::machine::Machine;
 use crate::objects::Objects;
 use crate::run_state::RunState;
 
@@ -81,11 +86,18 @@ pub struct Vm {
     pub(crate) reactor: Reactor,
     // The order of the fields is the order of their end: what uses comes before what is used.
     pub(crate) devices: DeviceTree,
-    pub(crate) machine: Machine,
+    pub(crate) machine: VmMachine,
     pub(crate) objects: Objects,
     pub(crate) graph: BlockGraph,
     pub(crate) chardevs: ChardevRegistry,
+    /// The chardevs that monitors talk through, and where each leads.
+    pub(crate) monitor_chardevs: IndexMap<String, String>,
+    /// `-global`: what devices of a model have unless told otherwise.
+    pub(crate) globals: Vec<GlobalSpec>,
+    /// Whether there is a KVM to run guests.
+    pub(crate) kvm_enabled: bool,
     default_iothread: Option<IoThread>,
+    powered_on: bool,
     ended: Option<i32>,
 }
 
@@ -104,10 +116,14 @@ impl Vm {
             chardevs: ChardevRegistry::new(reactor.clone()),
             reactor,
             devices: DeviceTree::default(),
-            machine: Machine::None,
+            machine: VmMachine::None,
             objects: Objects::default(),
             graph: BlockGraph::new(),
+            monitor_chardevs: IndexMap::new(),
+            globals: Vec::new(),
+            kvm_enabled: false,
             default_iothread: None,
+            powered_on: false,
             ended: None,
         }
     }
@@ -142,6 +158,50 @@ impl Vm {
                 break;
             }
         }
+    }
+
+    /// Ends the building: from here on only hot-pluggable buses take devices.
+    ///
+    /// # Errors
+    /// The kernel cannot be loaded, or KVM refuses.
+    pub fn power_on(&mut self) -> Result<(), QmpError> {
+        if let VmMachine::Q35(q35) = &self.machine {
+            q35.power_on().map_err(|error| QmpError::from_error(&error))?;
+        }
+        self.powered_on = true;
+        Ok(())
+    }
+
+    /// Whether the machine is built: what is soldered on can no longer change.
+    pub(crate) fn is_powered_on(&self) -> bool {
+        self.powered_on
+    }
+
+    /// Adds a chardev for a device, from a command or from the command line.
+    ///
+    /// # Errors
+    /// The id is taken, or what it stands for cannot be opened.
+    pub fn add_chardev(
+        &mut self,
+        door: &Door,
+        id: &str,
+        spec: &ChardevSpec,
+    ) -> Result<ChardevReturn, QmpError> {
+        if self.monitor_chardevs.contains_key(id) {
+            return Err(QmpError::generic(format!("Chardev with id '{id}' already exists")));
+        }
+        let chardev =
+            self.chardevs.add(id, spec, door).map_err(|error| QmpError::from_error(&error))?;
+        let filename = chardev.filename();
+        Ok(ChardevReturn { pty: filename.strip_prefix("pty:").map(str::to_owned) })
+    }
+
+    /// The null device, for the standard streams of a process in the background.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn null(&self) -> Result<OpenFile, fdset::OpenError> {
+        fdset::null(&self.door, Access::ReadWrite, Role::Log, "-daemonize")
     }
 
     /// The door as the client behind `cx` sees it: with its monitor's fd names.

@@ -1,0 +1,171 @@
+//! From a command line to a VM that is ready to run.
+//!
+//! ```text
+//!   Config ─► fd sets ─► chardevs ─► monitors ─► objects ─► nodes ─► machine ─► devices ─► Vm
+//! ```
+//!
+//! The order is QEMU's, because a later thing names earlier ones. Everything goes through the
+//! same functions as the commands of a client; the first failure ends the launch with one line.
+
+mod machine;
+mod monitors;
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use devices::chardev::BackendSpec;
+use fdset::{Door, FdRegistry, FdsetId, Role, Scope};
+use monitor::{Phase, Server, ServerSpec, Version};
+
+use crate::cli::{Config, Incoming};
+use crate::event_loop::{EventLoop, Letter, Mailbox};
+use crate::plug;
+use crate::process::EndSignals;
+use crate::resolve;
+use crate::run_state::RunState;
+use crate::sandbox;
+use crate::vm::{EndPolicy, Identity, Vm, VmSpec};
+
+/// The QEMU release whose protocol and names we follow.
+const QEMU_VERSION: (i64, i64, i64) = (10, 0, 0);
+
+/// A VM that is ready to run, and what must live as long.
+pub struct Launched {
+    /// The VM.
+    pub vm: Vm,
+    /// Its main loop.
+    pub event_loop: EventLoop,
+    /// Removes the pid file at the end.
+    pub pid_file: Option<fdset::PidFile>,
+    /// Standard input of a monitor: its terminal mode comes back at the end.
+    pub terminals: Vec<monitors::Kept>,
+}
+
+/// Builds everything that `config` asks for.
+///
+/// # Errors
+/// The first thing that cannot be had, with the reason.
+pub fn launch(config: Config) -> Result<Launched> {
+    let signals = EndSignals::take().context("the signals")?;
+    let (event_loop, mailbox) = EventLoop::new(signals).context("the main loop")?;
+    let registry = Arc::new(FdRegistry::new());
+    let door = Door::new(Arc::clone(&registry), Scope::Process);
+    let pid_file = config
+        .pidfile
+        .as_deref()
+        .map(|name| fdset::pid_file(&door, name, "-pidfile"))
+        .transpose()?;
+    let server = server(registry, &mailbox);
+    let mut vm = Vm::new(VmSpec {
+        identity: identity(&config),
+        end_policy: EndPolicy { no_reboot: config.no_reboot, no_shutdown: config.no_shutdown },
+        run_state: match &config.incoming {
+            None => RunState::Prelaunch,
+            Some(Incoming::Defer) => RunState::Inmigrate,
+            Some(Incoming::Uri(uri)) => anyhow::bail!(
+                "-incoming {uri}: a machine's state is taken over with '-incoming defer' only"
+            ),
+        },
+        door: door.clone(),
+        server,
+        mailbox,
+    });
+    add_fds(&door, &config)?;
+    let terminals = add_chardevs(&mut vm, &door, &config)?;
+    for options in config.objects.clone() {
+        let id = options.id.clone();
+        vm.add_object(&door, options).with_context(|| format!("-object {id}"))?;
+    }
+    for options in config.blockdevs.clone() {
+        let name = options.node_name.clone().unwrap_or_default();
+        vm.add_node(&door, options).with_context(|| format!("-blockdev {name}"))?;
+    }
+    machine::build(&mut vm, &door, &config)?;
+    vm.globals = config.globals.clone();
+    for options in config.devices.clone() {
+        let what = format!(
+            "-device {}{}",
+            options.driver.tag().as_str(),
+            options.id.as_deref().map(|id| format!(",id={id}")).unwrap_or_default()
+        );
+        plug::plug(&mut vm, options).context(what)?;
+    }
+    vm.power_on()?;
+    if let Some(spec) = &config.sandbox {
+        sandbox::enter(spec)?;
+    }
+    if !config.paused && config.incoming.is_none() {
+        vm.start()?;
+    }
+    Ok(Launched { vm, event_loop, pid_file, terminals })
+}
+
+fn identity(config: &Config) -> Identity {
+    let uuid = config.uuid.unwrap_or_default();
+    let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
+    let parts = [0..8, 8..12, 12..16, 16..20, 20..32];
+    let parts: Vec<&str> = parts.into_iter().filter_map(|part| hex.get(part)).collect();
+    Identity { name: config.name.guest.clone(), uuid: parts.join("-") }
+}
+
+fn server(registry: Arc<FdRegistry>, mailbox: &Mailbox) -> Server {
+    let (wake, quit) = (mailbox.clone(), mailbox.clone());
+    let (major, minor, micro) = QEMU_VERSION;
+    Server::new(ServerSpec {
+        registry,
+        version: Version {
+            major,
+            minor,
+            micro,
+            package: concat!("sesame-", env!("CARGO_PKG_VERSION")).to_owned(),
+        },
+        phase: Phase::Ready,
+        wake_main: Box::new(move || wake.wake()),
+        out_of_band: Box::new(|call| {
+            let name = call.command.name;
+            call.finish(Err(qapi_schema::QmpError::generic(format!(
+                "The command {name} does not support OOB"
+            ))));
+        }),
+        quit: Box::new(move || quit.send(Letter::Quit)),
+    })
+}
+
+fn add_fds(door: &Door, config: &Config) -> Result<()> {
+    for spec in &config.add_fds {
+        let fd = fdset::inherited(door, spec.fd, Role::CommandLine, "-add-fd")?;
+        let set = FdsetId::new(i64::from(spec.set)).context("-add-fd")?;
+        door.registry().add(fd, Some(set), spec.opaque.clone());
+    }
+    Ok(())
+}
+
+/// Opens the chardevs: a monitor's is handed to the server, every other one waits for its device.
+fn add_chardevs(vm: &mut Vm, door: &Door, config: &Config) -> Result<Vec<monitors::Kept>> {
+    let mut kept = Vec::new();
+    for chardev in &config.chardevs {
+        let id = &chardev.id;
+        let spec = resolve::chardev::chardev(chardev.backend.clone())
+            .with_context(|| format!("-chardev {id}"))?;
+        let monitor = config.monitors.iter().position(|monitor| monitor.chardev == *id);
+        let Some(number) = monitor else {
+            let what = || format!("-chardev {id}");
+            let reply = vm.add_chardev(door, id, &spec).with_context(what)?;
+            if let Some(pty) = reply.pty {
+                eprintln!("char device redirected to {pty} (label {id})");
+            }
+            continue;
+        };
+        let pretty = config.monitors.get(number).is_some_and(|monitor| monitor.pretty);
+        kept.extend(monitors::add(vm, door, id, &spec, number, pretty)?);
+        if matches!(spec.backend, BackendSpec::Stdio { .. }) {
+            tracing::debug!("a monitor has standard input");
+        }
+    }
+    for monitor in &config.monitors {
+        if !config.chardevs.iter().any(|chardev| chardev.id == monitor.chardev) {
+            anyhow::bail!("-mon: there is no chardev '{}'", monitor.chardev);
+        }
+    }
+    Ok(kept)
+}

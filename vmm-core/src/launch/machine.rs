@@ -1,0 +1,127 @@
+//! The machine of a launch: its KVM, its memory, its kernel, its serial ports.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use fdset::{Access, Door, Request, Role};
+use qapi_schema::QmpError;
+
+use crate::cli::{Config, MachineModel, RtcBase, SerialSpec as SerialOption};
+use crate::event_loop::Letter;
+use crate::machine::board::SerialSpec;
+use crate::machine::{BootSource, MachineHost, Q35, Q35Spec};
+use crate::memory::{RamBackend, RamBackendSpec};
+use crate::process;
+use crate::vm::{Vm, VmMachine};
+
+/// The id of the memory that the machine makes itself.
+const RAM_ID: &str = "pc.ram";
+
+/// Builds the machine that `config` asks for, without what is plugged into it.
+pub(super) fn build(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
+    match config.machine.model {
+        MachineModel::None => {
+            // A machine without CPUs needs no KVM, but tells whether there is one.
+            vm.kvm_enabled = open_kvm(door, config).is_ok();
+        }
+        MachineModel::Q35 => {
+            let q35 = q35(vm, door, config)?;
+            vm.kvm_enabled = true;
+            vm.machine = VmMachine::Q35(Box::new(q35));
+        }
+    }
+    Ok(())
+}
+
+fn q35(vm: &mut Vm, door: &Door, config: &Config) -> Result<Q35> {
+    let spec = Q35Spec {
+        product: "pc-q35-sesame1".to_owned(),
+        uuid: config.uuid.unwrap_or_default(),
+        topology: config.smp.topology,
+        vcpus: config.smp.cpus,
+        rtc_offset: rtc_offset(config),
+        serials: serials(vm, config)?,
+        boot: boot(door, config)?,
+    };
+    let vcpu_mail = vm.mailbox.clone();
+    let host = MachineHost {
+        kvm: open_kvm(door, config)?,
+        memory: memory(vm, door, config)?,
+        notices: vm.mailbox.notices(),
+        vcpu_events: Arc::new(move |event| vcpu_mail.send(Letter::Vcpu(event))),
+    };
+    let q35 = Q35::new(spec, host).context("-machine q35")?;
+    if config.overcommit.mem_lock {
+        process::lock_memory().context("-overcommit mem-lock=on")?;
+    }
+    Ok(q35)
+}
+
+fn open_kvm(door: &Door, config: &Config) -> Result<std::os::fd::OwnedFd> {
+    let mut last = None;
+    for accel in &config.accels {
+        let request =
+            Request::new(&accel.device, Access::ReadWrite, Role::Kvm, "-accel kvm");
+        match fdset::open(door, &request) {
+            // A lease on the set is not kept: KVM never opens its device again.
+            Ok(file) => return Ok(file.into_parts().0),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.map_or_else(|| anyhow::anyhow!("-accel: none is given"), Into::into))
+}
+
+fn memory(vm: &mut Vm, door: &Door, config: &Config) -> Result<RamBackend> {
+    let size = config.memory.size;
+    let Some(id) = &config.machine.memory_backend else {
+        let spec = RamBackendSpec {
+            merge: config.machine.mem_merge,
+            dump: config.machine.dump_guest_core,
+            ..RamBackendSpec::anonymous(RAM_ID, size)
+        };
+        return RamBackend::open(door, spec).context("-m");
+    };
+    let backend = vm.objects.claim_memory(id, "machine").context("-machine memory-backend")?;
+    let found = backend.spec().size;
+    if found != size {
+        return Err(QmpError::generic(format!(
+            "-m says {size} bytes and memory backend '{id}' has {found}: give both the same size"
+        ))
+        .into());
+    }
+    Ok(backend)
+}
+
+fn boot(door: &Door, config: &Config) -> Result<Option<BootSource>> {
+    let Some(spec) = &config.kernel else { return Ok(None) };
+    let request = Request::new(&spec.kernel, Access::ReadOnly, Role::Kernel, "-kernel");
+    let kernel = fdset::open(door, &request)?;
+    let initrd = spec
+        .initrd
+        .as_deref()
+        .map(|name| {
+            let request = Request::new(name, Access::ReadOnly, Role::Initrd, "-initrd");
+            fdset::open(door, &request)
+        })
+        .transpose()?;
+    let source = BootSource::new(kernel, initrd, &spec.append).context("-kernel")?;
+    Ok(Some(source))
+}
+
+fn serials(vm: &Vm, config: &Config) -> Result<Vec<SerialSpec>> {
+    let mut serials = Vec::new();
+    for (index, serial) in config.serials.iter().enumerate() {
+        let SerialOption::Chardev(id) = serial else { continue };
+        let chardev = vm.chardevs.find(id).context("-serial")?;
+        serials.push(SerialSpec { index, chardev: Some(chardev) });
+    }
+    Ok(serials)
+}
+
+fn rtc_offset(config: &Config) -> i64 {
+    match config.rtc.base {
+        RtcBase::Utc => 0,
+        RtcBase::Localtime => process::local_time_offset(),
+        RtcBase::Start(seconds) => seconds.saturating_sub(process::unix_time()),
+    }
+}

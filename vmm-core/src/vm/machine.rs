@@ -1,0 +1,149 @@
+//! The VM's machine, whichever model it is: what the owner asks of it, answered by the model.
+//!
+//! A second model with a board is one more variant here, beside its room in [`crate::machine`].
+
+use std::sync::Arc;
+
+use devices::pci::PciHost;
+use qapi_schema::QmpError;
+
+use crate::kvm::cpuid::CpuPlace;
+use crate::machine::Q35;
+use crate::qom::Object;
+
+/// A machine.
+pub enum VmMachine {
+    /// `-machine none`: no board at all.
+    None,
+    /// `-machine q35`.
+    Q35(Box<Q35>),
+}
+
+/// One vCPU as `query-cpus-fast` shows it.
+pub struct CpuView {
+    /// Its number, from 0.
+    pub index: u32,
+    /// The host's id of its thread.
+    pub thread_id: i32,
+    /// Where it sits.
+    pub place: CpuPlace,
+}
+
+impl VmMachine {
+    /// The board, for the device or command `wanted_by`.
+    ///
+    /// # Errors
+    /// The machine has none.
+    pub fn board(&self, wanted_by: &str) -> Result<&Q35, QmpError> {
+        match self {
+            Self::Q35(q35) => Ok(q35),
+            Self::None => Err(no_board(wanted_by)),
+        }
+    }
+
+    /// The board, to solder something onto it.
+    ///
+    /// # Errors
+    /// The machine has none.
+    pub fn board_mut(&mut self, wanted_by: &str) -> Result<&mut Q35, QmpError> {
+        match self {
+            Self::Q35(q35) => Ok(q35),
+            Self::None => Err(no_board(wanted_by)),
+        }
+    }
+
+    /// The PCI tree, for the device or command `wanted_by`.
+    ///
+    /// # Errors
+    /// The machine has none.
+    pub fn pci_host(&self, wanted_by: &str) -> Result<&Arc<PciHost>, QmpError> {
+        self.board(wanted_by).map(Q35::pci)
+    }
+
+    /// Lets the guest run.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn resume(&self) -> Result<(), QmpError> {
+        match self {
+            Self::None => Ok(()),
+            Self::Q35(q35) => q35.resume().map_err(|error| QmpError::from_error(&error)),
+        }
+    }
+
+    /// Stops the guest; when this returns nothing of it is in flight.
+    pub fn pause(&self) {
+        if let Self::Q35(q35) = self
+            && let Err(error) = q35.pause()
+        {
+            // It stands still all the same; only its clock may jump.
+            tracing::error!(%error, "pausing the machine");
+        }
+    }
+
+    /// Everything back to power-on. The machine is paused.
+    ///
+    /// # Errors
+    /// The kernel cannot be loaded again, or KVM refuses.
+    pub fn reset(&self) -> Result<(), QmpError> {
+        match self {
+            Self::None => Ok(()),
+            Self::Q35(q35) => q35.reset().map_err(|error| QmpError::from_error(&error)),
+        }
+    }
+
+    /// Presses the power button of a machine that has one.
+    pub fn press_power_button(&self) {
+        if let Self::Q35(q35) = self {
+            q35.pm().press_power_button();
+        }
+    }
+
+    /// The vCPUs.
+    pub fn cpus(&self) -> Vec<CpuView> {
+        let Self::Q35(q35) = self else { return Vec::new() };
+        let topology = q35.topology();
+        (0..)
+            .zip(q35.vcpus().iter())
+            .map(|(index, vcpu)| CpuView {
+                index,
+                thread_id: vcpu.thread_id(),
+                place: topology.place(index),
+            })
+            .collect()
+    }
+
+    /// `/machine` of the object tree, without what is plugged in.
+    pub fn shown(&self) -> Object {
+        let type_name = match self {
+            Self::None => "none-machine",
+            Self::Q35(_) => "pc-q35-sesame1-machine",
+        };
+        let cpus = self.cpus();
+        let unattached = cpus.iter().fold(Object::new("container"), |container, cpu| {
+            let shown = Object::new("host-x86_64-cpu").with(
+                "unavailable-features",
+                "strList",
+                serde_json::Value::Array(Vec::new()),
+            );
+            container.with_child(cpu_name(cpu.index), shown)
+        });
+        Object::new(type_name).with_child("unattached", unattached)
+    }
+}
+
+/// A vCPU's path in the object tree.
+pub fn cpu_path(index: u32) -> String {
+    format!("/machine/unattached/{}", cpu_name(index))
+}
+
+fn cpu_name(index: u32) -> String {
+    format!("device[{index}]")
+}
+
+fn no_board(wanted_by: &str) -> QmpError {
+    QmpError::generic(format!(
+        "'{wanted_by}' needs a machine with a board, and this is machine 'none': start with \
+         -machine q35"
+    ))
+}
