@@ -116,7 +116,9 @@ impl DeviceTree {
 
     /// All devices with their names, in the order they were added.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Device)> {
-        self.devices.iter().map(|(name, device)| (name.as_str(), device))
+        self.devices
+            .iter()
+            .map(|(name, device)| (name.as_str(), device))
     }
 
     /// The virtio-serial device whose bus has this name; any, without a name.
@@ -143,19 +145,32 @@ impl DeviceTree {
     /// `/machine/peripheral` and `/machine/peripheral-anon`.
     pub fn trees(&self) -> (qom::Object, qom::Object) {
         let container = || qom::Object::new("container");
-        self.devices.iter().fold((container(), container()), |(named, nameless), (name, device)| {
-            if device.id.is_some() {
-                (named.with_child(name.clone(), device.shown.clone()), nameless)
-            } else {
-                (named, nameless.with_child(name.clone(), device.shown.clone()))
-            }
-        })
+        self.devices.iter().fold(
+            (container(), container()),
+            |(named, nameless), (name, device)| {
+                if device.id.is_some() {
+                    (
+                        named.with_child(name.clone(), device.shown.clone()),
+                        nameless,
+                    )
+                } else {
+                    (
+                        named,
+                        nameless.with_child(name.clone(), device.shown.clone()),
+                    )
+                }
+            },
+        )
     }
 }
 
 /// Where a device stands in the object tree.
 pub fn path(name: &str, has_id: bool) -> String {
-    let container = if has_id { "peripheral" } else { "peripheral-anon" };
+    let container = if has_id {
+        "peripheral"
+    } else {
+        "peripheral-anon"
+    };
     format!("/machine/{container}/{name}")
 }
 
@@ -178,7 +193,10 @@ mod tests {
         let mut tree = DeviceTree::default();
         let name = tree.name(Some("port0")).unwrap();
         tree.add(name, device(Some("port0")));
-        assert_eq!(tree.name(Some("port0")).unwrap_err().desc, "Duplicate device ID 'port0'");
+        assert_eq!(
+            tree.name(Some("port0")).unwrap_err().desc,
+            "Duplicate device ID 'port0'"
+        );
         assert!(tree.remove("port0").is_some());
         assert!(tree.name(Some("port0")).is_ok());
     }

@@ -10,15 +10,17 @@
 mod machine;
 mod monitors;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use devices::chardev::BackendSpec;
 use fdset::{Door, FdRegistry, FdsetId, Role, Scope};
 use monitor::{Phase, Server, ServerSpec, Version};
 
+use self::monitors::Kept;
 use crate::cli::{Config, Incoming};
 use crate::event_loop::{EventLoop, Letter, Mailbox};
+use crate::messages::report;
 use crate::plug;
 use crate::process::EndSignals;
 use crate::resolve;
@@ -33,12 +35,21 @@ const QEMU_VERSION: (i64, i64, i64) = (10, 0, 0);
 pub struct Launched {
     /// The VM.
     pub vm: Vm,
-    /// Its main loop.
-    pub event_loop: EventLoop,
-    /// Removes the pid file at the end.
-    pub pid_file: Option<fdset::PidFile>,
-    /// Standard input of a monitor: its terminal mode comes back at the end.
-    pub terminals: Vec<monitors::Kept>,
+    event_loop: EventLoop,
+    /// Removed at the end.
+    _pid_file: Option<fdset::PidFile>,
+    /// A terminal's mode comes back at the end.
+    _kept: Vec<Kept>,
+}
+
+impl Launched {
+    /// Runs until the VM has ended.
+    ///
+    /// # Errors
+    /// The main loop cannot wait any more.
+    pub fn run(mut self) -> std::io::Result<ExitCode> {
+        self.vm.run(&mut self.event_loop)
+    }
 }
 
 /// Builds everything that `config` asks for.
@@ -58,7 +69,10 @@ pub fn launch(config: Config) -> Result<Launched> {
     let server = server(registry, &mailbox);
     let mut vm = Vm::new(VmSpec {
         identity: identity(&config),
-        end_policy: EndPolicy { no_reboot: config.no_reboot, no_shutdown: config.no_shutdown },
+        end_policy: EndPolicy {
+            no_reboot: config.no_reboot,
+            no_shutdown: config.no_shutdown,
+        },
         run_state: match &config.incoming {
             None => RunState::Prelaunch,
             Some(Incoming::Defer) => RunState::Inmigrate,
@@ -71,14 +85,16 @@ pub fn launch(config: Config) -> Result<Launched> {
         mailbox,
     });
     add_fds(&door, &config)?;
-    let terminals = add_chardevs(&mut vm, &door, &config)?;
+    let kept = add_chardevs(&mut vm, &door, &config)?;
     for options in config.objects.clone() {
         let id = options.id.clone();
-        vm.add_object(&door, options).with_context(|| format!("-object {id}"))?;
+        vm.add_object(&door, options)
+            .with_context(|| format!("-object {id}"))?;
     }
     for options in config.blockdevs.clone() {
         let name = options.node_name.clone().unwrap_or_default();
-        vm.add_node(&door, options).with_context(|| format!("-blockdev {name}"))?;
+        vm.add_node(&door, options)
+            .with_context(|| format!("-blockdev {name}"))?;
     }
     machine::build(&mut vm, &door, &config)?;
     vm.globals = config.globals.clone();
@@ -86,7 +102,11 @@ pub fn launch(config: Config) -> Result<Launched> {
         let what = format!(
             "-device {}{}",
             options.driver.tag().as_str(),
-            options.id.as_deref().map(|id| format!(",id={id}")).unwrap_or_default()
+            options
+                .id
+                .as_deref()
+                .map(|id| format!(",id={id}"))
+                .unwrap_or_default()
         );
         plug::plug(&mut vm, options).context(what)?;
     }
@@ -97,7 +117,12 @@ pub fn launch(config: Config) -> Result<Launched> {
     if !config.paused && config.incoming.is_none() {
         vm.start()?;
     }
-    Ok(Launched { vm, event_loop, pid_file, terminals })
+    Ok(Launched {
+        vm,
+        event_loop,
+        _pid_file: pid_file,
+        _kept: kept,
+    })
 }
 
 fn identity(config: &Config) -> Identity {
@@ -105,7 +130,10 @@ fn identity(config: &Config) -> Identity {
     let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
     let parts = [0..8, 8..12, 12..16, 16..20, 20..32];
     let parts: Vec<&str> = parts.into_iter().filter_map(|part| hex.get(part)).collect();
-    Identity { name: config.name.guest.clone(), uuid: parts.join("-") }
+    Identity {
+        name: config.name.guest.clone(),
+        uuid: parts.join("-"),
+    }
 }
 
 fn server(registry: Arc<FdRegistry>, mailbox: &Mailbox) -> Server {
@@ -141,29 +169,36 @@ fn add_fds(door: &Door, config: &Config) -> Result<()> {
 }
 
 /// Opens the chardevs: a monitor's is handed to the server, every other one waits for its device.
-fn add_chardevs(vm: &mut Vm, door: &Door, config: &Config) -> Result<Vec<monitors::Kept>> {
+fn add_chardevs(vm: &mut Vm, door: &Door, config: &Config) -> Result<Vec<Kept>> {
     let mut kept = Vec::new();
     for chardev in &config.chardevs {
         let id = &chardev.id;
         let spec = resolve::chardev::chardev(chardev.backend.clone())
             .with_context(|| format!("-chardev {id}"))?;
-        let monitor = config.monitors.iter().position(|monitor| monitor.chardev == *id);
+        let monitor = config
+            .monitors
+            .iter()
+            .position(|monitor| monitor.chardev == *id);
         let Some(number) = monitor else {
             let what = || format!("-chardev {id}");
             let reply = vm.add_chardev(door, id, &spec).with_context(what)?;
             if let Some(pty) = reply.pty {
-                eprintln!("char device redirected to {pty} (label {id})");
+                report(format_args!("char device redirected to {pty} (label {id})"));
             }
             continue;
         };
-        let pretty = config.monitors.get(number).is_some_and(|monitor| monitor.pretty);
-        kept.extend(monitors::add(vm, door, id, &spec, number, pretty)?);
-        if matches!(spec.backend, BackendSpec::Stdio { .. }) {
-            tracing::debug!("a monitor has standard input");
-        }
+        let pretty = config
+            .monitors
+            .get(number)
+            .is_some_and(|monitor| monitor.pretty);
+        kept.push(monitors::add(vm, door, id, &spec, number, pretty)?);
     }
     for monitor in &config.monitors {
-        if !config.chardevs.iter().any(|chardev| chardev.id == monitor.chardev) {
+        if !config
+            .chardevs
+            .iter()
+            .any(|chardev| chardev.id == monitor.chardev)
+        {
             anyhow::bail!("-mon: there is no chardev '{}'", monitor.chardev);
         }
     }

@@ -1,13 +1,33 @@
 //! The virtual machine: KVM, memory, the machine, and the commands that drive it.
+//!
+//! The only crate that knows all the others, and the only one that names KVM. The binary
+//! `sesame` is a few lines on top of it.
+//!
+//! ```text
+//!   argv ─► cli ─► Config ─► launch ─► Vm ◄─ event_loop ◄─ signals, monitor, devices, vCPUs
+//!                                      │
+//!        qmp (one file per schema file)┤ resolve (wire types to specs)
+//!                                      ├─ plug, device_tree, objects
+//!                                      └─ machine ─ kvm, memory
+//! ```
+//!
+//! Read next: [`launch`] (the order of building), [`vm`] (the owner of everything).
 
 pub mod cli;
+pub mod device_tree;
 pub mod event_loop;
 pub mod kvm;
+pub mod launch;
 pub mod machine;
 pub mod memory;
+pub mod messages;
 pub mod objects;
+pub mod plug;
 pub mod process;
+pub mod qmp;
 pub mod qom;
 pub mod resolve;
 pub mod run_state;
 pub mod sandbox;
+pub mod types;
+pub mod vm;

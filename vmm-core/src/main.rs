@@ -4,9 +4,10 @@
 
 use std::process::ExitCode;
 
-use vmm_core::cli::{self, Parsed};
+use vmm_core::cli::{self, Config, Parsed};
 use vmm_core::launch::launch;
-use vmm_core::process::{Daemon, Messages};
+use vmm_core::messages::{self, MessageStyle};
+use vmm_core::process::Daemon;
 
 fn main() -> ExitCode {
     let config = match cli::parse(std::env::args_os().skip(1)) {
@@ -16,28 +17,34 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            eprintln!("sesame: {error}");
+            messages::report(error);
             return ExitCode::FAILURE;
         }
     };
-    let messages = Messages::new(&config);
-    messages.start_log();
-    match run(config) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            messages.error(&error);
-            ExitCode::FAILURE
-        }
-    }
+    messages::start(MessageStyle {
+        timestamp: config.messages.timestamp,
+        guest: config
+            .messages
+            .guest_name
+            .then(|| config.name.guest.clone())
+            .flatten(),
+    });
+    run(config).unwrap_or_else(|error| {
+        messages::report(format_args!("{error:#}"));
+        ExitCode::FAILURE
+    })
 }
 
-fn run(config: cli::Config) -> anyhow::Result<u8> {
+fn run(config: Config) -> anyhow::Result<ExitCode> {
     // Before the first thread: a fork takes only the one that calls it.
-    let daemon = config.daemonize.then(Daemon::fork).transpose()?;
+    let daemon = if config.daemonize {
+        Some(Daemon::fork()?)
+    } else {
+        None
+    };
     let mut launched = launch(config)?;
     if let Some(daemon) = daemon {
         daemon.ready(&launched.vm.null()?)?;
     }
-    let status = launched.vm.run(&mut launched.event_loop)?;
-    Ok(u8::try_from(status).unwrap_or(1))
+    Ok(launched.run()?)
 }

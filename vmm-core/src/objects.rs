@@ -17,8 +17,8 @@ use crate::resolve::object::ObjectSpec;
 
 /// What an object is.
 pub enum Backend {
-    /// Guest memory; claimed by the machine.
-    Memory(Arc<RamBackend>),
+    /// Guest memory, until the machine takes it.
+    Memory(Option<RamBackend>),
     /// A thread with a ring.
     IoThread(IoThread),
     /// A source of random bytes.
@@ -111,20 +111,20 @@ impl Objects {
         )
     }
 
-    /// Notes that `user` uses the memory backend `id`, and hands it over.
+    /// Hands the memory backend `id` over to `user`, for good.
     ///
     /// # Errors
     /// There is no memory backend of this id, or it has a user: memory has one.
-    pub fn claim_memory(&mut self, id: &str, user: &str) -> Result<Arc<RamBackend>, QmpError> {
-        if let Some(other) = self.0.get(id).and_then(|entry| entry.users.first()) {
-            return Err(QmpError::generic(format!(
-                "memory backend '{id}' is used by '{other}' and cannot be used twice"
-            )));
-        }
-        self.claim(id, user, "memory backend", |backend| match backend {
-            Backend::Memory(memory) => Some(Arc::clone(memory)),
-            _ => None,
-        })
+    pub fn take_memory(&mut self, id: &str, user: &str) -> Result<RamBackend, QmpError> {
+        let taken = self
+            .0
+            .get_mut(id)
+            .and_then(|entry| match &mut entry.backend {
+                Backend::Memory(memory) => memory.take(),
+                _ => None,
+            });
+        // The claim gives the error of a missing, wrong or used object.
+        self.claim(id, user, "memory backend that nobody uses", |_| taken)
     }
 
     /// Gives back what `user` claimed of the object `id`.
@@ -178,7 +178,7 @@ fn build(door: &Door, id: &str, spec: ObjectSpec) -> Result<Backend, QmpError> {
     Ok(match spec {
         ObjectSpec::Memory(spec) => {
             let memory = RamBackend::open(door, spec).map_err(|e| QmpError::from_error(&e))?;
-            Backend::Memory(Arc::new(memory))
+            Backend::Memory(Some(memory))
         }
         ObjectSpec::IoThread(spec) => {
             Backend::IoThread(IoThread::start(spec).map_err(|e| QmpError::from_error(&e))?)

@@ -11,9 +11,9 @@
 // UNSAFETY: neither has a safe form; fork is called while the process has one thread.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::mem;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::process;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -104,7 +104,7 @@ impl Daemon {
     ///
     /// # Errors
     /// The standard fds cannot be replaced.
-    pub fn ready(mut self, null: &OwnedFd) -> io::Result<()> {
+    pub fn ready(mut self, null: &impl AsFd) -> io::Result<()> {
         dup2_stdin(null)?;
         dup2_stdout(null)?;
         self.parent.write_all(&[0])?;
@@ -118,13 +118,17 @@ impl Daemon {
 /// # Errors
 /// The limit for locked memory (`RLIMIT_MEMLOCK`) is too low.
 pub fn lock_memory() -> io::Result<()> {
-    Ok(mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)?)
+    Ok(mlockall(
+        MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE,
+    )?)
 }
 
 /// Seconds since 1970-01-01T00:00:00 UTC.
 #[must_use]
 pub fn unix_time() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 

@@ -75,6 +75,24 @@ pub enum Endpoint {
     Nothing,
 }
 
+impl Endpoint {
+    /// What `query-chardev` calls it while it has no peer.
+    #[must_use]
+    pub fn filename(&self) -> String {
+        match self {
+            Self::Listener { address, .. } => format!("disconnected:{address},server=on"),
+            Self::Stream { address, .. } => address.to_string(),
+            Self::Caller { address, .. } => format!("disconnected:{address}"),
+            Self::Pair {
+                terminal: Some(_), ..
+            } => "stdio".to_owned(),
+            Self::Pair { .. } => "file".to_owned(),
+            Self::Pty { path, .. } => format!("pty:{path}"),
+            Self::Nothing => "null".to_owned(),
+        }
+    }
+}
+
 /// Opens what the chardev `id` needs.
 ///
 /// # Errors

@@ -122,6 +122,12 @@ impl Chardev {
         &self.id
     }
 
+    /// What kind it is: `socket`, `file`, `null`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        self.kind
+    }
+
     /// What `query-chardev` calls its other end: `unix:/run/x,server=on`, `pty:/dev/pts/3`,
     /// `null`, `disconnected:` before a socket without a peer.
     #[must_use]

@@ -40,6 +40,7 @@ pub use handle::{Chardev, ChardevLease};
 pub use line::OUTGOING_LIMIT;
 pub use registry::ChardevRegistry;
 pub use spec::{BackendSpec, ChardevSpec, LogSpec, SocketRole, SocketSpec};
+pub use terminal::Terminal;
 
 /// The device side of a chardev. Every method is called on the reactor's thread, must not block,
 /// and may still be under way once when the lease has just been dropped.

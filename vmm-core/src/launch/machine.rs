@@ -10,12 +10,9 @@ use crate::cli::{Config, MachineModel, RtcBase, SerialSpec as SerialOption};
 use crate::event_loop::Letter;
 use crate::machine::board::SerialSpec;
 use crate::machine::{BootSource, MachineHost, Q35, Q35Spec};
-use crate::memory::{RamBackend, RamBackendSpec};
+use crate::memory::{RAM_ID, RamBackend, RamBackendSpec};
 use crate::process;
 use crate::vm::{Vm, VmMachine};
-
-/// The id of the memory that the machine makes itself.
-const RAM_ID: &str = "pc.ram";
 
 /// Builds the machine that `config` asks for, without what is plugged into it.
 pub(super) fn build(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
@@ -60,8 +57,7 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config) -> Result<Q35> {
 fn open_kvm(door: &Door, config: &Config) -> Result<std::os::fd::OwnedFd> {
     let mut last = None;
     for accel in &config.accels {
-        let request =
-            Request::new(&accel.device, Access::ReadWrite, Role::Kvm, "-accel kvm");
+        let request = Request::new(&accel.device, Access::ReadWrite, Role::Kvm, "-accel kvm");
         match fdset::open(door, &request) {
             // A lease on the set is not kept: KVM never opens its device again.
             Ok(file) => return Ok(file.into_parts().0),
@@ -81,7 +77,10 @@ fn memory(vm: &mut Vm, door: &Door, config: &Config) -> Result<RamBackend> {
         };
         return RamBackend::open(door, spec).context("-m");
     };
-    let backend = vm.objects.claim_memory(id, "machine").context("-machine memory-backend")?;
+    let backend = vm
+        .objects
+        .take_memory(id, "machine")
+        .context("-machine memory-backend")?;
     let found = backend.spec().size;
     if found != size {
         return Err(QmpError::generic(format!(
@@ -93,7 +92,9 @@ fn memory(vm: &mut Vm, door: &Door, config: &Config) -> Result<RamBackend> {
 }
 
 fn boot(door: &Door, config: &Config) -> Result<Option<BootSource>> {
-    let Some(spec) = &config.kernel else { return Ok(None) };
+    let Some(spec) = &config.kernel else {
+        return Ok(None);
+    };
     let request = Request::new(&spec.kernel, Access::ReadOnly, Role::Kernel, "-kernel");
     let kernel = fdset::open(door, &request)?;
     let initrd = spec
@@ -111,9 +112,14 @@ fn boot(door: &Door, config: &Config) -> Result<Option<BootSource>> {
 fn serials(vm: &Vm, config: &Config) -> Result<Vec<SerialSpec>> {
     let mut serials = Vec::new();
     for (index, serial) in config.serials.iter().enumerate() {
-        let SerialOption::Chardev(id) = serial else { continue };
+        let SerialOption::Chardev(id) = serial else {
+            continue;
+        };
         let chardev = vm.chardevs.find(id).context("-serial")?;
-        serials.push(SerialSpec { index, chardev: Some(chardev) });
+        serials.push(SerialSpec {
+            index,
+            chardev: Some(chardev),
+        });
     }
     Ok(serials)
 }

@@ -6,61 +6,71 @@ use fdset::{Door, Lease, OpenFile};
 use monitor::{MonitorSpec, Style};
 use qapi_schema::MonitorId;
 
+use crate::messages::report;
 use crate::vm::Vm;
 
 /// What must live as long as a monitor.
-#[derive(Debug)]
-pub enum Kept {
-    /// A use of an fd set.
-    Lease(Lease),
-    /// The mode of a terminal.
-    Terminal(Terminal),
+#[derive(Default)]
+pub(super) struct Kept {
+    /// Uses of fd sets.
+    _leases: Vec<Lease>,
+    /// The mode of a terminal, given back at the end.
+    _terminal: Option<Terminal>,
 }
 
 /// Opens the chardev `id` and gives it to the server as monitor `number`.
 ///
 /// # Errors
 /// It cannot be opened, or no client could ever talk through it.
-pub fn add(
+pub(super) fn add(
     vm: &mut Vm,
     door: &Door,
     id: &str,
     spec: &ChardevSpec,
     number: usize,
     pretty: bool,
-) -> Result<Vec<Kept>> {
+) -> Result<Kept> {
     let what = || format!("-chardev {id}");
     if spec.log.is_some() {
         bail!("-chardev {id}: a monitor's chardev takes no logfile");
     }
     let endpoint = open_endpoint(id, &spec.backend, door).with_context(what)?;
     let filename = endpoint.filename();
-    let mut kept = Vec::new();
+    let mut leases = Vec::new();
     let mut open = |file: OpenFile| {
         let (fd, lease) = file.into_parts();
-        kept.extend(lease.map(Kept::Lease));
+        leases.extend(lease);
         fd
     };
     let mut terminal_mode = None;
     let (endpoint, wait) = match endpoint {
-        Endpoint::Listener { listener, wait, .. } => {
-            (monitor::Endpoint::Listener(listener), wait)
-        }
+        Endpoint::Listener { listener, wait, .. } => (monitor::Endpoint::Listener(listener), wait),
         Endpoint::Stream { stream, .. } => (monitor::Endpoint::Stream(open(stream)), false),
         Endpoint::Pty { master, path } => {
-            eprintln!("char device redirected to {path} (label {id})");
+            report(format_args!(
+                "char device redirected to {path} (label {id})"
+            ));
             (monitor::Endpoint::Stream(open(master)), false)
         }
-        Endpoint::Pair { input: Some(input), output, terminal } => {
+        Endpoint::Pair {
+            input: Some(input),
+            output,
+            terminal,
+        } => {
             terminal_mode = terminal;
-            (monitor::Endpoint::Pair { input: open(input), output: open(output) }, false)
+            (
+                monitor::Endpoint::Pair {
+                    input: open(input),
+                    output: open(output),
+                },
+                false,
+            )
         }
         Endpoint::Pair { input: None, .. } | Endpoint::Caller { .. } | Endpoint::Nothing => bail!(
             "-chardev {id}: a monitor needs a chardev that a client can talk through: a socket \
              that listens or is connected, a pty, or stdio"
         ),
     };
-    kept.extend(terminal_mode.map(Kept::Terminal));
     let id_number = u32::try_from(number).context("-mon: too many monitors")?;
     vm.server
         .add_monitor(MonitorSpec {
@@ -71,5 +81,8 @@ pub fn add(
         })
         .with_context(what)?;
     vm.monitor_chardevs.insert(id.to_owned(), filename);
-    Ok(kept)
+    Ok(Kept {
+        _leases: leases,
+        _terminal: terminal_mode,
+    })
 }

@@ -38,8 +38,6 @@ pub struct SerialSpec {
 pub struct BoardSpec {
     /// The clock's start and the RAM it tells of.
     pub rtc: RtcSpec,
-    /// Whether there is a panic notifier.
-    pub pvpanic: bool,
     /// The serial ports.
     pub serials: Vec<SerialSpec>,
 }
@@ -52,6 +50,8 @@ pub struct Board {
     serials: Vec<SerialPort>,
     pm: Arc<AcpiPm>,
     rtc: Arc<Rtc>,
+    pvpanic: bool,
+    notices: NoticeSink,
 }
 
 #[derive(Clone, Copy)]
@@ -80,9 +80,11 @@ impl Board {
             serials: Vec::new(),
             pm: AcpiPm::new(Clock::monotonic(), sci, notices.clone()),
             rtc: Arc::new(Rtc::new(spec.rtc, Clock::wall())),
+            pvpanic: false,
+            notices: notices.clone(),
         };
         board.add_pci(pci, notices)?;
-        board.add_legacy(spec.pvpanic, notices)?;
+        board.add_legacy(notices)?;
         for serial in spec.serials {
             board.add_serial(serial, irqs)?;
         }
@@ -111,6 +113,23 @@ impl Board {
             irq: u8::try_from(irq).unwrap_or(0),
         });
         Ok(())
+    }
+
+    /// Adds the panic notifier. Before the machine's power-on, which tells the guest of it.
+    ///
+    /// # Errors
+    /// There is one already.
+    pub fn add_pvpanic(&mut self) -> Result<(), MachineError> {
+        let pvpanic = Arc::new(Pvpanic::new(self.notices.clone()));
+        self.add(pvpanic::BASE, 1, pvpanic)?;
+        self.pvpanic = true;
+        Ok(())
+    }
+
+    /// Whether there is a panic notifier.
+    #[must_use]
+    pub fn has_pvpanic(&self) -> bool {
+        self.pvpanic
     }
 
     /// The serial ports that exist.
@@ -145,7 +164,7 @@ impl Board {
         self.map(Space::Memory, ECAM.start, ECAM.end - ECAM.start, window)
     }
 
-    fn add_legacy(&mut self, pvpanic: bool, notices: &NoticeSink) -> Result<(), Overlap> {
+    fn add_legacy(&mut self, notices: &NoticeSink) -> Result<(), Overlap> {
         let pm = Arc::clone(&self.pm);
         self.add(acpi_pm::PM_BASE, acpi_pm::PM_LEN, Arc::clone(&pm))?;
         let apm = Arc::new(ApmPorts(pm));
@@ -159,9 +178,6 @@ impl Board {
         self.add(u64::from(Keyboard::DATA), 1, Arc::clone(&keyboard))?;
         let command = Arc::new(KeyboardCommand(keyboard));
         self.map(Space::Ports, u64::from(Keyboard::COMMAND), 1, command)?;
-        if pvpanic {
-            self.add(pvpanic::BASE, 1, Arc::new(Pvpanic::new(notices.clone())))?;
-        }
         Ok(())
     }
 

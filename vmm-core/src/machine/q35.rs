@@ -60,8 +60,6 @@ pub struct Q35Spec {
     pub vcpus: u32,
     /// Guest time minus UTC, in seconds.
     pub rtc_offset: i64,
-    /// Whether there is a panic notifier.
-    pub pvpanic: bool,
     /// The serial ports.
     pub serials: Vec<SerialSpec>,
     /// What to boot; without, the CPUs wait for ever.
@@ -105,7 +103,6 @@ struct Identity {
     uuid: [u8; 16],
     topology: CpuTopology,
     vcpus: u32,
-    pvpanic: bool,
 }
 
 impl Q35 {
@@ -136,7 +133,6 @@ impl Q35 {
                 ram_below_4g: layout.low,
                 ram_above_4g: layout.high,
             },
-            pvpanic: spec.pvpanic,
             serials: spec.serials,
         };
         let board = Board::new(board, &buses, &irqs, &pci, &host.notices)?;
@@ -165,7 +161,6 @@ impl Q35 {
                 uuid: spec.uuid,
                 topology: spec.topology,
                 vcpus: spec.vcpus,
-                pvpanic: spec.pvpanic,
             },
             vm,
         })
@@ -271,6 +266,12 @@ impl Q35 {
         &self.layout
     }
 
+    /// How many vCPUs it has.
+    #[must_use]
+    pub fn vcpu_count(&self) -> u32 {
+        self.identity.vcpus
+    }
+
     /// The vCPUs, for `query-cpus-fast` and for pausing after a fault.
     #[must_use]
     pub fn vcpus(&self) -> &VcpuSet {
@@ -293,6 +294,20 @@ impl Q35 {
     #[must_use]
     pub fn rtc(&self) -> &Arc<Rtc> {
         self.board.rtc()
+    }
+
+    /// The board's devices.
+    #[must_use]
+    pub fn board(&self) -> &Board {
+        &self.board
+    }
+
+    /// Adds a panic notifier, before [`power_on`](Self::power_on).
+    ///
+    /// # Errors
+    /// There is one already.
+    pub fn add_pvpanic(&mut self) -> Result<(), MachineError> {
+        self.board.add_pvpanic()
     }
 
     /// How many interrupt vectors are taken: for leak checks.
@@ -339,7 +354,7 @@ impl Q35 {
             reset: (port(u64::from(ResetControl::PORT)), RESET_VALUE),
             serials: self.board.serials().to_vec(),
             rtc: true,
-            pvpanic: identity.pvpanic.then(|| port(pvpanic::BASE)),
+            pvpanic: self.board.has_pvpanic().then(|| port(pvpanic::BASE)),
         }
     }
 

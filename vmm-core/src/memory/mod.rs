@@ -20,6 +20,9 @@ pub mod load;
 pub use backend::{HostMemory, RamBackend, RamBackendSpec};
 pub use layout::{E820Entry, E820Kind, Layout};
 
+/// The id of the memory that a machine makes itself.
+pub const RAM_ID: &str = "pc.ram";
+
 /// Why guest memory could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {

@@ -17,10 +17,7 @@ const QUEUE_SIZE: u16 = 256;
 /// Bytes of a block where the client does not say.
 const BLOCK_SIZE: u64 = 512;
 
-pub(super) fn plug(
-    plug: &mut Plug<'_>,
-    options: VirtioBlkProperties,
-) -> Result<Part, QmpError> {
+pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<Part, QmpError> {
     // A place in vain would claim backends in vain.
     let vcpus = plug.vm.machine.board(&plug.name)?.vcpu_count();
     let place = virtio_place!(options);
@@ -52,7 +49,9 @@ pub(super) fn plug(
         id: plug.name.clone(),
         node,
         serial: options.serial.unwrap_or_default(),
-        queues: options.num_queues.unwrap_or(vcpus),
+        queues: options
+            .num_queues
+            .unwrap_or(u16::try_from(vcpus).unwrap_or(u16::MAX)),
         queue_size: options.queue_size.unwrap_or(QUEUE_SIZE),
         logical_block_size: block_size("logical_block_size", logical)?,
         physical_block_size: block_size("physical_block_size", physical)?,
@@ -70,6 +69,8 @@ pub(super) fn plug(
 
 fn block_size(name: &str, bytes: u64) -> Result<u32, QmpError> {
     u32::try_from(bytes).map_err(|_| {
-        QmpError::generic(format!("Parameter '{name}' expects 512 to 32768 bytes, not {bytes}"))
+        QmpError::generic(format!(
+            "Parameter '{name}' expects 512 to 32768 bytes, not {bytes}"
+        ))
     })
 }

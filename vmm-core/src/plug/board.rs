@@ -1,19 +1,17 @@
 //! The devices of the ISA bus: `isa-serial` and `pvpanic`. They are there for good, so they come
 //! before the machine starts.
 
+use devices::legacy::pvpanic;
+use devices::serial::uart16550::COM;
 use qapi_schema::QmpError;
 use qapi_schema::devices::{IsaSerialProperties, PvpanicProperties};
 
 use super::Plug;
 use crate::device_tree::Part;
-use crate::machine::SerialSpec;
+use crate::machine::board::SerialSpec;
 
-/// Port and interrupt of COM1 to COM4.
-const COM_PORTS: [(u16, u32); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
-/// The port of pvpanic where the client does not say.
-const PVPANIC_PORT: u16 = 0x505;
-/// Panicked, and crash-loaded.
-const PVPANIC_EVENTS: u8 = 0x3;
+/// What the notifier can tell: a panic, and a crash kernel that is loaded.
+const PVPANIC_EVENTS: u8 = pvpanic::PANICKED | pvpanic::CRASH_LOADED;
 
 pub(super) fn plug_serial(
     plug: &mut Plug<'_>,
@@ -26,25 +24,28 @@ pub(super) fn plug_serial(
         .map_err(|error| QmpError::from_error(&error))?;
     refuse_if_started(plug, "isa-serial")?;
     let board = plug.vm.machine.board_mut(&plug.name)?;
-    let index = match options.index {
-        Some(index) => index,
-        None => board.free_serial().ok_or_else(|| {
-            QmpError::generic("isa-serial: all four serial ports are in use")
-        })?,
-    };
-    let place = usize::try_from(index).ok().and_then(|index| COM_PORTS.get(index)).copied();
-    let Some((port, irq)) = place else {
+    let taken = board.board().serials();
+    let free = || (0..).find(|index| !taken.iter().any(|port| u32::from(port.index) == *index));
+    let index = options.index.or_else(free).unwrap_or(0);
+    let place = usize::try_from(index).unwrap_or(usize::MAX);
+    let Some(&(port, irq)) = COM.get(place) else {
         return Err(QmpError::generic(format!(
-            "Parameter 'index' expects 0 to 3 (COM1 to COM4), not {index}"
+            "isa-serial: the board has four serial ports, index 0 to 3, not {index}"
         )));
     };
-    let port = match options.iobase {
-        None => port,
-        Some(base) => u16::try_from(base)
-            .map_err(|_| QmpError::generic(format!("Parameter 'iobase' {base:#x} is no port")))?,
-    };
-    let spec = SerialSpec { index, port, irq: options.irq.unwrap_or(irq), chardev };
-    board.add_serial(spec).map_err(|error| QmpError::from_error(&error))?;
+    if options.iobase.is_some_and(|base| u64::from(base) != port)
+        || options.irq.is_some_and(|wanted| wanted != irq)
+    {
+        return Err(QmpError::generic(format!(
+            "isa-serial: port {index} has iobase={port:#x} and irq={irq}, and no others"
+        )));
+    }
+    board
+        .add_serial(SerialSpec {
+            index: place,
+            chardev,
+        })
+        .map_err(|error| QmpError::from_error(&error))?;
     Ok(Part::Board)
 }
 
@@ -53,10 +54,23 @@ pub(super) fn plug_pvpanic(
     options: PvpanicProperties,
 ) -> Result<Part, QmpError> {
     refuse_if_started(plug, "pvpanic")?;
+    if options
+        .ioport
+        .is_some_and(|port| u64::from(port) != pvpanic::BASE)
+        || options
+            .events
+            .is_some_and(|events| events != PVPANIC_EVENTS)
+    {
+        return Err(QmpError::generic(format!(
+            "pvpanic: it has ioport={:#x} and events={}, and no others",
+            pvpanic::BASE,
+            PVPANIC_EVENTS
+        )));
+    }
     let board = plug.vm.machine.board_mut(&plug.name)?;
-    let port = options.ioport.unwrap_or(PVPANIC_PORT);
-    let events = options.events.unwrap_or(PVPANIC_EVENTS) & PVPANIC_EVENTS;
-    board.add_pvpanic(port, events).map_err(|error| QmpError::from_error(&error))?;
+    board
+        .add_pvpanic()
+        .map_err(|error| QmpError::from_error(&error))?;
     Ok(Part::Board)
 }
 

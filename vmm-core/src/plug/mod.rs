@@ -41,10 +41,16 @@ struct Plug<'a> {
 /// The id is taken, a property is wrong, a backend is missing or busy, or the bus refuses. Then
 /// nothing has changed.
 pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
+    let options = with_globals(vm, options)?;
     let shown = picture(&options);
     let driver = options.driver.tag().as_str();
     let name = vm.devices.name(options.id.as_deref())?;
-    let mut plug = Plug { vm, name, bus: options.bus, claims: Vec::new() };
+    let mut plug = Plug {
+        vm,
+        name,
+        bus: options.bus,
+        claims: Vec::new(),
+    };
     let outcome = match options.driver {
         Kind::VirtioBlkPci(disk) | Kind::VirtioBlkPciNonTransitional(disk) => {
             blk::plug(&mut plug, disk)
@@ -61,10 +67,21 @@ pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
         Kind::IsaSerial(serial) => board::plug_serial(&mut plug, serial),
         Kind::Pvpanic(pvpanic) => board::plug_pvpanic(&mut plug, pvpanic),
     };
-    let Plug { vm, name, claims, .. } = plug;
+    let Plug {
+        vm, name, claims, ..
+    } = plug;
     match outcome {
         Ok(part) => {
-            vm.devices.add(name, Device { id: options.id, driver, part, claims, shown });
+            vm.devices.add(
+                name,
+                Device {
+                    id: options.id,
+                    driver,
+                    part,
+                    claims,
+                    shown,
+                },
+            );
             Ok(())
         }
         Err(error) => {
@@ -82,41 +99,71 @@ pub fn request_unplug(vm: &mut Vm, id: &str) -> Result<(), QmpError> {
     let Some(name) = vm.devices.resolve(id).map(str::to_owned) else {
         return Err(QmpError::device_not_found(id));
     };
-    let part = vm.devices.find(&name).map(|device| (device.part.clone(), device.driver));
+    let part = vm
+        .devices
+        .find(&name)
+        .map(|device| (device.part.clone(), device.driver));
     match part {
         None => Err(QmpError::device_not_found(id)),
         Some((Part::Board, driver)) => Err(QmpError::generic(format!(
             "Device '{id}' of type '{driver}' is part of the board and cannot be unplugged"
         ))),
         Some((Part::Port { console, number }, _)) => {
-            console.unplug_port(number).map_err(|error| QmpError::from_error(&error))?;
+            console
+                .unplug_port(number)
+                .map_err(|error| QmpError::from_error(&error))?;
             unplugged(vm, &name);
             Ok(())
         }
         Some((Part::Function | Part::Disk(_) | Part::Console(_), _)) => {
             let pci = vm.machine.pci_host("device_del")?;
-            pci.request_unplug(&name).map_err(|error| QmpError::from_error(&error))
+            pci.request_unplug(&name)
+                .map_err(|error| QmpError::from_error(&error))
         }
     }
 }
 
 /// A device has left its bus: gives back what it used and tells the clients.
 pub fn unplugged(vm: &mut Vm, name: &str) {
-    let Some(device) = vm.devices.remove(name) else { return };
+    let Some(device) = vm.devices.remove(name) else {
+        return;
+    };
     if let Part::Console(console) = &device.part {
         for port in vm.devices.ports_of(console) {
             unplugged(vm, &port);
         }
     }
     let has_id = device.id.is_some();
-    let Device { id, claims, part, .. } = device;
+    let Device {
+        id, claims, part, ..
+    } = device;
     // What the device had open is closed before anybody hears that it is gone.
     drop(part);
     vm.release(name, &claims);
-    vm.events.emit(qapi_schema::Event::DeviceDeleted(qapi_schema::qdev::DeviceDeleted {
-        device: id,
-        path: path(name, has_id),
-    }));
+    vm.events.emit(qapi_schema::Event::DeviceDeleted(
+        qapi_schema::qdev::DeviceDeleted {
+            device: id,
+            path: path(name, has_id),
+        },
+    ));
+}
+
+/// Adds what `-global` says where the client says nothing.
+fn with_globals(vm: &Vm, options: DeviceOptions) -> Result<DeviceOptions, QmpError> {
+    let driver = options.driver.tag().as_str();
+    if !vm.globals.iter().any(|global| global.driver == driver) {
+        return Ok(options);
+    }
+    let mut members = serde_json::to_value(&options)
+        .map_err(|error| QmpError::generic(format!("-global: {error}")))?;
+    if let Value::Object(members) = &mut members {
+        for global in vm.globals.iter().filter(|global| global.driver == driver) {
+            members
+                .entry(global.property.clone())
+                .or_insert_with(|| global.value.clone());
+        }
+    }
+    qapi_schema::input::arguments(members)
 }
 
 impl Plug<'_> {
@@ -128,7 +175,9 @@ impl Plug<'_> {
 /// How the object tree shows a device: its properties as they were given.
 fn picture(options: &DeviceOptions) -> qom::Object {
     let object = qom::Object::new(options.driver.tag().as_str());
-    let Ok(Value::Object(members)) = serde_json::to_value(options) else { return object };
+    let Ok(Value::Object(members)) = serde_json::to_value(options) else {
+        return object;
+    };
     members
         .into_iter()
         .filter(|(name, _)| !matches!(name.as_str(), "driver" | "id" | "bus"))

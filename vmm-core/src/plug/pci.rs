@@ -88,7 +88,7 @@ pub(super) fn plug_root_port(
         slot,
         multifunction: options.multifunction.unwrap_or(false),
         msi: board.msi(),
-        notices: board.notices(),
+        notices: plug.vm.mailbox.notices(),
     })
     .map_err(|error| QmpError::from_error(&error))?;
     insert(plug, options.addr.as_deref(), port)?;
@@ -103,7 +103,7 @@ fn insert(
     let address: Option<SlotAddress> = addr
         .map(str::parse)
         .transpose()
-        .map_err(|error: devices::pci::AddressError| QmpError::from_error(&error))?;
+        .map_err(|error: devices::pci::address::AddressError| QmpError::from_error(&error))?;
     let pci = plug.vm.machine.pci_host(&plug.name)?;
     pci.plug(plug.bus.as_deref(), address, function)
         .map(drop)

@@ -14,10 +14,7 @@ use crate::device_tree::{Claim, Part};
 /// The period of a rate limit that names none: 65,536 ms, as in QEMU.
 const PERIOD_MS: u32 = 1 << 16;
 
-pub(super) fn plug(
-    plug: &mut Plug<'_>,
-    options: VirtioRngProperties,
-) -> Result<Part, QmpError> {
+pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioRngProperties) -> Result<Part, QmpError> {
     let place = virtio_place!(options);
     let source: Arc<dyn Entropy> = match &options.rng {
         Some(id) => {
@@ -31,11 +28,14 @@ pub(super) fn plug(
     let rate = match options.max_bytes {
         None => Rate::UNLIMITED,
         Some(_) if period == 0 => {
-            return Err(QmpError::generic("Parameter 'period' expects a positive integer"));
+            return Err(QmpError::generic(
+                "Parameter 'period' expects a positive integer",
+            ));
         }
-        Some(max_bytes) => {
-            Rate { max_bytes, period: Duration::from_millis(u64::from(period)) }
-        }
+        Some(max_bytes) => Rate {
+            max_bytes,
+            period: Duration::from_millis(u64::from(period)),
+        },
     };
     let rng = VirtioRng::new(source, rate, plug.vm.reactor.clone());
     plug_virtio(plug, place, rng)?;

@@ -13,18 +13,14 @@ use crate::device_tree::Part;
 /// Ports of a device where the client does not say.
 const MAX_PORTS: u32 = 31;
 
-pub(super) fn plug(
-    plug: &mut Plug<'_>,
-    options: VirtioSerialProperties,
-) -> Result<Part, QmpError> {
+pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioSerialProperties) -> Result<Part, QmpError> {
     let place = virtio_place!(options);
     let spec = ConsoleSpec {
         id: plug.name.clone(),
         max_ports: options.max_ports.unwrap_or(MAX_PORTS),
     };
-    let console =
-        VirtioConsole::new(spec, plug.vm.reactor.clone(), plug.vm.mailbox.notices())
-            .map_err(|error| QmpError::from_error(&error))?;
+    let console = VirtioConsole::new(spec, plug.vm.reactor.clone(), plug.vm.mailbox.notices())
+        .map_err(|error| QmpError::from_error(&error))?;
     plug_virtio(plug, place, Arc::clone(&console) as _)?;
     Ok(Part::Console(console))
 }

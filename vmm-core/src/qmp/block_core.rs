@@ -22,11 +22,16 @@ impl Commands for Vm {
     }
 
     fn blockdev_del(&mut self, _cx: &mut dyn Context, args: BlockdevDel) -> Result<(), QmpError> {
-        self.graph.remove(&args.node_name).map_err(|error| QmpError::from_error(&error))
+        self.graph
+            .remove(&args.node_name)
+            .map_err(|error| QmpError::from_error(&error))
     }
 
     fn query_block(&mut self, _cx: &mut dyn Context) -> Result<Vec<BlockInfo>, QmpError> {
-        let disks = self.devices.iter().filter(|(_, device)| matches!(device.part, Part::Disk(_)));
+        let disks = self
+            .devices
+            .iter()
+            .filter(|(_, device)| matches!(device.part, Part::Disk(_)));
         let info = disks.map(|(name, device)| {
             let node = device.claims.iter().find_map(|claim| match claim {
                 Claim::Node(node) => self.graph.node(node).ok(),
@@ -35,7 +40,10 @@ impl Commands for Vm {
             BlockInfo {
                 // The name of a legacy drive, which ours never have.
                 device: String::new(),
-                qdev: Some(format!("{}/virtio-backend", path(name, device.id.is_some()))),
+                qdev: Some(format!(
+                    "{}/virtio-backend",
+                    path(name, device.id.is_some())
+                )),
                 r#type: "unknown".to_owned(),
                 removable: false,
                 locked: false,
@@ -66,7 +74,10 @@ impl Vm {
         options: BlockdevOptions,
     ) -> Result<(), QmpError> {
         let spec = resolve::node::node(options)?;
-        self.graph.add(door, spec).map(drop).map_err(|error| QmpError::from_error(&error))
+        self.graph
+            .add(door, spec)
+            .map(drop)
+            .map_err(|error| QmpError::from_error(&error))
     }
 }
 

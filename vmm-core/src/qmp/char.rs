@@ -13,11 +13,14 @@ impl Commands for Vm {
             filename: chardev.filename(),
             frontend_open: chardev.frontend_open(),
         });
-        let monitors = self.monitor_chardevs.iter().map(|(id, filename)| ChardevInfo {
-            label: id.clone(),
-            filename: filename.clone(),
-            frontend_open: true,
-        });
+        let monitors = self
+            .monitor_chardevs
+            .iter()
+            .map(|(id, filename)| ChardevInfo {
+                label: id.clone(),
+                filename: filename.clone(),
+                frontend_open: true,
+            });
         Ok(monitors.chain(chardevs).collect())
     }
 
@@ -39,6 +42,8 @@ impl Commands for Vm {
         if self.monitor_chardevs.contains_key(&args.id) {
             return Err(QmpError::generic(format!("Chardev '{}' is busy", args.id)));
         }
-        self.chardevs.remove(&args.id).map_err(|error| QmpError::from_error(&error))
+        self.chardevs
+            .remove(&args.id)
+            .map_err(|error| QmpError::from_error(&error))
     }
 }

@@ -6,38 +6,52 @@ use qapi_schema::machine::{
 };
 use qapi_schema::{Context, QmpError};
 
-use crate::catalog;
+use crate::machine::{self, MachineKind};
+use crate::memory::RAM_ID;
+use crate::types;
 use crate::vm::{Vm, cpu_path};
 
 impl Commands for Vm {
     fn query_name(&mut self, _cx: &mut dyn Context) -> Result<NameInfo, QmpError> {
-        Ok(NameInfo { name: self.identity.name.clone() })
+        Ok(NameInfo {
+            name: self.identity.name.clone(),
+        })
     }
 
     fn query_uuid(&mut self, _cx: &mut dyn Context) -> Result<UuidInfo, QmpError> {
-        Ok(UuidInfo { uuid: self.identity.uuid.clone() })
+        Ok(UuidInfo {
+            uuid: self.identity.uuid.clone(),
+        })
     }
 
     fn query_kvm(&mut self, _cx: &mut dyn Context) -> Result<KvmInfo, QmpError> {
-        Ok(KvmInfo { enabled: self.kvm_enabled, present: true })
+        Ok(KvmInfo {
+            enabled: self.kvm_enabled,
+            present: true,
+        })
     }
 
     fn query_target(&mut self, _cx: &mut dyn Context) -> Result<TargetInfo, QmpError> {
-        Ok(TargetInfo { arch: SysEmuTarget::X86_64 })
+        Ok(TargetInfo {
+            arch: SysEmuTarget::X86_64,
+        })
     }
 
     fn query_machines(&mut self, _cx: &mut dyn Context) -> Result<Vec<MachineInfo>, QmpError> {
-        let machines = catalog::MACHINES.iter().map(|machine| MachineInfo {
-            name: machine.name.to_owned(),
-            alias: machine.alias.map(str::to_owned),
-            is_default: machine.is_default.then_some(true),
-            cpu_max: i64::from(machine.cpu_max),
-            hotpluggable_cpus: false,
-            numa_mem_supported: false,
-            deprecated: false,
-            default_cpu_type: machine.has_board.then(|| catalog::HOST_CPU.to_owned()),
-            default_ram_id: machine.has_board.then(|| catalog::RAM_ID.to_owned()),
-            acpi: machine.has_board,
+        let machines = machine::TYPES.iter().map(|machine| {
+            let has_board = machine.kind != MachineKind::None;
+            MachineInfo {
+                name: machine.name.to_owned(),
+                alias: machine.alias.map(str::to_owned),
+                is_default: machine.is_default.then_some(true),
+                cpu_max: i64::from(machine.max_vcpus),
+                hotpluggable_cpus: false,
+                numa_mem_supported: false,
+                deprecated: false,
+                default_cpu_type: has_board.then(|| types::HOST_CPU.to_owned()),
+                default_ram_id: has_board.then(|| RAM_ID.to_owned()),
+                acpi: has_board,
+            }
         });
         Ok(machines.collect())
     }

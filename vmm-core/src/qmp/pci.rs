@@ -1,6 +1,7 @@
 //! `pci.json`: `query-pci`.
 
-use devices::pci::{BarKind, BridgeView, FunctionView, RegionView, WindowView};
+use devices::pci::BarKind;
+use devices::pci::inspect::{BridgeView, FunctionView, RegionView, WindowView};
 use qapi_schema::pci::{
     Commands, PciBridgeInfo, PciBusInfo, PciDeviceClass, PciDeviceId, PciDeviceInfo, PciInfo,
     PciMemoryRange, PciMemoryRegion,
@@ -50,7 +51,10 @@ fn bridge(view: &BridgeView) -> PciBridgeInfo {
             secondary: i64::from(view.secondary),
             subordinate: i64::from(view.subordinate),
             // Our ports forward no port accesses: the window is closed, base above limit.
-            io_range: PciMemoryRange { base: 0xf000, limit: 0xfff },
+            io_range: PciMemoryRange {
+                base: 0xf000,
+                limit: 0xfff,
+            },
             memory_range: range(view.memory),
             prefetchable_range: range(view.prefetchable),
         },
@@ -59,14 +63,17 @@ fn bridge(view: &BridgeView) -> PciBridgeInfo {
 }
 
 fn range(window: WindowView) -> PciMemoryRange {
-    PciMemoryRange { base: address(window.base), limit: address(window.limit) }
+    PciMemoryRange {
+        base: address(window.base),
+        limit: address(window.limit),
+    }
 }
 
 fn region(view: &RegionView) -> PciMemoryRegion {
     let (kind, prefetch, wide) = match view.kind {
         BarKind::Io => ("io", None, None),
         BarKind::Memory32 => ("memory", Some(false), Some(false)),
-        BarKind::Memory64 { prefetchable } => ("memory", Some(prefetchable), Some(true)),
+        BarKind::Memory64 => ("memory", Some(true), Some(true)),
     };
     PciMemoryRegion {
         bar: i64::try_from(view.index).unwrap_or(i64::MAX),

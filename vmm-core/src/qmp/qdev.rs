@@ -21,12 +21,15 @@ impl Commands for Vm {
                 format!("Device '{}' not found", args.typename),
             ));
         };
-        let properties = driver.properties().iter().map(|property| ObjectPropertyInfo {
-            name: property.name.to_owned(),
-            r#type: property.type_name.to_owned(),
-            description: Some(property.description.to_owned()),
-            default_value: property.default_value(),
-        });
+        let properties = driver
+            .properties()
+            .iter()
+            .map(|property| ObjectPropertyInfo {
+                name: property.name.to_owned(),
+                r#type: property.type_name.to_owned(),
+                description: Some(property.description.to_owned()),
+                default_value: property.default_value(),
+            });
         Ok(properties.collect())
     }
 

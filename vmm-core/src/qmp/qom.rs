@@ -1,16 +1,15 @@
 //! `qom.json`: the object tree, and the objects that can be added to it.
 
-use qapi_schema::devices::DeviceDriver;
 use qapi_schema::qom::{
-    Commands, ObjectDel, ObjectOptions, ObjectPropertyInfo, ObjectType, ObjectTypeInfo, QomGet,
-    QomList, QomListTypes,
+    Commands, ObjectDel, ObjectOptions, ObjectPropertyInfo, ObjectTypeInfo, QomGet, QomList,
+    QomListTypes,
 };
 use qapi_schema::{Context, ErrorClass, QmpError};
 use serde_json::Value;
 
-use crate::catalog;
 use crate::qom::Object;
 use crate::resolve;
+use crate::types;
 use crate::vm::Vm;
 
 impl Commands for Vm {
@@ -22,8 +21,10 @@ impl Commands for Vm {
         let tree = self.object_tree();
         let object = find(&tree, &args.path)?;
         let own = std::iter::once(info("type", "string"));
-        let properties =
-            object.properties.iter().map(|property| info(&property.name, &property.type_name));
+        let properties = object
+            .properties
+            .iter()
+            .map(|property| info(&property.name, &property.type_name));
         let children = object
             .children
             .iter()
@@ -37,7 +38,11 @@ impl Commands for Vm {
         if let Some(property) = object.property(&args.property) {
             return Ok(property.value);
         }
-        if object.children.iter().any(|(name, _)| *name == args.property) {
+        if object
+            .children
+            .iter()
+            .any(|(name, _)| *name == args.property)
+        {
             let path = args.path.trim_end_matches('/');
             return Ok(Value::String(format!("{path}/{}", args.property)));
         }
@@ -52,11 +57,13 @@ impl Commands for Vm {
         _cx: &mut dyn Context,
         args: QomListTypes,
     ) -> Result<Vec<ObjectTypeInfo>, QmpError> {
-        let wanted = |entry: &&catalog::TypeEntry| {
-            args.implements.as_deref().is_none_or(|of| entry.implements(of))
+        let wanted = |entry: &&types::TypeEntry| {
+            args.implements
+                .as_deref()
+                .is_none_or(|of| entry.implements(of))
                 && (args.r#abstract != Some(false) || !entry.is_abstract)
         };
-        let types = catalog::types();
+        let types = types::all();
         let infos = types.iter().filter(wanted).map(|entry| ObjectTypeInfo {
             name: entry.name.to_owned(),
             r#abstract: entry.is_abstract.then_some(true),
@@ -92,12 +99,16 @@ impl Vm {
 
     fn object_tree(&self) -> Object {
         let (peripheral, nameless) = self.devices.trees();
-        let chardevs = self.chardevs.list().into_iter().fold(
-            Object::new("container"),
-            |tree, chardev| {
-                tree.with_child(chardev.id(), Object::new(format!("chardev-{}", chardev.kind())))
-            },
-        );
+        let chardevs =
+            self.chardevs
+                .list()
+                .into_iter()
+                .fold(Object::new("container"), |tree, chardev| {
+                    tree.with_child(
+                        chardev.id(),
+                        Object::new(format!("chardev-{}", chardev.kind())),
+                    )
+                });
         Object::new("container")
             .with_child(
                 "machine",
@@ -113,7 +124,10 @@ impl Vm {
 
 fn find<'a>(tree: &'a Object, path: &str) -> Result<&'a Object, QmpError> {
     tree.at(path).ok_or_else(|| {
-        QmpError::new(ErrorClass::DeviceNotFound, format!("Device '{path}' not found"))
+        QmpError::new(
+            ErrorClass::DeviceNotFound,
+            format!("Device '{path}' not found"),
+        )
     })
 }
 
@@ -129,7 +143,9 @@ fn info(name: &str, type_name: &str) -> ObjectPropertyInfo {
 /// How the object tree shows an object: its properties as they were given.
 fn picture(options: &ObjectOptions) -> Object {
     let object = Object::new(options.qom_type.tag().as_str());
-    let Ok(Value::Object(members)) = serde_json::to_value(options) else { return object };
+    let Ok(Value::Object(members)) = serde_json::to_value(options) else {
+        return object;
+    };
     members
         .into_iter()
         .filter(|(name, _)| !matches!(name.as_str(), "qom-type" | "id"))

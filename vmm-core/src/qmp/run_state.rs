@@ -18,7 +18,10 @@ impl Commands for Vm {
             RunState::GuestPanicked => WireState::GuestPanicked,
             RunState::InternalError => WireState::InternalError,
         };
-        Ok(StatusInfo { running: self.run_state.is_running(), status })
+        Ok(StatusInfo {
+            running: self.run_state.is_running(),
+            status,
+        })
     }
 
     fn stop(&mut self, _cx: &mut dyn Context) -> Result<(), QmpError> {

@@ -3,6 +3,8 @@
 //! Which change is allowed when is [`RunState`]'s table; here is what each does, in which order,
 //! and which events tell of it.
 
+use std::process::ExitCode;
+
 use devices::notice::Notice;
 use qapi_schema::block_core::{BlockErrorAction, BlockIoError, IoOperationType};
 use qapi_schema::char::VserportChange;
@@ -15,6 +17,7 @@ use super::Vm;
 use crate::device_tree::path;
 use crate::event_loop::Letter;
 use crate::kvm::{VcpuEvent, VcpuFault};
+use crate::messages::report;
 use crate::plug;
 use crate::process::EndRequest;
 use crate::run_state::{Change, RunState};
@@ -26,7 +29,9 @@ impl Vm {
     /// The machine needs a reset first, or waits for its state.
     pub fn start(&mut self) -> Result<(), QmpError> {
         if self.run_state.needs_reset() {
-            return Err(QmpError::generic("Resetting the Virtual Machine is required"));
+            return Err(QmpError::generic(
+                "Resetting the Virtual Machine is required",
+            ));
         }
         let Some(next) = self.run_state.next(Change::Start) else {
             return Err(QmpError::generic(format!(
@@ -65,22 +70,31 @@ impl Vm {
         if let Some(next) = self.run_state.next(Change::Reset) {
             self.run_state = next;
         }
-        self.events.emit(Event::Reset(Reset { guest: is_guest(cause), reason: cause }));
+        self.events.emit(Event::Reset(Reset {
+            guest: is_guest(cause),
+            reason: cause,
+        }));
         if runs { self.machine.resume() } else { Ok(()) }
     }
 
     /// Ends the process, after what `cause` says; a guest's own power-off may leave it.
     pub fn shut_down(&mut self, cause: ShutdownCause) {
-        self.events.emit(Event::Shutdown(Shutdown { guest: is_guest(cause), reason: cause }));
+        self.events.emit(Event::Shutdown(Shutdown {
+            guest: is_guest(cause),
+            reason: cause,
+        }));
         if is_guest(cause) && self.end_policy.no_shutdown {
             self.halt(Change::PowerOff);
         } else {
-            self.ended = Some(0);
+            self.ended = Some(ExitCode::SUCCESS);
         }
     }
 
     pub(super) fn end_by_signal(&mut self, request: EndRequest) {
-        eprintln!("sesame: terminating on signal {} from pid {}", request.signal, request.sender);
+        report(format_args!(
+            "terminating on signal {} from pid {}",
+            request.signal, request.sender
+        ));
         self.shut_down(ShutdownCause::HostSignal);
     }
 
@@ -103,9 +117,15 @@ impl Vm {
             // QEMU has an event for it that no client of ours knows yet.
             Notice::GuestCrashLoaded => tracing::warn!("the guest loads its crash kernel"),
             Notice::PortChange { id, open } => {
-                self.events.emit(Event::VserportChange(VserportChange { id, open }));
+                self.events
+                    .emit(Event::VserportChange(VserportChange { id, open }));
             }
-            Notice::BlockError { device, node, write, errno } => {
+            Notice::BlockError {
+                device,
+                node,
+                write,
+                errno,
+            } => {
                 self.block_error(&device, node, write, errno);
             }
             Notice::Unplugged { id } => plug::unplugged(self, &id),
@@ -119,15 +139,20 @@ impl Vm {
             return;
         }
         if let Err(error) = self.reset(ShutdownCause::GuestReset) {
-            eprintln!("sesame: the machine cannot be reset: {error}");
+            report(format_args!("the machine cannot be reset: {error}"));
             self.halt(Change::InternalError);
         }
     }
 
     fn guest_panicked(&mut self) {
         let pause = self.end_policy.no_shutdown;
-        let action = if pause { GuestPanicAction::Pause } else { GuestPanicAction::Poweroff };
-        self.events.emit(Event::GuestPanicked(GuestPanicked { action }));
+        let action = if pause {
+            GuestPanicAction::Pause
+        } else {
+            GuestPanicAction::Poweroff
+        };
+        self.events
+            .emit(Event::GuestPanicked(GuestPanicked { action }));
         self.halt(Change::Panic);
         if !pause {
             self.shut_down(ShutdownCause::GuestPanic);
@@ -135,15 +160,26 @@ impl Vm {
     }
 
     fn hear_fault(&mut self, index: usize, fault: &VcpuFault) {
-        eprintln!("sesame: vCPU {index}: {fault}");
+        report(format_args!("vCPU {index}: {fault}"));
         if self.run_state == RunState::InternalError {
             // The other vCPUs often fall over the same thing.
             return;
         }
         let (suberror, instruction) = match fault {
-            VcpuFault::Internal { suberror, instruction, length, .. } => {
+            VcpuFault::Internal {
+                suberror,
+                instruction,
+                length,
+                ..
+            } => {
                 let bytes = instruction.get(..usize::from(*length)).unwrap_or_default();
-                (*suberror, bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+                (
+                    *suberror,
+                    bytes
+                        .iter()
+                        .map(|byte| format!("{byte:02x}"))
+                        .collect::<String>(),
+                )
             }
             _ => (0, String::new()),
         };
@@ -157,13 +193,20 @@ impl Vm {
     }
 
     fn block_error(&mut self, device: &str, node: String, write: bool, errno: i32) {
-        let has_id = self.devices.find(device).is_some_and(|device| device.id.is_some());
+        let has_id = self
+            .devices
+            .find(device)
+            .is_some_and(|device| device.id.is_some());
         self.events.emit(Event::BlockIoError(BlockIoError {
             qom_path: path(device, has_id),
             // The name of a legacy drive, which ours never have.
             device: String::new(),
             node_name: Some(node),
-            operation: if write { IoOperationType::Write } else { IoOperationType::Read },
+            operation: if write {
+                IoOperationType::Write
+            } else {
+                IoOperationType::Read
+            },
             action: BlockErrorAction::Report,
             nospace: Some(errno == libc::ENOSPC),
             reason: std::io::Error::from_raw_os_error(errno).to_string(),
@@ -172,7 +215,9 @@ impl Vm {
 
     /// Stops what runs, for whatever reason, and takes the state that follows.
     fn halt(&mut self, change: Change) {
-        let Some(next) = self.run_state.next(change) else { return };
+        let Some(next) = self.run_state.next(change) else {
+            return;
+        };
         let stopped = self.run_state.is_running() && !next.is_running();
         if stopped {
             self.machine.pause();

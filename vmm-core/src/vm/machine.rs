@@ -95,13 +95,15 @@ impl VmMachine {
     /// Presses the power button of a machine that has one.
     pub fn press_power_button(&self) {
         if let Self::Q35(q35) = self {
-            q35.pm().press_power_button();
+            q35.pm().power_button();
         }
     }
 
     /// The vCPUs.
     pub fn cpus(&self) -> Vec<CpuView> {
-        let Self::Q35(q35) = self else { return Vec::new() };
+        let Self::Q35(q35) = self else {
+            return Vec::new();
+        };
         let topology = q35.topology();
         (0..)
             .zip(q35.vcpus().iter())
@@ -120,14 +122,16 @@ impl VmMachine {
             Self::Q35(_) => "pc-q35-sesame1-machine",
         };
         let cpus = self.cpus();
-        let unattached = cpus.iter().fold(Object::new("container"), |container, cpu| {
-            let shown = Object::new("host-x86_64-cpu").with(
-                "unavailable-features",
-                "strList",
-                serde_json::Value::Array(Vec::new()),
-            );
-            container.with_child(cpu_name(cpu.index), shown)
-        });
+        let unattached = cpus
+            .iter()
+            .fold(Object::new("container"), |container, cpu| {
+                let shown = Object::new("host-x86_64-cpu").with(
+                    "unavailable-features",
+                    "strList",
+                    serde_json::Value::Array(Vec::new()),
+                );
+                container.with_child(cpu_name(cpu.index), shown)
+            });
         Object::new(type_name).with_child("unattached", unattached)
     }
 }

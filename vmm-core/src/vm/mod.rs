@@ -18,6 +18,7 @@ pub mod lifecycle;
 mod machine;
 mod serve;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 
 pub use machine::{CpuView, VmMachine, cpu_path};
@@ -98,7 +99,7 @@ pub struct Vm {
     pub(crate) kvm_enabled: bool,
     default_iothread: Option<IoThread>,
     powered_on: bool,
-    ended: Option<i32>,
+    ended: Option<ExitCode>,
 }
 
 impl Vm {
@@ -132,7 +133,7 @@ impl Vm {
     ///
     /// # Errors
     /// The main loop cannot wait any more.
-    pub fn run(&mut self, event_loop: &mut EventLoop) -> std::io::Result<i32> {
+    pub fn run(&mut self, event_loop: &mut EventLoop) -> std::io::Result<ExitCode> {
         loop {
             self.attend(event_loop);
             if let Some(status) = self.ended {
@@ -166,7 +167,8 @@ impl Vm {
     /// The kernel cannot be loaded, or KVM refuses.
     pub fn power_on(&mut self) -> Result<(), QmpError> {
         if let VmMachine::Q35(q35) = &self.machine {
-            q35.power_on().map_err(|error| QmpError::from_error(&error))?;
+            q35.power_on()
+                .map_err(|error| QmpError::from_error(&error))?;
         }
         self.powered_on = true;
         Ok(())
@@ -188,12 +190,18 @@ impl Vm {
         spec: &ChardevSpec,
     ) -> Result<ChardevReturn, QmpError> {
         if self.monitor_chardevs.contains_key(id) {
-            return Err(QmpError::generic(format!("Chardev with id '{id}' already exists")));
+            return Err(QmpError::generic(format!(
+                "Chardev with id '{id}' already exists"
+            )));
         }
-        let chardev =
-            self.chardevs.add(id, spec, door).map_err(|error| QmpError::from_error(&error))?;
+        let chardev = self
+            .chardevs
+            .add(id, spec, door)
+            .map_err(|error| QmpError::from_error(&error))?;
         let filename = chardev.filename();
-        Ok(ChardevReturn { pty: filename.strip_prefix("pty:").map(str::to_owned) })
+        Ok(ChardevReturn {
+            pty: filename.strip_prefix("pty:").map(str::to_owned),
+        })
     }
 
     /// The null device, for the standard streams of a process in the background.
@@ -214,7 +222,9 @@ impl Vm {
         if let Some(iothread) = &self.default_iothread {
             return Ok(iothread.clone());
         }
-        let spec = IoThreadSpec { id: DEFAULT_IOTHREAD.to_owned() };
+        let spec = IoThreadSpec {
+            id: DEFAULT_IOTHREAD.to_owned(),
+        };
         let iothread = IoThread::start(spec).map_err(|error| QmpError::from_error(&error))?;
         self.default_iothread = Some(iothread.clone());
         Ok(iothread)

@@ -1,9 +1,7 @@
 //! A command's way: from an admitted call to its reply.
 
 use monitor::Call;
-use qapi_schema::{
-    Module, QmpError, Reply, block_core, char, machine, pci, qdev, qom, run_state,
-};
+use qapi_schema::{Module, QmpError, Reply, block_core, char, machine, pci, qdev, qom, run_state};
 
 use super::Vm;
 
@@ -11,7 +9,9 @@ impl Vm {
     /// Runs one call and answers it.
     pub(super) fn serve(&mut self, call: Call) {
         // The monitor's own commands (fds, negotiation, introspection) need no VM.
-        let Some(mut call) = self.server.serve_builtin(call) else { return };
+        let Some(mut call) = self.server.serve_builtin(call) else {
+            return;
+        };
         let arguments = std::mem::take(&mut call.arguments);
         let result = self.dispatch(&mut call, arguments);
         call.finish(result);

@@ -39,7 +39,6 @@ fn spec(code: &[u8], vcpus: u32) -> Q35Spec {
         topology: CpuTopology::flat(vcpus),
         vcpus,
         rtc_offset: 0,
-        pvpanic: true,
         serials: Vec::new(),
         boot: (!code.is_empty()).then(|| kernel(code)),
     }

@@ -1,4 +1,4 @@
-//! What this program can make: machines, and every type that `qom-list-types` shows.
+//! Every type that `qom-list-types` shows.
 //!
 //! The device and object types come from the schema, so that nothing is offered that cannot be
 //! made and nothing is typed twice.
@@ -9,50 +9,6 @@ use qapi_schema::qom::ObjectType;
 
 /// The CPU model that shows the host's.
 pub const HOST_CPU: &str = "host-x86_64-cpu";
-/// The id of the machine's own memory.
-pub const RAM_ID: &str = "pc.ram";
-
-/// One machine model.
-#[derive(Clone, Copy, Debug)]
-pub struct MachineModel {
-    /// Its name.
-    pub name: &'static str,
-    /// A second name.
-    pub alias: Option<&'static str>,
-    /// What it is, for `-machine help`.
-    pub description: &'static str,
-    /// Whether it is the one without `-machine`.
-    pub is_default: bool,
-    /// The most vCPUs it can have.
-    pub cpu_max: u32,
-    /// Whether there is a board: memory, CPUs, buses.
-    pub has_board: bool,
-}
-
-/// Every machine model.
-pub const MACHINES: &[MachineModel] = &[
-    MachineModel {
-        name: "pc-q35-sesame1",
-        alias: Some("q35"),
-        description: "Standard PC (Q35 + ICH9)",
-        is_default: true,
-        cpu_max: 255,
-        has_board: true,
-    },
-    MachineModel {
-        name: "none",
-        alias: None,
-        description: "empty machine",
-        is_default: false,
-        cpu_max: 1,
-        has_board: false,
-    },
-];
-
-/// The machine model of that name or alias.
-pub fn find_machine(name: &str) -> Option<&'static MachineModel> {
-    MACHINES.iter().find(|machine| machine.name == name || machine.alias == Some(name))
-}
 
 /// One type as `qom-list-types` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +22,19 @@ pub struct TypeEntry {
 }
 
 const fn concrete(name: &'static str, parent: &'static str) -> TypeEntry {
-    TypeEntry { name, parent: Some(parent), is_abstract: false }
+    TypeEntry {
+        name,
+        parent: Some(parent),
+        is_abstract: false,
+    }
 }
 
 const fn family(name: &'static str, parent: Option<&'static str>) -> TypeEntry {
-    TypeEntry { name, parent, is_abstract: true }
+    TypeEntry {
+        name,
+        parent,
+        is_abstract: true,
+    }
 }
 
 /// The families, and the types that are in no table of the schema.
@@ -98,7 +62,7 @@ const BOARD: &[TypeEntry] = &[
 ];
 
 /// Every type.
-pub fn types() -> Vec<TypeEntry> {
+pub fn all() -> Vec<TypeEntry> {
     let devices = DeviceDriver::ALL.iter().map(|driver| {
         let name = driver.as_str();
         let parent = match find_driver(name).map(|driver| driver.bus) {
@@ -117,7 +81,12 @@ pub fn types() -> Vec<TypeEntry> {
         };
         concrete(name, parent)
     });
-    BOARD.iter().copied().chain(devices).chain(objects).collect()
+    BOARD
+        .iter()
+        .copied()
+        .chain(devices)
+        .chain(objects)
+        .collect()
 }
 
 impl TypeEntry {
@@ -142,17 +111,25 @@ mod tests {
 
     #[test]
     fn every_type_hangs_below_object_and_stands_once() {
-        let types = types();
+        let types = all();
         for (i, entry) in types.iter().enumerate() {
             assert!(entry.implements("object"), "{}", entry.name);
-            assert!(!types[..i].iter().any(|other| other.name == entry.name), "{}", entry.name);
+            assert!(
+                !types[..i].iter().any(|other| other.name == entry.name),
+                "{}",
+                entry.name
+            );
         }
     }
 
     #[test]
     fn kinds_are_found_through_their_family() {
         let of = |family: &str| -> Vec<_> {
-            types().iter().filter(|e| e.implements(family)).map(|e| e.name).collect()
+            all()
+                .iter()
+                .filter(|e| e.implements(family))
+                .map(|e| e.name)
+                .collect()
         };
         assert!(of("device").contains(&"virtio-blk-pci"));
         assert!(of("memory-backend").contains(&"memory-backend-memfd"));
