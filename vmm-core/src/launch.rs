@@ -18,7 +18,8 @@ use fdset::{Door, FdRegistry, FdsetId, Role, Scope};
 use monitor::{Phase, Server, ServerSpec, Version};
 
 use self::monitors::Kept;
-use crate::cli::{Config, Incoming};
+use crate::cli::Config;
+use crate::cli::config::Incoming;
 use crate::event_loop::{EventLoop, Letter, Mailbox};
 use crate::messages::report;
 use crate::plug;

@@ -4,15 +4,15 @@
 
 use std::process::ExitCode;
 
-use vmm_core::cli::{self, Config, Parsed};
+use vmm_core::cli::{self, Config, Outcome};
 use vmm_core::launch::launch;
 use vmm_core::messages::{self, MessageStyle};
 use vmm_core::process::Daemon;
 
 fn main() -> ExitCode {
     let config = match cli::parse(std::env::args_os().skip(1)) {
-        Ok(Parsed::Run(config)) => *config,
-        Ok(Parsed::Print(text)) => {
+        Ok(Outcome::Run(config)) => *config,
+        Ok(Outcome::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;
         }
@@ -42,7 +42,7 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
     } else {
         None
     };
-    let mut launched = launch(config)?;
+    let launched = launch(config)?;
     if let Some(daemon) = daemon {
         daemon.ready(&launched.vm.null()?)?;
     }

@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result};
 use fdset::{Access, Door, Request, Role};
 use qapi_schema::QmpError;
 
-use crate::cli::{Config, MachineModel, RtcBase, SerialSpec as SerialOption};
+use crate::cli::Config;
+use crate::cli::config::{MachineModel, RtcBase, SerialSpec as SerialOption};
 use crate::event_loop::Letter;
 use crate::machine::board::SerialSpec;
 use crate::machine::{BootSource, MachineHost, Q35, Q35Spec};

@@ -32,7 +32,7 @@ use monitor::Server;
 use qapi_schema::char::ChardevReturn;
 use qapi_schema::{Context, EventSink, QmpError};
 
-use crate::cli::GlobalSpec;
+use crate::cli::config::GlobalSpec;
 use crate::device_tree::{Claim, DeviceTree};
 use crate::event_loop::{EventLoop, Mailbox};
 use crate::objects::Objects;
