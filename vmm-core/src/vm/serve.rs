@@ -1,7 +1,9 @@
 //! A command's way: from an admitted call to its reply.
 
 use monitor::Call;
-use qapi_schema::{Module, QmpError, Reply, block_core, char, machine, pci, qdev, qom, run_state};
+use qapi_schema::{
+    Module, QmpError, Reply, block_core, char, drivers, machine, pci, qdev, qom, run_state,
+};
 
 use super::Vm;
 
@@ -20,7 +22,7 @@ impl Vm {
     fn dispatch(
         &mut self,
         call: &mut Call,
-        arguments: serde_json::Value,
+        mut arguments: serde_json::Value,
     ) -> Result<Reply, QmpError> {
         let name = call.command.name;
         match call.command.module {
@@ -28,7 +30,10 @@ impl Vm {
             Module::Char => char::dispatch(self, name, call, arguments),
             Module::Machine => machine::dispatch(self, name, call, arguments),
             Module::Pci => pci::dispatch(self, name, call, arguments),
-            Module::Qdev => qdev::dispatch(self, name, call, arguments),
+            Module::Qdev => {
+                drivers::resolve_alias(&mut arguments);
+                qdev::dispatch(self, name, call, arguments)
+            }
             Module::Qom => qom::dispatch(self, name, call, arguments),
             Module::RunState => run_state::dispatch(self, name, call, arguments),
             Module::Control | Module::Fds => Err(QmpError::command_not_found(name)),
