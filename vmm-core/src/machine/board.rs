@@ -173,11 +173,11 @@ impl Board {
         self.add(rtc::BASE, rtc::LEN, rtc)?;
         self.add(post::BASE, 1, Arc::new(PostCode))?;
         let fast = Arc::new(FastReset::new(notices.clone()));
-        self.add(u64::from(FastReset::PORT), 1, fast)?;
+        self.add(FastReset::PORT, 1, fast)?;
         let keyboard = Arc::new(Keyboard::new(notices.clone()));
-        self.add(u64::from(Keyboard::DATA), 1, Arc::clone(&keyboard))?;
+        self.add(Keyboard::DATA, 1, Arc::clone(&keyboard))?;
         let command = Arc::new(KeyboardCommand(keyboard));
-        self.map(Space::Ports, u64::from(Keyboard::COMMAND), 1, command)?;
+        self.map(Space::Ports, Keyboard::COMMAND, 1, command)?;
         Ok(())
     }
 

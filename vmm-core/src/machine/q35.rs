@@ -351,7 +351,7 @@ impl Q35 {
             pm_base: port(PM_BASE),
             sci: SCI,
             s5_type: SLEEP_TYPE_S5,
-            reset: (port(u64::from(ResetControl::PORT)), RESET_VALUE),
+            reset: (port(ResetControl::PORT), RESET_VALUE),
             serials: self.board.serials().to_vec(),
             rtc: true,
             pvpanic: self.board.has_pvpanic().then(|| port(pvpanic::BASE)),
