@@ -1,4 +1,4 @@
-//! Whether a request may run, and where: decided here and nowhere else.
+//! Whether a request may run: decided here and nowhere else.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -43,15 +43,13 @@ impl SharedPhase {
     }
 }
 
-/// Where an admitted request goes.
+/// What becomes of an admitted request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Route {
     /// It is `qmp_capabilities`: the session answers it itself.
     Negotiate,
-    /// To the main loop, in order.
-    InBand(&'static CommandSpec),
-    /// Here and now.
-    OutOfBand(&'static CommandSpec),
+    /// It runs: in band when its turn comes, out of band here and now.
+    Run(&'static CommandSpec),
 }
 
 /// Decides about a request that came with `fds` fds over a session in `state`.
@@ -93,9 +91,8 @@ pub(crate) fn admit(
     expect_fds(command.name, fds)?;
     if request.out_of_band {
         permit(command, phase)?;
-        return Ok(Route::OutOfBand(command));
     }
-    Ok(Route::InBand(command))
+    Ok(Route::Run(command))
 }
 
 /// Decides whether a command may run in this phase. For in-band commands this is asked when their

@@ -156,3 +156,31 @@ fn limit_key(event: &Event) -> Option<LimitKey> {
     };
     Some((event.name(), device))
 }
+
+#[cfg(test)]
+mod tests {
+    use qapi_schema::block_core::{BlockIoError, IoOperationType};
+
+    use super::*;
+
+    #[test]
+    fn an_error_that_stopped_the_machine_is_never_held_back() {
+        let error = |action| {
+            Event::BlockIoError(BlockIoError {
+                qom_path: "/machine/peripheral/disk0".into(),
+                device: String::new(),
+                node_name: None,
+                operation: IoOperationType::Read,
+                action,
+                nospace: None,
+                reason: "broken".into(),
+            })
+        };
+        assert_eq!(limit_key(&error(BlockErrorAction::Stop)), None);
+        assert_eq!(
+            limit_key(&error(BlockErrorAction::Report)),
+            Some(("BLOCK_IO_ERROR", "/machine/peripheral/disk0".into()))
+        );
+        assert_eq!(limit_key(&Event::Stop), None);
+    }
+}

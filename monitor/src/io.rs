@@ -378,7 +378,7 @@ impl Io {
             };
             if received.bytes == 0 {
                 client.more = false;
-                client.session.step(Cause::InputEnded);
+                client.session.end_input();
                 return Ok(());
             }
             let room = self.buffer.len();
@@ -401,36 +401,34 @@ impl Io {
         };
         let state = client.session.state();
         let admitted = admit(&request, fds.len(), state, shared.phase.now());
-        let Request { id, arguments, .. } = request;
-        let line = &client.line;
-        match admitted {
+        let Request {
+            id,
+            arguments,
+            out_of_band,
+            ..
+        } = request;
+        let command = match admitted {
             Err(error) => {
                 drop(fds);
-                self.refuse(client, Refusal { id, error });
+                return self.refuse(client, Refusal { id, error });
             }
-            Ok(Route::Negotiate) => self.negotiate(client, id, arguments),
-            Ok(Route::InBand(command)) => {
-                let pending = Pending {
-                    id,
-                    command,
-                    arguments,
-                    fds,
-                };
-                shared.inbox.push(line.key, Queued::Run(pending));
-                (shared.wake_main)();
-            }
-            Ok(Route::OutOfBand(command)) => {
-                let pending = Pending {
-                    id,
-                    command,
-                    arguments,
-                    fds,
-                };
-                let call = Call::new(pending, Arc::clone(line), None);
-                if let Some(call) = shared.serve_builtin(call) {
-                    (shared.out_of_band)(call);
-                }
-            }
+            Ok(Route::Negotiate) => return self.negotiate(client, id, arguments),
+            Ok(Route::Run(command)) => command,
+        };
+        let pending = Pending {
+            id,
+            command,
+            arguments,
+            fds,
+        };
+        let line = &client.line;
+        if !out_of_band {
+            shared.inbox.push(line.key, Queued::Run(pending));
+            return (shared.wake_main)();
+        }
+        let call = Call::new(pending, Arc::clone(line), None);
+        if let Some(call) = shared.serve_builtin(call) {
+            (shared.out_of_band)(call);
         }
     }
 
@@ -455,8 +453,9 @@ impl Io {
     fn refuse(&self, client: &Client, refusal: Refusal) {
         let line = &client.line;
         let due = self.shared.inbox.push(line.key, Queued::Refused(refusal));
-        if let Some(Queued::Refused(refusal)) = due {
-            refusal.answer(line);
+        match due {
+            Some(Queued::Refused(refusal)) => refusal.answer(line),
+            _ => (self.shared.wake_main)(),
         }
     }
 

@@ -126,6 +126,12 @@ impl Session {
         self.state = self.state.after(cause);
     }
 
+    /// Notes that the client sends no more: half a request will never be whole.
+    pub(crate) fn end_input(&mut self) {
+        self.fds.clear();
+        self.step(Cause::InputEnded);
+    }
+
     /// Ends the session and closes the fds that no request has claimed.
     pub(crate) fn close(&mut self) {
         *self = Self {

@@ -10,6 +10,7 @@ use crate::stage::{Client, Stage};
 use fdset::{Access, Door, FdRegistry, Request, Role, Scope, SocketAddress, Wait};
 use monitor::{Endpoint, MonitorError, MonitorSpec, Style};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use qapi_schema::char::VserportChange;
 use qapi_schema::{Event, MonitorId, Reply};
 
 fn answer(stage: &Stage) {
@@ -120,6 +121,40 @@ fn events_go_to_negotiated_sessions_only_and_precede_the_reply() {
     );
     server.events().emit(Event::Stop);
     assert!(raw.line().expect("an event").contains("STOP"));
+}
+
+#[test]
+fn of_events_that_come_too_fast_the_first_and_the_last_arrive() {
+    let stage = Stage::new();
+    let mut client = stage.client(0, Style::Line).ready();
+    let events = stage.server.events();
+    let change = |id: &str, open| {
+        let id = id.to_owned();
+        events.emit(Event::VserportChange(VserportChange { id, open }));
+    };
+    change("a", true);
+    change("a", false);
+    change("b", true);
+    change("a", true);
+    change("a", false);
+    events.emit(Event::Stop);
+    let lines: Vec<_> = (0..4).map(|_| client.line().expect("an event")).collect();
+    let told = |line: &str| line.split_once("}, ").expect("a timestamp").1.to_owned();
+    let told: Vec<_> = lines.iter().map(|line| told(line)).collect();
+    let wanted = |id: &str, open: bool| {
+        format!(
+            "\"event\": \"VSERPORT_CHANGE\", \"data\": {{\"id\": \"{id}\", \"open\": {open}}}}}"
+        )
+    };
+    assert_eq!(
+        told,
+        [
+            wanted("a", true),
+            wanted("b", true),
+            "\"event\": \"STOP\"}".to_owned(),
+            wanted("a", false),
+        ]
+    );
 }
 
 #[test]
