@@ -228,3 +228,19 @@ fn a_hundred_sessions_with_fds_leave_none_behind() {
     stage.server.shutdown();
     assert!(probes.iter().all(Probe::is_closed));
 }
+
+#[test]
+fn a_connection_cut_at_any_byte_leaves_no_fd() {
+    let stage = Stage::new();
+    let request = "{'execute': 'qmp_capabilities'}";
+    let probes: Vec<_> = (1..=request.len())
+        .map(|cut| {
+            let mut client = stage.client(0, Style::Line);
+            let mut probe = Probe::new();
+            probe.send(&mut client, &request[..cut]);
+            probe
+        })
+        .collect();
+    stage.server.shutdown();
+    assert!(probes.iter().all(Probe::is_closed));
+}
