@@ -21,7 +21,8 @@ pub struct MachineOptions {
     /// Whether there is a VMware port; must not be on (default: off).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vmport: Option<super::common::OnOffAuto>,
-    /// Whether there is a keyboard controller; it is the one that resets (default: on).
+    /// Whether there is a keyboard controller; either way there is only its reset line (default:
+    /// on).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub i8042: Option<bool>,
     /// Whether there is an HPET; must not be on (default: off).
@@ -39,7 +40,7 @@ pub struct MachineOptions {
     /// Whether the guest sees a screen; must not be on (default: off).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub graphics: Option<bool>,
-    /// Whether there are ACPI tables (default: on).
+    /// Whether there are ACPI tables; must not be off (default: on).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acpi: Option<super::common::OnOffAuto>,
     /// Whether the guest's RAM is in core dumps (default: on).
@@ -126,7 +127,7 @@ impl crate::describe::Described for MachineOptions {
         crate::describe::MemberSpec::optional(
                 "i8042",
                 "bool",
-                "whether there is a keyboard controller; it is the one that resets (default: on)",
+                "whether there is a keyboard controller; either way there is only its reset line (default: on)",
             )
             .default_is("on"),
         crate::describe::MemberSpec::optional(
@@ -163,7 +164,7 @@ impl crate::describe::Described for MachineOptions {
         crate::describe::MemberSpec::optional(
                 "acpi",
                 "OnOffAuto",
-                "whether there are ACPI tables (default: on)",
+                "whether there are ACPI tables; must not be off (default: on)",
             )
             .one_of(&["auto", "on", "off"])
             .default_is("on"),
@@ -556,10 +557,10 @@ pub struct RtcOptions {
     /// What the clock shows at the start: utc, localtime, or a date and time (default: utc).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// What drives it: host or vm (default: host).
+    /// What drives it; only host (default: host).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clock: Option<String>,
-    /// Whether lost ticks are made up for: none or slew (default: none).
+    /// Whether lost ticks are made up for: none or slew; none are ever lost (default: none).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub driftfix: Option<String>,
 }
@@ -587,13 +588,13 @@ impl crate::describe::Described for RtcOptions {
         crate::describe::MemberSpec::optional(
                 "clock",
                 "str",
-                "what drives it: host or vm (default: host)",
+                "what drives it; only host (default: host)",
             )
             .default_is("host"),
         crate::describe::MemberSpec::optional(
                 "driftfix",
                 "str",
-                "whether lost ticks are made up for: none or slew (default: none)",
+                "whether lost ticks are made up for: none or slew; none are ever lost (default: none)",
             )
             .default_is("none"),
     ];
@@ -610,12 +611,21 @@ pub struct BootOptions {
     /// The same, for the first start only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub once: Option<String>,
-    /// Whether there is a menu (default: off).
+    /// Whether there is a menu; must not be on (default: off).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub menu: Option<bool>,
     /// Whether only devices with a bootindex are tried (default: off).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
+    /// How long a firmware that finds nothing to boot waits before it tries again, in ms; accepted
+    /// and without effect: there is no firmware.
+    #[serde(rename = "reboot-timeout")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reboot_timeout: Option<i64>,
+    /// How long a firmware shows its picture, in ms; accepted and without effect.
+    #[serde(rename = "splash-time")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub splash_time: Option<i64>,
 }
 
 impl crate::input::FromMembers for BootOptions {
@@ -625,6 +635,8 @@ impl crate::input::FromMembers for BootOptions {
             once: members.optional("once")?,
             menu: members.optional("menu")?,
             strict: members.optional("strict")?,
+            reboot_timeout: members.optional("reboot-timeout")?,
+            splash_time: members.optional("splash-time")?,
         })
     }
 }
@@ -646,7 +658,7 @@ impl crate::describe::Described for BootOptions {
         crate::describe::MemberSpec::optional(
                 "menu",
                 "bool",
-                "whether there is a menu (default: off)",
+                "whether there is a menu; must not be on (default: off)",
             )
             .default_is("off"),
         crate::describe::MemberSpec::optional(
@@ -655,6 +667,16 @@ impl crate::describe::Described for BootOptions {
                 "whether only devices with a bootindex are tried (default: off)",
             )
             .default_is("off"),
+        crate::describe::MemberSpec::optional(
+            "reboot-timeout",
+            "int",
+            "how long a firmware that finds nothing to boot waits before it tries again, in ms; accepted and without effect: there is no firmware",
+        ),
+        crate::describe::MemberSpec::optional(
+            "splash-time",
+            "int",
+            "how long a firmware shows its picture, in ms; accepted and without effect",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
@@ -775,7 +797,7 @@ pub struct OvercommitOptions {
     #[serde(rename = "mem-lock")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mem_lock: Option<bool>,
-    /// Whether the guest may put the host's processors to sleep (default: off).
+    /// Whether the guest may put the host's processors to sleep; must not be on (default: off).
     #[serde(rename = "cpu-pm")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_pm: Option<bool>,
@@ -803,7 +825,7 @@ impl crate::describe::Described for OvercommitOptions {
         crate::describe::MemberSpec::optional(
                 "cpu-pm",
                 "bool",
-                "whether the guest may put the host's processors to sleep (default: off)",
+                "whether the guest may put the host's processors to sleep; must not be on (default: off)",
             )
             .default_is("off"),
     ];

@@ -43,11 +43,7 @@ pub(super) fn take(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem
     }
     let options: ChardevOptions = read::typed(parsed.value, parsed.mode)?;
     check_id(&options.id)?;
-    if draft.chardevs.iter().any(|other| other.id == options.id) {
-        let id = options.id;
-        return Err(Problem::new(format!("Duplicate ID '{id}' for chardev")));
-    }
-    draft.chardevs.push(add(options)?);
+    draft.add_chardev(given, add(options)?)?;
     Ok(Step::Next)
 }
 

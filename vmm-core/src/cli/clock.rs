@@ -2,7 +2,7 @@
 
 use qapi_schema::cli::RtcOptions;
 
-use super::config::{RtcBase, RtcClock, RtcSpec};
+use super::config::{RtcBase, RtcSpec};
 use super::error::Problem;
 
 pub(super) fn resolve(options: &RtcOptions) -> Result<RtcSpec, Problem> {
@@ -16,18 +16,14 @@ pub(super) fn resolve(options: &RtcOptions) -> Result<RtcSpec, Problem> {
             ))
         })?),
     };
-    let clock = match options.clock.as_deref() {
-        None | Some("host") => RtcClock::Host,
-        Some("rt") => RtcClock::Rt,
-        Some(other) => {
-            return Err(Problem::new(format!(
-                "clock={other}: the clock goes on while the machine is stopped; wanted host or rt"
-            )));
-        }
-    };
+    if let Some(other) = options.clock.as_deref().filter(|clock| *clock != "host") {
+        return Err(Problem::new(format!(
+            "clock={other}: the clock follows the host's; only host is possible"
+        )));
+    }
     match options.driftfix.as_deref() {
         // The clock is read, not ticked: there is no lost tick that slewing had to make up for.
-        None | Some("none" | "slew") => Ok(RtcSpec { base, clock }),
+        None | Some("none" | "slew") => Ok(RtcSpec { base }),
         Some(other) => Err(Problem::new(format!(
             "driftfix={other}: wanted none or slew"
         ))),

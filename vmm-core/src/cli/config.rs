@@ -88,10 +88,6 @@ pub struct MachineSpec {
     pub model: MachineModel,
     /// The id of the object that is the RAM; without it the machine makes its own.
     pub memory_backend: Option<String>,
-    /// Whether the guest finds ACPI tables.
-    pub acpi: bool,
-    /// Whether there is a keyboard controller, by which old guests reset.
-    pub i8042: bool,
     /// Whether RAM that the machine makes itself is in core dumps.
     pub dump_guest_core: bool,
     /// Whether the host may merge equal pages of RAM that the machine makes itself.
@@ -157,13 +153,11 @@ pub struct NameSpec {
     pub process: Option<String>,
 }
 
-/// What the real-time clock shows.
+/// What the real-time clock shows. From the start on it follows the host's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RtcSpec {
     /// At the start.
     pub base: RtcBase,
-    /// What drives it.
-    pub clock: RtcClock,
 }
 
 /// What the real-time clock shows at the start.
@@ -177,15 +171,6 @@ pub enum RtcBase {
     Start(i64),
 }
 
-/// What drives the real-time clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RtcClock {
-    /// The host's clock, which its owner may set.
-    Host,
-    /// The host's monotonic clock, which nobody can set.
-    Rt,
-}
-
 /// The order of booting. A kernel given with `-kernel` comes before all of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BootSpec {
@@ -193,8 +178,6 @@ pub struct BootSpec {
     pub order: Option<String>,
     /// The same, for the first start only.
     pub once: Option<String>,
-    /// Whether there is a menu.
-    pub menu: bool,
     /// Whether only devices with a bootindex are tried.
     pub strict: bool,
 }
@@ -255,8 +238,6 @@ pub enum Incoming {
 pub struct OvercommitSpec {
     /// Whether the guest's RAM is locked into the host's.
     pub mem_lock: bool,
-    /// Whether the guest may put the host's processors to sleep.
-    pub cpu_pm: bool,
 }
 
 /// What messages on stderr begin with.

@@ -1,5 +1,6 @@
 //! `-serial`, `-mon`, `-qmp`, `-monitor`: who talks over which chardev.
 
+use qapi_schema::char::ChardevAdd;
 use qapi_schema::cli::{MonitorMode, MonitorOptions};
 
 use super::chardev::{self, Short};
@@ -22,7 +23,7 @@ pub(super) fn take_serial(draft: &mut Draft, given: &Given<'_>) -> Result<Step, 
     let serial = match chardev::short(given.text, &format!("serial{index}"))? {
         Short::Nothing => SerialSpec::Absent,
         Short::Existing(id) => SerialSpec::Chardev(id),
-        Short::New(chardev) => SerialSpec::Chardev(implied(draft, chardev)?),
+        Short::New(chardev) => SerialSpec::Chardev(implied(draft, given, chardev)?),
     };
     draft.serials.push((given.typed.to_owned(), serial));
     Ok(Step::Next)
@@ -51,7 +52,7 @@ pub(super) fn take_qmp(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Pro
     let chardev = match chardev::short(given.text, &id)? {
         Short::Nothing => return Ok(Step::Next),
         Short::Existing(id) => id,
-        Short::New(chardev) => implied(draft, chardev)?,
+        Short::New(chardev) => implied(draft, given, chardev)?,
     };
     let monitor = MonitorSpec {
         id: None,
@@ -62,13 +63,10 @@ pub(super) fn take_qmp(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Pro
     Ok(Step::Next)
 }
 
-/// Adds a chardev that an option implies; the id is the implied one.
-fn implied(draft: &mut Draft, chardev: qapi_schema::char::ChardevAdd) -> Result<String, Problem> {
+/// Adds a chardev that an option implies; gives back its id.
+fn implied(draft: &mut Draft, given: &Given<'_>, chardev: ChardevAdd) -> Result<String, Problem> {
     let id = chardev.id.clone();
-    if draft.chardevs.iter().any(|other| other.id == id) {
-        return Err(Problem::new(format!("Duplicate ID '{id}' for chardev")));
-    }
-    draft.chardevs.push(chardev);
+    draft.add_chardev(given, chardev)?;
     Ok(id)
 }
 

@@ -40,7 +40,10 @@ pub(super) enum Step {
 /// What the options said so far.
 #[derive(Debug, Default)]
 pub(super) struct Draft {
-    merged: BTreeMap<&'static str, Merged>,
+    /// How each option was typed last, for errors found late.
+    typed: BTreeMap<&'static str, String>,
+    /// The keys of options that may be given in several pieces; a later piece wins.
+    merged: BTreeMap<&'static str, Map<String, Value>>,
     pub(super) accels: Vec<AccelSpec>,
     /// An accelerator that is not ours: only wrong if no other is.
     pub(super) foreign_accel: Option<(String, String)>,
@@ -48,7 +51,8 @@ pub(super) struct Draft {
     pub(super) uuid: Option<[u8; 16]>,
     pub(super) add_fds: Vec<AddFdSpec>,
     pub(super) objects: Vec<ObjectOptions>,
-    pub(super) chardevs: Vec<ChardevAdd>,
+    /// Each with the option that it comes from, as typed.
+    pub(super) chardevs: Vec<(String, ChardevAdd)>,
     pub(super) blockdevs: Vec<BlockdevOptions>,
     pub(super) devices: Vec<(String, DeviceOptions)>,
     pub(super) globals: Vec<GlobalSpec>,
@@ -75,13 +79,6 @@ pub(super) struct Flags {
     pub(super) daemonize: bool,
 }
 
-/// The keys of an option that may be given in several pieces; a later piece wins.
-#[derive(Debug)]
-struct Merged {
-    typed: String,
-    keys: Map<String, Value>,
-}
-
 impl Draft {
     /// Adds a piece of an option whose pieces make one `T`.
     pub(super) fn merge<T: Described + FromInput>(
@@ -93,28 +90,18 @@ impl Draft {
         if parsed.help {
             return Ok(Step::Print(help::keys_of::<T>(given.name, None)));
         }
-        self.merge_value::<T>(given, parsed.value)
+        self.merge_value::<T>(given.name, parsed.value)
     }
 
     /// Adds a piece that is already taken apart; its leaves are strings.
     pub(super) fn merge_value<T: Described + FromInput>(
         &mut self,
-        given: &Given<'_>,
+        name: &'static str,
         value: Value,
     ) -> Result<Step, Problem> {
         read::typed::<T>(value.clone(), Mode::Keyval)?;
-        let Value::Object(keys) = value else {
-            return Ok(Step::Next);
-        };
-        let typed = given.typed.to_owned();
-        match self.merged.get_mut(given.name) {
-            Some(merged) => {
-                merged.typed = typed;
-                merged.keys.extend(keys);
-            }
-            None => {
-                self.merged.insert(given.name, Merged { typed, keys });
-            }
+        if let Value::Object(keys) = value {
+            self.merged.entry(name).or_default().extend(keys);
         }
         Ok(Step::Next)
     }
@@ -124,14 +111,32 @@ impl Draft {
         &self,
         name: &'static str,
     ) -> Result<T, CliError> {
-        let keys = self.merged.get(name).map(|merged| merged.keys.clone());
-        let value = Value::Object(keys.unwrap_or_default());
+        let value = Value::Object(self.merged.get(name).cloned().unwrap_or_default());
         read::typed(value, Mode::Keyval).map_err(|problem| problem.of(&self.typed(name)))
+    }
+
+    /// Remembers how an option was typed.
+    pub(super) fn saw(&mut self, given: &Given<'_>) {
+        self.typed.insert(given.name, given.typed.to_owned());
     }
 
     /// How an option was typed, for errors found late.
     pub(super) fn typed(&self, name: &'static str) -> String {
-        let merged = self.merged.get(name).map(|merged| merged.typed.clone());
-        merged.unwrap_or_else(|| format!("-{name}"))
+        let typed = self.typed.get(name).cloned();
+        typed.unwrap_or_else(|| format!("-{name}"))
+    }
+
+    /// Adds a chardev, whose id must be new.
+    pub(super) fn add_chardev(
+        &mut self,
+        given: &Given<'_>,
+        chardev: ChardevAdd,
+    ) -> Result<(), Problem> {
+        let id = &chardev.id;
+        if self.chardevs.iter().any(|(_, other)| other.id == *id) {
+            return Err(Problem::new(format!("Duplicate ID '{id}' for chardev")));
+        }
+        self.chardevs.push((given.typed.to_owned(), chardev));
+        Ok(())
     }
 }

@@ -29,8 +29,7 @@ pub enum CliError {
     Argument {
         /// The option as typed.
         typed: String,
-        /// What is wrong.
-        #[source]
+        /// What is wrong; told with the option, on the one line there is.
         problem: Problem,
     },
 }

@@ -76,7 +76,7 @@ pub(super) fn take_machine(draft: &mut Draft, given: &Given<'_>) -> Result<Step,
             "machine", None,
         )));
     }
-    draft.merge_value::<MachineOptions>(given, parsed.value)
+    draft.merge_value::<MachineOptions>(given.name, parsed.value)
 }
 
 /// `kernel_irqchip` is the old spelling of `kernel-irqchip`, and still what libvirt writes.
@@ -93,11 +93,7 @@ fn dashify_keys(text: &str) -> String {
 pub(super) fn take_boot_file(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
     let mut keys = Map::new();
     keys.insert(given.name.to_owned(), Value::from(given.text));
-    let machine = Given {
-        name: "machine",
-        ..*given
-    };
-    draft.merge_value::<MachineOptions>(&machine, Value::Object(keys))
+    draft.merge_value::<MachineOptions>("machine", Value::Object(keys))
 }
 
 pub(super) fn take_accel(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
@@ -148,8 +144,6 @@ pub(super) fn resolve(options: &MachineOptions) -> Result<MachineSpec, Problem> 
     Ok(MachineSpec {
         model: found.model,
         memory_backend: options.memory_backend.clone(),
-        acpi: options.acpi != Some(OnOffAuto::Off),
-        i8042: options.i8042.unwrap_or(true),
         dump_guest_core: options.dump_guest_core.unwrap_or(true),
         mem_merge: options.mem_merge.unwrap_or(true),
     })
@@ -163,7 +157,8 @@ fn unknown_machine(name: &str) -> Problem {
     Problem::with_nearest(what, name, names.flatten())
 }
 
-/// Parts that QEMU's machine has and ours has not: they may be named to be left out.
+/// Parts that QEMU's machine has and ours has not may be named to be left out. The keyboard
+/// controller may be left out or not: there is only its reset line, without which nothing fails.
 fn refuse_what_is_not_there(options: &MachineOptions) -> Result<(), Problem> {
     let on = |switch: Option<OnOffAuto>| switch == Some(OnOffAuto::On);
     let parts = [
@@ -175,6 +170,11 @@ fn refuse_what_is_not_there(options: &MachineOptions) -> Result<(), Problem> {
         ("smbus", options.smbus == Some(true), "SMBus"),
         ("graphics", options.graphics == Some(true), "screen"),
     ];
+    if options.acpi == Some(OnOffAuto::Off) {
+        return Err(Problem::new(
+            "acpi=off: this machine has no other way to tell of its parts; leave it out",
+        ));
+    }
     match parts.iter().find(|(_, wanted, _)| *wanted) {
         Some((key, _, part)) => Err(Problem::new(format!(
             "{key}=on: this machine has no {part}; leave '{key}' out or set it to off"

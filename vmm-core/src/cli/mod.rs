@@ -92,6 +92,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Outcome, C
             name: option.name,
             text: &text,
         };
+        draft.saw(&given);
         match (option.take)(&mut draft, &given) {
             Ok(Step::Next) => {}
             Ok(Step::Print(text)) => return Ok(Outcome::Print(text)),

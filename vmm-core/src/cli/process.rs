@@ -1,9 +1,9 @@
 //! Options about the process and its descriptors: `-add-fd`, `-sandbox`, `-name`, `-boot`, `-uuid`,
-//! `-incoming`.
+//! `-incoming`, `-overcommit`.
 
-use qapi_schema::cli::{AddFdOptions, BootOptions, SandboxOptions};
+use qapi_schema::cli::{AddFdOptions, BootOptions, NameOptions, OvercommitOptions, SandboxOptions};
 
-use super::config::{AddFdSpec, BootSpec, Incoming};
+use super::config::{AddFdSpec, BootSpec, Incoming, NameSpec, OvercommitSpec};
 use super::draft::{Draft, Given, Step};
 use super::error::Problem;
 use super::help;
@@ -125,11 +125,38 @@ pub(super) fn resolve_boot(options: BootOptions) -> Result<BootSpec, Problem> {
             }
         }
     }
+    if options.menu == Some(true) {
+        return Err(Problem::new(
+            "menu=on: there is no firmware to show a menu; leave it out",
+        ));
+    }
     Ok(BootSpec {
         order: options.order,
         once: options.once,
-        menu: options.menu.unwrap_or(false),
         strict: options.strict.unwrap_or(false),
+    })
+}
+
+pub(super) fn resolve_name(options: NameOptions) -> Result<NameSpec, Problem> {
+    if options.debug_threads == Some(false) {
+        return Err(Problem::new(
+            "debug-threads=off: threads always have names; leave it out",
+        ));
+    }
+    Ok(NameSpec {
+        guest: options.guest,
+        process: options.process,
+    })
+}
+
+pub(super) fn resolve_overcommit(options: &OvercommitOptions) -> Result<OvercommitSpec, Problem> {
+    if options.cpu_pm == Some(true) {
+        return Err(Problem::new(
+            "cpu-pm=on: a guest that idles always gives its processor back; leave it out",
+        ));
+    }
+    Ok(OvercommitSpec {
+        mem_lock: options.mem_lock.unwrap_or(false),
     })
 }
 

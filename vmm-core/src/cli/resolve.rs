@@ -8,9 +8,7 @@ use qapi_schema::cli::{
 use qapi_schema::devices::DeviceOptionsVariant;
 use qapi_schema::qom::{ObjectOptions, ObjectOptionsVariant};
 
-use super::config::{
-    Config, CpuSpec, KernelSpec, MachineModel, MessageSpec, NameSpec, OvercommitSpec, SerialSpec,
-};
+use super::config::{Config, CpuSpec, KernelSpec, MachineModel, MessageSpec, SerialSpec};
 use super::draft::Draft;
 use super::error::{CliError, Problem};
 use super::{chardev, clock, device, machine, process, processor};
@@ -35,13 +33,16 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
     let rtc = clock::resolve(&draft.merged::<RtcOptions>("rtc")?).map_err(wrong(&draft, "rtc"))?;
     let boot = draft.merged::<BootOptions>("boot")?;
     let boot = process::resolve_boot(boot).map_err(wrong(&draft, "boot"))?;
-    let kernel = kernel(options)?;
+    let kernel = kernel(&draft, options)?;
     if machine.model == MachineModel::Q35 {
         add_default_serial(&mut draft);
     }
     check_chardevs(&draft)?;
-    let name: NameOptions = draft.merged("name")?;
-    let overcommit: OvercommitOptions = draft.merged("overcommit")?;
+    let name = draft.merged::<NameOptions>("name")?;
+    let name = process::resolve_name(name).map_err(wrong(&draft, "name"))?;
+    let overcommit = draft.merged::<OvercommitOptions>("overcommit")?;
+    let overcommit =
+        process::resolve_overcommit(&overcommit).map_err(wrong(&draft, "overcommit"))?;
     let messages: MsgOptions = draft.merged("msg")?;
     let devices = draft.devices.into_iter().map(|(typed, options)| {
         device::apply_globals(&draft.globals, options)
@@ -55,16 +56,17 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         smp,
         memory,
         kernel,
-        name: NameSpec {
-            guest: name.guest,
-            process: name.process,
-        },
+        name,
         uuid: draft.uuid,
         rtc,
         boot,
         add_fds: draft.add_fds,
         objects: draft.objects,
-        chardevs: draft.chardevs,
+        chardevs: draft
+            .chardevs
+            .into_iter()
+            .map(|(_, chardev)| chardev)
+            .collect(),
         blockdevs: draft.blockdevs,
         globals: draft.globals,
         serials: draft
@@ -81,10 +83,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         paused: draft.flags.paused,
         no_reboot: draft.flags.no_reboot,
         no_shutdown: draft.flags.no_shutdown,
-        overcommit: OvercommitSpec {
-            mem_lock: overcommit.mem_lock.unwrap_or(false),
-            cpu_pm: overcommit.cpu_pm.unwrap_or(false),
-        },
+        overcommit,
         messages: MessageSpec {
             timestamp: messages.timestamp.unwrap_or(false),
             guest_name: messages.guest_name.unwrap_or(false),
@@ -119,7 +118,7 @@ fn backend_size(objects: &[ObjectOptions], id: Option<&str>) -> Result<Option<u6
     }
 }
 
-fn kernel(options: MachineOptions) -> Result<Option<KernelSpec>, CliError> {
+fn kernel(draft: &Draft, options: MachineOptions) -> Result<Option<KernelSpec>, CliError> {
     match options.kernel {
         Some(kernel) => Ok(Some(KernelSpec {
             kernel,
@@ -127,10 +126,10 @@ fn kernel(options: MachineOptions) -> Result<Option<KernelSpec>, CliError> {
             append: options.append.unwrap_or_default(),
         })),
         None if options.append.is_some() => {
-            Err(Problem::new("only allowed with -kernel").of("-append"))
+            Err(Problem::new("only allowed with -kernel").of(&draft.typed("append")))
         }
         None if options.initrd.is_some() => {
-            Err(Problem::new("only allowed with -kernel").of("-initrd"))
+            Err(Problem::new("only allowed with -kernel").of(&draft.typed("initrd")))
         }
         None => Ok(None),
     }
@@ -145,21 +144,24 @@ fn add_default_serial(draft: &mut Draft) {
             .devices
             .iter()
             .any(|(_, device)| is_port(&device.driver));
-    let taken = draft.chardevs.iter().any(|chardev| chardev.id == "serial0");
+    let taken = draft
+        .chardevs
+        .iter()
+        .any(|(_, chardev)| chardev.id == "serial0");
     if draft.flags.nodefaults || spoken_of || taken {
         return;
     }
-    draft.chardevs.push(if draft.flags.nographic {
-        chardev::stdio("serial0", false)
+    let (typed, chardev) = if draft.flags.nographic {
+        ("-nographic", chardev::stdio("serial0", false))
     } else {
-        chardev::null("serial0")
-    });
+        ("-serial", chardev::null("serial0"))
+    };
+    draft.chardevs.push((typed.to_owned(), chardev));
     let serial = SerialSpec::Chardev("serial0".to_owned());
-    draft.serials.push(("-serial".to_owned(), serial));
+    draft.serials.push((typed.to_owned(), serial));
 }
 
 /// Every chardev that a monitor or serial port names is there, and serves only one of them.
-/// Standard input and output serve only one chardev, and none in the background.
 fn check_chardevs(draft: &Draft) -> Result<(), CliError> {
     let monitors = draft
         .monitors
@@ -174,8 +176,11 @@ fn check_chardevs(draft: &Draft) -> Result<(), CliError> {
         });
     let mut used: Vec<&str> = Vec::new();
     for (typed, id) in monitors.chain(serials) {
-        if !draft.chardevs.iter().any(|chardev| chardev.id == *id) {
-            let ids = draft.chardevs.iter().map(|chardev| chardev.id.as_str());
+        if !draft.chardevs.iter().any(|(_, chardev)| chardev.id == *id) {
+            let ids = draft
+                .chardevs
+                .iter()
+                .map(|(_, chardev)| chardev.id.as_str());
             let what = format!("chardev \"{id}\" not found");
             return Err(Problem::with_nearest(what, id, ids).of(typed));
         }
@@ -184,14 +189,23 @@ fn check_chardevs(draft: &Draft) -> Result<(), CliError> {
         }
         used.push(id);
     }
-    let stdio = draft
+    check_stdio(draft)
+}
+
+/// Standard input and output serve only one chardev, and none in the background.
+fn check_stdio(draft: &Draft) -> Result<(), CliError> {
+    let is_stdio = |kind: &ChardevBackendVariant| matches!(kind, ChardevBackendVariant::Stdio(_));
+    let mut users = draft
         .chardevs
         .iter()
-        .filter(|chardev| matches!(chardev.backend.r#type, ChardevBackendVariant::Stdio(_)));
-    match stdio.count() {
-        0 => Ok(()),
-        1 if !draft.flags.daemonize => Ok(()),
-        1 => Err(Problem::new("cannot use stdio with -daemonize").of("-daemonize")),
-        _ => Err(Problem::new("cannot use stdio by multiple character devices").of("-chardev")),
+        .filter(|(_, chardev)| is_stdio(&chardev.backend.r#type));
+    match (users.next(), users.next()) {
+        (_, Some((typed, _))) => {
+            Err(Problem::new("cannot use stdio by multiple character devices").of(typed))
+        }
+        (Some((typed, _)), None) if draft.flags.daemonize => {
+            Err(Problem::new("cannot use stdio with -daemonize").of(typed))
+        }
+        _ => Ok(()),
     }
 }

@@ -181,10 +181,10 @@ fn later_keys_of_a_machine_win_and_its_pieces_merge() {
         "--machine",
         "q35,accel=kvm",
         "-machine",
-        "acpi=off",
+        "mem-merge=off",
     ]);
     assert_eq!(config.machine.model, MachineModel::Q35);
-    assert!(!config.machine.acpi);
+    assert!(!config.machine.mem_merge);
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn wrong_lines_get_one_line_that_names_the_option_and_the_nearest_name() {
         (&["-boot", "order=z"], "-boot: Invalid boot device 'z'"),
         (
             &["-rtc", "clock=vm"],
-            "-rtc: clock=vm: the clock goes on while the machine is stopped; wanted host or rt",
+            "-rtc: clock=vm: the clock follows the host's; only host is possible",
         ),
         (
             &["-add-fd", "fd=1,set=1"],
@@ -383,13 +383,29 @@ fn wrong_lines_get_one_line_that_names_the_option_and_the_nearest_name() {
         ),
         (
             &["-nodefaults", "-serial", "stdio", "-qmp", "stdio"],
-            "-chardev: cannot use stdio by multiple character devices",
+            "-qmp: cannot use stdio by multiple character devices",
         ),
         (
             &["-serial", "stdio", "-daemonize"],
-            "-daemonize: cannot use stdio with -daemonize",
+            "-serial: cannot use stdio with -daemonize",
         ),
-        (&["-append", "x"], "-append: only allowed with -kernel"),
+        (&["--append", "x"], "--append: only allowed with -kernel"),
+        (
+            &["-M", "smm=on", "-kernel", "a"],
+            "-M: smm=on: this machine has no system management mode; leave 'smm' out or set it to off",
+        ),
+        (
+            &["-M", "acpi=off"],
+            "-M: acpi=off: this machine has no other way to tell of its parts; leave it out",
+        ),
+        (
+            &["-overcommit", "cpu-pm=on"],
+            "-overcommit: cpu-pm=on: a guest that idles always gives its processor back; leave it out",
+        ),
+        (
+            &["-boot", "menu=on"],
+            "-boot: menu=on: there is no firmware to show a menu; leave it out",
+        ),
         (
             &["-global", "virtio-rng.perod=1"],
             "-global: Property 'virtio-rng-pci.perod' not found; did you mean 'period'?",
