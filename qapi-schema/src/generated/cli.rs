@@ -690,7 +690,7 @@ pub struct SandboxOptions {
     /// Whether obsolete ones are let through: allow or deny (default: deny).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub obsolete: Option<String>,
-    /// Whether those that raise privileges are: allow, deny or children.
+    /// Whether those that raise privileges are: allow or deny.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub elevateprivileges: Option<String>,
     /// Whether those that start processes are: allow or deny.
@@ -731,7 +731,7 @@ impl crate::describe::Described for SandboxOptions {
         crate::describe::MemberSpec::optional(
             "elevateprivileges",
             "str",
-            "whether those that raise privileges are: allow, deny or children",
+            "whether those that raise privileges are: allow or deny",
         ),
         crate::describe::MemberSpec::optional(
             "spawn",

@@ -15,8 +15,8 @@ use super::processor::CPUS;
 
 /// The widest line of the text for people.
 const WIDTH: usize = 92;
-/// How many values an enum may have to be shown by its values.
-const SHORT_LIST: usize = 6;
+/// How long the list of an enum's values may be to be shown in place of its type.
+const SHORT_LIST: usize = 50;
 
 /// `-h`
 pub(super) fn all() -> String {
@@ -25,10 +25,8 @@ pub(super) fn all() -> String {
         text.push('\n');
         describe(&mut text, option);
     }
-    text.push_str(
-        "\nA KEY=VALUE list takes ',,' for a comma in a value. Files are opened by path, ",
-    );
-    text.push_str("as fd:NAME,\nor as /dev/fdset/N.\n");
+    text.push_str("\nIn a KEY=VALUE list ',,' is a comma of a value. A FILE is a path, or ");
+    text.push_str("/dev/fdset/N for an fd\nthat -add-fd put into set N.\n");
     text
 }
 
@@ -63,8 +61,9 @@ fn kind(member: &MemberSpec) -> String {
     match member.values {
         [] if member.type_name == "bool" => "on|off".to_owned(),
         [] => member.type_name.to_owned(),
-        values if values.len() <= SHORT_LIST => values.join("|"),
-        _ => member.type_name.to_owned(),
+        values => Some(values.join("|"))
+            .filter(|list| list.len() <= SHORT_LIST)
+            .unwrap_or_else(|| member.type_name.to_owned()),
     }
 }
 

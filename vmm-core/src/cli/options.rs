@@ -189,8 +189,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     plain(
         "kernel",
         "FILE",
-        "A bzImage or PVH ELF to boot. FILE, here and everywhere, may be a path, fd:NAME for an \
-         fd from getfd, or /dev/fdset/N.",
+        "A kernel to boot: a bzImage, or an ELF with a PVH entry.",
         machine::take_boot_file,
     ),
     plain(

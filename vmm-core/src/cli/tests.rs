@@ -243,6 +243,42 @@ fn short_forms_make_their_chardevs() {
 }
 
 #[test]
+fn nographic_puts_the_first_port_on_stdio_unless_defaults_are_off() {
+    let plain = config(&["-nographic"]);
+    assert_eq!(plain.serials.len(), 1);
+    assert_eq!(plain.chardevs[0].backend.r#type.tag().as_str(), "stdio");
+    assert!(config(&["-nographic", "-nodefaults"]).serials.is_empty());
+    assert_eq!(
+        config(&["-nographic", "-serial", "none"]).serials,
+        [SerialSpec::Absent]
+    );
+}
+
+#[test]
+fn an_unknown_accelerator_is_passed_over_only_beside_a_known_one() {
+    let device = "kvm,device=/dev/fdset/3";
+    let config = config(&["-accel", "tcg", "-accel", device]);
+    assert_eq!(config.accels.len(), 1);
+    assert_eq!(config.accels[0].device, "/dev/fdset/3");
+    assert!(
+        error(&["-machine", "none,accel=tcg:hvf"]).starts_with("-machine: invalid accelerator")
+    );
+}
+
+#[test]
+fn ram_of_an_object_has_its_size_and_no_other() {
+    let ram = "memory-backend-ram,id=ram,size=1G";
+    let of = |size: &[&'static str]| {
+        let mut line = vec!["-object", ram, "-machine", "memory-backend=ram"];
+        line.extend(size);
+        outcome(&line).map_err(|error| error.to_string())
+    };
+    assert!(matches!(of(&[]), Ok(Outcome::Run(config)) if config.memory.size == 1 << 30));
+    assert!(matches!(of(&["-m", "1024"]), Ok(Outcome::Run(_))));
+    assert!(of(&["-m", "2G"]).is_err_and(|text| text.contains("does not match the size")));
+}
+
+#[test]
 fn globals_fill_in_what_devices_do_not_say() {
     let config = config(&[
         "-device",
@@ -263,167 +299,169 @@ fn globals_fill_in_what_devices_do_not_say() {
     assert_eq!(sizes, [Some(128), Some(64)]);
 }
 
+/// Command lines that cannot be carried out, and what is said of them.
+const WRONG: &[(&[&str], &str)] = &[
+    (
+        &["-blokdev", "x"],
+        "-blokdev: invalid option; did you mean '-blockdev'?",
+    ),
+    (&["--frobnicate"], "--frobnicate: invalid option"),
+    (
+        &["disk.img"],
+        "'disk.img' is no option; disks come with -blockdev and -device, kernels with -kernel",
+    ),
+    (&["-m"], "-m: requires an argument"),
+    (
+        &["-blockdev", "driver=file,node-name=a,filenam=x"],
+        "-blockdev: Parameter 'filenam' is unexpected; did you mean 'filename'?",
+    ),
+    (
+        &["-blockdev", "flie,node-name=a"],
+        "-blockdev: Parameter 'driver' does not accept value 'flie'; did you mean 'file'?",
+    ),
+    (
+        &["--device", "virtio-blc-pci"],
+        "--device: 'virtio-blc-pci' is not a valid device model name; did you mean 'virtio-blk-pci'?",
+    ),
+    (
+        &["-device", r#"{"driver":1}"#],
+        "-device: Invalid parameter type for 'driver', expected: string",
+    ),
+    (
+        &["-object", "iothread"],
+        "-object: Parameter 'id' is missing",
+    ),
+    (
+        &["-machine", "q36"],
+        "-machine: unsupported machine type 'q36' (-machine help lists the others); did you mean 'q35'?",
+    ),
+    (
+        &["-machine", "usb=on"],
+        "-machine: usb=on: this machine has no USB controller; leave 'usb' out or set it to off",
+    ),
+    (
+        &["-M", "q35,kernel_irqchip=split"],
+        "-M: kernel-irqchip=split: KVM is the interrupt controller here; only 'on' is possible",
+    ),
+    (
+        &["-machine", "q35,accel=kvm", "-accel", "kvm"],
+        "-machine: accel= and -accel say the same thing: give only one of them",
+    ),
+    (
+        &["-accel", "tcg"],
+        "-accel: invalid accelerator 'tcg'; there is only kvm",
+    ),
+    (
+        &["-cpu", "hots"],
+        "-cpu: unable to find CPU model 'hots'; there are host and max; did you mean 'host'?",
+    ),
+    (
+        &["-cpu", "host,-vmx"],
+        "-cpu: feature 'vmx' cannot be switched: the guest gets the host's CPU as it is",
+    ),
+    (
+        &["-smp", "4,sockets=3"],
+        "-smp: Invalid CPU topology: product of the hierarchy must match maxcpus: \
+             sockets (3) * dies (1) * cores (1) * threads (1) != maxcpus (4)",
+    ),
+    (
+        &["-smp", "4,maxcpus=2"],
+        "-smp: Invalid CPU topology: maxcpus must be equal to or greater than smp: \
+             sockets (1) * dies (1) * cores (2) * threads (1) == maxcpus (2) < smp_cpus (4)",
+    ),
+    (
+        &["-smp", "0"],
+        "-smp: Invalid CPU topology: CPU topology parameters must be greater than zero, and 'cpus' is not",
+    ),
+    (
+        &["-smp", "256"],
+        "-smp: Invalid SMP CPUs 256. The max CPUs supported by machine 'pc-q35-sesame1' is 255",
+    ),
+    (
+        &["-m", "5Q"],
+        "-m: Parameter 'size' is '5Q': wanted a size below 2^64 bytes: a number, perhaps with k, M, G, T, P or E",
+    ),
+    (&["-m", "1G,slots=3"], "-m: slots specified but no maxmem"),
+    (
+        &["-uuid", "123"],
+        "-uuid: failed to parse UUID string: wrong format: '123'; wanted xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx in hexadecimal",
+    ),
+    (&["-boot", "order=z"], "-boot: Invalid boot device 'z'"),
+    (
+        &["-rtc", "clock=vm"],
+        "-rtc: clock=vm: the clock follows the host's; only host is possible",
+    ),
+    (
+        &["-add-fd", "fd=1,set=1"],
+        "-add-fd: fd cannot be a standard I/O stream",
+    ),
+    (&["-chardev", "null"], "-chardev: chardev: no id specified"),
+    (
+        &["-chardev", "null,id=a", "-chardev", "pty,id=a"],
+        "-chardev: Duplicate ID 'a' for chardev",
+    ),
+    (
+        &["-chardev", "socket,id=a,path=/a,wait=off"],
+        "-chardev: 'wait' is for a socket with server=on",
+    ),
+    (
+        &["-qmp", "foo:1"],
+        "-qmp: 'foo:1' is not a valid char driver; wanted stdio, null, none, pty, file:PATH, unix:PATH, tcp:HOST:PORT or chardev:ID",
+    ),
+    (
+        &["-chardev", "null,id=aa", "-mon", "ab,mode=control"],
+        "-mon: chardev \"ab\" not found; did you mean 'aa'?",
+    ),
+    (
+        &["-mon", "aa"],
+        "-mon: a monitor speaks QMP here: add mode=control",
+    ),
+    (
+        &["-nodefaults", "-serial", "stdio", "-qmp", "stdio"],
+        "-qmp: cannot use stdio by multiple character devices",
+    ),
+    (
+        &["-serial", "stdio", "-daemonize"],
+        "-serial: cannot use stdio with -daemonize",
+    ),
+    (&["--append", "x"], "--append: only allowed with -kernel"),
+    (
+        &["-M", "smm=on", "-kernel", "a"],
+        "-M: smm=on: this machine has no system management mode; leave 'smm' out or set it to off",
+    ),
+    (
+        &["-M", "acpi=off"],
+        "-M: acpi=off: this machine has no other way to tell of its parts; leave it out",
+    ),
+    (
+        &["-overcommit", "cpu-pm=on"],
+        "-overcommit: cpu-pm=on: a guest that idles always gives its processor back; leave it out",
+    ),
+    (
+        &["-boot", "menu=on"],
+        "-boot: menu=on: there is no firmware to show a menu; leave it out",
+    ),
+    (
+        &["-global", "virtio-rng.perod=1"],
+        "-global: Property 'virtio-rng-pci.perod' not found; did you mean 'period'?",
+    ),
+    (
+        &["-sandbox", "on,spawn=yes"],
+        "-sandbox: spawn=yes: wanted allow or deny",
+    ),
+    (
+        &["-display", "gtk"],
+        "-display: 'gtk' is not available here; only none",
+    ),
+    (
+        &["-M", "memory-backend=ram0"],
+        "-M: Memory backend 'ram0' not found",
+    ),
+];
+
 #[test]
 fn wrong_lines_get_one_line_that_names_the_option_and_the_nearest_name() {
-    let wrong: &[(&[&str], &str)] = &[
-        (
-            &["-blokdev", "x"],
-            "-blokdev: invalid option; did you mean '-blockdev'?",
-        ),
-        (&["--frobnicate"], "--frobnicate: invalid option"),
-        (
-            &["disk.img"],
-            "'disk.img' is no option; disks come with -blockdev and -device, kernels with -kernel",
-        ),
-        (&["-m"], "-m: requires an argument"),
-        (
-            &["-blockdev", "driver=file,node-name=a,filenam=x"],
-            "-blockdev: Parameter 'filenam' is unexpected; did you mean 'filename'?",
-        ),
-        (
-            &["-blockdev", "flie,node-name=a"],
-            "-blockdev: Parameter 'driver' does not accept value 'flie'; did you mean 'file'?",
-        ),
-        (
-            &["--device", "virtio-blc-pci"],
-            "--device: 'virtio-blc-pci' is not a valid device model name; did you mean 'virtio-blk-pci'?",
-        ),
-        (
-            &["-device", r#"{"driver":1}"#],
-            "-device: Invalid parameter type for 'driver', expected: string",
-        ),
-        (
-            &["-object", "iothread"],
-            "-object: Parameter 'id' is missing",
-        ),
-        (
-            &["-machine", "q36"],
-            "-machine: unsupported machine type 'q36' (-machine help lists the others); did you mean 'q35'?",
-        ),
-        (
-            &["-machine", "usb=on"],
-            "-machine: usb=on: this machine has no USB controller; leave 'usb' out or set it to off",
-        ),
-        (
-            &["-M", "q35,kernel_irqchip=split"],
-            "-M: kernel-irqchip=split: KVM is the interrupt controller here; only 'on' is possible",
-        ),
-        (
-            &["-machine", "q35,accel=kvm", "-accel", "kvm"],
-            "-machine: accel= and -accel say the same thing: give only one of them",
-        ),
-        (
-            &["-accel", "tcg"],
-            "-accel: invalid accelerator 'tcg'; there is only kvm",
-        ),
-        (
-            &["-cpu", "hots"],
-            "-cpu: unable to find CPU model 'hots'; there are host and max; did you mean 'host'?",
-        ),
-        (
-            &["-cpu", "host,-vmx"],
-            "-cpu: feature 'vmx' cannot be switched: the guest gets the host's CPU as it is",
-        ),
-        (
-            &["-smp", "4,sockets=3"],
-            "-smp: Invalid CPU topology: product of the hierarchy must match maxcpus: \
-             sockets (3) * dies (1) * cores (1) * threads (1) != maxcpus (4)",
-        ),
-        (
-            &["-smp", "4,maxcpus=2"],
-            "-smp: Invalid CPU topology: maxcpus must be equal to or greater than smp: \
-             sockets (1) * dies (1) * cores (2) * threads (1) == maxcpus (2) < smp_cpus (4)",
-        ),
-        (
-            &["-smp", "0"],
-            "-smp: Invalid CPU topology: CPU topology parameters must be greater than zero, and 'cpus' is not",
-        ),
-        (
-            &["-smp", "256"],
-            "-smp: Invalid SMP CPUs 256. The max CPUs supported by machine 'pc-q35-sesame1' is 255",
-        ),
-        (
-            &["-m", "5Q"],
-            "-m: Parameter 'size' is '5Q': wanted a size below 2^64 bytes: a number, perhaps with k, M, G, T, P or E",
-        ),
-        (&["-m", "1G,slots=3"], "-m: slots specified but no maxmem"),
-        (
-            &["-uuid", "123"],
-            "-uuid: failed to parse UUID string: wrong format: '123'; wanted xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx in hexadecimal",
-        ),
-        (&["-boot", "order=z"], "-boot: Invalid boot device 'z'"),
-        (
-            &["-rtc", "clock=vm"],
-            "-rtc: clock=vm: the clock follows the host's; only host is possible",
-        ),
-        (
-            &["-add-fd", "fd=1,set=1"],
-            "-add-fd: fd cannot be a standard I/O stream",
-        ),
-        (&["-chardev", "null"], "-chardev: chardev: no id specified"),
-        (
-            &["-chardev", "null,id=a", "-chardev", "pty,id=a"],
-            "-chardev: Duplicate ID 'a' for chardev",
-        ),
-        (
-            &["-chardev", "socket,id=a,path=/a,wait=off"],
-            "-chardev: 'wait' is for a socket with server=on",
-        ),
-        (
-            &["-qmp", "foo:1"],
-            "-qmp: 'foo:1' is not a valid char driver; wanted stdio, null, none, pty, file:PATH, unix:PATH, tcp:HOST:PORT or chardev:ID",
-        ),
-        (
-            &["-chardev", "null,id=aa", "-mon", "ab,mode=control"],
-            "-mon: chardev \"ab\" not found; did you mean 'aa'?",
-        ),
-        (
-            &["-mon", "aa"],
-            "-mon: a monitor speaks QMP here: add mode=control",
-        ),
-        (
-            &["-nodefaults", "-serial", "stdio", "-qmp", "stdio"],
-            "-qmp: cannot use stdio by multiple character devices",
-        ),
-        (
-            &["-serial", "stdio", "-daemonize"],
-            "-serial: cannot use stdio with -daemonize",
-        ),
-        (&["--append", "x"], "--append: only allowed with -kernel"),
-        (
-            &["-M", "smm=on", "-kernel", "a"],
-            "-M: smm=on: this machine has no system management mode; leave 'smm' out or set it to off",
-        ),
-        (
-            &["-M", "acpi=off"],
-            "-M: acpi=off: this machine has no other way to tell of its parts; leave it out",
-        ),
-        (
-            &["-overcommit", "cpu-pm=on"],
-            "-overcommit: cpu-pm=on: a guest that idles always gives its processor back; leave it out",
-        ),
-        (
-            &["-boot", "menu=on"],
-            "-boot: menu=on: there is no firmware to show a menu; leave it out",
-        ),
-        (
-            &["-global", "virtio-rng.perod=1"],
-            "-global: Property 'virtio-rng-pci.perod' not found; did you mean 'period'?",
-        ),
-        (
-            &["-sandbox", "on,spawn=yes"],
-            "-sandbox: spawn=yes: wanted allow or deny",
-        ),
-        (
-            &["-display", "gtk"],
-            "-display: 'gtk' is not available here; only none",
-        ),
-        (
-            &["-M", "memory-backend=ram0"],
-            "-M: Memory backend 'ram0' not found",
-        ),
-    ];
-    for (arguments, text) in wrong {
+    for (arguments, text) in WRONG {
         assert_eq!(error(arguments), *text, "{arguments:?}");
         assert!(!text.contains('\n'));
     }
