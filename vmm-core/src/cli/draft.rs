@@ -115,6 +115,15 @@ impl Draft {
         read::typed(value, Mode::Keyval).map_err(|problem| problem.of(&self.typed(name)))
     }
 
+    /// What the pieces mean, every default applied.
+    pub(super) fn resolved<T: Described + FromInput, S>(
+        &self,
+        name: &'static str,
+        resolve: impl FnOnce(T) -> Result<S, Problem>,
+    ) -> Result<S, CliError> {
+        resolve(self.merged(name)?).map_err(|problem| problem.of(&self.typed(name)))
+    }
+
     /// Remembers how an option was typed.
     pub(super) fn saw(&mut self, given: &Given<'_>) {
         self.typed.insert(given.name, given.typed.to_owned());

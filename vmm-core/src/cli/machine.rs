@@ -44,7 +44,7 @@ pub const MACHINES: &[MachineModelSpec] = &[
         alias: Some("q35"),
         description: "PC with PCI Express",
         default: true,
-        // The MADT's entries for a local APIC have 8 bits for its id, and 255 means all.
+        // Without an IOMMU interrupts reach only APIC ids of 8 bits, and 255 means all.
         max_cpus: 255,
     },
 ];
@@ -58,11 +58,6 @@ pub fn find_machine(name: &str) -> Option<&'static MachineModelSpec> {
     MACHINES
         .iter()
         .find(|machine| machine.name == name || machine.alias == Some(name))
-}
-
-/// The row of a model.
-pub(super) fn row(model: MachineModel) -> Option<&'static MachineModelSpec> {
-    MACHINES.iter().find(|machine| machine.model == model)
 }
 
 pub(super) fn take_machine(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
@@ -131,7 +126,9 @@ fn check_irqchip(value: Option<&str>) -> Result<(), Problem> {
 }
 
 /// The board that the pieces of `-machine` describe.
-pub(super) fn resolve(options: &MachineOptions) -> Result<MachineSpec, Problem> {
+pub(super) fn resolve(
+    options: &MachineOptions,
+) -> Result<(&'static MachineModelSpec, MachineSpec), Problem> {
     let found = match options.r#type.as_deref() {
         Some(name) => find_machine(name).ok_or_else(|| unknown_machine(name))?,
         None => MACHINES
@@ -141,12 +138,13 @@ pub(super) fn resolve(options: &MachineOptions) -> Result<MachineSpec, Problem> 
     };
     refuse_what_is_not_there(options)?;
     check_irqchip(options.kernel_irqchip.as_deref())?;
-    Ok(MachineSpec {
+    let spec = MachineSpec {
         model: found.model,
         memory_backend: options.memory_backend.clone(),
         dump_guest_core: options.dump_guest_core.unwrap_or(true),
         mem_merge: options.mem_merge.unwrap_or(true),
-    })
+    };
+    Ok((found, spec))
 }
 
 fn unknown_machine(name: &str) -> Problem {

@@ -1,9 +1,11 @@
 //! Options about the process and its descriptors: `-add-fd`, `-sandbox`, `-name`, `-boot`, `-uuid`,
-//! `-incoming`, `-overcommit`.
+//! `-incoming`, `-overcommit`, `-msg`.
 
-use qapi_schema::cli::{AddFdOptions, BootOptions, NameOptions, OvercommitOptions, SandboxOptions};
+use qapi_schema::cli::{
+    AddFdOptions, BootOptions, MsgOptions, NameOptions, OvercommitOptions, SandboxOptions,
+};
 
-use super::config::{AddFdSpec, BootSpec, Incoming, NameSpec, OvercommitSpec};
+use super::config::{AddFdSpec, BootSpec, Incoming, MessageSpec, NameSpec, OvercommitSpec};
 use super::draft::{Draft, Given, Step};
 use super::error::Problem;
 use super::help;
@@ -158,6 +160,13 @@ pub(super) fn resolve_overcommit(options: &OvercommitOptions) -> Result<Overcomm
     Ok(OvercommitSpec {
         mem_lock: options.mem_lock.unwrap_or(false),
     })
+}
+
+pub(super) fn resolve_messages(options: &MsgOptions) -> MessageSpec {
+    MessageSpec {
+        timestamp: options.timestamp.unwrap_or(false),
+        guest_name: options.guest_name.unwrap_or(false),
+    }
 }
 
 #[cfg(test)]

@@ -76,37 +76,13 @@ struct Counts {
     threads: u32,
 }
 
-/// Fills in what `-smp` left open, the way machines do since QEMU 6.2: what can be is cores.
+/// How many vCPUs and how they are grouped, by the rules of QEMU since 6.2.
 pub(super) fn resolve_smp(
     options: &SmpConfiguration,
     machine: &MachineModelSpec,
 ) -> Result<SmpSpec, Problem> {
     let mut counts = counts(options)?;
-    let of = |total: u32, by: u32| total.checked_div(by).unwrap_or(0);
-    if counts.cpus == 0 && counts.maxcpus == 0 {
-        for count in [&mut counts.sockets, &mut counts.cores, &mut counts.threads] {
-            *count = (*count).max(1);
-        }
-    } else {
-        let total = counts
-            .maxcpus
-            .max(if counts.maxcpus == 0 { counts.cpus } else { 0 });
-        counts.maxcpus = total;
-        if counts.cores == 0 {
-            counts.sockets = counts.sockets.max(1);
-            counts.threads = counts.threads.max(1);
-            counts.cores = of(
-                total,
-                product(&[counts.sockets, counts.dies, counts.threads]),
-            );
-        } else if counts.sockets == 0 {
-            counts.threads = counts.threads.max(1);
-            counts.sockets = of(total, product(&[counts.dies, counts.cores, counts.threads]));
-        }
-        if counts.threads == 0 {
-            counts.threads = of(total, product(&[counts.sockets, counts.dies, counts.cores]));
-        }
-    }
+    fill_in(&mut counts);
     let Counts {
         sockets,
         dies,
@@ -155,6 +131,36 @@ pub(super) fn resolve_smp(
             threads,
         },
     })
+}
+
+/// Gives the levels that nothing was said of the counts that follow from the others; what can be
+/// is cores.
+fn fill_in(counts: &mut Counts) {
+    let of = |total: u32, by: u32| total.checked_div(by).unwrap_or(0);
+    if counts.cpus == 0 && counts.maxcpus == 0 {
+        for count in [&mut counts.sockets, &mut counts.cores, &mut counts.threads] {
+            *count = (*count).max(1);
+        }
+        return;
+    }
+    if counts.maxcpus == 0 {
+        counts.maxcpus = counts.cpus;
+    }
+    let total = counts.maxcpus;
+    if counts.cores == 0 {
+        counts.sockets = counts.sockets.max(1);
+        counts.threads = counts.threads.max(1);
+        counts.cores = of(
+            total,
+            product(&[counts.sockets, counts.dies, counts.threads]),
+        );
+    } else if counts.sockets == 0 {
+        counts.threads = counts.threads.max(1);
+        counts.sockets = of(total, product(&[counts.dies, counts.cores, counts.threads]));
+    }
+    if counts.threads == 0 {
+        counts.threads = of(total, product(&[counts.sockets, counts.dies, counts.cores]));
+    }
 }
 
 /// No product of counts that matter comes near the end of the range: it saturates above them.

@@ -1,14 +1,11 @@
 //! The end of reading: options are held against each other, and every default is applied.
 
 use qapi_schema::char::ChardevBackendVariant;
-use qapi_schema::cli::{
-    BootOptions, MachineOptions, MemorySizeConfiguration, MsgOptions, NameOptions,
-    OvercommitOptions, RtcOptions, SmpConfiguration,
-};
-use qapi_schema::devices::DeviceOptionsVariant;
+use qapi_schema::cli::MachineOptions;
+use qapi_schema::devices::{DeviceOptions, DeviceOptionsVariant};
 use qapi_schema::qom::{ObjectOptions, ObjectOptionsVariant};
 
-use super::config::{Config, CpuSpec, KernelSpec, MachineModel, MessageSpec, SerialSpec};
+use super::config::{Config, CpuSpec, KernelSpec, MachineModel, SerialSpec};
 use super::draft::Draft;
 use super::error::{CliError, Problem};
 use super::{chardev, clock, device, machine, process, processor};
@@ -16,40 +13,25 @@ use super::{chardev, clock, device, machine, process, processor};
 /// The whole of what was asked for.
 pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
     let options: MachineOptions = draft.merged("machine")?;
-    let wrong = |draft: &Draft, name: &'static str| {
-        let typed = draft.typed(name);
-        move |problem: Problem| problem.of(&typed)
-    };
-    let machine = machine::resolve(&options).map_err(wrong(&draft, "machine"))?;
+    let (model, machine) = draft.resolved("machine", |options| machine::resolve(&options))?;
     let accels = machine::resolve_accels(&draft, options.accel.as_deref())?;
-    let row = machine::row(machine.model)
-        .ok_or_else(|| Problem::new("no such machine").of(&draft.typed("machine")))?;
-    let smp = draft.merged::<SmpConfiguration>("smp")?;
-    let smp = processor::resolve_smp(&smp, row).map_err(wrong(&draft, "smp"))?;
-    let backend = backend_size(&draft.objects, machine.memory_backend.as_deref())
-        .map_err(wrong(&draft, "machine"))?;
-    let memory = draft.merged::<MemorySizeConfiguration>("m")?;
-    let memory = processor::resolve_memory(&memory, backend).map_err(wrong(&draft, "m"))?;
-    let rtc = clock::resolve(&draft.merged::<RtcOptions>("rtc")?).map_err(wrong(&draft, "rtc"))?;
-    let boot = draft.merged::<BootOptions>("boot")?;
-    let boot = process::resolve_boot(boot).map_err(wrong(&draft, "boot"))?;
+    let smp = draft.resolved("smp", |smp| processor::resolve_smp(&smp, model))?;
+    let ram = draft.resolved("machine", |options| backend_size(&draft.objects, &options))?;
+    let memory = draft.resolved("m", |memory| processor::resolve_memory(&memory, ram))?;
     let kernel = kernel(&draft, options)?;
+    let name = draft.resolved("name", process::resolve_name)?;
+    let rtc = draft.resolved("rtc", |options| clock::resolve(&options))?;
+    let boot = draft.resolved("boot", process::resolve_boot)?;
+    let overcommit = draft.resolved("overcommit", |options| {
+        process::resolve_overcommit(&options)
+    })?;
+    let messages = draft.resolved("msg", |options| Ok(process::resolve_messages(&options)))?;
     if machine.model == MachineModel::Q35 {
         add_default_serial(&mut draft);
     }
     check_chardevs(&draft)?;
-    let name = draft.merged::<NameOptions>("name")?;
-    let name = process::resolve_name(name).map_err(wrong(&draft, "name"))?;
-    let overcommit = draft.merged::<OvercommitOptions>("overcommit")?;
-    let overcommit =
-        process::resolve_overcommit(&overcommit).map_err(wrong(&draft, "overcommit"))?;
-    let messages: MsgOptions = draft.merged("msg")?;
-    let devices = draft.devices.into_iter().map(|(typed, options)| {
-        device::apply_globals(&draft.globals, options)
-            .map_err(|error| Problem::from(error).of(&typed))
-    });
+    let devices = devices(&mut draft)?;
     Ok(Config {
-        devices: devices.collect::<Result<_, _>>()?,
         machine,
         accels,
         cpu: draft.cpu.unwrap_or(CpuSpec::Host),
@@ -62,41 +44,45 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         boot,
         add_fds: draft.add_fds,
         objects: draft.objects,
-        chardevs: draft
-            .chardevs
-            .into_iter()
-            .map(|(_, chardev)| chardev)
-            .collect(),
+        chardevs: untyped(draft.chardevs),
         blockdevs: draft.blockdevs,
+        devices,
         globals: draft.globals,
-        serials: draft
-            .serials
-            .into_iter()
-            .map(|(_, serial)| serial)
-            .collect(),
-        monitors: draft
-            .monitors
-            .into_iter()
-            .map(|(_, monitor)| monitor)
-            .collect(),
+        serials: untyped(draft.serials),
+        monitors: untyped(draft.monitors),
         incoming: draft.incoming,
         paused: draft.flags.paused,
         no_reboot: draft.flags.no_reboot,
         no_shutdown: draft.flags.no_shutdown,
         overcommit,
-        messages: MessageSpec {
-            timestamp: messages.timestamp.unwrap_or(false),
-            guest_name: messages.guest_name.unwrap_or(false),
-        },
+        messages,
         sandbox: draft.sandbox,
         pidfile: draft.pidfile,
         daemonize: draft.flags.daemonize,
     })
 }
 
+/// A list without how its members were typed.
+fn untyped<T>(list: Vec<(String, T)>) -> Vec<T> {
+    list.into_iter().map(|(_, member)| member).collect()
+}
+
+/// The devices, with the globals of their models.
+fn devices(draft: &mut Draft) -> Result<Vec<DeviceOptions>, CliError> {
+    let devices = std::mem::take(&mut draft.devices);
+    let with_globals = devices.into_iter().map(|(typed, options)| {
+        device::apply_globals(&draft.globals, options)
+            .map_err(|error| Problem::from(error).of(&typed))
+    });
+    with_globals.collect()
+}
+
 /// The size of the object that is to be the RAM.
-fn backend_size(objects: &[ObjectOptions], id: Option<&str>) -> Result<Option<u64>, Problem> {
-    let Some(id) = id else {
+fn backend_size(
+    objects: &[ObjectOptions],
+    machine: &MachineOptions,
+) -> Result<Option<u64>, Problem> {
+    let Some(id) = machine.memory_backend.as_deref() else {
         return Ok(None);
     };
     let object = objects.iter().find(|object| object.id == id);
