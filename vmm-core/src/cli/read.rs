@@ -7,6 +7,7 @@
 //!   server,nowait ─► server=on,wait=off ─► ..   └ help: the keys instead
 //! ```
 
+use qapi_schema::block_core::BlockdevOptions;
 use qapi_schema::describe::{Described, MemberSpec};
 use qapi_schema::input::keyval::parse_keyval;
 use qapi_schema::input::{FromInput, Mode, Path};
@@ -77,12 +78,13 @@ pub(super) fn parse<T: Described>(text: &str, form: Form) -> Result<Parsed, Prob
 
 /// Reads what [`parse`] gave.
 pub(super) fn typed<T: Described + FromInput>(value: Value, mode: Mode) -> Result<T, Problem> {
-    check_keys::<T>(&value)?;
+    check_keys::<T>(&value, "")?;
     Ok(T::from_input(value, &Path::Root, mode)?)
 }
 
-/// Names the first key that is none of `T`'s, or the tag's value if that is unknown.
-fn check_keys<T: Described>(value: &Value) -> Result<(), Problem> {
+/// Names the first key that is none of `T`'s, or the tag's value if that is unknown. `at` is what
+/// stands before the keys: empty, or `file.` for the object of key `file`.
+fn check_keys<T: Described>(value: &Value, at: &str) -> Result<(), Problem> {
     let Some(object) = value.as_object() else {
         return Ok(());
     };
@@ -90,7 +92,7 @@ fn check_keys<T: Described>(value: &Value) -> Result<(), Problem> {
     if let Some((tag, kind)) = tag {
         let kinds = || T::VARIANTS.iter().map(|variant| variant.name);
         if !kinds().any(|known| known == kind) {
-            let what = format!("Parameter '{tag}' does not accept value '{kind}'");
+            let what = format!("Parameter '{at}{tag}' does not accept value '{kind}'");
             return Err(Problem::with_nearest(what, kind, kinds()));
         }
     }
@@ -100,14 +102,17 @@ fn check_keys<T: Described>(value: &Value) -> Result<(), Problem> {
     }
     let known = T::known_members(tag.map(|(_, kind)| kind));
     let names = || known.iter().map(|member| member.name);
-    match object.keys().find(|key| !names().any(|name| name == *key)) {
-        Some(key) => Err(Problem::with_nearest(
-            format!("Parameter '{key}' is unexpected"),
-            key,
-            names(),
-        )),
-        None => Ok(()),
+    if let Some(key) = object.keys().find(|key| !names().any(|name| name == *key)) {
+        let what = format!("Parameter '{at}{key}' is unexpected");
+        return Err(Problem::with_nearest(what, key, names()));
     }
+    // A node that is defined in the place of its name has the keys of any node.
+    let nodes = known
+        .iter()
+        .filter(|member| member.type_name == "BlockdevRef");
+    nodes
+        .filter_map(|member| Some((member.name, object.get(member.name)?)))
+        .try_for_each(|(name, node)| check_keys::<BlockdevOptions>(node, &format!("{at}{name}.")))
 }
 
 /// QEMU's short form: `server` for `server=on`, `nowait` for `wait=off`; for switches only.

@@ -316,6 +316,13 @@ const WRONG: &[(&[&str], &str)] = &[
         "-blockdev: Parameter 'filenam' is unexpected; did you mean 'filename'?",
     ),
     (
+        &[
+            "-blockdev",
+            "raw,node-name=a,file.driver=file,file.filenam=x",
+        ],
+        "-blockdev: Parameter 'file.filenam' is unexpected; did you mean 'filename'?",
+    ),
+    (
         &["-blockdev", "flie,node-name=a"],
         "-blockdev: Parameter 'driver' does not accept value 'flie'; did you mean 'file'?",
     ),
