@@ -40,7 +40,7 @@ pub struct Config {
     pub add_fds: Vec<AddFdSpec>,
     /// Objects to be made. The RAM of `machine.memory_backend` is one of them.
     pub objects: Vec<ObjectOptions>,
-    /// Chardevs to be made: those of `-chardev`, then those that `-serial` and `-qmp` imply.
+    /// Chardevs to be made: those of `-chardev`, and those that `-serial` and `-qmp` imply.
     pub chardevs: Vec<ChardevAdd>,
     /// Block nodes to be made.
     pub blockdevs: Vec<BlockdevOptions>,
