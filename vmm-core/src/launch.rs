@@ -23,7 +23,7 @@ use crate::cli::config::Incoming;
 use crate::event_loop::{EventLoop, Letter, Mailbox};
 use crate::messages::report;
 use crate::plug;
-use crate::process::EndSignals;
+use crate::process::{self, EndSignals};
 use crate::resolve;
 use crate::run_state::RunState;
 use crate::sandbox;
@@ -58,6 +58,9 @@ impl Launched {
 /// # Errors
 /// The first thing that cannot be had, with the reason.
 pub fn launch(config: Config) -> Result<Launched> {
+    if let Some(name) = &config.name.process {
+        process::rename(name).context("-name process")?;
+    }
     let signals = EndSignals::take().context("the signals")?;
     let (event_loop, mailbox) = EventLoop::new(signals).context("the main loop")?;
     let registry = Arc::new(FdRegistry::new());

@@ -10,6 +10,7 @@
 #![expect(unsafe_code, reason = "fork and the time zone")]
 // UNSAFETY: neither has a safe form; fork is called while the process has one thread.
 
+use std::ffi::CString;
 use std::io::{self, Read, Write};
 use std::mem;
 use std::os::fd::AsFd;
@@ -111,6 +112,15 @@ impl Daemon {
         dup2_stderr(null)?;
         Ok(())
     }
+}
+
+/// Gives the process another name in lists of processes; the kernel keeps its first 15 bytes.
+///
+/// # Errors
+/// The name holds a zero byte.
+pub fn rename(name: &str) -> io::Result<()> {
+    let name = CString::new(name)?;
+    Ok(nix::sys::prctl::set_name(&name)?)
 }
 
 /// Locks all memory of the process into the host's, now and later.

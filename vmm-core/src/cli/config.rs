@@ -8,6 +8,7 @@ use qapi_schema::qom::ObjectOptions;
 use serde_json::Value;
 
 use crate::kvm::cpuid::CpuTopology;
+use crate::machine::MachineKind;
 use crate::sandbox::SandboxSpec;
 
 /// A whole command line.
@@ -72,20 +73,11 @@ pub struct Config {
     pub daemonize: bool,
 }
 
-/// The machine models.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MachineModel {
-    /// `pc-q35-sesame1`, or `q35`: a PCI Express machine.
-    Q35,
-    /// `none`: no vCPU, no RAM, no bus; for asking questions.
-    None,
-}
-
 /// The board.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineSpec {
     /// The model.
-    pub model: MachineModel,
+    pub model: MachineKind,
     /// The id of the object that is the RAM; without it the machine makes its own.
     pub memory_backend: Option<String>,
     /// Whether RAM that the machine makes itself is in core dumps.

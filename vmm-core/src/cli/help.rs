@@ -9,9 +9,9 @@ use qapi_schema::describe::{Described, MemberSpec};
 use qapi_schema::drivers::DRIVERS;
 use qapi_schema::qom::ObjectType;
 
-use super::machine::MACHINES;
 use super::options::{OPTIONS, OptionSpec};
 use super::processor::CPUS;
+use crate::machine;
 
 /// The widest line of the text for people.
 const WIDTH: usize = 92;
@@ -96,13 +96,13 @@ pub(super) fn version() -> String {
 /// `-machine help`
 pub(super) fn machines() -> String {
     let mut text = String::from("Supported machines are:\n");
-    for machine in MACHINES {
-        let about = machine.description;
-        if let Some(alias) = machine.alias {
-            let _ = writeln!(text, "{alias:<20} {about} (alias of {})", machine.name);
+    for model in machine::TYPES {
+        let about = model.description;
+        if let Some(alias) = model.alias {
+            let _ = writeln!(text, "{alias:<20} {about} (alias of {})", model.name);
         }
-        let default = if machine.default { " (default)" } else { "" };
-        let _ = writeln!(text, "{:<20} {about}{default}", machine.name);
+        let default = if model.is_default { " (default)" } else { "" };
+        let _ = writeln!(text, "{:<20} {about}{default}", model.name);
     }
     text
 }

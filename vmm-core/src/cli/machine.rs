@@ -5,60 +5,15 @@ use qapi_schema::common::OnOffAuto;
 use qapi_schema::input::Mode;
 use serde_json::{Map, Value};
 
-use super::config::{AccelSpec, MachineModel, MachineSpec};
+use super::config::{AccelSpec, MachineSpec};
 use super::draft::{Draft, Given, Step};
 use super::error::{CliError, Problem};
 use super::help;
 use super::read::{self, Form};
-
-/// One machine model, for `-machine` and `query-machines`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MachineModelSpec {
-    /// The model.
-    pub model: MachineModel,
-    /// Its name.
-    pub name: &'static str,
-    /// Another name for it, if it has one.
-    pub alias: Option<&'static str>,
-    /// What it is, in a few words.
-    pub description: &'static str,
-    /// Whether it is what runs without `-machine`.
-    pub default: bool,
-    /// How many vCPUs it can have; 0 for a machine without.
-    pub max_cpus: u32,
-}
-
-/// Every machine model.
-pub const MACHINES: &[MachineModelSpec] = &[
-    MachineModelSpec {
-        model: MachineModel::None,
-        name: "none",
-        alias: None,
-        description: "no CPU, no RAM, no bus: for asking questions",
-        default: false,
-        max_cpus: 0,
-    },
-    MachineModelSpec {
-        model: MachineModel::Q35,
-        name: "pc-q35-sesame1",
-        alias: Some("q35"),
-        description: "PC with PCI Express",
-        default: true,
-        // Without an IOMMU interrupts reach only APIC ids of 8 bits, and 255 means all.
-        max_cpus: 255,
-    },
-];
+use crate::machine::{self, MachineType};
 
 /// KVM's device where `-accel` names no other.
 const KVM_DEVICE: &str = "/dev/kvm";
-
-/// The model with that name or alias.
-#[must_use]
-pub fn find_machine(name: &str) -> Option<&'static MachineModelSpec> {
-    MACHINES
-        .iter()
-        .find(|machine| machine.name == name || machine.alias == Some(name))
-}
 
 pub(super) fn take_machine(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
     if matches!(given.text, "help" | "?") {
@@ -128,18 +83,18 @@ fn check_irqchip(value: Option<&str>) -> Result<(), Problem> {
 /// The board that the pieces of `-machine` describe.
 pub(super) fn resolve(
     options: &MachineOptions,
-) -> Result<(&'static MachineModelSpec, MachineSpec), Problem> {
+) -> Result<(&'static MachineType, MachineSpec), Problem> {
     let found = match options.r#type.as_deref() {
-        Some(name) => find_machine(name).ok_or_else(|| unknown_machine(name))?,
-        None => MACHINES
+        Some(name) => machine::find(name).ok_or_else(|| unknown_machine(name))?,
+        None => machine::TYPES
             .iter()
-            .find(|machine| machine.default)
+            .find(|machine| machine.is_default)
             .ok_or_else(|| Problem::new("no machine is the default: name one"))?,
     };
     refuse_what_is_not_there(options)?;
     check_irqchip(options.kernel_irqchip.as_deref())?;
     let spec = MachineSpec {
-        model: found.model,
+        model: found.kind,
         memory_backend: options.memory_backend.clone(),
         dump_guest_core: options.dump_guest_core.unwrap_or(true),
         mem_merge: options.mem_merge.unwrap_or(true),
@@ -148,7 +103,7 @@ pub(super) fn resolve(
 }
 
 fn unknown_machine(name: &str) -> Problem {
-    let names = MACHINES
+    let names = machine::TYPES
         .iter()
         .flat_map(|machine| [Some(machine.name), machine.alias]);
     let what = format!("unsupported machine type '{name}' (-machine help lists the others)");

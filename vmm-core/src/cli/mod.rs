@@ -53,7 +53,6 @@ use qapi_schema::describe::nearest;
 pub use config::Config;
 pub use device::apply_globals;
 pub use error::{CliError, Problem};
-pub use machine::{MACHINES, MachineModelSpec, find_machine};
 
 use draft::{Draft, Given, Step};
 use options::{OptionSpec, find_option, option_names};

@@ -8,8 +8,8 @@ use super::config::{CpuSpec, MemorySpec, SmpSpec};
 use super::draft::{Draft, Given, Step};
 use super::error::Problem;
 use super::help;
-use super::machine::MachineModelSpec;
 use crate::kvm::cpuid::CpuTopology;
+use crate::machine::MachineType;
 
 /// The CPU models and what they are.
 pub(super) const CPUS: &[(&str, &str)] = &[
@@ -79,7 +79,7 @@ struct Counts {
 /// How many vCPUs and how they are grouped, by the rules of QEMU since 6.2.
 pub(super) fn resolve_smp(
     options: &SmpConfiguration,
-    machine: &MachineModelSpec,
+    machine: &MachineType,
 ) -> Result<SmpSpec, Problem> {
     let mut counts = counts(options)?;
     fill_in(&mut counts);
@@ -115,10 +115,10 @@ pub(super) fn resolve_smp(
              {levels} == maxcpus ({maxcpus}) < smp_cpus ({cpus})"
         )));
     }
-    if machine.max_cpus != 0 && maxcpus > machine.max_cpus {
+    if machine.max_vcpus != 0 && maxcpus > machine.max_vcpus {
         return Err(Problem::new(format!(
             "Invalid SMP CPUs {maxcpus}. The max CPUs supported by machine '{}' is {}",
-            machine.name, machine.max_cpus
+            machine.name, machine.max_vcpus
         )));
     }
     Ok(SmpSpec {

@@ -5,10 +5,11 @@ use qapi_schema::cli::MachineOptions;
 use qapi_schema::devices::{DeviceOptions, DeviceOptionsVariant};
 use qapi_schema::qom::{ObjectOptions, ObjectOptionsVariant};
 
-use super::config::{Config, CpuSpec, KernelSpec, MachineModel, SerialSpec};
+use super::config::{Config, CpuSpec, KernelSpec, SerialSpec};
 use super::draft::Draft;
 use super::error::{CliError, Problem};
 use super::{chardev, clock, device, machine, process, processor};
+use crate::machine::MachineKind;
 
 /// The whole of what was asked for.
 pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
@@ -26,7 +27,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         process::resolve_overcommit(&options)
     })?;
     let messages = draft.resolved("msg", |options| Ok(process::resolve_messages(&options)))?;
-    if machine.model == MachineModel::Q35 {
+    if machine.model == MachineKind::Q35 {
         add_default_serial(&mut draft);
     }
     check_chardevs(&draft)?;

@@ -7,10 +7,10 @@ use fdset::{Access, Door, Request, Role};
 use qapi_schema::QmpError;
 
 use crate::cli::Config;
-use crate::cli::config::{MachineModel, RtcBase, SerialSpec as SerialOption};
+use crate::cli::config::{RtcBase, SerialSpec as SerialOption};
 use crate::event_loop::Letter;
 use crate::machine::board::SerialSpec;
-use crate::machine::{BootSource, MachineHost, Q35, Q35Spec};
+use crate::machine::{BootSource, MachineHost, MachineKind, Q35, Q35Spec};
 use crate::memory::{RAM_ID, RamBackend, RamBackendSpec};
 use crate::process;
 use crate::vm::{Vm, VmMachine};
@@ -18,11 +18,11 @@ use crate::vm::{Vm, VmMachine};
 /// Builds the machine that `config` asks for, without what is plugged into it.
 pub(super) fn build(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
     match config.machine.model {
-        MachineModel::None => {
+        MachineKind::None => {
             // A machine without CPUs needs no KVM, but tells whether there is one.
             vm.kvm_enabled = open_kvm(door, config).is_ok();
         }
-        MachineModel::Q35 => {
+        MachineKind::Q35 => {
             let q35 = q35(vm, door, config)?;
             vm.kvm_enabled = true;
             vm.machine = VmMachine::Q35(Box::new(q35));

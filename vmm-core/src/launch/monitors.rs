@@ -50,7 +50,7 @@ pub(super) fn add(
             report(format_args!(
                 "char device redirected to {path} (label {id})"
             ));
-            (monitor::Endpoint::Stream(open(master)), false)
+            (monitor::Endpoint::Pty(open(master)), false)
         }
         Endpoint::Pair {
             input: Some(input),

@@ -41,7 +41,6 @@ struct Plug<'a> {
 /// The id is taken, a property is wrong, a backend is missing or busy, or the bus refuses. Then
 /// nothing has changed.
 pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
-    let options = with_globals(vm, options)?;
     let shown = picture(&options);
     let driver = options.driver.tag().as_str();
     let name = vm.devices.name(options.id.as_deref())?;
@@ -146,24 +145,6 @@ pub fn unplugged(vm: &mut Vm, name: &str) {
             path: path(name, has_id),
         },
     ));
-}
-
-/// Adds what `-global` says where the client says nothing.
-fn with_globals(vm: &Vm, options: DeviceOptions) -> Result<DeviceOptions, QmpError> {
-    let driver = options.driver.tag().as_str();
-    if !vm.globals.iter().any(|global| global.driver == driver) {
-        return Ok(options);
-    }
-    let mut members = serde_json::to_value(&options)
-        .map_err(|error| QmpError::generic(format!("-global: {error}")))?;
-    if let Value::Object(members) = &mut members {
-        for global in vm.globals.iter().filter(|global| global.driver == driver) {
-            members
-                .entry(global.property.clone())
-                .or_insert_with(|| global.value.clone());
-        }
-    }
-    qapi_schema::input::arguments(members)
 }
 
 impl Plug<'_> {

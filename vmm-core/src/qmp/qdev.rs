@@ -6,6 +6,7 @@ use qapi_schema::qdev::{Commands, DeviceDel, DeviceListProperties};
 use qapi_schema::qom::ObjectPropertyInfo;
 use qapi_schema::{Context, ErrorClass, QmpError};
 
+use crate::cli::apply_globals;
 use crate::plug;
 use crate::vm::Vm;
 
@@ -34,7 +35,7 @@ impl Commands for Vm {
     }
 
     fn device_add(&mut self, _cx: &mut dyn Context, args: DeviceOptions) -> Result<(), QmpError> {
-        plug::plug(self, args)
+        plug::plug(self, apply_globals(&self.globals, args)?)
     }
 
     fn device_del(&mut self, _cx: &mut dyn Context, args: DeviceDel) -> Result<(), QmpError> {
