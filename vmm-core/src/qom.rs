@@ -58,6 +58,17 @@ impl Object {
         self
     }
 
+    /// With one more property, whose type follows from its value.
+    #[must_use]
+    pub fn with_json(self, name: &str, value: Value) -> Self {
+        let type_name = match &value {
+            Value::Bool(_) => "bool",
+            Value::Number(_) => "int",
+            _ => "string",
+        };
+        self.with(name, type_name, value)
+    }
+
     /// With one more child.
     #[must_use]
     pub fn with_child(mut self, name: impl Into<String>, child: Object) -> Self {

@@ -25,6 +25,9 @@ use crate::device_tree::{Claim, Device, Part, path};
 use crate::qom;
 use crate::vm::Vm;
 
+/// What the object tree calls the virtio device behind a PCI function.
+pub const VIRTIO_CHILD: &str = "virtio-backend";
+
 /// A device on its way into the machine, with what it has claimed so far.
 struct Plug<'a> {
     vm: &'a mut Vm,
@@ -153,21 +156,22 @@ impl Plug<'_> {
     }
 }
 
-/// How the object tree shows a device: its properties as they were given.
+/// How the object tree shows a device: its properties as they were given. A virtio device on PCI
+/// has the device itself as a child, as in QEMU: `query-block` names disks by it.
 fn picture(options: &DeviceOptions) -> qom::Object {
-    let object = qom::Object::new(options.driver.tag().as_str());
-    let Ok(Value::Object(members)) = serde_json::to_value(options) else {
-        return object;
-    };
-    members
-        .into_iter()
-        .filter(|(name, _)| !matches!(name.as_str(), "driver" | "id" | "bus"))
-        .fold(object, |object, (name, value)| {
-            let type_name = match &value {
-                Value::Bool(_) => "bool",
-                Value::Number(_) => "int",
-                _ => "string",
-            };
-            object.with(&name, type_name, value)
-        })
+    let driver = options.driver.tag().as_str();
+    let mut object = qom::Object::new(driver);
+    if let Ok(Value::Object(members)) = serde_json::to_value(options) {
+        for (name, value) in members {
+            if !matches!(name.as_str(), "driver" | "id" | "bus") {
+                object = object.with_json(&name, value);
+            }
+        }
+    }
+    match driver.split_once("-pci") {
+        Some((device, _)) if device.starts_with("virtio-") => {
+            object.with_child(VIRTIO_CHILD, qom::Object::new(format!("{device}-device")))
+        }
+        _ => object,
+    }
 }

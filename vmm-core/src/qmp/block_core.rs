@@ -8,6 +8,7 @@ use qapi_schema::block_core::{
 use qapi_schema::{Context, QmpError};
 
 use crate::device_tree::{Claim, Part, path};
+use crate::plug::VIRTIO_CHILD;
 use crate::resolve;
 use crate::vm::Vm;
 
@@ -41,7 +42,7 @@ impl Commands for Vm {
                 // The name of a legacy drive, which ours never have.
                 device: String::new(),
                 qdev: Some(format!(
-                    "{}/virtio-backend",
+                    "{}/{VIRTIO_CHILD}",
                     path(name, device.id.is_some())
                 )),
                 r#type: "unknown".to_owned(),

@@ -150,11 +150,6 @@ fn picture(options: &ObjectOptions) -> Object {
         .into_iter()
         .filter(|(name, _)| !matches!(name.as_str(), "qom-type" | "id"))
         .fold(object, |object, (name, value)| {
-            let type_name = match &value {
-                Value::Bool(_) => "bool",
-                Value::Number(_) => "int",
-                _ => "string",
-            };
-            object.with(&name, type_name, value)
+            object.with_json(&name, value)
         })
 }

@@ -62,11 +62,14 @@ impl Vm {
     /// Resets the machine.
     ///
     /// # Errors
-    /// The kernel cannot be loaded again.
+    /// The kernel cannot be loaded again; the machine is then stopped for good.
     pub fn reset(&mut self, cause: ShutdownCause) -> Result<(), QmpError> {
         let runs = self.run_state.is_running();
         self.machine.pause();
-        self.machine.reset()?;
+        if let Err(error) = self.machine.reset() {
+            self.halt(Change::InternalError);
+            return Err(error);
+        }
         if let Some(next) = self.run_state.next(Change::Reset) {
             self.run_state = next;
         }
@@ -140,7 +143,6 @@ impl Vm {
         }
         if let Err(error) = self.reset(ShutdownCause::GuestReset) {
             report(format_args!("the machine cannot be reset: {error}"));
-            self.halt(Change::InternalError);
         }
     }
 
