@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use block::IoThread;
+use block::{IoThread, Rings};
 use devices::virtio::rng::{Builtin, Entropy, EntropyFile};
 use fdset::{Access, Door, Request, Role};
 use indexmap::IndexMap;
@@ -46,6 +46,7 @@ impl Objects {
     pub fn add(
         &mut self,
         door: &Door,
+        rings: &Rings,
         id: String,
         spec: ObjectSpec,
         shown: qom::Object,
@@ -55,7 +56,7 @@ impl Objects {
                 "attempt to add duplicate property '{id}' to object (type 'container')"
             )));
         }
-        let backend = build(door, &id, spec)?;
+        let backend = build(door, rings, &id, spec)?;
         self.0.insert(
             id,
             Entry {
@@ -174,14 +175,16 @@ impl Objects {
     }
 }
 
-fn build(door: &Door, id: &str, spec: ObjectSpec) -> Result<Backend, QmpError> {
+fn build(door: &Door, rings: &Rings, id: &str, spec: ObjectSpec) -> Result<Backend, QmpError> {
     Ok(match spec {
         ObjectSpec::Memory(spec) => {
             let memory = RamBackend::open(door, spec).map_err(|e| QmpError::from_error(&e))?;
             Backend::Memory(Some(memory))
         }
         ObjectSpec::IoThread(spec) => {
-            Backend::IoThread(IoThread::start(spec).map_err(|e| QmpError::from_error(&e))?)
+            let iothread =
+                IoThread::start_from(rings, spec).map_err(|e| QmpError::from_error(&e))?;
+            Backend::IoThread(iothread)
         }
         ObjectSpec::RngBuiltin => Backend::Entropy(Arc::new(Builtin)),
         ObjectSpec::RngRandom { filename } => {

@@ -46,7 +46,7 @@ mod permission;
 pub mod protocol;
 pub mod spec;
 
-pub use engine::{GuestView, Io, IoThread, IoThreadError, IoThreadSpec, Segments, Window};
+pub use engine::{GuestView, Io, IoThread, IoThreadError, IoThreadSpec, Rings, Segments, Window};
 pub use error::BlockError;
 pub use graph::{BlockGraph, NodeView};
 pub use node::{BlockNode, Extent, Intent, Limits, NodeRef, WriteFlags, ZeroFlags};

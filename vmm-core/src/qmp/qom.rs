@@ -94,7 +94,7 @@ impl Vm {
     ) -> Result<(), QmpError> {
         let shown = picture(&options);
         let (id, spec) = resolve::object::object(options)?;
-        self.objects.add(door, id, spec, shown)
+        self.objects.add(door, &self.rings, id, spec, shown)
     }
 
     fn object_tree(&self) -> Object {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 pub use machine::{CpuView, VmMachine, cpu_path};
 
-use block::{BlockGraph, IoThread, IoThreadSpec};
+use block::{BlockGraph, IoThread, IoThreadSpec, Rings};
 use devices::chardev::{ChardevRegistry, ChardevSpec};
 use devices::reactor::Reactor;
 use fdset::{Access, Door, OpenFile, Role, Scope};
@@ -98,6 +98,8 @@ pub struct Vm {
     /// Whether there is a KVM to run guests.
     pub(crate) kvm_enabled: bool,
     default_iothread: Option<IoThread>,
+    /// Where io-threads get their rings.
+    pub(crate) rings: Rings,
     powered_on: bool,
     ended: Option<ExitCode>,
 }
@@ -124,6 +126,7 @@ impl Vm {
             globals: Vec::new(),
             kvm_enabled: false,
             default_iothread: None,
+            rings: Rings::default(),
             powered_on: false,
             ended: None,
         }
@@ -225,7 +228,8 @@ impl Vm {
         let spec = IoThreadSpec {
             id: DEFAULT_IOTHREAD.to_owned(),
         };
-        let iothread = IoThread::start(spec).map_err(|error| QmpError::from_error(&error))?;
+        let iothread = IoThread::start_from(&self.rings, spec)
+            .map_err(|error| QmpError::from_error(&error))?;
         self.default_iothread = Some(iothread.clone());
         Ok(iothread)
     }

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::buffers::Window;
 use super::executor::TaskSet;
 use super::ring::{Op, Ring, Watch};
+use super::rings::{NoRing, Rings};
 
 /// How many tasks run at once on one thread; more wait for their turn.
 const MAX_TASKS: usize = 1 << 14;
@@ -52,6 +53,15 @@ pub enum IoThreadError {
         /// What the kernel said.
         #[source]
         source: io::Error,
+    },
+    /// The process is sealed, and all rings made before are in use.
+    #[error(
+        "io-thread '{id}': no ring is left: a sealed process makes none, and all that were made \
+         before the seal are in use; remove another io-thread first"
+    )]
+    OutOfStock {
+        /// The io-thread's id.
+        id: String,
     },
     /// No thread or eventfd is left.
     #[error("io-thread '{id}' cannot be started")]
@@ -218,6 +228,14 @@ impl IoThread {
     /// # Errors
     /// The kernel has no io_uring for us, or no thread or fd is left.
     pub fn start(spec: IoThreadSpec) -> Result<Self, IoThreadError> {
+        Self::start_from(&Rings::default(), spec)
+    }
+
+    /// Starts a thread whose ring comes from `rings` and goes back there.
+    ///
+    /// # Errors
+    /// As [`IoThread::start`]; and if there is a stock, it is used up.
+    pub fn start_from(rings: &Rings, spec: IoThreadSpec) -> Result<Self, IoThreadError> {
         let id = spec.id;
         let start_error = |source: io::Error| IoThreadError::Start {
             id: id.clone(),
@@ -234,9 +252,10 @@ impl IoThread {
         });
         let (tell, told) = mpsc::sync_channel(1);
         let theirs = Arc::clone(&mailbox);
+        let rings = rings.clone();
         let join = thread::Builder::new()
             .name(format!("iothread-{id}"))
-            .spawn(move || run(&theirs, &tell))
+            .spawn(move || run(&theirs, &rings, &tell))
             .map_err(start_error)?;
         match told.recv() {
             Ok(Ok(thread_id)) => {
@@ -248,7 +267,8 @@ impl IoThread {
                     join,
                 })))
             }
-            Ok(Err(source)) => {
+            Ok(Err(NoRing::OutOfStock)) => Err(IoThreadError::OutOfStock { id }),
+            Ok(Err(NoRing::Refused(source))) => {
                 let unavailable = matches!(
                     source.raw_os_error(),
                     Some(libc::ENOSYS | libc::EPERM | libc::EINVAL)
@@ -311,13 +331,8 @@ impl fmt::Debug for IoThread {
 }
 
 /// The thread's whole life.
-fn run(mailbox: &Arc<Mailbox>, tell: &mpsc::SyncSender<io::Result<i32>>) {
-    let started = Ring::new().map(Rc::new).and_then(|ring| {
-        let bell: OwnedFd = mailbox.bell.as_fd().try_clone_to_owned()?;
-        let watch = ring.watch(Box::new(bell))?;
-        Ok((ring, watch))
-    });
-    let (ring, bell) = match started {
+fn run(mailbox: &Arc<Mailbox>, rings: &Rings, tell: &mpsc::SyncSender<Result<i32, NoRing>>) {
+    let (ring, bell) = match start(mailbox, rings) {
         Ok(started) => started,
         Err(error) => {
             drop(tell.send(Err(error)));
@@ -332,7 +347,16 @@ fn run(mailbox: &Arc<Mailbox>, tell: &mpsc::SyncSender<io::Result<i32>>) {
         // The kernel may still write into memory we would free: better to leak the ring.
         tracing::error!(%error, "io-thread: operations are left in the kernel");
         std::mem::forget(ring);
+    } else if let Some(ring) = Rc::into_inner(ring) {
+        rings.give_back(ring.into_bare());
     }
+}
+
+fn start(mailbox: &Mailbox, rings: &Rings) -> Result<(Rc<Ring>, Watch), NoRing> {
+    let bell = mailbox.bell.as_fd().try_clone_to_owned();
+    let ring = Rc::new(Ring::new(rings.take()?));
+    let watch = bell.and_then(|bell| ring.watch(Box::new(bell)));
+    Ok((ring, watch.map_err(NoRing::Refused)?))
 }
 
 fn serve(mailbox: &Arc<Mailbox>, ring: &Rc<Ring>, bell: Watch) -> io::Result<()> {

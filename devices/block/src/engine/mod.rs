@@ -15,16 +15,18 @@
 //! slot of the ring's table, its wake-up one bit. What the kernel may still touch (buffers, files)
 //! is owned by the operation's slot until the completion has come, whatever happens to the future.
 //!
-//! Read next: [`ring`] (operations), [`executor`] (tasks), [`iothread`] (the loop),
+//! Read next: [`rings`] (what a ring can do at all), [`ring`] (operations), [`executor`] (tasks), [`iothread`] (the loop),
 //! [`buffers`] (what an operation reads into).
 
 pub mod buffers;
 pub mod executor;
 pub mod iothread;
 pub mod ring;
+pub mod rings;
 pub(crate) mod transfer;
 
 pub use buffers::{AlignedBuf, GuestView, OutsideMemory, Segments, Window};
 pub use executor::TaskSet;
 pub use iothread::{Io, IoThread, IoThreadError, IoThreadSpec};
 pub use ring::{Op, Watch};
+pub use rings::Rings;

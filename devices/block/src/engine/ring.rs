@@ -6,9 +6,8 @@
 //!        └──── waker ◄────┴──────────── reap ◄───────────────┘
 //! ```
 //!
-//! This is the only place that makes a ring, and the only one that writes submission entries. The
-//! opcodes are: readv, writev, fsync, fallocate, poll_add, async_cancel; a sandbox may restrict the
-//! ring to these.
+//! This is the only place that writes submission entries. The operations are: readv, writev, fsync,
+//! fallocate, poll_add, async_cancel; no ring can do any other (`rings`).
 #![expect(
     unsafe_code,
     reason = "submission entries carry addresses and fd numbers"
@@ -31,40 +30,11 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::buffers::{Keep, Window};
 
-/// Entries of the submission queue: how much is handed to the kernel at once, not how much may be
-/// in flight.
-const ENTRIES: u32 = 256;
 /// The `user_data` of completions nobody waits for.
 const IGNORE: u64 = u64::MAX;
 
 /// The largest number of pieces in one operation (`UIO_MAXIOV`).
 pub const MAX_PIECES: usize = 1024;
-
-/// Makes the ring with the best flags this kernel knows: task work only when we ask for it (6.1),
-/// then without interrupts to the thread (5.19), then plain.
-fn make_ring() -> io::Result<IoUring> {
-    let attempts: [fn(&mut io_uring::Builder); 3] = [
-        |ring| {
-            ring.setup_single_issuer().setup_defer_taskrun();
-        },
-        |ring| {
-            ring.setup_coop_taskrun();
-        },
-        |_| {},
-    ];
-    let mut refused = io::Error::from_raw_os_error(libc::ENOSYS);
-    for flags in attempts {
-        let mut builder = IoUring::builder();
-        builder.setup_clamp().setup_cqsize(ENTRIES * 8).dontfork();
-        flags(&mut builder);
-        match builder.build(ENTRIES) {
-            Ok(ring) => return Ok(ring),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => refused = error,
-            Err(error) => return Err(error),
-        }
-    }
-    Err(refused)
-}
 
 #[derive(Debug)]
 enum State {
@@ -141,11 +111,16 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    pub(super) fn new() -> io::Result<Self> {
-        Ok(Self {
-            uring: RefCell::new(make_ring()?),
+    pub(super) fn new(uring: IoUring) -> Self {
+        Self {
+            uring: RefCell::new(uring),
             slots: RefCell::default(),
-        })
+        }
+    }
+
+    /// The bare ring again, with nothing in flight.
+    pub(super) fn into_bare(self) -> IoUring {
+        self.uring.into_inner()
     }
 
     /// Puts an entry into the submission queue; enters the kernel first if the queue is full.
