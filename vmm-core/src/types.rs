@@ -1,11 +1,13 @@
 //! Every type that `qom-list-types` shows.
 //!
-//! The device and object types come from the schema, so that nothing is offered that cannot be
-//! made and nothing is typed twice.
+//! The device and object types come from the schema and the machines from their table, so that
+//! nothing is offered that cannot be made and nothing is typed twice.
 
 use qapi_schema::devices::DeviceDriver;
 use qapi_schema::drivers::{BusKind, find_driver};
 use qapi_schema::qom::ObjectType;
+
+use crate::machine;
 
 /// The CPU model that shows the host's.
 pub const HOST_CPU: &str = "host-x86_64-cpu";
@@ -55,8 +57,6 @@ const BOARD: &[TypeEntry] = &[
     concrete("kvm-accel", "accel"),
     concrete(HOST_CPU, "x86_64-cpu"),
     concrete("max-x86_64-cpu", "x86_64-cpu"),
-    concrete("none-machine", "machine"),
-    concrete("pc-q35-sesame1-machine", "generic-pc-machine"),
     concrete("mch", "pci-device"),
     concrete("ICH9-LPC", "pci-device"),
 ];
@@ -81,9 +81,18 @@ pub fn all() -> Vec<TypeEntry> {
         };
         concrete(name, parent)
     });
+    let machines = machine::TYPES.iter().map(|model| {
+        let parent = if model.has_board() {
+            "generic-pc-machine"
+        } else {
+            "machine"
+        };
+        concrete(model.qom_type, parent)
+    });
     BOARD
         .iter()
         .copied()
+        .chain(machines)
         .chain(devices)
         .chain(objects)
         .collect()

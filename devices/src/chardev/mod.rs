@@ -18,7 +18,7 @@
 //! output is dropped. Input is read only when the frontend has room, so a slow guest slows its
 //! peer, not the VMM.
 //!
-//! Read next: [`spec`] (what can be asked for), [`line`] (the life of a connection),
+//! Read next: [`spec`] (what can be asked for), [`line`](mod@line) (the life of a connection),
 //! [`endpoint`] (how descriptors come in), [`registry`].
 
 pub mod endpoint;

@@ -8,7 +8,7 @@ use qapi_schema::qom::ObjectOptions;
 use serde_json::Value;
 
 use crate::kvm::cpuid::CpuTopology;
-use crate::machine::MachineKind;
+use crate::machine::MachineType;
 use crate::sandbox::SandboxSpec;
 
 /// A whole command line.
@@ -77,7 +77,7 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineSpec {
     /// The model.
-    pub model: MachineKind,
+    pub model: &'static MachineType,
     /// The id of the object that is the RAM; without it the machine makes its own.
     pub memory_backend: Option<String>,
     /// Whether RAM that the machine makes itself is in core dumps.

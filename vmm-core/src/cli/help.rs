@@ -96,13 +96,17 @@ pub(super) fn version() -> String {
 /// `-machine help`
 pub(super) fn machines() -> String {
     let mut text = String::from("Supported machines are:\n");
-    for model in machine::TYPES {
-        let about = model.description;
-        if let Some(alias) = model.alias {
-            let _ = writeln!(text, "{alias:<20} {about} (alias of {})", model.name);
+    for &machine in machine::TYPES {
+        let about = machine.description;
+        if let Some(alias) = machine.alias {
+            let _ = writeln!(text, "{alias:<20} {about} (alias of {})", machine.name);
         }
-        let default = if model.is_default { " (default)" } else { "" };
-        let _ = writeln!(text, "{:<20} {about}{default}", model.name);
+        let default = if machine == machine::DEFAULT {
+            " (default)"
+        } else {
+            ""
+        };
+        let _ = writeln!(text, "{:<20} {about}{default}", machine.name);
     }
     text
 }

@@ -10,7 +10,7 @@ use super::draft::{Draft, Given, Step};
 use super::error::{CliError, Problem};
 use super::help;
 use super::read::{self, Form};
-use crate::machine::{self, MachineType};
+use crate::machine;
 
 /// KVM's device where `-accel` names no other.
 const KVM_DEVICE: &str = "/dev/kvm";
@@ -81,25 +81,19 @@ fn check_irqchip(value: Option<&str>) -> Result<(), Problem> {
 }
 
 /// The board that the pieces of `-machine` describe.
-pub(super) fn resolve(
-    options: &MachineOptions,
-) -> Result<(&'static MachineType, MachineSpec), Problem> {
-    let found = match options.r#type.as_deref() {
+pub(super) fn resolve(options: &MachineOptions) -> Result<MachineSpec, Problem> {
+    let model = match options.r#type.as_deref() {
         Some(name) => machine::find(name).ok_or_else(|| unknown_machine(name))?,
-        None => machine::TYPES
-            .iter()
-            .find(|machine| machine.is_default)
-            .ok_or_else(|| Problem::new("no machine is the default: name one"))?,
+        None => machine::DEFAULT,
     };
     refuse_what_is_not_there(options)?;
     check_irqchip(options.kernel_irqchip.as_deref())?;
-    let spec = MachineSpec {
-        model: found.kind,
+    Ok(MachineSpec {
+        model,
         memory_backend: options.memory_backend.clone(),
         dump_guest_core: options.dump_guest_core.unwrap_or(true),
         mem_merge: options.mem_merge.unwrap_or(true),
-    };
-    Ok((found, spec))
+    })
 }
 
 fn unknown_machine(name: &str) -> Problem {

@@ -9,14 +9,13 @@ use super::config::{Config, CpuSpec, KernelSpec, SerialSpec};
 use super::draft::Draft;
 use super::error::{CliError, Problem};
 use super::{chardev, clock, device, machine, process, processor};
-use crate::machine::MachineKind;
 
 /// The whole of what was asked for.
 pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
     let options: MachineOptions = draft.merged("machine")?;
-    let (model, machine) = draft.resolved("machine", |options| machine::resolve(&options))?;
+    let machine = draft.resolved("machine", |options| machine::resolve(&options))?;
     let accels = machine::resolve_accels(&draft, options.accel.as_deref())?;
-    let smp = draft.resolved("smp", |smp| processor::resolve_smp(&smp, model))?;
+    let smp = draft.resolved("smp", |smp| processor::resolve_smp(&smp, machine.model))?;
     let ram = draft.resolved("machine", |options| backend_size(&draft.objects, &options))?;
     let memory = draft.resolved("m", |memory| processor::resolve_memory(&memory, ram))?;
     let kernel = kernel(&draft, options)?;
@@ -27,7 +26,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         process::resolve_overcommit(&options)
     })?;
     let messages = draft.resolved("msg", |options| Ok(process::resolve_messages(&options)))?;
-    if machine.model == MachineKind::Q35 {
+    if machine.model.has_board() {
         add_default_serial(&mut draft);
     }
     check_chardevs(&draft)?;

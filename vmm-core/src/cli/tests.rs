@@ -39,7 +39,7 @@ fn error(arguments: &[&str]) -> String {
 #[test]
 fn nothing_asked_for_is_a_default_machine_with_a_silent_serial_port() {
     let config = config(&[]);
-    assert_eq!(config.machine.model, MachineKind::Q35);
+    assert_eq!(config.machine.model.kind, MachineKind::Q35);
     assert_eq!(config.memory.size, 128 << 20);
     assert_eq!(config.smp.cpus, 1);
     assert_eq!(config.accels[0].device, "/dev/kvm");
@@ -67,7 +67,7 @@ fn the_probe_of_libvirt_is_understood() {
         "/run/probe/qmp.pid",
         "-daemonize",
     ]);
-    assert_eq!(config.machine.model, MachineKind::None);
+    assert_eq!(config.machine.model.kind, MachineKind::None);
     assert_eq!(config.accels.len(), 1);
     assert_eq!(config.monitors[0].chardev, "compat_monitor0");
     assert_eq!(config.pidfile.as_deref(), Some("/run/probe/qmp.pid"));
@@ -184,7 +184,7 @@ fn later_keys_of_a_machine_win_and_its_pieces_merge() {
         "-machine",
         "mem-merge=off",
     ]);
-    assert_eq!(config.machine.model, MachineKind::Q35);
+    assert_eq!(config.machine.model.kind, MachineKind::Q35);
     assert!(!config.machine.mem_merge);
 }
 

@@ -17,7 +17,7 @@ use crate::vm::{Vm, VmMachine};
 
 /// Builds the machine that `config` asks for, without what is plugged into it.
 pub(super) fn build(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
-    match config.machine.model {
+    match config.machine.model.kind {
         MachineKind::None => {
             // A machine without CPUs needs no KVM, but tells whether there is one.
             vm.kvm_enabled = open_kvm(door, config).is_ok();
@@ -33,7 +33,7 @@ pub(super) fn build(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
 
 fn q35(vm: &mut Vm, door: &Door, config: &Config) -> Result<Q35> {
     let spec = Q35Spec {
-        product: "pc-q35-sesame1".to_owned(),
+        product: config.machine.model.name.to_owned(),
         uuid: config.uuid.unwrap_or_default(),
         topology: config.smp.topology,
         vcpus: config.smp.cpus,

@@ -21,57 +21,50 @@ pub mod q35;
 pub mod smbios;
 
 pub use kernel::{BootError, BootSource};
-pub use none::NoMachine;
 pub use q35::{MachineHost, Q35, Q35Spec};
 
 use crate::kvm::KvmError;
 use crate::memory::MemoryError;
 
-/// A machine model by its names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A machine model: what it is called, and what clients are told of it.
+#[derive(Debug, PartialEq, Eq)]
 pub struct MachineType {
     /// What `-machine` takes.
     pub name: &'static str,
     /// What it takes as well.
     pub alias: Option<&'static str>,
+    /// The type of `/machine` in the object tree.
+    pub qom_type: &'static str,
     /// One line for `-machine help`.
     pub description: &'static str,
     /// Which it is.
     pub kind: MachineKind,
-    /// The most vCPUs it can have.
+    /// The most vCPUs it can have; 0 for a machine without.
     pub max_vcpus: u32,
-    /// Whether it is meant when nothing is said.
-    pub is_default: bool,
+}
+
+impl MachineType {
+    /// Whether it has a board: CPUs, memory, and buses to plug devices into.
+    #[must_use]
+    pub fn has_board(&self) -> bool {
+        self.kind != MachineKind::None
+    }
 }
 
 /// The models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MachineKind {
-    /// [`NoMachine`].
+    /// [`none`].
     None,
-    /// [`Q35`].
+    /// [`q35`].
     Q35,
 }
 
-/// All models, for `-machine` and `query-machines`.
-pub const TYPES: &[MachineType] = &[
-    MachineType {
-        name: "pc-q35-sesame1",
-        alias: Some("q35"),
-        description: "Standard PC (Q35 + ICH9), PCI Express, booting kernels directly",
-        kind: MachineKind::Q35,
-        max_vcpus: q35::MAX_VCPUS,
-        is_default: true,
-    },
-    MachineType {
-        name: "none",
-        alias: None,
-        description: "empty machine",
-        kind: MachineKind::None,
-        max_vcpus: NoMachine::VCPUS,
-        is_default: false,
-    },
-];
+/// All models, for `-machine`, `query-machines` and `qom-list-types`.
+pub const TYPES: &[&MachineType] = &[DEFAULT, &none::TYPE];
+
+/// What is meant when nothing is said.
+pub const DEFAULT: &MachineType = &q35::TYPE;
 
 /// The model of this name or alias.
 #[must_use]
@@ -79,6 +72,7 @@ pub fn find(name: &str) -> Option<&'static MachineType> {
     TYPES
         .iter()
         .find(|model| model.name == name || model.alias == Some(name))
+        .copied()
 }
 
 /// Why a machine could not be built, started or reset.
@@ -169,6 +163,5 @@ mod tests {
         assert_eq!(find("q35"), find("pc-q35-sesame1"));
         assert_eq!(find("none").map(|m| m.kind), Some(MachineKind::None));
         assert_eq!(find("pc"), None);
-        assert_eq!(TYPES.iter().filter(|m| m.is_default).count(), 1);
     }
 }

@@ -3,13 +3,14 @@
 //! It exists so that management software can ask what this program can do without making a
 //! machine, and so that tests of everything else need no KVM.
 
-/// The empty machine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct NoMachine;
+use super::{MachineKind, MachineType};
 
-impl NoMachine {
-    /// How many vCPUs it has.
-    pub const VCPUS: u32 = 0;
-    /// Bytes of memory it has.
-    pub const MEMORY: u64 = 0;
-}
+/// The empty machine.
+pub static TYPE: MachineType = MachineType {
+    name: "none",
+    alias: None,
+    qom_type: "none-machine",
+    description: "no CPU, no RAM, no bus: for asking questions",
+    kind: MachineKind::None,
+    max_vcpus: 0,
+};

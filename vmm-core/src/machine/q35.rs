@@ -29,7 +29,7 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use super::acpi::{self, AcpiSpec};
 use super::board::{Board, BoardSpec, SCI, SerialSpec};
 use super::smbios::{self, SmbiosSpec};
-use super::{BootSource, MachineError};
+use super::{BootSource, MachineError, MachineKind, MachineType};
 use crate::kvm::chips::ChipState;
 use crate::kvm::clock::KvmClock;
 use crate::kvm::cpuid::{CpuModel, CpuTopology};
@@ -47,6 +47,16 @@ const PCI_IO: std::ops::Range<u64> = 0xc000..0x1_0000;
 const INTX: [u32; 4] = [16, 17, 18, 19];
 /// Full reset: the CPU's bit and the system's.
 const RESET_VALUE: u8 = 6;
+
+/// What it is called.
+pub static TYPE: MachineType = MachineType {
+    name: "pc-q35-sesame1",
+    alias: Some("q35"),
+    qom_type: "pc-q35-sesame1-machine",
+    description: "PC with PCI Express (Q35 + ICH9), booting kernels directly",
+    kind: MachineKind::Q35,
+    max_vcpus: MAX_VCPUS,
+};
 
 /// A q35 machine, resolved.
 pub struct Q35Spec {

@@ -6,7 +6,7 @@ use qapi_schema::machine::{
 };
 use qapi_schema::{Context, QmpError};
 
-use crate::machine::{self, MachineKind};
+use crate::machine;
 use crate::memory::RAM_ID;
 use crate::types;
 use crate::vm::{Vm, cpu_path};
@@ -38,12 +38,12 @@ impl Commands for Vm {
     }
 
     fn query_machines(&mut self, _cx: &mut dyn Context) -> Result<Vec<MachineInfo>, QmpError> {
-        let machines = machine::TYPES.iter().map(|machine| {
-            let has_board = machine.kind != MachineKind::None;
+        let machines = machine::TYPES.iter().map(|&machine| {
+            let has_board = machine.has_board();
             MachineInfo {
                 name: machine.name.to_owned(),
                 alias: machine.alias.map(str::to_owned),
-                is_default: machine.is_default.then_some(true),
+                is_default: (machine == machine::DEFAULT).then_some(true),
                 cpu_max: i64::from(machine.max_vcpus),
                 hotpluggable_cpus: false,
                 numa_mem_supported: false,

@@ -8,8 +8,9 @@ use devices::pci::PciHost;
 use qapi_schema::QmpError;
 
 use crate::kvm::cpuid::CpuPlace;
-use crate::machine::Q35;
+use crate::machine::{Q35, none, q35};
 use crate::qom::Object;
+use crate::types;
 
 /// A machine.
 pub enum VmMachine {
@@ -117,22 +118,22 @@ impl VmMachine {
 
     /// `/machine` of the object tree, without what is plugged in.
     pub fn shown(&self) -> Object {
-        let type_name = match self {
-            Self::None => "none-machine",
-            Self::Q35(_) => "pc-q35-sesame1-machine",
+        let model = match self {
+            Self::None => &none::TYPE,
+            Self::Q35(_) => &q35::TYPE,
         };
         let cpus = self.cpus();
         let unattached = cpus
             .iter()
             .fold(Object::new("container"), |container, cpu| {
-                let shown = Object::new("host-x86_64-cpu").with(
+                let shown = Object::new(types::HOST_CPU).with(
                     "unavailable-features",
                     "strList",
                     serde_json::Value::Array(Vec::new()),
                 );
                 container.with_child(cpu_name(cpu.index), shown)
             });
-        Object::new(type_name).with_child("unattached", unattached)
+        Object::new(model.qom_type).with_child("unattached", unattached)
     }
 }
 

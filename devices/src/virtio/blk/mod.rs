@@ -11,8 +11,7 @@
 //! This room knows queues and blocks; it must never know what is behind a node (a file, a format),
 //! nor the transport. Source of everything guest-visible: virtio 1.2, section 5.2.
 //!
-//! Read next: [`request`](self::request) (what a guest may ask), [`worker`](self::worker) (how a
-//! queue runs and stops).
+//! Read next: `request` (what a guest may ask), `worker` (how a queue runs and stops).
 
 mod config;
 mod request;

@@ -34,7 +34,7 @@ fn kernel(code: &[u8]) -> BootSource {
 
 fn spec(code: &[u8], vcpus: u32) -> Q35Spec {
     Q35Spec {
-        product: "pc-q35-sesame1".into(),
+        product: TYPE.name.to_owned(),
         uuid: [0; 16],
         topology: CpuTopology::flat(vcpus),
         vcpus,
