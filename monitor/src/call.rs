@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use qapi_schema::{CommandSpec, Context, MonitorId, QmpError, Reply};
 use serde_json::Value;
@@ -44,6 +45,13 @@ impl Call {
     /// Answers the client. A success that left fds behind becomes an error.
     pub fn finish(mut self, result: Result<Reply, QmpError>) {
         self.answer(result);
+    }
+
+    /// Whether the client has gone for good, so that nobody will read the answer. A request that
+    /// still waits for something may then be given up; `wake_main` is called when it happens.
+    #[must_use]
+    pub fn is_deserted(&self) -> bool {
+        self.line.deserted.load(Ordering::Relaxed)
     }
 
     fn answer(&mut self, result: Result<Reply, QmpError>) {

@@ -106,7 +106,7 @@ pub(crate) struct Inbox(Mutex<Lanes>);
 #[derive(Debug, Default)]
 struct Lanes {
     lanes: HashMap<Key, Lane>,
-    /// The sessions that have something waiting, in the order of their turns.
+    /// The sessions that have something waiting and nothing running, in the order of their turns.
     turns: VecDeque<Key>,
 }
 
@@ -169,13 +169,14 @@ impl Inbox {
             return Some(queued);
         }
         lane.waiting.push_back(queued);
-        if lane.waiting.len() == 1 {
+        if lane.waiting.len() == 1 && lane.running == 0 {
             lanes.turns.push_back(key);
         }
         None
     }
 
-    /// The next request whose turn it is. Each one popped is to be [finished](Self::finish).
+    /// The next request whose turn it is. Each one popped is to be [finished](Self::finish), and
+    /// until then its session has no turn: the requests of one session run in their order.
     pub(crate) fn pop(&self) -> Option<Popped> {
         let mut lanes = self.lanes();
         let key = lanes.turns.pop_front()?;
@@ -187,19 +188,21 @@ impl Inbox {
             queued,
             resume: lane.comes(),
         };
-        if !lane.waiting.is_empty() {
-            lanes.turns.push_back(key);
-        }
         Some(popped)
     }
 
     /// Notes that a popped request has its answer. True: `qmp-io` is to be told.
     pub(crate) fn finish(&self, key: Key) -> bool {
         let mut lanes = self.lanes();
-        lanes.lanes.get_mut(&key).is_some_and(|lane| {
-            lane.running = lane.running.saturating_sub(1);
-            lane.comes()
-        })
+        let Some(lane) = lanes.lanes.get_mut(&key) else {
+            return false;
+        };
+        lane.running = lane.running.saturating_sub(1);
+        let comes = lane.comes();
+        if lane.running == 0 && !lane.waiting.is_empty() {
+            lanes.turns.push_back(key);
+        }
+        comes
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
@@ -229,6 +232,7 @@ mod tests {
                 style: Style::Line,
                 outlet: Outlet::new(Arc::new(port)),
                 bell: Arc::new(Bell::new()),
+                deserted: false.into(),
             }));
         }
         inbox
@@ -251,10 +255,28 @@ mod tests {
         }
         inbox.push(Key(1), request());
         inbox.push(Key(2), request());
-        let order: Vec<_> = std::iter::from_fn(|| inbox.pop())
-            .map(|popped| popped.line.key.0)
-            .collect();
+        let order: Vec<_> = std::iter::from_fn(|| {
+            let key = inbox.pop()?.line.key;
+            inbox.finish(key);
+            Some(key.0)
+        })
+        .collect();
         assert_eq!(order, [0, 1, 2, 0, 0]);
+    }
+
+    #[test]
+    fn a_session_whose_request_runs_on_holds_up_only_itself() {
+        let inbox = inbox(2);
+        inbox.widen(Key(0));
+        inbox.push(Key(0), request());
+        inbox.push(Key(0), request());
+        inbox.push(Key(1), request());
+        assert_eq!(inbox.pop().expect("a request").line.key, Key(0));
+        assert_eq!(inbox.pop().expect("a request").line.key, Key(1));
+        inbox.push(Key(0), request());
+        assert!(inbox.pop().is_none(), "the first of session 0 still runs");
+        inbox.finish(Key(0));
+        assert_eq!(inbox.pop().expect("a request").line.key, Key(0));
     }
 
     #[test]
@@ -279,6 +301,7 @@ mod tests {
         }
         assert!(!inbox.has_room(Key(0)));
         assert!(inbox.pop().expect("a request").resume);
+        inbox.finish(Key(0));
         assert!(!inbox.pop().expect("a request").resume, "told once");
     }
 

@@ -142,6 +142,11 @@ impl Io {
                 let key = Key(event.token().0);
                 if let Some(client) = self.clients.get_mut(&key) {
                     client.ending |= event.is_read_closed();
+                    // Of two fds, the end of the input says nothing about the output.
+                    let is_one = Arc::ptr_eq(&client.input, &client.output);
+                    if is_one && event.is_write_closed() && client.line.desert() {
+                        (self.shared.wake_main)();
+                    }
                 }
                 self.attend(key);
             }
@@ -280,6 +285,7 @@ impl Io {
             style,
             outlet: Outlet::new(Arc::clone(&output)),
             bell: Arc::clone(&self.shared.bell),
+            deserted: false.into(),
         });
         let client = Client {
             door,
@@ -471,6 +477,9 @@ impl Io {
         self.shared.events.remove(key);
         self.shared.inbox.close(key);
         client.line.outlet.close();
+        if client.line.desert() {
+            (self.shared.wake_main)();
+        }
         for port in [&client.input, &client.output] {
             // One that was never watched, or is watched as the input already, is no loss.
             let fd = port.as_raw_fd();

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use mio::Waker;
@@ -81,9 +82,16 @@ pub(crate) struct Line {
     /// Where they go.
     pub(crate) outlet: Outlet,
     pub(crate) bell: Arc<Bell>,
+    /// Set once nobody is at the other end any more.
+    pub(crate) deserted: AtomicBool,
 }
 
 impl Line {
+    /// Notes that nobody is at the other end any more; true the first time.
+    pub(crate) fn desert(&self) -> bool {
+        !self.deserted.swap(true, Ordering::Relaxed)
+    }
+
     /// Sends one message. A client that is slow, or gone, is for `qmp-io` to look after.
     pub(crate) fn send(&self, message: &[u8]) {
         match self.outlet.send(message) {

@@ -220,8 +220,8 @@ impl Server {
         Ok(())
     }
 
-    /// The next in-band request, sessions taking turns. Run it and [finish](Call::finish) it
-    /// before asking for the next one: QMP runs one command at a time.
+    /// The next in-band request, sessions taking turns. A session's next request comes after the
+    /// one before is [finished](Call::finish); those of other sessions do not wait for it.
     #[must_use]
     pub fn next_request(&self) -> Option<Call> {
         loop {

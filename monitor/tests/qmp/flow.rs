@@ -243,6 +243,47 @@ fn what_a_client_asked_before_it_went_is_still_done() {
 }
 
 #[test]
+fn a_call_that_is_not_finished_holds_up_its_own_session_only() {
+    let stage = Stage::new();
+    let mut slow = stage.client(0, Style::Line).ready_with_oob();
+    let mut other = stage.client(1, Style::Line).ready();
+    slow.send("{'execute': 'stop', 'id': 1}{'execute': 'stop', 'id': 2}");
+    let first = stage.next();
+    other.send("{'execute': 'stop', 'id': 3}");
+    answer(&stage);
+    assert!(other.line().expect("an answer").contains("\"id\": 3"));
+    assert!(stage.server.next_request().is_none());
+    first.finish(Ok(Reply::EMPTY));
+    answer(&stage);
+    for id in 1..=2 {
+        let line = slow.line().expect("an answer");
+        assert!(line.contains(&format!("\"id\": {id}")), "{line}");
+    }
+}
+
+#[test]
+fn a_call_is_deserted_by_a_client_that_is_gone_but_not_by_one_that_only_ends_its_input() {
+    let stage = Stage::new();
+    let mut client = stage.client(0, Style::Line).ready();
+    client.send("{'execute': 'stop'}");
+    let call = stage.next();
+    client
+        .socket
+        .shutdown(std::net::Shutdown::Write)
+        .expect("a socket");
+    // Whatever the end of the input does has happened once a later client is answered.
+    let mut later = stage.client(1, Style::Line).ready();
+    later.send("{'execute': 'stop'}");
+    answer(&stage);
+    assert!(later.line().is_some());
+    assert!(!call.is_deserted());
+    drop(client);
+    while !call.is_deserted() {
+        stage.wait_for_a_wake();
+    }
+}
+
+#[test]
 fn a_call_that_is_dropped_answers_with_an_error() {
     let stage = Stage::new();
     let mut client = stage.client(0, Style::Line).ready();

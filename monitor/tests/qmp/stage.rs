@@ -65,6 +65,13 @@ impl Stage {
         }
     }
 
+    /// Waits until the server wants the main loop to look around.
+    pub(crate) fn wait_for_a_wake(&self) {
+        self.woken
+            .recv_timeout(Duration::from_secs(20))
+            .expect("a wake");
+    }
+
     /// A client of a new monitor.
     pub(crate) fn client(&self, id: u32, style: Style) -> Client {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
