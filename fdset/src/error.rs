@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::RawFd;
 
+use crate::hook::HookError;
 use crate::request::{Access, Request, Role};
 use crate::sets::FdsetId;
 
@@ -129,6 +130,15 @@ pub enum OpenError {
         /// What was needed, what came, and the fix.
         problem: String,
     },
+    /// The open hook was asked and gave none; the source says why.
+    #[error("{wanted}")]
+    Hook {
+        /// Who wanted what.
+        wanted: Wanted,
+        /// Why.
+        #[source]
+        source: HookError,
+    },
     /// The kernel refused; the source says why.
     #[error("{wanted}")]
     Os {
@@ -166,6 +176,7 @@ impl OpenError {
             Self::NoSuchName { .. } | Self::NoSuchSet { .. } => Errno::ENOENT as i32,
             Self::NoMember { .. } | Self::WrongAccess { .. } => Errno::EACCES as i32,
             Self::MalformedSet { .. } | Self::Unfit { .. } => Errno::EINVAL as i32,
+            Self::Hook { source, .. } => source.errno(),
             Self::Os { source, .. } => source.raw_os_error().unwrap_or(Errno::EIO as i32),
         }
     }

@@ -32,9 +32,11 @@
 
 pub mod backing;
 mod error;
+pub mod hook;
 pub mod inherited;
 mod kernel;
 pub mod lease;
+pub mod look;
 mod named;
 pub mod open;
 pub mod pidfile;
@@ -48,8 +50,10 @@ mod watch;
 
 pub use backing::{HugePageSize, MemfdSpec, Pty, memfd, pty};
 pub use error::{OpenError, RegistryError, Wanted};
+pub use hook::{Answers, Expected, HookClient, HookError, HookWire, Wish};
 pub use inherited::{inherited, passed, passed_if};
 pub use lease::{FileType, Identity, Lease, OpenFile};
+pub use look::{Found, Source, look};
 pub use open::{null, open};
 pub use pidfile::{PidFile, pid_file};
 pub use registry::{Door, FdRegistry, Scope};

@@ -4,8 +4,12 @@
 //!   name            source                 what the opener gets
 //!   fd:NAME         a named fd             the fd itself; the name is used up
 //!   /dev/fdset/N    a member of set N      a dup, and a lease on the set
+//!   anything else   the open hook          the fd that the manager has answered
 //!   anything else   the file system        a new open file
 //! ```
+//!
+//! The hook's answers are in the door before the open is asked ([`crate::hook`]); with none for
+//! this name there, the file system has its turn.
 //!
 //! The first source that recognises the name answers, for good or ill: a missing `fd:NAME` or a
 //! malformed `/dev/fdset/x` is never tried as a path. (A file that is really called `fd:x` is
@@ -23,8 +27,8 @@ use crate::registry::Door;
 use crate::request::{Access, Existing, Request, Role};
 use crate::sets::{FdsetId, NoDup};
 
-const NAMED_PREFIX: &str = "fd:";
-const SET_PREFIX: &str = "/dev/fdset/";
+pub(crate) const NAMED_PREFIX: &str = "fd:";
+pub(crate) const SET_PREFIX: &str = "/dev/fdset/";
 
 /// Opens what `request` asks for.
 ///
@@ -39,6 +43,12 @@ pub fn open(door: &Door, request: &Request<'_>) -> Result<OpenFile, OpenError> {
         open_named(door, name, request)
     } else if let Some(id) = request.name.strip_prefix(SET_PREFIX) {
         open_set(door, id, request)
+    } else if let Some(answer) = door.answer(request.name, request.access) {
+        let refused = |source| OpenError::Hook {
+            wanted: request.into(),
+            source,
+        };
+        answer.map(|fd| OpenFile::new(fd, None)).map_err(refused)
     } else {
         open_path(request).map(|fd| OpenFile::new(fd, None))
     };

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::RegistryError;
+use crate::hook::{Answers, HookError};
 use crate::named::NamedFds;
 use crate::request::Access;
 use crate::sets::{Fdset, FdsetId, Fdsets, NoDup};
@@ -152,13 +153,33 @@ impl FdRegistry {
 pub struct Door {
     registry: Arc<FdRegistry>,
     scope: Scope,
+    /// What the open hook answered to the one who holds this door.
+    answers: Option<Arc<Answers>>,
 }
 
 impl Door {
     /// A door into `registry` for somebody who acts within `scope`.
     #[must_use]
     pub fn new(registry: Arc<FdRegistry>, scope: Scope) -> Self {
-        Self { registry, scope }
+        Self {
+            registry,
+            scope,
+            answers: None,
+        }
+    }
+
+    /// The same door with the open hook's answers: what is among them is opened from there.
+    #[must_use]
+    pub fn with_answers(self, answers: Arc<Answers>) -> Self {
+        Self {
+            answers: Some(answers),
+            ..self
+        }
+    }
+
+    /// Takes the open hook's answer for this name; `None`: it was not asked.
+    pub(crate) fn answer(&self, name: &str, access: Access) -> Option<Result<OwnedFd, HookError>> {
+        self.answers.as_ref()?.take(name, access)
     }
 
     /// The registry behind the door.
@@ -176,7 +197,10 @@ impl Door {
     /// The same registry seen from another scope: a request's monitor.
     #[must_use]
     pub fn within(&self, scope: Scope) -> Self {
-        Self::new(Arc::clone(&self.registry), scope)
+        Self {
+            scope,
+            ..self.clone()
+        }
     }
 }
 

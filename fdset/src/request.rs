@@ -88,6 +88,8 @@ pub enum Role {
     ChardevLog,
     /// A monitor's socket.
     Monitor,
+    /// The connection to the open hook.
+    OpenHook,
     /// A source of random bytes.
     Entropy,
     /// A network backend.
@@ -114,6 +116,7 @@ impl fmt::Display for Role {
             Self::Chardev => "character device",
             Self::ChardevLog => "character device log",
             Self::Monitor => "monitor",
+            Self::OpenHook => "open hook",
             Self::Entropy => "entropy source",
             Self::Net => "network backend",
             Self::Snapshot => "snapshot",

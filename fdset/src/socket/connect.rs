@@ -8,7 +8,7 @@ use rustix::net::addr::SocketAddrArg;
 use rustix::net::sockopt::socket_error;
 use rustix::net::{AddressFamily, SocketAddrUnix};
 
-use super::{SocketAddress, family, first_that_works, set_nonblocking, stream_socket};
+use super::{SocketAddress, answer, family, first_that_works, set_nonblocking, stream_socket};
 use crate::error::{OpenError, Wanted};
 use crate::inherited::passed_if;
 use crate::registry::Door;
@@ -51,10 +51,13 @@ pub fn connect(
     let failed =
         |source: io::Error| OpenError::os(Wanted::new(address.to_string(), role, reason), source);
     match address {
-        SocketAddress::Unix { path } => SocketAddrUnix::new(path.as_os_str().as_bytes())
-            .map_err(io::Error::from)
-            .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
-            .map_err(failed),
+        SocketAddress::Unix { path } => match answer(door, address, path, role, reason)? {
+            Some(fd) => passed_connection(fd, wait).map_err(failed),
+            None => SocketAddrUnix::new(path.as_os_str().as_bytes())
+                .map_err(io::Error::from)
+                .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
+                .map_err(failed),
+        },
         SocketAddress::Abstract { name } => SocketAddrUnix::new_abstract_name(name.as_bytes())
             .map_err(io::Error::from)
             .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
@@ -66,15 +69,19 @@ pub fn connect(
                     .map(drop)
                     .map_err(|_| NOT_CONNECTED.to_owned())
             })?;
-            if wait == Wait::Not {
-                set_nonblocking(fd.as_fd()).map_err(failed)?;
-            }
-            Ok(Connection {
-                fd,
-                in_progress: false,
-            })
+            passed_connection(fd, wait).map_err(failed)
         }
     }
+}
+
+fn passed_connection(fd: OwnedFd, wait: Wait) -> io::Result<Connection> {
+    if wait == Wait::Not {
+        set_nonblocking(fd.as_fd())?;
+    }
+    Ok(Connection {
+        fd,
+        in_progress: false,
+    })
 }
 
 /// How a connection in progress went, once its socket is writable.

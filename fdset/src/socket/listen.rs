@@ -10,7 +10,9 @@ use nix::sys::stat::lstat;
 use rustix::net::sockopt::{set_socket_reuseaddr, socket_acceptconn};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags};
 
-use super::{SocketAddress, Wait, family, first_that_works, set_nonblocking, stream_socket};
+use super::{
+    SocketAddress, Wait, answer, family, first_that_works, set_nonblocking, stream_socket,
+};
 use crate::error::{OpenError, Wanted};
 use crate::inherited::passed_if;
 use crate::lease::{FileType, Identity};
@@ -98,7 +100,10 @@ pub fn listen(
     let failed =
         |source: io::Error| OpenError::os(Wanted::new(address.to_string(), role, reason), source);
     match address {
-        SocketAddress::Unix { path } => listen_at_path(path).map_err(failed),
+        SocketAddress::Unix { path } => match answer(door, address, path, role, reason)? {
+            Some(fd) => passed_listener(fd).map_err(failed),
+            None => listen_at_path(path).map_err(failed),
+        },
         SocketAddress::Abstract { name } => listen_abstract(name).map_err(failed),
         SocketAddress::Inet { host, port } => listen_inet(host, *port).map_err(failed),
         SocketAddress::Fd { name } => {
@@ -108,14 +113,18 @@ pub fn listen(
                     .then_some(())
                     .ok_or_else(|| NOT_LISTENING.to_owned())
             })?;
-            set_nonblocking(fd.as_fd()).map_err(failed)?;
-            Ok(Listener {
-                bound: None,
-                fd,
-                local: None,
-            })
+            passed_listener(fd).map_err(failed)
         }
     }
+}
+
+fn passed_listener(fd: OwnedFd) -> io::Result<Listener> {
+    set_nonblocking(fd.as_fd())?;
+    Ok(Listener {
+        bound: None,
+        fd,
+        local: None,
+    })
 }
 
 /// Accepts one connection, non-blocking.

@@ -4,6 +4,7 @@
 //!   SocketAddress          listen                       connect
 //!   Unix, Abstract, Inet   made and bound               made, on its way or there
 //!   Fd                     passed, must be listening    passed, must be connected
+//!   (a path for which the door holds the open hook's answer is as good as passed)
 //!                             │ accept
 //!                             ▼
 //!                          one connection each
@@ -20,10 +21,14 @@ mod listen;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::error::{OpenError, Wanted};
+use crate::registry::Door;
+use crate::request::{Access, Role};
 
 pub use connect::{Connection, Wait, connect, finish_connect};
 pub use listen::{Listener, accept, listen};
@@ -66,6 +71,26 @@ impl std::fmt::Display for SocketAddress {
             Self::Fd { name } => write!(f, "fd:{name}"),
         }
     }
+}
+
+/// What the open hook has answered for a unix socket's path; `None`: it was not asked.
+fn answer(
+    door: &Door,
+    address: &SocketAddress,
+    path: &Path,
+    role: Role,
+    reason: &str,
+) -> Result<Option<OwnedFd>, OpenError> {
+    let Some(answer) = path
+        .to_str()
+        .and_then(|path| door.answer(path, Access::ReadWrite))
+    else {
+        return Ok(None);
+    };
+    answer.map(Some).map_err(|source| OpenError::Hook {
+        wanted: Wanted::new(address.to_string(), role, reason),
+        source,
+    })
 }
 
 /// Tries every address of `host`, and reports the last refusal.

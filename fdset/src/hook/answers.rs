@@ -1,0 +1,54 @@
+//! The answers to one command's wishes, from when they come in to when the command takes them.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::HookError;
+use crate::request::Access;
+
+/// What the open hook answered, by name and access; each answer is taken once, the oldest first.
+#[derive(Debug, Default)]
+pub struct Answers(Mutex<Vec<Answer>>);
+
+#[derive(Debug)]
+struct Answer {
+    name: String,
+    access: Access,
+    outcome: Result<OwnedFd, HookError>,
+}
+
+impl Answers {
+    /// No answers yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an answer: an fd, or why there is none. Both are final for whoever opens this name.
+    pub fn put(&self, name: &str, access: Access, outcome: Result<OwnedFd, HookError>) {
+        self.list().push(Answer {
+            name: name.to_owned(),
+            access,
+            outcome,
+        });
+    }
+
+    /// Closes what nobody took.
+    pub fn close(&self) {
+        let closed_without_lock = std::mem::take(&mut *self.list());
+        drop(closed_without_lock);
+    }
+
+    /// Takes the answer for an open of `name`; `None`: the hook was not asked for it.
+    pub(crate) fn take(&self, name: &str, access: Access) -> Option<Result<OwnedFd, HookError>> {
+        let mut list = self.list();
+        let at = list
+            .iter()
+            .position(|answer| answer.name == name && answer.access == access)?;
+        Some(list.remove(at).outcome)
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Answer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

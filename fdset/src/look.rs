@@ -1,0 +1,155 @@
+//! Looking before opening: where a name would be opened from, and what is there.
+//!
+//! Nothing is used up and nothing outside this process is touched: a passed fd is looked at, a
+//! path is not.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::sys::stat::fstat;
+
+use crate::lease::Identity;
+use crate::open::{NAMED_PREFIX, SET_PREFIX};
+use crate::registry::Door;
+use crate::request::{Access, Request};
+use crate::sets::FdsetId;
+
+/// Where a name leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// To a named fd.
+    Named,
+    /// To a set.
+    Set,
+    /// Out of this process: to the open hook, or into the file system.
+    Path,
+}
+
+/// What a look has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Where the name leads.
+    pub source: Source,
+    /// Whether a passed fd is there with the right access; `false` for a path.
+    pub present: bool,
+    /// Which file that fd leads to.
+    pub identity: Option<Identity>,
+}
+
+/// Looks where `request` would be opened from.
+#[must_use]
+pub fn look(door: &Door, request: &Request<'_>) -> Found {
+    if let Some(name) = request.name.strip_prefix(NAMED_PREFIX) {
+        // A check that refuses leaves the fd where it is.
+        let seen = door.registry().take_if(door.scope(), name, |fd| {
+            let fits = Access::of(fd).is_some_and(|came| came.covers(request.access));
+            Err::<(), _>((fits, identity(fd)))
+        });
+        return match seen {
+            Some(Err((true, identity))) => Found::passed(Source::Named, identity),
+            _ => Found::missing(Source::Named),
+        };
+    }
+    let Some(id) = request.name.strip_prefix(SET_PREFIX) else {
+        return Found::missing(Source::Path);
+    };
+    let member = FdsetId::parse(id).and_then(|set| {
+        let fd = door
+            .registry()
+            .dup(set, request.access, request.direct)
+            .ok()?;
+        let identity = identity(fd.as_fd());
+        drop(fd);
+        door.registry().release(set);
+        Some(identity)
+    });
+    match member {
+        Some(identity) => Found::passed(Source::Set, identity),
+        None => Found::missing(Source::Set),
+    }
+}
+
+impl Found {
+    fn passed(source: Source, identity: Option<Identity>) -> Self {
+        Self {
+            source,
+            present: true,
+            identity,
+        }
+    }
+
+    fn missing(source: Source) -> Self {
+        Self {
+            source,
+            present: false,
+            identity: None,
+        }
+    }
+}
+
+fn identity(fd: BorrowedFd<'_>) -> Option<Identity> {
+    let stat = fstat(fd).ok()?;
+    Some(Identity {
+        dev: stat.st_dev,
+        ino: stat.st_ino,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::lease::OpenFile;
+    use crate::open::open;
+    use crate::registry::{FdRegistry, Scope};
+    use crate::request::Role;
+
+    fn look_at(door: &Door, name: &str, access: Access) -> Found {
+        look(door, &Request::new(name, access, Role::Image, "node 'n'"))
+    }
+
+    #[test]
+    fn a_look_tells_which_file_a_passed_fd_is_and_takes_nothing() {
+        let door = Door::new(Arc::new(FdRegistry::new()), Scope::Monitor(0));
+        let file = OpenFile::new(tempfile::tempfile().expect("a file").into(), None);
+        let identity = file.identity().ok();
+        let copy = file.try_clone().expect("an fd").into_parts().0;
+        let id = FdsetId::new(3).ok();
+        door.registry().add(copy, id, None);
+        door.registry()
+            .add_named(Scope::Monitor(0), "disk", file.into_parts().0)
+            .expect("good name");
+        for (name, source) in [("fd:disk", Source::Named), ("/dev/fdset/3", Source::Set)] {
+            for _ in 0..2 {
+                let found = look_at(&door, name, Access::ReadWrite);
+                assert_eq!((found.source, found.present), (source, true));
+                assert_eq!(found.identity, identity);
+            }
+            let request = Request::new(name, Access::ReadWrite, Role::Image, "");
+            assert!(open(&door, &request).is_ok());
+        }
+        // No lease is left behind: an emptied set vanishes.
+        door.registry().remove(3, None).expect("the set is there");
+        assert!(door.registry().query().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_there_or_has_the_wrong_access_is_not_present() {
+        let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
+        let reader = std::io::pipe().expect("a pipe").0;
+        door.registry().add(reader.into(), None, None);
+        for (name, source) in [
+            ("fd:x", Source::Named),
+            ("/dev/fdset/0", Source::Set),
+            ("/dev/fdset/9", Source::Set),
+            ("/dev/fdset/x", Source::Set),
+            ("/tmp/x", Source::Path),
+        ] {
+            let found = look_at(&door, name, Access::WriteOnly);
+            assert_eq!(found, Found::missing(source), "{name}");
+        }
+        let empty = door.registry().query()[0].id;
+        door.registry().remove(empty.value(), None).expect("there");
+        assert!(door.registry().query().is_empty());
+    }
+}
