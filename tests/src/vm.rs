@@ -54,7 +54,11 @@ impl Vmm {
     }
 }
 
-fn variable(name: &str) -> Result<PathBuf> {
+/// A path that `cargo xtask test` sets.
+///
+/// # Errors
+/// It is not set.
+pub fn variable(name: &str) -> Result<PathBuf> {
     env::var_os(name)
         .map(PathBuf::from)
         .with_context(|| format!("{name} is not set: guest tests are run by `cargo xtask test`"))

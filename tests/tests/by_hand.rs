@@ -5,6 +5,7 @@
     reason = "tests play the manager: they open the files that they hand in"
 )]
 
+use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -15,9 +16,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use tests::qmp::Client;
-use tests::vm::Vmm;
+use tests::vm::{Vmm, variable};
 
-const SOON: Duration = Duration::from_secs(30);
+/// Long enough for a guest to boot in a slow lab.
+const SOON: Duration = Duration::from_secs(90);
 const SESSION: &str = include_str!("../interop/session.txt");
 
 #[test]
@@ -30,10 +32,17 @@ fn the_readme_shows_the_session_that_is_tested() {
 }
 
 #[test]
-#[ignore = "needs sesame: cargo xtask test"]
+#[ignore = "needs a guest: cargo xtask test"]
 fn the_session_runs_as_it_is_shown() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    symlink(Vmm::from_env()?.program, folder.path().join("sesame"))?;
+    let files = [
+        ("sesame", Vmm::from_env()?.program),
+        ("vmlinuz", variable("SESAME_GUEST_KERNEL")?),
+        ("initrd.img", variable("SESAME_GUEST_INITRD")?),
+    ];
+    for (name, path) in files {
+        symlink(path, folder.path().join(name))?;
+    }
     let shell = SESSION.replace("\\\n", " ");
     let commands: Vec<_> = shell
         .lines()
@@ -43,7 +52,7 @@ fn the_session_runs_as_it_is_shown() -> Result<()> {
     let socket = socat.rsplit(':').next().context("socat names a socket")?;
     let mut vmm = start(folder.path(), &before.join("\n"))?;
     let mut client = Client::new(connect(&folder.path().join(socket))?)?;
-    let talked = talk(&mut client, &shell);
+    let talked = talk(&mut client, &shell, folder.path());
     let start = Instant::now();
     while talked.is_ok() && vmm.try_wait()?.is_none() && start.elapsed() < SOON {
         thread::sleep(Duration::from_millis(20));
@@ -83,8 +92,13 @@ fn connect(socket: &Path) -> Result<UnixStream> {
 }
 
 /// Types each request and expects, line by line, an answer of the kind that is shown.
-fn talk(client: &mut Client, session: &str) -> Result<()> {
-    for line in session.lines().filter(|line| line.starts_with('{')) {
+fn talk(client: &mut Client, session: &str, folder: &Path) -> Result<()> {
+    let begin = session.find('{').unwrap_or(0);
+    for line in session.get(begin..).unwrap_or_default().lines() {
+        if line.starts_with('#') {
+            wait_for_console(line, folder)?;
+            continue;
+        }
         let shown: Value = serde_json::from_str(line)?;
         if shown["execute"].is_string() {
             client.send_raw(format!("{line}\n").as_bytes(), &[])?;
@@ -103,6 +117,21 @@ fn talk(client: &mut Client, session: &str) -> Result<()> {
         ensure!(same_event, "shown: {shown}\nsaid: {said}");
         let same_status = said["return"]["status"] == shown["return"]["status"];
         ensure!(same_status, "shown: {shown}\nsaid: {said}");
+    }
+    Ok(())
+}
+
+/// `# ...: wait until FILE says "TEXT"`
+fn wait_for_console(line: &str, folder: &Path) -> Result<()> {
+    let (_, what) = line
+        .split_once("wait until ")
+        .context("a line with '#' waits")?;
+    let (file, text) = what.split_once(" says ").context("for a file's text")?;
+    let text = text.trim_matches('"');
+    let start = Instant::now();
+    while !fs::read_to_string(folder.join(file))?.contains(text) {
+        ensure!(start.elapsed() < SOON, "{file} never said {text:?}");
+        thread::sleep(Duration::from_millis(100));
     }
     Ok(())
 }
