@@ -122,7 +122,7 @@ fn no_reboot_turns_a_reboot_into_the_end() -> Result<()> {
 #[ignore = "needs a guest: cargo xtask test"]
 fn a_guest_that_panics_is_reported_and_kept() -> Result<()> {
     let mut vm = Vm::builder()
-        .args(["-device", "pvpanic-pci", "-no-shutdown"])
+        .args(["-device", "pvpanic", "-no-shutdown"])
         .start()?;
     vm.guest()?.call("crash", json!({}))?;
     assert_eq!(
