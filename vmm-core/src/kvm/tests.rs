@@ -218,6 +218,7 @@ fn two_vcpus_are_paused_and_resumed_a_thousand_times() {
 }
 
 #[test]
+// UNSAFETY: the C library changes a thread's signal mask through pointers.
 #[expect(unsafe_code, reason = "the signal mask of this thread")]
 fn a_vcpu_is_kicked_even_if_its_maker_blocks_signals() {
     // SAFETY: plain data, filled by sigfillset before its use; only this test's thread changes.

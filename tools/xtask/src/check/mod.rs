@@ -26,12 +26,13 @@ type Check = fn() -> Result<Complaints>;
 pub(crate) const MOST_CRATES: usize = 90;
 
 pub(crate) fn run() -> Result<ExitCode> {
-    let checks: [(&str, Check); 9] = [
+    let checks: [(&str, Check); 10] = [
         ("format", || command(&["fmt", "--all", "--check"])),
         ("lints", lints),
         ("generated code", generated),
         ("who may know whom", ladder::check),
         ("unsafe list", sources::unsafe_list),
+        ("lock list", sources::lock_list),
         ("file sizes", sources::sizes),
         ("machine paths", sources::machine_paths),
         ("third-party crates", crates),

@@ -51,6 +51,35 @@ fn unsafe_complaints(path: &str, text: &str, architecture: &str) -> Complaints {
     complaints
 }
 
+/// The kinds of lock.
+const LOCKS: [&str; 5] = ["Mutex<", "RwLock<", "Condvar,", "OnceLock<", "LazyLock<"];
+
+/// Each file of the product that has a lock stands in the table of ARCHITECTURE.md.
+pub(super) fn lock_list() -> Result<Complaints> {
+    let architecture = fs::read_to_string(root().join("ARCHITECTURE.md"))
+        .context("ARCHITECTURE.md holds the table of locks")?;
+    Ok(files()?
+        .iter()
+        .filter(|(path, _)| path.ends_with(".rs") && is_product(path))
+        .filter_map(|(path, text)| lock_complaint(path, text, &architecture))
+        .collect())
+}
+
+fn is_product(path: &str) -> bool {
+    let outside = path.starts_with("tests/") || path.starts_with("tools/");
+    !outside && !path.contains("tests") && !path.contains("mock")
+}
+
+fn lock_complaint(path: &str, text: &str, architecture: &str) -> Option<String> {
+    let own = text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or(text);
+    let locks = LOCKS.iter().any(|lock| own.contains(lock));
+    let listed = architecture.contains(&format!("`{path}`"));
+    (locks && !listed).then(|| format!("{path}: has a lock and is not in ARCHITECTURE.md"))
+}
+
 /// Long files are shown, not refused: a reviewer decides.
 pub(super) fn sizes() -> Result<Complaints> {
     for (path, text) in files()? {
@@ -87,5 +116,15 @@ mod tests {
         let told = "#![expect(unsafe_code, reason = \"x\")]\n// UNSAFETY: because.";
         assert!(unsafe_complaints("a/b.rs", told, "| `a/b.rs` |").is_empty());
         assert!(unsafe_complaints("a/c.rs", "fn safe() {}", "").is_empty());
+    }
+
+    #[test]
+    fn a_lock_must_be_listed_unless_only_tests_have_it() {
+        let text = "struct Shared(Mutex<u8>);";
+        assert!(lock_complaint("a/b.rs", text, "").is_some());
+        assert!(lock_complaint("a/b.rs", text, "| `a/b.rs` |").is_none());
+        let in_tests = "fn f() {}\n#[cfg(test)]\nmod tests { struct Log(Mutex<u8>); }";
+        assert!(lock_complaint("a/b.rs", in_tests, "").is_none());
+        assert!(is_product("devices/src/reactor.rs") && !is_product("tests/src/lab.rs"));
     }
 }
