@@ -87,6 +87,13 @@ pub fn assign(host: &PciHost, spec: &SetupSpec) -> Vec<FunctionPlan> {
     plan
 }
 
+/// The highest bus number that `plans` give away: nothing answers on a bus above it.
+#[must_use]
+pub fn last_bus(plans: &[FunctionPlan]) -> u8 {
+    let bridges = plans.iter().filter_map(|plan| plan.bridge.as_ref());
+    bridges.map(|bridge| bridge.subordinate).max().unwrap_or(0)
+}
+
 /// Decides who gets what. Pure: the same survey and spec give the same plan.
 #[must_use]
 pub fn plan(survey: &[FunctionView], spec: &SetupSpec) -> Vec<FunctionPlan> {

@@ -197,8 +197,8 @@ impl Q35 {
         self.pci.reset();
         self.board.reset();
         self.power_on.restore(&self.vm)?;
-        setup::assign(&self.pci, &self.setup());
-        let entry = self.load()?;
+        let plans = setup::assign(&self.pci, &self.setup());
+        let entry = self.load(setup::last_bus(&plans))?;
         self.vcpus.reset(entry)?;
         Ok(())
     }
@@ -336,10 +336,11 @@ impl Q35 {
         }
     }
 
-    /// Puts tables and kernel into memory.
-    fn load(&self) -> Result<Option<BootEntry>, MachineError> {
+    /// Puts tables and kernel into memory. The tables name PCI's buses up to `last_bus`.
+    fn load(&self, last_bus: u8) -> Result<Option<BootEntry>, MachineError> {
         let memory = self.memory.memory();
-        let tables = acpi::build(&self.acpi()).ok_or(MachineError::Tables { tables: "ACPI" })?;
+        let tables =
+            acpi::build(&self.acpi(last_bus)).ok_or(MachineError::Tables { tables: "ACPI" })?;
         write(&memory, tables.rsdp, &tables.bytes)?;
         let smbios =
             smbios::build(&self.smbios()).ok_or(MachineError::Tables { tables: "SMBIOS" })?;
@@ -350,13 +351,14 @@ impl Q35 {
         Ok(Some(boot.load(&memory, &self.layout, tables.rsdp)?))
     }
 
-    fn acpi(&self) -> AcpiSpec {
+    fn acpi(&self, last_bus: u8) -> AcpiSpec {
         let identity = &self.identity;
         AcpiSpec {
             apic_ids: (0..identity.vcpus)
                 .map(|index| identity.topology.apic_id(index))
                 .collect(),
             layout: self.layout.clone(),
+            last_bus,
             intx: INTX,
             pm_base: port(PM_BASE),
             sci: SCI,

@@ -114,6 +114,7 @@ fn ports_get_numbers_in_order_and_room_for_hotplug() {
     let bridge = |index: usize| plans[index].bridge.clone().unwrap();
     assert_eq!((bridge(0).secondary, bridge(0).subordinate), (1, 1));
     assert_eq!((bridge(1).secondary, bridge(1).subordinate), (2, 2));
+    assert_eq!(last_bus(&plans), 2);
     let memory = bridge(1).memory.unwrap();
     assert_eq!(memory.end - memory.start, SetupSpec::PORT_MEMORY);
     let wide = bridge(1).prefetchable.unwrap();
@@ -134,6 +135,7 @@ fn without_memory_above_ram_wide_bars_go_below() {
     };
     let plans = plan(&[function(3, vec![wide], None)], &no_high);
     assert_eq!(plans[0].bars[0].address, Some(0xc000_0000));
+    assert_eq!(last_bus(&plans), 0);
 }
 
 #[test]

@@ -107,7 +107,7 @@ fn host_bridge(spec: &AcpiSpec, aml: &mut Vec<u8>) {
 /// `_CRS`: the bus numbers, ports and memory that BARs and bridges may use.
 fn windows(spec: &AcpiSpec) -> Name {
     let cacheable = AddressSpaceCacheable::NotCacheable;
-    let buses = AddressSpace::new_bus_number(0u16, 255);
+    let buses = AddressSpace::new_bus_number(0u16, u16::from(spec.last_bus));
     let ports = IO::new(CONFIG_PORTS, CONFIG_PORTS, 1, 8);
     let below = AddressSpace::new_io(0u16, CONFIG_PORTS - 1, None);
     let above = AddressSpace::new_io(CONFIG_PORTS + 8, 0xffff, None);
