@@ -14,10 +14,14 @@ use crate::device_tree::Part;
 const MAX_PORTS: u32 = 31;
 
 pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioSerialProperties) -> Result<Part, QmpError> {
-    let place = virtio_place!(options);
+    let max_ports = options.max_ports.unwrap_or(MAX_PORTS);
+    let mut place = virtio_place!(options);
+    // As in QEMU, fewer than there are queues (two for each port): Linux then lets all queues
+    // share one vector instead of programming one for each port that will never be there.
+    place.vectors.get_or_insert(max_ports.saturating_add(1));
     let spec = ConsoleSpec {
         id: plug.name.clone(),
-        max_ports: options.max_ports.unwrap_or(MAX_PORTS),
+        max_ports,
     };
     let console = VirtioConsole::new(spec, plug.vm.reactor.clone(), plug.vm.mailbox.notices())
         .map_err(|error| QmpError::from_error(&error))?;
