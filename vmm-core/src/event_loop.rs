@@ -72,6 +72,8 @@ pub struct EventLoop {
     events: Events,
     letters: Receiver<Letter>,
     signals: EndSignals,
+    /// Whether a signal may wait: else each command of a client would cost one more system call.
+    signalled: bool,
 }
 
 impl EventLoop {
@@ -91,6 +93,7 @@ impl EventLoop {
             events: Events::with_capacity(8),
             letters,
             signals,
+            signalled: false,
         };
         Ok((
             event_loop,
@@ -107,9 +110,11 @@ impl EventLoop {
     /// The kernel refuses to wait: there is no way on.
     pub fn wait(&mut self) -> io::Result<()> {
         match self.poll.poll(&mut self.events, None) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-            result => result,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            result => result?,
         }
+        self.signalled |= self.events.iter().any(|event| event.token() == SIGNAL);
+        Ok(())
     }
 
     /// The next letter, if there is one.
@@ -118,8 +123,14 @@ impl EventLoop {
     }
 
     /// The next request from outside to end the process.
-    pub fn next_end_request(&self) -> Option<EndRequest> {
-        self.signals.next_request()
+    pub fn next_end_request(&mut self) -> Option<EndRequest> {
+        let request = if self.signalled {
+            self.signals.next_request()
+        } else {
+            None
+        };
+        self.signalled = request.is_some();
+        request
     }
 }
 
@@ -142,5 +153,18 @@ mod tests {
         assert!(matches!(letter, Letter::Device(Notice::PowerOff)));
         assert!(event_loop.next_letter().is_none());
         assert_eq!(event_loop.next_end_request(), None);
+    }
+
+    #[test]
+    fn each_signal_is_one_request() {
+        use nix::sys::signal::{Signal, raise};
+        let (mut event_loop, _mailbox) = EventLoop::new(EndSignals::take().unwrap()).unwrap();
+        for signal in [Signal::SIGHUP, Signal::SIGTERM] {
+            raise(signal).unwrap();
+            event_loop.wait().unwrap();
+            let request = event_loop.next_end_request().unwrap();
+            assert_eq!(request.signal, signal as u32);
+            assert_eq!(event_loop.next_end_request(), None);
+        }
     }
 }

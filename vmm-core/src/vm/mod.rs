@@ -148,7 +148,7 @@ impl Vm {
     }
 
     /// Looks at everything that may have happened.
-    fn attend(&mut self, event_loop: &EventLoop) {
+    fn attend(&mut self, event_loop: &mut EventLoop) {
         while let Some(request) = event_loop.next_end_request() {
             self.end_by_signal(request);
         }
