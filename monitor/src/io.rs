@@ -42,8 +42,8 @@ use crate::transport::{Outlet, Port, Sent};
 /// The waker's token; keys begin after it.
 pub(crate) const WAKER: Token = Token(0);
 
-/// How many bytes are received at once.
-const CHUNK: usize = 64 << 10;
+/// How many bytes are received at once: more than nearly every request, and little to hold.
+const CHUNK: usize = 16 << 10;
 /// How many times one client is read before the others have their turn.
 const ROUNDS: usize = 16;
 /// How long clients have to take what waits for them when the server ends.
