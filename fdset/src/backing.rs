@@ -93,8 +93,10 @@ pub struct Pty {
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn pty(_door: &Door, role: Role, reason: &str) -> Result<Pty, OpenError> {
-    terminal().map_err(|source| OpenError::os(Wanted::new("pty", role, reason), source))
+pub fn pty(door: &Door, role: Role, reason: &str) -> Result<Pty, OpenError> {
+    let wanted = || Wanted::new("pty", role, reason);
+    door.registry().admit(wanted)?;
+    terminal().map_err(|source| OpenError::os(wanted(), source))
 }
 
 fn terminal() -> io::Result<Pty> {

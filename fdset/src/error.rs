@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use crate::hook::HookError;
+use crate::policy::Policy;
 use crate::request::{Access, Request, Role};
 use crate::sets::FdsetId;
 
@@ -139,6 +140,15 @@ pub enum OpenError {
         #[source]
         source: HookError,
     },
+    /// The policy opens only what was handed in.
+    #[error("{wanted}: the open policy is '{}': only fds that were handed in are opened; pass one \
+             with add-fd or getfd and give '/dev/fdset/N' or 'fd:NAME'", policy.as_str())]
+    NotPassed {
+        /// Who wanted what.
+        wanted: Wanted,
+        /// The policy.
+        policy: Policy,
+    },
     /// The kernel refused; the source says why.
     #[error("{wanted}")]
     Os {
@@ -176,6 +186,7 @@ impl OpenError {
             Self::NoSuchName { .. } | Self::NoSuchSet { .. } => Errno::ENOENT as i32,
             Self::NoMember { .. } | Self::WrongAccess { .. } => Errno::EACCES as i32,
             Self::MalformedSet { .. } | Self::Unfit { .. } => Errno::EINVAL as i32,
+            Self::NotPassed { .. } => Errno::EPERM as i32,
             Self::Hook { source, .. } => source.errno(),
             Self::Os { source, .. } => source.raw_os_error().unwrap_or(Errno::EIO as i32),
         }

@@ -5,7 +5,7 @@
 //!   fd:NAME         a named fd             the fd itself; the name is used up
 //!   /dev/fdset/N    a member of set N      a dup, and a lease on the set
 //!   anything else   the open hook          the fd that the manager has answered
-//!   anything else   the file system        a new open file
+//!   anything else   the file system        a new open file, where the policy allows
 //! ```
 //!
 //! The hook's answers are in the door before the open is asked ([`crate::hook`]); with none for
@@ -50,7 +50,7 @@ pub fn open(door: &Door, request: &Request<'_>) -> Result<OpenFile, OpenError> {
         };
         answer.map(|fd| OpenFile::new(fd, None)).map_err(refused)
     } else {
-        open_path(request).map(|fd| OpenFile::new(fd, None))
+        open_path(door, request).map(|fd| OpenFile::new(fd, None))
     };
     debug!(
         name = request.name,
@@ -113,7 +113,8 @@ fn open_set(door: &Door, id: &str, request: &Request<'_>) -> Result<OpenFile, Op
     }
 }
 
-fn open_path(request: &Request<'_>) -> Result<OwnedFd, OpenError> {
+fn open_path(door: &Door, request: &Request<'_>) -> Result<OwnedFd, OpenError> {
+    door.registry().admit(|| request.into())?;
     // Without O_NOCTTY a terminal given as a chardev would become ours and signal us.
     let mut flags = request.access.flag() | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     flags.set(OFlag::O_DIRECT, request.direct);

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
@@ -13,7 +14,8 @@ use nix::unistd::ftruncate;
 use crate::error::{OpenError, Wanted};
 use crate::lease::OpenFile;
 use crate::open::{is_passed, open};
-use crate::registry::Door;
+use crate::policy::Policy;
+use crate::registry::{Door, FdRegistry};
 use crate::request::{Access, Existing, Request, Role};
 
 /// A pid file of ours. Dropping it removes the file (one that was passed stays) and unlocks it.
@@ -22,6 +24,7 @@ pub struct PidFile {
     /// Holds the lock.
     file: OpenFile,
     path: Option<PathBuf>,
+    registry: Arc<FdRegistry>,
 }
 
 /// Writes our process id to `name`, which may be a path or a passed fd. After a fork call it in
@@ -42,7 +45,11 @@ pub fn pid_file(door: &Door, name: &str, reason: &str) -> Result<PidFile, OpenEr
         other => OpenError::os(wanted(), other),
     })?;
     let path = (!is_passed(name)).then(|| PathBuf::from(name));
-    let pid_file = PidFile { file, path };
+    let pid_file = PidFile {
+        file,
+        path,
+        registry: Arc::clone(door.registry()),
+    };
     pid_file
         .write_id()
         .map_err(|source| OpenError::os(wanted(), source))?;
@@ -65,6 +72,10 @@ impl PidFile {
 impl Drop for PidFile {
     fn drop(&mut self) {
         let Some(path) = &self.path else { return };
+        if self.registry.policy() == Policy::Sealed {
+            tracing::info!(path = %path.display(), "a sealed process leaves its pid file");
+            return;
+        }
         #[expect(
             clippy::disallowed_methods,
             reason = "removes the pid file that this process wrote and still has locked"

@@ -8,9 +8,10 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::error::RegistryError;
+use crate::error::{OpenError, RegistryError, Wanted};
 use crate::hook::{Answers, HookError};
 use crate::named::NamedFds;
+use crate::policy::{Level, Policy};
 use crate::request::Access;
 use crate::sets::{Fdset, FdsetId, Fdsets, NoDup};
 
@@ -25,7 +26,10 @@ pub enum Scope {
 
 /// All passed fds of the process: the sets and the names.
 #[derive(Debug, Default)]
-pub struct FdRegistry(Mutex<Books>);
+pub struct FdRegistry {
+    books: Mutex<Books>,
+    level: Level,
+}
 
 #[derive(Debug, Default)]
 struct Books {
@@ -40,6 +44,22 @@ impl FdRegistry {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// What names can be opened now.
+    #[must_use]
+    pub fn policy(&self) -> Policy {
+        self.level.now()
+    }
+
+    /// Raises what is refused to `policy`. Lowering it changes nothing.
+    pub fn raise_policy(&self, policy: Policy) {
+        self.level.raise(policy);
+    }
+
+    /// Whether something that was not handed in can be had.
+    pub(crate) fn admit(&self, wanted: impl FnOnce() -> Wanted) -> Result<(), OpenError> {
+        self.level.admit(wanted)
     }
 
     /// `add-fd`: puts `fd` into set `id`, or into a new one with the lowest free id. Gives the
@@ -144,7 +164,7 @@ impl FdRegistry {
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -48,21 +48,28 @@ pub fn connect(
     role: Role,
     reason: &str,
 ) -> Result<Connection, OpenError> {
-    let failed =
-        |source: io::Error| OpenError::os(Wanted::new(address.to_string(), role, reason), source);
+    let wanted = || Wanted::new(address.to_string(), role, reason);
+    let failed = |source: io::Error| OpenError::os(wanted(), source);
+    let admit = || door.registry().admit(wanted);
     match address {
         SocketAddress::Unix { path } => match answer(door, address, path, role, reason)? {
             Some(fd) => passed_connection(fd, wait).map_err(failed),
-            None => SocketAddrUnix::new(path.as_os_str().as_bytes())
+            None => admit().and_then(|()| {
+                SocketAddrUnix::new(path.as_os_str().as_bytes())
+                    .map_err(io::Error::from)
+                    .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
+                    .map_err(failed)
+            }),
+        },
+        SocketAddress::Abstract { name } => admit().and_then(|()| {
+            SocketAddrUnix::new_abstract_name(name.as_bytes())
                 .map_err(io::Error::from)
                 .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
-                .map_err(failed),
-        },
-        SocketAddress::Abstract { name } => SocketAddrUnix::new_abstract_name(name.as_bytes())
-            .map_err(io::Error::from)
-            .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
-            .map_err(failed),
-        SocketAddress::Inet { host, port } => connect_inet(host, *port, wait).map_err(failed),
+                .map_err(failed)
+        }),
+        SocketAddress::Inet { host, port } => {
+            admit().and_then(|()| connect_inet(host, *port, wait).map_err(failed))
+        }
         SocketAddress::Fd { name } => {
             let fd = passed_if(door, name, role, reason, |fd| {
                 rustix::net::getpeername(fd)

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::sys::stat::lstat;
 use rustix::net::sockopt::{set_socket_reuseaddr, socket_acceptconn};
@@ -16,7 +17,8 @@ use super::{
 use crate::error::{OpenError, Wanted};
 use crate::inherited::passed_if;
 use crate::lease::{FileType, Identity};
-use crate::registry::Door;
+use crate::policy::Policy;
+use crate::registry::{Door, FdRegistry};
 use crate::request::Role;
 
 /// How many connections may wait to be accepted.
@@ -63,13 +65,15 @@ impl AsRawFd for Listener {
 /// A unix socket's path that we made; removed on drop if it is still ours.
 #[derive(Debug)]
 struct BoundPath {
+    registry: Arc<FdRegistry>,
     path: PathBuf,
     identity: Identity,
 }
 
 impl BoundPath {
-    fn new(path: &Path) -> io::Result<Self> {
+    fn new(door: &Door, path: &Path) -> io::Result<Self> {
         Ok(Self {
+            registry: Arc::clone(door.registry()),
             path: path.to_owned(),
             identity: identity(path)?,
         })
@@ -78,6 +82,10 @@ impl BoundPath {
 
 impl Drop for BoundPath {
     fn drop(&mut self) {
+        if self.registry.policy() == Policy::Sealed {
+            tracing::info!(path = %self.path.display(), "a sealed process leaves its unix socket");
+            return;
+        }
         // A manager may have put another socket in our place; that one stays.
         if identity(&self.path).ok() == Some(self.identity) {
             remove(&self.path);
@@ -97,15 +105,20 @@ pub fn listen(
     role: Role,
     reason: &str,
 ) -> Result<Listener, OpenError> {
-    let failed =
-        |source: io::Error| OpenError::os(Wanted::new(address.to_string(), role, reason), source);
+    let wanted = || Wanted::new(address.to_string(), role, reason);
+    let failed = |source: io::Error| OpenError::os(wanted(), source);
+    let admit = || door.registry().admit(wanted);
     match address {
         SocketAddress::Unix { path } => match answer(door, address, path, role, reason)? {
             Some(fd) => passed_listener(fd).map_err(failed),
-            None => listen_at_path(path).map_err(failed),
+            None => admit().and_then(|()| listen_at_path(door, path).map_err(failed)),
         },
-        SocketAddress::Abstract { name } => listen_abstract(name).map_err(failed),
-        SocketAddress::Inet { host, port } => listen_inet(host, *port).map_err(failed),
+        SocketAddress::Abstract { name } => {
+            admit().and_then(|()| listen_abstract(name).map_err(failed))
+        }
+        SocketAddress::Inet { host, port } => {
+            admit().and_then(|()| listen_inet(host, *port).map_err(failed))
+        }
         SocketAddress::Fd { name } => {
             let fd = passed_if(door, name, role, reason, |fd| {
                 socket_acceptconn(fd)
@@ -138,7 +151,7 @@ pub fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
     )?)
 }
 
-fn listen_at_path(path: &Path) -> io::Result<Listener> {
+fn listen_at_path(door: &Door, path: &Path) -> io::Result<Listener> {
     let address = SocketAddrUnix::new(path.as_os_str().as_bytes())?;
     let fd = stream_socket(AddressFamily::UNIX, Wait::Not)?;
     match rustix::net::bind(&fd, &address) {
@@ -148,7 +161,7 @@ fn listen_at_path(path: &Path) -> io::Result<Listener> {
         }
         other => other?,
     }
-    let bound = BoundPath::new(path)?;
+    let bound = BoundPath::new(door, path)?;
     rustix::net::listen(&fd, BACKLOG)?;
     Ok(Listener {
         bound: Some(bound),
