@@ -113,8 +113,10 @@ fn guest_tests(options: &Options) -> Result<Count> {
     for program in programs {
         let name = program.file_name().unwrap_or_default().display();
         step(&format!("guest tests: {name}"));
-        let mut argv = vec![program.display().to_string(), "--ignored".to_owned()];
-        argv.extend(["--test-threads".to_owned(), "2".to_owned()]);
+        // Shown output: the tests that count fds, threads and mappings print the counts.
+        let words = ["--ignored", "--show-output", "--test-threads", "2"];
+        let mut argv = vec![program.display().to_string()];
+        argv.extend(words.map(str::to_owned));
         argv.extend(options.filter.clone());
         if place == Place::Host || stays_here(&program) {
             total.add(here(&argv, &environment)?);
