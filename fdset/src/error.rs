@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::RawFd;
 
 use crate::hook::HookError;
+use crate::kind::{Kind, either};
 use crate::policy::Policy;
 use crate::request::{Access, Request, Role};
 use crate::sets::FdsetId;
@@ -28,6 +29,18 @@ pub enum RegistryError {
         set: i64,
         /// The fd number that was asked for.
         fd: i64,
+    },
+    /// An fd is not what it was announced to be; it was closed.
+    #[error(
+        "The fd was announced as '{}', but it is {came} ('{}') and was closed; \
+         pass {announced}, or announce what it is",
+        .announced.name(), .came.name()
+    )]
+    WrongKind {
+        /// What was announced.
+        announced: Kind,
+        /// What came.
+        came: Kind,
     },
     /// A set's id is negative.
     #[error("Parameter 'fdset-id' expects a non-negative value")]
@@ -123,6 +136,16 @@ pub enum OpenError {
         /// What the fd can do; `None` is an `O_PATH` fd.
         came: Option<Access>,
     },
+    /// What was found is of a kind that the role cannot use. A named fd survives.
+    #[error("{wanted}: it is {came}; needed is {}", either(.needed))]
+    WrongKind {
+        /// Who wanted what.
+        wanted: Wanted,
+        /// What it is.
+        came: Kind,
+        /// What would do.
+        needed: Vec<Kind>,
+    },
     /// The thing is there but is not what the role needs.
     #[error("{wanted}: {problem}")]
     Unfit {
@@ -185,9 +208,11 @@ impl OpenError {
         match self {
             Self::NoSuchName { .. } | Self::NoSuchSet { .. } => Errno::ENOENT as i32,
             Self::NoMember { .. } | Self::WrongAccess { .. } => Errno::EACCES as i32,
-            Self::MalformedSet { .. } | Self::Unfit { .. } => Errno::EINVAL as i32,
             Self::NotPassed { .. } => Errno::EPERM as i32,
             Self::Hook { source, .. } => source.errno(),
+            Self::MalformedSet { .. } | Self::WrongKind { .. } | Self::Unfit { .. } => {
+                Errno::EINVAL as i32
+            }
             Self::Os { source, .. } => source.raw_os_error().unwrap_or(Errno::EIO as i32),
         }
     }

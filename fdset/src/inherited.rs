@@ -116,6 +116,7 @@ mod tests {
 
     use super::*;
     use crate::registry::{FdRegistry, Scope};
+    use crate::watch::passed as given;
 
     fn door() -> Door {
         Door::new(Arc::new(FdRegistry::new()), Scope::Process)
@@ -185,7 +186,7 @@ mod tests {
         let number = left_by_a_parent();
         let (reader, _writer) = pipe().expect("a pipe");
         door.registry()
-            .add_named(Scope::Process, "pipe", reader.into())
+            .add_named(Scope::Process, "pipe", given(reader))
             .expect("good name");
         for name in [number.to_string().as_str(), "pipe"] {
             let refuse = |_: BorrowedFd<'_>| Err("a pipe is no tap".to_owned());

@@ -1,17 +1,27 @@
-//! The two calls for which no safe wrapper exists.
+//! The calls for which no safe wrapper exists.
 
-#![expect(unsafe_code, reason = "an ioctl, and taking over an inherited fd")]
-// UNSAFETY: BLKGETSIZE64 has no safe wrapper, and an fd that came by inheritance is only a number
+#![expect(unsafe_code, reason = "ioctls, and taking over an inherited fd")]
+// UNSAFETY: the ioctls have no safe wrapper, and an fd that came by inheritance is only a number
 // until somebody vouches for it.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::libc;
 
 mod request {
     use nix::libc;
     nix::ioctl_read!(blkgetsize64, 0x12, 114, libc::size_t);
+    // The number says `unsigned int`; what the kernel writes is a whole `ifreq`.
+    nix::ioctl_read_bad!(
+        tungetiff,
+        nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()),
+        libc::ifreq
+    );
+    // With an explicit argument of 0: KVM refuses any other.
+    nix::ioctl_write_int_bad!(kvm_get_api_version, nix::request_code_none!(0xAE, 0x00));
 }
 
 /// The size of a block device in bytes.
@@ -21,6 +31,23 @@ pub(crate) fn block_device_size(fd: BorrowedFd<'_>) -> io::Result<u64> {
     // says size_t, which is the same on the 64-bit hosts we run on) into `bytes`.
     unsafe { request::blkgetsize64(fd.as_raw_fd(), &raw mut bytes)? };
     u64::try_from(bytes).map_err(io::Error::other)
+}
+
+/// Whether `fd`, which is the tun device, is a queue of a tap interface.
+pub(crate) fn is_tap_queue(fd: BorrowedFd<'_>) -> bool {
+    // SAFETY: an all-zero `ifreq` is a valid one.
+    let mut interface: libc::ifreq = unsafe { mem::zeroed() };
+    // SAFETY: `fd` is open for the length of the call, and the kernel writes one `ifreq`.
+    let asked = unsafe { request::tungetiff(fd.as_raw_fd(), &raw mut interface) };
+    // SAFETY: for this call the kernel fills the member for flags, and it was zero before.
+    let flags = unsafe { interface.ifr_ifru.ifru_flags };
+    asked.is_ok() && libc::c_int::from(flags) & libc::IFF_TAP != 0
+}
+
+/// The version that the KVM device `fd` speaks.
+pub(crate) fn kvm_api_version(fd: BorrowedFd<'_>) -> nix::Result<i32> {
+    // SAFETY: `fd` is open for the length of the call, which touches no memory of ours.
+    unsafe { request::kvm_get_api_version(fd.as_raw_fd(), 0) }
 }
 
 /// What became of an inherited number.

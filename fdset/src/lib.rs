@@ -24,23 +24,26 @@
 //! ```
 //!
 //! What this room must never know: a VM, a device, QAPI, or what a file is used for beyond the
-//! [`Role`] it prints in errors.
+//! [`Role`] that says which kinds of fd will do.
 //!
 //! Read next: [`registry`] (who holds what), [`open`](mod@open) (the order of the sources),
-//! [`lease`] (what an opener gets), [`socket`] and [`backing`] for the resources that have no
+//! [`kind`] (what an fd is and which role takes it), [`lease`] (what an opener gets), [`socket`] and [`backing`] for the resources that have no
 //! file name, [`scm`] for how fds arrive.
 
 pub mod backing;
 mod error;
+pub mod handover;
 pub mod hook;
 pub mod inherited;
 mod kernel;
+pub mod kind;
 pub mod lease;
 pub mod look;
 mod named;
 pub mod open;
 pub mod pidfile;
 pub mod policy;
+mod probe;
 pub mod registry;
 pub mod request;
 pub mod scm;
@@ -51,8 +54,10 @@ mod watch;
 
 pub use backing::{HugePageSize, MemfdSpec, Pty, memfd, pty};
 pub use error::{OpenError, RegistryError, Wanted};
+pub use handover::{Handover, Origin, Peer};
 pub use hook::{Answers, Expected, HookClient, HookError, HookWire, Wish};
 pub use inherited::{inherited, passed, passed_if};
+pub use kind::{Kind, Nature};
 pub use lease::{FileType, Identity, Lease, OpenFile};
 pub use look::{Found, Source, look};
 pub use open::{null, open};

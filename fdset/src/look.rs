@@ -3,14 +3,11 @@
 //! Nothing is used up and nothing outside this process is touched: a passed fd is looked at, a
 //! path is not.
 
-use std::os::fd::{AsFd, BorrowedFd};
-
-use nix::sys::stat::fstat;
-
+use crate::kind::Nature;
 use crate::lease::Identity;
 use crate::open::{NAMED_PREFIX, SET_PREFIX};
 use crate::registry::Door;
-use crate::request::{Access, Request};
+use crate::request::Request;
 use crate::sets::FdsetId;
 
 /// Where a name leads.
@@ -29,7 +26,7 @@ pub enum Source {
 pub struct Found {
     /// Where the name leads.
     pub source: Source,
-    /// Whether a passed fd is there with the right access; `false` for a path.
+    /// Whether a passed fd is there that can do it; `false` for a path.
     pub present: bool,
     /// Which file that fd leads to.
     pub identity: Option<Identity>,
@@ -41,8 +38,11 @@ pub fn look(door: &Door, request: &Request<'_>) -> Found {
     if let Some(name) = request.name.strip_prefix(NAMED_PREFIX) {
         // A check that refuses leaves the fd where it is.
         let seen = door.registry().take_if(door.scope(), name, |fd| {
-            let fits = Access::of(fd).is_some_and(|came| came.covers(request.access));
-            Err::<(), _>((fits, identity(fd)))
+            let nature = Nature::of(fd);
+            let covers = nature
+                .access
+                .is_some_and(|came| came.covers(request.access));
+            Err::<(), _>((covers && request.takes(nature.kind), nature.identity))
         });
         return match seen {
             Some(Err((true, identity))) => Found::passed(Source::Named, identity),
@@ -53,11 +53,8 @@ pub fn look(door: &Door, request: &Request<'_>) -> Found {
         return Found::missing(Source::Path);
     };
     let member = FdsetId::parse(id).and_then(|set| {
-        let fd = door
-            .registry()
-            .dup(set, request.access, request.direct)
-            .ok()?;
-        let identity = identity(fd.as_fd());
+        let fd = door.registry().dup(set, request).ok()?;
+        let identity = Nature::of(&fd).identity;
         drop(fd);
         door.registry().release(set);
         Some(identity)
@@ -86,14 +83,6 @@ impl Found {
     }
 }
 
-fn identity(fd: BorrowedFd<'_>) -> Option<Identity> {
-    let stat = fstat(fd).ok()?;
-    Some(Identity {
-        dev: stat.st_dev,
-        ino: stat.st_ino,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -102,7 +91,8 @@ mod tests {
     use crate::lease::OpenFile;
     use crate::open::open;
     use crate::registry::{FdRegistry, Scope};
-    use crate::request::Role;
+    use crate::request::{Access, Role};
+    use crate::watch::passed;
 
     fn look_at(door: &Door, name: &str, access: Access) -> Found {
         look(door, &Request::new(name, access, Role::Image, "node 'n'"))
@@ -115,9 +105,9 @@ mod tests {
         let identity = file.identity().ok();
         let copy = file.try_clone().expect("an fd").into_parts().0;
         let id = FdsetId::new(3).ok();
-        door.registry().add(copy, id, None);
+        door.registry().add(passed(copy), id, None);
         door.registry()
-            .add_named(Scope::Monitor(0), "disk", file.into_parts().0)
+            .add_named(Scope::Monitor(0), "disk", passed(file.into_parts().0))
             .expect("good name");
         for (name, source) in [("fd:disk", Source::Named), ("/dev/fdset/3", Source::Set)] {
             for _ in 0..2 {
@@ -137,7 +127,7 @@ mod tests {
     fn what_is_not_there_or_has_the_wrong_access_is_not_present() {
         let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
         let reader = std::io::pipe().expect("a pipe").0;
-        door.registry().add(reader.into(), None, None);
+        door.registry().add(passed(reader), None, None);
         for (name, source) in [
             ("fd:x", Source::Named),
             ("/dev/fdset/0", Source::Set),

@@ -4,14 +4,14 @@
 //! finds it again. Names of the command line belong to the process and are seen by all.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
 
 use crate::error::RegistryError;
+use crate::handover::Handover;
 use crate::registry::Scope;
 
 /// All named fds of the process.
 #[derive(Debug, Default)]
-pub(crate) struct NamedFds(BTreeMap<Scope, BTreeMap<String, OwnedFd>>);
+pub(crate) struct NamedFds(BTreeMap<Scope, BTreeMap<String, Handover>>);
 
 impl NamedFds {
     /// Whether `name` may name an fd: one that starts with a digit would read as a number.
@@ -24,12 +24,12 @@ impl NamedFds {
     }
 
     /// Gives `fd` a name; hands back the fd that had it before, for the caller to close.
-    pub(crate) fn add(&mut self, scope: Scope, name: &str, fd: OwnedFd) -> Option<OwnedFd> {
+    pub(crate) fn add(&mut self, scope: Scope, name: &str, fd: Handover) -> Option<Handover> {
         self.0.entry(scope).or_default().insert(name.to_owned(), fd)
     }
 
     /// Takes a name out of exactly this scope.
-    pub(crate) fn remove(&mut self, scope: Scope, name: &str) -> Option<OwnedFd> {
+    pub(crate) fn remove(&mut self, scope: Scope, name: &str) -> Option<Handover> {
         let names = self.0.get_mut(&scope)?;
         let fd = names.remove(name);
         if names.is_empty() {
@@ -39,7 +39,7 @@ impl NamedFds {
     }
 
     /// What `name` means in `scope`: its own names first, then the process's.
-    pub(crate) fn find(&self, scope: Scope, name: &str) -> Option<(Scope, &OwnedFd)> {
+    pub(crate) fn find(&self, scope: Scope, name: &str) -> Option<(Scope, &Handover)> {
         [scope, Scope::Process]
             .into_iter()
             .find_map(|scope| Some((scope, self.0.get(&scope)?.get(name)?)))

@@ -22,6 +22,7 @@ use nix::sys::stat::Mode;
 use tracing::debug;
 
 use crate::error::{OpenError, Wanted};
+use crate::kind::{Kind, Nature};
 use crate::lease::{Lease, OpenFile};
 use crate::registry::Door;
 use crate::request::{Access, Existing, Request, Role};
@@ -32,12 +33,13 @@ pub(crate) const SET_PREFIX: &str = "/dev/fdset/";
 
 /// Opens what `request` asks for.
 ///
-/// A named fd must be able to do what is wanted (an `O_RDWR` one can do all); of a set, the member
-/// whose access mode is exactly the wanted one is taken, as QEMU does, preferring one whose
-/// `O_DIRECT` flag agrees. A failed open uses nothing up: the name stays.
+/// Whatever the source, the file must be of a kind that the request takes. A named fd must be able
+/// to do what is wanted (an `O_RDWR` one can do all); of a set, the member whose access mode is
+/// exactly the wanted one is taken, as QEMU does, preferring one whose `O_DIRECT` flag agrees. A
+/// failed open uses nothing up: the name stays.
 ///
 /// # Errors
-/// When no source has it, the access does not fit, or the kernel refuses.
+/// When no source has it, the kind or the access does not fit, or the kernel refuses.
 pub fn open(door: &Door, request: &Request<'_>) -> Result<OpenFile, OpenError> {
     let opened = if let Some(name) = request.name.strip_prefix(NAMED_PREFIX) {
         open_named(door, name, request)
@@ -48,9 +50,9 @@ pub fn open(door: &Door, request: &Request<'_>) -> Result<OpenFile, OpenError> {
             wanted: request.into(),
             source,
         };
-        answer.map(|fd| OpenFile::new(fd, None)).map_err(refused)
+        answer.map_err(refused).and_then(|fd| fitting(fd, request))
     } else {
-        open_path(door, request).map(|fd| OpenFile::new(fd, None))
+        open_path(door, request).and_then(|fd| fitting(fd, request))
     };
     debug!(
         name = request.name,
@@ -78,16 +80,21 @@ pub(crate) fn is_passed(name: &str) -> bool {
 
 fn open_named(door: &Door, name: &str, request: &Request<'_>) -> Result<OpenFile, OpenError> {
     let wanted = || Wanted::from(request);
-    let covers = |fd: BorrowedFd<'_>| match Access::of(fd) {
-        Some(came) if came.covers(request.access) => Ok(()),
-        came => Err(came),
+    // Asked anew: since it came, a socket may have been connected.
+    let fits = |fd: BorrowedFd<'_>| {
+        let nature = Nature::of(fd);
+        check_kind(nature.kind, request)?;
+        match nature.access {
+            Some(came) if came.covers(request.access) => Ok(()),
+            came => Err(OpenError::WrongAccess {
+                wanted: wanted(),
+                came,
+            }),
+        }
     };
-    match door.registry().take_if(door.scope(), name, covers) {
+    match door.registry().take_if(door.scope(), name, fits) {
         Some(Ok(fd)) => Ok(OpenFile::new(fd, None)),
-        Some(Err(came)) => Err(OpenError::WrongAccess {
-            wanted: wanted(),
-            came,
-        }),
+        Some(Err(error)) => Err(error),
         None => Err(OpenError::NoSuchName { wanted: wanted() }),
     }
 }
@@ -95,7 +102,7 @@ fn open_named(door: &Door, name: &str, request: &Request<'_>) -> Result<OpenFile
 fn open_set(door: &Door, id: &str, request: &Request<'_>) -> Result<OpenFile, OpenError> {
     let wanted = || Wanted::from(request);
     let set = FdsetId::parse(id).ok_or_else(|| OpenError::MalformedSet { wanted: wanted() })?;
-    match door.registry().dup(set, request.access, request.direct) {
+    match door.registry().dup(set, request) {
         Ok(fd) => {
             let lease = Lease::counted(door.registry().clone(), set);
             Ok(OpenFile::new(fd, Some(lease)))
@@ -104,6 +111,7 @@ fn open_set(door: &Door, id: &str, request: &Request<'_>) -> Result<OpenFile, Op
             wanted: wanted(),
             set,
         }),
+        Err(NoDup::WrongKind(came)) => Err(wrong_kind(came, request)),
         Err(NoDup::NoMember(came)) => Err(OpenError::NoMember {
             wanted: wanted(),
             set,
@@ -138,6 +146,28 @@ fn open_path(door: &Door, request: &Request<'_>) -> Result<OwnedFd, OpenError> {
         .map_err(|errno| OpenError::os(Wanted::from(request), errno))
 }
 
+/// `fd` if it is of a kind that will do; else it is closed.
+fn fitting(fd: OwnedFd, request: &Request<'_>) -> Result<OpenFile, OpenError> {
+    check_kind(Nature::of(&fd).kind, request)?;
+    Ok(OpenFile::new(fd, None))
+}
+
+fn check_kind(came: Kind, request: &Request<'_>) -> Result<(), OpenError> {
+    if request.takes(came) {
+        Ok(())
+    } else {
+        Err(wrong_kind(came, request))
+    }
+}
+
+fn wrong_kind(came: Kind, request: &Request<'_>) -> OpenError {
+    OpenError::WrongKind {
+        wanted: Wanted::from(request),
+        came,
+        needed: request.kinds.to_vec(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write, pipe};
@@ -146,13 +176,14 @@ mod tests {
     use super::*;
     use crate::lease::FileType;
     use crate::registry::{FdRegistry, Scope};
+    use crate::watch::passed;
 
     fn door() -> Door {
         Door::new(Arc::new(FdRegistry::new()), Scope::Monitor(0))
     }
 
-    fn image(name: &str, access: Access) -> Request<'_> {
-        Request::new(name, access, Role::Image, "node 'disk0'")
+    fn stream(name: &str, access: Access) -> Request<'_> {
+        Request::new(name, access, Role::Chardev, "chardev 'c'")
     }
 
     fn set(id: i64) -> Option<FdsetId> {
@@ -167,8 +198,8 @@ mod tests {
     fn removed_set_lives_until_its_last_lease_drops() {
         let door = door();
         let (mut reader, writer) = pipe().expect("a pipe");
-        door.registry().add(writer.into(), set(3), None);
-        let first = open(&door, &image("/dev/fdset/3", Access::WriteOnly)).expect("a member");
+        door.registry().add(passed(writer), set(3), None);
+        let first = open(&door, &stream("/dev/fdset/3", Access::WriteOnly)).expect("a member");
         let second = first.try_clone().expect("an fd");
         door.registry().remove(3, None).expect("the set is there");
         assert!(door.registry().query()[0].members.is_empty());
@@ -189,29 +220,29 @@ mod tests {
     fn a_set_without_members_can_be_filled_again_while_leased() {
         let door = door();
         door.registry()
-            .add(pipe().expect("a pipe").1.into(), set(3), None);
-        let file = open(&door, &image("/dev/fdset/3", Access::WriteOnly)).expect("a member");
+            .add(passed(pipe().expect("a pipe").1), set(3), None);
+        let file = open(&door, &stream("/dev/fdset/3", Access::WriteOnly)).expect("a member");
         door.registry().remove(3, None).expect("the set is there");
-        let error = open(&door, &image("/dev/fdset/3", Access::WriteOnly)).expect_err("empty");
+        let error = open(&door, &stream("/dev/fdset/3", Access::WriteOnly)).expect_err("empty");
         assert_eq!(
             error.to_string(),
-            "Could not open '/dev/fdset/3' write-only as image of node 'disk0': \
+            "Could not open '/dev/fdset/3' write-only as character device of chardev 'c': \
              fd set 3 has no fd; add one that was opened with O_WRONLY"
         );
         door.registry()
-            .add(pipe().expect("a pipe").1.into(), set(3), None);
+            .add(passed(pipe().expect("a pipe").1), set(3), None);
         drop(file);
-        assert!(open(&door, &image("/dev/fdset/3", Access::WriteOnly)).is_ok());
+        assert!(open(&door, &stream("/dev/fdset/3", Access::WriteOnly)).is_ok());
     }
 
     #[test]
     fn access_mode_picks_the_member() {
         let door = door();
         let (reader, writer) = pipe().expect("a pipe");
-        door.registry().add(reader.into(), set(0), None);
-        door.registry().add(writer.into(), set(0), None);
+        door.registry().add(passed(reader), set(0), None);
+        door.registry().add(passed(writer), set(0), None);
         for access in [Access::ReadOnly, Access::WriteOnly] {
-            let file = open(&door, &image("/dev/fdset/0", access)).expect("a member");
+            let file = open(&door, &stream("/dev/fdset/0", access)).expect("a member");
             assert_eq!(Access::of(&file), Some(access));
             assert_eq!(file.file_type().expect("a type"), FileType::Fifo);
         }
@@ -221,12 +252,12 @@ mod tests {
     fn a_set_without_the_wanted_access_says_what_it_has_and_the_fix() {
         let door = door();
         let read_write = tempfile::tempfile().expect("a file");
-        let (_, number) = door.registry().add(read_write.into(), set(3), None);
-        let error = open(&door, &image("/dev/fdset/3", Access::ReadOnly)).expect_err("no member");
+        let (_, number) = door.registry().add(passed(read_write), set(3), None);
+        let error = open(&door, &stream("/dev/fdset/3", Access::ReadOnly)).expect_err("no member");
         assert_eq!(
             error.to_string(),
             format!(
-                "Could not open '/dev/fdset/3' read-only as image of node 'disk0': \
+                "Could not open '/dev/fdset/3' read-only as character device of chardev 'c': \
                  fd set 3 has only fd {number} (read-write); add one that was opened with O_RDONLY"
             )
         );
@@ -240,7 +271,7 @@ mod tests {
 
     #[test]
     fn an_unknown_set_is_not_found() {
-        let error = open(&door(), &image("/dev/fdset/5", Access::ReadOnly)).expect_err("unknown");
+        let error = open(&door(), &stream("/dev/fdset/5", Access::ReadOnly)).expect_err("unknown");
         assert_eq!(error.errno(), nix::libc::ENOENT);
         assert!(
             error.to_string().contains("there is no fd set 5"),
@@ -256,7 +287,7 @@ mod tests {
             "/dev/fdset/-1",
             "/dev/fdset/../null",
         ] {
-            let error = open(&door(), &image(name, Access::ReadOnly)).expect_err("malformed");
+            let error = open(&door(), &stream(name, Access::ReadOnly)).expect_err("malformed");
             assert!(matches!(error, OpenError::MalformedSet { .. }), "{error}");
         }
     }
@@ -266,11 +297,11 @@ mod tests {
         let door = door();
         let file = tempfile::tempfile().expect("a file");
         door.registry()
-            .add_named(Scope::Monitor(0), "disk", file.into())
+            .add_named(Scope::Monitor(0), "disk", passed(file))
             .expect("good name");
         // An O_RDWR fd can serve a reader.
-        open(&door, &image("fd:disk", Access::ReadOnly)).expect("it is there");
-        let error = open(&door, &image("fd:disk", Access::ReadOnly)).expect_err("used up");
+        open(&door, &stream("fd:disk", Access::ReadOnly)).expect("it is there");
+        let error = open(&door, &stream("fd:disk", Access::ReadOnly)).expect_err("used up");
         assert!(matches!(error, OpenError::NoSuchName { .. }), "{error}");
     }
 
@@ -279,24 +310,24 @@ mod tests {
         let door = door();
         let (reader, _writer) = pipe().expect("a pipe");
         door.registry()
-            .add_named(Scope::Process, "disk", reader.into())
+            .add_named(Scope::Process, "disk", passed(reader))
             .expect("good name");
-        let error = open(&door, &image("fd:disk", Access::ReadWrite)).expect_err("read-only");
+        let error = open(&door, &stream("fd:disk", Access::ReadWrite)).expect_err("read-only");
         assert_eq!(
             error.to_string(),
-            "Could not open 'fd:disk' read-write as image of node 'disk0': \
+            "Could not open 'fd:disk' read-write as character device of chardev 'c': \
              the fd is read-only; pass one that was opened with O_RDWR"
         );
-        assert!(open(&door, &image("fd:disk", Access::ReadOnly)).is_ok());
+        assert!(open(&door, &stream("fd:disk", Access::ReadOnly)).is_ok());
     }
 
     #[test]
     fn an_fd_that_gives_no_access_serves_nobody() {
         let door = door();
         let only_path = without_access();
-        door.registry().add(only_path, set(1), None);
-        let error = open(&door, &image("/dev/fdset/1", Access::ReadOnly)).expect_err("O_PATH");
-        assert!(error.to_string().contains("(O_PATH)"), "{error}");
+        door.registry().add(passed(only_path), set(1), None);
+        let error = open(&door, &stream("/dev/fdset/1", Access::ReadOnly)).expect_err("O_PATH");
+        assert!(error.to_string().contains("it is an O_PATH fd"), "{error}");
     }
 
     #[expect(
@@ -308,11 +339,66 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_a_kind_that_the_role_does_not_take_is_refused_from_every_source() {
+        let door = door();
+        let (reader, _writer) = pipe().expect("a pipe");
+        let copy = reader.try_clone().expect("an fd");
+        door.registry().add(passed(reader), set(2), None);
+        door.registry()
+            .add_named(Scope::Monitor(0), "disk", passed(copy))
+            .expect("good name");
+        for (name, came) in [
+            ("/dev/fdset/2", "a pipe"),
+            ("fd:disk", "a pipe"),
+            ("/", "a directory"),
+            ("/dev/null", "a character device"),
+        ] {
+            let request = Request::new(name, Access::ReadOnly, Role::Image, "node 'disk0'");
+            let error = open(&door, &request).expect_err("no storage");
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "Could not open '{name}' read-only as image of node 'disk0': it is {came}; \
+                     needed is a regular file, a block device or a memfd"
+                )
+            );
+            assert_eq!(error.errno(), nix::libc::EINVAL);
+        }
+        for name in ["/dev/fdset/2", "fd:disk"] {
+            open(&door, &stream(name, Access::ReadOnly)).expect("it is still there");
+        }
+    }
+
+    #[test]
+    fn of_a_mixed_set_the_member_of_the_right_kind_is_taken() {
+        let door = door();
+        let (reader, _writer) = pipe().expect("a pipe");
+        door.registry().add(passed(reader), set(2), None);
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let file = open(&door, &stream(path_of(&file), Access::ReadOnly)).expect("a path");
+        let identity = file.identity().expect("a file");
+        door.registry()
+            .add(passed(file.into_parts().0), set(2), None);
+        let request = Request::new("/dev/fdset/2", Access::ReadOnly, Role::Image, "node 'n'");
+        let opened = open(&door, &request).expect("the second member");
+        assert_eq!(opened.identity().expect("a file"), identity);
+    }
+
+    #[test]
+    fn a_request_may_take_other_kinds_than_its_role() {
+        let door = door();
+        let request = Request::new("/dev/null", Access::ReadOnly, Role::Image, "node 'n'");
+        assert!(open(&door, &request).is_err());
+        assert!(open(&door, &request.kinds(&[])).is_ok());
+        assert!(open(&door, &request.kinds(&[Kind::CharDevice])).is_ok());
+    }
+
+    #[test]
     fn existing_files_are_kept_cut_appended_to_or_refused_as_asked() {
         let door = door();
         let file = tempfile::NamedTempFile::new().expect("a file");
         let write = |existing, text: &str| -> Result<u64, OpenError> {
-            let request = image(path_of(&file), Access::WriteOnly).create(0o600, existing);
+            let request = stream(path_of(&file), Access::WriteOnly).create(0o600, existing);
             let opened = open(&door, &request)?;
             let probe = opened.try_clone().expect("an fd");
             let (mut output, _) = opened.into_file();
@@ -328,14 +414,14 @@ mod tests {
 
     #[test]
     fn a_missing_path_keeps_its_reason_as_the_source() {
-        let error = open(&door(), &image("/nowhere/disk", Access::ReadOnly)).expect_err("missing");
+        let error = open(&door(), &stream("/nowhere/disk", Access::ReadOnly)).expect_err("missing");
         assert_eq!(error.errno(), nix::libc::ENOENT);
         assert_eq!(
             error.to_string(),
-            "Could not open '/nowhere/disk' read-only as image of node 'disk0'"
+            "Could not open '/nowhere/disk' read-only as character device of chardev 'c'"
         );
         assert!(std::error::Error::source(&error).is_some());
-        let nul = open(&door(), &image("a\0b", Access::ReadOnly)).expect_err("no such name");
+        let nul = open(&door(), &stream("a\0b", Access::ReadOnly)).expect_err("no such name");
         assert_eq!(nul.errno(), nix::libc::EINVAL);
     }
 
@@ -343,15 +429,15 @@ mod tests {
     fn every_source_gives_a_close_on_exec_fd_of_the_same_file() {
         let door = door();
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let by_path = open(&door, &image(path_of(&file), Access::ReadWrite)).expect("a path");
+        let by_path = open(&door, &stream(path_of(&file), Access::ReadWrite)).expect("a path");
         let pass = || by_path.try_clone().expect("an fd").into_parts().0;
-        door.registry().add(pass(), set(9), None);
+        door.registry().add(passed(pass()), set(9), None);
         door.registry()
-            .add_named(Scope::Monitor(0), "disk", pass())
+            .add_named(Scope::Monitor(0), "disk", passed(pass()))
             .expect("good name");
         let identity = by_path.identity().expect("a file");
         for name in ["/dev/fdset/9", "fd:disk", path_of(&file)] {
-            let opened = open(&door, &image(name, Access::ReadWrite)).expect(name);
+            let opened = open(&door, &stream(name, Access::ReadWrite)).expect(name);
             assert_eq!(opened.identity().expect("a file"), identity, "{name}");
             let flags = nix::fcntl::fcntl(&opened, nix::fcntl::FcntlArg::F_GETFD).expect("flags");
             assert_eq!(flags, nix::libc::FD_CLOEXEC, "{name}");

@@ -117,6 +117,7 @@ mod tests {
 
     use super::*;
     use crate::registry::{FdRegistry, Scope};
+    use crate::watch::passed;
 
     fn door() -> Door {
         Door::new(Arc::new(FdRegistry::new()), Scope::Process)
@@ -162,7 +163,7 @@ mod tests {
         file.write_all(b"a longer text than an id\n").expect("room");
         let copy = file.try_clone().expect("an fd");
         door.registry()
-            .add_named(Scope::Process, "pid", copy.into())
+            .add_named(Scope::Process, "pid", passed(copy))
             .expect("good name");
         drop(pid_file(&door, "fd:pid", "-pidfile").expect("written"));
         file.rewind().expect("a regular file");

@@ -74,6 +74,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::watch::passed;
     use crate::{
         Access, Door, FdRegistry, MemfdSpec, Request, Role, Scope, SocketAddress, Wait, connect,
         listen, memfd, open, pid_file, pty,
@@ -155,7 +156,7 @@ mod tests {
             };
             let memory = memfd(&door, "ram", spec, Role::Memory, "test").expect("memory");
             door.registry()
-                .add_named(Scope::Process, "ram", memory.into_parts().0)
+                .add_named(Scope::Process, "ram", passed(memory.into_parts().0))
                 .expect("good name");
             let request = Request::new("fd:ram", Access::ReadWrite, Role::Memory, "test");
             open(&door, &request).expect("handed in");

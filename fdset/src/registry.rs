@@ -9,10 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{OpenError, RegistryError, Wanted};
+use crate::handover::Handover;
 use crate::hook::{Answers, HookError};
 use crate::named::NamedFds;
 use crate::policy::{Level, Policy};
-use crate::request::Access;
+use crate::request::{Access, Request};
 use crate::sets::{Fdset, FdsetId, Fdsets, NoDup};
 
 /// To whom a named fd belongs.
@@ -62,15 +63,15 @@ impl FdRegistry {
         self.level.admit(wanted)
     }
 
-    /// `add-fd`: puts `fd` into set `id`, or into a new one with the lowest free id. Gives the
+    /// `add-fd`: puts an fd into set `id`, or into a new one with the lowest free id. Gives the
     /// set's id and the fd's number, which `remove-fd` takes.
     pub fn add(
         &self,
-        fd: OwnedFd,
+        passed: Handover,
         id: Option<FdsetId>,
         opaque: Option<String>,
     ) -> (FdsetId, RawFd) {
-        self.books().sets.add(fd, id, opaque)
+        self.books().sets.add(passed, id, opaque)
     }
 
     /// `remove-fd`: closes one member of set `id`, or all. The set vanishes when nothing is left
@@ -90,13 +91,18 @@ impl FdRegistry {
         self.books().sets.list()
     }
 
-    /// `getfd`: gives `fd` a name within `scope`. An fd that had the name before is closed.
+    /// `getfd`: gives an fd a name within `scope`. One that had the name before is closed.
     ///
     /// # Errors
-    /// When the name is empty or starts with a digit; `fd` is closed.
-    pub fn add_named(&self, scope: Scope, name: &str, fd: OwnedFd) -> Result<(), RegistryError> {
+    /// When the name is empty or starts with a digit; the fd is closed.
+    pub fn add_named(
+        &self,
+        scope: Scope,
+        name: &str,
+        passed: Handover,
+    ) -> Result<(), RegistryError> {
         NamedFds::check(name)?;
-        let closed_without_lock = self.books().names.add(scope, name, fd);
+        let closed_without_lock = self.books().names.add(scope, name, passed);
         drop(closed_without_lock);
         Ok(())
     }
@@ -118,7 +124,7 @@ impl FdRegistry {
     pub fn take(&self, scope: Scope, name: &str) -> Option<OwnedFd> {
         let mut books = self.books();
         let (owner, _) = books.names.find(scope, name)?;
-        books.names.remove(owner, name)
+        books.names.remove(owner, name).map(Handover::into_fd)
     }
 
     /// The names of one scope, sorted.
@@ -140,12 +146,13 @@ impl FdRegistry {
         if let Err(fault) = check(fd.as_fd()) {
             return Some(Err(fault));
         }
-        books.names.remove(owner, name).map(Ok)
+        let taken = books.names.remove(owner, name)?;
+        Some(Ok(taken.into_fd()))
     }
 
     /// Duplicates a member of a set and counts a lease, which [`Self::release`] takes back.
-    pub(crate) fn dup(&self, id: FdsetId, access: Access, direct: bool) -> Result<OwnedFd, NoDup> {
-        self.books().sets.dup(id, access, direct)
+    pub(crate) fn dup(&self, id: FdsetId, request: &Request<'_>) -> Result<OwnedFd, NoDup> {
+        self.books().sets.dup(id, request)
     }
 
     /// Takes a lease back.
@@ -228,7 +235,7 @@ impl Door {
 mod tests {
     use super::*;
     use crate::sets::Member;
-    use crate::watch::watched;
+    use crate::watch::{passed, watched};
 
     fn set(id: i64) -> FdsetId {
         FdsetId::new(id).expect("not negative")
@@ -237,8 +244,8 @@ mod tests {
     #[test]
     fn listing_shows_members_in_order_with_their_opaque_text() {
         let registry = FdRegistry::new();
-        let (id, first) = registry.add(watched().0, Some(set(3)), Some("one".to_owned()));
-        let (_, second) = registry.add(watched().0, Some(id), None);
+        let (id, first) = registry.add(passed(watched().0), Some(set(3)), Some("one".to_owned()));
+        let (_, second) = registry.add(passed(watched().0), Some(id), None);
         let member = |fd, opaque: Option<&str>| Member {
             fd,
             opaque: opaque.map(str::to_owned),
@@ -256,8 +263,8 @@ mod tests {
     fn removing_a_member_closes_it_and_keeps_the_others() {
         let registry = FdRegistry::new();
         let (fd, watch) = watched();
-        let (id, number) = registry.add(fd, None, None);
-        let (_, other) = registry.add(watched().0, Some(id), None);
+        let (id, number) = registry.add(passed(fd), None, None);
+        let (_, other) = registry.add(passed(watched().0), Some(id), None);
         registry
             .remove(0, Some(number.into()))
             .expect("it is there");
@@ -277,7 +284,7 @@ mod tests {
             text(registry.remove(3, Some(7))),
             "File descriptor named 'fdset-id:3, fd:7' not found"
         );
-        registry.add(watched().0, Some(set(3)), None);
+        registry.add(passed(watched().0), Some(set(3)), None);
         assert_eq!(
             text(registry.remove(3, Some(-1))),
             "File descriptor named 'fdset-id:3, fd:-1' not found"
@@ -293,11 +300,11 @@ mod tests {
         let registry = FdRegistry::new();
         let (old, watch) = watched();
         registry
-            .add_named(Scope::Monitor(0), "a", old)
+            .add_named(Scope::Monitor(0), "a", passed(old))
             .expect("good name");
         let (new, _keep) = watched();
         registry
-            .add_named(Scope::Monitor(0), "a", new)
+            .add_named(Scope::Monitor(0), "a", passed(new))
             .expect("good name");
         assert!(watch.is_closed());
         assert_eq!(registry.names(Scope::Monitor(0)), ["a"]);
@@ -309,7 +316,7 @@ mod tests {
         for name in ["", "3", "0disk"] {
             let (fd, watch) = watched();
             let error = registry
-                .add_named(Scope::Monitor(0), name, fd)
+                .add_named(Scope::Monitor(0), name, passed(fd))
                 .expect_err("bad name");
             assert_eq!(
                 error.to_string(),
@@ -333,10 +340,10 @@ mod tests {
         let (process, _watch) = watched();
         let (own, own_watch) = watched();
         registry
-            .add_named(Scope::Process, "a", process)
+            .add_named(Scope::Process, "a", passed(process))
             .expect("good name");
         registry
-            .add_named(Scope::Monitor(1), "a", own)
+            .add_named(Scope::Monitor(1), "a", passed(own))
             .expect("good name");
         drop(registry.take(Scope::Monitor(1), "a").expect("its own"));
         assert!(own_watch.is_closed());
@@ -348,10 +355,10 @@ mod tests {
     fn one_monitor_cannot_see_or_close_what_is_not_its_own() {
         let registry = FdRegistry::new();
         registry
-            .add_named(Scope::Monitor(1), "a", watched().0)
+            .add_named(Scope::Monitor(1), "a", passed(watched().0))
             .expect("good name");
         registry
-            .add_named(Scope::Process, "kvm", watched().0)
+            .add_named(Scope::Process, "kvm", passed(watched().0))
             .expect("good name");
         assert!(registry.take(Scope::Monitor(2), "a").is_none());
         assert!(registry.remove_named(Scope::Monitor(2), "a").is_err());

@@ -5,6 +5,8 @@ use std::os::fd::AsFd;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+use crate::kind::Kind;
+
 /// How a file is to be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Access {
@@ -66,7 +68,7 @@ impl fmt::Display for Access {
     }
 }
 
-/// What a resource is for. Errors print it; nothing here depends on it.
+/// What a resource is for. Errors print it, and it decides which [kinds](Role::kinds) will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Role {
@@ -161,6 +163,8 @@ pub struct Request<'a> {
     pub access: Access,
     /// What it is for.
     pub role: Role,
+    /// The kinds of file that will do; empty for all. At first those of the role.
+    pub kinds: &'a [Kind],
     /// For whom: a device, a node or a command line option, as `node 'disk0'`. Printed in errors.
     pub reason: &'a str,
     /// Leave to create.
@@ -179,11 +183,24 @@ impl<'a> Request<'a> {
             name,
             access,
             role,
+            kinds: role.kinds(),
             reason,
             create: None,
             direct: false,
             nonblocking: false,
         }
+    }
+
+    /// With other kinds than those of the role; empty for all.
+    #[must_use]
+    pub fn kinds(mut self, kinds: &'a [Kind]) -> Self {
+        self.kinds = kinds;
+        self
+    }
+
+    /// Whether a file of this kind will do.
+    pub(crate) fn takes(&self, kind: Kind) -> bool {
+        self.kinds.is_empty() || self.kinds.contains(&kind)
     }
 
     /// With leave to create a missing file.

@@ -16,7 +16,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::error::RegistryError;
-use crate::request::Access;
+use crate::handover::Handover;
+use crate::kind::Kind;
+use crate::request::{Access, Request};
 
 /// The id of an fd set; never negative.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,7 +80,9 @@ pub struct Member {
 pub(crate) enum NoDup {
     /// There is no such set.
     NoSuchSet,
-    /// None of the members has the wanted access mode.
+    /// All its members are of a wrong kind; this is the first one's.
+    WrongKind(Kind),
+    /// None of the members of the right kind has the wanted access mode.
     NoMember(Vec<(RawFd, Option<Access>)>),
     /// The fd could not be duplicated.
     Os(io::Error),
@@ -86,9 +90,8 @@ pub(crate) enum NoDup {
 
 #[derive(Debug)]
 struct Held {
-    fd: OwnedFd,
+    passed: Handover,
     opaque: Option<String>,
-    access: Option<Access>,
     direct: bool,
 }
 
@@ -103,20 +106,19 @@ struct Set {
 pub(crate) struct Fdsets(BTreeMap<FdsetId, Set>);
 
 impl Fdsets {
-    /// Puts `fd` into set `id`, or into a new one with the lowest free id.
+    /// Puts an fd into set `id`, or into a new one with the lowest free id.
     pub(crate) fn add(
         &mut self,
-        fd: OwnedFd,
+        passed: Handover,
         id: Option<FdsetId>,
         opaque: Option<String>,
     ) -> (FdsetId, RawFd) {
         let id = id.unwrap_or_else(|| self.lowest_free());
-        let number = fd.as_raw_fd();
-        let flags = fcntl(&fd, FcntlArg::F_GETFL).unwrap_or(0);
+        let number = passed.as_raw_fd();
+        let flags = fcntl(&passed, FcntlArg::F_GETFL).unwrap_or(0);
         let held = Held {
-            access: Access::of(&fd),
             direct: OFlag::from_bits_retain(flags).contains(OFlag::O_DIRECT),
-            fd,
+            passed,
             opaque,
         };
         self.0.entry(id).or_default().members.push(held);
@@ -128,50 +130,57 @@ impl Fdsets {
         &mut self,
         id: i64,
         fd: Option<i64>,
-    ) -> Result<Vec<OwnedFd>, RegistryError> {
+    ) -> Result<Vec<Handover>, RegistryError> {
         let key = FdsetId(id);
         let set = self.0.get_mut(&key).ok_or_else(|| no_such(id, fd))?;
-        let out: Vec<OwnedFd> = match fd {
-            None => set.members.drain(..).map(|held| held.fd).collect(),
+        let out: Vec<Handover> = match fd {
+            None => set.members.drain(..).map(|held| held.passed).collect(),
             Some(number) => {
                 let at = set
                     .members
                     .iter()
-                    .position(|held| i64::from(held.fd.as_raw_fd()) == number)
+                    .position(|held| i64::from(held.passed.as_raw_fd()) == number)
                     .ok_or_else(|| no_such(id, fd))?;
-                vec![set.members.remove(at).fd]
+                vec![set.members.remove(at).passed]
             }
         };
         self.vanish_if_idle(key);
         Ok(out)
     }
 
-    /// Duplicates the first member whose access mode is exactly `access`, and counts a lease. One
-    /// whose `O_DIRECT` flag is as wanted comes before one whose flag is not: managers pass both,
-    /// but a single one serves too.
-    pub(crate) fn dup(
-        &mut self,
-        id: FdsetId,
-        access: Access,
-        direct: bool,
-    ) -> Result<OwnedFd, NoDup> {
+    /// Duplicates the first member of a right kind whose access mode is exactly the wanted one,
+    /// and counts a lease. One whose `O_DIRECT` flag is as wanted comes before one whose flag is
+    /// not: managers pass both, but a single one serves too.
+    pub(crate) fn dup(&mut self, id: FdsetId, request: &Request<'_>) -> Result<OwnedFd, NoDup> {
         let set = self.0.get_mut(&id).ok_or(NoDup::NoSuchSet)?;
-        let fits = |held: &&Held| held.access == Some(access);
+        let kind = |held: &Held| held.passed.nature().kind;
+        let fits_kind = |held: &&Held| request.takes(kind(held));
+        if let Some(first) = set.members.first()
+            && !set.members.iter().any(|held| fits_kind(&held))
+        {
+            return Err(NoDup::WrongKind(kind(first)));
+        }
+        let access = Some(request.access);
+        let fits = |held: &&Held| held.passed.nature().access == access && fits_kind(held);
         let member = set
             .members
             .iter()
             .filter(fits)
-            .find(|held| held.direct == direct)
+            .find(|held| held.direct == request.direct)
             .or_else(|| set.members.iter().find(fits));
         let Some(member) = member else {
             let came = set
                 .members
                 .iter()
-                .map(|held| (held.fd.as_raw_fd(), held.access))
+                .map(|held| (held.passed.as_raw_fd(), held.passed.nature().access))
                 .collect();
             return Err(NoDup::NoMember(came));
         };
-        let fd = member.fd.as_fd().try_clone_to_owned().map_err(NoDup::Os)?;
+        let fd = member
+            .passed
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(NoDup::Os)?;
         set.leases += 1;
         Ok(fd)
     }
@@ -194,7 +203,7 @@ impl Fdsets {
                     .members
                     .iter()
                     .map(|held| Member {
-                        fd: held.fd.as_raw_fd(),
+                        fd: held.passed.as_raw_fd(),
                         opaque: held.opaque.clone(),
                     })
                     .collect(),
@@ -237,9 +246,15 @@ mod tests {
     use std::io::pipe;
 
     use super::*;
+    use crate::handover::Origin;
+    use crate::request::Role;
 
-    fn fd() -> OwnedFd {
-        pipe().expect("a pipe").0.into()
+    fn passed(fd: impl Into<OwnedFd>) -> Handover {
+        Handover::new(fd.into(), Origin::CommandLine)
+    }
+
+    fn fd() -> Handover {
+        passed(pipe().expect("a pipe").0)
     }
 
     fn id(value: i64) -> FdsetId {
@@ -284,23 +299,21 @@ mod tests {
         let flags = [OFlag::O_CLOEXEC, OFlag::O_CLOEXEC | OFlag::O_DIRECT];
         for flags in flags {
             let (_, writer) = nix::unistd::pipe2(flags).expect("a pipe");
-            sets.add(writer, Some(id(0)), None);
+            sets.add(passed(writer), Some(id(0)), None);
         }
+        let writer =
+            |direct| Request::new("", Access::WriteOnly, Role::Snapshot, "test").direct(direct);
         let is_direct = |fd: OwnedFd| {
             let flags = fcntl(&fd, FcntlArg::F_GETFL).expect("flags");
             OFlag::from_bits_retain(flags).contains(OFlag::O_DIRECT)
         };
         for direct in [true, false] {
-            let fd = sets
-                .dup(id(0), Access::WriteOnly, direct)
-                .expect("a member");
+            let fd = sets.dup(id(0), &writer(direct)).expect("a member");
             assert_eq!(is_direct(fd), direct);
         }
         let ordinary = sets.list()[0].members[0].fd;
         sets.remove(0, Some(ordinary.into())).expect("it is there");
-        let fd = sets
-            .dup(id(0), Access::WriteOnly, false)
-            .expect("the one left");
+        let fd = sets.dup(id(0), &writer(false)).expect("the one left");
         assert!(is_direct(fd));
     }
 

@@ -5,6 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::handover::{Handover, Origin};
+
+/// An fd as the command line would hand it over.
+pub(crate) fn passed(fd: impl Into<OwnedFd>) -> Handover {
+    Handover::new(fd.into(), Origin::CommandLine)
+}
+
 /// The read end of a pipe whose write end was handed over.
 pub(crate) struct Watch(PipeReader);
 

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use fdset::scm::{MAX_FDS, recv_with_fds, send_with_fds};
-use fdset::{Access, Door, FdRegistry, Request, Role, Scope, open};
+use fdset::{Access, Door, FdRegistry, Handover, Origin, Request, Role, Scope, open};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Takes every fd that is left but `spare`.
@@ -28,16 +28,14 @@ fn running_out_of_fds_is_reported_and_leaks_nothing() {
     let (mut watch, writer) = pipe().expect("a pipe");
     let (mut ours, mut theirs) = UnixStream::pair().expect("a pair");
     let (_, number) = door.registry().add(
-        writer.as_fd().try_clone_to_owned().expect("an fd"),
+        Handover::new(
+            writer.as_fd().try_clone_to_owned().expect("an fd"),
+            Origin::CommandLine,
+        ),
         None,
         None,
     );
-    let request = Request::new(
-        "/dev/fdset/0",
-        Access::WriteOnly,
-        Role::Image,
-        "node 'disk0'",
-    );
+    let request = Request::new("/dev/fdset/0", Access::WriteOnly, Role::Snapshot, "a test");
 
     // Ten come, four fit: the four are handed over, the loss is told, the stream goes on.
     let taken = exhaust(4);

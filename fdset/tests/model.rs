@@ -6,7 +6,9 @@ use std::io::pipe;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use fdset::{Access, Door, FdRegistry, FdsetId, OpenFile, Request, Role, Scope, open};
+use fdset::{
+    Access, Door, FdRegistry, FdsetId, Handover, OpenFile, Origin, Request, Role, Scope, open,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proptest::prelude::*;
 
@@ -84,6 +86,10 @@ impl Passed {
     }
 }
 
+fn passed(fd: OwnedFd) -> Handover {
+    Handover::new(fd, Origin::CommandLine)
+}
+
 #[derive(Default)]
 struct SetModel {
     members: Vec<(RawFd, usize)>,
@@ -159,7 +165,7 @@ impl World {
                 .expect("there is a free id")
         });
         let wanted = set.map(|id| FdsetId::new(id).expect("not negative"));
-        let (id, reported) = self.registry.add(fd, wanted, None);
+        let (id, reported) = self.registry.add(passed(fd), wanted, None);
         assert_eq!((id.value(), reported), (expected, number));
         let model = self.sets.entry(expected).or_default();
         model.members.push((number, index));
@@ -187,7 +193,7 @@ impl World {
     fn open(&mut self, set: i64, access: Access) {
         let door = Door::new(Arc::clone(&self.registry), Scope::Monitor(0));
         let name = format!("/dev/fdset/{set}");
-        let opened = open(&door, &Request::new(&name, access, Role::Image, "test"));
+        let opened = open(&door, &Request::new(&name, access, Role::Snapshot, "test"));
         let expected = self.sets.get_mut(&set).and_then(|model| {
             let fits = |(_, index): &&(RawFd, usize)| self.passed[*index].access == access;
             let index = model.members.iter().find(fits)?.1;
@@ -218,7 +224,7 @@ impl World {
     fn name(&mut self, name: usize, monitor: u32, access: Access) {
         let (fd, index) = self.pass(access);
         self.registry
-            .add_named(Scope::Monitor(monitor), NAMES[name], fd)
+            .add_named(Scope::Monitor(monitor), NAMES[name], passed(fd))
             .expect("a good name");
         if let Some(replaced) = self.names.insert((monitor, name), index) {
             self.passed[replaced].copies -= 1;
@@ -239,7 +245,7 @@ impl World {
     fn open_named(&mut self, name: usize, monitor: u32, access: Access) {
         let door = Door::new(Arc::clone(&self.registry), Scope::Monitor(monitor));
         let text = format!("fd:{}", NAMES[name]);
-        let opened = open(&door, &Request::new(&text, access, Role::Image, "test"));
+        let opened = open(&door, &Request::new(&text, access, Role::Snapshot, "test"));
         let fits = |index: &usize| self.passed[*index].access == access;
         let expected = self.names.get(&(monitor, name)).copied().filter(fits);
         assert_eq!(opened.is_ok(), expected.is_some());

@@ -2,13 +2,16 @@
 
 use std::os::fd::OwnedFd;
 
-use fdset::{FdsetId, RegistryError, Scope};
+use fdset::{FdsetId, Handover, Kind, Origin, Peer, RegistryError, Scope};
 use qapi_schema::control::{
     self, CommandInfo, EventInfo, QmpCapabilities, QmpCapability, VersionInfo, VersionTriple,
 };
-use qapi_schema::fds::{self, AddFd, AddfdInfo, Closefd, FdsetFdInfo, FdsetInfo, Getfd, RemoveFd};
+use qapi_schema::fds::{
+    self, AddFd, AddfdInfo, Closefd, FdKind, FdsetFdInfo, FdsetInfo, Getfd, RemoveFd,
+};
 use qapi_schema::{
-    COMMANDS, Context, Event, INTROSPECTION, Module, MonitorId, QmpError, Reply, to_wire,
+    COMMANDS, Context, Event, INTROSPECTION, Module, MonitorId, QmpError, Reply, SessionPeer,
+    to_wire,
 };
 use serde_json::Value;
 
@@ -96,6 +99,10 @@ impl Context for NoRequest {
     fn monitor(&self) -> MonitorId {
         MonitorId(0)
     }
+
+    fn peer(&self) -> Option<SessionPeer> {
+        None
+    }
 }
 
 /// Implements the commands.
@@ -149,10 +156,10 @@ impl control::Commands for Builtin<'_> {
 
 impl fds::Commands for Builtin<'_> {
     fn getfd(&mut self, cx: &mut dyn Context, args: Getfd) -> Result<(), QmpError> {
-        let fd = passed_fd(cx)?;
+        let passed = passed_fd(cx, args.kind)?;
         self.shared
             .registry
-            .add_named(scope(cx), &args.fdname, fd)
+            .add_named(scope(cx), &args.fdname, passed)
             .map_err(refused)
     }
 
@@ -164,13 +171,13 @@ impl fds::Commands for Builtin<'_> {
     }
 
     fn add_fd(&mut self, cx: &mut dyn Context, args: AddFd) -> Result<AddfdInfo, QmpError> {
-        let fd = passed_fd(cx)?;
+        let passed = passed_fd(cx, args.kind)?;
         let set = args
             .fdset_id
             .map(FdsetId::new)
             .transpose()
             .map_err(refused)?;
-        let (set, fd) = self.shared.registry.add(fd, set, args.opaque);
+        let (set, fd) = self.shared.registry.add(passed, set, args.opaque);
         Ok(AddfdInfo {
             fdset_id: set.value(),
             fd: fd.into(),
@@ -202,9 +209,20 @@ impl fds::Commands for Builtin<'_> {
     }
 }
 
-fn passed_fd(cx: &mut dyn Context) -> Result<OwnedFd, QmpError> {
-    cx.take_fd()
-        .ok_or_else(|| QmpError::generic("No file descriptor supplied via SCM_RIGHTS"))
+fn passed_fd(cx: &mut dyn Context, kind: Option<FdKind>) -> Result<Handover, QmpError> {
+    let fd = cx
+        .take_fd()
+        .ok_or_else(|| QmpError::generic("No file descriptor supplied via SCM_RIGHTS"))?;
+    let origin = Origin::Monitor {
+        monitor: cx.monitor().0,
+        peer: cx
+            .peer()
+            .map(|SessionPeer { pid, uid, gid }| Peer { pid, uid, gid }),
+    };
+    let announced = kind.and_then(|kind| Kind::from_name(kind.as_str()));
+    Handover::new(fd, origin)
+        .announced_as(announced)
+        .map_err(refused)
 }
 
 fn scope(cx: &dyn Context) -> Scope {
@@ -213,4 +231,16 @@ fn scope(cx: &dyn Context) -> Scope {
 
 fn refused(error: RegistryError) -> QmpError {
     QmpError::generic(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_and_the_registry_have_the_same_names_for_the_kinds_of_fds() {
+        let ours: Vec<_> = Kind::all().map(Kind::name).collect();
+        let theirs: Vec<_> = FdKind::ALL.iter().map(|kind| kind.as_str()).collect();
+        assert_eq!(ours, theirs);
+    }
 }

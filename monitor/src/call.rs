@@ -6,7 +6,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use qapi_schema::{CommandSpec, Context, MonitorId, QmpError, Reply};
+use fdset::Peer;
+use qapi_schema::{CommandSpec, Context, MonitorId, QmpError, Reply, SessionPeer};
 use serde_json::Value;
 
 use crate::inbox::{Inbox, Pending};
@@ -90,6 +91,12 @@ impl Context for Call {
 
     fn monitor(&self) -> MonitorId {
         self.line.monitor
+    }
+
+    fn peer(&self) -> Option<SessionPeer> {
+        self.line
+            .peer
+            .map(|Peer { pid, uid, gid }| SessionPeer { pid, uid, gid })
     }
 }
 

@@ -229,6 +229,7 @@ mod tests {
             inbox.open(Arc::new(Line {
                 key: Key(key),
                 monitor: MonitorId(0),
+                peer: None,
                 style: Style::Line,
                 outlet: Outlet::new(Arc::new(port)),
                 bell: Arc::new(Bell::new()),

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use fdset::Peer;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use qapi_schema::{MonitorId, Reply};
@@ -282,6 +283,7 @@ impl Io {
         let line = Arc::new(Line {
             key,
             monitor: id,
+            peer: Peer::of(&*input),
             style,
             outlet: Outlet::new(Arc::clone(&output)),
             bell: Arc::clone(&self.shared.bell),

@@ -5,6 +5,7 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use fdset::Peer;
 use mio::Waker;
 use qapi_schema::MonitorId;
 
@@ -77,6 +78,8 @@ pub(crate) struct Line {
     pub(crate) key: Key,
     /// The monitor it came over.
     pub(crate) monitor: MonitorId,
+    /// Who the client is, where its connection tells.
+    pub(crate) peer: Option<Peer>,
     /// How its messages are laid out.
     pub(crate) style: Style,
     /// Where they go.

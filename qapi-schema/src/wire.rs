@@ -88,6 +88,17 @@ impl std::error::Error for QmpError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MonitorId(pub u32);
 
+/// The process behind a session, as the kernel noted it when it connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionPeer {
+    /// Its process id.
+    pub pid: u32,
+    /// Its effective user id.
+    pub uid: u32,
+    /// Its effective group id.
+    pub gid: u32,
+}
+
 /// What a running command may ask of the session it came from.
 pub trait Context {
     /// The next fd that came with this request, in the order sent. Fds that nobody takes are
@@ -96,6 +107,9 @@ pub trait Context {
 
     /// The monitor the request came over.
     fn monitor(&self) -> MonitorId;
+
+    /// Who is at the other end, where the connection tells: a unix socket does.
+    fn peer(&self) -> Option<SessionPeer>;
 }
 
 /// Where events go: to every negotiated session.

@@ -76,3 +76,48 @@ fn a_read_only_member_does_not_open_for_writing() -> Result<()> {
     vm.execute("blockdev-add", read_only)?;
     vm.shutdown_clean()
 }
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn an_fd_that_is_not_what_was_announced_is_refused_and_closed() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let (reader, _writer) = std::io::pipe()?;
+    for (command, mut arguments) in [
+        ("getfd", json!({"fdname": "disk"})),
+        ("add-fd", json!({"fdset-id": 3})),
+    ] {
+        let before = vm.usage()?;
+        arguments["kind"] = json!("tap");
+        let refusal = vm
+            .qmp
+            .refusal_with(command, arguments.clone(), &[reader.as_fd()])?;
+        assert!(refusal.desc.contains("it is a pipe"), "{}", refusal.desc);
+        assert_eq!(vm.usage()?.fds, before.fds);
+        arguments["kind"] = json!("fifo");
+        vm.qmp.execute_with(command, arguments, &[reader.as_fd()])?;
+    }
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn a_pipe_is_no_disk_and_stays_where_it_was() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let (reader, _writer) = std::io::pipe()?;
+    vm.qmp
+        .execute_with("getfd", json!({"fdname": "disk"}), &[reader.as_fd()])?;
+    let before = vm.usage()?;
+    let node = json!({"driver": "file", "node-name": "n", "filename": "fd:disk",
+        "read-only": true});
+    let refusal = vm.refusal("blockdev-add", node)?;
+    assert!(
+        refusal
+            .desc
+            .contains("it is a pipe; needed is a regular file"),
+        "{}",
+        refusal.desc
+    );
+    assert_eq!(vm.usage()?.fds, before.fds);
+    vm.execute("closefd", json!({"fdname": "disk"}))?;
+    vm.shutdown_clean()
+}

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use fdset::{Door, FdRegistry, FdsetId, Role, Scope};
+use fdset::{Door, FdRegistry, FdsetId, Handover, Origin, Role, Scope};
 use monitor::{Phase, Server, ServerSpec, Version};
 
 use self::monitors::Kept;
@@ -167,7 +167,8 @@ fn add_fds(door: &Door, config: &Config) -> Result<()> {
     for spec in &config.add_fds {
         let fd = fdset::inherited(door, spec.fd, Role::CommandLine, "-add-fd")?;
         let set = FdsetId::new(i64::from(spec.set)).context("-add-fd")?;
-        door.registry().add(fd, Some(set), spec.opaque.clone());
+        let passed = Handover::new(fd, Origin::CommandLine);
+        door.registry().add(passed, Some(set), spec.opaque.clone());
     }
     Ok(())
 }

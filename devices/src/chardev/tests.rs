@@ -127,7 +127,11 @@ fn paired() -> (Arc<Chardev>, UnixStream) {
     let door = door();
     let passed = OwnedFd::from(theirs);
     door.registry()
-        .add_named(Scope::Process, "peer", passed)
+        .add_named(
+            Scope::Process,
+            "peer",
+            fdset::Handover::new(passed, fdset::Origin::CommandLine),
+        )
         .unwrap();
     let address = SocketAddress::Fd {
         name: "peer".to_owned(),

@@ -225,7 +225,11 @@ mod tests {
         let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
         let passed = OwnedFd::from(theirs);
         door.registry()
-            .add_named(Scope::Process, "peer", passed)
+            .add_named(
+                Scope::Process,
+                "peer",
+                fdset::Handover::new(passed, fdset::Origin::CommandLine),
+            )
             .unwrap();
         let socket = SocketSpec {
             address: SocketAddress::Fd {

@@ -334,7 +334,7 @@ fn a_connection_must_be_able_to_carry_fds() {
     let (ours, _theirs) = UnixStream::pair().expect("a pair");
     for (name, fd) in [("pipe", watched().0), ("socket", ours.into())] {
         door.registry()
-            .add_named(Scope::Monitor(0), name, fd)
+            .add_named(Scope::Monitor(0), name, crate::watch::passed(fd))
             .expect("good name");
     }
     let error = connect("pipe").expect_err("a pipe").to_string();

@@ -16,6 +16,7 @@ use super::*;
 use crate::error::OpenError;
 use crate::registry::{Door, FdRegistry, Scope};
 use crate::request::{Access, Existing, Request, Role};
+use crate::watch::passed;
 
 fn door() -> Door {
     Door::new(Arc::new(FdRegistry::new()), Scope::Process)
@@ -179,7 +180,7 @@ fn a_passed_socket_must_fit_its_use_and_survives_a_refusal() {
     let pass = |name, fd: &dyn AsFd| {
         let copy = fd.as_fd().try_clone_to_owned().expect("an fd");
         door.registry()
-            .add_named(Scope::Process, name, copy)
+            .add_named(Scope::Process, name, passed(copy))
             .expect("good name");
     };
     pass("listening", &listening);

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
-use fdset::{Access, Door, FdRegistry, Request, Role, Scope};
+use fdset::{Access, Door, FdRegistry, Handover, Origin, Request, Role, Scope};
 use tempfile::NamedTempFile;
 
 use crate::engine::{IoThread, IoThreadSpec, Segments};
@@ -127,7 +127,9 @@ fn passed_fd_serves_a_node_until_the_node_is_gone() {
     let file = image(&[5; 512]);
     let (registry, mut graph) = (Arc::new(FdRegistry::new()), BlockGraph::new());
     let fd = file.as_file().as_fd().try_clone_to_owned().expect("dup");
-    let set = registry.add(fd, None, None).0;
+    let set = registry
+        .add(Handover::new(fd, Origin::CommandLine), None, None)
+        .0;
     let door = Door::new(Arc::clone(&registry), Scope::Process);
     let node = graph
         .add(&door, file_spec(&format!("/dev/fdset/{set}"), OPTIONS))
@@ -164,7 +166,9 @@ fn read_only_fd_needs_auto_read_only_and_then_refuses_writes() {
     let door = Door::new(Arc::clone(&registry), Scope::Process);
     let request = Request::new(path(&file), Access::ReadOnly, Role::Image, "a test");
     let (reader, _) = fdset::open(&door, &request).expect("open").into_parts();
-    let set = registry.add(reader, None, None).0;
+    let set = registry
+        .add(Handover::new(reader, Origin::CommandLine), None, None)
+        .0;
     let filename = format!("/dev/fdset/{set}");
     let mut graph = BlockGraph::new();
     let error = graph
@@ -311,7 +315,7 @@ fn wrong_kind_of_file_is_refused_with_both_kinds() {
         .expect_err("not a file")
         .to_string();
     assert!(
-        error.contains("to be a regular file, it is neither"),
+        error.contains("it is a character device; needed is a regular file"),
         "{error}"
     );
     let file = image(&[0; 512]);

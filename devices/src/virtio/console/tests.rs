@@ -65,7 +65,11 @@ impl Machine {
         let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
         let passed = OwnedFd::from(theirs);
         door.registry()
-            .add_named(Scope::Process, "peer", passed)
+            .add_named(
+                Scope::Process,
+                "peer",
+                fdset::Handover::new(passed, fdset::Origin::CommandLine),
+            )
             .unwrap();
         let spec = ChardevSpec {
             backend: BackendSpec::Socket(SocketSpec {
