@@ -146,7 +146,7 @@ crate::input::named_values!(BlockdevDetectZeroesOptions);
     schemars::JsonSchema,
 )]
 pub enum BlockdevAioOptions {
-    /// By threads that wait.
+    /// By threads that wait; served by io_uring here.
     #[serde(rename = "threads")]
     Threads,
     /// By Linux AIO; served by io_uring here.
@@ -219,7 +219,7 @@ impl crate::describe::Described for BlockdevCacheOptions {
 pub struct BlockdevOptionsFile {
     /// Its path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID".
     pub filename: String,
-    /// Whether the file is locked against other users (default: auto).
+    /// Must not be on: images are not locked (default: auto).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub locking: Option<super::common::OnOffAuto>,
     /// How requests reach the kernel (default: io_uring).
@@ -249,7 +249,7 @@ impl crate::describe::Described for BlockdevOptionsFile {
         crate::describe::MemberSpec::optional(
                 "locking",
                 "OnOffAuto",
-                "whether the file is locked against other users (default: auto)",
+                "must not be on: images are not locked (default: auto)",
             )
             .one_of(&["auto", "on", "off"])
             .default_is("auto"),
@@ -271,7 +271,7 @@ pub struct BlockdevOptionsNull {
     /// How large it pretends to be, in bytes (default: 1 GiB).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
-    /// How long each request takes, in ns (default: 0).
+    /// Must be 0: requests are answered at once (default: 0).
     #[serde(rename = "latency-ns")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ns: Option<u64>,
@@ -304,7 +304,7 @@ impl crate::describe::Described for BlockdevOptionsNull {
         crate::describe::MemberSpec::optional(
                 "latency-ns",
                 "uint64",
-                "how long each request takes, in ns (default: 0)",
+                "must be 0: requests are answered at once (default: 0)",
             )
             .default_is("0"),
         crate::describe::MemberSpec::optional(
@@ -384,7 +384,8 @@ pub struct BlockdevOptions {
     #[serde(rename = "auto-read-only")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auto_read_only: Option<bool>,
-    /// Whether others may write to the storage at the same time (default: false).
+    /// Whether others may write to the storage at the same time; only for a node that is read-only
+    /// (default: false).
     #[serde(rename = "force-share")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub force_share: Option<bool>,
@@ -511,7 +512,7 @@ impl crate::describe::Described for BlockdevOptions {
         crate::describe::MemberSpec::optional(
                 "force-share",
                 "bool",
-                "whether others may write to the storage at the same time (default: false)",
+                "whether others may write to the storage at the same time; only for a node that is read-only (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(

@@ -91,19 +91,19 @@ pub struct InetSocketAddress {
     pub host: String,
     /// The port.
     pub port: String,
-    /// Whether the host must be a number (default: false).
+    /// Whether the host is a number; accepted and without effect (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub numeric: Option<bool>,
-    /// The highest port to try when listening.
+    /// Must be absent: a socket listens on the port it is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<u16>,
-    /// Whether IPv4 may be used.
+    /// Must not be false: the host's address says which is used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<bool>,
-    /// Whether IPv6 may be used.
+    /// Must not be false: the host's address says which is used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<bool>,
-    /// Whether idle connections are probed (default: false).
+    /// Must not be true: idle connections are not probed (default: false).
     #[serde(rename = "keep-alive")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_alive: Option<bool>,
@@ -136,28 +136,28 @@ impl crate::describe::Described for InetSocketAddress {
         crate::describe::MemberSpec::optional(
                 "numeric",
                 "bool",
-                "whether the host must be a number (default: false)",
+                "whether the host is a number; accepted and without effect (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(
             "to",
             "uint16",
-            "the highest port to try when listening",
+            "must be absent: a socket listens on the port it is given",
         ),
         crate::describe::MemberSpec::optional(
             "ipv4",
             "bool",
-            "whether IPv4 may be used",
+            "must not be false: the host's address says which is used",
         ),
         crate::describe::MemberSpec::optional(
             "ipv6",
             "bool",
-            "whether IPv6 may be used",
+            "must not be false: the host's address says which is used",
         ),
         crate::describe::MemberSpec::optional(
                 "keep-alive",
                 "bool",
-                "whether idle connections are probed (default: false)",
+                "must not be true: idle connections are not probed (default: false)",
             )
             .default_is("false"),
     ];

@@ -12,7 +12,7 @@ pub struct PciProperties {
     /// Whether other functions may share the slot (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifunction: Option<bool>,
-    /// The number that makes the guest's name for a network card; 0 means none (default: 0).
+    /// Must be 0: the firmware tables name no slots (default: 0).
     #[serde(rename = "acpi-index")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acpi_index: Option<u32>,
@@ -47,7 +47,7 @@ impl crate::describe::Described for PciProperties {
         crate::describe::MemberSpec::optional(
                 "acpi-index",
                 "uint32",
-                "the number that makes the guest's name for a network card; 0 means none (default: 0)",
+                "must be 0: the firmware tables name no slots (default: 0)",
             )
             .default_is("0"),
     ];
@@ -65,7 +65,7 @@ pub struct VirtioPciProperties {
     /// Whether other functions may share the slot (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifunction: Option<bool>,
-    /// The number that makes the guest's name for a network card; 0 means none (default: 0).
+    /// Must be 0: the firmware tables name no slots (default: 0).
     #[serde(rename = "acpi-index")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acpi_index: Option<u32>,
@@ -77,13 +77,13 @@ pub struct VirtioPciProperties {
     #[serde(rename = "disable-modern")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disable_modern: Option<bool>,
-    /// Whether the guest must go through an IOMMU if it has one (default: false).
+    /// Must not be true: the machine has no IOMMU (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iommu_platform: Option<bool>,
-    /// Whether addresses can be translated ahead; needs an IOMMU (default: false).
+    /// Must not be true: the machine has no IOMMU (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ats: Option<bool>,
-    /// Whether the kernel takes the guest's kicks (default: true).
+    /// Must not be false: the kernel takes the guest's kicks (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ioeventfd: Option<bool>,
     /// How many MSI-X vectors there are (default: one for each queue and one for configuration
@@ -127,7 +127,7 @@ impl crate::describe::Described for VirtioPciProperties {
         crate::describe::MemberSpec::optional(
                 "acpi-index",
                 "uint32",
-                "the number that makes the guest's name for a network card; 0 means none (default: 0)",
+                "must be 0: the firmware tables name no slots (default: 0)",
             )
             .default_is("0"),
         crate::describe::MemberSpec::optional(
@@ -146,19 +146,19 @@ impl crate::describe::Described for VirtioPciProperties {
         crate::describe::MemberSpec::optional(
                 "iommu_platform",
                 "bool",
-                "whether the guest must go through an IOMMU if it has one (default: false)",
+                "must not be true: the machine has no IOMMU (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(
                 "ats",
                 "bool",
-                "whether addresses can be translated ahead; needs an IOMMU (default: false)",
+                "must not be true: the machine has no IOMMU (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(
                 "ioeventfd",
                 "bool",
-                "whether the kernel takes the guest's kicks (default: true)",
+                "must not be false: the kernel takes the guest's kicks (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::optional(
@@ -189,16 +189,16 @@ pub enum BlockdevOnError {
     /// Tell the guest.
     #[serde(rename = "report")]
     Report,
-    /// Tell the guest that all is well.
+    /// Tell the guest that all is well; not to be had.
     #[serde(rename = "ignore")]
     Ignore,
-    /// Stop the machine if the storage is full, else tell the guest.
+    /// Stop the machine if the storage is full, else tell the guest; not to be had.
     #[serde(rename = "enospc")]
     Enospc,
-    /// Stop the machine.
+    /// Stop the machine; not to be had.
     #[serde(rename = "stop")]
     Stop,
-    /// Enospc for writes, report for reads.
+    /// Report.
     #[serde(rename = "auto")]
     Auto,
 }
@@ -236,7 +236,7 @@ pub struct VirtioBlkProperties {
     /// Whether other functions may share the slot (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifunction: Option<bool>,
-    /// The number that makes the guest's name for a network card; 0 means none (default: 0).
+    /// Must be 0: the firmware tables name no slots (default: 0).
     #[serde(rename = "acpi-index")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acpi_index: Option<u32>,
@@ -248,13 +248,13 @@ pub struct VirtioBlkProperties {
     #[serde(rename = "disable-modern")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disable_modern: Option<bool>,
-    /// Whether the guest must go through an IOMMU if it has one (default: false).
+    /// Must not be true: the machine has no IOMMU (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iommu_platform: Option<bool>,
-    /// Whether addresses can be translated ahead; needs an IOMMU (default: false).
+    /// Must not be true: the machine has no IOMMU (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ats: Option<bool>,
-    /// Whether the kernel takes the guest's kicks (default: true).
+    /// Must not be false: the kernel takes the guest's kicks (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ioeventfd: Option<bool>,
     /// How many MSI-X vectors there are (default: one for each queue and one for configuration
@@ -274,18 +274,18 @@ pub struct VirtioBlkProperties {
     #[serde(rename = "queue-size")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_size: Option<u16>,
-    /// The id of the iothread object that serves it (default: one of its own).
+    /// The id of the iothread object that serves it (default: one that all such disks share).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iothread: Option<String>,
     /// Whether the guest sees a write cache and must flush it (default: auto).
     #[serde(rename = "write-cache")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_cache: Option<super::common::OnOffAuto>,
-    /// Whether the guest may switch the write cache (default: true).
+    /// Must not be false: the guest may switch the write cache (default: true).
     #[serde(rename = "config-wce")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config_wce: Option<bool>,
-    /// Its place in the order of booting.
+    /// Accepted and without effect: there is no firmware that boots from disks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
     /// The smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default:
@@ -295,13 +295,14 @@ pub struct VirtioBlkProperties {
     /// The unit that is written without reading first, in bytes (default: 512).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub physical_block_size: Option<u64>,
-    /// The smallest size the guest should use, in bytes (default: 0).
+    /// Must be 0: the disk has no size that it likes best (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub min_io_size: Option<u64>,
-    /// The best size the guest should use, in bytes (default: 0).
+    /// Must be 0, too (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opt_io_size: Option<u64>,
-    /// The unit of discards, in bytes (default: the logical block size).
+    /// The unit of discards, in bytes: nothing but the logical block size (default: the logical
+    /// block size).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discard_granularity: Option<u64>,
     /// Whether the guest may discard (default: true).
@@ -376,7 +377,7 @@ impl crate::describe::Described for VirtioBlkProperties {
         crate::describe::MemberSpec::optional(
                 "acpi-index",
                 "uint32",
-                "the number that makes the guest's name for a network card; 0 means none (default: 0)",
+                "must be 0: the firmware tables name no slots (default: 0)",
             )
             .default_is("0"),
         crate::describe::MemberSpec::optional(
@@ -395,19 +396,19 @@ impl crate::describe::Described for VirtioBlkProperties {
         crate::describe::MemberSpec::optional(
                 "iommu_platform",
                 "bool",
-                "whether the guest must go through an IOMMU if it has one (default: false)",
+                "must not be true: the machine has no IOMMU (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(
                 "ats",
                 "bool",
-                "whether addresses can be translated ahead; needs an IOMMU (default: false)",
+                "must not be true: the machine has no IOMMU (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(
                 "ioeventfd",
                 "bool",
-                "whether the kernel takes the guest's kicks (default: true)",
+                "must not be false: the kernel takes the guest's kicks (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::optional(
@@ -441,9 +442,9 @@ impl crate::describe::Described for VirtioBlkProperties {
         crate::describe::MemberSpec::optional(
                 "iothread",
                 "str",
-                "the id of the iothread object that serves it (default: one of its own)",
+                "the id of the iothread object that serves it (default: one that all such disks share)",
             )
-            .default_is("one of its own"),
+            .default_is("one that all such disks share"),
         crate::describe::MemberSpec::optional(
                 "write-cache",
                 "OnOffAuto",
@@ -454,13 +455,13 @@ impl crate::describe::Described for VirtioBlkProperties {
         crate::describe::MemberSpec::optional(
                 "config-wce",
                 "bool",
-                "whether the guest may switch the write cache (default: true)",
+                "must not be false: the guest may switch the write cache (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::optional(
             "bootindex",
             "int32",
-            "its place in the order of booting",
+            "accepted and without effect: there is no firmware that boots from disks",
         ),
         crate::describe::MemberSpec::optional(
                 "logical_block_size",
@@ -477,19 +478,19 @@ impl crate::describe::Described for VirtioBlkProperties {
         crate::describe::MemberSpec::optional(
                 "min_io_size",
                 "size",
-                "the smallest size the guest should use, in bytes (default: 0)",
+                "must be 0: the disk has no size that it likes best (default: 0)",
             )
             .default_is("0"),
         crate::describe::MemberSpec::optional(
                 "opt_io_size",
                 "size",
-                "the best size the guest should use, in bytes (default: 0)",
+                "must be 0, too (default: 0)",
             )
             .default_is("0"),
         crate::describe::MemberSpec::optional(
                 "discard_granularity",
                 "size",
-                "the unit of discards, in bytes (default: the logical block size)",
+                "the unit of discards, in bytes: nothing but the logical block size (default: the logical block size)",
             )
             .default_is("the logical block size"),
         crate::describe::MemberSpec::optional(
@@ -539,7 +540,7 @@ pub struct VirtioRngProperties {
     /// Whether other functions may share the slot (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifunction: Option<bool>,
-    /// The number that makes the guest's name for a network card; 0 means none (default: 0).
+    /// Must be 0: the firmware tables name no slots (default: 0).
     #[serde(rename = "acpi-index")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acpi_index: Option<u32>,
@@ -551,13 +552,13 @@ pub struct VirtioRngProperties {
     #[serde(rename = "disable-modern")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disable_modern: Option<bool>,
-    /// Whether the guest must go through an IOMMU if it has one (default: false).
+    /// Must not be true: the machine has no IOMMU (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iommu_platform: Option<bool>,
-    /// Whether addresses can be translated ahead; needs an IOMMU (default: false).
+    /// Must not be true: the machine has no IOMMU (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ats: Option<bool>,
-    /// Whether the kernel takes the guest's kicks (default: true).
+    /// Must not be false: the kernel takes the guest's kicks (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ioeventfd: Option<bool>,
     /// How many MSI-X vectors there are (default: one for each queue and one for configuration
@@ -614,7 +615,7 @@ impl crate::describe::Described for VirtioRngProperties {
         crate::describe::MemberSpec::optional(
                 "acpi-index",
                 "uint32",
-                "the number that makes the guest's name for a network card; 0 means none (default: 0)",
+                "must be 0: the firmware tables name no slots (default: 0)",
             )
             .default_is("0"),
         crate::describe::MemberSpec::optional(
@@ -633,19 +634,19 @@ impl crate::describe::Described for VirtioRngProperties {
         crate::describe::MemberSpec::optional(
                 "iommu_platform",
                 "bool",
-                "whether the guest must go through an IOMMU if it has one (default: false)",
+                "must not be true: the machine has no IOMMU (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(
                 "ats",
                 "bool",
-                "whether addresses can be translated ahead; needs an IOMMU (default: false)",
+                "must not be true: the machine has no IOMMU (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(
                 "ioeventfd",
                 "bool",
-                "whether the kernel takes the guest's kicks (default: true)",
+                "must not be false: the kernel takes the guest's kicks (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::optional(
@@ -687,7 +688,7 @@ pub struct VirtioSerialProperties {
     /// Whether other functions may share the slot (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifunction: Option<bool>,
-    /// The number that makes the guest's name for a network card; 0 means none (default: 0).
+    /// Must be 0: the firmware tables name no slots (default: 0).
     #[serde(rename = "acpi-index")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acpi_index: Option<u32>,
@@ -699,13 +700,13 @@ pub struct VirtioSerialProperties {
     #[serde(rename = "disable-modern")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub disable_modern: Option<bool>,
-    /// Whether the guest must go through an IOMMU if it has one (default: false).
+    /// Must not be true: the machine has no IOMMU (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iommu_platform: Option<bool>,
-    /// Whether addresses can be translated ahead; needs an IOMMU (default: false).
+    /// Must not be true: the machine has no IOMMU (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ats: Option<bool>,
-    /// Whether the kernel takes the guest's kicks (default: true).
+    /// Must not be false: the kernel takes the guest's kicks (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ioeventfd: Option<bool>,
     /// How many MSI-X vectors there are (default: one for each queue and one for configuration
@@ -753,7 +754,7 @@ impl crate::describe::Described for VirtioSerialProperties {
         crate::describe::MemberSpec::optional(
                 "acpi-index",
                 "uint32",
-                "the number that makes the guest's name for a network card; 0 means none (default: 0)",
+                "must be 0: the firmware tables name no slots (default: 0)",
             )
             .default_is("0"),
         crate::describe::MemberSpec::optional(
@@ -772,19 +773,19 @@ impl crate::describe::Described for VirtioSerialProperties {
         crate::describe::MemberSpec::optional(
                 "iommu_platform",
                 "bool",
-                "whether the guest must go through an IOMMU if it has one (default: false)",
+                "must not be true: the machine has no IOMMU (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(
                 "ats",
                 "bool",
-                "whether addresses can be translated ahead; needs an IOMMU (default: false)",
+                "must not be true: the machine has no IOMMU (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(
                 "ioeventfd",
                 "bool",
-                "whether the kernel takes the guest's kicks (default: true)",
+                "must not be false: the kernel takes the guest's kicks (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::optional(
@@ -863,7 +864,7 @@ pub struct PcieRootPortProperties {
     /// Whether other functions may share the slot (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multifunction: Option<bool>,
-    /// The number that makes the guest's name for a network card; 0 means none (default: 0).
+    /// Must be 0: the firmware tables name no slots (default: 0).
     #[serde(rename = "acpi-index")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acpi_index: Option<u32>,
@@ -914,7 +915,7 @@ impl crate::describe::Described for PcieRootPortProperties {
         crate::describe::MemberSpec::optional(
                 "acpi-index",
                 "uint32",
-                "the number that makes the guest's name for a network card; 0 means none (default: 0)",
+                "must be 0: the firmware tables name no slots (default: 0)",
             )
             .default_is("0"),
         crate::describe::MemberSpec::optional(

@@ -204,7 +204,7 @@ pub struct MemoryBackendProperties {
     /// Whether all of it is taken from the host at once (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc: Option<bool>,
-    /// How many threads do that (default: 1).
+    /// Accepted and without effect: the kernel does it in one call (default: 1).
     #[serde(rename = "prealloc-threads")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
@@ -212,7 +212,7 @@ pub struct MemoryBackendProperties {
     /// memory-backend-memfd).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// Whether swap space is reserved for it (default: true).
+    /// Must not be false: the host's overcommit policy decides (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
     /// Its size in bytes.
@@ -264,7 +264,7 @@ impl crate::describe::Described for MemoryBackendProperties {
         crate::describe::MemberSpec::optional(
                 "prealloc-threads",
                 "uint32",
-                "how many threads do that (default: 1)",
+                "accepted and without effect: the kernel does it in one call (default: 1)",
             )
             .default_is("1"),
         crate::describe::MemberSpec::optional(
@@ -276,7 +276,7 @@ impl crate::describe::Described for MemoryBackendProperties {
         crate::describe::MemberSpec::optional(
                 "reserve",
                 "bool",
-                "whether swap space is reserved for it (default: true)",
+                "must not be false: the host's overcommit policy decides (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
@@ -302,7 +302,7 @@ pub struct MemoryBackendRamProperties {
     /// Whether all of it is taken from the host at once (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc: Option<bool>,
-    /// How many threads do that (default: 1).
+    /// Accepted and without effect: the kernel does it in one call (default: 1).
     #[serde(rename = "prealloc-threads")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
@@ -310,7 +310,7 @@ pub struct MemoryBackendRamProperties {
     /// memory-backend-memfd).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// Whether swap space is reserved for it (default: true).
+    /// Must not be false: the host's overcommit policy decides (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
     /// Its size in bytes.
@@ -366,7 +366,7 @@ impl crate::describe::Described for MemoryBackendRamProperties {
         crate::describe::MemberSpec::optional(
                 "prealloc-threads",
                 "uint32",
-                "how many threads do that (default: 1)",
+                "accepted and without effect: the kernel does it in one call (default: 1)",
             )
             .default_is("1"),
         crate::describe::MemberSpec::optional(
@@ -378,7 +378,7 @@ impl crate::describe::Described for MemoryBackendRamProperties {
         crate::describe::MemberSpec::optional(
                 "reserve",
                 "bool",
-                "whether swap space is reserved for it (default: true)",
+                "must not be false: the host's overcommit policy decides (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
@@ -409,7 +409,7 @@ pub struct MemoryBackendMemfdProperties {
     /// Whether all of it is taken from the host at once (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc: Option<bool>,
-    /// How many threads do that (default: 1).
+    /// Accepted and without effect: the kernel does it in one call (default: 1).
     #[serde(rename = "prealloc-threads")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
@@ -417,7 +417,7 @@ pub struct MemoryBackendMemfdProperties {
     /// memory-backend-memfd).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// Whether swap space is reserved for it (default: true).
+    /// Must not be false: the host's overcommit policy decides (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
     /// Its size in bytes.
@@ -485,7 +485,7 @@ impl crate::describe::Described for MemoryBackendMemfdProperties {
         crate::describe::MemberSpec::optional(
                 "prealloc-threads",
                 "uint32",
-                "how many threads do that (default: 1)",
+                "accepted and without effect: the kernel does it in one call (default: 1)",
             )
             .default_is("1"),
         crate::describe::MemberSpec::optional(
@@ -497,7 +497,7 @@ impl crate::describe::Described for MemoryBackendMemfdProperties {
         crate::describe::MemberSpec::optional(
                 "reserve",
                 "bool",
-                "whether swap space is reserved for it (default: true)",
+                "must not be false: the host's overcommit policy decides (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
@@ -546,7 +546,7 @@ pub struct MemoryBackendFileProperties {
     /// Whether all of it is taken from the host at once (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc: Option<bool>,
-    /// How many threads do that (default: 1).
+    /// Accepted and without effect: the kernel does it in one call (default: 1).
     #[serde(rename = "prealloc-threads")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
@@ -554,7 +554,7 @@ pub struct MemoryBackendFileProperties {
     /// memory-backend-memfd).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// Whether swap space is reserved for it (default: true).
+    /// Must not be false: the host's overcommit policy decides (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
     /// Its size in bytes.
@@ -563,23 +563,23 @@ pub struct MemoryBackendFileProperties {
     #[serde(rename = "x-use-canonical-path-for-ramblock-id")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub x_use_canonical_path_for_ramblock_id: Option<bool>,
-    /// The alignment of the mapping, in bytes (default: the file system's page size).
+    /// Must be 0: the kernel aligns the mapping as the file needs it (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub align: Option<u64>,
     /// Where in the file it begins, in bytes (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
-    /// Whether the contents may be dropped at the end (default: false).
+    /// Must not be true: the file belongs to whoever passed it (default: false).
     #[serde(rename = "discard-data")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discard_data: Option<bool>,
-    /// The file, a directory to make one in, "fd:NAME", or "/dev/fdset/ID".
+    /// The file, "fd:NAME", or "/dev/fdset/ID".
     #[serde(rename = "mem-path")]
     pub mem_path: String,
     /// Whether the file is opened for reading only (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub readonly: Option<bool>,
-    /// Whether the guest cannot write to it (default: auto).
+    /// Must not be on: guest RAM is written (default: auto).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rom: Option<super::common::OnOffAuto>,
 }
@@ -631,7 +631,7 @@ impl crate::describe::Described for MemoryBackendFileProperties {
         crate::describe::MemberSpec::optional(
                 "prealloc-threads",
                 "uint32",
-                "how many threads do that (default: 1)",
+                "accepted and without effect: the kernel does it in one call (default: 1)",
             )
             .default_is("1"),
         crate::describe::MemberSpec::optional(
@@ -643,7 +643,7 @@ impl crate::describe::Described for MemoryBackendFileProperties {
         crate::describe::MemberSpec::optional(
                 "reserve",
                 "bool",
-                "whether swap space is reserved for it (default: true)",
+                "must not be false: the host's overcommit policy decides (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
@@ -655,9 +655,9 @@ impl crate::describe::Described for MemoryBackendFileProperties {
         crate::describe::MemberSpec::optional(
                 "align",
                 "size",
-                "the alignment of the mapping, in bytes (default: the file system's page size)",
+                "must be 0: the kernel aligns the mapping as the file needs it (default: 0)",
             )
-            .default_is("the file system's page size"),
+            .default_is("0"),
         crate::describe::MemberSpec::optional(
                 "offset",
                 "size",
@@ -667,13 +667,13 @@ impl crate::describe::Described for MemoryBackendFileProperties {
         crate::describe::MemberSpec::optional(
                 "discard-data",
                 "bool",
-                "whether the contents may be dropped at the end (default: false)",
+                "must not be true: the file belongs to whoever passed it (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::required(
             "mem-path",
             "str",
-            "the file, a directory to make one in, \"fd:NAME\", or \"/dev/fdset/ID\"",
+            "the file, \"fd:NAME\", or \"/dev/fdset/ID\"",
         ),
         crate::describe::MemberSpec::optional(
                 "readonly",
@@ -684,7 +684,7 @@ impl crate::describe::Described for MemoryBackendFileProperties {
         crate::describe::MemberSpec::optional(
                 "rom",
                 "OnOffAuto",
-                "whether the guest cannot write to it (default: auto)",
+                "must not be on: guest RAM is written (default: auto)",
             )
             .one_of(&["auto", "on", "off"])
             .default_is("auto"),
@@ -696,19 +696,19 @@ impl crate::describe::Described for MemoryBackendFileProperties {
 /// A thread for I/O.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct IothreadProperties {
-    /// How long it polls at most before it sleeps, in ns; 0 never polls (default: 32768).
+    /// Accepted and without effect: it sleeps in the kernel (default: 0).
     #[serde(rename = "poll-max-ns")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poll_max_ns: Option<i64>,
-    /// By which factor polling grows; 0 leaves it to Sesame (default: 0).
+    /// Accepted and without effect (default: 0).
     #[serde(rename = "poll-grow")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poll_grow: Option<i64>,
-    /// By which divisor polling shrinks; 0 leaves it to Sesame (default: 0).
+    /// Accepted and without effect (default: 0).
     #[serde(rename = "poll-shrink")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poll_shrink: Option<i64>,
-    /// How many requests go to the kernel at once; 0 leaves it to Sesame (default: 0).
+    /// Accepted and without effect: what is ready goes to the kernel at once (default: 0).
     #[serde(rename = "aio-max-batch")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aio_max_batch: Option<i64>,
@@ -732,25 +732,25 @@ impl crate::describe::Described for IothreadProperties {
         crate::describe::MemberSpec::optional(
                 "poll-max-ns",
                 "int",
-                "how long it polls at most before it sleeps, in ns; 0 never polls (default: 32768)",
+                "accepted and without effect: it sleeps in the kernel (default: 0)",
             )
-            .default_is("32768"),
+            .default_is("0"),
         crate::describe::MemberSpec::optional(
                 "poll-grow",
                 "int",
-                "by which factor polling grows; 0 leaves it to Sesame (default: 0)",
+                "accepted and without effect (default: 0)",
             )
             .default_is("0"),
         crate::describe::MemberSpec::optional(
                 "poll-shrink",
                 "int",
-                "by which divisor polling shrinks; 0 leaves it to Sesame (default: 0)",
+                "accepted and without effect (default: 0)",
             )
             .default_is("0"),
         crate::describe::MemberSpec::optional(
                 "aio-max-batch",
                 "int",
-                "how many requests go to the kernel at once; 0 leaves it to Sesame (default: 0)",
+                "accepted and without effect: what is ready goes to the kernel at once (default: 0)",
             )
             .default_is("0"),
     ];

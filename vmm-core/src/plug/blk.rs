@@ -6,11 +6,12 @@ use block::Usage;
 use devices::virtio::blk::{VirtioBlk, VirtioBlkSpec};
 use qapi_schema::QmpError;
 use qapi_schema::common::OnOffAuto;
-use qapi_schema::devices::VirtioBlkProperties;
+use qapi_schema::devices::{BlockdevOnError, VirtioBlkProperties};
 
 use super::Plug;
 use super::pci::{plug_virtio, virtio_place};
 use crate::device_tree::{Claim, Part};
+use crate::resolve::unmet;
 
 /// Entries of a queue where the client does not say.
 const QUEUE_SIZE: u16 = 256;
@@ -20,6 +21,7 @@ const BLOCK_SIZE: u64 = 512;
 pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<Part, QmpError> {
     // A place in vain would claim backends in vain.
     let vcpus = plug.vm.machine.board(&plug.name)?.vcpu_count();
+    refuse_unmet(&options)?;
     let place = virtio_place!(options);
     let iothread = match &options.iothread {
         Some(id) => {
@@ -65,6 +67,38 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
     let disk = Arc::new(disk);
     plug_virtio(plug, place, Arc::clone(&disk) as _)?;
     Ok(Part::Disk(disk))
+}
+
+fn refuse_unmet(options: &VirtioBlkProperties) -> Result<(), QmpError> {
+    let stops = |policy: Option<BlockdevOnError>| {
+        !matches!(
+            policy,
+            None | Some(BlockdevOnError::Auto | BlockdevOnError::Report)
+        )
+    };
+    let logical = options.logical_block_size.unwrap_or(BLOCK_SIZE);
+    let reported = "failed requests are reported to the guest and to clients";
+    unmet::refuse(&[
+        (stops(options.werror), "werror", reported),
+        (stops(options.rerror), "rerror", reported),
+        (
+            options.config_wce == Some(false),
+            "config-wce=off",
+            "the guest may always switch the write cache",
+        ),
+        (
+            options.min_io_size.unwrap_or(0) != 0 || options.opt_io_size.unwrap_or(0) != 0,
+            "min_io_size or opt_io_size",
+            "the disk has no size that it likes best",
+        ),
+        (
+            options
+                .discard_granularity
+                .is_some_and(|size| size != logical),
+            "discard_granularity",
+            "discards are in logical blocks",
+        ),
+    ])
 }
 
 fn block_size(name: &str, bytes: u64) -> Result<u32, QmpError> {

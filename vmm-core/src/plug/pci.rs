@@ -11,6 +11,7 @@ use qapi_schema::devices::PcieRootPortProperties;
 
 use super::Plug;
 use crate::device_tree::Part;
+use crate::resolve::unmet::{self, Wish};
 
 /// The properties that place a virtio device, with their defaults decided.
 pub(super) struct VirtioPlace {
@@ -19,6 +20,7 @@ pub(super) struct VirtioPlace {
     pub(super) disable_legacy: Option<OnOffAuto>,
     pub(super) disable_modern: Option<bool>,
     pub(super) vectors: Option<u32>,
+    pub(super) unmet: [Wish; 4],
 }
 
 /// Takes the placing properties out of any virtio device's properties.
@@ -30,6 +32,28 @@ macro_rules! virtio_place {
             disable_legacy: $properties.disable_legacy,
             disable_modern: $properties.disable_modern,
             vectors: $properties.vectors,
+            unmet: [
+                (
+                    $properties.iommu_platform == Some(true),
+                    "iommu_platform=on",
+                    "the machine has no IOMMU",
+                ),
+                (
+                    $properties.ats == Some(true),
+                    "ats=on",
+                    "the machine has no IOMMU",
+                ),
+                (
+                    $properties.ioeventfd == Some(false),
+                    "ioeventfd=off",
+                    "the kernel takes the guest's kicks",
+                ),
+                (
+                    $properties.acpi_index.unwrap_or(0) != 0,
+                    "acpi-index",
+                    "the firmware tables name no slots",
+                ),
+            ],
         }
     };
 }
@@ -41,6 +65,7 @@ pub(super) fn plug_virtio(
     place: VirtioPlace,
     device: Arc<dyn VirtioDevice>,
 ) -> Result<(), QmpError> {
+    unmet::refuse(&place.unmet)?;
     if place.disable_modern == Some(true) || place.disable_legacy == Some(OnOffAuto::Off) {
         return Err(QmpError::generic(
             "only modern virtio devices (virtio 1.2): leave 'disable-modern' off and \
@@ -73,6 +98,11 @@ pub(super) fn plug_root_port(
     plug: &mut Plug<'_>,
     options: PcieRootPortProperties,
 ) -> Result<Part, QmpError> {
+    unmet::refuse(&[(
+        options.acpi_index.unwrap_or(0) != 0,
+        "acpi-index",
+        "the firmware tables name no slots",
+    )])?;
     if options.hotplug == Some(false) {
         return Err(QmpError::generic(
             "Parameter 'hotplug' does not accept value 'off': the slots of root ports take \

@@ -10,6 +10,8 @@ use qapi_schema::char::{
     SocketAddressLegacyVariant, UnixSocketAddress,
 };
 
+use super::unmet;
+
 /// A ring buffer's size where none is given.
 const RING_SIZE: u64 = 64 * 1024;
 
@@ -118,6 +120,23 @@ fn unix(address: UnixSocketAddress) -> SocketAddress {
 }
 
 fn inet(address: InetSocketAddress) -> Result<SocketAddress, QmpError> {
+    unmet::refuse(&[
+        (
+            address.to.is_some(),
+            "to",
+            "a socket listens on the port it is given",
+        ),
+        (
+            address.ipv4 == Some(false) || address.ipv6 == Some(false),
+            "ipv4=off or ipv6=off",
+            "the host's address says which is used",
+        ),
+        (
+            address.keep_alive == Some(true),
+            "keep-alive=on",
+            "idle connections are not probed",
+        ),
+    ])?;
     let port = address.port.parse().map_err(|_| {
         QmpError::generic(format!(
             "Parameter 'port' expects a number, not '{}'",

@@ -9,6 +9,9 @@ use qapi_schema::block_core::{
     BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevOptions, BlockdevOptionsFile,
     BlockdevOptionsNull, BlockdevOptionsVariant, BlockdevRef,
 };
+use qapi_schema::common::OnOffAuto;
+
+use super::unmet;
 
 /// A null node's length where none is given: 1 GiB, as QEMU has it.
 const NULL_SIZE: u64 = 1 << 30;
@@ -24,6 +27,12 @@ pub fn node(options: BlockdevOptions) -> Result<NodeSpec, QmpError> {
 /// `parent` is what an inline child takes over where it says nothing itself.
 fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<NodeSpec, QmpError> {
     let own = node_options(&options, parent);
+    refuse_unmet(&options)?;
+    if options.force_share == Some(true) && !own.read_only {
+        return Err(QmpError::generic(
+            "force-share=on can only be used with read-only images",
+        ));
+    }
     let driver = match options.driver {
         BlockdevOptionsVariant::File(file) => DriverSpec::File(file_spec(file)),
         BlockdevOptionsVariant::HostDevice(file) => DriverSpec::HostDevice(file_spec(file)),
@@ -40,6 +49,23 @@ fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<Nod
         options: own,
         driver,
     })
+}
+
+fn refuse_unmet(options: &BlockdevOptions) -> Result<(), QmpError> {
+    use BlockdevOptionsVariant as Kind;
+    match &options.driver {
+        Kind::File(file) | Kind::HostDevice(file) => unmet::refuse(&[(
+            file.locking == Some(OnOffAuto::On),
+            "locking=on",
+            "images are not locked",
+        )]),
+        Kind::NullCo(null) | Kind::NullAio(null) => unmet::refuse(&[(
+            null.latency_ns.unwrap_or(0) != 0,
+            "latency-ns",
+            "a null node answers at once",
+        )]),
+        Kind::Raw(_) => Ok(()),
+    }
 }
 
 fn node_options(options: &BlockdevOptions, parent: Option<&NodeOptions>) -> NodeOptions {

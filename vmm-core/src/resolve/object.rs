@@ -3,11 +3,13 @@
 use block::IoThreadSpec;
 use fdset::HugePageSize;
 use qapi_schema::QmpError;
+use qapi_schema::common::OnOffAuto;
 use qapi_schema::qom::{
     MemoryBackendFileProperties, MemoryBackendMemfdProperties, MemoryBackendRamProperties,
     ObjectOptions, ObjectOptionsVariant,
 };
 
+use super::unmet;
 use crate::memory::{HostMemory, RamBackendSpec};
 
 /// Where random bytes come from when an `rng-random` names no file.
@@ -37,6 +39,7 @@ pub fn object(options: ObjectOptions) -> Result<(String, ObjectSpec), QmpError> 
     use ObjectOptionsVariant as Kind;
     let id = options.id;
     check_id(&id)?;
+    refuse_unmet(&options.qom_type)?;
     let spec = match options.qom_type {
         Kind::MemoryBackendRam(ram) => ObjectSpec::Memory(anonymous(&id, ram)),
         Kind::MemoryBackendMemfd(memfd) => ObjectSpec::Memory(from_memfd(&id, memfd)?),
@@ -48,6 +51,40 @@ pub fn object(options: ObjectOptions) -> Result<(String, ObjectSpec), QmpError> 
         },
     };
     Ok((id, spec))
+}
+
+fn refuse_unmet(object: &ObjectOptionsVariant) -> Result<(), QmpError> {
+    use ObjectOptionsVariant as Kind;
+    let reserve = match object {
+        Kind::MemoryBackendRam(ram) => ram.reserve,
+        Kind::MemoryBackendMemfd(memfd) => memfd.reserve,
+        Kind::MemoryBackendFile(file) => {
+            unmet::refuse(&[
+                (
+                    file.align.unwrap_or(0) != 0,
+                    "align",
+                    "the kernel aligns the mapping as the file needs it",
+                ),
+                (
+                    file.discard_data == Some(true),
+                    "discard-data=on",
+                    "the file belongs to whoever passed it",
+                ),
+                (
+                    file.rom == Some(OnOffAuto::On),
+                    "rom=on",
+                    "guest RAM is written",
+                ),
+            ])?;
+            file.reserve
+        }
+        Kind::Iothread(_) | Kind::RngBuiltin | Kind::RngRandom(_) => None,
+    };
+    unmet::refuse(&[(
+        reserve == Some(false),
+        "reserve=off",
+        "memory is reserved as the host's overcommit policy says",
+    )])
 }
 
 /// Whether `id` may name an object or a device: it becomes a part of a path.
