@@ -110,11 +110,8 @@ pub enum BlockError {
         /// The child's length in bytes.
         available: u64,
     },
-    /// A window that O_DIRECT cannot reach.
-    #[error(
-        "Node '{node}': offset {offset} and size must be multiples of {alignment} with \
-         cache.direct=on"
-    )]
+    /// A window that splits a sector, or that O_DIRECT cannot reach.
+    #[error("Node '{node}': offset {offset} and size must be multiples of {alignment} bytes")]
     UnalignedWindow {
         /// The node.
         node: String,

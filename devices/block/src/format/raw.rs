@@ -10,6 +10,9 @@ use crate::error::BlockError;
 use crate::node::{BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, WriteFlags, ZeroFlags};
 use crate::spec::DiscardMode;
 
+/// Bytes of the smallest piece that a guest reads or writes.
+const SECTOR: u32 = 512;
+
 /// A window of another node.
 #[derive(Debug)]
 pub struct RawNode {
@@ -23,7 +26,8 @@ impl RawNode {
     /// (`None`), also when the child grows. `name` is the new node's, for the error.
     ///
     /// # Errors
-    /// The window does not lie inside the child, or not on the boundaries O_DIRECT wants.
+    /// The window does not lie inside the child, or not on the boundaries of sectors (with
+    /// O_DIRECT, of what the storage wants).
     pub fn new(
         name: &str,
         child: NodeRef,
@@ -44,7 +48,8 @@ impl RawNode {
                 available,
             });
         }
-        let alignment = child.limits().request_alignment;
+        // A disk is made of sectors: a window that splits one could never be read whole.
+        let alignment = child.limits().request_alignment.max(SECTOR);
         if !(offset | wanted).is_multiple_of(u64::from(alignment)) {
             return Err(BlockError::UnalignedWindow {
                 node: name.to_owned(),

@@ -216,6 +216,25 @@ fn read_only_storage_makes_a_read_only_node_or_none() {
 }
 
 #[test]
+fn window_that_splits_a_sector_is_refused() {
+    for (offset, size) in [(100, None), (0, Some(1000)), (512, Some(513))] {
+        let driver = DriverSpec::Raw(RawSpec {
+            file: inline(null(None)),
+            offset,
+            size,
+        });
+        let window = NodeSpec {
+            driver,
+            ..null(Some("disk"))
+        };
+        let mut graph = BlockGraph::new();
+        let error = refusal(graph.add(&door(), window));
+        assert!(error.contains("multiples of 512 bytes"), "{error}");
+        assert!(names(&graph).is_empty());
+    }
+}
+
+#[test]
 fn failed_add_leaves_neither_node_nor_fd() {
     let image = tempfile::NamedTempFile::new().expect("image");
     image.as_file().set_len(4096).expect("length");
