@@ -42,6 +42,27 @@ pub enum RegistryError {
         /// What came.
         came: Kind,
     },
+    /// A path cannot be an alias.
+    #[error("Path '{path}' cannot be an alias: {problem}")]
+    BadAlias {
+        /// The path.
+        path: String,
+        /// Why.
+        problem: &'static str,
+    },
+    /// Another set answers for the path.
+    #[error(
+        "Path '{path}' is an alias of fd set {set} already; take that back with remove-fd-alias first"
+    )]
+    AliasTaken {
+        /// The path.
+        path: String,
+        /// The set that answers for it.
+        set: FdsetId,
+    },
+    /// No set answers for the path.
+    #[error("Path '{0}' is no alias; query-fd-aliases lists them")]
+    NoSuchAlias(String),
     /// A set's id is negative.
     #[error("Parameter 'fdset-id' expects a non-negative value")]
     NegativeId,

@@ -13,7 +13,7 @@
 //!   │   monitor 0: "disk"       3 ─ fd 7 rw, fd 8 ro    │                  │
 //!   │   process:   "kvm"            1 lease             │                  │
 //!   └──────┬───────────────────────────┬────────────────┘                  │
-//!          │ "fd:disk"                 │ "/dev/fdset/3"                    │ any other name
+//!          │ "fd:disk"                 │ "/dev/fdset/3", or its alias      │ any other name
 //!          │  taken                    │  dup'ed, F_DUPFD_CLOEXEC          │  opened
 //!          └───────────────┬───────────┴───────────────────────────────────┘
 //!                          ▼
@@ -30,6 +30,7 @@
 //! [`kind`] (what an fd is and which role takes it), [`lease`] (what an opener gets), [`socket`] and [`backing`] for the resources that have no
 //! file name, [`scm`] for how fds arrive.
 
+mod alias;
 pub mod backing;
 mod error;
 pub mod handover;

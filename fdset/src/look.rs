@@ -15,7 +15,7 @@ use crate::sets::FdsetId;
 pub enum Source {
     /// To a named fd.
     Named,
-    /// To a set.
+    /// To a set, by its number or an alias.
     Set,
     /// Out of this process: to the open hook, or into the file system.
     Path,
@@ -49,10 +49,14 @@ pub fn look(door: &Door, request: &Request<'_>) -> Found {
             _ => Found::missing(Source::Named),
         };
     }
-    let Some(id) = request.name.strip_prefix(SET_PREFIX) else {
-        return Found::missing(Source::Path);
+    let set = match request.name.strip_prefix(SET_PREFIX) {
+        Some(id) => FdsetId::parse(id),
+        None => match door.registry().alias(request.name) {
+            Some(set) => Some(set),
+            None => return Found::missing(Source::Path),
+        },
     };
-    let member = FdsetId::parse(id).and_then(|set| {
+    let member = set.and_then(|set| {
         let fd = door.registry().dup(set, request).ok()?;
         let identity = Nature::of(&fd).identity;
         drop(fd);

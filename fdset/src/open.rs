@@ -4,6 +4,7 @@
 //!   name            source                 what the opener gets
 //!   fd:NAME         a named fd             the fd itself; the name is used up
 //!   /dev/fdset/N    a member of set N      a dup, and a lease on the set
+//!   an alias        a member of its set    as /dev/fdset/N
 //!   anything else   the open hook          the fd that the manager has answered
 //!   anything else   the file system        a new open file, where the policy allows
 //! ```
@@ -44,7 +45,14 @@ pub fn open(door: &Door, request: &Request<'_>) -> Result<OpenFile, OpenError> {
     let opened = if let Some(name) = request.name.strip_prefix(NAMED_PREFIX) {
         open_named(door, name, request)
     } else if let Some(id) = request.name.strip_prefix(SET_PREFIX) {
-        open_set(door, id, request)
+        match FdsetId::parse(id) {
+            Some(set) => open_set(door, set, request),
+            None => Err(OpenError::MalformedSet {
+                wanted: request.into(),
+            }),
+        }
+    } else if let Some(set) = door.registry().alias(request.name) {
+        open_set(door, set, request)
     } else if let Some(answer) = door.answer(request.name, request.access) {
         let refused = |source| OpenError::Hook {
             wanted: request.into(),
@@ -74,8 +82,10 @@ pub fn null(door: &Door, access: Access, role: Role, reason: &str) -> Result<Ope
 }
 
 /// Whether `name` leads to a passed fd and not into the file system.
-pub(crate) fn is_passed(name: &str) -> bool {
-    name.starts_with(NAMED_PREFIX) || name.starts_with(SET_PREFIX)
+pub(crate) fn is_passed(door: &Door, name: &str) -> bool {
+    name.starts_with(NAMED_PREFIX)
+        || name.starts_with(SET_PREFIX)
+        || door.registry().alias(name).is_some()
 }
 
 fn open_named(door: &Door, name: &str, request: &Request<'_>) -> Result<OpenFile, OpenError> {
@@ -99,9 +109,13 @@ fn open_named(door: &Door, name: &str, request: &Request<'_>) -> Result<OpenFile
     }
 }
 
-fn open_set(door: &Door, id: &str, request: &Request<'_>) -> Result<OpenFile, OpenError> {
+/// Opens a member of `set`, whose number or an alias of which is the request's name.
+pub(crate) fn open_set(
+    door: &Door,
+    set: FdsetId,
+    request: &Request<'_>,
+) -> Result<OpenFile, OpenError> {
     let wanted = || Wanted::from(request);
-    let set = FdsetId::parse(id).ok_or_else(|| OpenError::MalformedSet { wanted: wanted() })?;
     match door.registry().dup(set, request) {
         Ok(fd) => {
             let lease = Lease::counted(door.registry().clone(), set);
@@ -367,6 +381,48 @@ mod tests {
         for name in ["/dev/fdset/2", "fd:disk"] {
             open(&door, &stream(name, Access::ReadOnly)).expect("it is still there");
         }
+    }
+
+    #[test]
+    fn an_alias_is_opened_from_its_set_and_never_from_the_file_system() {
+        let door = door();
+        let (mut reader, writer) = pipe().expect("a pipe");
+        door.registry().add(passed(writer), set(3), None);
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = path_of(&file);
+        let id = FdsetId::new(3).expect("not negative");
+        door.registry().add_alias(path, id).expect("a path");
+        let opened = open(&door, &stream(path, Access::WriteOnly)).expect("a member");
+        assert_eq!(opened.file_type().expect("a type"), FileType::Fifo);
+        let error = open(&door, &stream(path, Access::ReadOnly)).expect_err("only a writer");
+        assert!(matches!(error, OpenError::NoMember { .. }), "{error}");
+
+        door.registry().remove_alias(path).expect("it is there");
+        let real = open(&door, &stream(path, Access::ReadOnly)).expect("the file");
+        assert_eq!(real.file_type().expect("a type"), FileType::Regular);
+        opened.into_file().0.write_all(b"x").expect("still open");
+        reader.read_exact(&mut [0]).expect("it came");
+    }
+
+    #[test]
+    fn an_alias_goes_with_its_set_and_not_before() {
+        let door = door();
+        door.registry()
+            .add(passed(pipe().expect("a pipe").1), set(3), None);
+        let id = FdsetId::new(3).expect("not negative");
+        door.registry().add_alias("/nowhere/a", id).expect("a path");
+        let opened = open(&door, &stream("/nowhere/a", Access::WriteOnly)).expect("a member");
+        door.registry().remove(3, None).expect("the set is there");
+        assert_eq!(door.registry().aliases().len(), 1, "the set is in use");
+        drop(opened);
+        assert!(door.registry().aliases().is_empty());
+        assert_eq!(
+            door.registry()
+                .add_alias("/nowhere/a", id)
+                .expect_err("no set")
+                .to_string(),
+            "File descriptor named 'fdset-id:3' not found"
+        );
     }
 
     #[test]

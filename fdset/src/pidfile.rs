@@ -44,7 +44,7 @@ pub fn pid_file(door: &Door, name: &str, reason: &str) -> Result<PidFile, OpenEr
         ),
         other => OpenError::os(wanted(), other),
     })?;
-    let path = (!is_passed(name)).then(|| PathBuf::from(name));
+    let path = (!is_passed(door, name)).then(|| PathBuf::from(name));
     let pid_file = PidFile {
         file,
         path,

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::alias::Aliases;
 use crate::error::{OpenError, RegistryError, Wanted};
 use crate::handover::Handover;
 use crate::hook::{Answers, HookError};
@@ -36,8 +37,18 @@ pub struct FdRegistry {
 struct Books {
     sets: Fdsets,
     names: NamedFds,
+    aliases: Aliases,
     /// Raw numbers of the command line that somebody has claimed.
     taken: BTreeSet<RawFd>,
+}
+
+impl Books {
+    /// Takes back the aliases of a set, if it has gone.
+    fn forget_aliases(&mut self, set: FdsetId) {
+        if !self.sets.contains(set) {
+            self.aliases.forget(set);
+        }
+    }
 }
 
 impl FdRegistry {
@@ -80,7 +91,12 @@ impl FdRegistry {
     /// # Errors
     /// When there is no such set or no such member.
     pub fn remove(&self, id: i64, fd: Option<i64>) -> Result<(), RegistryError> {
-        let closed_without_lock = self.books().sets.remove(id, fd)?;
+        let closed_without_lock = {
+            let mut books = self.books();
+            let out = books.sets.remove(id, fd)?;
+            books.forget_aliases(FdsetId::new(id)?);
+            out
+        };
         drop(closed_without_lock);
         Ok(())
     }
@@ -89,6 +105,38 @@ impl FdRegistry {
     #[must_use]
     pub fn query(&self) -> Vec<Fdset> {
         self.books().sets.list()
+    }
+
+    /// `add-fd-alias`: lets set `id` answer for `path`, until the alias is removed or the set
+    /// goes away.
+    ///
+    /// # Errors
+    /// There is no such set, another one answers for the path, or it is no path.
+    pub fn add_alias(&self, path: &str, id: FdsetId) -> Result<(), RegistryError> {
+        let mut books = self.books();
+        if !books.sets.contains(id) {
+            return Err(RegistryError::NoSuchSet(id.value()));
+        }
+        books.aliases.add(path, id)
+    }
+
+    /// `remove-fd-alias`: takes an alias back. What was opened through it stays open.
+    ///
+    /// # Errors
+    /// When the path is no alias.
+    pub fn remove_alias(&self, path: &str) -> Result<(), RegistryError> {
+        self.books().aliases.remove(path)
+    }
+
+    /// `query-fd-aliases`: the paths for which sets answer, sorted.
+    #[must_use]
+    pub fn aliases(&self) -> Vec<(String, FdsetId)> {
+        self.books().aliases.list()
+    }
+
+    /// The set that answers for `path`.
+    pub(crate) fn alias(&self, path: &str) -> Option<FdsetId> {
+        self.books().aliases.find(path)
     }
 
     /// `getfd`: gives an fd a name within `scope`. One that had the name before is closed.
@@ -157,7 +205,9 @@ impl FdRegistry {
 
     /// Takes a lease back.
     pub(crate) fn release(&self, id: FdsetId) {
-        self.books().sets.release(id);
+        let mut books = self.books();
+        books.sets.release(id);
+        books.forget_aliases(id);
     }
 
     /// Claims a raw number of the command line; `false` when somebody has it already.

@@ -193,6 +193,11 @@ impl Fdsets {
         self.vanish_if_idle(id);
     }
 
+    /// Whether there is such a set.
+    pub(crate) fn contains(&self, id: FdsetId) -> bool {
+        self.0.contains_key(&id)
+    }
+
     /// All sets, by rising id.
     pub(crate) fn list(&self) -> Vec<Fdset> {
         self.0

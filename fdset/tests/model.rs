@@ -43,9 +43,21 @@ enum Step {
         monitor: u32,
         access: Access,
     },
+    Alias {
+        path: usize,
+        set: i64,
+    },
+    Unalias {
+        path: usize,
+    },
+    OpenAlias {
+        path: usize,
+        access: Access,
+    },
 }
 
 const NAMES: [&str; 2] = ["a", "b"];
+const PATHS: [&str; 2] = ["/nowhere/a", "/nowhere/b"];
 
 fn access() -> impl Strategy<Value = Access> {
     prop_oneof![Just(Access::ReadOnly), Just(Access::WriteOnly)]
@@ -65,6 +77,9 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..2_usize, 0..2_u32).prop_map(|(name, monitor)| Step::Unname { name, monitor }),
         2 => (0..2_usize, 0..2_u32, access())
             .prop_map(|(name, monitor, access)| Step::OpenNamed { name, monitor, access }),
+        2 => (0..2_usize, set()).prop_map(|(path, set)| Step::Alias { path, set }),
+        1 => (0..2_usize).prop_map(|path| Step::Unalias { path }),
+        3 => (0..2_usize, access()).prop_map(|(path, access)| Step::OpenAlias { path, access }),
     ]
 }
 
@@ -102,6 +117,7 @@ struct World {
     passed: Vec<Passed>,
     sets: BTreeMap<i64, SetModel>,
     names: BTreeMap<(u32, usize), usize>,
+    aliases: BTreeMap<usize, i64>,
     files: Vec<(OpenFile, usize, Option<i64>)>,
 }
 
@@ -112,6 +128,7 @@ impl World {
             passed: Vec::new(),
             sets: BTreeMap::new(),
             names: BTreeMap::new(),
+            aliases: BTreeMap::new(),
             files: Vec::new(),
         }
     }
@@ -134,13 +151,14 @@ impl World {
     fn forget_if_idle(&mut self, set: i64) {
         self.sets
             .retain(|id, model| *id != set || !model.members.is_empty() || model.leases > 0);
+        self.aliases.retain(|_, set| self.sets.contains_key(set));
     }
 
     fn apply(&mut self, step: &Step) {
         match *step {
             Step::Add { set, access } => self.add(set, access),
             Step::Remove { set, member } => self.remove(set, member),
-            Step::Open { set, access } => self.open(set, access),
+            Step::Open { set, access } => self.open(&format!("/dev/fdset/{set}"), set, access),
             Step::Drop { file } => self.drop_file(file),
             Step::Name {
                 name,
@@ -153,6 +171,9 @@ impl World {
                 monitor,
                 access,
             } => self.open_named(name, monitor, access),
+            Step::Alias { path, set } => self.alias(path, set),
+            Step::Unalias { path } => self.unalias(path),
+            Step::OpenAlias { path, access } => self.open_alias(path, access),
         }
     }
 
@@ -190,10 +211,30 @@ impl World {
         self.forget_if_idle(set);
     }
 
-    fn open(&mut self, set: i64, access: Access) {
+    fn alias(&mut self, path: usize, set: i64) {
+        let id = FdsetId::new(set).expect("not negative");
+        let outcome = self.registry.add_alias(PATHS[path], id);
+        let free = *self.aliases.get(&path).unwrap_or(&set) == set;
+        assert_eq!(outcome.is_ok(), free && self.sets.contains_key(&set));
+        if outcome.is_ok() {
+            self.aliases.insert(path, set);
+        }
+    }
+
+    fn unalias(&mut self, path: usize) {
+        let outcome = self.registry.remove_alias(PATHS[path]);
+        assert_eq!(outcome.is_ok(), self.aliases.remove(&path).is_some());
+    }
+
+    fn open_alias(&mut self, path: usize, access: Access) {
+        // A path that is no alias is asked of the file system, which has nothing there.
+        let set = self.aliases.get(&path).copied().unwrap_or(-1);
+        self.open(PATHS[path], set, access);
+    }
+
+    fn open(&mut self, name: &str, set: i64, access: Access) {
         let door = Door::new(Arc::clone(&self.registry), Scope::Monitor(0));
-        let name = format!("/dev/fdset/{set}");
-        let opened = open(&door, &Request::new(&name, access, Role::Snapshot, "test"));
+        let opened = open(&door, &Request::new(name, access, Role::Snapshot, "test"));
         let expected = self.sets.get_mut(&set).and_then(|model| {
             let fits = |(_, index): &&(RawFd, usize)| self.passed[*index].access == access;
             let index = model.members.iter().find(fits)?.1;
@@ -271,6 +312,18 @@ impl World {
             .map(|(id, set)| (*id, set.members.iter().map(|(fd, _)| *fd).collect()))
             .collect();
         assert_eq!(listed, modelled);
+        let aliases: Vec<(String, i64)> = self
+            .registry
+            .aliases()
+            .into_iter()
+            .map(|(path, set)| (path, set.value()))
+            .collect();
+        let modelled: Vec<(String, i64)> = self
+            .aliases
+            .iter()
+            .map(|(path, set)| (PATHS[*path].to_owned(), *set))
+            .collect();
+        assert_eq!(aliases, modelled);
         for (index, passed) in self.passed.iter().enumerate() {
             assert_eq!(passed.is_closed(), passed.copies == 0, "fd {index}");
         }

@@ -7,7 +7,8 @@ use qapi_schema::control::{
     self, CommandInfo, EventInfo, QmpCapabilities, QmpCapability, VersionInfo, VersionTriple,
 };
 use qapi_schema::fds::{
-    self, AddFd, AddfdInfo, Closefd, FdKind, FdsetFdInfo, FdsetInfo, Getfd, RemoveFd,
+    self, AddFd, AddFdAlias, AddfdInfo, Closefd, FdAlias, FdKind, FdsetFdInfo, FdsetInfo, Getfd,
+    RemoveFd, RemoveFdAlias,
 };
 use qapi_schema::{
     COMMANDS, Context, Event, INTROSPECTION, Module, MonitorId, QmpError, Reply, SessionPeer,
@@ -189,6 +190,33 @@ impl fds::Commands for Builtin<'_> {
             .registry
             .remove(args.fdset_id, args.fd)
             .map_err(refused)
+    }
+
+    fn add_fd_alias(&mut self, _cx: &mut dyn Context, args: AddFdAlias) -> Result<(), QmpError> {
+        FdsetId::new(args.fdset_id)
+            .and_then(|set| self.shared.registry.add_alias(&args.path, set))
+            .map_err(refused)
+    }
+
+    fn remove_fd_alias(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: RemoveFdAlias,
+    ) -> Result<(), QmpError> {
+        self.shared
+            .registry
+            .remove_alias(&args.path)
+            .map_err(refused)
+    }
+
+    fn query_fd_aliases(&mut self, _cx: &mut dyn Context) -> Result<Vec<FdAlias>, QmpError> {
+        let aliases = self.shared.registry.aliases().into_iter();
+        Ok(aliases
+            .map(|(path, set)| FdAlias {
+                path,
+                fdset_id: set.value(),
+            })
+            .collect())
     }
 
     fn query_fdsets(&mut self, _cx: &mut dyn Context) -> Result<Vec<FdsetInfo>, QmpError> {

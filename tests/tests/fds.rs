@@ -121,3 +121,40 @@ fn a_pipe_is_no_disk_and_stays_where_it_was() -> Result<()> {
     vm.execute("closefd", json!({"fdname": "disk"}))?;
     vm.shutdown_clean()
 }
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn a_path_is_opened_from_the_set_that_answers_for_it() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let file = fds::disk(MIB)?;
+    let path = "/nowhere/base.img";
+    let node = json!({"driver": "file", "node-name": "n", "filename": path});
+    vm.refusal("blockdev-add", node.clone())?;
+    vm.qmp
+        .execute_with("add-fd", json!({"fdset-id": 7}), &[file.as_fd()])?;
+    vm.execute("add-fd-alias", json!({"path": path, "fdset-id": 7}))?;
+    let aliases = vm.execute("query-fd-aliases", json!({}))?;
+    assert_eq!(aliases, json!([{"path": path, "fdset-id": 7}]));
+    vm.execute("blockdev-add", node.clone())?;
+    vm.execute("blockdev-del", json!({"node-name": "n"}))?;
+    vm.execute("remove-fd-alias", json!({"path": path}))?;
+    vm.refusal("blockdev-add", node)?;
+    vm.refusal("remove-fd-alias", json!({"path": path}))?;
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn an_alias_goes_with_its_set() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let file = fds::disk(MIB)?;
+    let alias = json!({"path": "/nowhere/a", "fdset-id": 7});
+    vm.refusal("add-fd-alias", alias.clone())?;
+    vm.qmp
+        .execute_with("add-fd", json!({"fdset-id": 7}), &[file.as_fd()])?;
+    vm.execute("add-fd-alias", alias)?;
+    vm.execute("remove-fd", json!({"fdset-id": 7}))?;
+    let aliases = vm.execute("query-fd-aliases", json!({}))?;
+    assert_eq!(aliases, json!([]));
+    vm.shutdown_clean()
+}

@@ -11,11 +11,15 @@ use rustix::net::{AddressFamily, SocketAddrUnix};
 use super::{SocketAddress, answer, family, first_that_works, set_nonblocking, stream_socket};
 use crate::error::{OpenError, Wanted};
 use crate::inherited::passed_if;
+use crate::kind::Kind;
 use crate::registry::Door;
 use crate::request::Role;
 
 const NOT_CONNECTED: &str = "the fd is not a connected socket; pass one end of a connection, \
                              or say server=on if it is listening";
+
+/// What can answer for a path to connect to.
+const CONNECTED: [Kind; 3] = [Kind::UnixStream, Kind::InetStream, Kind::VsockStream];
 
 /// Whether connecting waits for the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +56,17 @@ pub fn connect(
     let failed = |source: io::Error| OpenError::os(wanted(), source);
     let admit = || door.registry().admit(wanted);
     match address {
-        SocketAddress::Unix { path } => match answer(door, address, path, role, reason)? {
-            Some(fd) => passed_connection(fd, wait).map_err(failed),
-            None => admit().and_then(|()| {
-                SocketAddrUnix::new(path.as_os_str().as_bytes())
-                    .map_err(io::Error::from)
-                    .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
-                    .map_err(failed)
-            }),
-        },
+        SocketAddress::Unix { path } => {
+            match answer(door, address, path, &CONNECTED, role, reason)? {
+                Some(fd) => passed_connection(fd, wait).map_err(failed),
+                None => admit().and_then(|()| {
+                    SocketAddrUnix::new(path.as_os_str().as_bytes())
+                        .map_err(io::Error::from)
+                        .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
+                        .map_err(failed)
+                }),
+            }
+        }
         SocketAddress::Abstract { name } => admit().and_then(|()| {
             SocketAddrUnix::new_abstract_name(name.as_bytes())
                 .map_err(io::Error::from)

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::error::{OpenError, Wanted};
 use crate::inherited::passed_if;
+use crate::kind::Kind;
 use crate::lease::{FileType, Identity};
 use crate::policy::Policy;
 use crate::registry::{Door, FdRegistry};
@@ -26,6 +27,9 @@ const BACKLOG: i32 = 128;
 
 const NOT_LISTENING: &str = "the fd is not a listening socket; pass one after listen(), \
                              or say server=off if it is a connection";
+
+/// What can answer for a path to listen at.
+const LISTENING: [Kind; 3] = [Kind::UnixListener, Kind::InetListener, Kind::VsockListener];
 
 /// A listening, non-blocking socket. A path that it bound is removed when it is dropped.
 #[derive(Debug)]
@@ -109,10 +113,12 @@ pub fn listen(
     let failed = |source: io::Error| OpenError::os(wanted(), source);
     let admit = || door.registry().admit(wanted);
     match address {
-        SocketAddress::Unix { path } => match answer(door, address, path, role, reason)? {
-            Some(fd) => passed_listener(fd).map_err(failed),
-            None => admit().and_then(|()| listen_at_path(door, path).map_err(failed)),
-        },
+        SocketAddress::Unix { path } => {
+            match answer(door, address, path, &LISTENING, role, reason)? {
+                Some(fd) => passed_listener(fd).map_err(failed),
+                None => admit().and_then(|()| listen_at_path(door, path).map_err(failed)),
+            }
+        }
         SocketAddress::Abstract { name } => {
             admit().and_then(|()| listen_abstract(name).map_err(failed))
         }

@@ -4,7 +4,7 @@
 //!   SocketAddress          listen                       connect
 //!   Unix, Abstract, Inet   made and bound               made, on its way or there
 //!   Fd                     passed, must be listening    passed, must be connected
-//!   (a path for which the door holds the open hook's answer is as good as passed)
+//!   (a path for which a set or the open hook answers is as good as passed)
 //!                             │ accept
 //!                             ▼
 //!                          one connection each
@@ -27,8 +27,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::error::{OpenError, Wanted};
+use crate::kind::Kind;
+use crate::open::{is_passed, open};
 use crate::registry::Door;
-use crate::request::{Access, Role};
+use crate::request::{Access, Request, Role};
 
 pub use connect::{Connection, Wait, connect, finish_connect};
 pub use listen::{Listener, accept, listen};
@@ -73,18 +75,25 @@ impl std::fmt::Display for SocketAddress {
     }
 }
 
-/// What the open hook has answered for a unix socket's path; `None`: it was not asked.
+/// A passed socket that answers for a unix socket's path: a member of a set, by its number or an
+/// alias, or what the open hook has answered. `None`: the path is one of the file system.
 fn answer(
     door: &Door,
     address: &SocketAddress,
     path: &Path,
+    kinds: &[Kind],
     role: Role,
     reason: &str,
 ) -> Result<Option<OwnedFd>, OpenError> {
-    let Some(answer) = path
-        .to_str()
-        .and_then(|path| door.answer(path, Access::ReadWrite))
-    else {
+    let Some(name) = path.to_str() else {
+        return Ok(None);
+    };
+    if is_passed(door, name) {
+        let request = Request::new(name, Access::ReadWrite, role, reason).kinds(kinds);
+        // A socket is not opened again by its name: the set need not wait for its end.
+        return Ok(Some(open(door, &request)?.into_parts().0));
+    }
+    let Some(answer) = door.answer(name, Access::ReadWrite) else {
         return Ok(None);
     };
     answer.map(Some).map_err(|source| OpenError::Hook {

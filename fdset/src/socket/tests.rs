@@ -98,7 +98,7 @@ fn a_regular_file_is_never_taken_for_a_stale_socket() {
     let (_dir, path) = free_path();
     let name = path.to_str().expect("plain text");
     let request = Request::new(name, Access::WriteOnly, Role::Log, "test");
-    crate::open(&door(), &request.create(0o600, Existing::Refuse)).expect("made");
+    open(&door(), &request.create(0o600, Existing::Refuse)).expect("made");
     let error = listen_at(&unix(&path)).expect_err("taken");
     assert_eq!(error.errno(), nix::libc::EADDRINUSE);
     assert!(path.exists());
@@ -198,4 +198,29 @@ fn a_passed_socket_must_fit_its_use_and_survives_a_refusal() {
     assert!(OFlag::from_bits_retain(flags).contains(OFlag::O_NONBLOCK));
     drop(listener);
     assert!(path.exists(), "a passed listener's path is its manager's");
+}
+
+#[test]
+fn a_passed_socket_answers_for_a_path_by_its_set_or_an_alias() {
+    let door = door();
+    let name = format!("sesame-alias-{}", std::process::id());
+    let given = listen_at(&SocketAddress::Abstract { name }).expect("a listener");
+    let copy = given.as_fd().try_clone_to_owned().expect("an fd");
+    let (set, _) = door.registry().add(passed(copy), None, None);
+    let path = "/nowhere/monitor.sock";
+    door.registry().add_alias(path, set).expect("a path");
+    for name in [path, "/dev/fdset/0"] {
+        let address = SocketAddress::Unix { path: name.into() };
+        let listener = listen(&door, &address, Role::Monitor, "-qmp").expect("it listens");
+        assert_eq!(
+            listener.path(),
+            None,
+            "what was passed is not ours to remove"
+        );
+        let error = connect(&door, &address, Wait::Not, Role::Chardev, "c").expect_err("listens");
+        assert!(
+            error.to_string().contains("a listening unix socket"),
+            "{error}"
+        );
+    }
 }

@@ -37,11 +37,20 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         input : Some(generator.subschema_for:: < super::fds::RemoveFd > ()), output :
         None, }, Entry { name : "query-fdsets", description : "Lists the sets.", input :
         None, output : Some(generator.subschema_for:: < Vec < super::fds::FdsetInfo > >
-        ()), }, Entry { name : "query-status", description :
-        "Tells what the machine is doing.", input : None, output : Some(generator
-        .subschema_for:: < super::run_state::StatusInfo > ()), }, Entry { name : "stop",
-        description : "Stops the vCPUs. A machine that does not run stays as it is.",
-        input : None, output : None, }, Entry { name : "cont", description :
+        ()), }, Entry { name : "add-fd-alias", description :
+        "Lets a set answer for a path: whatever opens the path takes a member of the set, as if it had been told \"/dev/fdset/ID\", and the file system is not asked. Names that stand inside images and configurations so lead to what was handed in for them. An alias goes away with its set; what was opened through it stays open.",
+        input : Some(generator.subschema_for:: < super::fds::AddFdAlias > ()), output :
+        None, }, Entry { name : "remove-fd-alias", description :
+        "Takes an alias back. What was opened through it stays open.", input :
+        Some(generator.subschema_for:: < super::fds::RemoveFdAlias > ()), output : None,
+        }, Entry { name : "query-fd-aliases", description :
+        "Lists the paths for which sets answer.", input : None, output : Some(generator
+        .subschema_for:: < Vec < super::fds::FdAlias > > ()), }, Entry { name :
+        "query-status", description : "Tells what the machine is doing.", input : None,
+        output : Some(generator.subschema_for:: < super::run_state::StatusInfo > ()), },
+        Entry { name : "stop", description :
+        "Stops the vCPUs. A machine that does not run stays as it is.", input : None,
+        output : None, }, Entry { name : "cont", description :
         "Lets the vCPUs run, also for the first time after -S.", input : None, output :
         None, }, Entry { name : "system_reset", description :
         "Presses the reset button.", input : None, output : None, }, Entry { name :

@@ -36,6 +36,14 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
+        name: "add-fd-alias",
+        module: Module::Fds,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        features: &[],
+    },
+    crate::CommandSpec {
         name: "blockdev-add",
         module: Module::BlockCore,
         allow_oob: false,
@@ -204,6 +212,14 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
+        name: "query-fd-aliases",
+        module: Module::Fds,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        features: &[],
+    },
+    crate::CommandSpec {
         name: "query-fdsets",
         module: Module::Fds,
         allow_oob: false,
@@ -309,6 +325,14 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         name: "remove-fd",
+        module: Module::Fds,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        features: &[],
+    },
+    crate::CommandSpec {
+        name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
         allow_preconfig: false,

@@ -468,6 +468,96 @@ impl crate::describe::Described for FdsetInfo {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Arguments of command `add-fd-alias`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct AddFdAlias {
+    /// The path. Empty and "." components do not count. It has none that is "..", because what
+    /// that means depends on symbolic links, and such a path is never answered by an alias.
+    pub path: String,
+    /// The set.
+    #[serde(rename = "fdset-id")]
+    pub fdset_id: i64,
+}
+
+impl crate::input::FromMembers for AddFdAlias {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            path: members.required("path")?,
+            fdset_id: members.required("fdset-id")?,
+        })
+    }
+}
+
+crate::input::object_type!(AddFdAlias);
+
+impl crate::describe::Described for AddFdAlias {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "path",
+            "str",
+            "the path. Empty and \".\" components do not count. It has none that is \"..\", because what that means depends on symbolic links, and such a path is never answered by an alias",
+        ),
+        crate::describe::MemberSpec::required("fdset-id", "int", "the set"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `remove-fd-alias`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct RemoveFdAlias {
+    /// The path.
+    pub path: String,
+}
+
+impl crate::input::FromMembers for RemoveFdAlias {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            path: members.required("path")?,
+        })
+    }
+}
+
+crate::input::object_type!(RemoveFdAlias);
+
+impl crate::describe::Described for RemoveFdAlias {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("path", "str", "the path"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// A path for which a set answers.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FdAlias {
+    /// The path.
+    pub path: String,
+    /// The set.
+    #[serde(rename = "fdset-id")]
+    pub fdset_id: i64,
+}
+
+impl crate::input::FromMembers for FdAlias {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            path: members.required("path")?,
+            fdset_id: members.required("fdset-id")?,
+        })
+    }
+}
+
+crate::input::object_type!(FdAlias);
+
+impl crate::describe::Described for FdAlias {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("path", "str", "the path"),
+        crate::describe::MemberSpec::required("fdset-id", "int", "the set"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// The commands of `fds.json`, for whoever implements them.
 pub trait Commands {
     /// Keeps the fd that came with this request under a name. Whoever is later told "fd:NAME"
@@ -505,6 +595,28 @@ pub trait Commands {
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<FdsetInfo>, crate::QmpError>;
+    /// Lets a set answer for a path: whatever opens the path takes a member of the set, as if it
+    /// had been told "/dev/fdset/ID", and the file system is not asked. Names that stand inside
+    /// images and configurations so lead to what was handed in for them. An alias goes away with
+    /// its set; what was opened through it stays open.
+    fn add_fd_alias(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: AddFdAlias,
+    ) -> Result<(), crate::QmpError>;
+    /// Takes an alias back. What was opened through it stays open.
+    fn remove_fd_alias(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: RemoveFdAlias,
+    ) -> Result<(), crate::QmpError>;
+    /// Lists the paths for which sets answer.
+    ///
+    /// Returns: the aliases, sorted by path.
+    fn query_fd_aliases(
+        &mut self,
+        cx: &mut dyn crate::Context,
+    ) -> Result<Vec<FdAlias>, crate::QmpError>;
 }
 
 /// Parses a command's arguments, runs it, and writes its reply.
@@ -537,6 +649,20 @@ pub fn dispatch(
         "query-fdsets" => {
             crate::input::no_arguments(arguments)?;
             crate::Reply::of(&handler.query_fdsets(cx)?)
+        }
+        "add-fd-alias" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.add_fd_alias(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "remove-fd-alias" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.remove_fd_alias(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "query-fd-aliases" => {
+            crate::input::no_arguments(arguments)?;
+            crate::Reply::of(&handler.query_fd_aliases(cx)?)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }
