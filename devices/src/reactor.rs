@@ -413,11 +413,6 @@ impl Timer {
             tracing::error!(%error, "dev-io cannot be woken for a timer");
         }
     }
-
-    /// Takes the deadline back, if there is one.
-    pub fn disarm(&self) {
-        self.slot.core.table().deadlines.remove(&self.slot.token);
-    }
 }
 
 impl fmt::Debug for Timer {

@@ -239,11 +239,6 @@ impl NodeRef {
         self.0.limits
     }
 
-    /// Whether `other` is the same node.
-    pub fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-
     /// Whether the node can be a disk with logical blocks of `block` bytes.
     ///
     /// # Errors

@@ -13,8 +13,6 @@ use crate::lifecycle::Lifecycle;
 pub const PORTS_BASE: u64 = 0xcf8;
 /// How many ports they take.
 pub const PORTS_LEN: u64 = 8;
-/// The size of an ECAM window for 256 buses.
-pub const ECAM_LEN: u64 = 256 << 20;
 
 /// Configuration mechanism #1 (PCI Local Bus 3.0, 3.2.2.3.2): an address at 0xcf8, its dword at
 /// 0xcfc.

@@ -32,8 +32,6 @@ pub const COMMAND_MEMORY: u16 = 1 << 1;
 pub const COMMAND_MASTER: u16 = 1 << 2;
 /// COMMAND: drives no INTx.
 pub const COMMAND_INTX_DISABLE: u16 = 1 << 10;
-/// STATUS: an INTx is pending.
-pub const STATUS_INTERRUPT: u16 = 1 << 3;
 /// STATUS: there is a capability list.
 pub const STATUS_CAPABILITIES: u16 = 1 << 4;
 
@@ -44,10 +42,6 @@ pub const HEADER_MULTIFUNCTION: u8 = 0x80;
 
 /// Bridge: primary, secondary and subordinate bus numbers, 8 bits each.
 pub const PRIMARY_BUS: u16 = 0x18;
-/// Bridge: secondary bus number.
-pub const SECONDARY_BUS: u16 = 0x19;
-/// Bridge: subordinate bus number.
-pub const SUBORDINATE_BUS: u16 = 0x1a;
 /// Bridge: memory window base, 16 bits, units of 1 MiB in bits 15..4.
 pub const MEMORY_BASE: u16 = 0x20;
 /// Bridge: memory window limit.

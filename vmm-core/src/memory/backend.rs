@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use devices::memory::{GuestMem, GuestMemView};
-use fdset::{Access, Door, HugePageSize, Lease, MemfdSpec, OpenFile, Request, Role};
+use fdset::{Access, Door, HugePageSize, Lease, MemfdSpec, OpenError, OpenFile, Request, Role};
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
@@ -232,12 +232,7 @@ fn memfd(
         sealed,
         huge,
     };
-    fdset::memfd(door, &spec.id, wanted, Role::Memory, &reason(spec)).map_err(|source| {
-        MemoryError::Open {
-            id: spec.id.clone(),
-            source,
-        }
-    })
+    fdset::memfd(door, &spec.id, wanted, Role::Memory, &reason(spec)).map_err(not_opened(spec))
 }
 
 fn open(door: &Door, spec: &RamBackendSpec, name: &str) -> Result<OpenFile, MemoryError> {
@@ -248,12 +243,14 @@ fn open(door: &Door, spec: &RamBackendSpec, name: &str) -> Result<OpenFile, Memo
         Access::ReadOnly
     };
     let reason = reason(spec);
-    fdset::open(door, &Request::new(name, access, Role::Memory, &reason)).map_err(|source| {
-        MemoryError::Open {
-            id: spec.id.clone(),
-            source,
-        }
-    })
+    fdset::open(door, &Request::new(name, access, Role::Memory, &reason)).map_err(not_opened(spec))
+}
+
+fn not_opened(spec: &RamBackendSpec) -> impl FnOnce(OpenError) -> MemoryError {
+    |source| MemoryError::Open {
+        id: spec.id.clone(),
+        source: Box::new(source),
+    }
 }
 
 fn reason(spec: &RamBackendSpec) -> String {

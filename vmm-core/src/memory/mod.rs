@@ -85,7 +85,7 @@ pub enum MemoryError {
         id: String,
         /// Why.
         #[source]
-        source: fdset::OpenError,
+        source: Box<fdset::OpenError>,
     },
     /// Mapping failed.
     #[error("memory backend '{id}': {what} failed")]
