@@ -23,7 +23,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,8 @@ struct Owner {
 
 struct Started {
     core: Arc<Core>,
+    /// The kernel's id of the thread.
+    id: i32,
     thread: JoinHandle<()>,
 }
 
@@ -155,6 +157,20 @@ impl Reactor {
         self.0.lock().is_some()
     }
 
+    /// Starts the thread unless it runs: for who must know all threads before he goes on.
+    ///
+    /// # Errors
+    /// The thread cannot start.
+    pub fn start(&self) -> io::Result<()> {
+        self.core().map(drop)
+    }
+
+    /// The kernel's id of the thread, if it runs.
+    #[must_use]
+    pub fn thread_id(&self) -> Option<i32> {
+        self.0.lock().as_ref().map(|started| started.id)
+    }
+
     fn core(&self) -> io::Result<Arc<Core>> {
         let mut started = self.0.lock();
         if let Some(started) = &*started {
@@ -168,11 +184,18 @@ impl Reactor {
             returned: Condvar::new(),
         });
         let served = Arc::clone(&core);
+        let (tell, told) = mpsc::sync_channel(1);
         let thread = thread::Builder::new()
             .name("dev-io".into())
-            .spawn(move || served.serve(poll))?;
+            .spawn(move || {
+                // Who asked waits for it.
+                let _ = tell.send(nix::unistd::gettid().as_raw());
+                served.serve(poll);
+            })?;
+        let id = told.recv().map_err(io::Error::other)?;
         *started = Some(Started {
             core: Arc::clone(&core),
+            id,
             thread,
         });
         Ok(core)
@@ -195,7 +218,7 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        let Some(Started { core, thread }) = self.lock().take() else {
+        let Some(Started { core, thread, .. }) = self.lock().take() else {
             return;
         };
         core.table().stop = true;

@@ -118,7 +118,11 @@ pub(crate) struct Shared {
 /// `qmp-io` starts with the first monitor and ends once.
 enum IoThread {
     NotStarted,
-    Running(JoinHandle<()>),
+    Running {
+        handle: JoinHandle<()>,
+        /// The kernel's id of the thread.
+        id: i32,
+    },
     Ended,
 }
 
@@ -206,18 +210,33 @@ impl Server {
     fn start(&self, monitor: MonitorId) -> Result<(), MonitorError> {
         let mut thread = self.0.thread();
         match *thread {
-            IoThread::Running(_) => return Ok(()),
+            IoThread::Running { .. } => return Ok(()),
             IoThread::Ended => return Err(MonitorError::Ended { monitor }),
             IoThread::NotStarted => {}
         }
         let poll = Poll::new()?;
         self.0.bell.connect(Waker::new(poll.registry(), WAKER)?);
         let io = Io::new(Arc::clone(&self.0), poll);
-        let spawned = thread::Builder::new()
+        let (tell, told) = sync_channel(1);
+        let handle = thread::Builder::new()
             .name("qmp-io".into())
-            .spawn(move || io.run())?;
-        *thread = IoThread::Running(spawned);
+            .spawn(move || {
+                // Who asked waits for it.
+                let _ = tell.send(nix::unistd::gettid().as_raw());
+                io.run();
+            })?;
+        let id = told.recv().map_err(io::Error::other)?;
+        *thread = IoThread::Running { handle, id };
         Ok(())
+    }
+
+    /// The kernel's id of `qmp-io`, while it runs.
+    #[must_use]
+    pub fn thread_id(&self) -> Option<i32> {
+        match *self.0.thread() {
+            IoThread::Running { id, .. } => Some(id),
+            IoThread::NotStarted | IoThread::Ended => None,
+        }
     }
 
     /// The next in-band request, sessions taking turns. A session's next request comes after the
@@ -272,9 +291,9 @@ impl Server {
     /// have half a second; then their connections are cut. Later calls do nothing.
     pub fn shutdown(&self) {
         let thread = std::mem::replace(&mut *self.0.thread(), IoThread::Ended);
-        if let IoThread::Running(thread) = thread {
+        if let IoThread::Running { handle, .. } = thread {
             self.0.bell.ring(Note::Stop);
-            if thread.join().is_err() {
+            if handle.join().is_err() {
                 tracing::error!("the thread qmp-io has panicked");
             }
         }

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use fdset::{Door, FdRegistry, FdsetId, Handover, Origin, Role, Scope};
+use fdset::{Access, Door, FdRegistry, FdsetId, Handover, OpenFile, Origin, Policy, Role, Scope};
 use monitor::{Phase, Server, ServerSpec, Version};
 
 use self::monitors::Kept;
@@ -36,6 +36,8 @@ const QEMU_VERSION: (i64, i64, i64) = (10, 0, 0);
 pub struct Launched {
     /// The VM.
     pub vm: Vm,
+    /// The null device, for the standard streams of a process in the background.
+    pub null: Option<OpenFile>,
     event_loop: EventLoop,
     /// Removed at the end.
     _pid_file: Option<fdset::PidFile>,
@@ -61,10 +63,19 @@ pub fn launch(config: Config) -> Result<Launched> {
     if let Some(name) = &config.name.process {
         process::rename(name).context("-name process")?;
     }
+    sandbox::prepare();
     let signals = EndSignals::take().context("the signals")?;
     let (event_loop, mailbox) = EventLoop::new(signals).context("the main loop")?;
     let registry = Arc::new(FdRegistry::new());
     let door = Door::new(Arc::clone(&registry), Scope::Process);
+    // Opened by path, and so before the policy holds.
+    let null = config
+        .daemonize
+        .then(|| fdset::null(&door, Access::ReadWrite, Role::Log, "-daemonize"))
+        .transpose()?;
+    if config.open_policy > Policy::Open {
+        registry.raise_policy(Policy::Passed);
+    }
     let pid_file = config
         .pidfile
         .as_deref()
@@ -118,11 +129,15 @@ pub fn launch(config: Config) -> Result<Launched> {
     if let Some(spec) = &config.sandbox {
         sandbox::enter(spec)?;
     }
+    if config.open_policy == Policy::Sealed {
+        vm.seal()?;
+    }
     if !config.paused && config.incoming.is_none() {
         vm.start()?;
     }
     Ok(Launched {
         vm,
+        null,
         event_loop,
         _pid_file: pid_file,
         _kept: kept,

@@ -43,8 +43,8 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
         None
     };
     let launched = launch(config)?;
-    if let Some(daemon) = daemon {
-        daemon.ready(&launched.vm.null()?)?;
+    if let (Some(daemon), Some(null)) = (daemon, &launched.null) {
+        daemon.ready(null)?;
     }
     Ok(launched.run()?)
 }

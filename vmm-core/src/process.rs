@@ -7,8 +7,8 @@
 //!
 //! This room knows no VM. It runs before the first thread exists.
 
-#![expect(unsafe_code, reason = "fork and the time zone")]
-// UNSAFETY: neither has a safe form; fork is called while the process has one thread.
+#![expect(unsafe_code, reason = "fork, the time zone and the allocator")]
+// UNSAFETY: none has a safe form; fork is called while the process has one thread.
 
 use std::ffi::CString;
 use std::io::{self, Read, Write};
@@ -131,6 +131,15 @@ pub fn lock_memory() -> io::Result<()> {
     Ok(mlockall(
         MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE,
     )?)
+}
+
+/// Lets all threads allocate from one arena. The C library's other arenas open a file in `/proc`
+/// before they give memory back, at a time nobody can foresee, and a sealed process must not.
+pub fn use_one_arena() {
+    // SAFETY: takes two numbers; no thread has an arena of its own yet.
+    if unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) } == 0 {
+        tracing::error!("the C library does not keep to one arena of memory");
+    }
 }
 
 /// Seconds since 1970-01-01T00:00:00 UTC.

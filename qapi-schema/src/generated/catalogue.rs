@@ -45,7 +45,13 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         Some(generator.subschema_for:: < super::fds::RemoveFdAlias > ()), output : None,
         }, Entry { name : "query-fd-aliases", description :
         "Lists the paths for which sets answer.", input : None, output : Some(generator
-        .subschema_for:: < Vec < super::fds::FdAlias > > ()), }, Entry { name :
+        .subschema_for:: < Vec < super::fds::FdAlias > > ()), }, Entry { name : "seal",
+        description :
+        "Gives up the right to open, for ever: a level can be raised and never lowered. The command answers when it holds in every thread. After \"sealed\" the socket paths and the pid file of this process stay behind when it ends, because it can remove no file, and at most sixteen io-threads can be added at a time.",
+        input : Some(generator.subschema_for:: < super::sandbox::Seal > ()), output :
+        None, }, Entry { name : "query-sandbox", description :
+        "Tells what the process has given up.", input : None, output : Some(generator
+        .subschema_for:: < super::sandbox::SandboxInfo > ()), }, Entry { name :
         "query-status", description : "Tells what the machine is doing.", input : None,
         output : Some(generator.subschema_for:: < super::run_state::StatusInfo > ()), },
         Entry { name : "stop", description :

@@ -9,6 +9,8 @@ pub enum Module {
     Control,
     /// File descriptors that clients hand in.
     Fds,
+    /// What the process has given up.
+    Sandbox,
     /// What the machine is doing, and making it do something else.
     RunState,
     /// The machine: its name, its models, its processors.
@@ -284,6 +286,14 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
+        name: "query-sandbox",
+        module: Module::Sandbox,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        features: &[],
+    },
+    crate::CommandSpec {
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -334,6 +344,14 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     crate::CommandSpec {
         name: "remove-fd-alias",
         module: Module::Fds,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        features: &[],
+    },
+    crate::CommandSpec {
+        name: "seal",
+        module: Module::Sandbox,
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,

@@ -11,6 +11,9 @@ pub mod control;
 /// File descriptors that clients hand in.
 pub mod fds;
 
+/// What the process has given up.
+pub mod sandbox;
+
 /// What the machine is doing, and making it do something else.
 pub mod run_state;
 

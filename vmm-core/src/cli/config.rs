@@ -1,5 +1,6 @@
 //! What a command line asks for: every default applied, every list in the order given.
 
+use fdset::Policy;
 use qapi_schema::block_core::BlockdevOptions;
 use qapi_schema::char::ChardevAdd;
 use qapi_schema::cli::AccelType;
@@ -65,6 +66,8 @@ pub struct Config {
     pub overcommit: OvercommitSpec,
     /// What messages on stderr begin with.
     pub messages: MessageSpec,
+    /// What names can be opened, from the command line on.
+    pub open_policy: Policy,
     /// System calls to give up before the guest runs.
     pub sandbox: Option<SandboxSpec>,
     /// Where the process id goes: any name that can be opened.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use fdset::Policy;
 use qapi_schema::block_core::BlockdevOptions;
 use qapi_schema::char::ChardevAdd;
 use qapi_schema::describe::Described;
@@ -59,6 +60,7 @@ pub(super) struct Draft {
     pub(super) serials: Vec<(String, SerialSpec)>,
     pub(super) monitors: Vec<(String, MonitorSpec)>,
     pub(super) incoming: Option<Incoming>,
+    pub(super) open_policy: Policy,
     pub(super) sandbox: Option<SandboxSpec>,
     pub(super) pidfile: Option<String>,
     pub(super) flags: Flags,

@@ -330,6 +330,14 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "Gives up groups of system calls before the guest runs.",
         process::take_sandbox,
     ),
+    plain(
+        "open-policy",
+        "open|passed|sealed",
+        "What can be opened, from this command line on: anything (the default); only fds that were \
+         handed in; or the same, and before the guest runs every thread gives up, for ever, the \
+         system calls that open, connect, create or start anything. The QMP command seal raises it.",
+        process::take_open_policy,
+    ),
     keyed::<OvercommitOptions>(
         "overcommit",
         "KEY=on|off[,..]",

@@ -1,6 +1,7 @@
-//! Options about the process and its descriptors: `-add-fd`, `-sandbox`, `-name`, `-boot`, `-uuid`,
+//! Options about the process and its descriptors: `-add-fd`, `-sandbox`, `-open-policy`, `-name`, `-boot`, `-uuid`,
 //! `-incoming`, `-overcommit`, `-msg`.
 
+use fdset::Policy;
 use qapi_schema::cli::{
     AddFdOptions, BootOptions, MsgOptions, NameOptions, OvercommitOptions, SandboxOptions,
 };
@@ -74,6 +75,16 @@ pub(super) fn take_sandbox(draft: &mut Draft, given: &Given<'_>) -> Result<Step,
         )?,
     };
     draft.sandbox = options.enable.then_some(spec);
+    Ok(Step::Next)
+}
+
+pub(super) fn take_open_policy(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let known = [Policy::Open, Policy::Passed, Policy::Sealed];
+    let wanted = known
+        .into_iter()
+        .find(|policy| policy.as_str() == given.text)
+        .ok_or_else(|| Problem::new(format!("{}: wanted open, passed or sealed", given.text)))?;
+    draft.open_policy = wanted;
     Ok(Step::Next)
 }
 

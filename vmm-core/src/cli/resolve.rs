@@ -56,6 +56,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         no_shutdown: draft.flags.no_shutdown,
         overcommit,
         messages,
+        open_policy: draft.open_policy,
         sandbox: draft.sandbox,
         pidfile: draft.pidfile,
         daemonize: draft.flags.daemonize,

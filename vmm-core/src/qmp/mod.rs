@@ -9,3 +9,4 @@ mod pci;
 mod qdev;
 mod qom;
 mod run_state;
+mod sandbox;

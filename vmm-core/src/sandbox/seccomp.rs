@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use seccompiler::{
-    SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
-};
+use seccompiler::{BpfProgram, SeccompAction, SeccompRule};
 
-use super::{SandboxError, SandboxSpec};
+use super::{SandboxError, SandboxSpec, filter};
 
 const OBSOLETE: &[i64] = &[
     libc::SYS__sysctl,
@@ -82,14 +79,14 @@ const RESOURCE_CONTROL: &[i64] = &[
 
 pub(super) fn apply(spec: &SandboxSpec) -> Result<(), SandboxError> {
     if spec.deny_spawn {
-        // clone3 passes its flags in memory, where a filter cannot look. Without it the C library
-        // falls back to clone, whose flags tell a thread from a process.
-        install(
-            BTreeMap::from([(libc::SYS_clone3, Vec::new())]),
-            SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
-        )?;
+        install(&filter::without_clone3().map_err(SandboxError::Filter)?)?;
     }
-    install(deny_list(spec)?, SeccompAction::KillProcess)
+    let program = filter::program(
+        deny_list(spec)?,
+        SeccompAction::Allow,
+        SeccompAction::KillProcess,
+    );
+    install(&program.map_err(SandboxError::Filter)?)
 }
 
 fn deny_list(spec: &SandboxSpec) -> Result<BTreeMap<i64, Vec<SeccompRule>>, SandboxError> {
@@ -106,37 +103,22 @@ fn deny_list(spec: &SandboxSpec) -> Result<BTreeMap<i64, Vec<SeccompRule>>, Sand
         .flat_map(|(_, calls)| calls.iter().map(|call| (*call, Vec::new())))
         .collect();
     if spec.deny_spawn {
-        rules.insert(libc::SYS_clone, vec![clone_of_a_process()?]);
+        rules.insert(
+            libc::SYS_clone,
+            vec![filter::clone_of_a_process().map_err(SandboxError::Filter)?],
+        );
     }
     Ok(rules)
 }
 
-/// Matches a `clone` without `CLONE_THREAD`.
-fn clone_of_a_process() -> Result<SeccompRule, SandboxError> {
-    let thread = u64::from(libc::CLONE_THREAD.unsigned_abs());
-    let condition = SeccompCondition::new(
-        0,
-        SeccompCmpArgLen::Dword,
-        SeccompCmpOp::MaskedEq(thread),
-        0,
-    )
-    .map_err(SandboxError::Filter)?;
-    SeccompRule::new(vec![condition]).map_err(SandboxError::Filter)
-}
-
-fn install(
-    rules: BTreeMap<i64, Vec<SeccompRule>>,
-    on_match: SeccompAction,
-) -> Result<(), SandboxError> {
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, on_match, TargetArch::x86_64)
-        .map_err(SandboxError::Filter)?;
-    let program = filter.try_into().map_err(SandboxError::Filter)?;
-    let program: seccompiler::BpfProgram = program;
-    seccompiler::apply_filter_all_threads(&program).map_err(SandboxError::Refused)
+fn install(program: &BpfProgram) -> Result<(), SandboxError> {
+    seccompiler::apply_filter_all_threads(program).map_err(SandboxError::Refused)
 }
 
 #[cfg(test)]
 mod tests {
+    use seccompiler::{SeccompFilter, TargetArch};
+
     use super::*;
 
     #[test]
@@ -202,7 +184,7 @@ mod tests {
                 TargetArch::x86_64,
             )
             .unwrap();
-            let program: seccompiler::BpfProgram = filter.try_into().unwrap();
+            let program: BpfProgram = filter.try_into().unwrap();
             seccompiler::apply_filter(&program).unwrap();
             assert_eq!(std::thread::spawn(|| 7).join().unwrap(), 7);
             assert!(std::process::Command::new("/bin/true").spawn().is_err());

@@ -16,6 +16,7 @@
 
 pub mod lifecycle;
 mod machine;
+mod seal;
 mod serve;
 
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ pub use machine::{CpuView, VmMachine, cpu_path};
 use block::{BlockGraph, IoThread, IoThreadSpec, Rings};
 use devices::chardev::{ChardevRegistry, ChardevSpec};
 use devices::reactor::Reactor;
-use fdset::{Access, Door, OpenFile, Role, Scope};
+use fdset::{Door, Scope};
 use indexmap::IndexMap;
 use monitor::Server;
 use qapi_schema::char::ChardevReturn;
@@ -37,6 +38,7 @@ use crate::device_tree::{Claim, DeviceTree};
 use crate::event_loop::{EventLoop, Mailbox};
 use crate::objects::Objects;
 use crate::run_state::RunState;
+use crate::sandbox::Sandbox;
 
 /// The io-thread of disks that name none.
 const DEFAULT_IOTHREAD: &str = "main-loop";
@@ -100,6 +102,7 @@ pub struct Vm {
     default_iothread: Option<IoThread>,
     /// Where io-threads get their rings.
     pub(crate) rings: Rings,
+    pub(crate) sandbox: Sandbox,
     powered_on: bool,
     ended: Option<ExitCode>,
 }
@@ -127,6 +130,7 @@ impl Vm {
             kvm_enabled: false,
             default_iothread: None,
             rings: Rings::default(),
+            sandbox: Sandbox::default(),
             powered_on: false,
             ended: None,
         }
@@ -205,14 +209,6 @@ impl Vm {
         Ok(ChardevReturn {
             pty: filename.strip_prefix("pty:").map(str::to_owned),
         })
-    }
-
-    /// The null device, for the standard streams of a process in the background.
-    ///
-    /// # Errors
-    /// It cannot be opened.
-    pub fn null(&self) -> Result<OpenFile, fdset::OpenError> {
-        fdset::null(&self.door, Access::ReadWrite, Role::Log, "-daemonize")
     }
 
     /// The door as the client behind `cx` sees it: with its monitor's fd names.

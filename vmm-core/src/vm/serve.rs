@@ -2,7 +2,7 @@
 
 use monitor::Call;
 use qapi_schema::{
-    Module, QmpError, Reply, block_core, char, drivers, machine, pci, qdev, qom, run_state,
+    Module, QmpError, Reply, block_core, char, drivers, machine, pci, qdev, qom, run_state, sandbox,
 };
 
 use super::Vm;
@@ -16,6 +16,7 @@ impl Vm {
         };
         let arguments = std::mem::take(&mut call.arguments);
         let result = self.dispatch(&mut call, arguments);
+        self.cover_new_threads();
         call.finish(result);
     }
 
@@ -36,6 +37,7 @@ impl Vm {
             }
             Module::Qom => qom::dispatch(self, name, call, arguments),
             Module::RunState => run_state::dispatch(self, name, call, arguments),
+            Module::Sandbox => sandbox::dispatch(self, name, call, arguments),
             Module::Control | Module::Fds => Err(QmpError::command_not_found(name)),
         }
     }
