@@ -27,12 +27,13 @@ use crate::check::{MOST_CRATES, third_party_crates};
 use crate::lab;
 use crate::project;
 use crate::shell::{install_missing, step};
-use table::{Row, print};
+use guest::Sample;
+use table::print;
 
 /// The peer, as the distribution has it.
 const PEER: &str = "qemu-system-x86_64";
 /// Many times what the runs in the lab take.
-const INSIDE_TIME: Duration = Duration::from_secs(1200);
+const INSIDE_TIME: Duration = Duration::from_secs(600);
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -55,8 +56,6 @@ pub(crate) struct InsideOptions {
     kernel: PathBuf,
     #[arg(long)]
     initrd: PathBuf,
-    #[arg(long)]
-    boots: usize,
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
@@ -70,18 +69,17 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let files = project::guest_files(&inits)?;
     step("measuring monitors");
     let mut rows = monitor::measure(&pair, options.turns)?;
-    let inside = InsideOptions {
-        vmm: program,
-        kernel: files.kernel,
-        initrd: files.initrd,
-        boots: options.boots,
+    let inside = |vmm: &Vmm| InsideOptions {
+        vmm: vmm.program.clone(),
+        kernel: files.kernel.clone(),
+        initrd: files.initrd.clone(),
     };
     let place = host_kvm::place()?;
     step(&format!("measuring guests; {place}"));
-    rows.extend(match place {
-        Place::Host => guest::measure(&inside)?,
-        Place::Lab(_) => in_lab(&inits, &inside)?,
-    });
+    rows.extend(guest::measure(&pair, options.boots, |vmm| match place {
+        Place::Host => guest::sample(&inside(vmm)),
+        Place::Lab(_) => in_lab(&inits, &inside(vmm)),
+    })?);
     print(&rows);
     println!(
         "third-party crates in the binary: {} (at most {MOST_CRATES})",
@@ -94,15 +92,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints the rows as JSON for the program outside.
+/// Prints one sample as JSON for the program outside.
 pub(crate) fn run_inside(options: &InsideOptions) -> Result<ExitCode> {
-    for row in guest::measure(options)? {
-        println!("{}", row.to_json());
-    }
+    println!("{}", guest::sample(options)?.to_json());
     Ok(ExitCode::SUCCESS)
 }
 
-fn in_lab(inits: &project::Inits, options: &InsideOptions) -> Result<Vec<Row>> {
+/// One sample in a lab of its own: a guest that gets memory from which another has run code is
+/// slower by a third, because the emulator watches every write to such memory.
+fn in_lab(inits: &project::Inits, options: &InsideOptions) -> Result<Sample> {
     let mut lab = lab::boot(&lab::spec(inits)?)?;
     let exe = env::current_exe()?;
     let mut argv = vec![exe.into_os_string(), "bench-inside".into()];
@@ -113,14 +111,13 @@ fn in_lab(inits: &project::Inits, options: &InsideOptions) -> Result<Vec<Row>> {
     ] {
         argv.extend([option.into(), path.clone().into_os_string()]);
     }
-    argv.extend(["--boots".into(), options.boots.to_string().into()]);
     let mut output = Vec::new();
     let folder = env::current_dir()?;
     let environment = lab::environment();
     let status = lab.run(&argv, &folder, &environment, INSIDE_TIME, &mut output)?;
     let text = String::from_utf8_lossy(&output);
     ensure!(status == 0, "the measurement failed: {text}");
-    Ok(text.lines().filter_map(Row::from_json).collect())
+    Sample::find(&text).with_context(|| format!("no sample, but: {text}"))
 }
 
 fn on_path(program: &str) -> Result<PathBuf> {

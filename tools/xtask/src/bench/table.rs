@@ -1,6 +1,4 @@
 //! Samples, medians, and the table.
-use serde_json::{Value, json};
-
 /// One line of the table: what, in which unit, by whom, and the ratio wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row {
@@ -25,21 +23,6 @@ impl Row {
 
     fn ratio(&self) -> f64 {
         self.medians[0] / self.medians[1]
-    }
-
-    pub(super) fn to_json(&self) -> Value {
-        json!({"what": self.what, "unit": self.unit, "medians": self.medians,
-            "wanted": self.wanted})
-    }
-
-    pub(super) fn from_json(line: &str) -> Option<Self> {
-        let value: Value = serde_json::from_str(line).ok()?;
-        Some(Self {
-            what: value["what"].as_str()?.to_owned(),
-            unit: value["unit"].as_str()?.to_owned(),
-            medians: [value["medians"][0].as_f64()?, value["medians"][1].as_f64()?],
-            wanted: value["wanted"].as_f64()?,
-        })
     }
 }
 
@@ -79,10 +62,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_survives_the_way_out_of_the_lab() {
+    fn a_row_has_the_medians_of_its_samples() {
         let row = Row::new("x", "ms", [vec![3.0, 1.0, 2.0], vec![8.0]], 0.5);
         assert_eq!(row.medians, [2.0, 8.0]);
-        assert_eq!(Row::from_json(&row.to_json().to_string()), Some(row));
-        assert_eq!(Row::from_json("some other line"), None);
+        assert_eq!(row.ratio(), 0.25);
     }
 }
