@@ -30,6 +30,8 @@ mod landlock;
 mod names;
 pub mod seal;
 mod seccomp;
+#[cfg(test)]
+mod tests;
 pub mod thread;
 mod violation;
 
