@@ -5,6 +5,7 @@
 
 use serde_json::Value;
 
+use crate::QmpError;
 use crate::describe::{Described, MemberSpec, VariantSpec};
 use crate::devices::DeviceOptions;
 
@@ -85,14 +86,21 @@ pub fn find_driver(name: &str) -> Option<&'static DriverSpec> {
         .find(|driver| driver.name == name || driver.alias == Some(name))
 }
 
-/// Puts a model's name where the arguments of `device_add` give its alias; anything else stays.
-pub fn resolve_alias(arguments: &mut Value) {
-    let Some(driver) = arguments.get_mut("driver") else {
-        return;
+/// Puts a model's name where the arguments of `device_add` give its alias.
+///
+/// # Errors
+/// There is no such model. What is no name at all is left to the check of the arguments.
+pub fn resolve_alias(arguments: &mut Value) -> Result<(), QmpError> {
+    let Some(Value::String(name)) = arguments.get_mut("driver") else {
+        return Ok(());
     };
-    if let Some(found) = driver.as_str().and_then(find_driver) {
-        *driver = found.name.into();
-    }
+    let Some(found) = find_driver(name) else {
+        return Err(QmpError::generic(format!(
+            "'{name}' is not a valid device model name"
+        )));
+    };
+    found.name.clone_into(name);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -119,15 +127,17 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_becomes_the_name_and_a_stranger_stays() {
-        for (given, wanted) in [
-            ("virtio-rng", "virtio-rng-pci"),
-            ("virtio-rng-pci", "virtio-rng-pci"),
-            ("e1000", "e1000"),
-        ] {
+    fn an_alias_becomes_the_name_and_a_stranger_is_named() {
+        for given in ["virtio-rng", "virtio-rng-pci"] {
             let mut arguments = serde_json::json!({ "driver": given });
-            resolve_alias(&mut arguments);
-            assert_eq!(arguments["driver"], wanted);
+            resolve_alias(&mut arguments).expect("a model");
+            assert_eq!(arguments["driver"], "virtio-rng-pci");
+        }
+        let refusal = resolve_alias(&mut serde_json::json!({ "driver": "e1000" }));
+        let text = refusal.expect_err("no model").desc;
+        assert_eq!(text, "'e1000' is not a valid device model name");
+        for no_name in [serde_json::json!({}), serde_json::json!({ "driver": 7 })] {
+            resolve_alias(&mut no_name.clone()).expect("left to the check of the arguments");
         }
     }
 }

@@ -295,6 +295,45 @@ fn a_full_port_takes_no_second_device() -> Result<()> {
 
 #[test]
 #[ignore = "needs sesame: cargo xtask test"]
+fn sizes_beyond_all_memory_are_refused() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let before = vm.usage()?;
+    for (command, arguments) in [
+        (
+            "chardev-add",
+            json!({"id": "ring", "backend":
+                {"type": "ringbuf", "data": {"size": 1_u64 << 62}}}),
+        ),
+        (
+            "object-add",
+            json!({"qom-type": "memory-backend-ram", "id": "ram", "size": 1_u64 << 62}),
+        ),
+    ] {
+        let refusal = vm.refusal(command, arguments)?;
+        assert_eq!(refusal.class, "GenericError", "{command}");
+    }
+    still_whole(&mut vm, before)?;
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn a_client_cannot_make_the_vm_wait_for_another_one() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("waits");
+    let mut vm = Vm::monitor().start()?;
+    let before = vm.usage()?;
+    let address = json!({"type": "unix", "data": {"path": path}});
+    let socket = json!({"type": "socket", "data": {"addr": address, "wait": true}});
+    let refusal = vm.refusal("chardev-add", json!({"id": "waits", "backend": socket}))?;
+    assert!(refusal.desc.contains("'wait'"), "{refusal}");
+    assert!(!path.exists(), "nothing listens");
+    still_whole(&mut vm, before)?;
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
 fn a_command_line_with_a_mistake_is_one_line_that_names_it() -> Result<()> {
     for (arguments, named) in [
         (vec!["-no-such-option"], "no-such-option"),

@@ -7,7 +7,10 @@
 //!
 //! This room knows no VM. It runs before the first thread exists.
 
-#![expect(unsafe_code, reason = "fork, the time zone and the allocator")]
+#![expect(
+    unsafe_code,
+    reason = "fork, signal handlers, the time zone and the allocator"
+)]
 // UNSAFETY: none has a safe form; fork is called while the process has one thread.
 
 use std::ffi::CString;
@@ -19,7 +22,7 @@ use std::process;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 
@@ -38,7 +41,8 @@ pub struct EndSignals(SignalFd);
 
 impl EndSignals {
     /// Turns SIGTERM, SIGINT and SIGHUP into reads of this fd, for every thread started later.
-    /// SIGPIPE is already ignored by the runtime.
+    /// SIGPIPE is already ignored by the runtime. A wait for a first client lets the signals
+    /// through, and ends with the error `Interrupted`.
     ///
     /// # Errors
     /// No fd is left.
@@ -48,6 +52,11 @@ impl EndSignals {
             set.add(signal);
         }
         set.thread_block()?;
+        let action = SigAction::new(SigHandler::Handler(ignore), SaFlags::empty(), set);
+        for signal in &set {
+            // SAFETY: the handler does nothing, so it may run anywhere.
+            unsafe { sigaction(signal, &action) }?;
+        }
         Ok(Self(SignalFd::with_flags(
             &set,
             SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
@@ -63,6 +72,9 @@ impl EndSignals {
         })
     }
 }
+
+/// Only there so that a signal interrupts a wait instead of ending the process on the spot.
+extern "C" fn ignore(_signal: libc::c_int) {}
 
 impl AsFd for EndSignals {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {

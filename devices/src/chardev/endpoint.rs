@@ -348,17 +348,6 @@ fn call(door: &Door, address: &SocketAddress, reason: &str) -> Option<Accepted> 
     }
 }
 
-/// Waits for the first peer of a server.
-pub(super) fn wait_for_peer(listener: &Listener) -> io::Result<()> {
-    let mut wanted = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
-    loop {
-        match poll(&mut wanted, PollTimeout::NONE) {
-            Err(nix::errno::Errno::EINTR) => {}
-            other => return other.map(drop).map_err(Into::into),
-        }
-    }
-}
-
 fn hung_up(master: &OpenFile) -> bool {
     let mut wanted = [PollFd::new(master.as_fd(), PollFlags::empty())];
     let polled = poll(&mut wanted, PollTimeout::ZERO);

@@ -15,6 +15,9 @@ use super::spec::{BackendSpec, ChardevSpec};
 use super::{ChardevError, Frontend};
 use crate::reactor::Reactor;
 
+/// The most a ring buffer may hold, in bytes: it is memory of this process.
+const MAX_RING: usize = 64 << 20;
+
 /// Who sits at the device side.
 #[derive(Default)]
 pub(super) struct Seat {
@@ -92,7 +95,7 @@ impl Chardev {
         };
         let backend = match &spec.backend {
             BackendSpec::Null => Backend::Null,
-            BackendSpec::Ringbuf { size } if size.is_power_of_two() => {
+            BackendSpec::Ringbuf { size } if size.is_power_of_two() && *size <= MAX_RING => {
                 Backend::Ring(Ring::new(*size))
             }
             BackendSpec::Ringbuf { size } => {
@@ -237,7 +240,7 @@ fn start_line(
         } => {
             if wait {
                 tracing::info!(chardev = id, %address, "waiting for a connection");
-                endpoint::wait_for_peer(&listener)
+                fdset::wait_for_caller(&listener)
                     .map_err(|source| ChardevError::host(id, "waiting for a peer", source))?;
             }
             let listener = Arc::new(listener);

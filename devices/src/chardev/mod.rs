@@ -75,8 +75,11 @@ pub enum ChardevError {
     /// A second device wants the chardev.
     #[error("Device '{0}' is in use")]
     InUse(String),
-    /// A ring buffer's size is not a power of two.
-    #[error("Chardev '{id}': the size of a ring buffer must be a power of two, not {size}")]
+    /// A ring buffer's size is not a power of two, or too large.
+    #[error(
+        "Chardev '{id}': the size of a ring buffer must be a power of two up to 64 MiB, \
+         not {size} bytes"
+    )]
     RingSize {
         /// The chardev.
         id: String,

@@ -7,6 +7,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::signal::SigSet;
 use nix::sys::stat::lstat;
 use rustix::net::sockopt::{set_socket_reuseaddr, socket_acceptconn};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags};
@@ -52,6 +54,17 @@ impl Listener {
     pub fn path(&self) -> Option<&Path> {
         self.bound.as_ref().map(|bound| bound.path.as_path())
     }
+}
+
+/// Waits until somebody calls; the call is left for [`accept`].
+///
+/// # Errors
+/// A signal that the process handles came, also one that this thread blocks: whoever starts the
+/// process must be able to end it while nobody calls. The kind is then `Interrupted`.
+pub fn wait_for_caller(listener: &Listener) -> io::Result<()> {
+    let mut wanted = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
+    ppoll(&mut wanted, None, Some(SigSet::empty()))?;
+    Ok(())
 }
 
 impl AsFd for Listener {

@@ -33,7 +33,7 @@ use crate::registry::Door;
 use crate::request::{Access, Request, Role};
 
 pub use connect::{Connection, Wait, connect, finish_connect};
-pub use listen::{Listener, accept, listen};
+pub use listen::{Listener, accept, listen, wait_for_caller};
 
 /// Where a stream socket listens or connects.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

@@ -523,7 +523,8 @@ pub struct ChardevSocket {
     /// Whether to listen (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<bool>,
-    /// Whether a listener waits for its first client before the machine starts (default: false).
+    /// Whether a listener waits for its first client before the machine starts; a machine that is
+    /// there already cannot wait (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<bool>,
     /// Whether small packets are sent at once; TCP only (default: false).
@@ -578,7 +579,7 @@ impl crate::describe::Described for ChardevSocket {
         crate::describe::MemberSpec::optional(
                 "wait",
                 "bool",
-                "whether a listener waits for its first client before the machine starts (default: false)",
+                "whether a listener waits for its first client before the machine starts; a machine that is there already cannot wait (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(
@@ -702,7 +703,7 @@ pub struct ChardevRingbuf {
     /// Whether the copy is added to what the file holds (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logappend: Option<bool>,
-    /// Its size in bytes, a power of two (default: 65536).
+    /// Its size in bytes, a power of two, at most 64 MiB (default: 65536).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
 }
@@ -735,7 +736,7 @@ impl crate::describe::Described for ChardevRingbuf {
         crate::describe::MemberSpec::optional(
                 "size",
                 "size",
-                "its size in bytes, a power of two (default: 65536)",
+                "its size in bytes, a power of two, at most 64 MiB (default: 65536)",
             )
             .default_is("65536"),
     ];

@@ -263,14 +263,14 @@ pub struct VirtioBlkProperties {
     pub vectors: Option<u32>,
     /// The node-name of its medium.
     pub drive: String,
-    /// The serial number that the guest reads, at most 20 bytes.
+    /// The serial number; the guest reads its first 20 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub serial: Option<String>,
-    /// How many queues it has, 1 to 256 (default: one for each vCPU).
+    /// How many queues it has, 1 to 1024 (default: one for each vCPU).
     #[serde(rename = "num-queues")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_queues: Option<u16>,
-    /// How many entries a queue has, a power of two, 2 to 1024 (default: 256).
+    /// How many entries a queue has, a power of two, 4 to 1024 (default: 256).
     #[serde(rename = "queue-size")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_size: Option<u16>,
@@ -425,18 +425,18 @@ impl crate::describe::Described for VirtioBlkProperties {
         crate::describe::MemberSpec::optional(
             "serial",
             "str",
-            "the serial number that the guest reads, at most 20 bytes",
+            "the serial number; the guest reads its first 20 bytes",
         ),
         crate::describe::MemberSpec::optional(
                 "num-queues",
                 "uint16",
-                "how many queues it has, 1 to 256 (default: one for each vCPU)",
+                "how many queues it has, 1 to 1024 (default: one for each vCPU)",
             )
             .default_is("one for each vCPU"),
         crate::describe::MemberSpec::optional(
                 "queue-size",
                 "uint16",
-                "how many entries a queue has, a power of two, 2 to 1024 (default: 256)",
+                "how many entries a queue has, a power of two, 4 to 1024 (default: 256)",
             )
             .default_is("256"),
         crate::describe::MemberSpec::optional(

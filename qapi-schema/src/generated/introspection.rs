@@ -161,7 +161,7 @@ pub const INTROSPECTION: &str = concat!(
     r#"{"name": "76", "meta-type": "enum", "members": [{"name": "ignore"}, {"name": "unmap"}], "values": ["ignore", "unmap"]}, "#,
     r#"{"name": "77", "meta-type": "object", "members": [{"name": "direct", "type": "bool", "default": null}, {"name": "no-flush", "type": "bool", "default": null}]}, "#,
     r#"{"name": "78", "meta-type": "enum", "members": [{"name": "off"}, {"name": "on"}, {"name": "unmap"}], "values": ["off", "on", "unmap"]}, "#,
-    r#"{"name": "79", "meta-type": "object", "features": ["dynamic-auto-read-only"], "members": [{"name": "filename", "type": "str"}, {"name": "locking", "type": "118", "default": null}, {"name": "aio", "type": "119", "default": null}]}, "#,
+    r#"{"name": "79", "meta-type": "object", "members": [{"name": "filename", "type": "str"}, {"name": "locking", "type": "118", "default": null}, {"name": "aio", "type": "119", "default": null}]}, "#,
     r#"{"name": "80", "meta-type": "object", "members": [{"name": "file", "type": "120"}, {"name": "offset", "type": "int", "default": null}, {"name": "size", "type": "int", "default": null}]}, "#,
     r#"{"name": "81", "meta-type": "object", "members": [{"name": "size", "type": "int", "default": null}, {"name": "latency-ns", "type": "int", "default": null}, {"name": "read-zeroes", "type": "bool", "default": null}]}, "#,
     r#"{"name": "82", "meta-type": "enum", "members": [{"name": "ok"}, {"name": "failed"}, {"name": "nospace"}], "values": ["ok", "failed", "nospace"]}, "#,

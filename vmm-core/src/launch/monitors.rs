@@ -44,7 +44,14 @@ pub(super) fn add(
     };
     let mut terminal_mode = None;
     let (endpoint, wait) = match endpoint {
-        Endpoint::Listener { listener, wait, .. } => (monitor::Endpoint::Listener(listener), wait),
+        Endpoint::Listener { listener, wait, .. } => {
+            if wait {
+                fdset::wait_for_caller(&listener)
+                    .context("waiting for a client")
+                    .with_context(what)?;
+            }
+            (monitor::Endpoint::Listener(listener), wait)
+        }
         Endpoint::Stream { stream, .. } => (monitor::Endpoint::Stream(open(stream)), false),
         Endpoint::Pty { master, path } => {
             report(format_args!(

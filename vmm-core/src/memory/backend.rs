@@ -19,6 +19,8 @@ use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
 use super::{Layout, MemoryError};
 
 const PAGE: u64 = 4096;
+/// What a process has addresses for: 47 bits of them.
+const ADDRESSABLE: u64 = 1 << 47;
 const PAGE_SIZE: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
 /// Where the pages come from.
@@ -91,7 +93,8 @@ impl RamBackend {
     /// Opens (or makes) the file behind the memory and checks that it is large enough.
     ///
     /// # Errors
-    /// The size is zero, unaligned or larger than the file, or there is no such file.
+    /// The size is zero, unaligned, larger than the file or than any process can map, or there is
+    /// no such file.
     pub fn open(door: &Door, spec: RamBackendSpec) -> Result<Self, MemoryError> {
         let page = page_of(&spec.host);
         if spec.size == 0 {
@@ -102,6 +105,13 @@ impl RamBackend {
                 id: spec.id,
                 size: spec.size,
                 page,
+            });
+        }
+        if spec.size > ADDRESSABLE {
+            return Err(MemoryError::TooLarge {
+                id: spec.id,
+                size: spec.size,
+                limit: "this process can map",
             });
         }
         let (file, offset) = match &spec.host {

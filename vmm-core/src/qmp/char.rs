@@ -1,5 +1,6 @@
 //! `char.json`: chardevs.
 
+use devices::chardev::{BackendSpec, SocketRole, SocketSpec};
 use qapi_schema::char::{ChardevAdd, ChardevInfo, ChardevRemove, ChardevReturn, Commands};
 use qapi_schema::{Context, QmpError};
 
@@ -30,6 +31,16 @@ impl Commands for Vm {
         args: ChardevAdd,
     ) -> Result<ChardevReturn, QmpError> {
         let spec = resolve::chardev::chardev(args.backend)?;
+        if let BackendSpec::Socket(SocketSpec {
+            role: SocketRole::Server { wait: true },
+            ..
+        }) = spec.backend
+        {
+            return Err(QmpError::generic(
+                "Parameter 'wait' does not accept value 'true': the VM and all its clients would \
+                 wait; leave it out, and the first client may come at any time",
+            ));
+        }
         let door = self.door_of(cx);
         self.add_chardev(&door, &args.id, &spec)
     }

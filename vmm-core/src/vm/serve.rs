@@ -32,7 +32,7 @@ impl Vm {
             Module::Machine => machine::dispatch(self, name, call, arguments),
             Module::Pci => pci::dispatch(self, name, call, arguments),
             Module::Qdev => {
-                drivers::resolve_alias(&mut arguments);
+                drivers::resolve_alias(&mut arguments)?;
                 qdev::dispatch(self, name, call, arguments)
             }
             Module::Qom => qom::dispatch(self, name, call, arguments),
