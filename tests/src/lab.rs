@@ -9,7 +9,8 @@
 //! ```
 //!
 //! One boot serves any number of commands. A lab CPU is 10 to 20 times slower than the host's:
-//! compare only times that were taken in the same boot.
+//! compare only times that were taken in turns, and each in a fresh lab. Memory from which one
+//! guest has run code is slow for the next: TCG looks at every write to it.
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
