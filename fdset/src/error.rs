@@ -182,7 +182,7 @@ pub enum OpenError {
         wanted: Wanted,
         /// Why.
         #[source]
-        source: HookError,
+        source: Box<HookError>,
     },
     /// The policy opens only what was handed in.
     #[error("{wanted}: the open policy is '{}': only fds that were handed in are opened; pass one \

@@ -56,7 +56,7 @@ pub fn open(door: &Door, request: &Request<'_>) -> Result<OpenFile, OpenError> {
     } else if let Some(answer) = door.answer(request.name, request.access) {
         let refused = |source| OpenError::Hook {
             wanted: request.into(),
-            source,
+            source: Box::new(source),
         };
         answer.map_err(refused).and_then(|fd| fitting(fd, request))
     } else {

@@ -3,16 +3,18 @@
 //! ```text
 //!   signals (signalfd) ───────────────┐
 //!   devices, vCPUs ── Mailbox::send ──┼─► mio ─► EventLoop::wait ─► Vm
-//!   monitor ───────── Mailbox::wake ──┘
+//!   monitor ───────── Mailbox::wake ──┤
+//!   open hook ─────── its socket ─────┘
 //! ```
 //!
 //! Whoever wants the owner's attention puts a letter into the mailbox or only wakes the loop; the
 //! owner looks at everything that may have happened and goes back to sleep. Nothing here decides.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
 
 use devices::notice::{Notice, NoticeSink};
 use mio::unix::SourceFd;
@@ -23,6 +25,7 @@ use crate::process::{EndRequest, EndSignals};
 
 const WAKE: Token = Token(0);
 const SIGNAL: Token = Token(1);
+const HOOK: Token = Token(2);
 
 /// A letter to the VM's owner.
 #[derive(Debug)]
@@ -104,12 +107,24 @@ impl EventLoop {
         ))
     }
 
-    /// Sleeps until something may have happened.
+    /// Listens to the open hook's socket too. Once it is closed it is forgotten by itself.
+    ///
+    /// # Errors
+    /// It cannot be watched.
+    pub fn watch_hook(&mut self, socket: RawFd) -> io::Result<()> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll
+            .registry()
+            .register(&mut SourceFd(&socket), HOOK, both)
+    }
+
+    /// Sleeps until something may have happened, or until `deadline`.
     ///
     /// # Errors
     /// The kernel refuses to wait: there is no way on.
-    pub fn wait(&mut self) -> io::Result<()> {
-        match self.poll.poll(&mut self.events, None) {
+    pub fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        let patience = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        match self.poll.poll(&mut self.events, patience) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
             result => result?,
         }
@@ -144,7 +159,7 @@ mod tests {
         let notices = mailbox.notices();
         let sender = std::thread::spawn(move || notices.send(Notice::PowerOff));
         let letter = loop {
-            event_loop.wait().unwrap();
+            event_loop.wait(None).unwrap();
             if let Some(letter) = event_loop.next_letter() {
                 break letter;
             }
@@ -161,7 +176,7 @@ mod tests {
         let (mut event_loop, _mailbox) = EventLoop::new(EndSignals::take().unwrap()).unwrap();
         for signal in [Signal::SIGHUP, Signal::SIGTERM] {
             raise(signal).unwrap();
-            event_loop.wait().unwrap();
+            event_loop.wait(None).unwrap();
             let request = event_loop.next_end_request().unwrap();
             assert_eq!(request.signal, signal as u32);
             assert_eq!(event_loop.next_end_request(), None);

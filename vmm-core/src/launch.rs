@@ -1,7 +1,7 @@
 //! From a command line to a VM that is ready to run.
 //!
 //! ```text
-//!   Config ─► fd sets ─► chardevs ─► monitors ─► objects ─► nodes ─► machine ─► devices ─► Vm
+//!   Config ─► fd sets ─► open hook ─► chardevs ─► monitors ─► objects ─► nodes ─► machine ─► devices ─► Vm
 //! ```
 //!
 //! The order is QEMU's, because a later thing names earlier ones. Everything goes through the
@@ -9,6 +9,7 @@
 
 mod machine;
 mod monitors;
+mod open_hook;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -65,7 +66,7 @@ pub fn launch(config: Config) -> Result<Launched> {
     }
     sandbox::prepare();
     let signals = EndSignals::take().context("the signals")?;
-    let (event_loop, mailbox) = EventLoop::new(signals).context("the main loop")?;
+    let (mut event_loop, mailbox) = EventLoop::new(signals).context("the main loop")?;
     let registry = Arc::new(FdRegistry::new());
     let door = Door::new(Arc::clone(&registry), Scope::Process);
     // Opened by path, and so before the policy holds.
@@ -100,6 +101,8 @@ pub fn launch(config: Config) -> Result<Launched> {
         mailbox,
     });
     add_fds(&door, &config)?;
+    let answers = open_hook::ask(&mut vm, &mut event_loop, &door, &config)?;
+    let door = door.with_answers(Arc::clone(&answers));
     let kept = add_chardevs(&mut vm, &door, &config)?;
     for options in config.objects.clone() {
         let id = options.id.clone();
@@ -125,6 +128,7 @@ pub fn launch(config: Config) -> Result<Launched> {
         );
         plug::plug(&mut vm, options).context(what)?;
     }
+    answers.close();
     vm.power_on()?;
     if let Some(spec) = &config.sandbox {
         sandbox::enter(spec)?;

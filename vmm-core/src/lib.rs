@@ -16,12 +16,14 @@
 pub mod cli;
 pub mod device_tree;
 pub mod event_loop;
+pub mod hook;
 pub mod kvm;
 pub mod launch;
 pub mod machine;
 pub mod memory;
 pub mod messages;
 pub mod objects;
+pub mod plan;
 pub mod plug;
 pub mod process;
 pub mod qmp;

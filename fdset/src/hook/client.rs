@@ -289,6 +289,12 @@ impl HookClient {
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => {}
                     io::ErrorKind::WouldBlock => return,
+                    // It has closed its end, perhaps after answers that are still to be read: the
+                    // end of what it sent is the end.
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                        self.output.clear();
+                        self.more = true;
+                    }
                     _ => self.disconnect(&format!("it cannot be written to: {error}")),
                 },
             }

@@ -150,7 +150,7 @@ fn what_will_not_do_is_closed_and_says_what_came_and_what_was_wanted() {
             listening,
             "1\n",
             vec![connected.as_fd()],
-            "a connected socket, wanted a listening socket".to_owned(),
+            "a connected unix socket, wanted a listening socket".to_owned(),
         ),
     ] {
         let text = text(wish, line, &fds);
@@ -218,6 +218,23 @@ fn when_the_hook_goes_everything_that_waits_fails_and_so_does_what_comes() {
     }
     assert_eq!((client.pending(), later.len()), (0, 1));
     assert!(client.socket().is_none());
+}
+
+#[test]
+fn what_a_manager_answered_before_it_went_counts() {
+    let (mut client, manager) = hook();
+    let now = Instant::now();
+    client.ask(image(), None, now);
+    answer(&manager, "1!no\n", &[]);
+    drop(manager);
+    client.ask(image(), None, now);
+    let errors: Vec<_> = client
+        .attend(now)
+        .into_iter()
+        .filter_map(|end| end.outcome.err())
+        .collect();
+    assert_eq!(errors[0], HookError::Refused("no".to_owned()));
+    assert!(matches!(errors[1], HookError::Gone(_)), "{errors:?}");
 }
 
 #[test]

@@ -2,20 +2,17 @@
 
 use std::os::fd::BorrowedFd;
 
-use nix::sys::stat::fstat;
-use rustix::net::sockopt::socket_acceptconn;
-
-use crate::lease::FileType;
+use crate::kind::{Kind, Nature};
 use crate::request::{Access, Create, Request, Role};
 
-/// What an fd must lead to.
+/// What an fd must lead to: a manager that opens it has to know no finer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Expected {
     /// A regular file; a memfd is one.
     RegularFile,
     /// A block device.
     BlockDevice,
-    /// The KVM device. Only KVM itself can tell, so any character device passes here.
+    /// The KVM device.
     Kvm,
     /// Anything that bytes can be read from or written to.
     Stream,
@@ -39,44 +36,22 @@ impl Expected {
         }
     }
 
-    /// Whether an access mode means anything for it.
-    fn is_socket(self) -> bool {
-        matches!(self, Self::ListeningSocket | Self::ConnectedSocket)
+    /// The kinds that will do.
+    #[must_use]
+    pub fn kinds(self) -> &'static [Kind] {
+        match self {
+            Self::RegularFile => &[Kind::File, Kind::Memfd],
+            Self::BlockDevice => &[Kind::BlockDevice],
+            Self::Kvm => &[Kind::Kvm],
+            Self::Stream => Role::Chardev.kinds(),
+            Self::ListeningSocket => &[Kind::UnixListener, Kind::InetListener, Kind::VsockListener],
+            Self::ConnectedSocket => &[Kind::UnixStream, Kind::InetStream, Kind::VsockStream],
+        }
     }
 
-    /// What is wrong with `fd`, as what came instead.
-    fn fault(self, fd: BorrowedFd<'_>) -> Option<String> {
-        let Ok(stat) = fstat(fd) else {
-            return Some("an fd that cannot be looked at".to_owned());
-        };
-        let came = FileType::of(&stat);
-        let listening = || socket_acceptconn(fd).is_ok_and(|listening| listening);
-        let fits = match self {
-            Self::RegularFile => came == FileType::Regular,
-            Self::BlockDevice => came == FileType::BlockDevice,
-            Self::Kvm => came == FileType::CharDevice,
-            Self::Stream => match came {
-                FileType::Regular | FileType::CharDevice | FileType::Fifo => true,
-                FileType::BlockDevice | FileType::Directory | FileType::Other => false,
-                FileType::Socket => rustix::net::getpeername(fd).is_ok(),
-            },
-            Self::ListeningSocket => came == FileType::Socket && listening(),
-            Self::ConnectedSocket => {
-                came == FileType::Socket && rustix::net::getpeername(fd).is_ok()
-            }
-        };
-        let noun = match came {
-            FileType::Regular => "a regular file",
-            FileType::BlockDevice => "a block device",
-            FileType::CharDevice => "a character device",
-            FileType::Fifo => "a pipe",
-            FileType::Socket if listening() => "a listening socket",
-            FileType::Socket if rustix::net::getpeername(fd).is_ok() => "a connected socket",
-            FileType::Socket => "a socket that neither listens nor is connected",
-            FileType::Directory => "a directory",
-            FileType::Other => "an fd that is no file",
-        };
-        (!fits).then(|| noun.to_owned())
+    /// Whether an access mode means nothing for it.
+    fn is_socket(self) -> bool {
+        matches!(self, Self::ListeningSocket | Self::ConnectedSocket)
     }
 }
 
@@ -117,7 +92,8 @@ impl Wish {
     /// The same as an open would put it.
     #[must_use]
     pub fn request(&self) -> Request<'_> {
-        let mut request = Request::new(&self.name, self.access, self.role, &self.reason);
+        let mut request = Request::new(&self.name, self.access, self.role, &self.reason)
+            .kinds(self.expected.kinds());
         request.create = self.create;
         request.direct = self.direct;
         request
@@ -125,13 +101,12 @@ impl Wish {
 
     /// What `fd` is instead of what is wished for; `None` if it will do.
     pub(super) fn fault(&self, fd: BorrowedFd<'_>) -> Option<String> {
-        if let Some(fault) = self.expected.fault(fd) {
-            return Some(fault);
+        let nature = Nature::of(fd);
+        if !self.expected.kinds().contains(&nature.kind) {
+            return Some(nature.kind.to_string());
         }
-        if self.expected.is_socket() {
-            return None;
-        }
-        match Access::of(fd) {
+        match nature.access {
+            _ if self.expected.is_socket() => None,
             Some(came) if came.covers(self.access) => None,
             Some(came) => Some(format!("a {came} fd")),
             None => Some("an fd that gives no access (O_PATH)".to_owned()),

@@ -55,18 +55,16 @@ pub fn connect(
     let wanted = || Wanted::new(address.to_string(), role, reason);
     let failed = |source: io::Error| OpenError::os(wanted(), source);
     let admit = || door.registry().admit(wanted);
+    if let Some(fd) = answer(door, address, &CONNECTED, role, reason)? {
+        return passed_connection(fd, wait).map_err(failed);
+    }
     match address {
-        SocketAddress::Unix { path } => {
-            match answer(door, address, path, &CONNECTED, role, reason)? {
-                Some(fd) => passed_connection(fd, wait).map_err(failed),
-                None => admit().and_then(|()| {
-                    SocketAddrUnix::new(path.as_os_str().as_bytes())
-                        .map_err(io::Error::from)
-                        .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
-                        .map_err(failed)
-                }),
-            }
-        }
+        SocketAddress::Unix { path } => admit().and_then(|()| {
+            SocketAddrUnix::new(path.as_os_str().as_bytes())
+                .map_err(io::Error::from)
+                .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
+                .map_err(failed)
+        }),
         SocketAddress::Abstract { name } => admit().and_then(|()| {
             SocketAddrUnix::new_abstract_name(name.as_bytes())
                 .map_err(io::Error::from)

@@ -125,12 +125,12 @@ pub fn listen(
     let wanted = || Wanted::new(address.to_string(), role, reason);
     let failed = |source: io::Error| OpenError::os(wanted(), source);
     let admit = || door.registry().admit(wanted);
+    if let Some(fd) = answer(door, address, &LISTENING, role, reason)? {
+        return passed_listener(fd).map_err(failed);
+    }
     match address {
         SocketAddress::Unix { path } => {
-            match answer(door, address, path, &LISTENING, role, reason)? {
-                Some(fd) => passed_listener(fd).map_err(failed),
-                None => admit().and_then(|()| listen_at_path(door, path).map_err(failed)),
-            }
+            admit().and_then(|()| listen_at_path(door, path).map_err(failed))
         }
         SocketAddress::Abstract { name } => {
             admit().and_then(|()| listen_abstract(name).map_err(failed))

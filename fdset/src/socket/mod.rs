@@ -4,7 +4,7 @@
 //!   SocketAddress          listen                       connect
 //!   Unix, Abstract, Inet   made and bound               made, on its way or there
 //!   Fd                     passed, must be listening    passed, must be connected
-//!   (a path for which a set or the open hook answers is as good as passed)
+//!   (an address for which a set or the open hook answers is as good as passed)
 //!                             │ accept
 //!                             ▼
 //!                          one connection each
@@ -21,7 +21,7 @@ mod listen;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -75,30 +75,42 @@ impl std::fmt::Display for SocketAddress {
     }
 }
 
-/// A passed socket that answers for a unix socket's path: a member of a set, by its number or an
-/// alias, or what the open hook has answered. `None`: the path is one of the file system.
+impl SocketAddress {
+    /// The name under which the open hook is asked for it: a unix socket's path, or the address
+    /// as it is displayed. `None` for a passed socket and for a path that is no text.
+    #[must_use]
+    pub fn open_name(&self) -> Option<String> {
+        match self {
+            Self::Unix { path } => path.to_str().map(str::to_owned),
+            Self::Fd { .. } => None,
+            other => Some(other.to_string()),
+        }
+    }
+}
+
+/// A passed socket that answers for an address: a member of a set, by its number or an alias, or
+/// what the open hook has answered. `None`: the socket is to be made here.
 fn answer(
     door: &Door,
     address: &SocketAddress,
-    path: &Path,
     kinds: &[Kind],
     role: Role,
     reason: &str,
 ) -> Result<Option<OwnedFd>, OpenError> {
-    let Some(name) = path.to_str() else {
+    let Some(name) = address.open_name() else {
         return Ok(None);
     };
-    if is_passed(door, name) {
-        let request = Request::new(name, Access::ReadWrite, role, reason).kinds(kinds);
+    if is_passed(door, &name) {
+        let request = Request::new(&name, Access::ReadWrite, role, reason).kinds(kinds);
         // A socket is not opened again by its name: the set need not wait for its end.
         return Ok(Some(open(door, &request)?.into_parts().0));
     }
-    let Some(answer) = door.answer(name, Access::ReadWrite) else {
+    let Some(answer) = door.answer(&name, Access::ReadWrite) else {
         return Ok(None);
     };
     answer.map(Some).map_err(|source| OpenError::Hook {
         wanted: Wanted::new(address.to_string(), role, reason),
-        source,
+        source: Box::new(source),
     })
 }
 

@@ -45,8 +45,20 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         Some(generator.subschema_for:: < super::fds::RemoveFdAlias > ()), output : None,
         }, Entry { name : "query-fd-aliases", description :
         "Lists the paths for which sets answer.", input : None, output : Some(generator
-        .subschema_for:: < Vec < super::fds::FdAlias > > ()), }, Entry { name : "seal",
-        description :
+        .subschema_for:: < Vec < super::fds::FdAlias > > ()), }, Entry { name :
+        "open-hook-set", description :
+        "Sets the open hook, or replaces it: what the one before was asked and has not answered fails. From then on it is asked for what neither \"fd:NAME\" nor \"/dev/fdset/ID\" names. Commands that wait for its answers hold up those of their own session only.",
+        input : Some(generator.subschema_for:: < super::open_hook::OpenHookSet > ()),
+        output : None, }, Entry { name : "open-hook-clear", description :
+        "Takes the open hook away. What it has not answered fails. Without a hook nothing happens.",
+        input : None, output : None, }, Entry { name : "query-open-hook", description :
+        "Tells how the open hook does.", input : None, output : Some(generator
+        .subschema_for:: < super::open_hook::OpenHookInfo > ()), }, Entry { name :
+        "query-open-plan", description :
+        "Tells what a command would open, in that order, without running it or touching any file.",
+        input : Some(generator.subschema_for:: < super::open_hook::QueryOpenPlan > ()),
+        output : Some(generator.subschema_for:: < Vec < super::open_hook::OpenPlanEntry >
+        > ()), }, Entry { name : "seal", description :
         "Gives up the right to open, for ever: a level can be raised and never lowered. The command answers when it holds in every thread. After \"sealed\" the socket paths and the pid file of this process stay behind when it ends, because it can remove no file, and at most sixteen io-threads can be added at a time.",
         input : Some(generator.subschema_for:: < super::sandbox::Seal > ()), output :
         None, }, Entry { name : "query-sandbox", description :

@@ -871,6 +871,55 @@ impl crate::describe::Described for AddFdOptions {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// -open-hook.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct OpenHookOptions {
+    /// The connection to the manager: an inherited fd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fd: Option<String>,
+    /// A unix socket on which the manager listens; exactly one of the two is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// How many milliseconds to wait for an answer (default: 10000).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<u32>,
+}
+
+impl crate::input::FromMembers for OpenHookOptions {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            fd: members.optional("fd")?,
+            path: members.optional("path")?,
+            timeout: members.optional("timeout")?,
+        })
+    }
+}
+
+crate::input::object_type!(OpenHookOptions);
+
+impl crate::describe::Described for OpenHookOptions {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+            "fd",
+            "str",
+            "the connection to the manager: an inherited fd",
+        ),
+        crate::describe::MemberSpec::optional(
+            "path",
+            "str",
+            "a unix socket on which the manager listens; exactly one of the two is given",
+        ),
+        crate::describe::MemberSpec::optional(
+                "timeout",
+                "uint32",
+                "how many milliseconds to wait for an answer (default: 10000)",
+            )
+            .default_is("10000"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// -global.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct GlobalOptions {

@@ -9,6 +9,8 @@ pub enum Module {
     Control,
     /// File descriptors that clients hand in.
     Fds,
+    /// What will be opened, and the open hook: asking the manager for it.
+    OpenHook,
     /// What the process has given up.
     Sandbox,
     /// What the machine is doing, and making it do something else.
@@ -142,6 +144,22 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
+        name: "open-hook-clear",
+        module: Module::OpenHook,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        features: &[],
+    },
+    crate::CommandSpec {
+        name: "open-hook-set",
+        module: Module::OpenHook,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        features: &[],
+    },
+    crate::CommandSpec {
         name: "qmp_capabilities",
         module: Module::Control,
         allow_oob: false,
@@ -266,6 +284,22 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         module: Module::BlockCore,
         allow_oob: false,
         allow_preconfig: true,
+        success_response: true,
+        features: &[],
+    },
+    crate::CommandSpec {
+        name: "query-open-hook",
+        module: Module::OpenHook,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        features: &[],
+    },
+    crate::CommandSpec {
+        name: "query-open-plan",
+        module: Module::OpenHook,
+        allow_oob: false,
+        allow_preconfig: false,
         success_response: true,
         features: &[],
     },

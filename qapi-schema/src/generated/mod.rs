@@ -11,6 +11,9 @@ pub mod control;
 /// File descriptors that clients hand in.
 pub mod fds;
 
+/// What will be opened, and the open hook: asking the manager for it.
+pub mod open_hook;
+
 /// What the process has given up.
 pub mod sandbox;
 

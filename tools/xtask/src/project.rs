@@ -52,6 +52,13 @@ pub(crate) fn sesame(profile: &str) -> Result<PathBuf> {
     Ok(target()?.join(profile).join("sesame"))
 }
 
+/// Builds the reference server of the open hook.
+pub(crate) fn open_hook() -> Result<PathBuf> {
+    step("building sesame-open-hook");
+    run(cargo().args(["build", "-q", "-p", "sesame-open-hook"]))?;
+    Ok(target()?.join("debug/sesame-open-hook"))
+}
+
 /// Builds the static programs that run as process 1.
 pub(crate) fn inits() -> Result<Inits> {
     step("building the guest's and the lab's init");

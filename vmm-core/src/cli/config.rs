@@ -8,6 +8,7 @@ use qapi_schema::devices::DeviceOptions;
 use qapi_schema::qom::ObjectOptions;
 use serde_json::Value;
 
+use crate::hook::HookSpec;
 use crate::kvm::cpuid::CpuTopology;
 use crate::machine::MachineType;
 use crate::sandbox::SandboxSpec;
@@ -40,6 +41,8 @@ pub struct Config {
     pub boot: BootSpec,
     /// Fds to move into fd sets before anything is opened.
     pub add_fds: Vec<AddFdSpec>,
+    /// A manager to be asked for what only a path names.
+    pub open_hook: Option<HookSpec>,
     /// Objects to be made. The RAM of `machine.memory_backend` is one of them.
     pub objects: Vec<ObjectOptions>,
     /// Chardevs to be made: those of `-chardev`, and those that `-serial` and `-qmp` imply.

@@ -16,6 +16,7 @@ use super::config::{AccelSpec, AddFdSpec, CpuSpec, GlobalSpec, Incoming, Monitor
 use super::error::{CliError, Problem};
 use super::help;
 use super::read::{self, Form};
+use crate::hook::HookSpec;
 use crate::sandbox::SandboxSpec;
 
 /// One option of the command line, with its argument.
@@ -51,6 +52,7 @@ pub(super) struct Draft {
     pub(super) cpu: Option<CpuSpec>,
     pub(super) uuid: Option<[u8; 16]>,
     pub(super) add_fds: Vec<AddFdSpec>,
+    pub(super) open_hook: Option<HookSpec>,
     pub(super) objects: Vec<ObjectOptions>,
     /// Each with the option that it comes from, as typed.
     pub(super) chardevs: Vec<(String, ChardevAdd)>,

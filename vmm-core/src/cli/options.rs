@@ -3,8 +3,8 @@
 use qapi_schema::block_core::BlockdevOptions;
 use qapi_schema::cli::{
     AccelOptions, AddFdOptions, BootOptions, ChardevOptions, GlobalOptions, MachineOptions,
-    MemorySizeConfiguration, MonitorOptions, MsgOptions, NameOptions, OvercommitOptions,
-    RtcOptions, SandboxOptions, SmpConfiguration,
+    MemorySizeConfiguration, MonitorOptions, MsgOptions, NameOptions, OpenHookOptions,
+    OvercommitOptions, RtcOptions, SandboxOptions, SmpConfiguration,
 };
 use qapi_schema::describe::{Described, MemberSpec, VariantSpec};
 use qapi_schema::devices::DeviceOptions;
@@ -299,6 +299,13 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "fd=N,set=N[,opaque=TEXT]",
         "Moves an inherited fd into an fd set, to be opened as /dev/fdset/N.",
         process::take_add_fd,
+    ),
+    keyed::<OpenHookOptions>(
+        "open-hook",
+        "fd=N|path=PATH[,timeout=MS]",
+        "Asks a manager for everything that would be opened by its path, over that socket. \
+         sesame-open-hook is such a manager.",
+        process::take_open_hook,
     ),
     // the process
     keyed::<NameOptions>(

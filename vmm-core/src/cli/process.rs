@@ -3,7 +3,8 @@
 
 use fdset::Policy;
 use qapi_schema::cli::{
-    AddFdOptions, BootOptions, MsgOptions, NameOptions, OvercommitOptions, SandboxOptions,
+    AddFdOptions, BootOptions, MsgOptions, NameOptions, OpenHookOptions, OvercommitOptions,
+    SandboxOptions,
 };
 
 use super::config::{AddFdSpec, BootSpec, Incoming, MessageSpec, NameSpec, OvercommitSpec};
@@ -11,6 +12,7 @@ use super::draft::{Draft, Given, Step};
 use super::error::Problem;
 use super::help;
 use super::read::{self, Form};
+use crate::resolve::open_hook::open_hook;
 use crate::sandbox::SandboxSpec;
 
 /// The highest number of a standard stream.
@@ -40,6 +42,20 @@ pub(super) fn take_add_fd(draft: &mut Draft, given: &Given<'_>) -> Result<Step, 
         set,
         opaque: options.opaque,
     });
+    Ok(Step::Next)
+}
+
+pub(super) fn take_open_hook(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let parsed = read::parse::<OpenHookOptions>(given.text, Form::KEYS)?;
+    if parsed.help {
+        return Ok(Step::Print(help::keys_of::<OpenHookOptions>(
+            "open-hook",
+            None,
+        )));
+    }
+    let options: OpenHookOptions = read::typed(parsed.value, parsed.mode)?;
+    let spec = open_hook(options.fd, options.path, options.timeout)?;
+    draft.open_hook = Some(spec);
     Ok(Step::Next)
 }
 

@@ -43,6 +43,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         rtc,
         boot,
         add_fds: draft.add_fds,
+        open_hook: draft.open_hook,
         objects: draft.objects,
         chardevs: untyped(draft.chardevs),
         blockdevs: draft.blockdevs,

@@ -1,5 +1,7 @@
 //! Whole command lines.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use qapi_schema::char::ChardevBackendVariant;
 use qapi_schema::devices::DeviceOptionsVariant;
@@ -213,6 +215,17 @@ fn memory_is_in_mebibytes_unless_it_says_otherwise() {
 }
 
 #[test]
+fn an_open_hook_is_a_passed_connection_or_a_path_with_ten_seconds_to_answer() {
+    let of = |text| config(&["-open-hook", text]).open_hook.expect("a hook");
+    let hook = of("fd=3");
+    assert_eq!(hook.address.to_string(), "fd:3");
+    assert_eq!(hook.timeout, Duration::from_secs(10));
+    let hook = of("path=/run/hook,timeout=1500");
+    assert_eq!(hook.address.to_string(), "unix:/run/hook");
+    assert_eq!(hook.timeout, Duration::from_millis(1500));
+}
+
+#[test]
 fn short_forms_make_their_chardevs() {
     let config = config(&[
         "-nodefaults",
@@ -402,6 +415,19 @@ const WRONG: &[(&[&str], &str)] = &[
     (
         &["-add-fd", "fd=1,set=1"],
         "-add-fd: fd cannot be a standard I/O stream",
+    ),
+    (
+        &["-open-hook", "timeout=5"],
+        "-open-hook: An open hook needs 'fd', a connection, or 'path', a socket to connect to",
+    ),
+    (
+        &["-open-hook", "fd=3,path=/s"],
+        "-open-hook: Parameters 'fd' and 'path' exclude each other: an open hook has one \
+         connection",
+    ),
+    (
+        &["-open-hook", "fd=3,timeout=0"],
+        "-open-hook: An open hook needs time to answer: its timeout is at least 1 ms",
     ),
     (&["-chardev", "null"], "-chardev: chardev: no id specified"),
     (

@@ -5,6 +5,7 @@
 mod block_core;
 mod char;
 mod machine;
+mod open_hook;
 mod pci;
 mod qdev;
 mod qom;

@@ -12,6 +12,7 @@
 pub mod chardev;
 pub mod node;
 pub mod object;
+pub mod open_hook;
 pub(crate) mod unmet;
 
 #[cfg(test)]

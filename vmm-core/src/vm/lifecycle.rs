@@ -233,6 +233,7 @@ impl Vm {
     /// The end: the machine stops, clients get what is still on its way to them.
     pub(super) fn close(&mut self) {
         self.machine.pause();
+        self.open_hook.end();
         self.server.shutdown();
     }
 }

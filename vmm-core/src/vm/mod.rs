@@ -5,7 +5,8 @@
 //! ```text
 //!   EventLoop ──► Vm::attend ─┬─ end requests (signals) ─► shut_down
 //!                             ├─ letters ─► hear: devices' news, vCPUs' faults
-//!                             └─ calls ───► serve: one QMP command each ─► qmp/*.rs
+//!                             ├─ calls ───► serve: one QMP command each ─► qmp/*.rs
+//!                             └─ open hook: answers for the commands that wait for them
 //!
 //!   Vm ── machine (vCPUs, buses, memory)   devices (what was plugged)   objects (backends)
 //!      ── graph (block nodes)              chardevs                     server (QMP sessions)
@@ -21,6 +22,7 @@ mod serve;
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Instant;
 
 pub use machine::{CpuView, VmMachine, cpu_path};
 
@@ -36,6 +38,7 @@ use qapi_schema::{Context, EventSink, QmpError};
 use crate::cli::config::GlobalSpec;
 use crate::device_tree::{Claim, DeviceTree};
 use crate::event_loop::{EventLoop, Mailbox};
+use crate::hook::OpenHook;
 use crate::objects::Objects;
 use crate::run_state::RunState;
 use crate::sandbox::Sandbox;
@@ -84,6 +87,7 @@ pub struct Vm {
     pub(crate) run_state: RunState,
     pub(crate) door: Door,
     pub(crate) server: Server,
+    pub(crate) open_hook: OpenHook,
     pub(crate) events: Arc<dyn EventSink>,
     pub(crate) mailbox: Mailbox,
     pub(crate) reactor: Reactor,
@@ -118,6 +122,7 @@ impl Vm {
             door: spec.door,
             events: spec.server.events(),
             server: spec.server,
+            open_hook: OpenHook::default(),
             mailbox: spec.mailbox,
             chardevs: ChardevRegistry::new(reactor.clone()),
             reactor,
@@ -147,7 +152,13 @@ impl Vm {
                 self.close();
                 return Ok(status);
             }
-            event_loop.wait()?;
+            if let Some(fd) = self.open_hook.take_unwatched()
+                && let Err(error) = event_loop.watch_hook(fd)
+            {
+                self.open_hook
+                    .give_up(&format!("its socket cannot be watched: {error}"));
+            }
+            event_loop.wait(self.open_hook.deadline(Instant::now()))?;
         }
     }
 
@@ -156,10 +167,14 @@ impl Vm {
         while let Some(request) = event_loop.next_end_request() {
             self.end_by_signal(request);
         }
+        self.open_hook.drop_deserted();
+        self.open_hook.tend(Instant::now(), None);
         while self.ended.is_none() {
             // A device's news came before the request that is looked at next: it goes first.
             if let Some(letter) = event_loop.next_letter() {
                 self.hear(letter);
+            } else if let Some((call, round)) = self.open_hook.next_ready() {
+                self.resume(call, &round);
             } else if let Some(call) = self.server.next_request() {
                 self.serve(call);
             } else {

@@ -30,6 +30,7 @@ const LADDER: &[(&str, &[&str])] = &[
     ),
     ("guest", &[]),
     ("tests", &["guest"]),
+    ("sesame-open-hook", &["qapi-schema"]),
     ("xtask", &["guest", "qapi-gen", "tests"]),
 ];
 

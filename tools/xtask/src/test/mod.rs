@@ -30,7 +30,7 @@ use crate::shell::{has, install_missing, output, run as sh, step};
 use count::{Count, Tee, count, counted};
 
 /// Test programs that need a monitor or a paused machine, but run no guest.
-const WITHOUT_GUEST: &[&str] = &["bad_input-", "fds-", "interop-"];
+const WITHOUT_GUEST: &[&str] = &["bad_input-", "fds-", "interop-", "open_hook-"];
 /// No test program takes longer, even in the lab on a busy machine.
 const PROGRAM_TIME: Duration = Duration::from_secs(1500);
 
@@ -156,6 +156,7 @@ fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, Stri
         ("SESAME_GUEST_KERNEL", &guest.kernel),
         ("SESAME_GUEST_INITRD", &guest.initrd),
         ("SESAME_PYTHON", &python()?),
+        ("SESAME_OPEN_HOOK", &project::open_hook()?),
     ] {
         environment.insert(key.to_owned(), path.display().to_string());
     }

@@ -1,0 +1,219 @@
+//! The open hook of a VM: who waits for the manager's answers, and what they ask.
+//!
+//! A command that would open what nobody passed is parked until the manager has answered; other
+//! sessions, the guest and the main loop go on. The thread `main` owns all of it.
+//!
+//! ```text
+//!   call ─► plan::command ─► what only a path names? ── nothing ─────────────► run it
+//!                                   │ something, and a hook is set
+//!                                   ▼
+//!           parked: Call + Round ── one request for each ─► HookClient ─► manager
+//!                │                                              │
+//!                │◄──── tend: answers, refusals, deadlines ─────┘
+//!                ├─ all in ─► run it, with the answers in its door; what it leaves is closed
+//!                ├─ its client has gone ─► the manager is told, nothing is run
+//!                └─ the VM ends ─► an error
+//! ```
+//!
+//! A refusal is an answer too: the command runs into it at the open it is for, and says so in its
+//! own words. Read next: [`round`] (the answers of one command), [`wire`] (how a line looks),
+//! [`fdset::hook`] (the connection).
+
+pub mod round;
+mod wire;
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::{Duration, Instant};
+
+use fdset::hook::Finished;
+use fdset::{Door, HookClient, OpenError, SocketAddress, Source, look};
+use monitor::Call;
+use qapi_schema::open_hook::{OpenHookInfo, OpenHookState};
+use qapi_schema::{CommandSpec, QmpError};
+
+pub use wire::{wire_access, wire_existing, wire_kind, wire_role};
+
+use self::round::Round;
+use self::wire::JsonLines;
+use crate::plan::Planned;
+
+/// An open hook to be set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HookSpec {
+    /// Where the manager is.
+    pub address: SocketAddress,
+    /// How long it may take to answer.
+    pub timeout: Duration,
+}
+
+/// A command that waits for the manager.
+#[derive(Debug)]
+struct Parked {
+    call: Call,
+    round: Round,
+}
+
+/// The open hook, set or not.
+#[derive(Debug, Default)]
+pub struct OpenHook {
+    client: Option<HookClient>,
+    parked: Vec<Parked>,
+    /// The connection is new: the main loop does not watch it yet.
+    unwatched: bool,
+}
+
+impl OpenHook {
+    /// Sets the hook. One that was set before is left; what it owed fails.
+    ///
+    /// # Errors
+    /// There is no connection to the manager; the hook before stays.
+    pub fn set(&mut self, door: &Door, spec: &HookSpec, reason: &str) -> Result<(), OpenError> {
+        let wire = Box::new(JsonLines);
+        let client = HookClient::connect(door, &spec.address, wire, spec.timeout, reason)?;
+        self.clear("another one was set");
+        self.client = Some(client);
+        self.unwatched = true;
+        Ok(())
+    }
+
+    /// Takes the hook away; what it owes fails, and `why` says so.
+    pub fn clear(&mut self, why: &str) {
+        if let Some(client) = &mut self.client {
+            client.disconnect(why);
+        }
+        self.settle(Instant::now());
+        self.client = None;
+    }
+
+    /// How it does.
+    #[must_use]
+    pub fn query(&self) -> OpenHookInfo {
+        let client = self.client.as_ref();
+        let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        OpenHookInfo {
+            state: match client.map(HookClient::socket) {
+                None => OpenHookState::Unset,
+                Some(Some(_)) => OpenHookState::Connected,
+                Some(None) => OpenHookState::Gone,
+            },
+            timeout_ms: client
+                .map(|client| u32::try_from(client.timeout().as_millis()).unwrap_or(u32::MAX)),
+            pending: count(client.map_or(0, HookClient::pending)),
+            waiting: count(self.parked.len()),
+        }
+    }
+
+    /// Whether one is set, working or not.
+    #[must_use]
+    pub fn is_set(&self) -> bool {
+        self.client.is_some()
+    }
+
+    /// What of `plan` the hook is to be asked.
+    #[must_use]
+    pub fn questions(&self, door: &Door, mut plan: Vec<Planned>) -> Vec<Planned> {
+        plan.retain(|planned| {
+            self.is_set() && look(door, &planned.wish.request()).source == Source::Path
+        });
+        plan
+    }
+
+    /// Asks for all of `plan`, on behalf of `command` if there is one.
+    pub fn ask(&mut self, plan: Vec<Planned>, command: Option<&'static str>) -> Round {
+        let mut round = Round::new(plan, command);
+        if let Some(client) = &mut self.client {
+            round.ask(client, Instant::now());
+        }
+        round
+    }
+
+    /// Keeps a call until the answers to `plan` are in.
+    pub fn park(&mut self, call: Call, plan: Vec<Planned>) {
+        let CommandSpec { name, .. } = call.command;
+        let round = self.ask(plan, Some(name));
+        self.parked.push(Parked { call, round });
+    }
+
+    /// Looks at everything that may have happened; `own` takes what it knows first.
+    pub fn tend(&mut self, now: Instant, own: Option<&mut Round>) {
+        let Some(client) = &mut self.client else {
+            return;
+        };
+        let rounds = self.parked.iter_mut().map(|parked| &mut parked.round);
+        let mut rounds: Vec<&mut Round> = rounds.chain(own).collect();
+        for finished in client.attend(now) {
+            let mut left: Option<Finished> = Some(finished);
+            for round in &mut rounds {
+                left = left.and_then(|finished| round.take(client, finished, now));
+            }
+            // What is left was given up: its fd is closed here.
+        }
+    }
+
+    /// The next parked call that can go on, with its answers.
+    pub fn next_ready(&mut self) -> Option<(Call, Round)> {
+        let at = self
+            .parked
+            .iter()
+            .position(|parked| parked.round.is_done())?;
+        let Parked { call, round } = self.parked.remove(at);
+        Some((call, round))
+    }
+
+    /// Gives up what the clients who asked for it no longer wait for.
+    pub fn drop_deserted(&mut self) {
+        while let Some(at) = self.parked.iter().position(|it| it.call.is_deserted()) {
+            self.cancel(at, "its client has gone");
+        }
+    }
+
+    /// Gives everything up: the VM ends.
+    pub fn end(&mut self) {
+        while !self.parked.is_empty() {
+            self.cancel(0, "the process ends");
+        }
+        self.clear("the process ends");
+    }
+
+    /// When to [`tend`](Self::tend) although nothing happens.
+    #[must_use]
+    pub fn deadline(&self, now: Instant) -> Option<Instant> {
+        self.client.as_ref()?.deadline(now)
+    }
+
+    /// A new connection that the main loop is to watch; told once.
+    pub fn take_unwatched(&mut self) -> Option<RawFd> {
+        if !std::mem::take(&mut self.unwatched) {
+            return None;
+        }
+        Some(self.client.as_ref()?.socket()?.as_raw_fd())
+    }
+
+    /// Notes that the connection cannot be used after all.
+    pub fn give_up(&mut self, why: &str) {
+        if let Some(client) = &mut self.client {
+            client.disconnect(why);
+        }
+    }
+
+    fn settle(&mut self, now: Instant) {
+        self.tend(now, None);
+    }
+
+    fn cancel(&mut self, at: usize, why: &str) {
+        let Parked { call, mut round } = self.parked.remove(at);
+        if let Some(client) = &mut self.client {
+            round.give_up(client);
+        }
+        round.answers().close();
+        let command = call.command.name;
+        tracing::debug!(
+            command,
+            why,
+            "a command that waits for the open hook is cancelled"
+        );
+        call.finish(Err(QmpError::generic(format!(
+            "Command '{command}' was cancelled while it waited for the open hook: {why}"
+        ))));
+    }
+}

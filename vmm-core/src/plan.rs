@@ -1,0 +1,400 @@
+//! What will be opened, told before anything is.
+//!
+//! ```text
+//!   command, arguments ─► qapi type ─► resolve::* ─► *Spec ─► node, object, chardev ─► [Planned]
+//!   command line ───────► Config ──────────────────────────────► config ────────────►    │
+//!                                                query-open-plan shows it, the open hook is asked
+//! ```
+//!
+//! Pure: nothing is opened, no VM is looked at. It tells names and access modes as the rooms that
+//! open have them, so a change there is a change here; a test holds both together.
+
+use block::spec::{ChildSpec, DriverSpec, NodeSpec};
+use devices::chardev::{BackendSpec, ChardevSpec, SocketRole};
+use fdset::{Access, Existing, Expected, Request, Role, SocketAddress, Wish};
+use qapi_schema::{QmpError, find_command, input};
+use serde_json::Value;
+
+use crate::cli::Config;
+use crate::memory::{HostMemory, RamBackendSpec};
+use crate::resolve;
+use crate::resolve::object::ObjectSpec;
+
+/// Permission bits of files that are created.
+const MODE: u32 = 0o600;
+
+/// One open that will come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// What.
+    pub wish: Wish,
+    /// Whether it comes only if the one before it is refused.
+    pub fallback: bool,
+    /// Whether everything fails without it.
+    pub required: bool,
+}
+
+impl Planned {
+    fn new(request: &Request<'_>, expected: Expected) -> Self {
+        Self {
+            wish: Wish::new(request, expected),
+            fallback: false,
+            required: true,
+        }
+    }
+}
+
+/// What the command `name` will open, in this order.
+///
+/// # Errors
+/// There is no such command, or its arguments are wrong: as the command itself would say.
+pub fn command(name: &str, arguments: Value) -> Result<Vec<Planned>, QmpError> {
+    match name {
+        "blockdev-add" => {
+            let spec = resolve::node::node(input::arguments(arguments)?)?;
+            Ok(node(&spec))
+        }
+        "object-add" => {
+            let (id, spec) = resolve::object::object(input::arguments(arguments)?)?;
+            Ok(object(&id, &spec))
+        }
+        "chardev-add" => {
+            let args: qapi_schema::char::ChardevAdd = input::arguments(arguments)?;
+            Ok(chardev(&args.id, &resolve::chardev::chardev(args.backend)?))
+        }
+        other => match find_command(other) {
+            Some(_) => Ok(Vec::new()),
+            None => Err(QmpError::command_not_found(other)),
+        },
+    }
+}
+
+/// What a launch will open, in this order. What is wrong with it is left to the launch to tell.
+#[must_use]
+pub fn config(config: &Config) -> Vec<Planned> {
+    let mut plan = Vec::new();
+    for options in &config.chardevs {
+        if let Ok(spec) = resolve::chardev::chardev(options.backend.clone()) {
+            plan.extend(chardev(&options.id, &spec));
+        }
+    }
+    for options in &config.objects {
+        if let Ok((id, spec)) = resolve::object::object(options.clone()) {
+            plan.extend(object(&id, &spec));
+        }
+    }
+    for options in &config.blockdevs {
+        if let Ok(spec) = resolve::node::node(options.clone()) {
+            plan.extend(node(&spec));
+        }
+    }
+    plan.extend(machine(config));
+    plan
+}
+
+fn machine(config: &Config) -> Vec<Planned> {
+    let mut plan = Vec::new();
+    let has_board = config.machine.model.has_board();
+    if let Some(spec) = config.kernel.as_ref().filter(|_| has_board) {
+        let request = Request::new(&spec.kernel, Access::ReadOnly, Role::Kernel, "-kernel");
+        plan.push(Planned::new(&request, Expected::RegularFile));
+        if let Some(name) = &spec.initrd {
+            let request = Request::new(name, Access::ReadOnly, Role::Initrd, "-initrd");
+            plan.push(Planned::new(&request, Expected::RegularFile));
+        }
+    }
+    let accels = config.accels.iter().enumerate().map(|(at, accel)| {
+        let request = Request::new(&accel.device, Access::ReadWrite, Role::Kvm, "-accel kvm");
+        Planned {
+            fallback: at > 0,
+            // Without a board the launch only looks whether there is a KVM.
+            required: has_board,
+            ..Planned::new(&request, Expected::Kvm)
+        }
+    });
+    plan.extend(accels);
+    plan
+}
+
+fn node(spec: &NodeSpec) -> Vec<Planned> {
+    let reason = match &spec.name {
+        Some(name) => format!("node '{name}'"),
+        None => "a node without a name".to_owned(),
+    };
+    let (file, expected) = match &spec.driver {
+        DriverSpec::File(file) => (file, Expected::RegularFile),
+        DriverSpec::HostDevice(file) => (file, Expected::BlockDevice),
+        DriverSpec::NullCo(_) | DriverSpec::NullAio(_) | DriverSpec::Raw(_) => {
+            let children = spec.driver.children().map(|(_, child)| match child {
+                ChildSpec::Named(_) => Vec::new(),
+                ChildSpec::Inline(child) => node(child),
+            });
+            return children.flatten().collect();
+        }
+    };
+    let planned = |access| {
+        let request = Request::new(&file.filename, access, Role::Image, &reason);
+        Planned::new(&request.direct(spec.options.cache.direct), expected)
+    };
+    let read_only = planned(Access::ReadOnly);
+    match (spec.options.read_only, spec.options.auto_read_only) {
+        (true, _) => vec![read_only],
+        (false, false) => vec![planned(Access::ReadWrite)],
+        (false, true) => vec![
+            planned(Access::ReadWrite),
+            Planned {
+                fallback: true,
+                ..read_only
+            },
+        ],
+    }
+}
+
+fn object(id: &str, spec: &ObjectSpec) -> Vec<Planned> {
+    match spec {
+        ObjectSpec::Memory(RamBackendSpec {
+            host: HostMemory::File { name, .. },
+            share,
+            ..
+        }) => {
+            let access = if *share {
+                Access::ReadWrite
+            } else {
+                Access::ReadOnly
+            };
+            let reason = format!("memory backend '{id}'");
+            let request = Request::new(name, access, Role::Memory, &reason);
+            vec![Planned::new(&request, Expected::RegularFile)]
+        }
+        ObjectSpec::RngRandom { filename } => {
+            let reason = format!("object '{id}'");
+            let request = Request::new(filename, Access::ReadOnly, Role::Entropy, &reason);
+            vec![Planned::new(&request, Expected::Stream)]
+        }
+        ObjectSpec::Memory(_) | ObjectSpec::IoThread(_) | ObjectSpec::RngBuiltin => Vec::new(),
+    }
+}
+
+fn chardev(id: &str, spec: &ChardevSpec) -> Vec<Planned> {
+    let reason = format!("chardev '{id}'");
+    let written = |name: &str, role, append: bool| {
+        let existing = if append {
+            Existing::Append
+        } else {
+            Existing::Truncate
+        };
+        let request = Request::new(name, Access::WriteOnly, role, &reason);
+        Planned::new(&request.create(MODE, existing), Expected::Stream)
+    };
+    let mut plan = Vec::new();
+    match &spec.backend {
+        BackendSpec::File {
+            output,
+            input,
+            append,
+        } => {
+            plan.push(written(output, Role::Chardev, *append));
+            plan.extend(input.as_deref().map(|name| {
+                let request = Request::new(name, Access::ReadOnly, Role::Chardev, &reason);
+                Planned::new(&request, Expected::Stream)
+            }));
+        }
+        BackendSpec::Socket(socket) => {
+            let expected = match socket.role {
+                SocketRole::Server { .. } => Some(Expected::ListeningSocket),
+                SocketRole::Client => Some(Expected::ConnectedSocket),
+                // Called when it is needed, and again and again.
+                SocketRole::Reconnecting(_) => None,
+            };
+            let place = name_of(&socket.address).zip(expected);
+            plan.extend(place.map(|(name, expected)| {
+                let request = Request::new(&name, Access::ReadWrite, Role::Chardev, &reason);
+                Planned::new(&request, expected)
+            }));
+        }
+        BackendSpec::Stdio { .. }
+        | BackendSpec::Pty
+        | BackendSpec::Null
+        | BackendSpec::Ringbuf { .. } => {}
+    }
+    if let Some(log) = &spec.log {
+        plan.push(written(&log.name, Role::ChardevLog, log.append));
+    }
+    plan
+}
+
+/// The name under which a socket is asked for; an inherited number has none.
+fn name_of(address: &SocketAddress) -> Option<String> {
+    match address {
+        SocketAddress::Fd { name } => {
+            let is_number = name.starts_with(|first: char| first.is_ascii_digit());
+            (!is_number).then(|| format!("fd:{name}"))
+        }
+        other => other.open_name(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn planned(name: &str, arguments: Value) -> Vec<Planned> {
+        command(name, arguments).expect("good arguments")
+    }
+
+    /// Name, access and kind of each.
+    fn short(plan: &[Planned]) -> Vec<(&str, Access, Expected)> {
+        plan.iter()
+            .map(|planned| {
+                let wish = &planned.wish;
+                (wish.name.as_str(), wish.access, wish.expected)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_node_opens_what_the_nodes_inside_it_open() {
+        let arguments = json!({"driver": "raw", "node-name": "disk", "read-only": true,
+            "file": {"driver": "host_device", "node-name": "below", "filename": "/dev/vdb",
+                "cache": {"direct": true}}});
+        let plan = planned("blockdev-add", arguments);
+        let wanted = ("/dev/vdb", Access::ReadOnly, Expected::BlockDevice);
+        assert_eq!(short(&plan), [wanted]);
+        assert_eq!(plan[0].wish.reason, "node 'below'");
+        assert!(plan[0].wish.direct && plan[0].required && !plan[0].fallback);
+    }
+
+    #[test]
+    fn auto_read_only_falls_back_to_reading() {
+        let arguments = json!({"driver": "file", "node-name": "n", "filename": "/d",
+            "auto-read-only": true});
+        let plan = planned("blockdev-add", arguments);
+        let of = |access| ("/d", access, Expected::RegularFile);
+        assert_eq!(short(&plan), [of(Access::ReadWrite), of(Access::ReadOnly)]);
+        assert_eq!((plan[0].fallback, plan[1].fallback), (false, true));
+    }
+
+    #[test]
+    fn memory_is_written_only_when_it_is_shared() {
+        for (share, access) in [(true, Access::ReadWrite), (false, Access::ReadOnly)] {
+            let arguments = json!({"qom-type": "memory-backend-file", "id": "m", "size": 4096,
+                "mem-path": "/m", "share": share});
+            let plan = planned("object-add", arguments);
+            assert_eq!(short(&plan), [("/m", access, Expected::RegularFile)]);
+        }
+        let made = json!({"qom-type": "memory-backend-memfd", "id": "m", "size": 4096});
+        assert!(planned("object-add", made).is_empty());
+    }
+
+    #[test]
+    fn a_chardev_opens_its_ends_and_its_log() {
+        let file = json!({"id": "c", "backend": {"type": "file", "data":
+            {"out": "/out", "in": "/in", "append": true, "logfile": "/log"}}});
+        let plan = planned("chardev-add", file);
+        let of = |name, access| (name, access, Expected::Stream);
+        assert_eq!(
+            short(&plan),
+            [
+                of("/out", Access::WriteOnly),
+                of("/in", Access::ReadOnly),
+                of("/log", Access::WriteOnly)
+            ]
+        );
+        let existing = |at: usize| plan[at].wish.create.map(|create| create.existing);
+        assert_eq!(existing(0), Some(Existing::Append));
+        assert_eq!(existing(1), None);
+        assert_eq!(existing(2), Some(Existing::Truncate));
+    }
+
+    #[test]
+    fn a_socket_is_asked_for_by_its_path_address_or_fd_name() {
+        for (address, server, wanted) in [
+            (
+                json!({"type": "unix", "data": {"path": "/s"}}),
+                true,
+                ("/s", Access::ReadWrite, Expected::ListeningSocket),
+            ),
+            (
+                json!({"type": "inet", "data": {"host": "h", "port": "1"}}),
+                false,
+                ("tcp:h:1", Access::ReadWrite, Expected::ConnectedSocket),
+            ),
+            (
+                json!({"type": "fd", "data": {"str": "s"}}),
+                true,
+                ("fd:s", Access::ReadWrite, Expected::ListeningSocket),
+            ),
+        ] {
+            let data = json!({"addr": address, "server": server});
+            let arguments = json!({"id": "c", "backend": {"type": "socket", "data": data}});
+            assert_eq!(short(&planned("chardev-add", arguments)), [wanted]);
+        }
+    }
+
+    /// Everything that the plan names is refused, under names that no file has: so an open that
+    /// the plan does not know would find no file instead.
+    #[test]
+    fn what_is_planned_is_what_is_opened() {
+        for arguments in [
+            json!({"driver": "file", "node-name": "n", "filename": "/no/f"}),
+            json!({"driver": "file", "node-name": "n", "filename": "/no/f", "read-only": true}),
+            json!({"driver": "host_device", "node-name": "n", "filename": "/no/f",
+                "auto-read-only": true, "cache": {"direct": true}}),
+            json!({"driver": "raw", "node-name": "n",
+                "file": {"driver": "file", "filename": "/no/f"}}),
+        ] {
+            let door = refusing("blockdev-add", &arguments);
+            let spec = input::arguments(arguments).and_then(resolve::node::node);
+            let error = block::BlockGraph::new().add(&door, spec.expect("good arguments"));
+            assert_refused(&error.expect_err("refused"));
+        }
+        for data in [
+            json!({"type": "file", "data": {"out": "/no/f"}}),
+            json!({"type": "null", "data": {"logfile": "/no/f", "logappend": true}}),
+            json!({"type": "socket", "data": {"addr": {"type": "unix", "data": {"path": "/no/s"}},
+                "server": true}}),
+            json!({"type": "socket", "data": {"addr": {"type": "unix", "data": {"path": "/no/s"}},
+                "server": false}}),
+        ] {
+            let arguments = json!({"id": "c", "backend": data});
+            let door = refusing("chardev-add", &arguments);
+            let args: qapi_schema::char::ChardevAdd =
+                input::arguments(arguments).expect("good arguments");
+            let spec = resolve::chardev::chardev(args.backend).expect("good arguments");
+            let chardevs = devices::chardev::ChardevRegistry::new(devices::reactor::Reactor::new());
+            assert_refused(&chardevs.add("c", &spec, &door).expect_err("refused"));
+        }
+        let memory = json!({"qom-type": "memory-backend-file", "id": "m", "size": 4096,
+            "mem-path": "/no/f", "share": true});
+        let door = refusing("object-add", &memory);
+        let spec = input::arguments(memory).and_then(resolve::object::object);
+        let Ok((_, ObjectSpec::Memory(spec))) = spec else {
+            panic!("no memory");
+        };
+        assert_refused(&crate::memory::RamBackend::open(&door, spec).expect_err("refused"));
+    }
+
+    fn refusing(name: &str, arguments: &Value) -> fdset::Door {
+        let answers = fdset::Answers::new();
+        for planned in planned(name, arguments.clone()) {
+            let refusal = fdset::HookError::Refused("no".to_owned());
+            answers.put(&planned.wish.name, planned.wish.access, Err(refusal));
+        }
+        let registry = std::sync::Arc::new(fdset::FdRegistry::new());
+        fdset::Door::new(registry, fdset::Scope::Process).with_answers(answers.into())
+    }
+
+    fn assert_refused(error: &(dyn std::error::Error + 'static)) {
+        let text = QmpError::from_error(error).to_string();
+        assert!(text.ends_with("the open hook refuses: no"), "{text}");
+    }
+
+    #[test]
+    fn commands_that_open_nothing_have_an_empty_plan_and_unknown_ones_none() {
+        assert!(planned("query-status", json!({})).is_empty());
+        assert!(command("no-such-command", json!({})).is_err());
+        assert!(command("blockdev-add", json!({"driver": "file"})).is_err());
+    }
+}
