@@ -30,7 +30,7 @@ use crate::shell::{has, install_missing, output, run as sh, step};
 use count::{Count, Tee, count, counted};
 
 /// Test programs that need a monitor or a paused machine, but run no guest.
-const WITHOUT_GUEST: &[&str] = &["bad_input-", "fds-", "interop-", "open_hook-"];
+const WITHOUT_GUEST: &[&str] = &["bad_input-", "fds-", "interop-", "open_hook-", "seal-"];
 /// No test program takes longer, even in the lab on a busy machine.
 const PROGRAM_TIME: Duration = Duration::from_secs(1500);
 
