@@ -89,13 +89,7 @@ pub fn launch(config: Config) -> Result<Launched> {
             no_reboot: config.no_reboot,
             no_shutdown: config.no_shutdown,
         },
-        run_state: match &config.incoming {
-            None => RunState::Prelaunch,
-            Some(Incoming::Defer) => RunState::Inmigrate,
-            Some(Incoming::Uri(uri)) => anyhow::bail!(
-                "-incoming {uri}: a machine's state is taken over with '-incoming defer' only"
-            ),
-        },
+        run_state: first_state(&config)?,
         door: door.clone(),
         server,
         mailbox,
@@ -104,30 +98,7 @@ pub fn launch(config: Config) -> Result<Launched> {
     let answers = open_hook::ask(&mut vm, &mut event_loop, &door, &config)?;
     let door = door.with_answers(Arc::clone(&answers));
     let kept = add_chardevs(&mut vm, &door, &config)?;
-    for options in config.objects.clone() {
-        let id = options.id.clone();
-        vm.add_object(&door, options)
-            .with_context(|| format!("-object {id}"))?;
-    }
-    for options in config.blockdevs.clone() {
-        let name = options.node_name.clone().unwrap_or_default();
-        vm.add_node(&door, options)
-            .with_context(|| format!("-blockdev {name}"))?;
-    }
-    machine::build(&mut vm, &door, &config)?;
-    vm.globals = config.globals.clone();
-    for options in config.devices.clone() {
-        let what = format!(
-            "-device {}{}",
-            options.driver.tag().as_str(),
-            options
-                .id
-                .as_deref()
-                .map(|id| format!(",id={id}"))
-                .unwrap_or_default()
-        );
-        plug::plug(&mut vm, options).context(what)?;
-    }
+    add_parts(&mut vm, &door, &config)?;
     answers.close();
     vm.power_on()?;
     if let Some(spec) = &config.sandbox {
@@ -146,6 +117,45 @@ pub fn launch(config: Config) -> Result<Launched> {
         _pid_file: pid_file,
         _kept: kept,
     })
+}
+
+fn first_state(config: &Config) -> Result<RunState> {
+    match &config.incoming {
+        None => Ok(RunState::Prelaunch),
+        Some(Incoming::Defer) => Ok(RunState::Inmigrate),
+        Some(Incoming::Uri(uri)) => anyhow::bail!(
+            "-incoming {uri}: a machine's state is taken over with '-incoming defer' only"
+        ),
+    }
+}
+
+/// Everything the machine is made of, from its objects to its devices.
+fn add_parts(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
+    for options in config.objects.clone() {
+        let id = options.id.clone();
+        vm.add_object(door, options)
+            .with_context(|| format!("-object {id}"))?;
+    }
+    for options in config.blockdevs.clone() {
+        let name = options.node_name.clone().unwrap_or_default();
+        vm.add_node(door, options)
+            .with_context(|| format!("-blockdev {name}"))?;
+    }
+    machine::build(vm, door, config)?;
+    vm.globals = config.globals.clone();
+    for options in config.devices.clone() {
+        let what = format!(
+            "-device {}{}",
+            options.driver.tag().as_str(),
+            options
+                .id
+                .as_deref()
+                .map(|id| format!(",id={id}"))
+                .unwrap_or_default()
+        );
+        plug::plug(vm, options).context(what)?;
+    }
+    Ok(())
 }
 
 fn identity(config: &Config) -> Identity {

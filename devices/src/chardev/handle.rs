@@ -232,17 +232,27 @@ fn start_line(
     seat: &Arc<Seat>,
     reactor: &Reactor,
 ) -> Result<Arc<Line>, ChardevError> {
-    let (origin, first) = match endpoint {
+    if let Endpoint::Listener {
+        listener,
+        address,
+        wait: true,
+    } = &endpoint
+    {
+        tracing::info!(chardev = id, %address, "waiting for a connection");
+        fdset::wait_for_caller(listener)
+            .map_err(|source| ChardevError::host(id, "waiting for a peer", source))?;
+    }
+    let (origin, first) = origin_of(id, kind, endpoint, door);
+    Line::start(origin, first, Arc::clone(seat), reactor.clone())
+        .map_err(|source| ChardevError::host(id, "watching its descriptor", source))
+}
+
+/// Where a line's peers come from, and the peer it has from the beginning.
+fn origin_of(id: &str, kind: &str, endpoint: Endpoint, door: &Door) -> (Origin, Option<Peer>) {
+    match endpoint {
         Endpoint::Listener {
-            listener,
-            address,
-            wait,
+            listener, address, ..
         } => {
-            if wait {
-                tracing::info!(chardev = id, %address, "waiting for a connection");
-                fdset::wait_for_caller(&listener)
-                    .map_err(|source| ChardevError::host(id, "waiting for a peer", source))?;
-            }
             let listener = Arc::new(listener);
             (Origin::Server { listener, address }, None)
         }
@@ -284,9 +294,7 @@ fn start_line(
             (Origin::Pty { master, name }, None)
         }
         Endpoint::Nothing => (fixed(kind.to_owned()), None),
-    };
-    Line::start(origin, first, Arc::clone(seat), reactor.clone())
-        .map_err(|source| ChardevError::host(id, "watching its descriptor", source))
+    }
 }
 
 fn fixed(name: String) -> Origin {

@@ -1,5 +1,7 @@
 //! Monitors: what a chardev has opened becomes what the QMP server talks through.
 
+use std::os::fd::OwnedFd;
+
 use anyhow::{Context as _, Result, bail};
 use devices::chardev::{ChardevSpec, Endpoint, Terminal, open_endpoint};
 use fdset::{Door, Lease, OpenFile};
@@ -13,9 +15,52 @@ use crate::vm::Vm;
 #[derive(Default)]
 pub(super) struct Kept {
     /// Uses of fd sets.
-    _leases: Vec<Lease>,
+    leases: Vec<Lease>,
     /// The mode of a terminal, given back at the end.
-    _terminal: Option<Terminal>,
+    terminal: Option<Terminal>,
+}
+
+impl Kept {
+    /// What the server is given of a chardev's endpoint, and whether it waits for the first
+    /// client there. The rest is kept here.
+    fn take(&mut self, id: &str, endpoint: Endpoint) -> Result<(monitor::Endpoint, bool)> {
+        let taken = match endpoint {
+            Endpoint::Listener { listener, wait, .. } => {
+                return Ok((monitor::Endpoint::Listener(listener), wait));
+            }
+            Endpoint::Stream { stream, .. } => monitor::Endpoint::Stream(self.fd(stream)),
+            Endpoint::Pty { master, path } => {
+                report(format_args!(
+                    "char device redirected to {path} (label {id})"
+                ));
+                monitor::Endpoint::Pty(self.fd(master))
+            }
+            Endpoint::Pair {
+                input: Some(input),
+                output,
+                terminal,
+            } => {
+                self.terminal = terminal;
+                monitor::Endpoint::Pair {
+                    input: self.fd(input),
+                    output: self.fd(output),
+                }
+            }
+            Endpoint::Pair { input: None, .. } | Endpoint::Caller { .. } | Endpoint::Nothing => {
+                bail!(
+                    "-chardev {id}: a monitor needs a chardev that a client can talk through: a \
+                     socket that listens or is connected, a pty, or stdio"
+                )
+            }
+        };
+        Ok((taken, false))
+    }
+
+    fn fd(&mut self, file: OpenFile) -> OwnedFd {
+        let (fd, lease) = file.into_parts();
+        self.leases.extend(lease);
+        fd
+    }
 }
 
 /// Opens the chardev `id` and gives it to the server as monitor `number`.
@@ -36,48 +81,18 @@ pub(super) fn add(
     }
     let endpoint = open_endpoint(id, &spec.backend, door).with_context(what)?;
     let filename = endpoint.filename();
-    let mut leases = Vec::new();
-    let mut open = |file: OpenFile| {
-        let (fd, lease) = file.into_parts();
-        leases.extend(lease);
-        fd
-    };
-    let mut terminal_mode = None;
-    let (endpoint, wait) = match endpoint {
-        Endpoint::Listener { listener, wait, .. } => {
-            if wait {
-                fdset::wait_for_caller(&listener)
-                    .context("waiting for a client")
-                    .with_context(what)?;
-            }
-            (monitor::Endpoint::Listener(listener), wait)
-        }
-        Endpoint::Stream { stream, .. } => (monitor::Endpoint::Stream(open(stream)), false),
-        Endpoint::Pty { master, path } => {
-            report(format_args!(
-                "char device redirected to {path} (label {id})"
-            ));
-            (monitor::Endpoint::Pty(open(master)), false)
-        }
-        Endpoint::Pair {
-            input: Some(input),
-            output,
-            terminal,
-        } => {
-            terminal_mode = terminal;
-            (
-                monitor::Endpoint::Pair {
-                    input: open(input),
-                    output: open(output),
-                },
-                false,
-            )
-        }
-        Endpoint::Pair { input: None, .. } | Endpoint::Caller { .. } | Endpoint::Nothing => bail!(
-            "-chardev {id}: a monitor needs a chardev that a client can talk through: a socket \
-             that listens or is connected, a pty, or stdio"
-        ),
-    };
+    let mut kept = Kept::default();
+    if let Endpoint::Listener {
+        listener,
+        wait: true,
+        ..
+    } = &endpoint
+    {
+        fdset::wait_for_caller(listener)
+            .context("waiting for a client")
+            .with_context(what)?;
+    }
+    let (endpoint, wait) = kept.take(id, endpoint)?;
     let id_number = u32::try_from(number).context("-mon: too many monitors")?;
     vm.server
         .add_monitor(MonitorSpec {
@@ -88,8 +103,5 @@ pub(super) fn add(
         })
         .with_context(what)?;
     vm.monitor_chardevs.insert(id.to_owned(), filename);
-    Ok(Kept {
-        _leases: leases,
-        _terminal: terminal_mode,
-    })
+    Ok(kept)
 }

@@ -30,7 +30,7 @@ use crate::node::{BlockNode, NodeRef};
 use crate::permission::{Permissions, Usage};
 use crate::protocol::file::{FileKind, FileNode};
 use crate::protocol::null::NullNode;
-use crate::spec::{ChildSpec, DriverSpec, NodeSpec};
+use crate::spec::{ChildSpec, DriverSpec, FileSpec, NodeOptions, NodeSpec};
 
 /// The longest node name, in bytes.
 const MAX_NAME: usize = 31;
@@ -184,48 +184,26 @@ impl BlockGraph {
         let mut options = spec.options;
         let mut children = Vec::new();
         let (body, filename): (Box<dyn BlockNode>, String) = match spec.driver {
-            DriverSpec::File(file) | DriverSpec::HostDevice(file) => {
-                let kind = if driver == "file" {
-                    FileKind::Regular
-                } else {
-                    FileKind::BlockDevice
-                };
-                let (node, read_only) =
-                    FileNode::open(door, &name, &file.filename, kind, &options)?;
-                options.read_only = read_only;
-                (Box::new(node), file.filename)
+            DriverSpec::File(file) => {
+                let node = open_file(door, &name, &file, FileKind::Regular, &mut options)?;
+                (node, file.filename)
+            }
+            DriverSpec::HostDevice(file) => {
+                let node = open_file(door, &name, &file, FileKind::BlockDevice, &mut options)?;
+                (node, file.filename)
             }
             DriverSpec::NullCo(null) | DriverSpec::NullAio(null) => {
                 (Box::new(NullNode::new(null)), format!("{driver}://"))
             }
             DriverSpec::Raw(raw) => {
-                let (child, filename) = match raw.file {
-                    ChildSpec::Named(name) => {
-                        let entry = self.entry(&name)?;
-                        (entry.node.clone(), entry.filename.clone())
-                    }
-                    ChildSpec::Inline(spec) => {
-                        let node = self.build(door, *spec, Owner::Parent, next_auto, built)?;
-                        let filename = built.last().map(|(_, entry)| entry.filename.clone());
-                        (node, filename.unwrap_or_default())
-                    }
-                };
-                if child.is_read_only() && !options.read_only {
-                    if !options.auto_read_only {
-                        return Err(BlockError::ReadOnly {
-                            node: child.name().to_owned(),
-                        });
-                    }
-                    options.read_only = true;
-                }
+                let (child, filename) = self.child(door, raw.file, next_auto, built)?;
+                agree_on_access(&child, &mut options)?;
                 children.push(Edge {
                     role: "file",
                     child: child.name().to_owned(),
                 });
-                (
-                    Box::new(RawNode::new(&name, child, raw.offset, raw.size)?),
-                    filename,
-                )
+                let node = RawNode::new(&name, child, raw.offset, raw.size)?;
+                (Box::new(node), filename)
             }
         };
         let node = NodeRef::new(name.clone(), driver, options, body)?;
@@ -241,6 +219,27 @@ impl BlockGraph {
             },
         ));
         Ok(node)
+    }
+
+    /// The node below, which is in the graph or built first, and the file name it goes by.
+    fn child(
+        &self,
+        door: &Door,
+        spec: ChildSpec,
+        next_auto: &mut u64,
+        built: &mut Vec<Built>,
+    ) -> Result<(NodeRef, String), BlockError> {
+        match spec {
+            ChildSpec::Named(name) => {
+                let entry = self.entry(&name)?;
+                Ok((entry.node.clone(), entry.filename.clone()))
+            }
+            ChildSpec::Inline(spec) => {
+                let node = self.build(door, *spec, Owner::Parent, next_auto, built)?;
+                let filename = built.last().map(|(_, entry)| entry.filename.clone());
+                Ok((node, filename.unwrap_or_default()))
+            }
+        }
     }
 
     /// A name no client can choose, because it begins with `#`.
@@ -430,6 +429,32 @@ impl BlockGraph {
                 Some(format!("'{role}' of node '{parent}'"))
             })
     }
+}
+
+/// A node of a file, which may turn out to be read-only where `options` allow that.
+fn open_file(
+    door: &Door,
+    name: &str,
+    file: &FileSpec,
+    kind: FileKind,
+    options: &mut NodeOptions,
+) -> Result<Box<dyn BlockNode>, BlockError> {
+    let (node, read_only) = FileNode::open(door, name, &file.filename, kind, options)?;
+    options.read_only = read_only;
+    Ok(Box::new(node))
+}
+
+/// What stands on a read-only node is read-only itself, where it may be.
+fn agree_on_access(child: &NodeRef, options: &mut NodeOptions) -> Result<(), BlockError> {
+    if child.is_read_only() && !options.read_only {
+        if !options.auto_read_only {
+            return Err(BlockError::ReadOnly {
+                node: child.name().to_owned(),
+            });
+        }
+        options.read_only = true;
+    }
+    Ok(())
 }
 
 fn no_such(name: &str) -> BlockError {

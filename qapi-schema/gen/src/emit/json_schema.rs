@@ -8,56 +8,22 @@ use super::Emitter;
 
 impl Emitter<'_> {
     pub(super) fn catalogue(&self) -> TokenStream {
-        let commands = self
-            .schema
-            .modules
-            .iter()
-            .flat_map(|m| &m.commands)
-            .map(|command| {
-                let name = &command.name;
-                let description = command.doc.one_line();
-                let arguments = match &command.args {
-                    Some(args) => {
-                        let ty = self.named(args, "catalogue");
-                        quote! { Some(generator.subschema_for::<#ty>()) }
-                    }
-                    None => quote! { None },
-                };
-                let returns = match &command.returns {
-                    Some(ty) => {
-                        let ty = self.rust_type(ty, "catalogue");
-                        quote! { Some(generator.subschema_for::<#ty>()) }
-                    }
-                    None => quote! { None },
-                };
-                quote! {
-                    Entry {
-                        name: #name,
-                        description: #description,
-                        input: #arguments,
-                        output: #returns,
-                    }
-                }
-            });
-        let events = self
-            .schema
-            .modules
-            .iter()
-            .flat_map(|m| &m.events)
-            .map(|event| {
-                let name = &event.name;
-                let description = event.doc.one_line();
-                let output = match &event.args {
-                    Some(args) => {
-                        let ty = self.named(args, "catalogue");
-                        quote! { Some(generator.subschema_for::<#ty>()) }
-                    }
-                    None => quote! { None },
-                };
-                quote! {
-                    Entry { name: #name, description: #description, input: None, output: #output }
-                }
-            });
+        let modules = &self.schema.modules;
+        let commands = modules.iter().flat_map(|m| &m.commands).map(|command| {
+            let returns = command.returns.as_ref();
+            let output = schema_of(returns.map(|ty| self.rust_type(ty, "catalogue")));
+            let input = schema_of(command.args.as_ref().map(|ty| self.named(ty, "catalogue")));
+            entry(&command.name, &command.doc.one_line(), &input, &output)
+        });
+        let events = modules.iter().flat_map(|m| &m.events).map(|event| {
+            let output = schema_of(event.args.as_ref().map(|ty| self.named(ty, "catalogue")));
+            entry(
+                &event.name,
+                &event.doc.one_line(),
+                &quote! { None },
+                &output,
+            )
+        });
         quote! {
             use crate::export::Entry;
 
@@ -70,6 +36,24 @@ impl Emitter<'_> {
             pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
                 vec![#(#events),*]
             }
+        }
+    }
+}
+
+fn schema_of(ty: Option<TokenStream>) -> TokenStream {
+    match ty {
+        Some(ty) => quote! { Some(generator.subschema_for::<#ty>()) },
+        None => quote! { None },
+    }
+}
+
+fn entry(name: &str, description: &str, input: &TokenStream, output: &TokenStream) -> TokenStream {
+    quote! {
+        Entry {
+            name: #name,
+            description: #description,
+            input: #input,
+            output: #output,
         }
     }
 }

@@ -34,6 +34,9 @@ const NOBODY: u32 = 65534;
 const SOON: Duration = Duration::from_secs(60);
 const LETTER: &str = "written by the guest, through an fd\n";
 const SEED: u64 = 2026;
+/// Where the files begin among the VMM's fds; the sockets come first and are in no set.
+const FIRST_FD: i32 = 20;
+const SOCKETS: usize = 2;
 
 /// A VMM that was started with nothing but fds.
 struct Machine {
@@ -69,33 +72,11 @@ pub(crate) fn tell(show: &Show, vmm: &Path, kernel: &Path, initrd: &Path) -> Res
     ));
 
     show.chapter("The guest mounts the disk and writes to it");
-    let name = machine.guest.disk("disk")?;
-    ask(
-        show,
-        &mut machine,
-        "mount",
-        json!({"device": name, "kind": "ext4", "path": "/mnt"}),
-    )?;
-    ask(
-        show,
-        &mut machine,
-        "write-file",
-        json!({"path": "/mnt/letter", "text": LETTER}),
-    )?;
-    ask(
-        show,
-        &mut machine,
-        "read-file",
-        json!({"path": "/mnt/letter"}),
-    )?;
-    ask(show, &mut machine, "unmount", json!({"path": "/mnt"}))?;
+    write_letter(show, &mut machine)?;
 
     show.chapter("A second disk arrives while the guest runs, is used, and goes");
     add_disk(show, &mut machine, "late", &late, "port1")?;
-    let name = machine.guest.disk("late")?;
-    let range = json!({"disk": name, "offset": MIB, "length": 4 * MIB, "seed": SEED});
-    ask(show, &mut machine, "disk-write", range.clone())?;
-    ask(show, &mut machine, "disk-verify", range)?;
+    use_late_disk(show, &mut machine)?;
     remove_disk(show, &mut machine, "late")?;
     machine.qmp.execute("query-fdsets", json!({}))?;
 
@@ -134,7 +115,7 @@ fn make_disks(disk: &Path, late: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Starts the VMM: fd 20 and up are the files, in the order in which they are named here.
+/// Starts the VMM: [`FIRST_FD`] and up are the files, in the order in which they are named here.
 fn start(show: &Show, folder: &Path, vmm: &Path, kernel: &Path, initrd: &Path) -> Result<Machine> {
     let (monitor, monitor_end) = UnixStream::pair()?;
     let (agent, agent_end) = UnixStream::pair()?;
@@ -157,39 +138,15 @@ fn start(show: &Show, folder: &Path, vmm: &Path, kernel: &Path, initrd: &Path) -
         let set = |number: u32| format!("/dev/fdset/{number}");
         (format!("kvm,device={}", set(2)), set(3), set(4))
     };
-    let mut arguments: Vec<String> = ["-nodefaults", "-no-user-config", "-display", "none", "-S"]
-        .map(str::to_owned)
-        .to_vec();
-    let mut add = |option: &str, value: &str| {
-        arguments.extend([option.to_owned(), value.to_owned()]);
-    };
-    for (index, (name, _)) in files.iter().enumerate() {
-        show.note(&format!("fd {}: {name}", 20 + index));
-        if index >= 2 {
-            add("-add-fd", &format!("fd={},set={}", 20 + index, index - 1));
-        }
+    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+    for (number, name) in (FIRST_FD..).zip(&names) {
+        show.note(&format!("fd {number}: {name}"));
     }
-    add("-machine", "q35");
-    add("-accel", &accel);
-    add("-cpu", "host");
-    add("-smp", "2");
-    add("-m", "256");
-    add("-kernel", &kernel);
-    add("-initrd", &initrd);
-    add("-append", "console=ttyS0 panic=-1");
-    add("-chardev", "socket,id=monitor,fd=20");
-    add("-mon", "chardev=monitor,mode=control");
-    add("-chardev", "file,id=console,path=/dev/fdset/1");
-    add("-serial", "chardev:console");
-    add("-device", "virtio-serial-pci,id=ports");
-    add("-chardev", "socket,id=agent,fd=21");
-    add(
-        "-device",
-        "virtserialport,bus=ports.0,chardev=agent,name=org.sesame.guest",
-    );
-    add("-device", "pcie-root-port,id=port0,chassis=0,slot=1");
-    add("-device", "pcie-root-port,id=port1,chassis=0,slot=2");
-
+    let mut arguments = machine_options(&accel, &kernel, &initrd);
+    for set in 1..=names.len().saturating_sub(SOCKETS) {
+        let number = usize::try_from(FIRST_FD)? + SOCKETS + set - 1;
+        arguments.extend(["-add-fd".to_owned(), format!("fd={number},set={set}")]);
+    }
     let program = match vmm.is_qemu {
         true => vmm.program.clone(),
         false => for_everyone(folder, &vmm.program)?,
@@ -210,7 +167,7 @@ fn start(show: &Show, folder: &Path, vmm: &Path, kernel: &Path, initrd: &Path) -
         // Setting the uid as root also drops all supplementary groups.
         command.uid(NOBODY).gid(NOBODY);
     }
-    let mappings = (20..)
+    let mappings = (FIRST_FD..)
         .zip(files)
         .map(|(child_fd, (_, parent_fd))| FdMapping {
             parent_fd,
@@ -224,6 +181,36 @@ fn start(show: &Show, folder: &Path, vmm: &Path, kernel: &Path, initrd: &Path) -
         guest: Guest::new(agent)?,
         can_name_fds: !vmm.is_qemu,
     })
+}
+
+/// What the VMM is told, but for the fd sets: the options may name those before they are given.
+fn machine_options(accel: &str, kernel: &str, initrd: &str) -> Vec<String> {
+    let mut arguments = ["-nodefaults", "-no-user-config", "-display", "none", "-S"].to_vec();
+    for (option, value) in [
+        ("-machine", "q35"),
+        ("-accel", accel),
+        ("-cpu", "host"),
+        ("-smp", "2"),
+        ("-m", "256"),
+        ("-kernel", kernel),
+        ("-initrd", initrd),
+        ("-append", "console=ttyS0 panic=-1"),
+        ("-chardev", "socket,id=monitor,fd=20"),
+        ("-mon", "chardev=monitor,mode=control"),
+        ("-chardev", "file,id=console,path=/dev/fdset/1"),
+        ("-serial", "chardev:console"),
+        ("-device", "virtio-serial-pci,id=ports"),
+        ("-chardev", "socket,id=agent,fd=21"),
+        (
+            "-device",
+            "virtserialport,bus=ports.0,chardev=agent,name=org.sesame.guest",
+        ),
+        ("-device", "pcie-root-port,id=port0,chassis=0,slot=1"),
+        ("-device", "pcie-root-port,id=port1,chassis=0,slot=2"),
+    ] {
+        arguments.extend([option, value]);
+    }
+    arguments.into_iter().map(str::to_owned).collect()
 }
 
 /// A copy of the program where nobody may reach it: its own folder may be closed to others.
@@ -255,6 +242,25 @@ fn show_process(show: &Show, machine: &Machine) -> Result<()> {
     held.dedup();
     show.note(&format!("files it holds: {}", held.join(" ")));
     Ok(())
+}
+
+/// The guest mounts the first disk and leaves the letter there.
+fn write_letter(show: &Show, machine: &mut Machine) -> Result<()> {
+    let name = machine.guest.disk("disk")?;
+    let mount = json!({"device": name, "kind": "ext4", "path": "/mnt"});
+    ask(show, machine, "mount", mount)?;
+    let letter = json!({"path": "/mnt/letter", "text": LETTER});
+    ask(show, machine, "write-file", letter)?;
+    ask(show, machine, "read-file", json!({"path": "/mnt/letter"}))?;
+    ask(show, machine, "unmount", json!({"path": "/mnt"}))
+}
+
+/// The guest writes the pattern that [`verify`] looks for.
+fn use_late_disk(show: &Show, machine: &mut Machine) -> Result<()> {
+    let name = machine.guest.disk("late")?;
+    let range = json!({"disk": name, "offset": MIB, "length": 4 * MIB, "seed": SEED});
+    ask(show, machine, "disk-write", range.clone())?;
+    ask(show, machine, "disk-verify", range)
 }
 
 /// Hands in a disk, makes a block node of it, and plugs it into a port.
