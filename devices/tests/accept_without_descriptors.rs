@@ -53,6 +53,7 @@ fn a_peer_that_finds_no_descriptor_is_accepted_when_there_is_one() {
         backend: BackendSpec::Socket(SocketSpec {
             address: SocketAddress::Unix { path: path.clone() },
             role: SocketRole::Server { wait: false },
+            nodelay: false,
         }),
         log: None,
     };

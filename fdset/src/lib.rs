@@ -69,5 +69,5 @@ pub use request::{Access, Create, Existing, Request, Role};
 pub use sets::{Fdset, FdsetId, Member};
 pub use socket::{
     Connection, Listener, SocketAddress, Wait, accept, connect, finish_connect, listen,
-    wait_for_caller,
+    set_nodelay, wait_for_caller,
 };

@@ -4,7 +4,7 @@
 //! keeps the endpoint; a chardev turns the endpoint into an `Origin`: the source of its peers.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +54,8 @@ pub enum Endpoint {
         address: SocketAddress,
         /// How long after a loss or a failure.
         interval: Duration,
+        /// Whether small packets are sent at once.
+        nodelay: bool,
     },
     /// Files or standard streams.
     Pair {
@@ -151,15 +153,25 @@ fn reason(id: &str) -> String {
 fn open_socket(id: &str, socket: &SocketSpec, door: &Door) -> Result<Endpoint, ChardevError> {
     let address = socket.address.clone();
     let reason = reason(id);
+    let hurry = |socket_fd: BorrowedFd<'_>| match socket.nodelay {
+        true => fdset::set_nodelay(socket_fd)
+            .map_err(|source| ChardevError::host(id, "sending small packets at once", source)),
+        false => Ok(()),
+    };
     match socket.role {
-        SocketRole::Server { wait } => Ok(Endpoint::Listener {
-            listener: fdset::listen(door, &address, Role::Chardev, &reason)?,
-            address,
-            wait,
-        }),
+        SocketRole::Server { wait } => {
+            let listener = fdset::listen(door, &address, Role::Chardev, &reason)?;
+            hurry(listener.as_fd())?;
+            Ok(Endpoint::Listener {
+                listener,
+                address,
+                wait,
+            })
+        }
         SocketRole::Client => {
             let Connection { fd, .. } =
                 fdset::connect(door, &address, Wait::ForPeer, Role::Chardev, &reason)?;
+            hurry(fd.as_fd())?;
             let stream = OpenFile::new(fd, None);
             unblock(&stream)
                 .map_err(|source| ChardevError::host(id, "unblocking its socket", source))?;
@@ -173,7 +185,11 @@ fn open_socket(id: &str, socket: &SocketSpec, door: &Door) -> Result<Endpoint, C
                               leave reconnect-ms out or give a path",
                 });
             }
-            Ok(Endpoint::Caller { address, interval })
+            Ok(Endpoint::Caller {
+                address,
+                interval,
+                nodelay: socket.nodelay,
+            })
         }
     }
 }
@@ -237,6 +253,7 @@ pub(super) enum Origin {
         reason: String,
         address: SocketAddress,
         interval: Duration,
+        nodelay: bool,
     },
     /// Whoever opens the other end.
     Pty { master: Arc<OpenFile>, name: String },
@@ -298,7 +315,8 @@ impl Origin {
                 reason,
                 address,
                 interval,
-            } => call(door, address, reason).unwrap_or(Accepted::Later(*interval)),
+                nodelay,
+            } => call(door, address, *nodelay, reason).unwrap_or(Accepted::Later(*interval)),
             Self::Pty { master, name } => {
                 if hung_up(master) {
                     Accepted::Later(PTY_INTERVAL)
@@ -330,9 +348,12 @@ fn accept(listener: &Listener, address: &SocketAddress) -> Accepted {
 
 /// Calls once; `None` when nobody answers. A host name is resolved here, so a name server that
 /// does not answer holds up the reactor: addresses in numbers are safer.
-fn call(door: &Door, address: &SocketAddress, reason: &str) -> Option<Accepted> {
+fn call(door: &Door, address: &SocketAddress, nodelay: bool, reason: &str) -> Option<Accepted> {
     match fdset::connect(door, address, Wait::Not, Role::Chardev, reason) {
         Ok(Connection { fd, in_progress }) => {
+            if nodelay && let Err(error) = fdset::set_nodelay(&fd) {
+                tracing::warn!(%error, %address, "small packets to a peer are held back");
+            }
             let name = peer_name(&fd, address, "");
             let peer = Peer::duplex(Arc::new(OpenFile::new(fd, None)), name);
             Some(if in_progress {

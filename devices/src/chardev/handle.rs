@@ -262,12 +262,17 @@ fn origin_of(id: &str, kind: &str, endpoint: Endpoint, door: &Door) -> (Origin, 
             let name = format!("disconnected:{address}");
             (fixed(name), Some(peer))
         }
-        Endpoint::Caller { address, interval } => (
+        Endpoint::Caller {
+            address,
+            interval,
+            nodelay,
+        } => (
             Origin::Caller {
                 door: door.clone(),
                 reason: format!("chardev '{id}'"),
                 address,
                 interval,
+                nodelay,
             },
             None,
         ),

@@ -65,6 +65,8 @@ pub struct SocketSpec {
     pub address: SocketAddress,
     /// Who calls whom.
     pub role: SocketRole,
+    /// Whether small packets are sent at once. TCP only.
+    pub nodelay: bool,
 }
 
 /// Who calls whom.

@@ -108,7 +108,11 @@ fn spec(backend: BackendSpec) -> ChardevSpec {
 }
 
 fn socket(address: SocketAddress, role: SocketRole) -> ChardevSpec {
-    spec(BackendSpec::Socket(SocketSpec { address, role }))
+    spec(BackendSpec::Socket(SocketSpec {
+        address,
+        role,
+        nodelay: false,
+    }))
 }
 
 fn at_path(path: &std::path::Path) -> SocketAddress {

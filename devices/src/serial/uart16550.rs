@@ -236,6 +236,7 @@ mod tests {
                 name: "peer".to_owned(),
             },
             role: SocketRole::Client,
+            nodelay: false,
         };
         let spec = ChardevSpec {
             backend: BackendSpec::Socket(socket),

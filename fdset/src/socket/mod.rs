@@ -16,6 +16,7 @@
 //! Read next: [`Listener`] (whose path is whose), [`connect`], and [`crate::scm`].
 
 mod connect;
+mod delay;
 mod listen;
 
 use std::io;
@@ -33,6 +34,7 @@ use crate::registry::Door;
 use crate::request::{Access, Request, Role};
 
 pub use connect::{Connection, Wait, connect, finish_connect};
+pub use delay::set_nodelay;
 pub use listen::{Listener, accept, listen, wait_for_caller};
 
 /// Where a stream socket listens or connects.
@@ -67,7 +69,7 @@ impl std::fmt::Display for SocketAddress {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Unix { path } => write!(f, "unix:{}", path.display()),
-            Self::Abstract { name } => write!(f, "unix:@{name}"),
+            Self::Abstract { name } => write!(f, "unix:@{}", name.trim_end_matches('\0')),
             Self::Inet { host, port } if host.contains(':') => write!(f, "tcp:[{host}]:{port}"),
             Self::Inet { host, port } => write!(f, "tcp:{host}:{port}"),
             Self::Fd { name } => write!(f, "fd:{name}"),

@@ -224,3 +224,28 @@ fn a_passed_socket_answers_for_a_path_by_its_set_or_an_alias() {
         );
     }
 }
+
+#[test]
+fn what_a_listener_without_delay_accepts_has_none_either() {
+    let any = SocketAddress::Inet {
+        host: "127.0.0.1".to_owned(),
+        port: 0,
+    };
+    let listener = listen_at(&any).expect("a free port");
+    set_nodelay(&listener).expect("it is TCP");
+    let address = SocketAddress::Inet {
+        host: "127.0.0.1".to_owned(),
+        port: listener.local().expect("TCP").port(),
+    };
+    let caller = connect_at(&address, Wait::ForPeer).expect("it listens");
+    let nodelay = rustix::net::sockopt::tcp_nodelay;
+    assert_eq!(nodelay(&caller.fd), Ok(false));
+    let served = accept(&listener).expect("one waits");
+    assert_eq!(nodelay(&served), Ok(true));
+}
+
+#[test]
+fn only_tcp_can_do_without_delay() {
+    let (one, _other) = UnixStream::pair().expect("a pair");
+    assert!(set_nodelay(&one).is_err());
+}

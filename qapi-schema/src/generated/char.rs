@@ -173,8 +173,8 @@ pub struct UnixSocketAddress {
     /// Whether it is a name, not a path (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#abstract: Option<bool>,
-    /// Whether the abstract name ends where `path` does instead of being filled with zeros
-    /// (default: true).
+    /// Whether the abstract name ends where `path` does instead of being filled with zeros; false
+    /// only with `abstract` (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tight: Option<bool>,
 }
@@ -203,7 +203,7 @@ impl crate::describe::Described for UnixSocketAddress {
         crate::describe::MemberSpec::optional(
                 "tight",
                 "bool",
-                "whether the abstract name ends where @path does instead of being filled with zeros (default: true)",
+                "whether the abstract name ends where @path does instead of being filled with zeros; false only with @abstract (default: true)",
             )
             .default_is("true"),
     ];
@@ -527,7 +527,7 @@ pub struct ChardevSocket {
     /// there already cannot wait (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub wait: Option<bool>,
-    /// Whether small packets are sent at once; TCP only (default: false).
+    /// Whether small packets are sent at once; only for TCP (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodelay: Option<bool>,
     /// How long after losing a connection to connect again, in ms; 0 never does (default: 0).
@@ -585,7 +585,7 @@ impl crate::describe::Described for ChardevSocket {
         crate::describe::MemberSpec::optional(
                 "nodelay",
                 "bool",
-                "whether small packets are sent at once; TCP only (default: false)",
+                "whether small packets are sent at once; only for TCP (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(

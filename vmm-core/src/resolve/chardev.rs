@@ -14,6 +14,8 @@ use super::unmet;
 
 /// A ring buffer's size where none is given.
 const RING_SIZE: u64 = 64 * 1024;
+/// Bytes of the longest abstract name: `sun_path` without the zero that it begins with.
+const ABSTRACT_NAME: usize = 107;
 
 /// What a chardev is to be.
 ///
@@ -92,16 +94,28 @@ fn socket_spec(socket: ChardevSocket) -> Result<SocketSpec, QmpError> {
         (false, 0) => SocketRole::Client,
         (false, interval) => SocketRole::Reconnecting(Duration::from_millis(interval)),
     };
+    let address = address(socket.addr)?;
+    let nodelay = socket.nodelay.unwrap_or(false);
+    let is_unix = matches!(
+        address,
+        SocketAddress::Unix { .. } | SocketAddress::Abstract { .. }
+    );
+    unmet::refuse(&[(
+        nodelay && is_unix,
+        "nodelay=on",
+        "only TCP ever holds small packets back",
+    )])?;
     Ok(SocketSpec {
-        address: address(socket.addr)?,
+        address,
         role,
+        nodelay,
     })
 }
 
 fn address(address: SocketAddressLegacy) -> Result<SocketAddress, QmpError> {
     use SocketAddressLegacyVariant as Kind;
     Ok(match address.r#type {
-        Kind::Unix(wrapped) => unix(wrapped.data),
+        Kind::Unix(wrapped) => unix(wrapped.data)?,
         Kind::Inet(wrapped) => inet(wrapped.data)?,
         Kind::Fd(wrapped) => SocketAddress::Fd {
             name: wrapped.data.str,
@@ -109,14 +123,23 @@ fn address(address: SocketAddressLegacy) -> Result<SocketAddress, QmpError> {
     })
 }
 
-fn unix(address: UnixSocketAddress) -> SocketAddress {
-    if address.r#abstract.unwrap_or(false) {
-        SocketAddress::Abstract { name: address.path }
-    } else {
-        SocketAddress::Unix {
-            path: address.path.into(),
-        }
+fn unix(address: UnixSocketAddress) -> Result<SocketAddress, QmpError> {
+    let is_abstract = address.r#abstract.unwrap_or(false);
+    let tight = address.tight.unwrap_or(true);
+    unmet::refuse(&[(
+        !tight && !is_abstract,
+        "tight=off",
+        "only an abstract name can be filled with zeros",
+    )])?;
+    let mut name = address.path;
+    if !is_abstract {
+        return Ok(SocketAddress::Unix { path: name.into() });
     }
+    if !tight {
+        let missing = ABSTRACT_NAME.saturating_sub(name.len());
+        name.extend(std::iter::repeat_n('\0', missing));
+    }
+    Ok(SocketAddress::Abstract { name })
 }
 
 fn inet(address: InetSocketAddress) -> Result<SocketAddress, QmpError> {

@@ -77,6 +77,7 @@ impl Machine {
                     name: "peer".to_owned(),
                 },
                 role: SocketRole::Client,
+                nodelay: false,
             }),
             log: None,
         };

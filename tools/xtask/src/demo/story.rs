@@ -156,17 +156,8 @@ fn start(show: &Show, folder: &Path, vmm: &Path, kernel: &Path, initrd: &Path) -
         vmm.program.display(),
         arguments.join(" ")
     ));
-    let mut command = Command::new(program);
-    command
-        .args(&arguments)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null());
-    if nix::unistd::geteuid().is_root() && !vmm.is_qemu {
-        // Setting the uid as root also drops all supplementary groups.
-        command.uid(NOBODY).gid(NOBODY);
-    }
+    let mut command = in_the_void(&program, !vmm.is_qemu);
+    command.args(&arguments);
     let mappings = (FIRST_FD..)
         .zip(files)
         .map(|(child_fd, (_, parent_fd))| FdMapping {
@@ -181,6 +172,22 @@ fn start(show: &Show, folder: &Path, vmm: &Path, kernel: &Path, initrd: &Path) -
         guest: Guest::new(agent)?,
         can_name_fds: !vmm.is_qemu,
     })
+}
+
+/// A program with nothing around it: no environment, no folder, no streams, and for root's sake
+/// no rights.
+fn in_the_void(program: &Path, as_nobody: bool) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    if nix::unistd::geteuid().is_root() && as_nobody {
+        // Setting the uid as root also drops all supplementary groups.
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
 }
 
 /// What the VMM is told, but for the fd sets: the options may name those before they are given.
