@@ -23,8 +23,6 @@ pub struct ConfigSpace {
     /// The first free byte for a capability, and the last one in the list.
     free: usize,
     last: Option<u16>,
-    last_extended: Option<u16>,
-    free_extended: usize,
 }
 
 impl Default for ConfigSpace {
@@ -34,8 +32,8 @@ impl Default for ConfigSpace {
 }
 
 impl ConfigSpace {
-    /// An all-zero, all-read-only space of 256 bytes; it grows to 4096 with the first extended
-    /// capability.
+    /// An all-zero, all-read-only space of 256 bytes. The extended space behind it reads as
+    /// zeros: no function here has extended capabilities.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -44,8 +42,6 @@ impl ConfigSpace {
             clear_by_one: vec![0; CONVENTIONAL],
             free: FIRST_CAPABILITY,
             last: None,
-            last_extended: None,
-            free_extended: CONVENTIONAL,
         }
     }
 
@@ -147,31 +143,6 @@ impl ConfigSpace {
         self.free = end.next_multiple_of(4);
         Some(here)
     }
-
-    /// Appends an extended capability (PCI Express Base 5.0, 7.6): `body` is what follows the
-    /// four bytes of id, version and next pointer. Returns its offset, or `None` when the space
-    /// is full.
-    pub fn add_extended(&mut self, id: u16, version: u8, body: &[u8], mask: &[u8]) -> Option<u16> {
-        let end = self.free_extended.checked_add(4)?.checked_add(body.len())?;
-        if end > EXTENDED {
-            return None;
-        }
-        for space in [&mut self.bytes, &mut self.writable, &mut self.clear_by_one] {
-            space.resize(EXTENDED, 0);
-        }
-        let here = u16::try_from(self.free_extended).ok()?;
-        let header = u32::from(id) | u32::from(version & 0xf) << 16;
-        self.store32(here, header);
-        self.store(here + 4, body);
-        self.allow(here + 4, mask);
-        if let Some(last) = self.last_extended {
-            let linked = (self.load32(last) & 0x000f_ffff) | u32::from(here) << 20;
-            self.store32(last, linked);
-        }
-        self.last_extended = Some(here);
-        self.free_extended = end.next_multiple_of(4);
-        Some(here)
-    }
 }
 
 fn copy_at(space: &mut [u8], offset: u16, data: &[u8]) {
@@ -197,19 +168,6 @@ mod tests {
         assert_eq!(second % 4, 0);
         assert_ne!(config.load16(regs::STATUS) & regs::STATUS_CAPABILITIES, 0);
         assert_eq!(config.add_capability(0x09, &[0; 200], &[]), None);
-    }
-
-    #[test]
-    fn extended_capabilities_are_linked_from_0x100() {
-        let mut config = ConfigSpace::new();
-        let first = config.add_extended(1, 2, &[0; 8], &[]).unwrap();
-        let second = config.add_extended(3, 1, &[0; 8], &[]).unwrap();
-        assert_eq!(first, 0x100);
-        assert_eq!(
-            config.load32(first),
-            0x1 | 2 << 16 | u32::from(second) << 20
-        );
-        assert_eq!(config.load32(second), 0x3 | 1 << 16);
     }
 
     proptest! {

@@ -107,6 +107,7 @@ const LEAF_1_ECX_X2APIC: u32 = 1 << 21;
 const LEAF_1_ECX_HYPERVISOR: u32 = 1 << 31;
 const LEAF_1_EDX_HTT: u32 = 1 << 28;
 const AMD_1_ECX_CMP_LEGACY: u32 = 1 << 1;
+#[cfg(test)]
 const AMD_1_ECX_TOPOEXT: u32 = 1 << 22;
 const LEAF_HYPERVISOR: u32 = 0x4000_0000;
 const LEAF_CLOCKS: u32 = 0x4000_0010;
@@ -278,14 +279,6 @@ impl CpuModel {
             })
             .collect()
     }
-
-    /// Whether the guest is told of AMD's topology leaves.
-    #[must_use]
-    pub fn has_topology_extensions(&self) -> bool {
-        self.leaves
-            .iter()
-            .any(|leaf| leaf.function == 0x8000_0001 && leaf.ecx & AMD_1_ECX_TOPOEXT != 0)
-    }
 }
 
 /// With both clocks known, the guest needs not measure them against the PIT.
@@ -440,7 +433,6 @@ mod tests {
             threads: 2,
         };
         let model = CpuModel::new(host, topology, false);
-        assert!(model.has_topology_extensions());
         assert_eq!(model.physical_bits(), 0x30);
         let leaves = model.leaves_of(5, None);
         assert_eq!(

@@ -169,7 +169,8 @@ impl Segments {
     }
 
     /// How many pieces there are.
-    pub fn piece_count(&self) -> usize {
+    #[cfg(test)]
+    fn piece_count(&self) -> usize {
         self.pieces.len()
     }
 
