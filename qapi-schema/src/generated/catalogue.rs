@@ -144,26 +144,27 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
 pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
     vec![
         Entry { name : "STOP", description : "The vCPUs stopped.", input : None, output :
-        None }, Entry { name : "RESUME", description : "The vCPUs run.", input : None,
-        output : None }, Entry { name : "RESET", description : "The machine was reset.",
+        None, }, Entry { name : "RESUME", description : "The vCPUs run.", input : None,
+        output : None, }, Entry { name : "RESET", description : "The machine was reset.",
         input : None, output : Some(generator.subschema_for:: < super::run_state::Reset >
-        ()) }, Entry { name : "POWERDOWN", description : "The power button was pressed.",
-        input : None, output : None }, Entry { name : "SHUTDOWN", description :
+        ()), }, Entry { name : "POWERDOWN", description :
+        "The power button was pressed.", input : None, output : None, }, Entry { name :
+        "SHUTDOWN", description :
         "The machine ends, or stops for good under -no-shutdown.", input : None, output :
-        Some(generator.subschema_for:: < super::run_state::Shutdown > ()) }, Entry { name
-        : "GUEST_PANICKED", description : "The guest's kernel gave up.", input : None,
-        output : Some(generator.subschema_for:: < super::run_state::GuestPanicked > ())
-        }, Entry { name : "VM_INTERNAL_ERROR", description :
+        Some(generator.subschema_for:: < super::run_state::Shutdown > ()), }, Entry {
+        name : "GUEST_PANICKED", description : "The guest's kernel gave up.", input :
+        None, output : Some(generator.subschema_for:: < super::run_state::GuestPanicked >
+        ()), }, Entry { name : "VM_INTERNAL_ERROR", description :
         "KVM cannot run the guest any further; the machine is in state internal-error.",
         input : None, output : Some(generator.subschema_for:: <
-        super::run_state::VmInternalError > ()) }, Entry { name : "VSERPORT_CHANGE",
+        super::run_state::VmInternalError > ()), }, Entry { name : "VSERPORT_CHANGE",
         description : "The guest opened or closed a port of a virtio-serial device.",
         input : None, output : Some(generator.subschema_for:: <
-        super::char::VserportChange > ()) }, Entry { name : "BLOCK_IO_ERROR", description
-        : "A request of a disk failed.", input : None, output : Some(generator
-        .subschema_for:: < super::block_core::BlockIoError > ()) }, Entry { name :
-        "DEVICE_DELETED", description :
+        super::char::VserportChange > ()), }, Entry { name : "BLOCK_IO_ERROR",
+        description : "A request of a disk failed.", input : None, output :
+        Some(generator.subschema_for:: < super::block_core::BlockIoError > ()), }, Entry
+        { name : "DEVICE_DELETED", description :
         "A device is gone, and everything it used is free.", input : None, output :
-        Some(generator.subschema_for:: < super::qdev::DeviceDeleted > ()) }
+        Some(generator.subschema_for:: < super::qdev::DeviceDeleted > ()), }
     ]
 }

@@ -108,3 +108,57 @@ fn block_size(name: &str, bytes: u64) -> Result<u32, QmpError> {
         ))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use devices::virtio::blk::{QUEUE_SIZES, QUEUES};
+    use qapi_schema::drivers::find_driver;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn refusal(wish: (&str, Value)) -> Option<String> {
+        let mut options = json!({"drive": "d"});
+        options[wish.0] = wish.1;
+        let options: VirtioBlkProperties =
+            qapi_schema::input::arguments(options).expect("of the schema");
+        let place = virtio_place!(options);
+        refuse_unmet(&options)
+            .and_then(|()| unmet::refuse(&place.unmet))
+            .err()
+            .map(|error| error.desc)
+    }
+
+    #[test]
+    fn a_wish_for_a_disk_or_its_slot_that_cannot_be_met_is_refused_by_its_name() {
+        for (name, met, unmet) in [
+            ("werror", json!("report"), json!("stop")),
+            ("rerror", json!("auto"), json!("ignore")),
+            ("config-wce", json!(true), json!(false)),
+            ("min_io_size", json!(0), json!(4096)),
+            ("opt_io_size", json!(0), json!(4096)),
+            ("discard_granularity", json!(512), json!(4096)),
+            ("iommu_platform", json!(false), json!(true)),
+            ("ats", json!(false), json!(true)),
+            ("ioeventfd", json!(true), json!(false)),
+            ("acpi-index", json!(0), json!(1)),
+        ] {
+            assert_eq!(refusal((name, met)), None, "{name}");
+            let error = refusal((name, unmet)).expect(name);
+            let wish = error.split('\'').nth(1).unwrap_or_default();
+            let named = wish.split(" or ").filter_map(|one| one.split('=').next());
+            assert!(named.into_iter().any(|one| one == name), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_schema_gives_the_ranges_that_a_disk_checks() {
+        let disk = find_driver("virtio-blk-pci").expect("in the table");
+        for (name, range) in [("num-queues", QUEUES), ("queue-size", QUEUE_SIZES)] {
+            let property = disk.properties().iter().find(|one| one.name == name);
+            let text = property.map_or("", |one| one.description);
+            let wanted = format!("{} to {}", range.start(), range.end());
+            assert!(text.contains(&wanted), "{name}: '{text}', wanted {wanted}");
+        }
+    }
+}

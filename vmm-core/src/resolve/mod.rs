@@ -19,6 +19,10 @@ pub(crate) mod unmet;
 mod tests {
     use std::ffi::OsString;
 
+    use devices::chardev::BackendSpec;
+    use fdset::SocketAddress;
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::cli::{self, Config, Outcome};
 
@@ -69,5 +73,89 @@ mod tests {
             let name = wish.split('=').next().unwrap_or_default();
             assert!(error.contains(name), "{error}");
         }
+    }
+
+    #[test]
+    fn a_wish_for_a_socket_that_cannot_be_met_is_refused_by_its_name() {
+        let inet = json!({"host": "localhost", "port": "1"});
+        let unix = json!({"path": "/s"});
+        let named = json!({"path": "s", "abstract": true});
+        for (kind, address, server, wish, name) in [
+            ("inet", &inet, json!({}), json!({"to": 9}), "to"),
+            ("inet", &inet, json!({}), json!({"ipv4": false}), "ipv4=off"),
+            ("inet", &inet, json!({}), json!({"ipv6": false}), "ipv6=off"),
+            (
+                "inet",
+                &inet,
+                json!({}),
+                json!({"keep-alive": true}),
+                "keep-alive=on",
+            ),
+            (
+                "unix",
+                &unix,
+                json!({}),
+                json!({"tight": false}),
+                "tight=off",
+            ),
+            (
+                "unix",
+                &unix,
+                json!({"nodelay": true}),
+                json!({}),
+                "nodelay=on",
+            ),
+            (
+                "unix",
+                &named,
+                json!({"nodelay": true}),
+                json!({}),
+                "nodelay=on",
+            ),
+        ] {
+            assert_eq!(chardev_error(socket(kind, &[address], &[])), None);
+            let refused = socket(kind, &[address, &wish], &[&server]);
+            let error = chardev_error(refused).expect("not to be had");
+            let wish = error.split('\'').nth(1).unwrap_or_default();
+            assert!(wish.split(" or ").any(|one| one == name), "{error}");
+        }
+        let hurried = socket("inet", &[&inet], &[&json!({"nodelay": true})]);
+        assert_eq!(chardev_error(hurried), None);
+    }
+
+    #[test]
+    fn an_abstract_name_that_is_not_tight_is_filled_with_zeros() {
+        let loose = json!({"path": "s", "abstract": true, "tight": false});
+        let backend = qapi_schema::input::arguments(socket("unix", &[&loose], &[]));
+        let spec = chardev::chardev(backend.expect("of the schema")).expect("resolved");
+        let BackendSpec::Socket(socket) = spec.backend else {
+            panic!("no socket");
+        };
+        assert_eq!(socket.address.to_string(), "unix:@s");
+        let SocketAddress::Abstract { name } = socket.address else {
+            panic!("not abstract");
+        };
+        assert_eq!(name, format!("s{}", "\0".repeat(106)));
+    }
+
+    /// The backend of a socket: members of the address, and beside it.
+    fn socket(kind: &str, address: &[&Value], beside: &[&Value]) -> Value {
+        let join = |parts: &[&Value]| {
+            let members = parts.iter().filter_map(|part| part.as_object());
+            Value::Object(
+                members
+                    .flatten()
+                    .map(|(k, v)| (k.clone(), v.clone()))
+                    .collect(),
+            )
+        };
+        let address = json!({"addr": {"type": kind, "data": join(address)}});
+        let parts: Vec<&Value> = beside.iter().copied().chain([&address]).collect();
+        json!({"type": "socket", "data": join(&parts)})
+    }
+
+    fn chardev_error(backend: Value) -> Option<String> {
+        let backend = qapi_schema::input::arguments(backend).expect("of the schema");
+        chardev::chardev(backend).err().map(|error| error.desc)
     }
 }

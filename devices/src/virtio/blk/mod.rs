@@ -20,6 +20,7 @@ mod tests;
 mod worker;
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 
@@ -40,8 +41,10 @@ use self::request::{ID_LEN, MAX_RANGE_SECTORS, MAX_RANGES, SECTOR};
 use super::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 use crate::notice::{Notice, NoticeSink};
 
-/// The most queues a disk can have.
-pub const MAX_QUEUES: u16 = 1024;
+/// How many queues a disk can have.
+pub const QUEUES: RangeInclusive<u16> = 1..=1024;
+/// How many descriptors a queue can have, as powers of two: a request of one buffer takes three.
+pub const QUEUE_SIZES: RangeInclusive<u16> = 4..=1024;
 
 /// What a disk is made of, resolved.
 #[derive(Clone, Debug)]
@@ -53,9 +56,9 @@ pub struct VirtioBlkSpec {
     pub node: NodeRef,
     /// What the guest sees as the serial number: its first 20 bytes.
     pub serial: String,
-    /// How many queues, 1 to [`MAX_QUEUES`]; usually one per vCPU.
+    /// How many queues, one of [`QUEUES`]; usually one per vCPU.
     pub queues: u16,
-    /// Descriptors in each queue: a power of two, 4 to 1024; usually 256.
+    /// Descriptors in each queue: a power of two, one of [`QUEUE_SIZES`]; usually 256.
     pub queue_size: u16,
     /// The guest's unit of addressing in bytes: a power of two, 512 to 32768. At least the node's
     /// request alignment.
@@ -256,13 +259,13 @@ fn check_numbers(spec: &VirtioBlkSpec) -> Result<(), BlkSpecError> {
             "num-queues",
             "1 to 1024",
             spec.queues.into(),
-            (1..=MAX_QUEUES).contains(&spec.queues),
+            QUEUES.contains(&spec.queues),
         ),
         (
             "queue-size",
             "a power of two from 4 to 1024",
             spec.queue_size.into(),
-            spec.queue_size.is_power_of_two() && (4..=1024).contains(&spec.queue_size),
+            spec.queue_size.is_power_of_two() && QUEUE_SIZES.contains(&spec.queue_size),
         ),
         (
             "logical_block_size",
