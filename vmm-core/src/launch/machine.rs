@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use fdset::{Access, Door, Request, Role};
 use qapi_schema::QmpError;
 
@@ -18,6 +18,9 @@ use crate::vm::{Vm, VmMachine};
 /// Builds the machine that `config` asks for, without what is plugged into it.
 pub(super) fn build(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
     match config.machine.model.kind {
+        MachineKind::None if config.kernel.is_some() => {
+            bail!("-kernel: machine 'none' has no CPU to run it; use -machine q35")
+        }
         MachineKind::None => {
             // A machine without CPUs needs no KVM, but tells whether there is one.
             vm.kvm_enabled = open_kvm(door, config).is_ok();

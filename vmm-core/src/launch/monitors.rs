@@ -80,7 +80,8 @@ pub(super) fn add(
         bail!("-chardev {id}: a monitor's chardev takes no logfile");
     }
     let endpoint = open_endpoint(id, &spec.backend, door).with_context(what)?;
-    let filename = endpoint.filename();
+    // A monitor is a place, not a peer: its clients come and go, several at once.
+    let filename = endpoint.filename().replacen("disconnected:", "", 1);
     let mut kept = Kept::default();
     if let Endpoint::Listener {
         listener,

@@ -55,9 +55,12 @@ pub(super) fn list() -> io::Result<Value> {
 /// `serial`, `seconds`: the name of the disk with that serial, once it is there.
 pub(super) fn wait(arguments: &Arguments<'_>) -> io::Result<Value> {
     let serial = arguments.text("serial")?;
-    until(arguments.number("seconds")?, || find(serial))
-        .map(Value::String)
-        .ok_or_else(|| io::Error::other(format!("no disk with serial {serial} came")))
+    until(arguments.number("seconds")?, || {
+        // The kernel shows a disk in /sys a moment before its device can be opened.
+        find(serial).filter(|name| File::open(format!("/dev/{name}")).is_ok())
+    })
+    .map(Value::String)
+    .ok_or_else(|| io::Error::other(format!("no disk with serial {serial} came")))
 }
 
 /// `serial`, `seconds`: answers once no disk has that serial.
