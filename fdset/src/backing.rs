@@ -1,6 +1,6 @@
 //! Resources that have no name of their own: anonymous memory and ptys.
 //!
-//! Both ask for a [`Door`] although nothing of it decides: who has none shall not make things.
+//! Both ask for a [`Door`]: who has none shall not make things, and what is made is in its ledger.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,7 +13,9 @@ use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::ftruncate;
 
 use crate::error::{OpenError, Wanted};
+use crate::kind::Nature;
 use crate::lease::OpenFile;
+use crate::ledger::Via;
 use crate::registry::Door;
 use crate::request::Role;
 
@@ -44,15 +46,16 @@ pub struct MemfdSpec {
 /// # Errors
 /// When the size is out of range, there are no such huge pages, or the kernel refuses.
 pub fn memfd(
-    _door: &Door,
+    door: &Door,
     name: &str,
     spec: MemfdSpec,
     role: Role,
     reason: &str,
 ) -> Result<OpenFile, OpenError> {
-    anonymous(name, spec)
-        .map(|fd| OpenFile::new(fd, None))
-        .map_err(|source| OpenError::os(Wanted::new(format!("memfd:{name}"), role, reason), source))
+    let wanted = || Wanted::new(format!("memfd:{name}"), role, reason);
+    let fd = anonymous(name, spec).map_err(|source| OpenError::os(wanted(), source))?;
+    let lease = door.lease(wanted(), Via::Anonymous, Nature::of(&fd), None);
+    Ok(OpenFile::new(fd, Some(lease)))
 }
 
 fn anonymous(name: &str, spec: MemfdSpec) -> io::Result<OwnedFd> {
@@ -84,7 +87,7 @@ fn anonymous(name: &str, spec: MemfdSpec) -> io::Result<OwnedFd> {
 #[derive(Debug)]
 pub struct Pty {
     /// Our end, non-blocking.
-    pub master: OwnedFd,
+    pub master: OpenFile,
     /// The other end's path, for the user.
     pub path: PathBuf,
 }
@@ -96,10 +99,15 @@ pub struct Pty {
 pub fn pty(door: &Door, role: Role, reason: &str) -> Result<Pty, OpenError> {
     let wanted = || Wanted::new("pty", role, reason);
     door.registry().admit(wanted)?;
-    terminal().map_err(|source| OpenError::os(wanted(), source))
+    let (master, path) = terminal().map_err(|source| OpenError::os(wanted(), source))?;
+    let lease = door.lease(wanted(), Via::Anonymous, Nature::of(&master), None);
+    Ok(Pty {
+        master: OpenFile::new(master, Some(lease)),
+        path,
+    })
 }
 
-fn terminal() -> io::Result<Pty> {
+fn terminal() -> io::Result<(OwnedFd, PathBuf)> {
     #[expect(clippy::disallowed_methods, reason = "the one place that makes ptys")]
     let master =
         posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
@@ -110,10 +118,7 @@ fn terminal() -> io::Result<Pty> {
     let mut line = tcgetattr(&master)?;
     cfmakeraw(&mut line);
     tcsetattr(&master, SetArg::TCSANOW, &line)?;
-    Ok(Pty {
-        master: master.into(),
-        path,
-    })
+    Ok((master.into(), path))
 }
 
 #[cfg(test)]
@@ -185,7 +190,7 @@ mod tests {
         let (mut user, _) = crate::open(&door, &request)
             .expect("the other end")
             .into_file();
-        let mut guest = File::from(pty.master);
+        let (mut guest, _lease) = pty.master.into_file();
         let text = b"a\r\nb\x03\n";
         let mut seen = [0; 6];
         guest.write_all(text).expect("room");

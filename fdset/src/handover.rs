@@ -9,6 +9,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 
 use crate::error::RegistryError;
 use crate::kind::{Kind, Nature};
+use crate::ledger::{Place, Waiting};
 
 /// The process at the other end of a connection, as the kernel noted it when they connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,8 @@ pub struct Handover {
     nature: Nature,
     origin: Origin,
     since: Instant,
+    opened: bool,
+    reported: bool,
 }
 
 impl Handover {
@@ -85,6 +88,8 @@ impl Handover {
             fd,
             origin,
             since: Instant::now(),
+            opened: false,
+            reported: false,
         }
     }
 
@@ -118,6 +123,39 @@ impl Handover {
     #[must_use]
     pub fn since(&self) -> Instant {
         self.since
+    }
+
+    /// Whether it was ever opened.
+    #[must_use]
+    pub fn was_opened(&self) -> bool {
+        self.opened
+    }
+
+    /// Notes that it was opened.
+    pub(crate) fn note_open(&mut self) {
+        self.opened = true;
+    }
+
+    /// Whether it waits to be opened, and nobody was told.
+    pub(crate) fn awaits_report(&self) -> bool {
+        !self.opened && !self.reported
+    }
+
+    /// Notes that somebody was told that it waits.
+    pub(crate) fn note_report(&mut self) {
+        self.reported = true;
+    }
+
+    /// The same for a list, which says that it waits at `place`.
+    pub(crate) fn waiting(&self, place: Place) -> Waiting {
+        Waiting {
+            fd: self.fd.as_raw_fd(),
+            place,
+            nature: self.nature,
+            origin: self.origin,
+            since: self.since,
+            opened: self.opened,
+        }
     }
 
     /// The fd, without its story.

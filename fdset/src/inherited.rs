@@ -7,6 +7,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use crate::error::{OpenError, Wanted};
+use crate::handover::Origin;
 use crate::kernel::{Claim, take_inherited};
 use crate::registry::Door;
 use crate::request::Role;
@@ -50,6 +51,17 @@ pub fn passed_if(
     reason: &str,
     check: impl FnOnce(BorrowedFd<'_>) -> Result<(), String>,
 ) -> Result<OwnedFd, OpenError> {
+    take_passed(door, name_or_number, role, reason, check).map(|(fd, _)| fd)
+}
+
+/// As [`passed_if`], and says who handed it over.
+pub(crate) fn take_passed(
+    door: &Door,
+    name_or_number: &str,
+    role: Role,
+    reason: &str,
+    check: impl FnOnce(BorrowedFd<'_>) -> Result<(), String>,
+) -> Result<(OwnedFd, Origin), OpenError> {
     let wanted = || Wanted::new(format!("fd {name_or_number}"), role, reason);
     let first = name_or_number.bytes().next();
     if first.is_some_and(|byte| byte.is_ascii_digit() || byte == b'-') {
@@ -59,10 +71,14 @@ pub fn passed_if(
                 "neither the number of an inherited fd nor the name of a passed one",
             )
         })?;
-        return inherited_if(door, number, role, reason, check);
+        let fd = inherited_if(door, number, role, reason, check)?;
+        return Ok((fd, Origin::CommandLine));
     }
     match door.registry().take_if(door.scope(), name_or_number, check) {
-        Some(Ok(fd)) => Ok(fd),
+        Some(Ok(passed)) => {
+            let origin = passed.origin();
+            Ok((passed.into_fd(), origin))
+        }
         Some(Err(problem)) => Err(OpenError::unfit(wanted(), problem)),
         None => Err(OpenError::NoSuchName { wanted: wanted() }),
     }

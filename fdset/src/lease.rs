@@ -1,4 +1,4 @@
-//! What an opener gets: the fd, and the lease that keeps its set alive.
+//! What an opener gets: the fd, and the lease that stands for it in the books.
 
 use std::fmt;
 use std::fs::File;
@@ -10,6 +10,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{FileStat, SFlag, fstat};
 
 use crate::kernel;
+use crate::ledger::UseId;
 use crate::registry::FdRegistry;
 use crate::sets::FdsetId;
 
@@ -61,39 +62,45 @@ impl FileType {
     }
 }
 
-/// One use of an fd set. Clones are the same use; the last one to drop gives it back.
+/// One use of a file: a line of the [ledger](crate::ledger), and of the fd set it came from, which
+/// stays as long. Clones are the same use; the last one to drop gives it back.
 #[derive(Clone, Debug)]
 pub struct Lease(Arc<Token>);
 
 #[derive(Debug)]
 struct Token {
     registry: Arc<FdRegistry>,
-    set: FdsetId,
+    entry: UseId,
+    set: Option<FdsetId>,
 }
 
 impl Lease {
-    /// Stands for a use that the registry has counted already.
-    pub(crate) fn counted(registry: Arc<FdRegistry>, set: FdsetId) -> Self {
-        Self(Arc::new(Token { registry, set }))
+    /// Stands for `entry` of the ledger, and for a use of `set` that was counted already.
+    pub(crate) fn new(registry: Arc<FdRegistry>, entry: UseId, set: Option<FdsetId>) -> Self {
+        Self(Arc::new(Token {
+            registry,
+            entry,
+            set,
+        }))
     }
 
-    /// The set in use.
+    /// The set in use, where the file came from one.
     #[must_use]
-    pub fn set(&self) -> FdsetId {
+    pub fn set(&self) -> Option<FdsetId> {
         self.0.set
     }
 }
 
 impl Drop for Token {
     fn drop(&mut self) {
-        self.registry.release(self.set);
+        self.registry.end(self.entry, self.set);
     }
 }
 
-/// What [`open`](crate::open()) gives: an fd of our own, and the lease on the set it came from.
+/// What [`open`](crate::open()) gives: an fd of our own, and the lease that says so in the books.
 #[derive(Debug)]
 pub struct OpenFile {
-    // Declared before the lease: the fd is closed before its set may vanish.
+    // Declared before the lease: the fd is closed before the books say so.
     fd: OwnedFd,
     lease: Option<Lease>,
 }
@@ -117,7 +124,7 @@ impl OpenFile {
         (File::from(self.fd), self.lease)
     }
 
-    /// The lease, when the file came from a set.
+    /// The lease; what was wrapped by [`new`](Self::new) may have none.
     #[must_use]
     pub fn lease(&self) -> Option<&Lease> {
         self.lease.as_ref()

@@ -56,15 +56,9 @@ pub fn look(door: &Door, request: &Request<'_>) -> Found {
             None => return Found::missing(Source::Path),
         },
     };
-    let member = set.and_then(|set| {
-        let fd = door.registry().dup(set, request).ok()?;
-        let identity = Nature::of(&fd).identity;
-        drop(fd);
-        door.registry().release(set);
-        Some(identity)
-    });
+    let member = set.and_then(|set| door.registry().look(set, request));
     match member {
-        Some(identity) => Found::passed(Source::Set, identity),
+        Some(nature) => Found::passed(Source::Set, nature.identity),
         None => Found::missing(Source::Set),
     }
 }

@@ -45,6 +45,14 @@ impl NamedFds {
             .find_map(|scope| Some((scope, self.0.get(&scope)?.get(name)?)))
     }
 
+    /// All named fds, each with its scope and name.
+    pub(crate) fn all(&mut self) -> impl Iterator<Item = (Scope, &str, &mut Handover)> {
+        self.0.iter_mut().flat_map(|(scope, names)| {
+            let names = names.iter_mut();
+            names.map(|(name, passed)| (*scope, name.as_str(), passed))
+        })
+    }
+
     /// The names of one scope, sorted.
     pub(crate) fn list(&self, scope: Scope) -> Vec<String> {
         self.0

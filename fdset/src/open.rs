@@ -24,7 +24,8 @@ use tracing::debug;
 
 use crate::error::{OpenError, Wanted};
 use crate::kind::{Kind, Nature};
-use crate::lease::{Lease, OpenFile};
+use crate::lease::OpenFile;
+use crate::ledger::Via;
 use crate::registry::Door;
 use crate::request::{Access, Existing, Request, Role};
 use crate::sets::{FdsetId, NoDup};
@@ -58,9 +59,11 @@ pub fn open(door: &Door, request: &Request<'_>) -> Result<OpenFile, OpenError> {
             wanted: request.into(),
             source: Box::new(source),
         };
-        answer.map_err(refused).and_then(|fd| fitting(fd, request))
+        answer
+            .map_err(refused)
+            .and_then(|fd| fitting(door, fd, Via::Hook, request))
     } else {
-        open_path(door, request).and_then(|fd| fitting(fd, request))
+        open_path(door, request).and_then(|fd| fitting(door, fd, Via::Path, request))
     };
     debug!(
         name = request.name,
@@ -91,8 +94,9 @@ pub(crate) fn is_passed(door: &Door, name: &str) -> bool {
 fn open_named(door: &Door, name: &str, request: &Request<'_>) -> Result<OpenFile, OpenError> {
     let wanted = || Wanted::from(request);
     // Asked anew: since it came, a socket may have been connected.
+    let mut nature = None;
     let fits = |fd: BorrowedFd<'_>| {
-        let nature = Nature::of(fd);
+        let nature = nature.insert(Nature::of(fd));
         check_kind(nature.kind, request)?;
         match nature.access {
             Some(came) if came.covers(request.access) => Ok(()),
@@ -103,7 +107,11 @@ fn open_named(door: &Door, name: &str, request: &Request<'_>) -> Result<OpenFile
         }
     };
     match door.registry().take_if(door.scope(), name, fits) {
-        Some(Ok(fd)) => Ok(OpenFile::new(fd, None)),
+        Some(Ok(passed)) => {
+            let nature = nature.unwrap_or(passed.nature());
+            let lease = door.lease(wanted(), Via::Name, nature, Some(passed.origin()));
+            Ok(OpenFile::new(passed.into_fd(), Some(lease)))
+        }
         Some(Err(error)) => Err(error),
         None => Err(OpenError::NoSuchName { wanted: wanted() }),
     }
@@ -117,9 +125,9 @@ pub(crate) fn open_set(
 ) -> Result<OpenFile, OpenError> {
     let wanted = || Wanted::from(request);
     match door.registry().dup(set, request) {
-        Ok(fd) => {
-            let lease = Lease::counted(door.registry().clone(), set);
-            Ok(OpenFile::new(fd, Some(lease)))
+        Ok(dup) => {
+            let lease = door.lease(wanted(), Via::Set(set), dup.nature, Some(dup.origin));
+            Ok(OpenFile::new(dup.fd, Some(lease)))
         }
         Err(NoDup::NoSuchSet) => Err(OpenError::NoSuchSet {
             wanted: wanted(),
@@ -161,9 +169,16 @@ fn open_path(door: &Door, request: &Request<'_>) -> Result<OwnedFd, OpenError> {
 }
 
 /// `fd` if it is of a kind that will do; else it is closed.
-fn fitting(fd: OwnedFd, request: &Request<'_>) -> Result<OpenFile, OpenError> {
-    check_kind(Nature::of(&fd).kind, request)?;
-    Ok(OpenFile::new(fd, None))
+fn fitting(
+    door: &Door,
+    fd: OwnedFd,
+    via: Via,
+    request: &Request<'_>,
+) -> Result<OpenFile, OpenError> {
+    let nature = Nature::of(&fd);
+    check_kind(nature.kind, request)?;
+    let lease = door.lease(request.into(), via, nature, None);
+    Ok(OpenFile::new(fd, Some(lease)))
 }
 
 fn check_kind(came: Kind, request: &Request<'_>) -> Result<(), OpenError> {

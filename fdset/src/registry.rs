@@ -7,15 +7,19 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::alias::Aliases;
 use crate::error::{OpenError, RegistryError, Wanted};
-use crate::handover::Handover;
+use crate::handover::{Handover, Origin};
 use crate::hook::{Answers, HookError};
+use crate::kind::Nature;
+use crate::lease::Lease;
+use crate::ledger::{Ledger, Patience, Place, Use, UseId, Via, Waiting};
 use crate::named::NamedFds;
 use crate::policy::{Level, Policy};
 use crate::request::{Access, Request};
-use crate::sets::{Fdset, FdsetId, Fdsets, NoDup};
+use crate::sets::{Dup, Fdset, FdsetId, Fdsets, NoDup};
 
 /// To whom a named fd belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,11 +42,26 @@ struct Books {
     sets: Fdsets,
     names: NamedFds,
     aliases: Aliases,
+    ledger: Ledger,
+    patience: Patience,
     /// Raw numbers of the command line that somebody has claimed.
     taken: BTreeSet<RawFd>,
 }
 
 impl Books {
+    /// Every fd that was handed over and is still there, with where it waits: names come first.
+    fn held(&mut self) -> impl Iterator<Item = (Place, &mut Handover)> {
+        let names = self.names.all().map(|(scope, name, passed)| {
+            let name = name.to_owned();
+            (Place::Name { scope, name }, passed)
+        });
+        let members = self.sets.members().map(|(set, opaque, passed)| {
+            let opaque = opaque.map(str::to_owned);
+            (Place::Set { set, opaque }, passed)
+        });
+        names.chain(members)
+    }
+
     /// Takes back the aliases of a set, if it has gone.
     fn forget_aliases(&mut self, set: FdsetId) {
         if !self.sets.contains(set) {
@@ -167,6 +186,57 @@ impl FdRegistry {
         }
     }
 
+    /// `query-fds`: every fd that was handed over and is still there.
+    #[must_use]
+    pub fn waiting(&self) -> Vec<Waiting> {
+        let mut books = self.books();
+        books
+            .held()
+            .map(|(place, passed)| passed.waiting(place))
+            .collect()
+    }
+
+    /// `query-fds`: every file in use, the oldest first.
+    #[must_use]
+    pub fn uses(&self) -> Vec<Use> {
+        self.books().ledger.list()
+    }
+
+    /// How long an fd may wait to be opened before [`Self::take_unclaimed`] tells of it; `None`
+    /// for ever, as at first.
+    pub fn set_patience(&self, patience: Option<Duration>) {
+        self.books().patience.set(patience);
+    }
+
+    /// When [`Self::take_unclaimed`] will next have something to tell.
+    #[must_use]
+    pub fn unclaimed_deadline(&self) -> Option<Instant> {
+        let mut books = self.books();
+        let Books {
+            names,
+            sets,
+            patience,
+            ..
+        } = &mut *books;
+        let names = names.all().map(|(_, _, passed)| &*passed);
+        let members = sets.members().map(|(_, _, passed)| &*passed);
+        patience.deadline(names.chain(members))
+    }
+
+    /// The fds that wait too long to be opened, each once in its life.
+    #[must_use]
+    pub fn take_unclaimed(&self, now: Instant) -> Vec<Waiting> {
+        let mut books = self.books();
+        let patience = books.patience;
+        books
+            .held()
+            .filter_map(|(place, passed)| {
+                let over = patience.is_over(passed, now);
+                over.then(|| passed.waiting(place))
+            })
+            .collect()
+    }
+
     /// Takes a named fd out of the registry: the scope's own names first, then the process's.
     #[must_use]
     pub fn take(&self, scope: Scope, name: &str) -> Option<OwnedFd> {
@@ -188,26 +258,40 @@ impl FdRegistry {
         scope: Scope,
         name: &str,
         check: impl FnOnce(BorrowedFd<'_>) -> Result<(), E>,
-    ) -> Option<Result<OwnedFd, E>> {
+    ) -> Option<Result<Handover, E>> {
         let mut books = self.books();
         let (owner, fd) = books.names.find(scope, name)?;
         if let Err(fault) = check(fd.as_fd()) {
             return Some(Err(fault));
         }
-        let taken = books.names.remove(owner, name)?;
-        Some(Ok(taken.into_fd()))
+        books.names.remove(owner, name).map(Ok)
     }
 
-    /// Duplicates a member of a set and counts a lease, which [`Self::release`] takes back.
-    pub(crate) fn dup(&self, id: FdsetId, request: &Request<'_>) -> Result<OwnedFd, NoDup> {
+    /// Duplicates a member of a set and counts a lease, which [`Self::end`] takes back.
+    pub(crate) fn dup(&self, id: FdsetId, request: &Request<'_>) -> Result<Dup, NoDup> {
         self.books().sets.dup(id, request)
     }
 
-    /// Takes a lease back.
-    pub(crate) fn release(&self, id: FdsetId) {
+    /// What the member of a set is that would serve `request`.
+    pub(crate) fn look(&self, id: FdsetId, request: &Request<'_>) -> Option<Nature> {
+        self.books().sets.look(id, request)
+    }
+
+    /// Writes a line into the ledger, which [`Self::end`] strikes.
+    pub(crate) fn begin(&self, entry: Use) -> UseId {
+        self.books().ledger.begin(entry)
+    }
+
+    /// Strikes a line of the ledger, and takes back the lease of the set it came from.
+    pub(crate) fn end(&self, entry: UseId, set: Option<FdsetId>) {
         let mut books = self.books();
-        books.sets.release(id);
-        books.forget_aliases(id);
+        let freed_without_lock = books.ledger.end(entry);
+        if let Some(set) = set {
+            books.sets.release(set);
+            books.forget_aliases(set);
+        }
+        drop(books);
+        drop(freed_without_lock);
     }
 
     /// Claims a raw number of the command line; `false` when somebody has it already.
@@ -257,6 +341,18 @@ impl Door {
     /// Takes the open hook's answer for this name; `None`: it was not asked.
     pub(crate) fn answer(&self, name: &str, access: Access) -> Option<Result<OwnedFd, HookError>> {
         self.answers.as_ref()?.take(name, access)
+    }
+
+    /// Writes into the ledger that something was opened; the line stays until the lease is dropped.
+    pub(crate) fn lease(
+        &self,
+        wanted: Wanted,
+        via: Via,
+        nature: Nature,
+        origin: Option<Origin>,
+    ) -> Lease {
+        let entry = self.registry.begin(Use::new(wanted, via, nature, origin));
+        Lease::new(Arc::clone(&self.registry), entry, via.set())
     }
 
     /// The registry behind the door.

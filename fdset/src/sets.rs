@@ -16,8 +16,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::error::RegistryError;
-use crate::handover::Handover;
-use crate::kind::Kind;
+use crate::handover::{Handover, Origin};
+use crate::kind::{Kind, Nature};
 use crate::request::{Access, Request};
 
 /// The id of an fd set; never negative.
@@ -101,6 +101,48 @@ struct Set {
     leases: usize,
 }
 
+impl Set {
+    /// The first member of a right kind whose access mode is exactly the wanted one. One whose
+    /// `O_DIRECT` flag is as wanted comes before one whose flag is not: managers pass both, but a
+    /// single one serves too.
+    fn serving(&mut self, request: &Request<'_>) -> Result<&mut Held, NoDup> {
+        let kind = |held: &Held| held.passed.nature().kind;
+        if let Some(first) = self.members.first()
+            && !self.members.iter().any(|held| request.takes(kind(held)))
+        {
+            return Err(NoDup::WrongKind(kind(first)));
+        }
+        let fits = |held: &Held| {
+            held.passed.nature().access == Some(request.access) && request.takes(kind(held))
+        };
+        let best = |held: &Held| fits(held) && held.direct == request.direct;
+        let at = self
+            .members
+            .iter()
+            .position(best)
+            .or_else(|| self.members.iter().position(fits));
+        match at {
+            Some(at) => Ok(&mut self.members[at]),
+            None => Err(NoDup::NoMember(
+                self.members
+                    .iter()
+                    .map(|held| (held.passed.as_raw_fd(), held.passed.nature().access))
+                    .collect(),
+            )),
+        }
+    }
+}
+
+/// A member that was duplicated.
+#[derive(Debug)]
+pub(crate) struct Dup {
+    pub(crate) fd: OwnedFd,
+    /// What it was when it came.
+    pub(crate) nature: Nature,
+    /// Who handed the member over.
+    pub(crate) origin: Origin,
+}
+
 /// All sets of the process, by id.
 #[derive(Debug, Default)]
 pub(crate) struct Fdsets(BTreeMap<FdsetId, Set>);
@@ -148,41 +190,35 @@ impl Fdsets {
         Ok(out)
     }
 
-    /// Duplicates the first member of a right kind whose access mode is exactly the wanted one,
-    /// and counts a lease. One whose `O_DIRECT` flag is as wanted comes before one whose flag is
-    /// not: managers pass both, but a single one serves too.
-    pub(crate) fn dup(&mut self, id: FdsetId, request: &Request<'_>) -> Result<OwnedFd, NoDup> {
+    /// Duplicates the member that serves `request`, and counts a lease.
+    pub(crate) fn dup(&mut self, id: FdsetId, request: &Request<'_>) -> Result<Dup, NoDup> {
         let set = self.0.get_mut(&id).ok_or(NoDup::NoSuchSet)?;
-        let kind = |held: &Held| held.passed.nature().kind;
-        let fits_kind = |held: &&Held| request.takes(kind(held));
-        if let Some(first) = set.members.first()
-            && !set.members.iter().any(|held| fits_kind(&held))
-        {
-            return Err(NoDup::WrongKind(kind(first)));
-        }
-        let access = Some(request.access);
-        let fits = |held: &&Held| held.passed.nature().access == access && fits_kind(held);
-        let member = set
-            .members
-            .iter()
-            .filter(fits)
-            .find(|held| held.direct == request.direct)
-            .or_else(|| set.members.iter().find(fits));
-        let Some(member) = member else {
-            let came = set
-                .members
-                .iter()
-                .map(|held| (held.passed.as_raw_fd(), held.passed.nature().access))
-                .collect();
-            return Err(NoDup::NoMember(came));
+        let passed = &mut set.serving(request)?.passed;
+        let fd = passed.as_fd().try_clone_to_owned().map_err(NoDup::Os)?;
+        passed.note_open();
+        let dup = Dup {
+            fd,
+            nature: passed.nature(),
+            origin: passed.origin(),
         };
-        let fd = member
-            .passed
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(NoDup::Os)?;
         set.leases += 1;
-        Ok(fd)
+        Ok(dup)
+    }
+
+    /// What the member is that serves `request`.
+    pub(crate) fn look(&mut self, id: FdsetId, request: &Request<'_>) -> Option<Nature> {
+        let member = self.0.get_mut(&id)?.serving(request).ok()?;
+        Some(member.passed.nature())
+    }
+
+    /// All members, each with its set and its text, by rising id.
+    pub(crate) fn members(
+        &mut self,
+    ) -> impl Iterator<Item = (FdsetId, Option<&str>, &mut Handover)> {
+        self.0.iter_mut().flat_map(|(id, set)| {
+            let members = set.members.iter_mut();
+            members.map(|held| (*id, held.opaque.as_deref(), &mut held.passed))
+        })
     }
 
     /// Takes a lease back.
@@ -251,7 +287,6 @@ mod tests {
     use std::io::pipe;
 
     use super::*;
-    use crate::handover::Origin;
     use crate::request::Role;
 
     fn passed(fd: impl Into<OwnedFd>) -> Handover {
@@ -313,12 +348,12 @@ mod tests {
             OFlag::from_bits_retain(flags).contains(OFlag::O_DIRECT)
         };
         for direct in [true, false] {
-            let fd = sets.dup(id(0), &writer(direct)).expect("a member");
+            let fd = sets.dup(id(0), &writer(direct)).expect("a member").fd;
             assert_eq!(is_direct(fd), direct);
         }
         let ordinary = sets.list()[0].members[0].fd;
         sets.remove(0, Some(ordinary.into())).expect("it is there");
-        let fd = sets.dup(id(0), &writer(false)).expect("the one left");
+        let fd = sets.dup(id(0), &writer(false)).expect("the one left").fd;
         assert!(is_direct(fd));
     }
 

@@ -1,14 +1,15 @@
 //! The commands that need no VM: the session's own, and those of the fd registry.
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use fdset::{FdsetId, Handover, Kind, Origin, Peer, RegistryError, Scope};
 use qapi_schema::control::{
     self, CommandInfo, EventInfo, QmpCapabilities, QmpCapability, VersionInfo, VersionTriple,
 };
 use qapi_schema::fds::{
-    self, AddFd, AddFdAlias, AddfdInfo, Closefd, FdAlias, FdKind, FdsetFdInfo, FdsetInfo, Getfd,
-    RemoveFd, RemoveFdAlias,
+    self, AddFd, AddFdAlias, AddfdInfo, Closefd, FdAlias, FdKind, FdLedger, FdUnclaimedSet,
+    FdsetFdInfo, FdsetInfo, Getfd, RemoveFd, RemoveFdAlias,
 };
 use qapi_schema::{
     COMMANDS, Context, Event, INTROSPECTION, Module, MonitorId, QmpError, Reply, SessionPeer,
@@ -17,6 +18,8 @@ use qapi_schema::{
 use serde_json::Value;
 
 use crate::call::Call;
+use crate::ledger;
+use crate::line::Note;
 use crate::server::Shared;
 
 /// What the greeting and `query-version` say.
@@ -155,13 +158,24 @@ impl control::Commands for Builtin<'_> {
     }
 }
 
+impl Builtin<'_> {
+    /// Lets `qmp-io` look anew for how long it may sleep, if fds may be forgotten meanwhile.
+    fn watch_the_clock(&self) {
+        if self.shared.registry.unclaimed_deadline().is_some() {
+            self.shared.bell.ring(Note::Clock);
+        }
+    }
+}
+
 impl fds::Commands for Builtin<'_> {
     fn getfd(&mut self, cx: &mut dyn Context, args: Getfd) -> Result<(), QmpError> {
         let passed = passed_fd(cx, args.kind)?;
         self.shared
             .registry
             .add_named(scope(cx), &args.fdname, passed)
-            .map_err(refused)
+            .map_err(refused)?;
+        self.watch_the_clock();
+        Ok(())
     }
 
     fn closefd(&mut self, cx: &mut dyn Context, args: Closefd) -> Result<(), QmpError> {
@@ -179,6 +193,7 @@ impl fds::Commands for Builtin<'_> {
             .transpose()
             .map_err(refused)?;
         let (set, fd) = self.shared.registry.add(passed, set, args.opaque);
+        self.watch_the_clock();
         Ok(AddfdInfo {
             fdset_id: set.value(),
             fd: fd.into(),
@@ -217,6 +232,22 @@ impl fds::Commands for Builtin<'_> {
                 fdset_id: set.value(),
             })
             .collect())
+    }
+
+    fn query_fds(&mut self, _cx: &mut dyn Context) -> Result<FdLedger, QmpError> {
+        Ok(ledger::ledger(&self.shared.registry, Instant::now()))
+    }
+
+    fn fd_unclaimed_set(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: FdUnclaimedSet,
+    ) -> Result<(), QmpError> {
+        self.shared
+            .registry
+            .set_patience(ledger::patience(args.after));
+        self.watch_the_clock();
+        Ok(())
     }
 
     fn query_fdsets(&mut self, _cx: &mut dyn Context) -> Result<Vec<FdsetInfo>, QmpError> {
@@ -259,16 +290,4 @@ fn scope(cx: &dyn Context) -> Scope {
 
 fn refused(error: RegistryError) -> QmpError {
     QmpError::generic(error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn clients_and_the_registry_have_the_same_names_for_the_kinds_of_fds() {
-        let ours: Vec<_> = Kind::all().map(Kind::name).collect();
-        let theirs: Vec<_> = FdKind::ALL.iter().map(|kind| kind.as_str()).collect();
-        assert_eq!(ours, theirs);
-    }
 }

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use fdset::Peer;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use qapi_schema::{MonitorId, Reply};
+use qapi_schema::{Event, EventSink, MonitorId, Reply};
 use serde_json::Value;
 
 use crate::builtin;
@@ -33,6 +33,7 @@ use crate::call::Call;
 use crate::dispatch::{Route, admit};
 use crate::door::{Door, Entrance};
 use crate::inbox::{Pending, Queued};
+use crate::ledger;
 use crate::line::{Key, Line, Note};
 use crate::print::{self, Style};
 use crate::request::{Refusal, Request};
@@ -168,7 +169,10 @@ impl Io {
             return Some(Duration::ZERO);
         }
         let rests = self.doors.values().filter_map(Door::rests_until);
-        let next = rests.chain(self.shared.events.deadline()).min()?;
+        let next = rests
+            .chain(self.shared.events.deadline())
+            .chain(self.shared.registry.unclaimed_deadline())
+            .min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
@@ -189,6 +193,9 @@ impl Io {
     fn look_at_the_clock(&mut self) {
         let now = Instant::now();
         self.shared.events.send_due(now);
+        for forgotten in ledger::unclaimed(&self.shared.registry, now) {
+            self.shared.events.emit(Event::FdUnclaimed(forgotten));
+        }
         let rested: Vec<_> = self
             .doors
             .iter_mut()

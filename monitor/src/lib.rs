@@ -45,6 +45,7 @@ mod framer;
 mod inbox;
 mod io;
 mod json;
+mod ledger;
 mod limit;
 mod line;
 mod print;

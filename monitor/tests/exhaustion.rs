@@ -53,7 +53,7 @@ fn clients_and_fds_that_find_no_room_are_served_when_there_is_some() {
     server.add_monitor(spec).expect("a monitor");
     let connect = || {
         let socket = fdset::connect(&door, &address, Wait::ForPeer, Role::Monitor, "test");
-        UnixStream::from(socket.expect("a connection").fd)
+        UnixStream::from(socket.expect("a connection").fd.into_parts().0)
     };
 
     let mut first = connect();

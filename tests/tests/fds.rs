@@ -1,11 +1,16 @@
 //! Named fds and fd sets over the wire, without a guest.
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
+use nix::sys::eventfd::EventFd;
 use serde_json::json;
 use tests::{Vm, fds};
 
 const MIB: u64 = 1 << 20;
+const SOON: Duration = Duration::from_secs(30);
 
 #[test]
 #[ignore = "needs sesame: cargo xtask test"]
@@ -156,5 +161,97 @@ fn an_alias_goes_with_its_set() -> Result<()> {
     vm.execute("remove-fd", json!({"fdset-id": 7}))?;
     let aliases = vm.execute("query-fd-aliases", json!({}))?;
     assert_eq!(aliases, json!([]));
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn the_ledger_tells_what_waits_who_gave_it_and_who_uses_it() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let (file, pipe) = (fds::disk(MIB)?, std::io::pipe()?);
+    let before = vm.execute("query-fds", json!({}))?;
+    assert_eq!(before["waiting"], json!([]));
+    let before = before["in-use"].as_array().map_or(0, Vec::len);
+    vm.qmp
+        .execute_with("add-fd", json!({"fdset-id": 7}), &[file.as_fd()])?;
+    vm.qmp
+        .execute_with("getfd", json!({"fdname": "p"}), &[pipe.0.as_fd()])?;
+    let node = json!({"driver": "file", "node-name": "n", "filename": "/dev/fdset/7"});
+    vm.execute("blockdev-add", node)?;
+
+    let ledger = vm.execute("query-fds", json!({}))?;
+    let (named, member) = (&ledger["waiting"][0], &ledger["waiting"][1]);
+    assert_eq!(named["name"], "p");
+    assert_eq!(
+        (&named["monitor"], &named["opened"]),
+        (&json!(0), &json!(false))
+    );
+    assert_eq!(
+        (&named["kind"], &named["access"]),
+        (&json!("fifo"), &json!("read-only"))
+    );
+    assert_eq!(named["origin"]["by"], "monitor");
+    assert_eq!(named["origin"]["pid"], std::process::id());
+    assert_eq!(
+        (&member["fdset-id"], &member["opened"]),
+        (&json!(7), &json!(true))
+    );
+    let used = &ledger["in-use"][before];
+    assert_eq!(
+        (&used["name"], &used["source"]),
+        (&json!("/dev/fdset/7"), &json!("fdset"))
+    );
+    assert_eq!(
+        (&used["role"], &used["reason"]),
+        (&json!("image"), &json!("node 'n'"))
+    );
+    assert_eq!(
+        (&used["device"], &used["inode"]),
+        (&member["device"], &member["inode"])
+    );
+    assert_eq!(used["origin"]["pid"], std::process::id());
+
+    vm.execute("blockdev-del", json!({"node-name": "n"}))?;
+    let after = vm.execute("query-fds", json!({}))?;
+    assert_eq!(after["in-use"].as_array().map_or(0, Vec::len), before);
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn an_fd_that_nobody_claims_is_told_of_once() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let file = fds::disk(MIB)?;
+    vm.execute("fd-unclaimed-set", json!({"after": 1}))?;
+    for name in ["first", "second"] {
+        vm.qmp
+            .execute_with("getfd", json!({"fdname": name}), &[file.as_fd()])?;
+        let event = vm.qmp.event("FD_UNCLAIMED", SOON)?;
+        assert_eq!(event["data"]["fd"]["name"], name);
+    }
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn a_sealed_process_still_tells_kinds_apart() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    vm.execute("seal", json!({"level": "sealed"}))?;
+    let (pipe, eventfd) = (std::io::pipe()?, EventFd::new()?);
+    let (stream, _other_end) = UnixStream::pair()?;
+    let (null, kvm) = (fds::open_rw(Path::new("/dev/null"))?, Path::new("/dev/kvm"));
+    let mut given = vec![
+        ("fifo", pipe.0.as_fd()),
+        ("eventfd", eventfd.as_fd()),
+        ("char-device", null.as_fd()),
+        ("unix-stream", stream.as_fd()),
+    ];
+    let kvm = fds::open_rw(kvm).ok();
+    given.extend(kvm.as_ref().map(|kvm| ("kvm", kvm.as_fd())));
+    for (kind, fd) in given {
+        vm.qmp
+            .execute_with("getfd", json!({"fdname": "x", "kind": kind}), &[fd])?;
+    }
+    vm.execute("query-status", json!({}))?;
     vm.shutdown_clean()
 }

@@ -169,10 +169,9 @@ fn open_socket(id: &str, socket: &SocketSpec, door: &Door) -> Result<Endpoint, C
             })
         }
         SocketRole::Client => {
-            let Connection { fd, .. } =
+            let Connection { fd: stream, .. } =
                 fdset::connect(door, &address, Wait::ForPeer, Role::Chardev, &reason)?;
-            hurry(fd.as_fd())?;
-            let stream = OpenFile::new(fd, None);
+            hurry(stream.as_fd())?;
             unblock(&stream)
                 .map_err(|source| ChardevError::host(id, "unblocking its socket", source))?;
             Ok(Endpoint::Stream { stream, address })
@@ -208,7 +207,7 @@ fn open_pty(reason: &str, door: &Door) -> Result<Endpoint, ChardevError> {
     let request = Request::new(&path, Access::ReadWrite, Role::Chardev, reason);
     drop(fdset::open(door, &request)?);
     Ok(Endpoint::Pty {
-        master: OpenFile::new(pty.master, None),
+        master: pty.master,
         path,
     })
 }
@@ -355,7 +354,7 @@ fn call(door: &Door, address: &SocketAddress, nodelay: bool, reason: &str) -> Op
                 tracing::warn!(%error, %address, "small packets to a peer are held back");
             }
             let name = peer_name(&fd, address, "");
-            let peer = Peer::duplex(Arc::new(OpenFile::new(fd, None)), name);
+            let peer = Peer::duplex(Arc::new(fd), name);
             Some(if in_progress {
                 Accepted::Calling(peer)
             } else {

@@ -118,7 +118,12 @@ impl HookClient {
             SocketAddress::Fd { name } => {
                 passed_if(door, name, Role::OpenHook, reason, is_connection)?
             }
-            other => connect(door, other, Wait::Not, Role::OpenHook, reason)?.fd,
+            other => {
+                connect(door, other, Wait::Not, Role::OpenHook, reason)?
+                    .fd
+                    .into_parts()
+                    .0
+            }
         };
         Ok(Self::new(socket, wire, timeout))
     }

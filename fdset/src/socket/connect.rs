@@ -8,10 +8,14 @@ use rustix::net::addr::SocketAddrArg;
 use rustix::net::sockopt::socket_error;
 use rustix::net::{AddressFamily, SocketAddrUnix};
 
-use super::{SocketAddress, answer, family, first_that_works, set_nonblocking, stream_socket};
+use super::{
+    SocketAddress, answer, family, first_that_works, in_use, set_nonblocking, stream_socket,
+};
 use crate::error::{OpenError, Wanted};
-use crate::inherited::passed_if;
+use crate::inherited::take_passed;
 use crate::kind::Kind;
+use crate::lease::OpenFile;
+use crate::ledger::Via;
 use crate::registry::Door;
 use crate::request::Role;
 
@@ -34,7 +38,7 @@ pub enum Wait {
 #[derive(Debug)]
 pub struct Connection {
     /// The socket.
-    pub fd: OwnedFd,
+    pub fd: OpenFile,
     /// Whether the peer has not answered yet: wait until the socket is writable, then ask
     /// [`finish_connect`].
     pub in_progress: bool,
@@ -54,38 +58,27 @@ pub fn connect(
 ) -> Result<Connection, OpenError> {
     let wanted = || Wanted::new(address.to_string(), role, reason);
     let failed = |source: io::Error| OpenError::os(wanted(), source);
-    let admit = || door.registry().admit(wanted);
-    if let Some(fd) = answer(door, address, &CONNECTED, role, reason)? {
-        return passed_connection(fd, wait).map_err(failed);
+    if let SocketAddress::Fd { name } = address {
+        let (fd, origin) = take_passed(door, name, role, reason, |fd| {
+            rustix::net::getpeername(fd)
+                .map(drop)
+                .map_err(|_| NOT_CONNECTED.to_owned())
+        })?;
+        let socket = in_use(door, fd, wanted(), Via::Name, Some(origin));
+        return passed_connection(socket, wait).map_err(failed);
     }
-    match address {
-        SocketAddress::Unix { path } => admit().and_then(|()| {
-            SocketAddrUnix::new(path.as_os_str().as_bytes())
-                .map_err(io::Error::from)
-                .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
-                .map_err(failed)
-        }),
-        SocketAddress::Abstract { name } => admit().and_then(|()| {
-            SocketAddrUnix::new_abstract_name(name.as_bytes())
-                .map_err(io::Error::from)
-                .and_then(|to| connect_to(AddressFamily::UNIX, &to, wait))
-                .map_err(failed)
-        }),
-        SocketAddress::Inet { host, port } => {
-            admit().and_then(|()| connect_inet(host, *port, wait).map_err(failed))
-        }
-        SocketAddress::Fd { name } => {
-            let fd = passed_if(door, name, role, reason, |fd| {
-                rustix::net::getpeername(fd)
-                    .map(drop)
-                    .map_err(|_| NOT_CONNECTED.to_owned())
-            })?;
-            passed_connection(fd, wait).map_err(failed)
-        }
+    if let Some(socket) = answer(door, address, &CONNECTED, role, reason)? {
+        return passed_connection(socket, wait).map_err(failed);
     }
+    door.registry().admit(wanted)?;
+    let (fd, in_progress) = call(address, wait).map_err(failed)?;
+    Ok(Connection {
+        fd: in_use(door, fd, wanted(), Via::Address, None),
+        in_progress,
+    })
 }
 
-fn passed_connection(fd: OwnedFd, wait: Wait) -> io::Result<Connection> {
+fn passed_connection(fd: OpenFile, wait: Wait) -> io::Result<Connection> {
     if wait == Wait::Not {
         set_nonblocking(fd.as_fd())?;
     }
@@ -93,6 +86,24 @@ fn passed_connection(fd: OwnedFd, wait: Wait) -> io::Result<Connection> {
         fd,
         in_progress: false,
     })
+}
+
+/// Makes a socket and calls; says whether the call is still on its way.
+fn call(address: &SocketAddress, wait: Wait) -> io::Result<(OwnedFd, bool)> {
+    match address {
+        SocketAddress::Unix { path } => {
+            let to = SocketAddrUnix::new(path.as_os_str().as_bytes())?;
+            connect_to(AddressFamily::UNIX, &to, wait)
+        }
+        SocketAddress::Abstract { name } => {
+            let to = SocketAddrUnix::new_abstract_name(name.as_bytes())?;
+            connect_to(AddressFamily::UNIX, &to, wait)
+        }
+        SocketAddress::Inet { host, port } => first_that_works(host, *port, |address| {
+            connect_to(family(&address), &address, wait)
+        }),
+        SocketAddress::Fd { .. } => Err(io::ErrorKind::InvalidInput.into()),
+    }
 }
 
 /// How a connection in progress went, once its socket is writable.
@@ -103,22 +114,16 @@ pub fn finish_connect(socket: impl AsFd) -> io::Result<()> {
     Ok(socket_error(socket)??)
 }
 
-fn connect_inet(host: &str, port: u16, wait: Wait) -> io::Result<Connection> {
-    first_that_works(host, port, |address| {
-        connect_to(family(&address), &address, wait)
-    })
-}
-
 fn connect_to(
     family: AddressFamily,
     address: &impl SocketAddrArg,
     wait: Wait,
-) -> io::Result<Connection> {
+) -> io::Result<(OwnedFd, bool)> {
     let fd = stream_socket(family, wait)?;
     let in_progress = match rustix::net::connect(&fd, address) {
         Ok(()) => false,
         Err(rustix::io::Errno::INPROGRESS) => true,
         Err(errno) => return Err(errno.into()),
     };
-    Ok(Connection { fd, in_progress })
+    Ok((fd, in_progress))
 }

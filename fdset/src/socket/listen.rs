@@ -14,12 +14,13 @@ use rustix::net::sockopt::{set_socket_reuseaddr, socket_acceptconn};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags};
 
 use super::{
-    SocketAddress, Wait, answer, family, first_that_works, set_nonblocking, stream_socket,
+    SocketAddress, Wait, answer, family, first_that_works, in_use, set_nonblocking, stream_socket,
 };
 use crate::error::{OpenError, Wanted};
-use crate::inherited::passed_if;
+use crate::inherited::take_passed;
 use crate::kind::Kind;
-use crate::lease::{FileType, Identity};
+use crate::lease::{FileType, Identity, OpenFile};
+use crate::ledger::Via;
 use crate::policy::Policy;
 use crate::registry::{Door, FdRegistry};
 use crate::request::Role;
@@ -38,7 +39,7 @@ const LISTENING: [Kind; 3] = [Kind::UnixListener, Kind::InetListener, Kind::Vsoc
 pub struct Listener {
     // Declared first, so dropped first: nobody finds the path of a listener that has closed.
     bound: Option<BoundPath>,
-    fd: OwnedFd,
+    socket: OpenFile,
     local: Option<SocketAddr>,
 }
 
@@ -69,13 +70,13 @@ pub fn wait_for_caller(listener: &Listener) -> io::Result<()> {
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.socket.as_fd()
     }
 }
 
 impl AsRawFd for Listener {
     fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+        self.socket.as_raw_fd()
     }
 }
 
@@ -124,39 +125,51 @@ pub fn listen(
 ) -> Result<Listener, OpenError> {
     let wanted = || Wanted::new(address.to_string(), role, reason);
     let failed = |source: io::Error| OpenError::os(wanted(), source);
-    let admit = || door.registry().admit(wanted);
-    if let Some(fd) = answer(door, address, &LISTENING, role, reason)? {
-        return passed_listener(fd).map_err(failed);
+    if let SocketAddress::Fd { name } = address {
+        let (fd, origin) = take_passed(door, name, role, reason, |fd| {
+            socket_acceptconn(fd)
+                .is_ok_and(|listening| listening)
+                .then_some(())
+                .ok_or_else(|| NOT_LISTENING.to_owned())
+        })?;
+        let socket = in_use(door, fd, wanted(), Via::Name, Some(origin));
+        return passed_listener(socket).map_err(failed);
     }
-    match address {
-        SocketAddress::Unix { path } => {
-            admit().and_then(|()| listen_at_path(door, path).map_err(failed))
-        }
-        SocketAddress::Abstract { name } => {
-            admit().and_then(|()| listen_abstract(name).map_err(failed))
-        }
-        SocketAddress::Inet { host, port } => {
-            admit().and_then(|()| listen_inet(host, *port).map_err(failed))
-        }
-        SocketAddress::Fd { name } => {
-            let fd = passed_if(door, name, role, reason, |fd| {
-                socket_acceptconn(fd)
-                    .is_ok_and(|listening| listening)
-                    .then_some(())
-                    .ok_or_else(|| NOT_LISTENING.to_owned())
-            })?;
-            passed_listener(fd).map_err(failed)
-        }
+    if let Some(socket) = answer(door, address, &LISTENING, role, reason)? {
+        return passed_listener(socket).map_err(failed);
     }
+    door.registry().admit(wanted)?;
+    let Bound { fd, path, local } = bind(door, address).map_err(failed)?;
+    Ok(Listener {
+        bound: path,
+        socket: in_use(door, fd, wanted(), Via::Address, None),
+        local,
+    })
 }
 
-fn passed_listener(fd: OwnedFd) -> io::Result<Listener> {
-    set_nonblocking(fd.as_fd())?;
+fn passed_listener(socket: OpenFile) -> io::Result<Listener> {
+    set_nonblocking(socket.as_fd())?;
     Ok(Listener {
         bound: None,
-        fd,
+        socket,
         local: None,
     })
+}
+
+/// A socket that was made here and listens.
+struct Bound {
+    fd: OwnedFd,
+    path: Option<BoundPath>,
+    local: Option<SocketAddr>,
+}
+
+fn bind(door: &Door, address: &SocketAddress) -> io::Result<Bound> {
+    match address {
+        SocketAddress::Unix { path } => listen_at_path(door, path),
+        SocketAddress::Abstract { name } => listen_abstract(name),
+        SocketAddress::Inet { host, port } => listen_inet(host, *port),
+        SocketAddress::Fd { .. } => Err(io::ErrorKind::InvalidInput.into()),
+    }
 }
 
 /// Accepts one connection, non-blocking.
@@ -170,7 +183,7 @@ pub fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
     )?)
 }
 
-fn listen_at_path(door: &Door, path: &Path) -> io::Result<Listener> {
+fn listen_at_path(door: &Door, path: &Path) -> io::Result<Bound> {
     let address = SocketAddrUnix::new(path.as_os_str().as_bytes())?;
     let fd = stream_socket(AddressFamily::UNIX, Wait::Not)?;
     match rustix::net::bind(&fd, &address) {
@@ -182,25 +195,25 @@ fn listen_at_path(door: &Door, path: &Path) -> io::Result<Listener> {
     }
     let bound = BoundPath::new(door, path)?;
     rustix::net::listen(&fd, BACKLOG)?;
-    Ok(Listener {
-        bound: Some(bound),
+    Ok(Bound {
         fd,
+        path: Some(bound),
         local: None,
     })
 }
 
-fn listen_abstract(name: &str) -> io::Result<Listener> {
+fn listen_abstract(name: &str) -> io::Result<Bound> {
     let fd = stream_socket(AddressFamily::UNIX, Wait::Not)?;
     rustix::net::bind(&fd, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
     rustix::net::listen(&fd, BACKLOG)?;
-    Ok(Listener {
-        bound: None,
+    Ok(Bound {
         fd,
+        path: None,
         local: None,
     })
 }
 
-fn listen_inet(host: &str, port: u16) -> io::Result<Listener> {
+fn listen_inet(host: &str, port: u16) -> io::Result<Bound> {
     let host = if host.is_empty() { "0.0.0.0" } else { host };
     first_that_works(host, port, |address| {
         let fd = stream_socket(family(&address), Wait::Not)?;
@@ -208,9 +221,9 @@ fn listen_inet(host: &str, port: u16) -> io::Result<Listener> {
         rustix::net::bind(&fd, &address)?;
         rustix::net::listen(&fd, BACKLOG)?;
         let local = SocketAddr::try_from(rustix::net::getsockname(&fd)?)?;
-        Ok(Listener {
-            bound: None,
+        Ok(Bound {
             fd,
+            path: None,
             local: Some(local),
         })
     })

@@ -28,7 +28,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::error::{OpenError, Wanted};
-use crate::kind::Kind;
+use crate::handover::Origin;
+use crate::kind::{Kind, Nature};
+use crate::lease::OpenFile;
+use crate::ledger::Via;
 use crate::open::{is_passed, open};
 use crate::registry::Door;
 use crate::request::{Access, Request, Role};
@@ -98,22 +101,31 @@ fn answer(
     kinds: &[Kind],
     role: Role,
     reason: &str,
-) -> Result<Option<OwnedFd>, OpenError> {
+) -> Result<Option<OpenFile>, OpenError> {
     let Some(name) = address.open_name() else {
         return Ok(None);
     };
     if is_passed(door, &name) {
         let request = Request::new(&name, Access::ReadWrite, role, reason).kinds(kinds);
-        // A socket is not opened again by its name: the set need not wait for its end.
-        return Ok(Some(open(door, &request)?.into_parts().0));
+        return open(door, &request).map(Some);
     }
     let Some(answer) = door.answer(&name, Access::ReadWrite) else {
         return Ok(None);
     };
-    answer.map(Some).map_err(|source| OpenError::Hook {
-        wanted: Wanted::new(address.to_string(), role, reason),
-        source: Box::new(source),
-    })
+    let wanted = || Wanted::new(address.to_string(), role, reason);
+    match answer {
+        Ok(fd) => Ok(Some(in_use(door, fd, wanted(), Via::Hook, None))),
+        Err(source) => Err(OpenError::Hook {
+            wanted: wanted(),
+            source: Box::new(source),
+        }),
+    }
+}
+
+/// A socket with its line in the ledger.
+fn in_use(door: &Door, fd: OwnedFd, wanted: Wanted, via: Via, origin: Option<Origin>) -> OpenFile {
+    let lease = door.lease(wanted, via, Nature::of(&fd), origin);
+    OpenFile::new(fd, Some(lease))
 }
 
 /// Tries every address of `host`, and reports the last refusal.

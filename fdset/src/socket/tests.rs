@@ -66,7 +66,7 @@ fn a_unix_listener_serves_and_removes_its_path_at_the_end() {
     let mut served = UnixStream::from(accept(&listener).expect("one waits"));
     served.write_all(b"x").expect("connected");
     let mut byte = [0];
-    UnixStream::from(connection.fd)
+    UnixStream::from(connection.fd.into_parts().0)
         .read_exact(&mut byte)
         .expect("connected");
     assert_eq!(&byte, b"x");
@@ -149,7 +149,7 @@ fn tcp_tells_the_port_it_got_and_connects_without_waiting() {
     poll(&mut writable, PollTimeout::NONE).expect("an answer");
     finish_connect(&connection.fd).expect("connected");
     accept(&listener).expect("one waits");
-    TcpStream::from(connection.fd)
+    TcpStream::from(connection.fd.into_parts().0)
         .peer_addr()
         .expect("connected");
 }
@@ -238,10 +238,10 @@ fn what_a_listener_without_delay_accepts_has_none_either() {
         port: listener.local().expect("TCP").port(),
     };
     let caller = connect_at(&address, Wait::ForPeer).expect("it listens");
-    let nodelay = rustix::net::sockopt::tcp_nodelay;
-    assert_eq!(nodelay(&caller.fd), Ok(false));
+    let nodelay = |socket: BorrowedFd<'_>| rustix::net::sockopt::tcp_nodelay(socket);
+    assert_eq!(nodelay(caller.fd.as_fd()), Ok(false));
     let served = accept(&listener).expect("one waits");
-    assert_eq!(nodelay(&served), Ok(true));
+    assert_eq!(nodelay(served.as_fd()), Ok(true));
 }
 
 #[test]

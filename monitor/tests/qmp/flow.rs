@@ -364,7 +364,7 @@ impl Listening {
             Role::Monitor,
             "test",
         );
-        Client::new(connection.expect("a connection").fd.into())
+        Client::new(connection.expect("a connection").fd.into_parts().0.into())
     }
 }
 
@@ -479,7 +479,7 @@ fn a_pty_greets_whoever_opens_it() {
     let spec = MonitorSpec {
         id: MonitorId(0),
         style: Style::Line,
-        endpoint: Endpoint::Pty(pty.master),
+        endpoint: Endpoint::Pty(pty.master.into_parts().0),
         wait: false,
     };
     stage.server.add_monitor(spec).expect("a monitor");

@@ -46,7 +46,13 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         }, Entry { name : "query-fd-aliases", description :
         "Lists the paths for which sets answer.", input : None, output : Some(generator
         .subschema_for:: < Vec < super::fds::FdAlias > > ()), }, Entry { name :
-        "open-hook-set", description :
+        "query-fds", description :
+        "Tells what was handed over, what became of it, and what else is open: for a manager that has lost its own books, or wants to compare. Connections that clients made to a listening socket are not listed.",
+        input : None, output : Some(generator.subschema_for:: < super::fds::FdLedger >
+        ()), }, Entry { name : "fd-unclaimed-set", description :
+        "Sets how long an fd may wait to be opened for the first time before event FD_UNCLAIMED tells of it. Counted from when it came, also for those that wait already. At first nobody is told.",
+        input : Some(generator.subschema_for:: < super::fds::FdUnclaimedSet > ()), output
+        : None, }, Entry { name : "open-hook-set", description :
         "Sets the open hook, or replaces it: what the one before was asked and has not answered fails. From then on it is asked for what neither \"fd:NAME\" nor \"/dev/fdset/ID\" names. Commands that wait for its answers hold up those of their own session only.",
         input : Some(generator.subschema_for:: < super::open_hook::OpenHookSet > ()),
         output : None, }, Entry { name : "open-hook-clear", description :
@@ -143,11 +149,14 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
 /// Every event's data.
 pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
     vec![
-        Entry { name : "STOP", description : "The vCPUs stopped.", input : None, output :
-        None, }, Entry { name : "RESUME", description : "The vCPUs run.", input : None,
-        output : None, }, Entry { name : "RESET", description : "The machine was reset.",
-        input : None, output : Some(generator.subschema_for:: < super::run_state::Reset >
-        ()), }, Entry { name : "POWERDOWN", description :
+        Entry { name : "FD_UNCLAIMED", description :
+        "Nobody has opened an fd in the time set with fd-unclaimed-set. Sent once for each; the fd stays where it is.",
+        input : None, output : Some(generator.subschema_for:: < super::fds::FdUnclaimed >
+        ()), }, Entry { name : "STOP", description : "The vCPUs stopped.", input : None,
+        output : None, }, Entry { name : "RESUME", description : "The vCPUs run.", input
+        : None, output : None, }, Entry { name : "RESET", description :
+        "The machine was reset.", input : None, output : Some(generator.subschema_for:: <
+        super::run_state::Reset > ()), }, Entry { name : "POWERDOWN", description :
         "The power button was pressed.", input : None, output : None, }, Entry { name :
         "SHUTDOWN", description :
         "The machine ends, or stops for good under -no-shutdown.", input : None, output :

@@ -120,6 +120,14 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
+        name: "fd-unclaimed-set",
+        module: Module::Fds,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        features: &[],
+    },
+    crate::CommandSpec {
         name: "getfd",
         module: Module::Fds,
         allow_oob: false,
@@ -233,6 +241,14 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         name: "query-fd-aliases",
+        module: Module::Fds,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        features: &[],
+    },
+    crate::CommandSpec {
+        name: "query-fds",
         module: Module::Fds,
         allow_oob: false,
         allow_preconfig: false,

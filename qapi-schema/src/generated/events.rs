@@ -14,6 +14,10 @@
 )]
 #[serde(tag = "event", content = "data")]
 pub enum Event {
+    /// Nobody has opened an fd in the time set with fd-unclaimed-set. Sent once for each; the fd
+    /// stays where it is.
+    #[serde(rename = "FD_UNCLAIMED")]
+    FdUnclaimed(super::fds::FdUnclaimed),
     /// The vCPUs stopped.
     #[serde(rename = "STOP")]
     Stop,
@@ -49,6 +53,7 @@ pub enum Event {
 impl Event {
     /// Every event's name.
     pub const NAMES: &'static [&'static str] = &[
+        "FD_UNCLAIMED",
         "STOP",
         "RESUME",
         "RESET",
@@ -63,6 +68,7 @@ impl Event {
     /// The name on the wire.
     pub const fn name(&self) -> &'static str {
         match self {
+            Self::FdUnclaimed(_) => "FD_UNCLAIMED",
             Self::Stop => "STOP",
             Self::Resume => "RESUME",
             Self::Reset(_) => "RESET",

@@ -558,6 +558,665 @@ impl crate::describe::Described for FdAlias {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// How an fd may be used.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum FdAccess {
+    /// Only read.
+    #[serde(rename = "read-only")]
+    ReadOnly,
+    /// Only written.
+    #[serde(rename = "write-only")]
+    WriteOnly,
+    /// Both.
+    #[serde(rename = "read-write")]
+    ReadWrite,
+}
+
+impl FdAccess {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::ReadOnly, Self::WriteOnly, Self::ReadWrite];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ReadOnly => "read-only",
+            Self::WriteOnly => "write-only",
+            Self::ReadWrite => "read-write",
+        }
+    }
+}
+
+crate::input::named_values!(FdAccess);
+
+/// Who handed fds over.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum FdGiver {
+    /// The parent process, by an option such as -add-fd.
+    #[serde(rename = "command-line")]
+    CommandLine,
+    /// The parent process, by LISTEN_FDS.
+    #[serde(rename = "socket-activation")]
+    SocketActivation,
+    /// A client of a monitor.
+    #[serde(rename = "monitor")]
+    Monitor,
+}
+
+impl FdGiver {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[
+        Self::CommandLine,
+        Self::SocketActivation,
+        Self::Monitor,
+    ];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CommandLine => "command-line",
+            Self::SocketActivation => "socket-activation",
+            Self::Monitor => "monitor",
+        }
+    }
+}
+
+crate::input::named_values!(FdGiver);
+
+/// Who handed an fd over.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FdOrigin {
+    /// What kind of giver it was.
+    pub by: FdGiver,
+    /// The monitor, by its place on the command line, counted from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<i64>,
+    /// The client's process id; with a monitor on a unix socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i64>,
+    /// The client's user id; with a monitor on a unix socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<i64>,
+    /// The client's group id; with a monitor on a unix socket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gid: Option<i64>,
+}
+
+impl crate::input::FromMembers for FdOrigin {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            by: members.required("by")?,
+            monitor: members.optional("monitor")?,
+            pid: members.optional("pid")?,
+            uid: members.optional("uid")?,
+            gid: members.optional("gid")?,
+        })
+    }
+}
+
+crate::input::object_type!(FdOrigin);
+
+impl crate::describe::Described for FdOrigin {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+                "by",
+                "FdGiver",
+                "what kind of giver it was",
+            )
+            .one_of(&["command-line", "socket-activation", "monitor"]),
+        crate::describe::MemberSpec::optional(
+            "monitor",
+            "int",
+            "the monitor, by its place on the command line, counted from 0",
+        ),
+        crate::describe::MemberSpec::optional(
+            "pid",
+            "int",
+            "the client's process id; with a monitor on a unix socket",
+        ),
+        crate::describe::MemberSpec::optional(
+            "uid",
+            "int",
+            "the client's user id; with a monitor on a unix socket",
+        ),
+        crate::describe::MemberSpec::optional(
+            "gid",
+            "int",
+            "the client's group id; with a monitor on a unix socket",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// What there is to know of an fd without using it, at the time when it came or was opened.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FdNature {
+    /// What it leads to.
+    pub kind: FdKind,
+    /// How it may be used; absent for an fd that gives no access.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<FdAccess>,
+    /// The number of the device that holds the file (st_dev).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<u64>,
+    /// The file's number there (st_ino). Two fds with equal device and inode are one file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
+}
+
+impl crate::input::FromMembers for FdNature {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            kind: members.required("kind")?,
+            access: members.optional("access")?,
+            device: members.optional("device")?,
+            inode: members.optional("inode")?,
+        })
+    }
+}
+
+crate::input::object_type!(FdNature);
+
+impl crate::describe::Described for FdNature {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("kind", "FdKind", "what it leads to")
+            .one_of(
+                &[
+                    "file",
+                    "memfd",
+                    "directory",
+                    "block-device",
+                    "char-device",
+                    "terminal",
+                    "fifo",
+                    "unix-listener",
+                    "unix-stream",
+                    "unix-datagram",
+                    "inet-listener",
+                    "inet-stream",
+                    "inet-datagram",
+                    "vsock-listener",
+                    "vsock-stream",
+                    "socket",
+                    "tap",
+                    "tun",
+                    "kvm",
+                    "vhost-net",
+                    "vhost-vsock",
+                    "vfio",
+                    "iommufd",
+                    "eventfd",
+                    "path",
+                    "other",
+                ],
+            ),
+        crate::describe::MemberSpec::optional(
+                "access",
+                "FdAccess",
+                "how it may be used; absent for an fd that gives no access",
+            )
+            .one_of(&["read-only", "write-only", "read-write"]),
+        crate::describe::MemberSpec::optional(
+            "device",
+            "uint64",
+            "the number of the device that holds the file (st_dev)",
+        ),
+        crate::describe::MemberSpec::optional(
+            "inode",
+            "uint64",
+            "the file's number there (st_ino). Two fds with equal device and inode are one file",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// An fd that was handed over and is still there to be opened.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FdWaiting {
+    /// What it leads to.
+    pub kind: FdKind,
+    /// How it may be used; absent for an fd that gives no access.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<FdAccess>,
+    /// The number of the device that holds the file (st_dev).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<u64>,
+    /// The file's number there (st_ino). Two fds with equal device and inode are one file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
+    /// Its number in this process.
+    pub fd: i64,
+    /// Its name; opening "fd:NAME" uses it up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The monitor whose clients may use the name; absent where all may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub monitor: Option<i64>,
+    /// Its set; opening "/dev/fdset/ID" or an alias takes a copy.
+    #[serde(rename = "fdset-id")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fdset_id: Option<i64>,
+    /// The text it came with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opaque: Option<String>,
+    /// Who handed it over.
+    pub origin: FdOrigin,
+    /// How long ago, in milliseconds.
+    pub age: i64,
+    /// Whether it was ever opened.
+    pub opened: bool,
+}
+
+impl crate::input::FromMembers for FdWaiting {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            kind: members.required("kind")?,
+            access: members.optional("access")?,
+            device: members.optional("device")?,
+            inode: members.optional("inode")?,
+            fd: members.required("fd")?,
+            name: members.optional("name")?,
+            monitor: members.optional("monitor")?,
+            fdset_id: members.optional("fdset-id")?,
+            opaque: members.optional("opaque")?,
+            origin: members.required("origin")?,
+            age: members.required("age")?,
+            opened: members.required("opened")?,
+        })
+    }
+}
+
+crate::input::object_type!(FdWaiting);
+
+impl crate::describe::Described for FdWaiting {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("kind", "FdKind", "what it leads to")
+            .one_of(
+                &[
+                    "file",
+                    "memfd",
+                    "directory",
+                    "block-device",
+                    "char-device",
+                    "terminal",
+                    "fifo",
+                    "unix-listener",
+                    "unix-stream",
+                    "unix-datagram",
+                    "inet-listener",
+                    "inet-stream",
+                    "inet-datagram",
+                    "vsock-listener",
+                    "vsock-stream",
+                    "socket",
+                    "tap",
+                    "tun",
+                    "kvm",
+                    "vhost-net",
+                    "vhost-vsock",
+                    "vfio",
+                    "iommufd",
+                    "eventfd",
+                    "path",
+                    "other",
+                ],
+            ),
+        crate::describe::MemberSpec::optional(
+                "access",
+                "FdAccess",
+                "how it may be used; absent for an fd that gives no access",
+            )
+            .one_of(&["read-only", "write-only", "read-write"]),
+        crate::describe::MemberSpec::optional(
+            "device",
+            "uint64",
+            "the number of the device that holds the file (st_dev)",
+        ),
+        crate::describe::MemberSpec::optional(
+            "inode",
+            "uint64",
+            "the file's number there (st_ino). Two fds with equal device and inode are one file",
+        ),
+        crate::describe::MemberSpec::required("fd", "int", "its number in this process"),
+        crate::describe::MemberSpec::optional(
+            "name",
+            "str",
+            "its name; opening \"fd:NAME\" uses it up",
+        ),
+        crate::describe::MemberSpec::optional(
+            "monitor",
+            "int",
+            "the monitor whose clients may use the name; absent where all may",
+        ),
+        crate::describe::MemberSpec::optional(
+            "fdset-id",
+            "int",
+            "its set; opening \"/dev/fdset/ID\" or an alias takes a copy",
+        ),
+        crate::describe::MemberSpec::optional("opaque", "str", "the text it came with"),
+        crate::describe::MemberSpec::required(
+            "origin",
+            "FdOrigin",
+            "who handed it over",
+        ),
+        crate::describe::MemberSpec::required(
+            "age",
+            "int",
+            "how long ago, in milliseconds",
+        ),
+        crate::describe::MemberSpec::required(
+            "opened",
+            "bool",
+            "whether it was ever opened",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Where a file in use came from.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum FdSource {
+    /// It was handed over by name or number, and is used up.
+    #[serde(rename = "name")]
+    Name,
+    /// It is a member of a set, opened by the set's number or an alias.
+    #[serde(rename = "fdset")]
+    Fdset,
+    /// The open hook gave it.
+    #[serde(rename = "hook")]
+    Hook,
+    /// The file system.
+    #[serde(rename = "path")]
+    Path,
+    /// A socket that was bound or connected by this process.
+    #[serde(rename = "address")]
+    Address,
+    /// It was made by this process and has no name anywhere: memory, a pty.
+    #[serde(rename = "anonymous")]
+    Anonymous,
+}
+
+impl FdSource {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[
+        Self::Name,
+        Self::Fdset,
+        Self::Hook,
+        Self::Path,
+        Self::Address,
+        Self::Anonymous,
+    ];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Fdset => "fdset",
+            Self::Hook => "hook",
+            Self::Path => "path",
+            Self::Address => "address",
+            Self::Anonymous => "anonymous",
+        }
+    }
+}
+
+crate::input::named_values!(FdSource);
+
+/// A file in use.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FdUse {
+    /// What it leads to.
+    pub kind: FdKind,
+    /// How it may be used; absent for an fd that gives no access.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access: Option<FdAccess>,
+    /// The number of the device that holds the file (st_dev).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<u64>,
+    /// The file's number there (st_ino). Two fds with equal device and inode are one file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inode: Option<u64>,
+    /// The name it was opened by.
+    pub name: String,
+    /// Where it came from.
+    pub source: FdSource,
+    /// The set, where it came from one.
+    #[serde(rename = "fdset-id")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fdset_id: Option<i64>,
+    /// What it is for.
+    pub role: String,
+    /// For whom.
+    pub reason: String,
+    /// Who handed it over; absent for what this process opened or made itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub origin: Option<FdOrigin>,
+    /// How long ago it was opened, in milliseconds.
+    pub age: i64,
+}
+
+impl crate::input::FromMembers for FdUse {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            kind: members.required("kind")?,
+            access: members.optional("access")?,
+            device: members.optional("device")?,
+            inode: members.optional("inode")?,
+            name: members.required("name")?,
+            source: members.required("source")?,
+            fdset_id: members.optional("fdset-id")?,
+            role: members.required("role")?,
+            reason: members.required("reason")?,
+            origin: members.optional("origin")?,
+            age: members.required("age")?,
+        })
+    }
+}
+
+crate::input::object_type!(FdUse);
+
+impl crate::describe::Described for FdUse {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("kind", "FdKind", "what it leads to")
+            .one_of(
+                &[
+                    "file",
+                    "memfd",
+                    "directory",
+                    "block-device",
+                    "char-device",
+                    "terminal",
+                    "fifo",
+                    "unix-listener",
+                    "unix-stream",
+                    "unix-datagram",
+                    "inet-listener",
+                    "inet-stream",
+                    "inet-datagram",
+                    "vsock-listener",
+                    "vsock-stream",
+                    "socket",
+                    "tap",
+                    "tun",
+                    "kvm",
+                    "vhost-net",
+                    "vhost-vsock",
+                    "vfio",
+                    "iommufd",
+                    "eventfd",
+                    "path",
+                    "other",
+                ],
+            ),
+        crate::describe::MemberSpec::optional(
+                "access",
+                "FdAccess",
+                "how it may be used; absent for an fd that gives no access",
+            )
+            .one_of(&["read-only", "write-only", "read-write"]),
+        crate::describe::MemberSpec::optional(
+            "device",
+            "uint64",
+            "the number of the device that holds the file (st_dev)",
+        ),
+        crate::describe::MemberSpec::optional(
+            "inode",
+            "uint64",
+            "the file's number there (st_ino). Two fds with equal device and inode are one file",
+        ),
+        crate::describe::MemberSpec::required(
+            "name",
+            "str",
+            "the name it was opened by",
+        ),
+        crate::describe::MemberSpec::required("source", "FdSource", "where it came from")
+            .one_of(&["name", "fdset", "hook", "path", "address", "anonymous"]),
+        crate::describe::MemberSpec::optional(
+            "fdset-id",
+            "int",
+            "the set, where it came from one",
+        ),
+        crate::describe::MemberSpec::required("role", "str", "what it is for"),
+        crate::describe::MemberSpec::required("reason", "str", "for whom"),
+        crate::describe::MemberSpec::optional(
+            "origin",
+            "FdOrigin",
+            "who handed it over; absent for what this process opened or made itself",
+        ),
+        crate::describe::MemberSpec::required(
+            "age",
+            "int",
+            "how long ago it was opened, in milliseconds",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Every resource of the host that this process has.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FdLedger {
+    /// What was handed over and is still there to be opened: names first, then sets.
+    pub waiting: Vec<FdWaiting>,
+    /// What is open, the oldest first.
+    #[serde(rename = "in-use")]
+    pub in_use: Vec<FdUse>,
+}
+
+impl crate::input::FromMembers for FdLedger {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            waiting: members.required("waiting")?,
+            in_use: members.required("in-use")?,
+        })
+    }
+}
+
+crate::input::object_type!(FdLedger);
+
+impl crate::describe::Described for FdLedger {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "waiting",
+            "[FdWaiting]",
+            "what was handed over and is still there to be opened: names first, then sets",
+        ),
+        crate::describe::MemberSpec::required(
+            "in-use",
+            "[FdUse]",
+            "what is open, the oldest first",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `fd-unclaimed-set`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FdUnclaimedSet {
+    /// Milliseconds; 0 to tell nobody.
+    pub after: u32,
+}
+
+impl crate::input::FromMembers for FdUnclaimedSet {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            after: members.required("after")?,
+        })
+    }
+}
+
+crate::input::object_type!(FdUnclaimedSet);
+
+impl crate::describe::Described for FdUnclaimedSet {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "after",
+            "uint32",
+            "milliseconds; 0 to tell nobody",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Data of event `FD_UNCLAIMED`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FdUnclaimed {
+    /// The fd.
+    pub fd: FdWaiting,
+}
+
+impl crate::input::FromMembers for FdUnclaimed {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            fd: members.required("fd")?,
+        })
+    }
+}
+
+crate::input::object_type!(FdUnclaimed);
+
+impl crate::describe::Described for FdUnclaimed {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("fd", "FdWaiting", "the fd"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// The commands of `fds.json`, for whoever implements them.
 pub trait Commands {
     /// Keeps the fd that came with this request under a name. Whoever is later told "fd:NAME"
@@ -617,6 +1276,23 @@ pub trait Commands {
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<FdAlias>, crate::QmpError>;
+    /// Tells what was handed over, what became of it, and what else is open: for a manager that
+    /// has lost its own books, or wants to compare. Connections that clients made to a listening
+    /// socket are not listed.
+    ///
+    /// Returns: the whole ledger.
+    fn query_fds(
+        &mut self,
+        cx: &mut dyn crate::Context,
+    ) -> Result<FdLedger, crate::QmpError>;
+    /// Sets how long an fd may wait to be opened for the first time before event FD_UNCLAIMED
+    /// tells of it. Counted from when it came, also for those that wait already. At first nobody
+    /// is told.
+    fn fd_unclaimed_set(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: FdUnclaimedSet,
+    ) -> Result<(), crate::QmpError>;
 }
 
 /// Parses a command's arguments, runs it, and writes its reply.
@@ -663,6 +1339,15 @@ pub fn dispatch(
         "query-fd-aliases" => {
             crate::input::no_arguments(arguments)?;
             crate::Reply::of(&handler.query_fd_aliases(cx)?)
+        }
+        "query-fds" => {
+            crate::input::no_arguments(arguments)?;
+            crate::Reply::of(&handler.query_fds(cx)?)
+        }
+        "fd-unclaimed-set" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.fd_unclaimed_set(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

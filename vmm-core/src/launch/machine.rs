@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use fdset::{Access, Door, Request, Role};
+use fdset::{Access, Door, OpenFile, Request, Role};
 use qapi_schema::QmpError;
 
 use crate::cli::Config;
@@ -58,13 +58,12 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config) -> Result<Q35> {
     Ok(q35)
 }
 
-fn open_kvm(door: &Door, config: &Config) -> Result<std::os::fd::OwnedFd> {
+fn open_kvm(door: &Door, config: &Config) -> Result<OpenFile> {
     let mut last = None;
     for accel in &config.accels {
         let request = Request::new(&accel.device, Access::ReadWrite, Role::Kvm, "-accel kvm");
         match fdset::open(door, &request) {
-            // A lease on the set is not kept: KVM never opens its device again.
-            Ok(file) => return Ok(file.into_parts().0),
+            Ok(file) => return Ok(file),
             Err(error) => last = Some(error),
         }
     }

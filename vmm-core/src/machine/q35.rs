@@ -12,7 +12,6 @@
 //! There is no firmware. What firmware would do at a reset (addresses for PCI, tables, the boot
 //! loader's work) is done here, so a guest starts with its kernel's first instruction.
 
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use devices::irq::{Doorbells, MsiController};
@@ -24,6 +23,7 @@ use devices::notice::NoticeSink;
 use devices::pci::bus::PciBus;
 use devices::pci::setup::{self, SetupSpec};
 use devices::pci::{PciHost, PciHostSpec, Spaces};
+use fdset::{Lease, OpenFile};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use super::acpi::{self, AcpiSpec};
@@ -79,7 +79,7 @@ pub struct Q35Spec {
 /// What the host gives to a machine.
 pub struct MachineHost {
     /// `/dev/kvm`.
-    pub kvm: OwnedFd,
+    pub kvm: OpenFile,
     /// RAM.
     pub memory: RamBackend,
     /// Where devices send their news.
@@ -105,6 +105,7 @@ pub struct Q35 {
     model: CpuModel,
     identity: Identity,
     vm: Arc<KvmVm>,
+    _kvm_lease: Option<Lease>,
 }
 
 /// What the firmware tables need and nothing else holds.
@@ -123,7 +124,8 @@ impl Q35 {
     /// A spec contradicts itself or the host cannot provide it; each error says which.
     pub fn new(spec: Q35Spec, host: MachineHost) -> Result<Self, MachineError> {
         let highest = check_topology(spec.topology, spec.vcpus)?;
-        let vm = KvmVm::new(host.kvm)?;
+        let (kvm, kvm_lease) = host.kvm.into_parts();
+        let vm = KvmVm::new(kvm)?;
         vm.check_vcpus(spec.vcpus as usize, highest)?;
         let irqs = KvmIrqs::new(Arc::clone(&vm))?;
         let power_on = ChipState::capture(&vm)?;
@@ -173,6 +175,7 @@ impl Q35 {
                 vcpus: spec.vcpus,
             },
             vm,
+            _kvm_lease: kvm_lease,
         })
     }
 

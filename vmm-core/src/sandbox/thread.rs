@@ -13,11 +13,11 @@ use libc::{
     SYS_getsockopt, SYS_gettid, SYS_gettimeofday, SYS_io_uring_enter, SYS_ioctl, SYS_lseek,
     SYS_madvise, SYS_mbind, SYS_memfd_create, SYS_mlock, SYS_mmap, SYS_mprotect, SYS_mremap,
     SYS_msync, SYS_munlock, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_pipe2, SYS_poll,
-    SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv, SYS_pwrite64, SYS_pwritev, SYS_read, SYS_readv,
-    SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rseq, SYS_rt_sigprocmask, SYS_rt_sigreturn,
-    SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmsg, SYS_sendto,
-    SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack, SYS_statx,
-    SYS_sync_file_range, SYS_tgkill, SYS_timerfd_settime, SYS_write, SYS_writev,
+    SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv, SYS_pwrite64, SYS_pwritev, SYS_read,
+    SYS_readlink, SYS_readv, SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rseq,
+    SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp,
+    SYS_sendmsg, SYS_sendto, SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack,
+    SYS_statx, SYS_sync_file_range, SYS_tgkill, SYS_timerfd_settime, SYS_write, SYS_writev,
 };
 
 /// What a thread is for.
@@ -195,6 +195,12 @@ const FILE_IOCTLS: &[u32] = &[
     0x5421,      // FIONBIO
 ];
 
+/// What a handed-over device is, asked by `fdset`.
+const KIND_IOCTLS: &[u32] = &[
+    0x800454d2, // TUNGETIFF
+    0xae00,     // KVM_GET_API_VERSION
+];
+
 /// What a thread of `kind` may call; `kick` is the signal that calls a vCPU out of its guest,
 /// `seal` the one that brings a filter.
 pub(super) fn allowed(kind: ThreadKind, kick: i32, seal: i32) -> AllowList {
@@ -217,7 +223,9 @@ pub(super) fn allowed(kind: ThreadKind, kick: i32, seal: i32) -> AllowList {
             allow_kvm(&mut list, KVM_DEVICES);
             allow_kvm(&mut list, KVM_STATE);
             allow_kvm(&mut list, &[KVM_RUN]);
-            for number in FILE_IOCTLS {
+            // What a handed-over device or kernel object is, only sysfs and proc tell.
+            always(&mut list, &[SYS_readlink]);
+            for number in FILE_IOCTLS.iter().chain(KIND_IOCTLS) {
                 when(&mut list, SYS_ioctl, vec![(1, Test::Is(*number))]);
             }
             allow_new_thread(&mut list);

@@ -51,7 +51,7 @@ fn build(spec: Q35Spec, memory: RamBackendSpec) -> Option<Result<Bench, MachineE
     let (heard, failed) = (Arc::clone(&notices), Arc::clone(&faults));
     let told = Arc::clone(&notices);
     let host = MachineHost {
-        kvm,
+        kvm: fdset::OpenFile::new(kvm, None),
         memory: RamBackend::open(&door(), memory).unwrap(),
         notices: NoticeSink::new(move |notice| heard.add(notice)),
         vcpu_events: Arc::new(move |event| match event {
