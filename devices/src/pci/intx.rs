@@ -14,7 +14,7 @@ use crate::irq::IrqLine;
 pub struct Wire {
     line: Arc<dyn IrqLine>,
     drivers: AtomicUsize,
-    /// Makes "count, then drive the line" one step; the line never calls back.
+    /// Makes "note the source, count, drive the line" one step; the line never calls back.
     settling: Mutex<()>,
 }
 
@@ -38,8 +38,12 @@ impl Wire {
         })
     }
 
-    fn change(&self, high: bool) {
+    fn change(&self, source: &AtomicBool, high: bool) {
         let _settling = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        // In here, because two threads that change one source in turn must also count in turn.
+        if source.swap(high, Ordering::Relaxed) == high {
+            return;
+        }
         let before = self.drivers.load(Ordering::Relaxed);
         let after = if high {
             before.saturating_add(1)
@@ -60,9 +64,7 @@ struct Source {
 
 impl IrqLine for Source {
     fn set(&self, high: bool) {
-        if self.high.swap(high, Ordering::AcqRel) != high {
-            self.wire.change(high);
-        }
+        self.wire.change(&self.high, high);
     }
 }
 
@@ -125,6 +127,22 @@ mod tests {
         one.set(false);
         assert!(level.0.load(Ordering::Relaxed));
         drop(two);
+        assert!(!level.0.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn a_wire_is_low_after_two_threads_have_fought_over_a_source() {
+        let level = Arc::new(Level::default());
+        let wire = Wire::new(Arc::clone(&level) as Arc<dyn IrqLine>);
+        let source = wire.source();
+        std::thread::scope(|scope| {
+            for high in [true, false] {
+                let source = &source;
+                scope.spawn(move || (0..20_000).for_each(|_| source.set(high)));
+            }
+        });
+        source.set(false);
+        assert_eq!(wire.drivers.load(Ordering::Relaxed), 0);
         assert!(!level.0.load(Ordering::Relaxed));
     }
 

@@ -159,8 +159,11 @@ impl Msix {
 
     /// Everything masked and disabled, nothing pending.
     pub fn reset(&self) {
-        *self.lock() = Table::new(self.vectors.len());
-        self.enabled.store(false, Ordering::SeqCst);
+        {
+            let mut table = self.lock();
+            *table = Table::new(self.vectors.len());
+            self.enabled.store(false, Ordering::SeqCst);
+        }
         for (index, vector) in self.vectors.iter().enumerate() {
             vector.pending.store(false, Ordering::SeqCst);
             self.settle(index);

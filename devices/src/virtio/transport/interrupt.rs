@@ -145,7 +145,10 @@ impl Signals {
     fn settle_line(&self) {
         if let Some(line) = self.line.get() {
             drive(line.as_ref(), || {
-                self.isr.load(Ordering::Acquire) != 0 && !self.line_disabled.load(Ordering::Acquire)
+                // With MSI-X enabled a function has no line (PCI Local Bus 3.0, 6.8.3.3).
+                self.isr.load(Ordering::Acquire) != 0
+                    && !self.line_disabled.load(Ordering::Acquire)
+                    && !self.msix.enabled()
             });
         }
     }

@@ -322,6 +322,16 @@ fn without_msix_the_line_is_driven_until_the_isr_is_read() {
 }
 
 #[test]
+fn the_line_falls_when_msix_is_enabled_over_an_unread_isr() {
+    let bench = Bench::new();
+    bench.drive(1 << 32);
+    bench.mock.interrupt(0);
+    assert!(bench.line.high());
+    bench.enable_msix();
+    assert!(!bench.line.high(), "nobody reads the ISR any more");
+}
+
+#[test]
 fn with_msix_each_queue_has_its_vector() {
     let bench = Bench::new();
     bench.enable_msix();
