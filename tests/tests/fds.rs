@@ -1,4 +1,10 @@
 //! Named fds and fd sets over the wire, without a guest.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests play the manager: they open the files that they hand in"
+)]
+
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -254,4 +260,19 @@ fn a_sealed_process_still_tells_kinds_apart() -> Result<()> {
     }
     vm.execute("query-status", json!({}))?;
     vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn the_process_id_goes_into_a_passed_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("pid");
+    let mut builder = Vm::monitor();
+    let set = builder.fdset(File::create(&path)?);
+    let vm = builder.args(["-pidfile", &set]).start()?;
+    let text = fs::read_to_string(&path)?;
+    assert_eq!(text, format!("{}\n", vm.pid()));
+    vm.shutdown_clean()?;
+    assert!(path.exists(), "a passed file is its owner's to remove");
+    Ok(())
 }

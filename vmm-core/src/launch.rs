@@ -77,6 +77,7 @@ pub fn launch(config: Config) -> Result<Launched> {
     if config.open_policy > Policy::Open {
         registry.raise_policy(Policy::Passed);
     }
+    add_fds(&door, &config)?;
     let pid_file = config
         .pidfile
         .as_deref()
@@ -94,7 +95,6 @@ pub fn launch(config: Config) -> Result<Launched> {
         server,
         mailbox,
     });
-    add_fds(&door, &config)?;
     let answers = open_hook::ask(&mut vm, &mut event_loop, &door, &config)?;
     let door = door.with_answers(Arc::clone(&answers));
     let kept = add_chardevs(&mut vm, &door, &config)?;
