@@ -114,6 +114,7 @@ pub fn finish_connect(socket: impl AsFd) -> io::Result<()> {
     Ok(socket_error(socket)??)
 }
 
+#[expect(clippy::disallowed_methods, reason = "the one place that connects")]
 fn connect_to(
     family: AddressFamily,
     address: &impl SocketAddrArg,

@@ -183,6 +183,7 @@ pub fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
     )?)
 }
 
+#[expect(clippy::disallowed_methods, reason = "one of the places that bind")]
 fn listen_at_path(door: &Door, path: &Path) -> io::Result<Bound> {
     let address = SocketAddrUnix::new(path.as_os_str().as_bytes())?;
     let fd = stream_socket(AddressFamily::UNIX, Wait::Not)?;
@@ -202,6 +203,7 @@ fn listen_at_path(door: &Door, path: &Path) -> io::Result<Bound> {
     })
 }
 
+#[expect(clippy::disallowed_methods, reason = "one of the places that bind")]
 fn listen_abstract(name: &str) -> io::Result<Bound> {
     let fd = stream_socket(AddressFamily::UNIX, Wait::Not)?;
     rustix::net::bind(&fd, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
@@ -213,6 +215,7 @@ fn listen_abstract(name: &str) -> io::Result<Bound> {
     })
 }
 
+#[expect(clippy::disallowed_methods, reason = "one of the places that bind")]
 fn listen_inet(host: &str, port: u16) -> io::Result<Bound> {
     let host = if host.is_empty() { "0.0.0.0" } else { host };
     first_that_works(host, port, |address| {
@@ -231,6 +234,10 @@ fn listen_inet(host: &str, port: u16) -> io::Result<Bound> {
 
 /// Whether `path` is a socket on which nobody listens any more. The kernel refuses connections
 /// to a regular file with the same error, so the type is looked at first.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "asks whether anybody listens, and hangs up"
+)]
 fn is_stale(path: &Path, address: &SocketAddrUnix) -> bool {
     let is_socket = lstat(path).is_ok_and(|stat| FileType::of(&stat) == FileType::Socket);
     is_socket

@@ -144,6 +144,10 @@ fn first_that_works<T>(
     Err(refusal)
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that makes sockets"
+)]
 fn stream_socket(family: AddressFamily, wait: Wait) -> io::Result<OwnedFd> {
     let mut flags = SocketFlags::CLOEXEC;
     flags.set(SocketFlags::NONBLOCK, wait == Wait::Not);

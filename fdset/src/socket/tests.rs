@@ -49,6 +49,7 @@ fn forget(path: &Path) {
 }
 
 /// A socket file whose process is gone.
+#[expect(clippy::disallowed_methods, reason = "plays another process")]
 fn leave_stale(path: &Path) {
     let fd = stream_socket(AddressFamily::UNIX, Wait::Not).expect("a socket");
     let address = SocketAddrUnix::new(path.as_os_str().as_bytes()).expect("short");

@@ -9,6 +9,8 @@
 //!   missing, and may be made: the same with its folder, then made in it
 //! ```
 
+#![expect(clippy::disallowed_methods, reason = "this program is here to open")]
+
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
