@@ -5,14 +5,18 @@
 )]
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::eventfd::EventFd;
 use serde_json::json;
+use tests::vm::Vmm;
 use tests::{Vm, fds};
 
 const MIB: u64 = 1 << 20;
@@ -274,5 +278,39 @@ fn the_process_id_goes_into_a_passed_file() -> Result<()> {
     assert_eq!(text, format!("{}\n", vm.pid()));
     vm.shutdown_clean()?;
     assert!(path.exists(), "a passed file is its owner's to remove");
+    Ok(())
+}
+
+/// As a service manager starts it: the fds from 3 on, their names in the environment.
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn fds_of_socket_activation_go_by_their_names() -> Result<()> {
+    let vmm = Vmm::from_env()?;
+    let script =
+        r#"LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=disk exec "$0" -machine none -qmp stdio"#;
+    let mut command = Command::new("bash");
+    command.args(["-c", script]).arg(vmm.program);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    command.fd_mappings(vec![FdMapping {
+        parent_fd: fds::disk(MIB)?.into(),
+        child_fd: 3,
+    }])?;
+    let mut child = command.spawn()?;
+    let requests = [
+        json!({"execute": "qmp_capabilities"}),
+        json!({"execute": "query-fds"}),
+        json!({"execute": "blockdev-add", "arguments": {
+            "driver": "file", "node-name": "n", "filename": "fd:disk"}}),
+        json!({"execute": "quit"}),
+    ];
+    let mut input = child.stdin.take().context("a pipe")?;
+    for request in requests {
+        writeln!(input, "{request}")?;
+    }
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("socket-activation"), "{said}");
+    assert!(!said.contains("error"), "{said}");
     Ok(())
 }

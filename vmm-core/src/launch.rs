@@ -1,12 +1,13 @@
 //! From a command line to a VM that is ready to run.
 //!
 //! ```text
-//!   Config ─► fd sets ─► open hook ─► chardevs ─► monitors ─► objects ─► nodes ─► machine ─► devices ─► Vm
+//!   Config ─► fd names and sets ─► open hook ─► chardevs ─► monitors ─► objects ─► nodes ─► machine ─► devices ─► Vm
 //! ```
 //!
 //! The order is QEMU's, because a later thing names earlier ones. Everything goes through the
 //! same functions as the commands of a client; the first failure ends the launch with one line.
 
+mod activation;
 mod machine;
 mod monitors;
 mod open_hook;
@@ -18,6 +19,7 @@ use anyhow::{Context as _, Result};
 use fdset::{Access, Door, FdRegistry, FdsetId, Handover, OpenFile, Origin, Policy, Role, Scope};
 use monitor::{Phase, Server, ServerSpec, Version};
 
+pub use self::activation::Activation;
 use self::monitors::Kept;
 use crate::cli::Config;
 use crate::cli::config::Incoming;
@@ -60,7 +62,7 @@ impl Launched {
 ///
 /// # Errors
 /// The first thing that cannot be had, with the reason.
-pub fn launch(config: Config) -> Result<Launched> {
+pub fn launch(config: Config, activation: Activation) -> Result<Launched> {
     if let Some(name) = &config.name.process {
         process::rename(name).context("-name process")?;
     }
@@ -77,6 +79,7 @@ pub fn launch(config: Config) -> Result<Launched> {
     if config.open_policy > Policy::Open {
         registry.raise_policy(Policy::Passed);
     }
+    activation.take(&door)?;
     add_fds(&door, &config)?;
     let pid_file = config
         .pidfile

@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use vmm_core::cli::{self, Config, Outcome};
-use vmm_core::launch::launch;
+use vmm_core::launch::{Activation, launch};
 use vmm_core::messages::{self, MessageStyle};
 use vmm_core::process::Daemon;
 
@@ -36,13 +36,14 @@ fn main() -> ExitCode {
 }
 
 fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let activation = Activation::from_environment()?;
     // Before the first thread: a fork takes only the one that calls it.
     let daemon = if config.daemonize {
         Some(Daemon::fork()?)
     } else {
         None
     };
-    let launched = launch(config)?;
+    let launched = launch(config, activation)?;
     if let (Some(daemon), Some(null)) = (daemon, &launched.null) {
         daemon.ready(null)?;
     }
