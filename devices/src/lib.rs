@@ -18,5 +18,6 @@ pub mod memory;
 pub mod notice;
 pub mod pci;
 pub mod reactor;
+pub mod repeats;
 pub mod serial;
 pub mod virtio;

@@ -15,6 +15,7 @@ use super::config::ConfigSpace;
 use super::regs;
 use crate::bus::BusDevice;
 use crate::irq::{IrqError, MsiController, MsiMessage, MsiVector};
+use crate::repeats::Repeats;
 
 /// The most vectors a function can have.
 pub const MAX_VECTORS: u16 = 2048;
@@ -50,6 +51,8 @@ pub struct Msix {
     /// Makes "see what the table says, then route" one step. Held while calling
     /// [`MsiVector::route`], which never calls back.
     routing: Mutex<()>,
+    /// Messages that KVM did not take: the guest may write them for ever.
+    unrouted: Repeats,
 }
 
 impl Msix {
@@ -72,6 +75,7 @@ impl Msix {
             table: Mutex::new(Table::new(count)),
             enabled: AtomicBool::new(false),
             routing: Mutex::new(()),
+            unrouted: Repeats::default(),
         }))
     }
 
@@ -185,7 +189,9 @@ impl Msix {
             }
         }
         if let Err(error) = vector.interrupt.route(message) {
-            tracing::warn!(vector = index, %error, "MSI-X vector stays masked");
+            if let Some(times) = self.unrouted.note() {
+                tracing::warn!(vector = index, times, %error, "MSI-X vector stays masked");
+            }
             return;
         }
         if message.is_some() {

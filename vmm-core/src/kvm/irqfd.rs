@@ -22,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::irq::{Doorbells, Interrupt, IrqError, IrqLine, MsiController, MsiMessage, MsiVector};
+use devices::repeats::Repeats;
 use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
     KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_ioeventfd, kvm_ioeventfd_flag_nr_deassign,
@@ -75,6 +76,7 @@ impl KvmIrqs {
         Arc::new(GsiLine {
             vm: Arc::clone(&self.vm),
             gsi,
+            refused: Repeats::default(),
         })
     }
 
@@ -275,12 +277,15 @@ impl Drop for Vector {
 struct GsiLine {
     vm: Arc<KvmVm>,
     gsi: u32,
+    refused: Repeats,
 }
 
 impl IrqLine for GsiLine {
     fn set(&self, high: bool) {
-        if let Err(error) = self.vm.fd().set_irq_line(self.gsi, high) {
-            tracing::error!(gsi = self.gsi, %error, "interrupt line not driven");
+        if let Err(error) = self.vm.fd().set_irq_line(self.gsi, high)
+            && let Some(times) = self.refused.note()
+        {
+            tracing::error!(gsi = self.gsi, times, %error, "interrupt line not driven");
         }
     }
 }

@@ -118,7 +118,11 @@ impl Vm {
             Notice::Reset => self.reset_by_guest(),
             Notice::GuestPanicked => self.guest_panicked(),
             // QEMU has an event for it that no client of ours knows yet.
-            Notice::GuestCrashLoaded => tracing::warn!("the guest loads its crash kernel"),
+            Notice::GuestCrashLoaded => {
+                if let Some(times) = self.crash_kernels.note() {
+                    tracing::warn!(times, "the guest loads its crash kernel");
+                }
+            }
             Notice::PortChange { id, open } => {
                 self.events
                     .emit(Event::VserportChange(VserportChange { id, open }));

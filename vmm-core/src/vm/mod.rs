@@ -29,6 +29,7 @@ pub use machine::{CpuView, VmMachine, cpu_path};
 use block::{BlockGraph, IoThread, IoThreadSpec, Rings};
 use devices::chardev::{ChardevRegistry, ChardevSpec};
 use devices::reactor::Reactor;
+use devices::repeats::Repeats;
 use fdset::{Door, Scope};
 use indexmap::IndexMap;
 use monitor::Server;
@@ -107,6 +108,7 @@ pub struct Vm {
     /// Where io-threads get their rings.
     pub(crate) rings: Rings,
     pub(crate) sandbox: Sandbox,
+    crash_kernels: Repeats,
     powered_on: bool,
     ended: Option<ExitCode>,
 }
@@ -136,6 +138,7 @@ impl Vm {
             default_iothread: None,
             rings: Rings::default(),
             sandbox: Sandbox::default(),
+            crash_kernels: Repeats::default(),
             powered_on: false,
             ended: None,
         }

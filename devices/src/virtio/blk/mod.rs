@@ -40,6 +40,7 @@ use self::config::{BlkConfig, WRITEBACK_OFFSET};
 use self::request::{ID_LEN, MAX_RANGE_SECTORS, MAX_RANGES, SECTOR};
 use super::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 use crate::notice::{Notice, NoticeSink};
+use crate::repeats::Repeats;
 
 /// How many queues a disk can have.
 pub const QUEUES: RangeInclusive<u16> = 1..=1024;
@@ -110,6 +111,10 @@ struct Disk {
     writeback: AtomicBool,
     notices: NoticeSink,
     driver: OnceLock<DriverLink>,
+    failed_requests: Repeats,
+    broken_queues: Repeats,
+    /// Doorbells that the io-thread could not wait for.
+    unwatched: Repeats,
 }
 
 struct DriverLink(Arc<dyn DriverNotifier>);
@@ -141,7 +146,9 @@ impl Disk {
     }
 
     fn report(&self, error: &io::Error, write: bool) {
-        tracing::warn!(device = %self.id, node = self.node.name(), write, %error, "I/O error");
+        if let Some(times) = self.failed_requests.note() {
+            tracing::warn!(device = %self.id, node = self.node.name(), write, times, %error, "I/O error");
+        }
         self.notices.send(Notice::BlockError {
             device: self.id.clone(),
             node: self.node.name().to_owned(),
@@ -199,6 +206,9 @@ impl VirtioBlk {
             writeback: AtomicBool::new(spec.write_cache),
             notices: spec.notices.clone(),
             driver: OnceLock::new(),
+            failed_requests: Repeats::default(),
+            broken_queues: Repeats::default(),
+            unwatched: Repeats::default(),
         };
         Ok(Self {
             disk: Arc::new(disk),

@@ -45,7 +45,9 @@ pub(super) async fn run(
     let watch = match io.watch(kick) {
         Ok(watch) => watch,
         Err(error) => {
-            tracing::error!(device = %disk.id, queue = index, %error, "cannot watch a doorbell");
+            if let Some(times) = disk.unwatched.note() {
+                tracing::error!(device = %disk.id, queue = index, times, %error, "cannot watch a doorbell");
+            }
             disk.needs_reset();
             return queue;
         }
@@ -204,7 +206,9 @@ impl Worker {
     fn break_off(&mut self, why: &dyn std::error::Error) {
         if !self.broken {
             self.broken = true;
-            tracing::warn!(device = %self.disk.id, queue = self.index, %why, "virtio-blk: queue is broken");
+            if let Some(times) = self.disk.broken_queues.note() {
+                tracing::warn!(device = %self.disk.id, queue = self.index, times, %why, "virtio-blk: queue is broken");
+            }
             self.disk.needs_reset();
         }
     }

@@ -13,6 +13,7 @@ use super::{ConsoleError, ConsoleSpec, MAX_NAME, MAX_PORTS, PortKind, PortSpec, 
 use crate::memory::GuestMemView;
 use crate::notice::{Notice, NoticeSink};
 use crate::reactor::{Reactor, Readiness, Ready};
+use crate::repeats::Repeats;
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 use crate::virtio::ring::{Broken, Ring, Slot};
 
@@ -46,6 +47,9 @@ pub struct VirtioConsole {
     features: AtomicU64,
     driver: OnceLock<Arc<dyn DriverNotifier>>,
     ports: Mutex<Ports>,
+    broken_rings: Repeats,
+    stuck_queues: Repeats,
+    refused_ports: Repeats,
 }
 
 #[derive(Default)]
@@ -130,6 +134,9 @@ impl VirtioConsole {
             features: AtomicU64::new(0),
             driver: OnceLock::new(),
             ports: Mutex::default(),
+            broken_rings: Repeats::default(),
+            stuck_queues: Repeats::default(),
+            refused_ports: Repeats::default(),
         }))
     }
 
@@ -273,11 +280,14 @@ impl VirtioConsole {
         match self.slots.get(index)?.with(work)? {
             Ok(done) => Some(done),
             Err(Broken) => {
-                tracing::warn!(
-                    device = self.spec.id,
-                    queue = index,
-                    "the driver broke a ring"
-                );
+                if let Some(times) = self.broken_rings.note() {
+                    tracing::warn!(
+                        device = self.spec.id,
+                        queue = index,
+                        times,
+                        "the driver broke a ring"
+                    );
+                }
                 if let Some(driver) = self.driver.get() {
                     driver.needs_reset();
                 }
@@ -288,8 +298,10 @@ impl VirtioConsole {
 
     fn rearm(&self, index: usize) {
         let rearmed = self.slots.get(index).map_or(Ok(()), Slot::rearm);
-        if let Err(error) = rearmed {
-            tracing::error!(%error, device = self.spec.id, "a queue cannot be resumed");
+        if let Err(error) = rearmed
+            && let Some(times) = self.stuck_queues.note()
+        {
+            tracing::error!(%error, device = self.spec.id, times, "a queue cannot be resumed");
         }
     }
 
@@ -374,11 +386,14 @@ impl VirtioConsole {
             }
             Order::PortOpen(number, open) => self.guest_opened(number, open),
             Order::DeviceReady(false) | Order::PortReady(_, false) => {
-                tracing::warn!(
-                    device = self.spec.id,
-                    ?order,
-                    "the driver could not add a port"
-                );
+                if let Some(times) = self.refused_ports.note() {
+                    tracing::warn!(
+                        device = self.spec.id,
+                        ?order,
+                        times,
+                        "the driver could not add a port"
+                    );
+                }
             }
         }
     }

@@ -14,6 +14,7 @@ use super::entropy::Entropy;
 use super::quota::{Quota, Rate};
 use crate::memory::GuestMemView;
 use crate::reactor::{Reactor, Readiness, Ready, Registration, Timer};
+use crate::repeats::Repeats;
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 use crate::virtio::ring::{Broken, Ring, Slot};
 
@@ -39,6 +40,8 @@ pub struct VirtioRng {
     driver: OnceLock<Arc<dyn DriverNotifier>>,
     /// Set at the first failure of the source, to report it once.
     failed: AtomicBool,
+    /// Waits that could not be begun: the driver's next buffer tries again.
+    stopped: Repeats,
     source_watch: Mutex<Option<Registration>>,
     timer: Mutex<Option<Timer>>,
 }
@@ -68,6 +71,7 @@ impl VirtioRng {
             features: AtomicU64::new(0),
             driver: OnceLock::new(),
             failed: AtomicBool::new(false),
+            stopped: Repeats::default(),
             source_watch: Mutex::new(None),
             timer: Mutex::new(None),
         })
@@ -87,8 +91,10 @@ impl VirtioRng {
                 Ok(())
             }
         };
-        if let Err(error) = done {
-            tracing::error!(%error, "virtio-rng cannot wait and stops");
+        if let Err(error) = done
+            && let Some(times) = self.stopped.note()
+        {
+            tracing::error!(times, %error, "virtio-rng cannot wait and stops");
         }
     }
 

@@ -10,12 +10,15 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::layout::{NOTIFY, NOTIFY_STRIDE};
 use crate::irq::Doorbells;
+use crate::repeats::Repeats;
 
 /// The doorbells of one device.
 pub struct Bell {
     doorbells: Arc<dyn Doorbells>,
     /// Held while calling [`Doorbells`], which never calls back.
     state: Mutex<State>,
+    /// Doorbells that KVM did not take: a guest may move the BAR for ever.
+    unassigned: Repeats,
 }
 
 #[derive(Default)]
@@ -41,6 +44,7 @@ impl Bell {
                 bar: None,
                 kicks: (0..queues).map(|_| None).collect(),
             }),
+            unassigned: Repeats::default(),
         })
     }
 
@@ -97,8 +101,10 @@ impl Bell {
 
     /// A doorbell that cannot be assigned still works, by exits.
     fn assign(&self, bar: u64, queue: usize, kick: &EventFd) {
-        if let Err(error) = self.doorbells.assign(address(bar, queue), 0, kick) {
-            tracing::warn!(queue, %error, "doorbell goes by exits");
+        if let Err(error) = self.doorbells.assign(address(bar, queue), 0, kick)
+            && let Some(times) = self.unassigned.note()
+        {
+            tracing::warn!(queue, times, %error, "doorbell goes by exits");
         }
     }
 

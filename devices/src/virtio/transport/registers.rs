@@ -18,6 +18,7 @@ use super::status::{Phase, Status, Step};
 use crate::bus::BusDevice;
 use crate::irq::Interrupt;
 use crate::memory::GuestMem;
+use crate::repeats::Repeats;
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 
 /// Feature: the device follows version 1 of the specification. Always offered, always demanded.
@@ -35,6 +36,8 @@ pub struct Registers {
     signals: Arc<Signals>,
     bell: Arc<Bell>,
     negotiation: Mutex<Negotiation>,
+    /// Queues that did not start: a driver may try for ever.
+    refused: Repeats,
 }
 
 /// What the driver has written so far.
@@ -143,6 +146,7 @@ impl Registers {
             signals,
             bell,
             negotiation,
+            refused: Repeats::default(),
         })
     }
 
@@ -220,7 +224,9 @@ impl Registers {
         match self.start(index, state) {
             Ok(()) => Place::Running,
             Err(error) => {
-                tracing::warn!(%error, "virtio device needs a reset");
+                if let Some(times) = self.refused.note() {
+                    tracing::warn!(times, %error, "virtio device needs a reset");
+                }
                 self.signals.needs_reset();
                 Place::Idle
             }

@@ -125,6 +125,6 @@ mod tests {
         assert!(lock_complaint("a/b.rs", text, "| `a/b.rs` |").is_none());
         let in_tests = "fn f() {}\n#[cfg(test)]\nmod tests { struct Log(Mutex<u8>); }";
         assert!(lock_complaint("a/b.rs", in_tests, "").is_none());
-        assert!(is_product("devices/src/reactor.rs") && !is_product("tests/src/lab.rs"));
+        assert!(is_product("devices/src/reactor/mod.rs") && !is_product("tests/src/lab.rs"));
     }
 }
