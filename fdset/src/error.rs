@@ -8,6 +8,7 @@ use crate::hook::HookError;
 use crate::kind::{Kind, either};
 use crate::policy::Policy;
 use crate::request::{Access, Request, Role};
+use crate::reserve::is_out_of_fds;
 use crate::sets::FdsetId;
 
 /// A registry command that was refused. The texts are the ones QMP clients match on.
@@ -193,6 +194,18 @@ pub enum OpenError {
         /// The policy.
         policy: Policy,
     },
+    /// It is there, but this process has no number left for it.
+    #[error(
+        "{wanted}: this process has no fd left; take some back with remove-fd or closefd, or start \
+         it with a higher limit (RLIMIT_NOFILE)"
+    )]
+    NoFdLeft {
+        /// Who wanted what.
+        wanted: Wanted,
+        /// What the kernel says.
+        #[source]
+        source: io::Error,
+    },
     /// The kernel refused; the source says why.
     #[error("{wanted}")]
     Os {
@@ -207,10 +220,11 @@ pub enum OpenError {
 impl OpenError {
     /// Wraps a refusal of the kernel.
     pub(crate) fn os(wanted: Wanted, source: impl Into<io::Error>) -> Self {
-        Self::Os {
-            wanted,
-            source: source.into(),
+        let source = source.into();
+        if is_out_of_fds(&source) {
+            return Self::NoFdLeft { wanted, source };
         }
+        Self::Os { wanted, source }
     }
 
     /// Wraps a fault in what was found.
@@ -234,7 +248,9 @@ impl OpenError {
             Self::MalformedSet { .. } | Self::WrongKind { .. } | Self::Unfit { .. } => {
                 Errno::EINVAL as i32
             }
-            Self::Os { source, .. } => source.raw_os_error().unwrap_or(Errno::EIO as i32),
+            Self::Os { source, .. } | Self::NoFdLeft { source, .. } => {
+                source.raw_os_error().unwrap_or(Errno::EIO as i32)
+            }
         }
     }
 }

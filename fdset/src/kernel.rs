@@ -8,6 +8,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::libc;
 
@@ -48,6 +49,23 @@ pub(crate) fn is_tap_queue(fd: BorrowedFd<'_>) -> bool {
 pub(crate) fn kvm_api_version(fd: BorrowedFd<'_>) -> nix::Result<i32> {
     // SAFETY: `fd` is open for the length of the call, which touches no memory of ours.
     unsafe { request::kvm_get_api_version(fd.as_raw_fd(), 0) }
+}
+
+/// Sets or clears a flag of the socket `fd` (`SOL_SOCKET`).
+pub(crate) fn set_socket_flag(fd: BorrowedFd<'_>, option: i32, value: bool) -> nix::Result<()> {
+    let value = libc::c_int::from(value);
+    let size = libc::socklen_t::try_from(size_of_val(&value)).map_err(|_| Errno::EINVAL)?;
+    // SAFETY: `fd` is open for the length of the call, and the kernel reads one int at `value`.
+    let done = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            size,
+        )
+    };
+    Errno::result(done).map(drop)
 }
 
 /// What became of an inherited number.

@@ -48,6 +48,7 @@ pub mod policy;
 mod probe;
 pub mod registry;
 pub mod request;
+pub mod reserve;
 pub mod scm;
 mod sets;
 pub mod socket;
@@ -68,6 +69,7 @@ pub use pidfile::{PidFile, pid_file};
 pub use policy::Policy;
 pub use registry::{Door, FdRegistry, Scope};
 pub use request::{Access, Create, Existing, Request, Role};
+pub use reserve::{Reserve, is_out_of_fds};
 pub use sets::{Fdset, FdsetId, Member};
 pub use socket::{
     Connection, Listener, SocketAddress, Wait, accept, connect, finish_connect, listen,

@@ -12,10 +12,26 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
+use crate::kernel::set_socket_flag;
+
 /// The most fds that the kernel lets one message carry (`SCM_MAX_FD`).
 pub const MAX_FDS: usize = 253;
 
 const ROOM: usize = rustix::cmsg_space!(ScmRights(MAX_FDS));
+
+/// What a socket can be made to bring beside fds: the sender's credentials, its security label
+/// (`SO_PASSSEC`), and a pidfd of it (`SO_PASSPIDFD`); `libc` has no names for the last two.
+const COMPANIONS: [i32; 3] = [nix::libc::SO_PASSCRED, 34, 76];
+
+/// Lets `socket` bring fds and no other control data. Options belong to the socket and not to the
+/// fd, so whoever handed it in may have asked the kernel for more: that would take the room of
+/// fds, and a pidfd would be an fd that nobody waits for. What a kernel or a kind of socket does
+/// not know needs no refusal.
+pub fn expect_only_fds(socket: impl AsFd) {
+    for option in COMPANIONS {
+        let _ = set_socket_flag(socket.as_fd(), option, false);
+    }
+}
 
 /// What one receive call brought.
 #[derive(Debug)]
@@ -123,6 +139,27 @@ mod tests {
         let received = recv_with_fds(&ours, &mut [0]).expect("received");
         assert_eq!(received.fds.len(), MAX_FDS);
         assert!(!received.truncated);
+    }
+
+    #[test]
+    fn a_socket_made_to_bring_more_brings_fds_only() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        for option in COMPANIONS {
+            // Not every kernel knows all; what it does not know needs no refusal.
+            let _ = set_socket_flag(ours.as_fd(), option, true);
+        }
+        expect_only_fds(&ours);
+        let (writer, watch) = watched();
+        let mut fds = vec![theirs.as_fd(); MAX_FDS - 1];
+        fds.push(writer.as_fd());
+        send_with_fds(&theirs, b"x", &fds).expect("sent");
+        drop(fds);
+        drop(writer);
+        let received = recv_with_fds(&ours, &mut [0]).expect("received");
+        assert_eq!(received.fds.len(), MAX_FDS);
+        assert!(!received.truncated);
+        drop(received);
+        assert!(watch.is_closed());
     }
 
     #[test]

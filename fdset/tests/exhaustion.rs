@@ -47,6 +47,11 @@ fn running_out_of_fds_is_reported_and_leaks_nothing() {
     // With nothing left, an open by set says why and counts no lease.
     let error = open(&door, &request).expect_err("no fd left");
     assert_eq!(error.errno(), nix::libc::EMFILE);
+    let text = error.to_string();
+    assert!(
+        text.contains("no fd left; take some back with remove-fd"),
+        "{text}"
+    );
 
     // And a full message brings nothing but the news.
     send_with_fds(&theirs, b"c", &[writer.as_fd(); MAX_FDS]).expect("sent");

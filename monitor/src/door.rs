@@ -2,7 +2,8 @@
 //! or by opening the other end of a pty.
 //!
 //! Edge-triggered readiness tells once that somebody waits, so whoever cannot be let in now is
-//! asked for again by the clock: [`Door::rests_until`].
+//! asked for again by the clock: [`Door::rests_until`]. Who cannot be served at all is told so in
+//! one line and let go, also when this process has no fd left: one is kept in reserve for that.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -10,18 +11,20 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use fdset::Listener;
+use fdset::{Listener, Reserve, is_out_of_fds};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{FlushArg, tcflush};
-use qapi_schema::MonitorId;
+use qapi_schema::{MonitorId, QmpError};
 
-use crate::print::Style;
-use crate::transport::Port;
+use crate::print::{Style, failure};
+use crate::transport::{Outlet, Port};
 
 /// How many clients one monitor serves at once.
 const CLIENTS_PER_MONITOR: usize = 256;
-/// How long a listener rests after the process ran out of fds or memory.
+/// How long a listener rests when its callers can be neither served nor told so.
 const ACCEPT_REST: Duration = Duration::from_millis(200);
+/// How many callers are turned away before the sessions have their turn.
+const TURNED_AWAY_AT_ONCE: usize = 64;
 /// How often to look whether somebody has opened a pty: the kernel does not tell.
 const PTY_REST: Duration = Duration::from_secs(1);
 
@@ -48,6 +51,7 @@ pub(crate) struct Door {
     /// Refusals are told once, until there is room again.
     told_full: bool,
     rests_until: Option<Instant>,
+    reserve: Option<Reserve>,
 }
 
 impl Door {
@@ -58,6 +62,7 @@ impl Door {
         entrance: Entrance,
         first_client: Option<SyncSender<()>>,
     ) -> Self {
+        let accepts = matches!(entrance, Entrance::Listener(_));
         Self {
             id,
             style,
@@ -66,6 +71,7 @@ impl Door {
             clients: 0,
             told_full: false,
             rests_until: None,
+            reserve: accepts.then(Reserve::new),
         }
     }
 
@@ -124,26 +130,34 @@ impl Door {
         }
     }
 
-    /// Accepts one connection, turning away those for whom there is no room.
+    /// Accepts one connection, turning away those who cannot be served.
     fn accept(&mut self) -> Option<Arc<Port>> {
-        let Entrance::Listener(listener) = &self.entrance else {
-            return None;
-        };
-        loop {
+        for _ in 0..TURNED_AWAY_AT_ONCE {
+            let Entrance::Listener(listener) = &self.entrance else {
+                return None;
+            };
             match fdset::accept(listener).and_then(Port::new) {
-                Ok(port) if self.clients < CLIENTS_PER_MONITOR => return Some(Arc::new(port)),
-                Ok(_) if self.told_full => {}
-                Ok(_) => {
-                    self.told_full = true;
-                    tracing::warn!(
-                        monitor = self.id.0,
-                        clients = self.clients,
-                        "this monitor has all the clients it serves; more are turned away"
+                Ok(port) if self.clients < CLIENTS_PER_MONITOR => {
+                    self.told_full = false;
+                    return Some(Arc::new(port));
+                }
+                Ok(port) => {
+                    let why = format!(
+                        "This monitor serves {CLIENTS_PER_MONITOR} clients at once, and has them; \
+                         close one connection first"
                     );
+                    turn_away(port, self.style, &why);
+                    self.tell_once(&why);
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return None,
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
+                    _ if is_out_of_fds(&error) => {
+                        let why = format!("This process can serve no more clients now: {error}");
+                        if !self.turn_away_by_reserve(&why) {
+                            return None;
+                        }
+                    }
                     _ => {
                         tracing::warn!(monitor = self.id.0, %error, "a client cannot be accepted yet");
                         self.rests_until = Some(Instant::now() + ACCEPT_REST);
@@ -152,7 +166,51 @@ impl Door {
                 },
             }
         }
+        // More may wait, of whom no edge will tell.
+        self.rests_until = Some(Instant::now());
+        None
     }
+
+    /// Accepts with the fd kept in reserve, tells why that is all, and has the fd back. When even
+    /// that fails, the door rests; false then, and when nobody waits.
+    fn turn_away_by_reserve(&mut self, why: &str) -> bool {
+        let (Entrance::Listener(listener), Some(reserve)) = (&self.entrance, &mut self.reserve)
+        else {
+            return false;
+        };
+        let style = self.style;
+        let told = reserve.lend(|| {
+            let port = fdset::accept(listener).and_then(Port::new)?;
+            turn_away(port, style, why);
+            Ok(())
+        });
+        let is_whole = reserve.refill();
+        // Without an fd the kernel does not even look whether somebody waits.
+        if let Err(error) = &told
+            && io::Error::kind(error) == io::ErrorKind::WouldBlock
+        {
+            return false;
+        }
+        self.tell_once(why);
+        if told.is_err() || !is_whole {
+            self.rests_until = Some(Instant::now() + ACCEPT_REST);
+        }
+        self.rests_until.is_none()
+    }
+
+    fn tell_once(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.told_full, true) {
+            let (monitor, clients) = (self.id.0, self.clients);
+            tracing::warn!(monitor, clients, why, "clients are turned away");
+        }
+    }
+}
+
+/// Says why a caller is not served, and hangs up.
+fn turn_away(port: Port, style: Style, why: &str) {
+    let outlet = Outlet::new(Arc::new(port));
+    outlet.send(&failure(style, None, &QmpError::generic(why)));
+    outlet.close();
 }
 
 /// Whether the other end of a pty is closed.

@@ -39,7 +39,7 @@ use crate::print::{self, Style};
 use crate::request::{Refusal, Request};
 use crate::server::Shared;
 use crate::session::{Cause, Incoming, Session, State};
-use crate::transport::{Outlet, Port, Sent};
+use crate::transport::{Outlet, Port, QUEUE_LIMIT, Sent};
 
 /// The waker's token; keys begin after it.
 pub(crate) const WAKER: Token = Token(0);
@@ -94,14 +94,11 @@ enum Farewell {
     #[error("the client has gone")]
     Gone,
     /// It does not read.
-    #[error("the client does not read what is sent to it")]
+    #[error("the client does not read: more than {QUEUE_LIMIT} bytes wait for it")]
     Overrun,
     /// Its output cannot be watched.
     #[error("the client cannot be watched")]
     Unwatched(#[from] io::Error),
-    /// It floods us with fds.
-    #[error(transparent)]
-    Fds(#[from] crate::session::TooManyFds),
 }
 
 /// The loop's state.
@@ -398,7 +395,7 @@ impl Io {
             }
             let room = self.buffer.len();
             client.more = client.ending || !client.input.is_emptied_by(&received, room);
-            client.session.receive(&self.buffer, received)?;
+            client.session.receive(&self.buffer, received);
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::line::Line;
 use crate::print::failure;
+use crate::session::LostFds;
 
 /// A well-formed request. Whether the command exists is not decided here.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,14 +44,10 @@ impl Refusal {
         line.send(&failure(line.style, self.id.as_ref(), &self.error));
     }
 
-    /// A refusal of a request whose fds the kernel could not hand over.
-    pub(crate) fn fds_lost(request: Request) -> Self {
+    /// A refusal of a request whose fds are gone.
+    pub(crate) fn without_fds(request: Request, lost: LostFds) -> Self {
         Self {
-            error: QmpError::generic(format!(
-                "Command '{}' came with file descriptors that could not be received: this \
-                 process has too many open; close some and send the request again",
-                request.command
-            )),
+            error: QmpError::generic(format!("Command '{}' {lost}", request.command)),
             id: request.id,
         }
     }

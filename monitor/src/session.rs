@@ -82,10 +82,22 @@ pub(crate) struct Incoming {
     pub(crate) fds: Vec<OwnedFd>,
 }
 
-/// The client sent more fds than one request could ever carry.
+/// Why fds that were sent are not there for their request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {MAX_FDS} file descriptors came before one request was complete")]
-pub(crate) struct TooManyFds;
+pub(crate) enum LostFds {
+    /// The kernel could not deliver them.
+    #[error(
+        "came with file descriptors that could not be received: this process has too many open; \
+         close some and send the request again"
+    )]
+    NoRoom,
+    /// One session holds so many and no more.
+    #[error(
+        "came with more than {MAX_FDS} file descriptors, which is the most that wait for one \
+         request; all of them were closed"
+    )]
+    TooMany,
+}
 
 /// One client's input.
 #[derive(Debug)]
@@ -98,8 +110,8 @@ pub(crate) struct Session {
     read: usize,
     /// Fds received that no request has claimed yet.
     fds: Vec<OwnedFd>,
-    /// The kernel could not deliver fds that came with these bytes.
-    fds_lost: bool,
+    /// Fds that came for the next request are gone.
+    lost: Option<LostFds>,
 }
 
 impl Session {
@@ -112,7 +124,7 @@ impl Session {
             input: Vec::new(),
             read: 0,
             fds: Vec::new(),
-            fds_lost: false,
+            lost: None,
         }
     }
 
@@ -146,16 +158,20 @@ impl Session {
         self.step(Cause::Negotiated);
     }
 
-    /// Takes in what one receive call brought; `buffer` is what it filled.
-    pub(crate) fn receive(&mut self, buffer: &[u8], received: Received) -> Result<(), TooManyFds> {
+    /// Takes in what one receive call brought; `buffer` is what it filled. From a request that will
+    /// be refused for its fds none is kept, however many are still to come.
+    pub(crate) fn receive(&mut self, buffer: &[u8], received: Received) {
         self.input
             .extend_from_slice(buffer.get(..received.bytes).unwrap_or_default());
         self.fds.extend(received.fds);
-        self.fds_lost |= received.truncated;
-        if self.fds.len() > MAX_FDS {
-            return Err(TooManyFds);
+        if received.truncated {
+            self.lost.get_or_insert(LostFds::NoRoom);
+        } else if self.fds.len() > MAX_FDS {
+            self.lost.get_or_insert(LostFds::TooMany);
         }
-        Ok(())
+        if self.lost.is_some() {
+            self.fds.clear();
+        }
     }
 
     /// Whether all the bytes received have been looked at.
@@ -180,9 +196,9 @@ impl Session {
             },
         };
         self.read = self.input.len() - rest.len();
-        let request = match request {
-            Ok(request) if mem::take(&mut self.fds_lost) => Err(Refusal::fds_lost(request)),
-            other => other,
+        let request = match (request, self.lost.take()) {
+            (Ok(request), Some(lost)) => Err(Refusal::without_fds(request, lost)),
+            (request, _) => request,
         };
         Some(Incoming {
             request,
@@ -207,7 +223,7 @@ mod tests {
             fds: (0..fds).map(|_| fd()).collect(),
             truncated: false,
         };
-        session.receive(bytes, received).expect("few fds");
+        session.receive(bytes, received);
     }
 
     fn fds_of_all(session: &mut Session) -> Vec<usize> {
@@ -242,29 +258,59 @@ mod tests {
     }
 
     #[test]
-    fn more_fds_than_a_message_can_carry_are_too_many() {
+    fn more_fds_than_a_message_can_carry_are_closed_and_refused_with_their_request() {
         let mut session = Session::new();
         receive(&mut session, b" ", MAX_FDS);
-        let received = Received {
-            bytes: 1,
-            fds: vec![fd()],
-            truncated: false,
-        };
-        assert_eq!(session.receive(b" ", received), Err(TooManyFds));
+        assert_eq!(session.fds.len(), MAX_FDS);
+        receive(&mut session, b" ", 1);
+        assert!(session.fds.is_empty());
+        receive(&mut session, b" ", 100);
+        assert!(
+            session.fds.is_empty(),
+            "those that follow are not kept either"
+        );
+        receive(
+            &mut session,
+            b"{'execute':'add-fd','id':7}{'execute':'stop'}",
+            1,
+        );
+        let refusal = session.next().expect("an input").request.expect_err("253");
+        assert_eq!(refusal.id, Some(json!(7)));
+        assert_eq!(
+            refusal.error.desc,
+            "Command 'add-fd' came with more than 253 file descriptors, which is the most that \
+             wait for one request; all of them were closed"
+        );
+        assert!(session.next().expect("an input").request.is_ok());
     }
 
-    #[test]
-    fn a_request_whose_fds_were_lost_is_refused_with_its_id() {
-        let mut session = Session::new();
-        let bytes = b"{'execute':'add-fd','id':7}{'execute':'stop'}";
+    fn receive_cut(session: &mut Session, bytes: &[u8]) {
         let received = Received {
             bytes: bytes.len(),
             fds: vec![fd()],
             truncated: true,
         };
-        session.receive(bytes, received).expect("few fds");
+        session.receive(bytes, received);
+        assert!(session.fds.is_empty(), "nobody can say whose it is");
+    }
+
+    #[test]
+    fn a_request_whose_fds_were_lost_is_refused_with_its_id() {
+        let mut session = Session::new();
+        receive_cut(
+            &mut session,
+            b"{'execute':'add-fd','id':7}{'execute':'stop'}",
+        );
         let refusal = session.next().expect("an input").request.expect_err("lost");
         assert_eq!(refusal.id, Some(json!(7)));
+        assert!(session.next().expect("an input").request.is_ok());
+    }
+
+    #[test]
+    fn fds_lost_with_malformed_input_are_not_missed_by_the_next_request() {
+        let mut session = Session::new();
+        receive_cut(&mut session, b"{]{'execute':'stop'}");
+        assert!(session.next().expect("an input").request.is_err());
         assert!(session.next().expect("an input").request.is_ok());
     }
 

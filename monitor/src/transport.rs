@@ -20,13 +20,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use fdset::scm::{Received, recv_with_fds};
+use fdset::scm::{Received, expect_only_fds, recv_with_fds};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 use nix::sys::stat::{SFlag, fstat};
 
 /// How many bytes may wait for a client before it counts as one that does not read.
-const QUEUE_LIMIT: usize = 8 << 20;
+pub(crate) const QUEUE_LIMIT: usize = 8 << 20;
 /// How many bytes may wait before the client's next requests are left unread.
 const QUEUE_BUSY: usize = 64 << 10;
 /// What a queue keeps allocated once it is empty.
@@ -47,6 +47,9 @@ impl Port {
         let mode = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
         let socket = mode == SFlag::S_IFSOCK;
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+        if socket {
+            expect_only_fds(&fd);
+        }
         let mut restore = None;
         if !flags.contains(OFlag::O_NONBLOCK) {
             fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;

@@ -17,7 +17,7 @@ use crate::error::OpenError;
 use crate::inherited::passed_if;
 use crate::registry::Door;
 use crate::request::Role;
-use crate::scm::{recv_with_fds, send_with_fds};
+use crate::scm::{expect_only_fds, recv_with_fds, send_with_fds};
 use crate::socket::{SocketAddress, Wait, connect};
 
 /// How many bytes are received at once.
@@ -131,6 +131,7 @@ impl HookClient {
     /// Takes a connected unix stream socket.
     #[must_use]
     pub fn new(socket: OwnedFd, wire: Box<dyn HookWire>, timeout: Duration) -> Self {
+        expect_only_fds(&socket);
         let link = match unblock(&socket) {
             Ok(()) => Link::Up(socket),
             Err(error) => Link::Gone(format!("its socket cannot be used: {error}")),

@@ -123,6 +123,43 @@ fn a_surplus_fd_fails_the_request_and_is_closed() {
 }
 
 #[test]
+fn more_fds_than_one_message_carries_fail_their_request_and_the_session_goes_on() {
+    let (mut client, registry) = session();
+    let (mut last, first) = (Probe::new(), Probe::new());
+    let many = vec![first.reader.as_ref().expect("kept").as_fd(); fdset::scm::MAX_FDS];
+    client.send_with(" ", &many);
+    last.send(&mut client, "{'execute': ");
+    client.send_with("'add-fd', ", &many);
+    client.send("'id': 1}");
+    let answer = client.line().expect("an answer");
+    assert!(answer.contains("\"id\": 1"), "{answer}");
+    let (_, desc) = crate::stage::error(&answer);
+    assert!(
+        desc.starts_with("Command 'add-fd' came with more than 253"),
+        "{desc}"
+    );
+    assert!(last.is_closed());
+    let mut probe = Probe::new();
+    probe.send(&mut client, "{'execute': 'add-fd'}");
+    assert!(client.line().expect("an answer").contains("fdset-id"));
+    assert_eq!(registry.query().len(), 1);
+}
+
+#[test]
+fn fds_behind_half_a_request_belong_to_it_however_it_ends() {
+    for (rest, kept) in [("'add-fd'}", 1), ("'query-status'}", 0), ("]", 0)] {
+        let (mut client, registry) = session();
+        let mut probe = Probe::new();
+        client.send("{'execute':");
+        probe.send(&mut client, " ");
+        client.send(rest);
+        client.line().expect("an answer");
+        assert_eq!(registry.query().len(), kept, "{rest}");
+        assert_eq!(probe.is_closed(), kept == 0, "{rest}");
+    }
+}
+
+#[test]
 fn fds_with_white_space_only_belong_to_the_next_request() {
     let (mut client, registry) = session();
     let mut probe = Probe::new();

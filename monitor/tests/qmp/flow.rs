@@ -397,11 +397,19 @@ fn a_monitor_serves_a_limited_number_of_clients_and_turns_the_rest_away() {
     let stage = Stage::new();
     let listening = Listening::new(&stage, false);
     let mut served: Vec<_> = (0..256).map(|_| listening.connect().ready()).collect();
-    assert_eq!(listening.connect().line(), None);
+    let mut surplus = listening.connect();
+    let told = surplus.line().expect("a reason");
+    assert_eq!(
+        told,
+        "{\"error\": {\"class\": \"GenericError\", \"desc\": \"This monitor serves 256 clients at \
+         once, and has them; close one connection first\"}}"
+    );
+    assert_eq!(surplus.line(), None);
     served.pop();
     let again = (0..200).any(|_| {
         std::thread::sleep(Duration::from_millis(5));
-        listening.connect().line().is_some()
+        let first = listening.connect().line();
+        first.is_some_and(|line| line.starts_with("{\"QMP\""))
     });
     assert!(again, "one that goes makes room");
 }
