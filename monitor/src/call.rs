@@ -48,6 +48,20 @@ impl Call {
         self.answer(result);
     }
 
+    /// Back into the lane that it came from, to be run later.
+    pub(crate) fn put_back(mut self) {
+        self.answered = true;
+        let pending = Pending {
+            id: self.id.take(),
+            command: self.command,
+            arguments: self.arguments.take(),
+            fds: std::mem::take(&mut self.fds).into(),
+        };
+        if let Some(inbox) = self.lane.take() {
+            inbox.put_back(self.line.key, pending);
+        }
+    }
+
     /// Whether the client has gone for good, so that nobody will read the answer. A request that
     /// still waits for something may then be given up; `wake_main` is called when it happens.
     #[must_use]

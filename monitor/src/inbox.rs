@@ -10,6 +10,9 @@
 //! A lane holds [`OOB_ROOM`] requests once out-of-band commands are negotiated; without, one at a
 //! time is read and run. A full lane drops nothing: `qmp-io` stops reading that client and asks to
 //! be told when it may go on. Pure bookkeeping behind one leaf lock.
+//!
+//! A request that `qmp-io` can have run at once takes its lane's turn without waiting in it
+//! ([`Inbox::begin`]): the requests of a session keep their order.
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
@@ -191,6 +194,31 @@ impl Inbox {
         Some(popped)
     }
 
+    /// Takes the turn of a session that has nothing waiting and nothing running: its request is
+    /// run by the caller, as if it had been popped. False: it has to wait behind others.
+    pub(crate) fn begin(&self, key: Key) -> bool {
+        let mut lanes = self.lanes();
+        let Some(lane) = lanes.lanes.get_mut(&key) else {
+            return false;
+        };
+        let free = lane.is_quiet();
+        lane.running += usize::from(free);
+        free
+    }
+
+    /// Puts back what was begun or popped, before everything else that the session has waiting.
+    pub(crate) fn put_back(&self, key: Key, pending: Pending) {
+        let mut lanes = self.lanes();
+        let Some(lane) = lanes.lanes.get_mut(&key) else {
+            // The session has ended. Fds are closed without the lock.
+            drop(lanes);
+            return drop(pending);
+        };
+        lane.running = lane.running.saturating_sub(1);
+        lane.waiting.push_front(Queued::Run(pending));
+        lanes.turns.push_back(key);
+    }
+
     /// Notes that a popped request has its answer. True: `qmp-io` is to be told.
     pub(crate) fn finish(&self, key: Key) -> bool {
         let mut lanes = self.lanes();
@@ -326,6 +354,35 @@ mod tests {
         assert!(!inbox.finish(Key(0)));
         assert_eq!(inbox.pop().expect("a request").line.key, Key(1));
         assert!(inbox.pop().is_none());
+    }
+
+    #[test]
+    fn what_is_begun_at_once_keeps_the_order_of_its_session() {
+        let pending = || match request() {
+            Queued::Run(pending) => pending,
+            Queued::Refused(_) => unreachable!("it is a request"),
+        };
+        let inbox = inbox(1);
+        inbox.widen(Key(0));
+        assert!(inbox.begin(Key(0)));
+        assert!(!inbox.begin(Key(0)), "one runs");
+        inbox.push(Key(0), Queued::Refused(Refusal::anonymous("the second")));
+        assert!(inbox.pop().is_none(), "the first still runs");
+        inbox.put_back(Key(0), pending());
+        assert!(!inbox.begin(Key(0)), "two wait");
+        let first = inbox.pop().expect("the first");
+        assert!(matches!(first.queued, Queued::Run(_)));
+        inbox.finish(Key(0));
+        let second = inbox.pop().expect("the second");
+        assert!(matches!(second.queued, Queued::Refused(_)));
+        inbox.finish(Key(0));
+        assert!(inbox.begin(Key(0)), "quiet again");
+        inbox.close(Key(0));
+        inbox.put_back(Key(0), pending());
+        assert!(
+            inbox.pop().is_none() && !inbox.begin(Key(0)),
+            "the session has ended"
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!     listener ▼          client
 //!     accept ─► greeting  flush what waits ─► room? ─► receive ─► Session ─► admit
 //!                                              │ no                            │
-//!                                              ▼                   in band: Inbox, wake main
+//!                                              ▼                   in band: at once, or Inbox
 //!                                    leave it in the socket;       out of band: run here
 //!                                    the inbox rings when          refused: answer
 //!                                    there is room
@@ -46,7 +46,7 @@ pub(crate) const WAKER: Token = Token(0);
 
 /// How many bytes are received at once: more than nearly every request, and little to hold.
 const CHUNK: usize = 16 << 10;
-/// How many times one client is read before the others have their turn.
+/// How many reads and requests of one client are served before the others have their turn.
 const ROUNDS: usize = 16;
 /// How long clients have to take what waits for them when the server ends.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -367,6 +367,11 @@ impl Io {
             if client.line.outlet.is_busy() || !self.shared.inbox.has_room(key) {
                 return Ok(());
             }
+            if rounds == ROUNDS {
+                self.again.push(key);
+                return Ok(());
+            }
+            rounds += 1;
             if let Some(incoming) = client.session.next() {
                 self.take(client, incoming);
                 continue;
@@ -374,11 +379,6 @@ impl Io {
             if !client.more {
                 return Ok(());
             }
-            if rounds == ROUNDS {
-                self.again.push(key);
-                return Ok(());
-            }
-            rounds += 1;
             let received = match client.input.receive(&mut self.buffer) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -435,13 +435,29 @@ impl Io {
         };
         let line = &client.line;
         if !out_of_band {
-            shared.inbox.push(line.key, Queued::Run(pending));
-            return (shared.wake_main)();
+            return self.run_in_band(line, pending);
         }
         let call = Call::new(pending, Arc::clone(line), None);
         if let Some(call) = shared.serve_builtin(call) {
             (shared.out_of_band)(call);
         }
+    }
+
+    /// Has a request run now, if nothing is before it and it need not wait; else by the main loop.
+    fn run_in_band(&self, line: &Arc<Line>, pending: Pending) {
+        let shared = &self.shared;
+        if shared.inbox.begin(line.key) {
+            let Some(call) = shared.call(pending, Arc::clone(line)) else {
+                return;
+            };
+            let Some(call) = (shared.serve_now)(call) else {
+                return;
+            };
+            call.put_back();
+        } else {
+            shared.inbox.push(line.key, Queued::Run(pending));
+        }
+        (shared.wake_main)();
     }
 
     /// Answers `qmp_capabilities`.

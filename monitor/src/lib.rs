@@ -10,7 +10,8 @@
 //!            transport   session    framer + json     dispatch
 //!  bytes ──► receive ──► pending ─► one value ──────► admit ──┐
 //!  + fds     (fdset::scm)  fds      = one Request             │ in band
-//!                                                             ▼
+//!                                                             ├──► at once, if the VM is idle
+//!                                                             ▼    and the command is quick
 //!                                                   inbox: one lane ──► Server::next_request
 //!                                                   per session,              │ Call: arguments,
 //!                                                   popped in turns           │ fds, id
@@ -28,6 +29,8 @@
 //! - When [`ServerSpec::wake_main`] was called: `while let Some(call) = server.next_request()`, and
 //!   for each `server.serve_builtin(call)`; what that gives back goes to the generated `dispatch`
 //!   of its module with the [`Call`] as its context, and the result to [`Call::finish`].
+//! - [`ServerSpec::serve_now`] is offered each request first, on `qmp-io`: a wake-up of an idle
+//!   thread costs more than most commands.
 //! - [`Server::events`] for whoever has news; [`Server::shutdown`] at the end, which delivers the
 //!   last reply and the last event first.
 //!

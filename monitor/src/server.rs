@@ -17,9 +17,9 @@ use crate::call::Call;
 use crate::dispatch::{Phase, SharedPhase, permit};
 use crate::door::Entrance;
 use crate::events::EventHub;
-use crate::inbox::{Inbox, Queued};
+use crate::inbox::{Inbox, Pending, Queued};
 use crate::io::{Io, NewMonitor, WAKER, Way};
-use crate::line::{Bell, Key, Note};
+use crate::line::{Bell, Key, Line, Note};
 use crate::print::Style;
 use crate::transport::Port;
 
@@ -34,6 +34,10 @@ pub struct ServerSpec {
     /// Wakes the main loop, which then calls [`Server::next_request`] until it gives `None`.
     /// Called on the thread `qmp-io`; must not block.
     pub wake_main: Box<dyn Fn() + Send + Sync>,
+    /// Runs an in-band request here and now, if that takes no time and whoever owns the VM has
+    /// nothing else to do; gives back any other, which then waits for the main loop. It saves the
+    /// way through a second thread. Called on the thread `qmp-io`; must not block.
+    pub serve_now: Box<dyn Fn(Call) -> Option<Call> + Send + Sync>,
     /// Runs a command that the schema marks `allow-oob` and that came by `exec-oob`. Called on the
     /// thread `qmp-io`; must not block.
     pub out_of_band: Box<dyn Fn(Call) + Send + Sync>,
@@ -110,6 +114,7 @@ pub(crate) struct Shared {
     pub(crate) events: Arc<EventHub>,
     pub(crate) bell: Arc<Bell>,
     pub(crate) wake_main: Box<dyn Fn() + Send + Sync>,
+    pub(crate) serve_now: Box<dyn Fn(Call) -> Option<Call> + Send + Sync>,
     pub(crate) out_of_band: Box<dyn Fn(Call) + Send + Sync>,
     pub(crate) quit: Box<dyn Fn() + Send + Sync>,
     thread: Mutex<IoThread>,
@@ -130,6 +135,20 @@ impl Shared {
     /// Answers a request that this crate can answer itself; gives back any other.
     pub(crate) fn serve_builtin(&self, call: Call) -> Option<Call> {
         builtin::serve(self, call)
+    }
+
+    /// Makes a call of an in-band request whose turn it is; one that may not run in this phase is
+    /// answered instead.
+    pub(crate) fn call(&self, pending: Pending, line: Arc<Line>) -> Option<Call> {
+        let permitted = permit(pending.command, self.phase.now());
+        let call = Call::new(pending, line, Some(Arc::clone(&self.inbox)));
+        match permitted {
+            Ok(()) => Some(call),
+            Err(error) => {
+                call.finish(Err(error));
+                None
+            }
+        }
     }
 
     fn ring(&self, key: Key) {
@@ -159,6 +178,7 @@ impl Server {
             events: Arc::new(EventHub::new(Arc::clone(&bell))),
             bell,
             wake_main: spec.wake_main,
+            serve_now: spec.serve_now,
             out_of_band: spec.out_of_band,
             quit: spec.quit,
             thread: Mutex::new(IoThread::NotStarted),
@@ -257,12 +277,8 @@ impl Server {
                     }
                 }
                 Queued::Run(pending) => {
-                    let permitted = permit(pending.command, self.0.phase.now());
-                    let lane = Some(Arc::clone(&self.0.inbox));
-                    let call = Call::new(pending, popped.line, lane);
-                    match permitted {
-                        Ok(()) => return Some(call),
-                        Err(error) => call.finish(Err(error)),
+                    if let Some(call) = self.0.call(pending, popped.line) {
+                        return Some(call);
                     }
                 }
             }

@@ -25,6 +25,7 @@ fn server(registry: Arc<FdRegistry>) -> Server {
         },
         phase: Phase::Ready,
         wake_main: Box::new(|| ()),
+        serve_now: Box::new(Some),
         out_of_band: Box::new(drop),
         quit: Box::new(|| ()),
     })

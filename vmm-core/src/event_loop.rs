@@ -13,6 +13,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
@@ -43,6 +44,8 @@ pub enum Letter {
 pub struct Mailbox {
     letters: Sender<Letter>,
     waker: Arc<Waker>,
+    /// Whether somebody wants the owner's attention and it has not begun to look yet.
+    news: Arc<AtomicBool>,
 }
 
 impl Mailbox {
@@ -56,9 +59,16 @@ impl Mailbox {
 
     /// Makes the owner look around.
     pub fn wake(&self) {
+        self.news.store(true, Ordering::Release);
         if let Err(error) = self.waker.wake() {
             tracing::error!(%error, "the main loop cannot be woken");
         }
+    }
+
+    /// Whether something has happened that the owner has not begun to look at.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.news.load(Ordering::Acquire)
     }
 
     /// The way for devices.
@@ -74,6 +84,7 @@ pub struct EventLoop {
     poll: Poll,
     events: Events,
     letters: Receiver<Letter>,
+    news: Arc<AtomicBool>,
     signals: EndSignals,
     /// Whether a signal may wait: else each command of a client would cost one more system call.
     signalled: bool,
@@ -91,10 +102,12 @@ impl EventLoop {
         poll.registry()
             .register(&mut SourceFd(&fd), SIGNAL, Interest::READABLE)?;
         let (sender, letters) = channel();
+        let news = Arc::new(AtomicBool::new(false));
         let event_loop = Self {
             poll,
             events: Events::with_capacity(8),
             letters,
+            news: Arc::clone(&news),
             signals,
             signalled: false,
         };
@@ -103,6 +116,7 @@ impl EventLoop {
             Mailbox {
                 letters: sender,
                 waker,
+                news,
             },
         ))
     }
@@ -130,6 +144,11 @@ impl EventLoop {
         }
         self.signalled |= self.events.iter().any(|event| event.token() == SIGNAL);
         Ok(())
+    }
+
+    /// The owner begins to look at everything that may have happened.
+    pub fn begin(&self) {
+        self.news.store(false, Ordering::Release);
     }
 
     /// The next letter, if there is one.
@@ -166,6 +185,9 @@ mod tests {
         };
         sender.join().unwrap();
         assert!(matches!(letter, Letter::Device(Notice::PowerOff)));
+        assert!(mailbox.has_news(), "the owner has not begun");
+        event_loop.begin();
+        assert!(!mailbox.has_news());
         assert!(event_loop.next_letter().is_none());
         assert_eq!(event_loop.next_end_request(), None);
     }

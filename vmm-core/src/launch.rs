@@ -30,15 +30,15 @@ use crate::process::{self, EndSignals};
 use crate::resolve;
 use crate::run_state::RunState;
 use crate::sandbox;
-use crate::vm::{EndPolicy, Identity, Vm, VmSpec};
+use crate::vm::{EndPolicy, Identity, Vm, VmCell, VmSpec};
 
 /// The QEMU release whose protocol and names we follow.
 const QEMU_VERSION: (i64, i64, i64) = (10, 0, 0);
 
 /// A VM that is ready to run, and what must live as long.
 pub struct Launched {
-    /// The VM.
-    pub vm: Vm,
+    vm: Vm,
+    cell: VmCell,
     /// The null device, for the standard streams of a process in the background.
     pub null: Option<OpenFile>,
     event_loop: EventLoop,
@@ -54,7 +54,7 @@ impl Launched {
     /// # Errors
     /// The main loop cannot wait any more.
     pub fn run(mut self) -> std::io::Result<ExitCode> {
-        self.vm.run(&mut self.event_loop)
+        self.cell.run(self.vm, &mut self.event_loop)
     }
 }
 
@@ -86,7 +86,8 @@ pub fn launch(config: Config, activation: Activation) -> Result<Launched> {
         .as_deref()
         .map(|name| fdset::pid_file(&door, name, "-pidfile"))
         .transpose()?;
-    let server = server(registry, &mailbox);
+    let cell = VmCell::new(mailbox.clone());
+    let server = server(registry, &mailbox, cell.clone());
     let mut vm = Vm::new(VmSpec {
         identity: identity(&config),
         end_policy: EndPolicy {
@@ -115,6 +116,7 @@ pub fn launch(config: Config, activation: Activation) -> Result<Launched> {
     }
     Ok(Launched {
         vm,
+        cell,
         null,
         event_loop,
         _pid_file: pid_file,
@@ -172,7 +174,7 @@ fn identity(config: &Config) -> Identity {
     }
 }
 
-fn server(registry: Arc<FdRegistry>, mailbox: &Mailbox) -> Server {
+fn server(registry: Arc<FdRegistry>, mailbox: &Mailbox, cell: VmCell) -> Server {
     let (wake, quit) = (mailbox.clone(), mailbox.clone());
     let (major, minor, micro) = QEMU_VERSION;
     Server::new(ServerSpec {
@@ -185,6 +187,7 @@ fn server(registry: Arc<FdRegistry>, mailbox: &Mailbox) -> Server {
         },
         phase: Phase::Ready,
         wake_main: Box::new(move || wake.wake()),
+        serve_now: Box::new(move |call| cell.serve_now(call)),
         out_of_band: Box::new(|call| {
             let name = call.command.name;
             call.finish(Err(qapi_schema::QmpError::generic(format!(

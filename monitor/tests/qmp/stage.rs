@@ -41,6 +41,7 @@ impl Stage {
                 let wake = wake.lock().expect("nobody panics");
                 let _ = wake.send(());
             }),
+            serve_now: Box::new(Some),
             out_of_band: Box::new(drop),
             quit: Box::new(|| ()),
         });

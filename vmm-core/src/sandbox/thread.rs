@@ -235,6 +235,11 @@ pub(super) fn allowed(kind: ThreadKind, kick: i32, seal: i32) -> AllowList {
         ThreadKind::QmpIo => {
             always(&mut list, EVENTS);
             always(&mut list, SOCKETS);
+            // Fds are handed over here, and looked at.
+            always(&mut list, &[SYS_readlink]);
+            for number in KIND_IOCTLS {
+                when(&mut list, SYS_ioctl, vec![(1, Test::Is(*number))]);
+            }
         }
         ThreadKind::Vcpu => {
             always(&mut list, &[SYS_eventfd2, SYS_epoll_ctl]);

@@ -1,6 +1,7 @@
 //! The VM: the owner of everything.
 //!
-//! One thread, `main`, owns [`Vm`]; everything else is borrowed from it or sends it letters.
+//! One thread, `main`, owns [`Vm`]; everything else is borrowed from it or sends it letters. Only
+//! quick commands run on another, while `main` sleeps ([`VmCell`]).
 //!
 //! ```text
 //!   EventLoop ──► Vm::attend ─┬─ end requests (signals) ─► shut_down
@@ -15,6 +16,7 @@
 //! Read next: [`lifecycle`] (start, stop, reset, end), `serve` (a command's way), and
 //! [`crate::plug`] (devices).
 
+mod cell;
 pub mod lifecycle;
 mod machine;
 mod seal;
@@ -24,6 +26,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use cell::VmCell;
 pub use machine::{CpuView, VmMachine, cpu_path};
 
 use block::{BlockGraph, IoThread, IoThreadSpec, Rings};
@@ -144,29 +147,19 @@ impl Vm {
         }
     }
 
-    /// Runs until the VM has ended; gives the process's exit status.
-    ///
-    /// # Errors
-    /// The main loop cannot wait any more.
-    pub fn run(&mut self, event_loop: &mut EventLoop) -> std::io::Result<ExitCode> {
-        loop {
-            self.attend(event_loop);
-            if let Some(status) = self.ended {
-                self.close();
-                return Ok(status);
-            }
-            if let Some(fd) = self.open_hook.take_unwatched()
-                && let Err(error) = event_loop.watch_hook(fd)
-            {
-                self.open_hook
-                    .give_up(&format!("its socket cannot be watched: {error}"));
-            }
-            event_loop.wait(self.open_hook.deadline(Instant::now()))?;
+    /// Has the main loop listen to the open hook, if that is new.
+    fn watch_hook(&mut self, event_loop: &mut EventLoop) {
+        if let Some(fd) = self.open_hook.take_unwatched()
+            && let Err(error) = event_loop.watch_hook(fd)
+        {
+            self.open_hook
+                .give_up(&format!("its socket cannot be watched: {error}"));
         }
     }
 
     /// Looks at everything that may have happened.
     fn attend(&mut self, event_loop: &mut EventLoop) {
+        event_loop.begin();
         while let Some(request) = event_loop.next_end_request() {
             self.end_by_signal(request);
         }
