@@ -43,13 +43,15 @@ pub(crate) fn target() -> Result<PathBuf> {
     Ok(folder.into())
 }
 
-/// Builds `sesame` in `profile`, a profile with a folder of its own name.
+/// Builds `sesame` in `profile`.
 pub(crate) fn sesame(profile: &str) -> Result<PathBuf> {
     step(&format!("building sesame ({profile})"));
     run(cargo()
         .args(["build", "-q", "-p", "vmm-core", "--bin", "sesame"])
         .args(["--profile", profile]))?;
-    Ok(target()?.join(profile).join("sesame"))
+    // The one profile whose folder has another name.
+    let folder = if profile == "dev" { "debug" } else { profile };
+    Ok(target()?.join(folder).join("sesame"))
 }
 
 /// Builds the reference server of the open hook.

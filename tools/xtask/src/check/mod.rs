@@ -1,11 +1,12 @@
 //! `cargo xtask check`: what a reviewer should not have to look for.
 //!
 //! ```text
-//!   format ─ lints ─ generated code ─ ladder (who may know whom) ─ sources (unsafe list, sizes, paths) ─ crates
+//!   format ─ lints ─ generated code ─ ladder (who may know whom) ─ opens (only fdset) ─ sources (unsafe list, sizes, paths) ─ crates
 //! ```
 //!
 //! Every check runs; complaints are printed together at the end.
 mod ladder;
+mod opens;
 mod sources;
 
 use std::path::PathBuf;
@@ -26,13 +27,15 @@ type Check = fn() -> Result<Complaints>;
 pub(crate) const MOST_CRATES: usize = 90;
 
 pub(crate) fn run() -> Result<ExitCode> {
-    let checks: [(&str, Check); 10] = [
+    let checks: [(&str, Check); 12] = [
         ("format", || command(&["fmt", "--all", "--check"])),
         ("lints", lints),
         ("generated code", generated),
         ("who may know whom", ladder::check),
         ("unsafe list", sources::unsafe_list),
         ("lock list", sources::lock_list),
+        ("who sets the list of calls aside", sources::openers),
+        ("only fdset opens", opens::check),
         ("file sizes", sources::sizes),
         ("machine paths", sources::machine_paths),
         ("third-party crates", crates),
@@ -40,6 +43,9 @@ pub(crate) fn run() -> Result<ExitCode> {
     ];
     let mut complaints = Vec::new();
     for (name, check) in checks {
+        if std::env::var("ONLY").is_ok_and(|only| only != name) {
+            continue;
+        }
         step(&format!("check: {name}"));
         complaints.extend(check()?.into_iter().map(|text| format!("{name}: {text}")));
     }

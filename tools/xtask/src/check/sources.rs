@@ -65,6 +65,33 @@ pub(super) fn lock_list() -> Result<Complaints> {
         .collect())
 }
 
+/// Programs that run when the project is built, and never in the product: they read the schema and
+/// write what is generated from it.
+const BUILD_TIME: [&str; 2] = [
+    "qapi-schema/examples/json_schema.rs",
+    "qapi-schema/gen/src/source.rs",
+];
+
+/// Only `fdset`, tests and build-time programs may set aside the list of opening calls in
+/// `clippy.toml`.
+pub(super) fn openers() -> Result<Complaints> {
+    Ok(files()?
+        .iter()
+        .filter(|(path, _)| path.ends_with(".rs") && is_product(path))
+        .filter_map(|(path, text)| opener_complaint(path, text))
+        .collect())
+}
+
+fn opener_complaint(path: &str, text: &str) -> Option<String> {
+    let may = path.starts_with("fdset/") || BUILD_TIME.contains(&path);
+    let own = text
+        .split("#[cfg(test)]\nmod tests {")
+        .next()
+        .unwrap_or(text);
+    (!may && own.contains("clippy::disallowed_methods"))
+        .then(|| format!("{path}: opens by itself; only fdset may"))
+}
+
 fn is_product(path: &str) -> bool {
     let outside = path.starts_with("tests/") || path.starts_with("tools/");
     !outside && !path.contains("tests") && !path.contains("mock")
@@ -116,6 +143,16 @@ mod tests {
         let told = "#![expect(unsafe_code, reason = \"x\")]\n// UNSAFETY: because.";
         assert!(unsafe_complaints("a/b.rs", told, "| `a/b.rs` |").is_empty());
         assert!(unsafe_complaints("a/c.rs", "fn safe() {}", "").is_empty());
+    }
+
+    #[test]
+    fn only_fdset_tests_and_build_time_programs_set_the_list_of_calls_aside() {
+        let text = "#[expect(clippy::disallowed_methods, reason = \"x\")]\nfn f() {}";
+        assert!(opener_complaint("devices/src/a.rs", text).is_some());
+        assert!(opener_complaint("fdset/src/open.rs", text).is_none());
+        assert!(opener_complaint(BUILD_TIME[0], text).is_none());
+        let in_tests = format!("fn f() {{}}\n#[cfg(test)]\nmod tests {{ {text} }}");
+        assert!(opener_complaint("devices/src/a.rs", &in_tests).is_none());
     }
 
     #[test]
