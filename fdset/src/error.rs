@@ -31,6 +31,26 @@ pub enum RegistryError {
         /// The fd number that was asked for.
         fd: i64,
     },
+    /// Clients have left as much of something as they may.
+    #[error("There are {limit} {what} already, which is the most; {fix} first")]
+    Full {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        limit: usize,
+        /// What makes room.
+        fix: &'static str,
+    },
+    /// A text is longer than anything needs.
+    #[error("Parameter '{parameter}' has {came} bytes; the most is {limit}")]
+    TooLong {
+        /// Which.
+        parameter: &'static str,
+        /// Its length.
+        came: usize,
+        /// The most.
+        limit: usize,
+    },
     /// An fd is not what it was announced to be; it was closed.
     #[error(
         "The fd was announced as '{}', but it is {came} ('{}') and was closed; \

@@ -43,6 +43,8 @@ pub enum Origin {
     CommandLine,
     /// The parent process, by socket activation (`LISTEN_FDS`).
     Environment,
+    /// The parent process, by leaving it open; no option names it.
+    Inheritance,
     /// A client of a monitor.
     Monitor {
         /// The monitor's number.
@@ -57,6 +59,7 @@ impl fmt::Display for Origin {
         match self {
             Self::CommandLine => f.write_str("the command line"),
             Self::Environment => f.write_str("socket activation"),
+            Self::Inheritance => f.write_str("inheritance"),
             Self::Monitor { monitor, peer } => {
                 write!(f, "monitor {monitor}")?;
                 if let Some(peer) = peer {

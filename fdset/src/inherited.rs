@@ -1,21 +1,103 @@
 //! Fds that came with the process: raw numbers on the command line.
 //!
-//! A number proves nothing by itself. It is accepted if it is open, if it is not close-on-exec
-//! (everything that Sesame opens is, so it must have been inherited), and if nobody has claimed
-//! it before. From then on it is close-on-exec too.
+//! A number proves nothing by itself. It is accepted if it was open when the process began and is
+//! not close-on-exec (everything that Sesame opens is), if nobody has claimed it before, and on the
+//! command line only: a client hands fds in, and cannot see what numbers they get.
+//!
+//! ```text
+//!   main begins ─► Inherited: 3, 4, 7 ─► options claim 3 and 7 ─► 4 is adopted: query-fds tells
+//! ```
+//!
+//! From the claim on an fd is close-on-exec too.
 
+use std::collections::BTreeSet;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 use crate::error::{OpenError, Wanted};
 use crate::handover::Origin;
-use crate::kernel::{Claim, take_inherited};
-use crate::registry::Door;
+use crate::kernel::{Claim, is_inherited, take_inherited};
+use crate::registry::{Door, Scope};
 use crate::request::Role;
+
+/// Where the kernel lists a process's own fds.
+const OWN_FDS: &str = "/proc/self/fd";
+/// The first number that is no standard stream.
+const FIRST: RawFd = 3;
+
+/// The fds that the process began with, beside the standard streams. Where `/proc` is not there
+/// to tell, nothing is known, and close-on-exec alone has to tell ours from theirs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inherited(Option<BTreeSet<RawFd>>);
+
+impl Inherited {
+    /// Looks around. To be called before this process opens anything, and so first in `main`.
+    #[must_use]
+    pub fn at_start() -> Self {
+        let Ok(entries) = std::fs::read_dir(OWN_FDS) else {
+            return Self(None);
+        };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let numbers: Vec<RawFd> = names.filter_map(|name| name.parse().ok()).collect();
+        // The directory's own number is among them; it is close-on-exec, and closed by now.
+        let inherited = |number: &RawFd| *number >= FIRST && is_inherited(*number);
+        Self(Some(numbers.into_iter().filter(inherited).collect()))
+    }
+}
+
+/// Why a number cannot be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoClaim {
+    /// Somebody has it.
+    Taken,
+    /// It was not open when the process began.
+    NotThere,
+}
+
+/// Who has asked for which number: pure bookkeeping.
+#[derive(Debug, Default)]
+pub(crate) struct Claims {
+    inherited: Inherited,
+    taken: BTreeSet<RawFd>,
+}
+
+impl Claims {
+    pub(crate) fn new(inherited: Inherited) -> Self {
+        Self {
+            inherited,
+            taken: BTreeSet::new(),
+        }
+    }
+
+    /// Claims a number.
+    pub(crate) fn claim(&mut self, number: RawFd) -> Result<(), NoClaim> {
+        let known = self.inherited.0.as_ref();
+        if known.is_some_and(|known| !known.contains(&number)) {
+            return Err(NoClaim::NotThere);
+        }
+        if self.taken.insert(number) {
+            Ok(())
+        } else {
+            Err(NoClaim::Taken)
+        }
+    }
+
+    /// Gives back a claim on a number behind which there was nothing to take.
+    pub(crate) fn unclaim(&mut self, number: RawFd) {
+        self.taken.remove(&number);
+    }
+
+    /// Claims all that nobody has.
+    pub(crate) fn claim_rest(&mut self) -> Vec<RawFd> {
+        let known = self.inherited.0.iter().flatten().copied();
+        known.filter(|number| self.taken.insert(*number)).collect()
+    }
+}
 
 /// Takes over the inherited fd `number`.
 ///
 /// # Errors
-/// When it is a standard stream, is not open, was not inherited, or was claimed before.
+/// When it is a standard stream, is not open, was not inherited, was claimed before, or a client
+/// and not the command line names it.
 pub fn inherited(
     door: &Door,
     number: RawFd,
@@ -92,19 +174,30 @@ fn inherited_if(
     check: impl FnOnce(BorrowedFd<'_>) -> Result<(), String>,
 ) -> Result<OwnedFd, OpenError> {
     let wanted = || Wanted::new(format!("fd {number}"), role, reason);
-    if number <= 2 {
+    if number < FIRST {
         return Err(OpenError::unfit(
             wanted(),
             "a passed fd has a number from 3 on; \
              0, 1 and 2 are the standard streams and stay with the process",
         ));
     }
-    if !door.registry().claim(number) {
+    if door.scope() != Scope::Process {
         return Err(OpenError::unfit(
             wanted(),
-            "this number was used before, and an fd has one user; \
-             pass a second fd, or put it into an fd set and name it /dev/fdset/N",
+            "a number names an inherited fd on the command line only; \
+             hand the fd in with getfd and give its name",
         ));
+    }
+    match door.registry().claim(number) {
+        Ok(()) => {}
+        Err(NoClaim::Taken) => {
+            return Err(OpenError::unfit(
+                wanted(),
+                "this number was used before, and an fd has one user; \
+                 pass a second fd, or put it into an fd set and name it /dev/fdset/N",
+            ));
+        }
+        Err(NoClaim::NotThere) => return Err(not_inherited(wanted(), number)),
     }
     let outcome = take_inherited(number, check);
     if !matches!(outcome, Ok(Claim::Taken(_))) {
@@ -112,14 +205,28 @@ fn inherited_if(
     }
     match outcome {
         Ok(Claim::Taken(fd)) => Ok(fd),
-        Ok(Claim::Ours) => Err(OpenError::unfit(
-            wanted(),
-            "this number was not inherited (it is close-on-exec); \
-             the program that starts this one must clear FD_CLOEXEC on what it passes",
-        )),
+        Ok(Claim::Ours) => Err(not_inherited(wanted(), number)),
         Ok(Claim::Unfit(problem)) => Err(OpenError::unfit(wanted(), problem)),
         Err(source) => Err(OpenError::os(wanted(), source)),
     }
+}
+
+/// What is behind a number that was inherited and claimed for nobody.
+pub(crate) fn take_unclaimed(number: RawFd) -> Option<OwnedFd> {
+    match take_inherited(number, |_| Ok::<(), ()>(())) {
+        Ok(Claim::Taken(fd)) => Some(fd),
+        Ok(Claim::Ours | Claim::Unfit(())) | Err(_) => None,
+    }
+}
+
+fn not_inherited(wanted: Wanted, number: RawFd) -> OpenError {
+    OpenError::unfit(
+        wanted,
+        format!(
+            "the process did not begin with an fd {number}; the program that starts it must leave \
+             the fd open, with FD_CLOEXEC cleared"
+        ),
+    )
 }
 
 #[cfg(test)]
@@ -131,7 +238,8 @@ mod tests {
     use nix::fcntl::{FcntlArg, fcntl};
 
     use super::*;
-    use crate::registry::{FdRegistry, Scope};
+    use crate::ledger::Place;
+    use crate::registry::FdRegistry;
     use crate::watch::passed as given;
 
     fn door() -> Door {
@@ -166,11 +274,58 @@ mod tests {
         let door = door();
         let (reader, _writer) = pipe().expect("a pipe");
         let text = refusal(&door, &reader.as_raw_fd().to_string());
-        assert!(text.contains("not inherited"), "{text}");
+        assert!(text.contains("did not begin with an fd"), "{text}");
         assert!(
             fcntl(&reader, FcntlArg::F_GETFD).is_ok(),
             "it is still open"
         );
+    }
+
+    #[test]
+    fn a_number_that_came_to_be_later_is_never_taken() {
+        let number = left_by_a_parent();
+        let inherited = Inherited::at_start();
+        let late = left_by_a_parent();
+        let door = Door::new(
+            Arc::new(FdRegistry::with_inherited(inherited)),
+            Scope::Process,
+        );
+        let text = refusal(&door, &late.to_string());
+        assert!(text.contains("did not begin with an fd"), "{text}");
+        inherited_by(&door, number).expect("it was there");
+    }
+
+    fn inherited_by(door: &Door, number: RawFd) -> Result<OwnedFd, OpenError> {
+        inherited(door, number, Role::CommandLine, "-add-fd")
+    }
+
+    #[test]
+    fn a_client_cannot_name_a_number() {
+        let number = left_by_a_parent();
+        let door = door();
+        let text = refusal(&door.within(Scope::Monitor(0)), &number.to_string());
+        assert!(text.contains("on the command line only"), "{text}");
+        inherited_by(&door, number).expect("the command line can");
+    }
+
+    #[test]
+    fn what_no_option_claims_is_adopted_and_told_of() {
+        let (claimed, left) = (left_by_a_parent(), left_by_a_parent());
+        // Of all that other tests have open, only these two are inherited here.
+        let known = Inherited(Some([claimed, left].into()));
+        let registry = Arc::new(FdRegistry::with_inherited(known));
+        let door = Door::new(Arc::clone(&registry), Scope::Process);
+        let _mine = inherited_by(&door, claimed).expect("it was there");
+        registry.adopt_unclaimed();
+        let waiting = registry.waiting();
+        assert_eq!(waiting.len(), 1);
+        assert_eq!((waiting[0].fd, &waiting[0].place), (left, &Place::Number));
+        assert_eq!(waiting[0].origin, Origin::Inheritance);
+        assert!(!waiting[0].opened);
+        let text = refusal(&door, &left.to_string());
+        assert!(text.contains("used before"), "{text}");
+        registry.adopt_unclaimed();
+        assert_eq!(registry.waiting().len(), 1);
     }
 
     #[test]

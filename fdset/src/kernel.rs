@@ -78,6 +78,16 @@ pub(crate) enum Claim<E> {
     Unfit(E),
 }
 
+/// Whether something is behind `number` that would outlive an exec: what this process opens does
+/// not.
+pub(crate) fn is_inherited(number: RawFd) -> bool {
+    // SAFETY: the number is not -1, and the borrow ends with this one call, which fails with EBADF
+    // if no file is behind it.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl(borrowed, FcntlArg::F_GETFD)
+        .is_ok_and(|flags| !FdFlag::from_bits_retain(flags).contains(FdFlag::FD_CLOEXEC))
+}
+
 /// Takes over the inherited fd `number` if `check` finds nothing wrong with it. The caller has
 /// made sure that this happens at most once for a number, and that it is not negative.
 pub(crate) fn take_inherited<E>(

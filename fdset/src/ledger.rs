@@ -127,6 +127,8 @@ pub enum Place {
         /// The text its sender attached to it.
         opaque: Option<String>,
     },
+    /// Nowhere: it was left open by the parent process, and no option names its number.
+    Number,
 }
 
 /// One fd that was handed over and is still there.

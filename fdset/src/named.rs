@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::error::RegistryError;
 use crate::handover::Handover;
+use crate::limits::{MAX_NAME, MAX_NAMES};
 use crate::registry::Scope;
 
 /// All named fds of the process.
@@ -16,11 +17,34 @@ pub(crate) struct NamedFds(BTreeMap<Scope, BTreeMap<String, Handover>>);
 impl NamedFds {
     /// Whether `name` may name an fd: one that starts with a digit would read as a number.
     pub(crate) fn check(name: &str) -> Result<(), RegistryError> {
+        if name.len() > MAX_NAME {
+            return Err(RegistryError::TooLong {
+                parameter: "fdname",
+                came: name.len(),
+                limit: MAX_NAME,
+            });
+        }
         match name.bytes().next() {
             None => Err(RegistryError::BadName),
             Some(first) if first.is_ascii_digit() => Err(RegistryError::BadName),
             Some(_) => Ok(()),
         }
+    }
+
+    /// Whether `scope` may have `name` too: it has it already, or there is room.
+    pub(crate) fn admit(&self, scope: Scope, name: &str) -> Result<(), RegistryError> {
+        let has_room = self
+            .0
+            .get(&scope)
+            .is_none_or(|names| names.len() < MAX_NAMES || names.contains_key(name));
+        if has_room || scope == Scope::Process {
+            return Ok(());
+        }
+        Err(RegistryError::Full {
+            what: "named file descriptors of this monitor",
+            limit: MAX_NAMES,
+            fix: "use some, or take them back with closefd,",
+        })
     }
 
     /// Gives `fd` a name; hands back the fd that had it before, for the caller to close.

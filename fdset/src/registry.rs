@@ -4,7 +4,6 @@
 //! a call takes out of the books is closed after the lock is free, because a close can take long
 //! (it may flush) or run into another room.
 
-use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +12,7 @@ use crate::alias::Aliases;
 use crate::error::{OpenError, RegistryError, Wanted};
 use crate::handover::{Handover, Origin};
 use crate::hook::{Answers, HookError};
+use crate::inherited::{Claims, Inherited, NoClaim, take_unclaimed};
 use crate::kind::Nature;
 use crate::lease::Lease;
 use crate::ledger::{Ledger, Patience, Place, Use, UseId, Via, Waiting};
@@ -44,8 +44,10 @@ struct Books {
     aliases: Aliases,
     ledger: Ledger,
     patience: Patience,
-    /// Raw numbers of the command line that somebody has claimed.
-    taken: BTreeSet<RawFd>,
+    /// Raw numbers of the command line.
+    claims: Claims,
+    /// What was inherited and nobody has claimed.
+    adopted: Vec<Handover>,
 }
 
 impl Books {
@@ -59,7 +61,10 @@ impl Books {
             let opaque = opaque.map(str::to_owned);
             (Place::Set { set, opaque }, passed)
         });
-        names.chain(members)
+        let adopted = self.adopted.iter_mut();
+        names
+            .chain(members)
+            .chain(adopted.map(|passed| (Place::Number, passed)))
     }
 
     /// Takes back the aliases of a set, if it has gone.
@@ -75,6 +80,19 @@ impl FdRegistry {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty registry of a process that began with `inherited`.
+    #[must_use]
+    pub fn with_inherited(inherited: Inherited) -> Self {
+        let books = Books {
+            claims: Claims::new(inherited),
+            ..Books::default()
+        };
+        Self {
+            books: Mutex::new(books),
+            level: Level::default(),
+        }
     }
 
     /// What names can be opened now.
@@ -102,6 +120,24 @@ impl FdRegistry {
         opaque: Option<String>,
     ) -> (FdsetId, RawFd) {
         self.books().sets.add(passed, id, opaque)
+    }
+
+    /// As [`add`](Self::add), for a client: within the [limits](crate::limits).
+    ///
+    /// # Errors
+    /// When there are as many as there may be, or the text is too long; the fd is closed.
+    pub fn add_for_client(
+        &self,
+        passed: Handover,
+        id: Option<FdsetId>,
+        opaque: Option<String>,
+    ) -> Result<(FdsetId, RawFd), RegistryError> {
+        let mut books = self.books();
+        if let Err(error) = books.sets.admit(opaque.as_deref()) {
+            drop(books);
+            return Err(error);
+        }
+        Ok(books.sets.add(passed, id, opaque))
     }
 
     /// `remove-fd`: closes one member of set `id`, or all. The set vanishes when nothing is left
@@ -161,7 +197,8 @@ impl FdRegistry {
     /// `getfd`: gives an fd a name within `scope`. One that had the name before is closed.
     ///
     /// # Errors
-    /// When the name is empty or starts with a digit; the fd is closed.
+    /// When the name is empty, too long or starts with a digit, or the scope has as many as it may;
+    /// the fd is closed.
     pub fn add_named(
         &self,
         scope: Scope,
@@ -169,8 +206,14 @@ impl FdRegistry {
         passed: Handover,
     ) -> Result<(), RegistryError> {
         NamedFds::check(name)?;
-        let closed_without_lock = self.books().names.add(scope, name, passed);
-        drop(closed_without_lock);
+        let mut books = self.books();
+        if let Err(error) = books.names.admit(scope, name) {
+            drop(books);
+            return Err(error);
+        }
+        let replaced = books.names.add(scope, name, passed);
+        drop(books);
+        drop(replaced);
         Ok(())
     }
 
@@ -216,11 +259,12 @@ impl FdRegistry {
             names,
             sets,
             patience,
+            adopted,
             ..
         } = &mut *books;
         let names = names.all().map(|(_, _, passed)| &*passed);
         let members = sets.members().map(|(_, _, passed)| &*passed);
-        patience.deadline(names.chain(members))
+        patience.deadline(names.chain(members).chain(adopted.iter()))
     }
 
     /// The fds that wait too long to be opened, each once in its life.
@@ -294,14 +338,25 @@ impl FdRegistry {
         drop(freed_without_lock);
     }
 
-    /// Claims a raw number of the command line; `false` when somebody has it already.
-    pub(crate) fn claim(&self, number: RawFd) -> bool {
-        self.books().taken.insert(number)
+    /// Claims a raw number of the command line.
+    pub(crate) fn claim(&self, number: RawFd) -> Result<(), NoClaim> {
+        self.books().claims.claim(number)
     }
 
     /// Gives back a claim on a number behind which there was nothing to take.
     pub(crate) fn unclaim(&self, number: RawFd) {
-        self.books().taken.remove(&number);
+        self.books().claims.unclaim(number);
+    }
+
+    /// Takes over what was inherited and nobody has claimed, so that it is told of. To be called
+    /// when the command line has had its say.
+    pub fn adopt_unclaimed(&self) {
+        let rest = self.books().claims.claim_rest();
+        let taken = rest.into_iter().filter_map(take_unclaimed);
+        let adopted: Vec<_> = taken
+            .map(|fd| Handover::new(fd, Origin::Inheritance))
+            .collect();
+        self.books().adopted.extend(adopted);
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -380,8 +435,9 @@ impl Door {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::MAX_NAMES;
     use crate::sets::Member;
-    use crate::watch::{passed, watched};
+    use crate::watch::{passed, raise_fd_limit, watched};
 
     fn set(id: i64) -> FdsetId {
         FdsetId::new(id).expect("not negative")
@@ -402,6 +458,37 @@ mod tests {
                 id: set(3),
                 members: vec![member(first, Some("one")), member(second, None)],
             }]
+        );
+    }
+
+    #[test]
+    fn a_monitor_may_have_so_many_names_and_replace_each_of_them() {
+        raise_fd_limit();
+        let registry = FdRegistry::new();
+        let source = std::io::pipe().expect("a pipe").0;
+        let copy = || passed(source.try_clone().expect("an fd"));
+        let (mine, other) = (Scope::Monitor(1), Scope::Monitor(2));
+        for number in 0..MAX_NAMES {
+            registry
+                .add_named(mine, &format!("n{number}"), copy())
+                .expect("room");
+        }
+        let (fd, watch) = watched();
+        let error = registry.add_named(mine, "one more", passed(fd));
+        assert_eq!(
+            error.expect_err("full").to_string(),
+            "There are 1024 named file descriptors of this monitor already, which is the most; \
+             use some, or take them back with closefd, first"
+        );
+        assert!(watch.is_closed());
+        for (scope, name) in [(mine, "n7"), (other, "n7"), (Scope::Process, "n7")] {
+            registry.add_named(scope, name, copy()).expect("room");
+        }
+        let long = "n".repeat(256);
+        let error = registry.add_named(other, &long, copy());
+        assert_eq!(
+            error.expect_err("too long").to_string(),
+            "Parameter 'fdname' has 256 bytes; the most is 255"
         );
     }
 

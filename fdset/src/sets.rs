@@ -18,6 +18,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use crate::error::RegistryError;
 use crate::handover::{Handover, Origin};
 use crate::kind::{Kind, Nature};
+use crate::limits::{MAX_MEMBERS, MAX_OPAQUE};
 use crate::request::{Access, Request};
 
 /// The id of an fd set; never negative.
@@ -167,6 +168,27 @@ impl Fdsets {
         (id, number)
     }
 
+    /// Whether one more member with this text may be added for a client.
+    pub(crate) fn admit(&self, opaque: Option<&str>) -> Result<(), RegistryError> {
+        let length = opaque.map_or(0, str::len);
+        if length > MAX_OPAQUE {
+            return Err(RegistryError::TooLong {
+                parameter: "opaque",
+                came: length,
+                limit: MAX_OPAQUE,
+            });
+        }
+        let members: usize = self.0.values().map(|set| set.members.len()).sum();
+        if members >= MAX_MEMBERS {
+            return Err(RegistryError::Full {
+                what: "file descriptors in fd sets",
+                limit: MAX_MEMBERS,
+                fix: "take some back with remove-fd",
+            });
+        }
+        Ok(())
+    }
+
     /// Takes out one member, or all; the caller closes what comes back.
     pub(crate) fn remove(
         &mut self,
@@ -288,6 +310,7 @@ mod tests {
 
     use super::*;
     use crate::request::Role;
+    use crate::watch::raise_fd_limit;
 
     fn passed(fd: impl Into<OwnedFd>) -> Handover {
         Handover::new(fd.into(), Origin::CommandLine)
@@ -355,6 +378,30 @@ mod tests {
         sets.remove(0, Some(ordinary.into())).expect("it is there");
         let fd = sets.dup(id(0), &writer(false)).expect("the one left").fd;
         assert!(is_direct(fd));
+    }
+
+    #[test]
+    fn a_client_adds_members_and_text_up_to_the_limit() {
+        let mut sets = Fdsets::default();
+        let long = "x".repeat(MAX_OPAQUE + 1);
+        assert!(sets.admit(Some(&long[1..])).is_ok());
+        let text = sets.admit(Some(&long)).expect_err("too long").to_string();
+        assert_eq!(text, "Parameter 'opaque' has 8193 bytes; the most is 8192");
+        let source = fd();
+        raise_fd_limit();
+        for _ in 0..MAX_MEMBERS {
+            let copy = source.as_fd().try_clone_to_owned().expect("an fd");
+            assert!(sets.admit(None).is_ok());
+            sets.add(passed(copy), Some(id(0)), None);
+        }
+        let text = sets.admit(None).expect_err("full").to_string();
+        assert_eq!(
+            text,
+            "There are 4096 file descriptors in fd sets already, which is the most; \
+             take some back with remove-fd first"
+        );
+        sets.remove(0, None).expect("it is there");
+        assert!(sets.admit(None).is_ok());
     }
 
     #[test]

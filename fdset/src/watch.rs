@@ -31,3 +31,10 @@ impl Watch {
             .is_some_and(|seen| seen.contains(PollFlags::POLLHUP))
     }
 }
+
+/// Lets the test's process have as many fds as it may, for tests of our own limits.
+pub(crate) fn raise_fd_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("raised");
+}

@@ -192,7 +192,11 @@ impl fds::Commands for Builtin<'_> {
             .map(FdsetId::new)
             .transpose()
             .map_err(refused)?;
-        let (set, fd) = self.shared.registry.add(passed, set, args.opaque);
+        let (set, fd) = self
+            .shared
+            .registry
+            .add_for_client(passed, set, args.opaque)
+            .map_err(refused)?;
         self.watch_the_clock();
         Ok(AddfdInfo {
             fdset_id: set.value(),

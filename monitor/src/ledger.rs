@@ -40,6 +40,7 @@ fn wait(waiting: Waiting, now: Instant) -> FdWaiting {
     let (name, monitor, set, opaque) = match waiting.place {
         Place::Name { scope, name } => (Some(name), monitor(scope), None, None),
         Place::Set { set, opaque } => (None, None, Some(set.value()), opaque),
+        Place::Number => (None, None, None, None),
     };
     FdWaiting {
         kind: wire_kind(kind),
@@ -110,6 +111,7 @@ fn wire_origin(origin: Origin) -> FdOrigin {
     let (by, monitor, peer) = match origin {
         Origin::CommandLine => (FdGiver::CommandLine, None, None),
         Origin::Environment => (FdGiver::SocketActivation, None, None),
+        Origin::Inheritance => (FdGiver::Inheritance, None, None),
         Origin::Monitor { monitor, peer } => (FdGiver::Monitor, Some(monitor.into()), peer),
     };
     let of_peer = |part: fn(Peer) -> u32| peer.map(|peer| part(peer).into());

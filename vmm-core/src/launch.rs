@@ -16,7 +16,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use fdset::{Access, Door, FdRegistry, FdsetId, Handover, OpenFile, Origin, Policy, Role, Scope};
+use fdset::{
+    Access, Door, FdRegistry, FdsetId, Handover, Inherited, OpenFile, Origin, Policy, Role, Scope,
+};
 use monitor::{Phase, Server, ServerSpec, Version};
 
 pub use self::activation::Activation;
@@ -58,18 +60,18 @@ impl Launched {
     }
 }
 
-/// Builds everything that `config` asks for.
+/// Builds everything that `config` asks for, in a process that began with `inherited`.
 ///
 /// # Errors
 /// The first thing that cannot be had, with the reason.
-pub fn launch(config: Config, activation: Activation) -> Result<Launched> {
+pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> Result<Launched> {
     if let Some(name) = &config.name.process {
         process::rename(name).context("-name process")?;
     }
     sandbox::prepare();
     let signals = EndSignals::take().context("the signals")?;
     let (mut event_loop, mailbox) = EventLoop::new(signals).context("the main loop")?;
-    let registry = Arc::new(FdRegistry::new());
+    let registry = Arc::new(FdRegistry::with_inherited(inherited));
     let door = Door::new(Arc::clone(&registry), Scope::Process);
     // Opened by path, and so before the policy holds.
     let null = config
@@ -104,6 +106,7 @@ pub fn launch(config: Config, activation: Activation) -> Result<Launched> {
     let kept = add_chardevs(&mut vm, &door, &config)?;
     add_parts(&mut vm, &door, &config)?;
     answers.close();
+    door.registry().adopt_unclaimed();
     vm.power_on()?;
     if let Some(spec) = &config.sandbox {
         sandbox::enter(spec)?;

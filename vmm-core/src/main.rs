@@ -4,12 +4,15 @@
 
 use std::process::ExitCode;
 
+use fdset::Inherited;
 use vmm_core::cli::{self, Config, Outcome};
 use vmm_core::launch::{Activation, launch};
 use vmm_core::messages::{self, MessageStyle};
 use vmm_core::process::Daemon;
 
 fn main() -> ExitCode {
+    // Before anything is opened: what is there now was handed in, and nothing later was.
+    let inherited = Inherited::at_start();
     let config = match cli::parse(std::env::args_os().skip(1)) {
         Ok(Outcome::Run(config)) => *config,
         Ok(Outcome::Print(text)) => {
@@ -29,13 +32,13 @@ fn main() -> ExitCode {
             .then(|| config.name.guest.clone())
             .flatten(),
     });
-    run(config).unwrap_or_else(|error| {
+    run(config, inherited).unwrap_or_else(|error| {
         messages::report(format_args!("{error:#}"));
         ExitCode::FAILURE
     })
 }
 
-fn run(config: Config) -> anyhow::Result<ExitCode> {
+fn run(config: Config, inherited: Inherited) -> anyhow::Result<ExitCode> {
     let activation = Activation::from_environment()?;
     // Before the first thread: a fork takes only the one that calls it.
     let daemon = if config.daemonize {
@@ -43,7 +46,7 @@ fn run(config: Config) -> anyhow::Result<ExitCode> {
     } else {
         None
     };
-    let launched = launch(config, activation)?;
+    let launched = launch(config, activation, inherited)?;
     if let (Some(daemon), Some(null)) = (daemon, &launched.null) {
         daemon.ready(null)?;
     }

@@ -618,6 +618,9 @@ pub enum FdGiver {
     /// The parent process, by LISTEN_FDS.
     #[serde(rename = "socket-activation")]
     SocketActivation,
+    /// The parent process, by leaving it open; no option names it.
+    #[serde(rename = "inheritance")]
+    Inheritance,
     /// A client of a monitor.
     #[serde(rename = "monitor")]
     Monitor,
@@ -628,6 +631,7 @@ impl FdGiver {
     pub const ALL: &'static [Self] = &[
         Self::CommandLine,
         Self::SocketActivation,
+        Self::Inheritance,
         Self::Monitor,
     ];
     /// The name on the wire.
@@ -635,6 +639,7 @@ impl FdGiver {
         match self {
             Self::CommandLine => "command-line",
             Self::SocketActivation => "socket-activation",
+            Self::Inheritance => "inheritance",
             Self::Monitor => "monitor",
         }
     }
@@ -682,7 +687,7 @@ impl crate::describe::Described for FdOrigin {
                 "FdGiver",
                 "what kind of giver it was",
             )
-            .one_of(&["command-line", "socket-activation", "monitor"]),
+            .one_of(&["command-line", "socket-activation", "inheritance", "monitor"]),
         crate::describe::MemberSpec::optional(
             "monitor",
             "int",
@@ -791,7 +796,9 @@ impl crate::describe::Described for FdNature {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
-/// An fd that was handed over and is still there to be opened.
+/// An fd that was handed over and is still there to be opened. One with neither `name` nor
+/// `fdset-id` was left open by the parent process, and no option of the command line names its
+/// number: it stays open, and nobody can use it.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct FdWaiting {
     /// What it leads to.
