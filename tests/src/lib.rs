@@ -30,6 +30,7 @@ pub mod kernels;
 pub mod lab;
 pub mod lines;
 pub mod qmp;
+pub mod stray;
 pub mod vm;
 
 pub use vm::Vm;

@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use crate::fds::{self, Usage};
 use crate::guest::Guest;
 use crate::qmp::{Client, Refusal};
+use crate::stray;
 
 /// The first number that passed fds get in the VMM.
 const FIRST_FD: i32 = 20;
@@ -418,6 +419,7 @@ impl Builder {
         if self.paused {
             arguments.push("-S".to_owned());
         }
+        stray::keep_from_children();
         let mut command = Command::new(&self.vmm.program);
         command
             .args(arguments)

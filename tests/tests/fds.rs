@@ -229,6 +229,31 @@ fn the_ledger_tells_what_waits_who_gave_it_and_who_uses_it() -> Result<()> {
 
 #[test]
 #[ignore = "needs sesame: cargo xtask test"]
+fn an_inherited_fd_that_no_option_names_is_told_of_and_cannot_be_used() -> Result<()> {
+    let mut builder = Vm::monitor();
+    let number = builder.pass(fds::disk(MIB)?);
+    let mut vm = builder.start()?;
+    let waiting = vm.execute("query-fds", json!({}))?["waiting"].take();
+    assert_eq!(waiting.as_array().map(Vec::len), Some(1), "{waiting}");
+    assert_eq!(waiting[0]["fd"], number);
+    assert_eq!(waiting[0]["kind"], "file");
+    assert_eq!(waiting[0]["origin"], json!({"by": "inheritance"}));
+    let address = json!({"type": "fd", "data": {"str": number.to_string()}});
+    let backend = json!({"type": "socket", "data": {"addr": address}});
+    let refusal = vm.refusal("chardev-add", json!({"id": "c", "backend": backend}))?;
+    assert!(
+        refusal.desc.contains("on the command line only"),
+        "{}",
+        refusal.desc
+    );
+    vm.execute("fd-unclaimed-set", json!({"after": 1}))?;
+    let event = vm.qmp.event("FD_UNCLAIMED", SOON)?;
+    assert_eq!(event["data"]["fd"]["fd"], number);
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
 fn an_fd_that_nobody_claims_is_told_of_once() -> Result<()> {
     let mut vm = Vm::monitor().start()?;
     let file = fds::disk(MIB)?;
