@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::InsideOptions;
 use super::monitor::mebibytes;
-use super::table::Row;
+use super::table::{Bar, Row};
 
 /// The guest's RAM is the one mapping that is at least so large.
 const RAM: u64 = 200 << 20;
@@ -39,8 +39,13 @@ pub(super) fn measure(
         }
     }
     Ok(vec![
-        Row::new("start to the guest's init", "s", boot, 0.55),
-        Row::new("size (PSS) beyond the guest's RAM", "MiB", size, 1.0 / 10.0),
+        Row::new("start to the guest's init", "s", boot, Bar::Share(0.55)),
+        Row::new(
+            "size (PSS) beyond the guest's RAM",
+            "MiB",
+            size,
+            Bar::Share(1.0 / 10.0),
+        ),
     ])
 }
 

@@ -1,13 +1,15 @@
 //! `cargo xtask bench`: ratios against the distribution's QEMU, never times alone.
 //!
 //! ```text
-//!   here:              monitor.rs  start to first answer · idle size · round trip
+//!   here:              monitor.rs  start to first answer · idle size · round trips
 //!   where KVM works:   guest.rs    start to the guest's init · size beyond the guest's RAM
 //!   both: A B A B A B ..., medians, one table
+//!   here:              door.rs     the one open and the open hook, which no peer has
 //! ```
 //!
 //! The two programs take turns within one run, so that a busy machine slows both; the load is
 //! printed beside the table all the same.
+mod door;
 mod guest;
 mod monitor;
 mod table;
@@ -69,6 +71,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let files = project::guest_files(&inits)?;
     step("measuring monitors");
     let mut rows = monitor::measure(&pair, options.turns)?;
+    let door = door::measure(&program)?;
     let inside = |vmm: &Vmm| InsideOptions {
         vmm: vmm.program.clone(),
         kernel: files.kernel.clone(),
@@ -80,7 +83,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         Place::Host => guest::sample(&inside(vmm)),
         Place::Lab(_) => in_lab(&inits, &inside(vmm)),
     })?);
-    print(&rows);
+    print("QEMU", &rows);
+    print("without", &door);
+    println!();
     println!(
         "third-party crates in the binary: {} (at most {MOST_CRATES})",
         third_party_crates()?

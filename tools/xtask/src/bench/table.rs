@@ -1,28 +1,42 @@
 //! Samples, medians, and the table.
-/// One line of the table: what, in which unit, by whom, and the ratio wanted.
+
+/// What is wanted of a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Bar {
+    /// At most this share of the other's.
+    Share(f64),
+    /// At most so much more than the other's, in the row's unit.
+    Above(f64),
+}
+
+/// One line of the table: what, in which unit, ours beside another's, and what is wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row {
     pub(super) what: String,
     pub(super) unit: String,
-    /// Medians: ours, the peer's.
+    /// Medians: ours, the other's.
     pub(super) medians: [f64; 2],
-    /// At most this share of the peer's.
-    pub(super) wanted: f64,
+    pub(super) bar: Bar,
 }
 
 impl Row {
     /// From samples of both, ours first.
-    pub(super) fn new(what: &str, unit: &str, samples: [Vec<f64>; 2], wanted: f64) -> Self {
+    pub(super) fn new(what: &str, unit: &str, samples: [Vec<f64>; 2], bar: Bar) -> Self {
         Self {
             what: what.to_owned(),
             unit: unit.to_owned(),
             medians: samples.map(median),
-            wanted,
+            bar,
         }
     }
 
-    fn ratio(&self) -> f64 {
-        self.medians[0] / self.medians[1]
+    /// What is compared with the bar, and the bar.
+    fn verdict(&self) -> (f64, f64) {
+        let [ours, other] = self.medians;
+        match self.bar {
+            Bar::Share(most) => (ours / other, most),
+            Bar::Above(most) => (ours - other, most),
+        }
     }
 }
 
@@ -31,30 +45,25 @@ fn median(mut samples: Vec<f64>) -> f64 {
     samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Prints the rows under each other.
-pub(super) fn print(rows: &[Row]) {
+/// Prints the rows under each other; `other` is whom they compare with.
+pub(super) fn print(other: &str, rows: &[Row]) {
+    let (is, name) = match rows.first().map(|row| row.bar) {
+        Some(Bar::Above(_)) => ("more", "at most"),
+        _ => ("ratio", "at most"),
+    };
     println!();
-    println!(
-        "{:<40} {:>12} {:>12} {:>7} {:>7}",
-        "", "sesame", "QEMU", "ratio", "wanted"
-    );
+    println!("{:<40} {:>12} {other:>12} {is:>7} {name:>7}", "", "sesame");
     for row in rows {
         let cell = |number: f64| format!("{number:.2} {}", row.unit);
-        let verdict = if row.ratio() <= row.wanted {
-            ""
-        } else {
-            "  missed"
-        };
+        let (is, most) = row.verdict();
+        let missed = if is <= most { "" } else { "  missed" };
         println!(
-            "{:<40} {:>12} {:>12} {:>7.3} {:>7.3}{verdict}",
+            "{:<40} {:>12} {:>12} {is:>7.3} {most:>7.3}{missed}",
             row.what,
             cell(row.medians[0]),
             cell(row.medians[1]),
-            row.ratio(),
-            row.wanted
         );
     }
-    println!();
 }
 
 #[cfg(test)]
@@ -63,8 +72,13 @@ mod tests {
 
     #[test]
     fn a_row_has_the_medians_of_its_samples() {
-        let row = Row::new("x", "ms", [vec![3.0, 1.0, 2.0], vec![8.0]], 0.5);
+        let row = Row::new("x", "ms", [vec![3.0, 1.0, 2.0], vec![8.0]], Bar::Share(0.5));
         assert_eq!(row.medians, [2.0, 8.0]);
-        assert_eq!(row.ratio(), 0.25);
+        assert_eq!(row.verdict(), (0.25, 0.5));
+        let more = Row {
+            bar: Bar::Above(1.0),
+            ..row
+        };
+        assert_eq!(more.verdict(), (-6.0, 1.0));
     }
 }
