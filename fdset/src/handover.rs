@@ -10,6 +10,7 @@ use nix::sys::socket::sockopt::PeerCredentials;
 use crate::error::RegistryError;
 use crate::kind::{Kind, Nature};
 use crate::ledger::{Place, Waiting};
+use crate::registry::Scope;
 
 /// The process at the other end of a connection, as the kernel noted it when they connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,7 @@ pub struct Handover {
     since: Instant,
     opened: bool,
     reported: bool,
+    ends_with: Option<Scope>,
 }
 
 impl Handover {
@@ -93,7 +95,22 @@ impl Handover {
             since: Instant::now(),
             opened: false,
             reported: false,
+            ends_with: None,
         }
+    }
+
+    /// Lets it end with `scope`, unless somebody has taken it by then.
+    #[must_use]
+    pub fn bound_to(self, scope: Scope) -> Self {
+        Self {
+            ends_with: Some(scope),
+            ..self
+        }
+    }
+
+    /// The scope with which it ends.
+    pub(crate) fn ends_with(&self) -> Option<Scope> {
+        self.ends_with
     }
 
     /// Insists on the kind that was announced, if one was. An fd of another kind is closed.
@@ -158,6 +175,7 @@ impl Handover {
             origin: self.origin,
             since: self.since,
             opened: self.opened,
+            ends_with: self.ends_with,
         }
     }
 

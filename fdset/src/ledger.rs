@@ -146,6 +146,8 @@ pub struct Waiting {
     pub since: Instant,
     /// Whether it was ever opened: a member of a set stays there.
     pub opened: bool,
+    /// The scope with which it ends, if it does not stay.
+    pub ends_with: Option<Scope>,
 }
 
 /// How long an fd may wait before it counts as forgotten.

@@ -68,7 +68,7 @@ pub use look::{Found, Source, look};
 pub use open::{null, open};
 pub use pidfile::{PidFile, pid_file};
 pub use policy::Policy;
-pub use registry::{Door, FdRegistry, Scope};
+pub use registry::{Door, FdRegistry, Scope, ScopeLease};
 pub use request::{Access, Create, Existing, Request, Role};
 pub use reserve::{Reserve, is_out_of_fds};
 pub use sets::{Fdset, FdsetId, Member};

@@ -1,7 +1,8 @@
 //! Named fds (`getfd`, `closefd`): pure bookkeeping, by scope.
 //!
 //! A name belongs to the monitor that got it, not to the connection: a client that reconnects
-//! finds it again. Names of the command line belong to the process and are seen by all.
+//! finds it again. With `fd-scope=session` it belongs to the session and ends with it. Names of
+//! the command line belong to the process and are seen by all.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +42,7 @@ impl NamedFds {
             return Ok(());
         }
         Err(RegistryError::Full {
-            what: "named file descriptors of this monitor",
+            what: "named file descriptors of this monitor or session",
             limit: MAX_NAMES,
             fix: "use some, or take them back with closefd,",
         })
@@ -60,6 +61,11 @@ impl NamedFds {
             self.0.remove(&scope);
         }
         fd
+    }
+
+    /// Takes all names of a scope that has ended, for the caller to close.
+    pub(crate) fn end(&mut self, scope: Scope) -> BTreeMap<String, Handover> {
+        self.0.remove(&scope).unwrap_or_default()
     }
 
     /// What `name` means in `scope`: its own names first, then the process's.

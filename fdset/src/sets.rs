@@ -19,6 +19,7 @@ use crate::error::RegistryError;
 use crate::handover::{Handover, Origin};
 use crate::kind::{Kind, Nature};
 use crate::limits::{MAX_MEMBERS, MAX_OPAQUE};
+use crate::registry::Scope;
 use crate::request::{Access, Request};
 
 /// The id of an fd set; never negative.
@@ -103,6 +104,11 @@ struct Set {
 }
 
 impl Set {
+    /// Whether nothing keeps it.
+    fn is_idle(&self) -> bool {
+        self.members.is_empty() && self.leases == 0
+    }
+
     /// The first member of a right kind whose access mode is exactly the wanted one. One whose
     /// `O_DIRECT` flag is as wanted comes before one whose flag is not: managers pass both, but a
     /// single one serves too.
@@ -212,6 +218,24 @@ impl Fdsets {
         Ok(out)
     }
 
+    /// Takes out all members that are bound to a scope that has ended, for the caller to close;
+    /// and says which sets have gone with them.
+    pub(crate) fn end(&mut self, scope: Scope) -> (Vec<Handover>, Vec<FdsetId>) {
+        let mut out = Vec::new();
+        let mut gone = Vec::new();
+        self.0.retain(|id, set| {
+            let before = set.members.len();
+            let ended = set
+                .members
+                .extract_if(.., |held| held.passed.ends_with() == Some(scope));
+            out.extend(ended.map(|held| held.passed));
+            let goes = before > set.members.len() && set.is_idle();
+            gone.extend(goes.then_some(*id));
+            !goes
+        });
+        (out, gone)
+    }
+
     /// Duplicates the member that serves `request`, and counts a lease.
     pub(crate) fn dup(&mut self, id: FdsetId, request: &Request<'_>) -> Result<Dup, NoDup> {
         let set = self.0.get_mut(&id).ok_or(NoDup::NoSuchSet)?;
@@ -275,11 +299,7 @@ impl Fdsets {
     }
 
     fn vanish_if_idle(&mut self, id: FdsetId) {
-        if self
-            .0
-            .get(&id)
-            .is_some_and(|set| set.members.is_empty() && set.leases == 0)
-        {
+        if self.0.get(&id).is_some_and(Set::is_idle) {
             self.0.remove(&id);
         }
     }

@@ -12,8 +12,8 @@ use qapi_schema::fds::{
     FdsetFdInfo, FdsetInfo, Getfd, RemoveFd, RemoveFdAlias,
 };
 use qapi_schema::{
-    COMMANDS, Context, Event, INTROSPECTION, Module, MonitorId, QmpError, Reply, SessionPeer,
-    to_wire,
+    COMMANDS, Context, Event, INTROSPECTION, Module, MonitorId, QmpError, Reply, SessionId,
+    SessionPeer, to_wire,
 };
 use serde_json::Value;
 
@@ -172,7 +172,7 @@ impl fds::Commands for Builtin<'_> {
         let passed = passed_fd(cx, args.kind)?;
         self.shared
             .registry
-            .add_named(scope(cx), &args.fdname, passed)
+            .add_named(scope_of(cx), &args.fdname, passed)
             .map_err(refused)?;
         self.watch_the_clock();
         Ok(())
@@ -181,7 +181,7 @@ impl fds::Commands for Builtin<'_> {
     fn closefd(&mut self, cx: &mut dyn Context, args: Closefd) -> Result<(), QmpError> {
         self.shared
             .registry
-            .remove_named(scope(cx), &args.fdname)
+            .remove_named(scope_of(cx), &args.fdname)
             .map_err(refused)
     }
 
@@ -283,13 +283,23 @@ fn passed_fd(cx: &mut dyn Context, kind: Option<FdKind>) -> Result<Handover, Qmp
             .map(|SessionPeer { pid, uid, gid }| Peer { pid, uid, gid }),
     };
     let announced = kind.and_then(|kind| Kind::from_name(kind.as_str()));
-    Handover::new(fd, origin)
+    let passed = Handover::new(fd, origin)
         .announced_as(announced)
-        .map_err(refused)
+        .map_err(refused)?;
+    Ok(match scope_of(cx) {
+        session @ Scope::Session { .. } => passed.bound_to(session),
+        Scope::Monitor(_) | Scope::Process => passed,
+    })
 }
 
-fn scope(cx: &dyn Context) -> Scope {
-    Scope::Monitor(cx.monitor().0)
+/// Whose fd names a request means.
+#[must_use]
+pub fn scope_of(cx: &dyn Context) -> Scope {
+    let monitor = cx.monitor().0;
+    match cx.session() {
+        Some(SessionId(session)) => Scope::Session { monitor, session },
+        None => Scope::Monitor(monitor),
+    }
 }
 
 fn refused(error: RegistryError) -> QmpError {

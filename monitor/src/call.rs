@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use fdset::Peer;
-use qapi_schema::{CommandSpec, Context, MonitorId, QmpError, Reply, SessionPeer};
+use qapi_schema::{CommandSpec, Context, MonitorId, QmpError, Reply, SessionId, SessionPeer};
 use serde_json::Value;
 
 use crate::inbox::{Inbox, Pending};
@@ -105,6 +105,11 @@ impl Context for Call {
 
     fn monitor(&self) -> MonitorId {
         self.line.monitor
+    }
+
+    fn session(&self) -> Option<SessionId> {
+        let line = &self.line;
+        line.scope.is_some().then(|| line.key.session())
     }
 
     fn peer(&self) -> Option<SessionPeer> {

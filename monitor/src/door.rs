@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use fdset::{Listener, Reserve, is_out_of_fds};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{FlushArg, tcflush};
-use qapi_schema::{MonitorId, QmpError};
+use qapi_schema::QmpError;
 
+use crate::line::Manner;
 use crate::print::{Style, failure};
 use crate::transport::{Outlet, Port};
 
@@ -40,10 +41,8 @@ pub(crate) enum Entrance {
 /// A monitor whose clients come and go.
 #[derive(Debug)]
 pub(crate) struct Door {
-    /// The monitor.
-    pub(crate) id: MonitorId,
-    /// How it lays out its messages.
-    pub(crate) style: Style,
+    /// What its sessions have alike.
+    pub(crate) manner: Manner,
     entrance: Entrance,
     /// Told when the first client is there.
     first_client: Option<SyncSender<()>>,
@@ -57,15 +56,13 @@ pub(crate) struct Door {
 impl Door {
     /// A door that nobody has come through.
     pub(crate) fn new(
-        id: MonitorId,
-        style: Style,
+        manner: Manner,
         entrance: Entrance,
         first_client: Option<SyncSender<()>>,
     ) -> Self {
         let accepts = matches!(entrance, Entrance::Listener(_));
         Self {
-            id,
-            style,
+            manner,
             entrance,
             first_client,
             clients: 0,
@@ -146,7 +143,7 @@ impl Door {
                         "This monitor serves {CLIENTS_PER_MONITOR} clients at once, and has them; \
                          close one connection first"
                     );
-                    turn_away(port, self.style, &why);
+                    turn_away(port, self.manner.style, &why);
                     self.tell_once(&why);
                 }
                 Err(error) => match error.kind() {
@@ -159,7 +156,7 @@ impl Door {
                         }
                     }
                     _ => {
-                        tracing::warn!(monitor = self.id.0, %error, "a client cannot be accepted yet");
+                        tracing::warn!(monitor = self.manner.id.0, %error, "a client cannot be accepted yet");
                         self.rests_until = Some(Instant::now() + ACCEPT_REST);
                         return None;
                     }
@@ -178,7 +175,7 @@ impl Door {
         else {
             return false;
         };
-        let style = self.style;
+        let style = self.manner.style;
         let told = reserve.lend(|| {
             let port = fdset::accept(listener).and_then(Port::new)?;
             turn_away(port, style, why);
@@ -200,7 +197,7 @@ impl Door {
 
     fn tell_once(&mut self, why: &str) {
         if !std::mem::replace(&mut self.told_full, true) {
-            let (monitor, clients) = (self.id.0, self.clients);
+            let (monitor, clients) = (self.manner.id.0, self.clients);
             tracing::warn!(monitor, clients, why, "clients are turned away");
         }
     }

@@ -262,6 +262,7 @@ mod tests {
                 outlet: Outlet::new(Arc::new(port)),
                 bell: Arc::new(Bell::new()),
                 deserted: false.into(),
+                scope: None,
             }));
         }
         inbox

@@ -22,10 +22,10 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use fdset::Peer;
+use fdset::{Peer, Scope};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
-use qapi_schema::{Event, EventSink, MonitorId, Reply};
+use qapi_schema::{Event, EventSink, Reply};
 use serde_json::Value;
 
 use crate::builtin;
@@ -34,10 +34,10 @@ use crate::dispatch::{Route, admit};
 use crate::door::{Door, Entrance};
 use crate::inbox::{Pending, Queued};
 use crate::ledger;
-use crate::line::{Key, Line, Note};
-use crate::print::{self, Style};
+use crate::line::{Key, Line, Manner, Note};
+use crate::print;
 use crate::request::{Refusal, Request};
-use crate::server::Shared;
+use crate::server::{FdScope, Shared};
 use crate::session::{Cause, Incoming, Session, State};
 use crate::transport::{Outlet, Port, QUEUE_LIMIT, Sent};
 
@@ -54,8 +54,7 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// A monitor on its way to `qmp-io`.
 #[derive(Debug)]
 pub(crate) struct NewMonitor {
-    pub(crate) id: MonitorId,
-    pub(crate) style: Style,
+    pub(crate) manner: Manner,
     pub(crate) way: Way,
     /// Told when the first client is there.
     pub(crate) first_client: Option<SyncSender<()>>,
@@ -210,27 +209,26 @@ impl Io {
 
     fn add(&mut self, monitor: NewMonitor) {
         let NewMonitor {
-            id,
-            style,
+            manner,
             way,
             first_client,
         } = monitor;
         match way {
             Way::Door(entrance) => {
                 let key = self.next_key();
-                let door = Door::new(id, style, entrance, first_client);
+                let door = Door::new(manner, entrance, first_client);
                 let watched = door
                     .knocker()
                     .map_or(Ok(()), |fd| self.watch(fd, key, Interest::READABLE));
                 if let Err(error) = watched {
-                    tracing::error!(monitor = id.0, %error, "a monitor cannot be listened to");
+                    tracing::error!(monitor = manner.id.0, %error, "a monitor cannot be listened to");
                     return;
                 }
                 self.doors.insert(key, door);
                 self.accept(key);
             }
             Way::Connected { input, output } => {
-                self.greet(None, id, style, input, output);
+                self.greet(None, manner, input, output);
                 drop(first_client);
             }
         }
@@ -266,8 +264,8 @@ impl Io {
         while let Some(door) = self.doors.get_mut(&key)
             && let Some(port) = door.admit()
         {
-            let (id, style) = (door.id, door.style);
-            self.greet(Some(key), id, style, Arc::clone(&port), port);
+            let manner = door.manner;
+            self.greet(Some(key), manner, Arc::clone(&port), port);
             if let Some(door) = self.doors.get_mut(&key) {
                 door.announce();
             }
@@ -275,15 +273,17 @@ impl Io {
     }
 
     /// Begins a session.
-    fn greet(
-        &mut self,
-        door: Option<Key>,
-        id: MonitorId,
-        style: Style,
-        input: Arc<Port>,
-        output: Arc<Port>,
-    ) {
+    fn greet(&mut self, door: Option<Key>, manner: Manner, input: Arc<Port>, output: Arc<Port>) {
         let key = self.next_key();
+        let Manner {
+            id,
+            style,
+            fd_scope,
+        } = manner;
+        let scope = Scope::Session {
+            monitor: id.0,
+            session: key.session().0,
+        };
         let line = Arc::new(Line {
             key,
             monitor: id,
@@ -292,6 +292,7 @@ impl Io {
             outlet: Outlet::new(Arc::clone(&output)),
             bell: Arc::clone(&self.shared.bell),
             deserted: false.into(),
+            scope: (fd_scope == FdScope::Session).then(|| self.shared.registry.begin_scope(scope)),
         });
         let client = Client {
             door,

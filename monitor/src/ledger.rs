@@ -55,6 +55,7 @@ fn wait(waiting: Waiting, now: Instant) -> FdWaiting {
         origin: wire_origin(waiting.origin),
         age: age(waiting.since, now),
         opened: waiting.opened,
+        session: waiting.ends_with.is_some(),
     }
 }
 
@@ -89,7 +90,10 @@ fn in_use(entry: Use, now: Instant) -> FdUse {
 fn monitor(scope: Scope) -> Option<i64> {
     match scope {
         Scope::Process => None,
-        Scope::Monitor(number) => Some(number.into()),
+        Scope::Monitor(number)
+        | Scope::Session {
+            monitor: number, ..
+        } => Some(number.into()),
     }
 }
 

@@ -57,8 +57,8 @@ mod server;
 mod session;
 mod transport;
 
-pub use builtin::Version;
+pub use builtin::{Version, scope_of};
 pub use call::Call;
 pub use dispatch::Phase;
 pub use print::Style;
-pub use server::{Endpoint, MonitorError, MonitorSpec, Server, ServerSpec};
+pub use server::{Endpoint, FdScope, MonitorError, MonitorSpec, Server, ServerSpec};

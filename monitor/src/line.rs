@@ -5,17 +5,36 @@ use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use fdset::Peer;
+use fdset::{Peer, ScopeLease};
 use mio::Waker;
-use qapi_schema::MonitorId;
+use qapi_schema::{MonitorId, SessionId};
 
 use crate::io::NewMonitor;
 use crate::print::Style;
+use crate::server::FdScope;
 use crate::transport::{Outlet, Sent};
 
 /// One session or one monitor, within the thread `qmp-io`. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Key(pub(crate) usize);
+
+impl Key {
+    /// The session's id, for those to whom it means more than a place in this thread.
+    pub(crate) fn session(self) -> SessionId {
+        SessionId(u64::try_from(self.0).unwrap_or(u64::MAX))
+    }
+}
+
+/// What all sessions of one monitor have alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Manner {
+    /// The monitor.
+    pub(crate) id: MonitorId,
+    /// How it lays out its messages.
+    pub(crate) style: Style,
+    /// How long what its clients hand over stays.
+    pub(crate) fd_scope: FdScope,
+}
 
 /// What another thread asks of `qmp-io`.
 #[derive(Debug)]
@@ -87,6 +106,9 @@ pub(crate) struct Line {
     pub(crate) bell: Arc<Bell>,
     /// Set once nobody is at the other end any more.
     pub(crate) deserted: AtomicBool,
+    /// Ends what the client has handed over, where that belongs to the session: not before the last
+    /// request that may still hand over more.
+    pub(crate) scope: Option<ScopeLease>,
 }
 
 impl Line {

@@ -19,7 +19,7 @@ use crate::door::Entrance;
 use crate::events::EventHub;
 use crate::inbox::{Inbox, Pending, Queued};
 use crate::io::{Io, NewMonitor, WAKER, Way};
-use crate::line::{Bell, Key, Line, Note};
+use crate::line::{Bell, Key, Line, Manner, Note};
 use crate::print::Style;
 use crate::transport::Port;
 
@@ -53,11 +53,23 @@ pub struct MonitorSpec {
     pub id: MonitorId,
     /// The layout of its messages.
     pub style: Style,
+    /// How long what its clients hand over stays.
+    pub fd_scope: FdScope,
     /// How its clients come.
     pub endpoint: Endpoint,
     /// Whether [`Server::add_monitor`] returns only when the first client is there (`wait=on`).
     /// Means nothing for a client that is there already.
     pub wait: bool,
+}
+
+/// How long the fds stay that clients hand over and nobody takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FdScope {
+    /// They outlive a connection: a client that comes again finds them.
+    #[default]
+    Monitor,
+    /// They are closed when the session ends.
+    Session,
 }
 
 /// How a monitor's clients come.
@@ -214,8 +226,11 @@ impl Server {
         self.start(monitor)?;
         let (first_client, arrival) = sync_channel(1);
         self.0.bell.ring(Note::Add(Box::new(NewMonitor {
-            id: monitor,
-            style: spec.style,
+            manner: Manner {
+                id: monitor,
+                style: spec.style,
+                fd_scope: spec.fd_scope,
+            },
             way,
             first_client: spec.wait.then_some(first_client),
         })));

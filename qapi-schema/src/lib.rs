@@ -46,4 +46,4 @@ pub use generated::events::Event;
 pub use generated::introspection::INTROSPECTION;
 pub use generated::*;
 pub use reply::{Reply, to_wire};
-pub use wire::{Context, ErrorClass, EventSink, MonitorId, QmpError, SessionPeer};
+pub use wire::{Context, ErrorClass, EventSink, MonitorId, QmpError, SessionId, SessionPeer};

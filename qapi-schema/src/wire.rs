@@ -88,6 +88,10 @@ impl std::error::Error for QmpError {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MonitorId(pub u32);
 
+/// One session of a client. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
 /// The process behind a session, as the kernel noted it when it connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionPeer {
@@ -107,6 +111,11 @@ pub trait Context {
 
     /// The monitor the request came over.
     fn monitor(&self) -> MonitorId;
+
+    /// The session, where fd names belong to it and not to its monitor (`fd-scope=session`).
+    fn session(&self) -> Option<SessionId> {
+        None
+    }
 
     /// Who is at the other end, where the connection tells: a unix socket does.
     fn peer(&self) -> Option<SessionPeer>;

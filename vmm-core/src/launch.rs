@@ -218,11 +218,9 @@ fn add_chardevs(vm: &mut Vm, door: &Door, config: &Config) -> Result<Vec<Kept>> 
         let id = &chardev.id;
         let spec = resolve::chardev::chardev(chardev.backend.clone())
             .with_context(|| format!("-chardev {id}"))?;
-        let monitor = config
-            .monitors
-            .iter()
-            .position(|monitor| monitor.chardev == *id);
-        let Some(number) = monitor else {
+        let mut monitors = config.monitors.iter().enumerate();
+        let monitor = monitors.find(|(_, monitor)| monitor.chardev == *id);
+        let Some((number, monitor)) = monitor else {
             let what = || format!("-chardev {id}");
             let reply = vm.add_chardev(door, id, &spec).with_context(what)?;
             if let Some(pty) = reply.pty {
@@ -230,11 +228,7 @@ fn add_chardevs(vm: &mut Vm, door: &Door, config: &Config) -> Result<Vec<Kept>> 
             }
             continue;
         };
-        let pretty = config
-            .monitors
-            .get(number)
-            .is_some_and(|monitor| monitor.pretty);
-        kept.push(monitors::add(vm, door, id, &spec, number, pretty)?);
+        kept.push(monitors::add(vm, door, id, &spec, number, monitor)?);
     }
     for monitor in &config.monitors {
         if !config

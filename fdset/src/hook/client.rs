@@ -77,6 +77,15 @@ struct Asked {
     deadline: Instant,
 }
 
+/// That the manager has gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departure {
+    /// Why.
+    pub reason: String,
+    /// How many requests it had not answered; they have failed.
+    pub unanswered: usize,
+}
+
 /// The connection to the manager.
 enum Link {
     Up(OwnedFd),
@@ -94,6 +103,8 @@ pub struct HookClient {
     last_id: u64,
     asked: BTreeMap<u64, Asked>,
     finished: Vec<Finished>,
+    /// Told once.
+    departure: Option<Departure>,
     /// What the socket has not taken yet.
     output: Vec<u8>,
     lines: Lines,
@@ -143,6 +154,7 @@ impl HookClient {
             last_id: 0,
             asked: BTreeMap::new(),
             finished: Vec::new(),
+            departure: None,
             output: Vec::new(),
             lines: Lines::default(),
             more: true,
@@ -227,6 +239,10 @@ impl HookClient {
             return;
         }
         tracing::debug!(why, "the open hook is gone");
+        self.departure = Some(Departure {
+            reason: why.to_owned(),
+            unanswered: self.pending(),
+        });
         self.link = Link::Gone(why.to_owned());
         self.output = Vec::new();
         self.lines = Lines::default();
@@ -234,6 +250,11 @@ impl HookClient {
             self.end(id, Err(HookError::Gone(why.to_owned())));
         }
         self.asked.clear();
+    }
+
+    /// That the manager has gone, if it is so and this was not asked before.
+    pub fn take_departure(&mut self) -> Option<Departure> {
+        self.departure.take()
     }
 
     /// Sends, receives and looks at the clock; gives the requests that have ended since.

@@ -33,7 +33,7 @@ mod wish;
 use std::time::Duration;
 
 pub use answers::Answers;
-pub use client::{Finished, HookClient, HookWire, Ticket, WireAnswer};
+pub use client::{Departure, Finished, HookClient, HookWire, Ticket, WireAnswer};
 pub use wish::{Expected, Wish};
 
 /// Why the open hook did not give an fd.

@@ -402,3 +402,22 @@ mod random {
         }
     }
 }
+
+#[test]
+fn a_manager_that_goes_is_told_of_once_with_what_it_owed() {
+    let (mut client, manager) = hook();
+    let now = Instant::now();
+    client.ask(image(), None, now);
+    client.ask(reader(), None, now);
+    assert_eq!(client.take_departure(), None);
+    drop(manager);
+    assert_eq!(client.attend(now).len(), 2);
+    let departure = Departure {
+        reason: "it has closed the connection".to_owned(),
+        unanswered: 2,
+    };
+    assert_eq!(client.take_departure(), Some(departure));
+    client.ask(image(), None, now);
+    client.attend(now);
+    assert_eq!(client.take_departure(), None, "it was gone already");
+}

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 
 use crate::stage::{Client, Stage};
 use fdset::Scope;
-use monitor::Style;
+use monitor::{FdScope, Style};
 
 /// A pipe whose reading end is passed: the writer sees when the last copy is closed.
 struct Probe {
@@ -243,6 +243,70 @@ fn names_belong_to_the_monitor_and_outlive_a_connection() {
     assert_eq!(registry.names(Scope::Monitor(1)), ["x"]);
     server.shutdown();
     assert_eq!(two.line(), None);
+}
+
+/// Waits until what ends with a session has ended.
+fn soon(condition: impl Fn() -> bool) -> bool {
+    (0..400).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        condition()
+    })
+}
+
+#[test]
+fn with_fd_scope_session_a_client_that_goes_leaves_nothing() {
+    let stage = Stage::new();
+    let mut client = stage.client_with(7, Style::Line, FdScope::Session);
+    let mut other = stage.client_with(7, Style::Line, FdScope::Session);
+    let registry = std::sync::Arc::clone(&stage.registry);
+    stage.run();
+    (client, other) = (client.ready(), other.ready());
+    let mut probes: Vec<_> = (0..4).map(|_| Probe::new()).collect();
+    let named = "{'execute': 'getfd', 'arguments': {'fdname': 'a'}}";
+    let member = "{'execute': 'add-fd', 'arguments': {'fdset-id': 3}}";
+    for (index, request) in [(0, named), (1, member)] {
+        probes[index].send(&mut client, request);
+        assert!(client.line().expect("an answer").contains("return"));
+    }
+    for (index, request) in [(2, named), (3, member)] {
+        probes[index].send(&mut other, request);
+        assert!(other.line().expect("an answer").contains("return"));
+    }
+    let told = other.ask("{'execute': 'query-fds'}");
+    assert_eq!(told.matches("\"session\": true").count(), 4, "{told}");
+    drop(client);
+    assert!(soon(|| probes[0].is_closed() && probes[1].is_closed()));
+    assert!(!probes[2].is_closed() && !probes[3].is_closed());
+    assert_eq!(registry.query()[0].members.len(), 1);
+    assert_eq!(
+        other.ask("{'execute': 'closefd', 'arguments': {'fdname': 'a'}}"),
+        "{\"return\": {}}"
+    );
+    drop(other);
+    assert!(soon(
+        || registry.waiting().is_empty() && registry.query().is_empty()
+    ));
+}
+
+#[test]
+fn a_request_that_runs_when_its_session_ends_leaves_nothing_either() {
+    let stage = Stage::new();
+    let client = stage.client_with(7, Style::Line, FdScope::Session);
+    let mut client = client.ready();
+    let mut probe = Probe::new();
+    probe.send(
+        &mut client,
+        "{'execute': 'getfd', 'arguments': {'fdname': 'late'}}",
+    );
+    stage.wait_for_a_wake();
+    let call = stage.server.next_request().expect("it waits");
+    drop(client);
+    assert!(soon(|| call.is_deserted()));
+    assert!(!probe.is_closed(), "the request has it");
+    assert!(stage.server.serve_builtin(call).is_none());
+    assert!(soon(
+        || probe.is_closed() && stage.registry.waiting().is_empty()
+    ));
 }
 
 #[test]

@@ -312,6 +312,7 @@ fn the_last_answer_and_event_arrive_before_the_end() {
     let late = stage.server.add_monitor(MonitorSpec {
         id: MonitorId(1),
         style: Style::Line,
+        fd_scope: monitor::FdScope::Monitor,
         endpoint: Endpoint::Stream(ours.into()),
         wait: false,
     });
@@ -335,6 +336,7 @@ impl Listening {
         let spec = MonitorSpec {
             id: MonitorId(0),
             style: Style::Line,
+            fd_scope: monitor::FdScope::Monitor,
             endpoint: Endpoint::Listener(listener),
             wait,
         };
@@ -428,6 +430,7 @@ fn a_pair_of_pipes_is_a_session_that_ends_with_its_input() {
     let spec = MonitorSpec {
         id: MonitorId(0),
         style: Style::Line,
+        fd_scope: monitor::FdScope::Monitor,
         endpoint: Endpoint::Pair {
             input: input.into(),
             output: output.into(),
@@ -462,6 +465,7 @@ fn a_file_can_be_the_input_although_it_cannot_be_watched() {
     let spec = MonitorSpec {
         id: MonitorId(0),
         style: Style::Line,
+        fd_scope: monitor::FdScope::Monitor,
         endpoint: Endpoint::Pair {
             input: script.into(),
             output: ours.into(),
@@ -487,6 +491,7 @@ fn a_pty_greets_whoever_opens_it() {
     let spec = MonitorSpec {
         id: MonitorId(0),
         style: Style::Line,
+        fd_scope: monitor::FdScope::Monitor,
         endpoint: Endpoint::Pty(pty.master.into_parts().0),
         wait: false,
     };

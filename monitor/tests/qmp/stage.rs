@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fdset::FdRegistry;
-use monitor::{Call, Endpoint, MonitorSpec, Phase, Server, ServerSpec, Style, Version};
+use monitor::{Call, Endpoint, FdScope, MonitorSpec, Phase, Server, ServerSpec, Style, Version};
 use qapi_schema::{Event, MonitorId, Reply};
 use serde_json::Value;
 
@@ -75,10 +75,16 @@ impl Stage {
 
     /// A client of a new monitor.
     pub(crate) fn client(&self, id: u32, style: Style) -> Client {
+        self.client_with(id, style, FdScope::Monitor)
+    }
+
+    /// A client of a new monitor, whose fds stay as long as `fd_scope` says.
+    pub(crate) fn client_with(&self, id: u32, style: Style, fd_scope: FdScope) -> Client {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         let spec = MonitorSpec {
             id: MonitorId(id),
             style,
+            fd_scope,
             endpoint: Endpoint::Stream(ours.into()),
             wait: false,
         };

@@ -152,13 +152,16 @@ pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
         Entry { name : "FD_UNCLAIMED", description :
         "Nobody has opened an fd in the time set with fd-unclaimed-set. Sent once for each; the fd stays where it is.",
         input : None, output : Some(generator.subschema_for:: < super::fds::FdUnclaimed >
-        ()), }, Entry { name : "STOP", description : "The vCPUs stopped.", input : None,
-        output : None, }, Entry { name : "RESUME", description : "The vCPUs run.", input
-        : None, output : None, }, Entry { name : "RESET", description :
-        "The machine was reset.", input : None, output : Some(generator.subschema_for:: <
-        super::run_state::Reset > ()), }, Entry { name : "POWERDOWN", description :
-        "The power button was pressed.", input : None, output : None, }, Entry { name :
-        "SHUTDOWN", description :
+        ()), }, Entry { name : "OPEN_HOOK_GONE", description :
+        "The open hook has closed its connection, or has broken the protocol and was left. What it had not answered has failed, and what needs it fails, until open-hook-set sets one again. Not sent when a client replaces the hook or takes it away.",
+        input : None, output : Some(generator.subschema_for:: <
+        super::open_hook::OpenHookGone > ()), }, Entry { name : "STOP", description :
+        "The vCPUs stopped.", input : None, output : None, }, Entry { name : "RESUME",
+        description : "The vCPUs run.", input : None, output : None, }, Entry { name :
+        "RESET", description : "The machine was reset.", input : None, output :
+        Some(generator.subschema_for:: < super::run_state::Reset > ()), }, Entry { name :
+        "POWERDOWN", description : "The power button was pressed.", input : None, output
+        : None, }, Entry { name : "SHUTDOWN", description :
         "The machine ends, or stops for good under -no-shutdown.", input : None, output :
         Some(generator.subschema_for:: < super::run_state::Shutdown > ()), }, Entry {
         name : "GUEST_PANICKED", description : "The guest's kernel gave up.", input :

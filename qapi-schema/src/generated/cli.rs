@@ -501,6 +501,44 @@ impl MonitorMode {
 
 crate::input::named_values!(MonitorMode);
 
+/// How long the fds stay that clients of a monitor hand over and nobody opens.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum FdScope {
+    /// Until somebody takes them back: a client that comes again finds them, and sets are
+    /// everybody's.
+    #[serde(rename = "monitor")]
+    Monitor,
+    /// Until the session ends that handed them over. Names of getfd are seen by that session only;
+    /// members of sets are everybody's, and what was opened stays open.
+    #[serde(rename = "session")]
+    Session,
+}
+
+impl FdScope {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Monitor, Self::Session];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Monitor => "monitor",
+            Self::Session => "session",
+        }
+    }
+}
+
+crate::input::named_values!(FdScope);
+
 /// -mon.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct MonitorOptions {
@@ -515,6 +553,10 @@ pub struct MonitorOptions {
     pub pretty: Option<bool>,
     /// The id of the character device it speaks over.
     pub chardev: String,
+    /// How long what its clients hand over stays (default: monitor).
+    #[serde(rename = "fd-scope")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fd_scope: Option<FdScope>,
 }
 
 impl crate::input::FromMembers for MonitorOptions {
@@ -524,6 +566,7 @@ impl crate::input::FromMembers for MonitorOptions {
             mode: members.optional("mode")?,
             pretty: members.optional("pretty")?,
             chardev: members.required("chardev")?,
+            fd_scope: members.optional("fd-scope")?,
         })
     }
 }
@@ -546,6 +589,13 @@ impl crate::describe::Described for MonitorOptions {
             "str",
             "the id of the character device it speaks over",
         ),
+        crate::describe::MemberSpec::optional(
+                "fd-scope",
+                "FdScope",
+                "how long what its clients hand over stays (default: monitor)",
+            )
+            .one_of(&["monitor", "session"])
+            .default_is("monitor"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];

@@ -18,6 +18,11 @@ pub enum Event {
     /// stays where it is.
     #[serde(rename = "FD_UNCLAIMED")]
     FdUnclaimed(super::fds::FdUnclaimed),
+    /// The open hook has closed its connection, or has broken the protocol and was left. What it
+    /// had not answered has failed, and what needs it fails, until open-hook-set sets one again.
+    /// Not sent when a client replaces the hook or takes it away.
+    #[serde(rename = "OPEN_HOOK_GONE")]
+    OpenHookGone(super::open_hook::OpenHookGone),
     /// The vCPUs stopped.
     #[serde(rename = "STOP")]
     Stop,
@@ -54,6 +59,7 @@ impl Event {
     /// Every event's name.
     pub const NAMES: &'static [&'static str] = &[
         "FD_UNCLAIMED",
+        "OPEN_HOOK_GONE",
         "STOP",
         "RESUME",
         "RESET",
@@ -69,6 +75,7 @@ impl Event {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::FdUnclaimed(_) => "FD_UNCLAIMED",
+            Self::OpenHookGone(_) => "OPEN_HOOK_GONE",
             Self::Stop => "STOP",
             Self::Resume => "RESUME",
             Self::Reset(_) => "RESET",

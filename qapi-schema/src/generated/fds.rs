@@ -833,6 +833,8 @@ pub struct FdWaiting {
     pub age: i64,
     /// Whether it was ever opened.
     pub opened: bool,
+    /// Whether it is closed when the session ends that handed it over (-mon fd-scope=session).
+    pub session: bool,
 }
 
 impl crate::input::FromMembers for FdWaiting {
@@ -850,6 +852,7 @@ impl crate::input::FromMembers for FdWaiting {
             origin: members.required("origin")?,
             age: members.required("age")?,
             opened: members.required("opened")?,
+            session: members.required("session")?,
         })
     }
 }
@@ -936,6 +939,11 @@ impl crate::describe::Described for FdWaiting {
             "opened",
             "bool",
             "whether it was ever opened",
+        ),
+        crate::describe::MemberSpec::required(
+            "session",
+            "bool",
+            "whether it is closed when the session ends that handed it over (-mon fd-scope=session)",
         ),
     ];
     const TAG: Option<&'static str> = None;

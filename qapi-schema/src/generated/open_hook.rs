@@ -1025,6 +1025,39 @@ impl crate::describe::Described for QueryOpenPlan {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Data of event `OPEN_HOOK_GONE`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct OpenHookGone {
+    /// Why, for people.
+    pub reason: String,
+    /// How many requests have failed with it.
+    pub unanswered: u64,
+}
+
+impl crate::input::FromMembers for OpenHookGone {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            reason: members.required("reason")?,
+            unanswered: members.required("unanswered")?,
+        })
+    }
+}
+
+crate::input::object_type!(OpenHookGone);
+
+impl crate::describe::Described for OpenHookGone {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("reason", "str", "why, for people"),
+        crate::describe::MemberSpec::required(
+            "unanswered",
+            "uint64",
+            "how many requests have failed with it",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// The commands of `open-hook.json`, for whoever implements them.
 pub trait Commands {
     /// Sets the open hook, or replaces it: what the one before was asked and has not answered

@@ -220,6 +220,8 @@ pub struct MonitorSpec {
     pub chardev: String,
     /// Whether replies are laid out for people.
     pub pretty: bool,
+    /// How long the fds stay that its clients hand over.
+    pub fd_scope: monitor::FdScope,
 }
 
 /// A state to come from elsewhere.

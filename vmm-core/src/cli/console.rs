@@ -1,7 +1,7 @@
 //! `-serial`, `-mon`, `-qmp`, `-monitor`: who talks over which chardev.
 
 use qapi_schema::char::ChardevAdd;
-use qapi_schema::cli::{MonitorMode, MonitorOptions};
+use qapi_schema::cli::{FdScope, MonitorMode, MonitorOptions};
 
 use super::chardev::{self, Short};
 use super::config::{MonitorSpec, SerialSpec};
@@ -42,6 +42,10 @@ pub(super) fn take_mon(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Pro
         id: options.id,
         chardev: options.chardev,
         pretty: options.pretty.unwrap_or(false),
+        fd_scope: match options.fd_scope {
+            None | Some(FdScope::Monitor) => monitor::FdScope::Monitor,
+            Some(FdScope::Session) => monitor::FdScope::Session,
+        },
     };
     draft.monitors.push((given.typed.to_owned(), monitor));
     Ok(Step::Next)
@@ -58,6 +62,7 @@ pub(super) fn take_qmp(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Pro
         id: None,
         chardev,
         pretty: given.name == "qmp-pretty",
+        fd_scope: monitor::FdScope::Monitor,
     };
     draft.monitors.push((given.typed.to_owned(), monitor));
     Ok(Step::Next)

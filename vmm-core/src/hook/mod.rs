@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use fdset::hook::Finished;
 use fdset::{Door, HookClient, OpenError, SocketAddress, Source, look};
 use monitor::Call;
-use qapi_schema::open_hook::{OpenHookInfo, OpenHookState};
+use qapi_schema::open_hook::{OpenHookGone, OpenHookInfo, OpenHookState};
 use qapi_schema::{CommandSpec, QmpError};
 
 pub use wire::{wire_access, wire_existing, wire_kind, wire_role};
@@ -148,6 +148,15 @@ impl OpenHook {
             }
             // What is left was given up: its fd is closed here.
         }
+    }
+
+    /// That the manager has gone by itself, once.
+    pub fn take_departure(&mut self) -> Option<OpenHookGone> {
+        let departure = self.client.as_mut()?.take_departure()?;
+        Some(OpenHookGone {
+            reason: departure.reason,
+            unanswered: u64::try_from(departure.unanswered).unwrap_or(u64::MAX),
+        })
     }
 
     /// The next parked call that can go on, with its answers.

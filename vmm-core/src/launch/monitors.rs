@@ -73,7 +73,7 @@ pub(super) fn add(
     id: &str,
     spec: &ChardevSpec,
     number: usize,
-    pretty: bool,
+    monitor: &crate::cli::config::MonitorSpec,
 ) -> Result<Kept> {
     let what = || format!("-chardev {id}");
     if spec.log.is_some() {
@@ -98,7 +98,12 @@ pub(super) fn add(
     vm.server
         .add_monitor(MonitorSpec {
             id: MonitorId(id_number),
-            style: if pretty { Style::Pretty } else { Style::Line },
+            style: if monitor.pretty {
+                Style::Pretty
+            } else {
+                Style::Line
+            },
+            fd_scope: monitor.fd_scope,
             endpoint,
             wait,
         })

@@ -33,11 +33,11 @@ use block::{BlockGraph, IoThread, IoThreadSpec, Rings};
 use devices::chardev::{ChardevRegistry, ChardevSpec};
 use devices::reactor::Reactor;
 use devices::repeats::Repeats;
-use fdset::{Door, Scope};
+use fdset::Door;
 use indexmap::IndexMap;
 use monitor::Server;
 use qapi_schema::char::ChardevReturn;
-use qapi_schema::{Context, EventSink, QmpError};
+use qapi_schema::{Context, Event, EventSink, QmpError};
 
 use crate::cli::config::GlobalSpec;
 use crate::device_tree::{Claim, DeviceTree};
@@ -165,6 +165,9 @@ impl Vm {
         }
         self.open_hook.drop_deserted();
         self.open_hook.tend(Instant::now(), None);
+        if let Some(gone) = self.open_hook.take_departure() {
+            self.events.emit(Event::OpenHookGone(gone));
+        }
         while self.ended.is_none() {
             // A device's news came before the request that is looked at next: it goes first.
             if let Some(letter) = event_loop.next_letter() {
@@ -224,7 +227,7 @@ impl Vm {
 
     /// The door as the client behind `cx` sees it: with its monitor's fd names.
     pub(crate) fn door_of(&self, cx: &dyn Context) -> Door {
-        self.door.within(Scope::Monitor(cx.monitor().0))
+        self.door.within(monitor::scope_of(cx))
     }
 
     /// The io-thread for disks that name none, started by the first of them.
