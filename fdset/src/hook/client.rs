@@ -29,6 +29,8 @@ const MAX_OUTPUT: usize = 1 << 20;
 /// How many answers may be owed that nobody waits for any more.
 const MAX_OWED: usize = 1024;
 
+const CLOSED: &str = "it has closed the connection";
+
 const NO_CONNECTION: &str = "the fd is not one end of a unix stream connection; pass one of a \
                              socketpair(AF_UNIX, SOCK_STREAM)";
 
@@ -337,12 +339,14 @@ impl HookClient {
             };
             let received = match recv_with_fds(socket, &mut buffer) {
                 Ok(received) if received.bytes == 0 => {
-                    return self.disconnect("it has closed the connection");
+                    return self.disconnect(CLOSED);
                 }
                 Ok(received) => received,
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted => continue,
                     io::ErrorKind::WouldBlock => return,
+                    // It went without reading what it was asked.
+                    io::ErrorKind::ConnectionReset => return self.disconnect(CLOSED),
                     _ => return self.disconnect(&format!("it cannot be read: {error}")),
                 },
             };
