@@ -1,10 +1,11 @@
 //! `cargo xtask check`: what a reviewer should not have to look for.
 //!
 //! ```text
-//!   format ─ lints ─ generated code ─ ladder (who may know whom) ─ opens (only fdset) ─ sources (unsafe list, sizes, paths) ─ crates
+//!   format ─ lints ─ generated code ─ compatibility ─ ladder (who may know whom) ─ opens (only fdset) ─ sources (unsafe list, sizes, paths) ─ crates
 //! ```
 //!
 //! Every check runs; complaints are printed together at the end.
+mod compat;
 mod ladder;
 mod opens;
 mod sources;
@@ -27,10 +28,11 @@ type Check = fn() -> Result<Complaints>;
 pub(crate) const MOST_CRATES: usize = 90;
 
 pub(crate) fn run() -> Result<ExitCode> {
-    let checks: [(&str, Check); 12] = [
+    let checks: [(&str, Check); 13] = [
         ("format", || command(&["fmt", "--all", "--check"])),
         ("lints", lints),
         ("generated code", generated),
+        ("compatibility", compat::check),
         ("who may know whom", ladder::check),
         ("unsafe list", sources::unsafe_list),
         ("lock list", sources::lock_list),
