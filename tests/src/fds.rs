@@ -78,6 +78,12 @@ pub fn proportional_size(pid: u32) -> Result<u64> {
     kibibytes(&rollup, "Pss:").context("smaps_rollup has no Pss")
 }
 
+/// Resident set size of a process in bytes.
+pub fn resident_size(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    kibibytes(&status, "VmRSS:").context("status has no VmRSS")
+}
+
 /// The part of [`proportional_size`] in mappings whose whole size is at least `least` bytes: the
 /// guest's RAM, when `least` is below its size and above every other mapping's.
 pub fn proportional_size_of_large(pid: u32, least: u64) -> Result<u64> {

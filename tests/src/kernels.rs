@@ -39,6 +39,15 @@ pub fn pvh(code: &[u8]) -> Vec<u8> {
     file
 }
 
+/// A kernel that writes a dot to the first serial port, counts to `turns`, and does so for ever.
+pub fn ticking(turns: u32) -> Vec<u8> {
+    // mov dx, 0x3f8; mov al, '.'; again: out dx, al; mov ecx, TURNS; d: dec ecx; jnz d; jmp again
+    let [a, b, c, d] = turns.to_le_bytes();
+    pvh(&[
+        0x66, 0xba, 0xf8, 0x03, 0xb0, b'.', 0xee, 0xb9, a, b, c, d, 0x49, 0x75, 0xfd, 0xeb, 0xf5,
+    ])
+}
+
 fn program_header(file: &mut Vec<u8>, kind: u32, offset: usize, address: u32, size: usize) {
     // Read and execute.
     for word in [kind, 5] {

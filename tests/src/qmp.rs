@@ -9,6 +9,8 @@ use std::fmt;
 use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -76,6 +78,21 @@ impl Client {
             next_id: 1,
             watcher: None,
         })
+    }
+
+    /// A negotiated client of the monitor that listens at `path`, or is just about to.
+    pub fn connect(path: &Path) -> Result<Self> {
+        let start = Instant::now();
+        let stream = loop {
+            match UnixStream::connect(path) {
+                Ok(stream) => break stream,
+                Err(error) if start.elapsed() > PATIENCE => return Err(error.into()),
+                Err(_) => thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let mut client = Self::new(stream)?;
+        client.negotiate()?;
+        Ok(client)
     }
 
     /// Shows every message, with the number of fds that go with it.

@@ -1,5 +1,5 @@
-//! The open hook over the wire: a manager that answers, refuses, stays silent, dies, floods, or
-//! answers wrongly; and a VMM that goes on, says what was wrong, and keeps nothing.
+//! The open hook over the wire: what nobody passed is asked for, what was passed is not, and what a
+//! command would open can be known before. What can go wrong is in `open_hook_trouble.rs`.
 #![expect(
     clippy::disallowed_methods,
     reason = "tests play the manager: they open the files that they hand in"
@@ -15,96 +15,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use tests::hook::Manager;
-use tests::qmp::{Client, outcome};
+use tests::hook::{Manager, NOWHERE, Stage, node};
+use tests::qmp::outcome;
 use tests::{Vm, fds};
 
 const SOON: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
-/// A path that no file has: what comes of it comes from the manager.
-const NOWHERE: &str = "/nowhere/disk";
-
-/// A VM with two sessions and a hook.
-struct Stage {
-    vm: Vm,
-    other: Client,
-    manager: Manager,
-}
-
-impl Stage {
-    fn new(timeout_ms: u32) -> Result<Self> {
-        let (ours, theirs) = UnixStream::pair()?;
-        let mut builder = Vm::monitor();
-        let number = builder.pass(theirs);
-        let vm = builder
-            .args([
-                "-chardev",
-                &format!("socket,id=other,fd={number}"),
-                "-mon",
-                "chardev=other,mode=control",
-            ])
-            .start()?;
-        let mut other = Client::new(ours)?;
-        other.negotiate()?;
-        let (manager, connection) = Manager::pair()?;
-        let mut stage = Self { vm, other, manager };
-        stage.set(connection.as_fd(), timeout_ms)?;
-        Ok(stage)
-    }
-
-    fn set(&mut self, connection: std::os::fd::BorrowedFd<'_>, timeout_ms: u32) -> Result<()> {
-        let name = json!({"fdname": "hook"});
-        self.vm.qmp.execute_with("getfd", name, &[connection])?;
-        let hook = json!({"fd": "hook", "timeout-ms": timeout_ms});
-        self.vm.execute("open-hook-set", hook)?;
-        Ok(())
-    }
-
-    /// Sends a command that will wait for the manager.
-    fn send(&mut self, command: &str, arguments: &Value) -> Result<()> {
-        let request = json!({"execute": command, "arguments": arguments});
-        self.vm.qmp.send_raw(format!("{request}\n").as_bytes(), &[])
-    }
-
-    fn add_node(&mut self, name: &str) -> Result<()> {
-        self.send("blockdev-add", &node(name))
-    }
-
-    /// The reply to what was sent, which must be an error with these words.
-    fn refused(&mut self, words: &str) -> Result<()> {
-        let reply = self.vm.qmp.reply(SOON)?;
-        let desc = match outcome(&reply) {
-            Err(refusal) => refusal.desc,
-            Ok(value) => anyhow::bail!("not refused: {value}"),
-        };
-        ensure!(desc.contains(words), "{desc}");
-        Ok(())
-    }
-
-    fn done(&mut self) -> Result<Value> {
-        let reply = self.vm.qmp.reply(SOON)?;
-        outcome(&reply).context("the command that waited")
-    }
-
-    fn state(&mut self) -> Result<Value> {
-        self.other.execute("query-open-hook", json!({}))
-    }
-
-    /// Ends, with as many fds as `before`.
-    fn end(self, before: fds::Usage) -> Result<()> {
-        let after = self.vm.settled_usage(before)?;
-        ensure!(after.fds <= before.fds, "leaked: {before}, then {after}");
-        ensure!(
-            after.threads <= before.threads,
-            "leaked: {before}, then {after}"
-        );
-        self.vm.shutdown_clean()
-    }
-}
-
-fn node(name: &str) -> Value {
-    json!({"driver": "file", "node-name": name, "filename": NOWHERE})
-}
 
 #[test]
 #[ignore = "needs sesame: cargo xtask test"]
@@ -206,21 +122,6 @@ fn passed_fds_and_commands_that_open_nothing_are_not_asked_for() -> Result<()> {
 
 #[test]
 #[ignore = "needs sesame: cargo xtask test"]
-fn a_refusal_is_the_commands_error() -> Result<()> {
-    let mut stage = Stage::new(20_000)?;
-    let before = stage.vm.usage()?;
-    stage.add_node("n")?;
-    let request = stage.manager.request()?;
-    stage.manager.refuse(&request, "not yours")?;
-    stage.refused(
-        "Could not open '/nowhere/disk' read-write as image of node 'n': \
-         the open hook refuses: not yours",
-    )?;
-    stage.end(before)
-}
-
-#[test]
-#[ignore = "needs sesame: cargo xtask test"]
 fn a_node_that_may_be_read_only_asks_again_for_reading() -> Result<()> {
     let mut stage = Stage::new(20_000)?;
     let mut arguments = node("n");
@@ -233,173 +134,6 @@ fn a_node_that_may_be_read_only_asks_again_for_reading() -> Result<()> {
     stage.manager.give(&request, fds::disk(MIB)?)?;
     stage.done()?;
     stage.vm.shutdown_clean()
-}
-
-#[test]
-#[ignore = "needs sesame: cargo xtask test"]
-fn a_manager_that_never_answers_holds_up_its_command_only_and_not_for_ever() -> Result<()> {
-    let mut stage = Stage::new(1000)?;
-    let before = stage.vm.usage()?;
-    stage.add_node("n")?;
-    stage
-        .vm
-        .qmp
-        .send_raw(b"{'execute': 'query-status', 'id': 'after'}\n", &[])?;
-    let request = stage.manager.request()?;
-    let state = stage.state()?;
-    assert_eq!(
-        (&state["pending"], &state["waiting"]),
-        (&json!(1), &json!(1))
-    );
-    let nothing = json!({"driver": "null-co", "node-name": "other"});
-    stage.other.execute("blockdev-add", nothing)?;
-    stage
-        .other
-        .execute("blockdev-del", json!({"node-name": "other"}))?;
-    stage.refused("the open hook did not answer within 1000 ms")?;
-    assert_eq!(stage.vm.qmp.reply(SOON)?["id"], "after");
-    // Too late: it is closed, and nobody minds.
-    stage.manager.give(&request, fds::disk(MIB)?)?;
-    stage.add_node("n")?;
-    let request = stage.manager.request()?;
-    stage.manager.give(&request, fds::disk(MIB)?)?;
-    stage.done()?;
-    stage
-        .vm
-        .execute("blockdev-del", json!({"node-name": "n"}))?;
-    assert_eq!(stage.state()?["state"], "connected");
-    stage.end(before)
-}
-
-#[test]
-#[ignore = "needs sesame: cargo xtask test"]
-fn a_manager_that_dies_fails_what_waits_and_can_come_back() -> Result<()> {
-    let mut stage = Stage::new(20_000)?;
-    let before = stage.vm.usage()?;
-    stage.add_node("n")?;
-    stage.manager.request()?;
-    let (manager, connection) = Manager::pair()?;
-    stage.manager = manager;
-    stage.refused("the open hook is gone (it has closed the connection)")?;
-    assert_eq!(stage.state()?["state"], "gone");
-    let refusal = stage.vm.refusal("blockdev-add", node("n"))?;
-    ensure!(refusal.desc.contains("set it again"), "{}", refusal.desc);
-    stage.set(connection.as_fd(), 20_000)?;
-    drop(connection);
-    stage.add_node("n")?;
-    let request = stage.manager.request()?;
-    stage.manager.give(&request, fds::disk(MIB)?)?;
-    stage.done()?;
-    stage
-        .vm
-        .execute("blockdev-del", json!({"node-name": "n"}))?;
-    stage.end(before)
-}
-
-#[test]
-#[ignore = "needs sesame: cargo xtask test"]
-fn replacing_or_clearing_a_hook_fails_what_it_owes() -> Result<()> {
-    let mut stage = Stage::new(20_000)?;
-    stage.add_node("n")?;
-    stage.manager.request()?;
-    let (manager, connection) = Manager::pair()?;
-    let name = json!({"fdname": "hook"});
-    stage
-        .other
-        .execute_with("getfd", name, &[connection.as_fd()])?;
-    stage
-        .other
-        .execute("open-hook-set", json!({"fd": "hook"}))?;
-    stage.manager = manager;
-    stage.refused("the open hook is gone (another one was set)")?;
-    stage.add_node("n")?;
-    stage.manager.request()?;
-    stage.other.execute("open-hook-clear", json!({}))?;
-    stage.refused("the open hook is gone (it was cleared)")?;
-    assert_eq!(stage.state()?["state"], "unset");
-    // Without a hook a path is a path again.
-    let refusal = stage.vm.refusal("blockdev-add", node("n"))?;
-    ensure!(refusal.desc.contains("No such file"), "{}", refusal.desc);
-    stage.vm.shutdown_clean()
-}
-
-#[test]
-#[ignore = "needs sesame: cargo xtask test"]
-fn wrong_answers_say_what_came_and_leave_nothing() -> Result<()> {
-    let mut stage = Stage::new(20_000)?;
-    let before = stage.vm.usage()?;
-    let (pipe, _writer) = std::io::pipe()?;
-    let disk = fds::disk(MIB)?;
-    let named = tempfile::NamedTempFile::new()?;
-    let reader = fds::open_ro(named.path())?;
-    let wanted = "wanted a regular file, read-write";
-    for (fds, came) in [
-        (vec![], "no fd"),
-        (vec![disk.as_fd(), disk.as_fd()], "2 fds"),
-        (vec![pipe.as_fd()], "a pipe"),
-        (vec![reader.as_fd()], "a read-only fd"),
-    ] {
-        stage.add_node("n")?;
-        let request = stage.manager.request()?;
-        stage.manager.answer(&json!({"id": request["id"]}), &fds)?;
-        stage.refused(&format!("the open hook answered with {came}, {wanted}"))?;
-    }
-    assert_eq!(stage.state()?["state"], "connected");
-    stage.end(before)
-}
-
-#[test]
-#[ignore = "needs sesame: cargo xtask test"]
-fn a_manager_that_floods_is_left_and_the_sessions_go_on() -> Result<()> {
-    let disk = fds::disk(MIB)?;
-    for line in [&b"x"[..], b"nonsense\n", b"{\"id\": 99}\n", b"{\"id\": 1}"] {
-        let mut stage = Stage::new(20_000)?;
-        let before = stage.vm.usage()?;
-        stage.add_node("n")?;
-        stage.manager.request()?;
-        // It ends when the VMM has closed its end.
-        while stage.manager.send(line, &[disk.as_fd(); 20]).is_ok() {}
-        stage.refused("the open hook is gone (it ")?;
-        stage.other.execute("query-status", json!({}))?;
-        stage.end(before)?;
-    }
-    Ok(())
-}
-
-#[test]
-#[ignore = "needs sesame: cargo xtask test"]
-fn a_client_that_goes_away_cancels_what_it_waits_for() -> Result<()> {
-    let mut stage = Stage::new(60_000)?;
-    let request = json!({"execute": "blockdev-add", "arguments": node("n")});
-    stage
-        .other
-        .send_raw(format!("{request}\n").as_bytes(), &[])?;
-    let asked = stage.manager.request()?;
-    let (unused, _) = UnixStream::pair()?;
-    let before = stage.vm.usage()?;
-    drop(std::mem::replace(&mut stage.other, Client::new(unused)?));
-    let cancel = stage.manager.request()?;
-    assert_eq!(cancel, json!({"id": asked["id"], "request": "cancel"}));
-    stage.manager.give(&asked, fds::disk(MIB)?)?;
-    let nodes = stage.vm.execute("query-named-block-nodes", json!({}))?;
-    assert_eq!(nodes, json!([]), "nothing was done for nobody");
-    let state = stage.vm.execute("query-open-hook", json!({}))?;
-    assert_eq!(
-        (&state["pending"], &state["waiting"]),
-        (&json!(0), &json!(0))
-    );
-    stage.end(before)
-}
-
-#[test]
-#[ignore = "needs sesame: cargo xtask test"]
-fn the_end_of_the_process_does_not_wait_for_the_manager() -> Result<()> {
-    let mut stage = Stage::new(60_000)?;
-    stage.add_node("n")?;
-    stage.manager.request()?;
-    stage.other.execute("quit", json!({}))?;
-    stage.refused("cancelled while it waited for the open hook: the process ends")?;
-    stage.vm.exit_clean()
 }
 
 #[test]
@@ -424,29 +158,6 @@ fn a_sealed_process_is_served_by_its_hook_and_takes_a_new_one() -> Result<()> {
     ensure!(refusal.desc.contains("Could not open"), "{}", refusal.desc);
     assert_eq!(stage.state()?["state"], "connected");
     stage.vm.shutdown_clean()
-}
-
-#[test]
-#[ignore = "needs sesame: cargo xtask test"]
-fn a_hook_must_be_a_connection() -> Result<()> {
-    let mut vm = Vm::monitor().start()?;
-    let (pipe, _writer) = std::io::pipe()?;
-    let name = json!({"fdname": "hook"});
-    vm.qmp.execute_with("getfd", name, &[pipe.as_fd()])?;
-    for (arguments, words) in [
-        (json!({"fd": "hook"}), "not one end of a unix stream"),
-        (json!({"fd": "nobody"}), "no fd has this name"),
-        (json!({"path": NOWHERE}), "No such file"),
-        (json!({}), "needs 'fd'"),
-        (json!({"fd": "hook", "path": NOWHERE}), "exclude each other"),
-        (json!({"fd": "hook", "timeout-ms": 0}), "at least 1 ms"),
-    ] {
-        let refusal = vm.refusal("open-hook-set", arguments)?;
-        ensure!(refusal.desc.contains(words), "{}", refusal.desc);
-    }
-    vm.execute("closefd", json!({"fdname": "hook"}))?;
-    vm.execute("open-hook-clear", json!({}))?;
-    vm.shutdown_clean()
 }
 
 #[test]
@@ -495,14 +206,14 @@ fn a_plan_tells_what_a_command_would_open_and_what_is_there_for_it() -> Result<(
 }
 
 /// Answers `count` requests of a launch: images with a disk, everything else with a refusal.
-fn serve_launch(stream: &UnixStream, count: usize, refusal: Option<&'static str>) -> Result<()> {
+fn serve_launch(stream: &UnixStream, count: usize) -> Result<()> {
     let mut manager = Manager::new(stream.try_clone()?)?;
     for _ in 0..count {
         let request = manager.request()?;
         assert_eq!(request["command"], Value::Null);
-        match (request["role"].as_str(), refusal) {
-            (Some("image"), None) => manager.give(&request, fds::disk(MIB)?)?,
-            (_, text) => manager.refuse(&request, text.unwrap_or("no"))?,
+        match request["role"].as_str() {
+            Some("image") => manager.give(&request, fds::disk(MIB)?)?,
+            _ => manager.refuse(&request, "no")?,
         }
     }
     Ok(())
@@ -517,7 +228,7 @@ fn a_launch_asks_for_everything_at_once_and_keeps_the_hook() -> Result<()> {
     let nodes = ["a", "b"].map(|name| node(name).to_string());
     // Two images, and the KVM that a machine without CPUs only looks for.
     let served = stream.try_clone()?;
-    let server = thread::spawn(move || serve_launch(&served, 3, None));
+    let server = thread::spawn(move || serve_launch(&served, 3));
     let mut vm = builder
         .args(["-open-hook", &format!("fd={number}")])
         .args(["-blockdev", &nodes[0], "-blockdev", &nodes[1]])
@@ -532,25 +243,6 @@ fn a_launch_asks_for_everything_at_once_and_keeps_the_hook() -> Result<()> {
     manager.give(&request, fds::disk(MIB)?)?;
     outcome(&vm.qmp.reply(SOON)?)?;
     vm.shutdown_clean()
-}
-
-#[test]
-#[ignore = "needs sesame: cargo xtask test"]
-fn a_launch_that_is_refused_something_ends_with_the_reason() -> Result<()> {
-    let (stream, connection) = UnixStream::pair()?;
-    let mut builder = Vm::monitor();
-    let number = builder.pass(connection);
-    let server = thread::spawn(move || serve_launch(&stream, 1, Some("not yours")));
-    let stderr = builder
-        .args(["-open-hook", &format!("fd={number}")])
-        .args(["-blockdev", &node("n").to_string()])
-        .start_refused()?;
-    server.join().expect("no panic")?;
-    ensure!(
-        stderr.contains("the open hook refuses: not yours"),
-        "{stderr}"
-    );
-    Ok(())
 }
 
 /// The reference server, ended when it is dropped.

@@ -5,6 +5,7 @@
 //!   test   ─ unit tests here, guest tests where KVM works     test.rs
 //!   demo   ─ the main job, shown as it goes                   demo/
 //!   bench  ─ ratios against QEMU                              bench/
+//!   soak   ─ a million rejected requests with fds              soak.rs
 //!   lab    ─ a command in the lab                             lab.rs
 //!   codegen ─ what the schema says, as Rust and documents      codegen.rs
 //!   prepush ─ check + test = CI
@@ -23,6 +24,7 @@ mod demo;
 mod lab;
 mod project;
 mod shell;
+mod soak;
 mod test;
 
 use std::path::PathBuf;
@@ -51,6 +53,8 @@ enum Task {
     Codegen(codegen::Options),
     /// Start, size and round trips, as ratios against qemu-system-x86_64.
     Bench(bench::Options),
+    /// A million rejected requests with fds, and what is left of them.
+    Soak(soak::Options),
     /// Runs a command in the lab, a machine with KVM made of software.
     Lab(lab::Options),
     /// What CI runs: check, then test.
@@ -82,6 +86,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Codegen(options) => codegen::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BenchInside(options) => bench::run_inside(&options),
+        Task::Soak(options) => soak::run(&options),
         Task::Lab(options) => lab::run(&options),
         Task::Prepush => match check::run()? {
             ExitCode::SUCCESS => test::run(&test::Options::default()),
