@@ -11,6 +11,8 @@
 //! One boot serves any number of commands. A lab CPU is 10 to 20 times slower than the host's:
 //! compare only times that were taken in turns, and each in a fresh lab. Memory from which one
 //! guest has run code is slow for the next: TCG looks at every write to it.
+//!
+//! What in the emulator's command line goes round a weakness of TCG says so in [`spawn`].
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -27,12 +29,21 @@ use command_fds::{CommandFdExt, FdMapping};
 use serde_json::json;
 
 use crate::artifacts::{self, Flavour, Kernel};
+use crate::host_cpu;
 use crate::initramfs;
 
 /// From power-on to a lab that takes commands; several times what it needs on a busy machine.
 const BOOT_TIME: Duration = Duration::from_secs(120);
 /// The number under which QEMU finds its end of the control socket.
 const CONTROL_FD: i32 = 10;
+
+/// All that TCG can do, but for the promise that string instructions are fast: TCG moves them
+/// byte by byte, and a kernel that believes it clears pages that way. Hardware is fast at both.
+const CPU: &str = "max,+svm,+npt,-erms,-fsrm";
+/// `no_timer_check` and `tsc=reliable`: on a busy host both checks fail for no reason, and the
+/// first of them ends in a panic.
+const COMMAND_LINE: &str =
+    "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable no_timer_check";
 
 /// What lab to make.
 #[derive(Clone, Debug)]
@@ -179,9 +190,20 @@ fn share_lines(shares: &[PathBuf]) -> String {
         .collect()
 }
 
+/// Starts the emulator, with two precautions against a busy host.
+///
+/// *One CPU of the host* for all its threads (while the lab has one). QEMU's helpers for VMRUN and
+/// #VMEXIT change the word of requested interrupts without the lock under which the timer thread
+/// sets bits in it, so with two CPUs a timer interrupt is lost now and then. It stays in the
+/// LAPIC's IRR where nothing looks, the next tick is armed by the one that is lost, and while the
+/// guest's vCPU spins for another vCPU (`stop_machine`, a lock) the whole lab stands still. On one
+/// CPU the threads take turns, and a turn all but never ends in the middle of that change.
+///
+/// *The counter's rate* is told: a kernel that counts it against the PIT while other programs have
+/// the host's CPU can come out wrong by a factor of four, and with it every time-out in the lab.
 fn spawn(spec: &LabSpec, kernel: &Path, initrd: &Path, control: OwnedFd) -> Result<Child> {
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args(["-M", "q35,kernel-irqchip=split", "-cpu", "max,+svm,+npt"])
+    qemu.args(["-M", "q35,kernel-irqchip=split", "-cpu", CPU])
         .args(["-accel", "tcg,thread=multi", "-nodefaults", "-no-reboot"])
         .args(["-display", "none"])
         .args(["-smp", &spec.cpus.to_string()])
@@ -190,10 +212,11 @@ fn spawn(spec: &LabSpec, kernel: &Path, initrd: &Path, control: OwnedFd) -> Resu
         .arg(kernel)
         .arg("-initrd")
         .arg(initrd)
-        .args([
-            "-append",
-            "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable nokaslr",
-        ])
+        .arg("-append")
+        .arg(format!(
+            "{COMMAND_LINE} tsc_early_khz={}",
+            host_cpu::tsc_khz()
+        ))
         .arg("-serial")
         .arg(format!("file:{}", spec.console.display()))
         .arg("-chardev")
@@ -215,7 +238,12 @@ fn spawn(spec: &LabSpec, kernel: &Path, initrd: &Path, control: OwnedFd) -> Resu
             parent_fd: control,
             child_fd: CONTROL_FD,
         }])?;
-    qemu.spawn().context(
+    let started = if spec.cpus == 1 {
+        host_cpu::on_one_cpu(|| qemu.spawn())?
+    } else {
+        qemu.spawn()
+    };
+    started.context(
         "run qemu-system-x86_64, which the lab is made of (Debian: apt-get install qemu-system-x86)",
     )
 }

@@ -24,6 +24,7 @@ pub mod artifacts;
 pub mod fds;
 pub mod guest;
 pub mod hook;
+pub mod host_cpu;
 pub mod host_kvm;
 pub mod initramfs;
 pub mod kernels;
