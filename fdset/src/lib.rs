@@ -30,6 +30,7 @@
 //! [`kind`] (what an fd is and which role takes it), [`lease`] (what an opener gets), [`socket`] and [`backing`] for the resources that have no
 //! file name, [`scm`] for how fds arrive.
 
+pub mod account;
 mod alias;
 pub mod backing;
 mod error;
@@ -56,6 +57,7 @@ pub mod socket;
 #[cfg(test)]
 mod watch;
 
+pub use account::{Account, account};
 pub use backing::{HugePageSize, MemfdSpec, Pty, memfd, pty};
 pub use error::{OpenError, RegistryError, Wanted};
 pub use handover::{Handover, Origin, Peer};

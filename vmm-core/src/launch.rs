@@ -17,14 +17,15 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use fdset::{
-    Access, Door, FdRegistry, FdsetId, Handover, Inherited, OpenFile, Origin, Policy, Role, Scope,
+    Access, Account, Door, FdRegistry, FdsetId, Handover, Inherited, OpenFile, Origin, Policy,
+    Role, Scope,
 };
 use monitor::{Phase, Server, ServerSpec, Version};
 
 pub use self::activation::Activation;
 use self::monitors::Kept;
 use crate::cli::Config;
-use crate::cli::config::Incoming;
+use crate::cli::config::{Incoming, UserSpec};
 use crate::event_loop::{EventLoop, Letter, Mailbox};
 use crate::messages::report;
 use crate::plug;
@@ -73,11 +74,12 @@ pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> R
     let (mut event_loop, mailbox) = EventLoop::new(signals).context("the main loop")?;
     let registry = Arc::new(FdRegistry::with_inherited(inherited));
     let door = Door::new(Arc::clone(&registry), Scope::Process);
-    // Opened by path, and so before the policy holds.
+    // These two are opened by path, and so before the policy holds.
     let null = config
         .daemonize
         .then(|| fdset::null(&door, Access::ReadWrite, Role::Log, "-daemonize"))
         .transpose()?;
+    let user = config.run_with.user.as_ref().map(account).transpose()?;
     if config.open_policy > Policy::Open {
         registry.raise_policy(Policy::Passed);
     }
@@ -108,6 +110,7 @@ pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> R
     answers.close();
     door.registry().adopt_unclaimed();
     vm.power_on()?;
+    give_up_rights(&config, user.as_ref())?;
     if let Some(spec) = &config.sandbox {
         sandbox::enter(spec)?;
     }
@@ -125,6 +128,34 @@ pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> R
         _pid_file: pid_file,
         _kept: kept,
     })
+}
+
+/// Who to become, from the host's books where it is told by name.
+fn account(user: &UserSpec) -> Result<Account> {
+    match user {
+        UserSpec::Ids { uid, gid } => Ok(Account {
+            uid: *uid,
+            gid: *gid,
+            groups: vec![*gid],
+        }),
+        UserSpec::Name(name) => fdset::account(name)
+            .with_context(|| format!("-run-with user={name}: the accounts of this host"))?
+            .with_context(|| {
+                format!("-run-with: user '{name}' doesn't exist; give a user's name or UID:GID")
+            }),
+    }
+}
+
+/// The root folder first: it takes a right that the user may not have.
+fn give_up_rights(config: &Config, user: Option<&Account>) -> Result<()> {
+    if let Some(folder) = &config.run_with.chroot {
+        process::change_root(folder).with_context(|| format!("-run-with chroot={folder}"))?;
+    }
+    if let Some(Account { uid, gid, groups }) = user {
+        process::become_user(*uid, *gid, groups)
+            .with_context(|| format!("-run-with: becoming user {uid} of group {gid}"))?;
+    }
+    Ok(())
 }
 
 fn first_state(config: &Config) -> Result<RunState> {

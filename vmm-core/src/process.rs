@@ -24,7 +24,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{ForkResult, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
+use nix::unistd::{
+    ForkResult, Gid, Uid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setgroups, setresgid,
+    setresuid, setsid, setuid,
+};
 
 /// A request from outside to end the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +127,31 @@ impl Daemon {
         dup2_stderr(null)?;
         Ok(())
     }
+}
+
+/// Makes `folder` the root of the process. What is open stays open.
+///
+/// # Errors
+/// The process may not (it needs `CAP_SYS_CHROOT`), or there is no such folder.
+pub fn change_root(folder: &str) -> io::Result<()> {
+    nix::unistd::chroot(folder)?;
+    Ok(nix::unistd::chdir("/")?)
+}
+
+/// Becomes another user, in every thread and for ever. `groups` are all of its groups.
+///
+/// # Errors
+/// The process may not (it needs `CAP_SETUID` and `CAP_SETGID`), or it could come back.
+pub fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    let (user, group) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    let groups: Vec<Gid> = groups.iter().copied().map(Gid::from_raw).collect();
+    setgroups(&groups)?;
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)?;
+    if !user.is_root() && setuid(Uid::from_raw(0)).is_ok() {
+        return Err(io::Error::other("the process can become root again"));
+    }
+    Ok(())
 }
 
 /// Gives the process another name in lists of processes; the kernel keeps its first 15 bytes.

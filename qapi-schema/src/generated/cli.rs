@@ -740,7 +740,8 @@ pub struct SandboxOptions {
     /// Whether obsolete ones are let through: allow or deny (default: deny).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub obsolete: Option<String>,
-    /// Whether those that raise privileges are: allow or deny.
+    /// Whether those that raise privileges are: allow, deny, or children, which allows them here
+    /// and lets no program that is started gain any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub elevateprivileges: Option<String>,
     /// Whether those that start processes are: allow or deny.
@@ -781,7 +782,7 @@ impl crate::describe::Described for SandboxOptions {
         crate::describe::MemberSpec::optional(
             "elevateprivileges",
             "str",
-            "whether those that raise privileges are: allow or deny",
+            "whether those that raise privileges are: allow, deny, or children, which allows them here and lets no program that is started gain any",
         ),
         crate::describe::MemberSpec::optional(
             "spawn",
@@ -792,6 +793,45 @@ impl crate::describe::Described for SandboxOptions {
             "resourcecontrol",
             "str",
             "whether those that set priorities are: allow or deny",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// -run-with: after everything that the command line names was opened.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct RunWithOptions {
+    /// A user's name, or UID:GID.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// A folder that becomes the process's root.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chroot: Option<String>,
+}
+
+impl crate::input::FromMembers for RunWithOptions {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            user: members.optional("user")?,
+            chroot: members.optional("chroot")?,
+        })
+    }
+}
+
+crate::input::object_type!(RunWithOptions);
+
+impl crate::describe::Described for RunWithOptions {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+            "user",
+            "str",
+            "a user's name, or UID:GID",
+        ),
+        crate::describe::MemberSpec::optional(
+            "chroot",
+            "str",
+            "a folder that becomes the process's root",
         ),
     ];
     const TAG: Option<&'static str> = None;

@@ -73,6 +73,8 @@ pub struct Config {
     pub open_policy: Policy,
     /// System calls to give up before the guest runs.
     pub sandbox: Option<SandboxSpec>,
+    /// Who and where to be once everything is opened.
+    pub run_with: RunWithSpec,
     /// Where the process id goes: any name that can be opened.
     pub pidfile: Option<String>,
     /// Whether to go into the background once the monitors answer.
@@ -238,6 +240,29 @@ pub enum Incoming {
 pub struct OvercommitSpec {
     /// Whether the guest's RAM is locked into the host's.
     pub mem_lock: bool,
+}
+
+/// Who and where the process is once everything is opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunWithSpec {
+    /// Its user; it stays what it is without.
+    pub user: Option<UserSpec>,
+    /// The folder that becomes its root.
+    pub chroot: Option<String>,
+}
+
+/// A user of this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UserSpec {
+    /// By name: with all groups of that user.
+    Name(String),
+    /// By numbers: with no other group.
+    Ids {
+        /// The user's.
+        uid: u32,
+        /// The group's.
+        gid: u32,
+    },
 }
 
 /// What messages on stderr begin with.

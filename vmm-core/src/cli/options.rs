@@ -4,11 +4,12 @@ use qapi_schema::block_core::BlockdevOptions;
 use qapi_schema::cli::{
     AccelOptions, AddFdOptions, BootOptions, ChardevOptions, GlobalOptions, MachineOptions,
     MemorySizeConfiguration, MonitorOptions, MsgOptions, NameOptions, OpenHookOptions,
-    OvercommitOptions, RtcOptions, SandboxOptions, SmpConfiguration,
+    OvercommitOptions, RtcOptions, RunWithOptions, SandboxOptions, SmpConfiguration,
 };
 use qapi_schema::describe::{Described, MemberSpec, VariantSpec};
 use qapi_schema::devices::DeviceOptions;
 use qapi_schema::qom::ObjectOptions;
+use serde_json::json;
 
 use super::draft::{Draft, Given, Step};
 use super::error::Problem;
@@ -344,6 +345,27 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
          handed in; or the same, and before the guest runs every thread gives up, for ever, the \
          system calls that open, connect, create or start anything. The QMP command seal raises it.",
         process::take_open_policy,
+    ),
+    keyed::<RunWithOptions>(
+        "run-with",
+        "[user=NAME|UID:GID][,chroot=DIR]",
+        "Becomes that user, in that folder as its root, once everything that this command line names \
+         is opened. What comes later comes as an fd, or is opened from there as that user.",
+        |draft, given| draft.merge::<RunWithOptions>(given, Form::KEYS),
+    ),
+    plain(
+        "runas",
+        "NAME|UID:GID",
+        "The same as -run-with user=..",
+        |draft, given| draft.merge_value::<RunWithOptions>("run-with", json!({"user": given.text})),
+    ),
+    plain(
+        "chroot",
+        "DIR",
+        "The same as -run-with chroot=..",
+        |draft, given| {
+            draft.merge_value::<RunWithOptions>("run-with", json!({"chroot": given.text}))
+        },
     ),
     keyed::<OvercommitOptions>(
         "overcommit",

@@ -1,13 +1,15 @@
-//! Options about the process and its descriptors: `-add-fd`, `-sandbox`, `-open-policy`, `-name`, `-boot`, `-uuid`,
+//! Options about the process and its descriptors: `-add-fd`, `-sandbox`, `-open-policy`, `-run-with`, `-name`, `-boot`, `-uuid`,
 //! `-incoming`, `-overcommit`, `-msg`.
 
 use fdset::Policy;
 use qapi_schema::cli::{
     AddFdOptions, BootOptions, MsgOptions, NameOptions, OpenHookOptions, OvercommitOptions,
-    SandboxOptions,
+    RunWithOptions, SandboxOptions,
 };
 
-use super::config::{AddFdSpec, BootSpec, Incoming, MessageSpec, NameSpec, OvercommitSpec};
+use super::config::{
+    AddFdSpec, BootSpec, Incoming, MessageSpec, NameSpec, OvercommitSpec, RunWithSpec, UserSpec,
+};
 use super::draft::{Draft, Given, Step};
 use super::error::Problem;
 use super::help;
@@ -71,9 +73,8 @@ pub(super) fn take_sandbox(draft: &mut Draft, given: &Given<'_>) -> Result<Step,
         None => Ok(default),
         Some("deny") => Ok(true),
         Some("allow") => Ok(false),
-        Some("children") if key == "elevateprivileges" => Err(Problem::new(
-            "elevateprivileges=children: there are no children here; wanted allow or deny",
-        )),
+        // A filter is only put on with no_new_privs, which is what is asked for.
+        Some("children") if key == "elevateprivileges" => Ok(false),
         Some(other) => Err(Problem::new(format!("{key}={other}: wanted allow or deny"))),
     };
     let spec = SandboxSpec {
@@ -187,6 +188,34 @@ pub(super) fn resolve_overcommit(options: &OvercommitOptions) -> Result<Overcomm
     Ok(OvercommitSpec {
         mem_lock: options.mem_lock.unwrap_or(false),
     })
+}
+
+pub(super) fn resolve_run_with(options: RunWithOptions) -> Result<RunWithSpec, Problem> {
+    if options.chroot.as_deref() == Some("") {
+        return Err(Problem::new("chroot=: wanted a folder"));
+    }
+    Ok(RunWithSpec {
+        user: options.user.map(user).transpose()?,
+        chroot: options.chroot,
+    })
+}
+
+/// A name, or two numbers: no user's name has a colon.
+fn user(text: String) -> Result<UserSpec, Problem> {
+    let Some((uid, gid)) = text.split_once(':') else {
+        if text.is_empty() {
+            return Err(Problem::new("user=: wanted a user's name or UID:GID"));
+        }
+        return Ok(UserSpec::Name(text));
+    };
+    // The highest number means "as before" to the kernel.
+    let id = |digits: &str| digits.parse().ok().filter(|id| *id != u32::MAX);
+    match (id(uid), id(gid)) {
+        (Some(uid), Some(gid)) => Ok(UserSpec::Ids { uid, gid }),
+        _ => Err(Problem::new(format!(
+            "user={text}: wanted a user's name, or UID:GID in decimal"
+        ))),
+    }
 }
 
 pub(super) fn resolve_messages(options: &MsgOptions) -> MessageSpec {

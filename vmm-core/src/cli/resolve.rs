@@ -25,6 +25,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
     let overcommit = draft.resolved("overcommit", |options| {
         process::resolve_overcommit(&options)
     })?;
+    let run_with = draft.resolved("run-with", process::resolve_run_with)?;
     let messages = draft.resolved("msg", |options| Ok(process::resolve_messages(&options)))?;
     if machine.model.has_board() {
         add_default_serial(&mut draft);
@@ -59,6 +60,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         messages,
         open_policy: draft.open_policy,
         sandbox: draft.sandbox,
+        run_with,
         pidfile: draft.pidfile,
         daemonize: draft.flags.daemonize,
     })

@@ -177,6 +177,35 @@ fn a_guest_of_libvirt_is_understood() {
 }
 
 #[test]
+fn each_value_of_a_sandbox_group_is_taken() {
+    let sandbox = |text| config(&["-sandbox", text]).sandbox;
+    assert_eq!(sandbox("off,spawn=deny"), None);
+    let alone = sandbox("on").expect("on");
+    assert!(alone.deny_obsolete && !alone.deny_spawn && !alone.deny_elevate_privileges);
+    let all = sandbox("on,obsolete=allow,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+    let all = all.expect("on");
+    assert!(!all.deny_obsolete && all.deny_elevate_privileges);
+    assert!(all.deny_spawn && all.deny_resource_control);
+    let children = sandbox("on,elevateprivileges=children,resourcecontrol=allow").expect("on");
+    assert!(!children.deny_elevate_privileges && !children.deny_resource_control);
+}
+
+#[test]
+fn a_user_is_a_name_or_two_numbers_and_the_old_options_mean_the_same() {
+    let run_with = |arguments: &[&str]| config(arguments).run_with;
+    let nobody = run_with(&["-run-with", "user=nobody,chroot=/srv"]);
+    assert_eq!(nobody.user, Some(UserSpec::Name("nobody".to_owned())));
+    assert_eq!(nobody.chroot.as_deref(), Some("/srv"));
+    assert_eq!(run_with(&["-chroot", "/srv", "-runas", "nobody"]), nobody);
+    let (uid, gid) = (7, 8);
+    assert_eq!(
+        run_with(&["-run-with", "user=7:8"]).user,
+        Some(UserSpec::Ids { uid, gid })
+    );
+    assert_eq!(run_with(&[]), RunWithSpec::default());
+}
+
+#[test]
 fn later_keys_of_a_machine_win_and_its_pieces_merge() {
     let config = config(&[
         "-M",
@@ -478,6 +507,14 @@ const WRONG: &[(&[&str], &str)] = &[
     (
         &["-global", "virtio-rng.perod=1"],
         "-global: Property 'virtio-rng-pci.perod' not found; did you mean 'period'?",
+    ),
+    (
+        &["-run-with", "user=0:x"],
+        "-run-with: user=0:x: wanted a user's name, or UID:GID in decimal",
+    ),
+    (
+        &["-runas", "4294967295:0"],
+        "-run-with: user=4294967295:0: wanted a user's name, or UID:GID in decimal",
     ),
     (
         &["-sandbox", "on,spawn=yes"],

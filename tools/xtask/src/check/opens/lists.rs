@@ -14,7 +14,7 @@ pub(super) const HARMLESS: &[&str] = &[
     "_Unwind_RaiseException", "_Unwind_Resume", "_Unwind_SetGR", "_Unwind_SetIP",
     "__cxa_finalize", "__cxa_thread_atexit_impl", "__errno_location", "__gmon_start__",
     "__libc_current_sigrtmin", "__libc_start_main", "__tls_get_addr",
-    "__xpg_strerror_r", "abort", "bcmp", "calloc", "cfmakeraw", "clock_gettime", "close",
+    "__xpg_strerror_r", "abort", "bcmp", "calloc", "chdir", "chroot", "setgroups", "setresgid", "setresuid", "setuid", "cfmakeraw", "clock_gettime", "close",
     "dl_iterate_phdr", "dup", "dup2", "epoll_create1", "epoll_ctl", "epoll_wait", "eventfd",
     "exit", "fcntl", "free", "freeaddrinfo", "fstat", "fstat64", "fstatat", "ftruncate",
     "gai_strerror", "getauxval", "getcwd", "getenv", "getpid", "getrandom", "getsockopt",
