@@ -76,5 +76,5 @@ pub use reserve::{Reserve, is_out_of_fds};
 pub use sets::{Fdset, FdsetId, Member};
 pub use socket::{
     Connection, Listener, SocketAddress, Wait, accept, connect, finish_connect, listen,
-    set_nodelay, wait_for_caller,
+    may_connect, set_nodelay, wait_for_caller,
 };

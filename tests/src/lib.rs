@@ -31,6 +31,7 @@ pub mod kernels;
 pub mod lab;
 pub mod lines;
 pub mod qmp;
+pub mod sealed;
 pub mod stray;
 pub mod vm;
 

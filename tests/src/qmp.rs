@@ -120,7 +120,7 @@ impl Client {
         arguments: Value,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Value> {
-        self.ask(command, arguments, fds)?
+        self.attempt(command, arguments, fds)?
             .with_context(|| command.to_owned())
     }
 
@@ -136,13 +136,14 @@ impl Client {
         arguments: Value,
         fds: &[BorrowedFd<'_>],
     ) -> Result<Refusal> {
-        match self.ask(command, arguments, fds)? {
+        match self.attempt(command, arguments, fds)? {
             Err(refusal) => Ok(refusal),
             Ok(value) => bail!("{command} was not refused: {value}"),
         }
     }
 
-    fn ask(
+    /// Runs a command that may be refused.
+    pub fn attempt(
         &mut self,
         command: &str,
         arguments: Value,

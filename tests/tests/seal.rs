@@ -4,65 +4,17 @@
     clippy::disallowed_methods,
     reason = "tests play the manager: they open and listen for the VMM"
 )]
-use std::fs;
-use std::io::{BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use anyhow::{Result, ensure};
+use serde_json::json;
 use tests::qmp::Client;
+use tests::sealed::{Strace, is_sealed};
 use tests::{Vm, fds};
 
 const MIB: u64 = 1 << 20;
 const PORTS: u32 = 3;
-/// What a sealed process never calls; the names are strace's.
-const FORBIDDEN: &[&str] = &[
-    "open",
-    "openat",
-    "openat2",
-    "creat",
-    "connect",
-    "bind",
-    "socket",
-    "listen",
-    "execve",
-    "execveat",
-    "fork",
-    "vfork",
-    "unlink",
-    "unlinkat",
-    "rename",
-    "renameat",
-    "renameat2",
-    "mkdir",
-    "mkdirat",
-    "rmdir",
-    "link",
-    "linkat",
-    "symlink",
-    "symlinkat",
-    "mknod",
-    "mknodat",
-    "chmod",
-    "fchmodat",
-    "chown",
-    "fchownat",
-    "ptrace",
-    "process_vm_readv",
-    "process_vm_writev",
-    "kcmp",
-    "pidfd_open",
-    "pidfd_getfd",
-    "io_uring_setup",
-    "io_uring_register",
-    "mount",
-    "kill",
-];
-
 /// Everything that a VM without a guest can be told to do.
 fn work(vm: &mut Vm) -> Result<()> {
     vm.execute("object-add", json!({"qom-type": "iothread", "id": "late"}))?;
@@ -132,16 +84,6 @@ fn refuses_paths(vm: &mut Vm) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The answer of `query-sandbox` of a process that is sealed in every thread.
-fn is_sealed(sandbox: &Value) -> bool {
-    let threads = sandbox["threads"].as_array().map_or(&[][..], Vec::as_slice);
-    sandbox["open-policy"] == "sealed"
-        && sandbox["rings-restricted"] == true
-        && sandbox["landlock"] != "available"
-        && threads.len() >= 3
-        && threads.iter().all(|thread| thread["filtered"] == true)
 }
 
 #[test]
@@ -245,47 +187,55 @@ fn io_threads_come_and_go_without_end_and_sixteen_at_a_time() -> Result<()> {
 #[test]
 #[ignore = "needs sesame: cargo xtask test"]
 fn strace_sees_no_forbidden_call_after_the_seal() -> Result<()> {
-    if Command::new("strace").arg("-V").output().is_err() {
+    if !Strace::is_installed() {
         println!("strace is not installed: the probes of vmm-core/tests/sealed.rs must do");
         return Ok(());
     }
-    let folder = tempfile::tempdir()?;
-    let log = folder.path().join("calls");
     let mut vm = Vm::paused().cpus(2).root_ports(PORTS).start()?;
-    let mut strace = attach(vm.pid(), &log)?;
+    let strace = Strace::attach(vm.pid())?;
     vm.execute("seal", json!({"level": "sealed"}))?;
     work(&mut vm)?;
     vm.execute("quit", json!({}))?;
     vm.wait_exit()?;
-    strace.wait()?;
-    let calls = fs::read_to_string(&log)?;
-    let (_, sealed) = calls
-        .split_once("SECCOMP_FILTER_FLAG_TSYNC")
-        .context("strace saw the seal")?;
-    ensure!(sealed.lines().count() > 500, "strace saw too little");
-    for line in sealed.lines().skip(1) {
-        // "PID name(arguments) = result", the process id padded.
-        let call = line.split_whitespace().nth(1).unwrap_or_default();
-        let name = call.split('(').next().unwrap_or_default();
-        assert!(!FORBIDDEN.contains(&name), "{line}");
-    }
+    let calls = strace.finish()?;
+    ensure!(
+        calls.forbidden().is_some(),
+        "the seal itself opens the time zone"
+    );
+    let sealed = calls.after_seal()?;
+    ensure!(sealed.count() > 500, "strace saw too little");
+    assert_eq!(sealed.forbidden(), None);
     Ok(())
 }
 
-/// Starts strace on all threads of the process, and returns when it sees them.
-fn attach(pid: u32, log: &std::path::Path) -> Result<Child> {
-    let mut strace = Command::new("strace")
-        .args(["-f", "-p", &pid.to_string(), "-o"])
-        .arg(log)
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let stderr = strace.stderr.take().context("a pipe")?;
-    let mut said = BufReader::new(stderr);
-    let mut line = String::new();
-    said.read_line(&mut line)?;
-    ensure!(line.contains("attached"), "strace said: {line}");
-    thread::spawn(move || said.read_to_string(&mut String::new()));
-    // It tells of the whole process at once, and takes its threads one after the other.
-    thread::sleep(Duration::from_millis(200));
-    Ok(strace)
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn a_chardev_that_calls_again_says_that_it_cannot_once_the_process_is_sealed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("peer");
+    let listener = UnixListener::bind(&path)?;
+    let address = json!({"type": "unix", "data": {"path": path}});
+    let socket = json!({"addr": address, "server": false, "reconnect-ms": 5});
+    let backend = json!({"type": "socket", "data": socket});
+    let mut vm = Vm::monitor().start()?;
+    vm.execute("chardev-add", json!({"id": "early", "backend": backend}))?;
+    let (peer, _) = listener.accept()?;
+    vm.execute("seal", json!({"level": "sealed"}))?;
+    let refusal = vm.refusal("chardev-add", json!({"id": "late", "backend": backend}))?;
+    ensure!(
+        refusal.desc.contains("only fds that were handed in"),
+        "{refusal:?}"
+    );
+    // The one that was there has nobody to talk to any more, and the process lives on.
+    drop(peer);
+    while !vm.stderr().contains("does not call again") {
+        ensure!(
+            vm.execute("query-status", json!({})).is_ok(),
+            "{}",
+            vm.stderr()
+        );
+    }
+    vm.execute("quit", json!({}))?;
+    ensure!(vm.wait_exit()?.success(), "{}", vm.stderr());
+    Ok(())
 }

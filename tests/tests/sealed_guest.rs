@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use tests::sealed::{Rings, Strace, is_sealed};
 use tests::{Vm, fds};
 
 const MIB: u64 = 1 << 20;
@@ -74,4 +75,54 @@ fn a_guest_boots_restarts_and_goes_in_a_process_sealed_from_the_start() -> Resul
     vm.execute("system_powerdown", json!({}))?;
     vm.qmp.event("SHUTDOWN", SOON)?;
     vm.exit_clean()
+}
+
+/// What the engine asks rings for; the kernel has restricted each to these.
+const OPERATIONS: &[&str] = &[
+    "READV",
+    "WRITEV",
+    "FSYNC",
+    "FALLOCATE",
+    "POLL_ADD",
+    "ASYNC_CANCEL",
+];
+
+#[test]
+#[ignore = "needs a guest: cargo xtask test"]
+fn strace_sees_no_forbidden_call_in_the_life_of_a_sealed_guest() -> Result<()> {
+    let rings = Rings::watch()?;
+    let mut vm = Vm::builder()
+        .stopped()
+        .root_ports(1)
+        .disk("root", fds::disk(8 * MIB)?)
+        .args(["-open-policy", "sealed"])
+        .start()?;
+    assert!(is_sealed(&vm.execute("query-sandbox", json!({}))?));
+    let strace = Strace::attach(vm.pid())?;
+    let threads_at_first = vm.usage()?.threads;
+    vm.execute("cont", json!({}))?;
+    add_use_and_remove_a_disk(&mut vm)?;
+    vm.execute("system_reset", json!({}))?;
+    vm.qmp.event("RESET", SOON)?;
+    vm.guest_port().wait_ready()?;
+    vm.execute("system_powerdown", json!({}))?;
+    vm.qmp.event("SHUTDOWN", SOON)?;
+    vm.exit_clean()?;
+    let calls = strace.finish()?;
+    println!(
+        "{} calls: {:?}; rings: {:?}",
+        calls.count(),
+        calls.names(),
+        rings.operations()?
+    );
+    assert_eq!(calls.forbidden(), None);
+    // It saw the guest run, the disks work, and a thread that began after the seal.
+    for call in ["ioctl", "io_uring_enter", "recvmsg", "sendmsg", "clone"] {
+        assert!(calls.names().contains(call), "{call}");
+    }
+    assert!(calls.threads().len() > threads_at_first);
+    for operation in rings.operations()? {
+        assert!(OPERATIONS.contains(&operation.as_str()), "{operation}");
+    }
+    Ok(())
 }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fdset::{
-    Access, Connection, Door, Existing, FileType, Listener, OpenFile, Request, Role, SocketAddress,
-    Wait,
+    Access, Connection, Door, Existing, FileType, Listener, OpenError, OpenFile, Request, Role,
+    SocketAddress, Wait,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -184,6 +184,8 @@ fn open_socket(id: &str, socket: &SocketSpec, door: &Door) -> Result<Endpoint, C
                               leave reconnect-ms out or give a path",
                 });
             }
+            // It will call for as long as it lives; better said now than found out by silence.
+            fdset::may_connect(door, &address, Role::Chardev, &reason)?;
             Ok(Endpoint::Caller {
                 address,
                 interval,
@@ -315,7 +317,7 @@ impl Origin {
                 address,
                 interval,
                 nodelay,
-            } => call(door, address, *nodelay, reason).unwrap_or(Accepted::Later(*interval)),
+            } => call(door, address, *nodelay, reason, *interval),
             Self::Pty { master, name } => {
                 if hung_up(master) {
                     Accepted::Later(PTY_INTERVAL)
@@ -345,9 +347,15 @@ fn accept(listener: &Listener, address: &SocketAddress) -> Accepted {
     }
 }
 
-/// Calls once; `None` when nobody answers. A host name is resolved here, so a name server that
+/// Calls once; when nobody answers, again later, unless that is not allowed any more. A host name is resolved here, so a name server that
 /// does not answer holds up the reactor: addresses in numbers are safer.
-fn call(door: &Door, address: &SocketAddress, nodelay: bool, reason: &str) -> Option<Accepted> {
+fn call(
+    door: &Door,
+    address: &SocketAddress,
+    nodelay: bool,
+    reason: &str,
+    interval: Duration,
+) -> Accepted {
     match fdset::connect(door, address, Wait::Not, Role::Chardev, reason) {
         Ok(Connection { fd, in_progress }) => {
             if nodelay && let Err(error) = fdset::set_nodelay(&fd) {
@@ -355,15 +363,19 @@ fn call(door: &Door, address: &SocketAddress, nodelay: bool, reason: &str) -> Op
             }
             let name = peer_name(&fd, address, "");
             let peer = Peer::duplex(Arc::new(fd), name);
-            Some(if in_progress {
+            if in_progress {
                 Accepted::Calling(peer)
             } else {
                 Accepted::Peer(peer)
-            })
+            }
         }
         Err(error) => {
+            if matches!(error, OpenError::NotPassed { .. }) {
+                tracing::warn!(%error, "a chardev does not call again");
+                return Accepted::Nobody;
+            }
             tracing::debug!(%error, "a chardev's peer does not answer");
-            None
+            Accepted::Later(interval)
         }
     }
 }

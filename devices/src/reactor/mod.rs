@@ -134,12 +134,18 @@ impl Reactor {
         self.0.lock().is_some()
     }
 
-    /// Starts the thread unless it runs: for who must know all threads before he goes on.
+    /// Starts the thread unless it runs, and waits until what runs there now has come to its end:
+    /// for who must know all threads before he goes on. Not to be called on the thread.
     ///
     /// # Errors
     /// The thread cannot start.
-    pub fn start(&self) -> io::Result<()> {
-        self.core().map(drop)
+    pub fn settle(&self) -> io::Result<()> {
+        let (tell, told) = mpsc::sync_channel(1);
+        self.run(move || {
+            // Who asked waits for it.
+            let _ = tell.send(());
+        })?;
+        told.recv().map_err(io::Error::other)
     }
 
     /// The kernel's id of the thread, if it runs.

@@ -69,6 +69,24 @@ fn timers_and_jobs_run_on_the_thread() {
 }
 
 #[test]
+fn settling_waits_for_what_runs() {
+    let reactor = Reactor::new();
+    let ended = Arc::new(AtomicUsize::new(0));
+    let (entered, has_entered) = mpsc::channel();
+    let counted = Arc::clone(&ended);
+    reactor
+        .run(move || {
+            entered.send(()).unwrap();
+            thread::sleep(Duration::from_millis(20));
+            counted.fetch_add(1, Ordering::SeqCst);
+        })
+        .unwrap();
+    has_entered.recv().unwrap();
+    reactor.settle().unwrap();
+    assert_eq!(ended.load(Ordering::SeqCst), 1);
+}
+
+#[test]
 fn a_regular_file_is_refused() {
     let reactor = Reactor::new();
     let (handler, _told) = tell();

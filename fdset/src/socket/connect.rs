@@ -78,6 +78,20 @@ pub fn connect(
     })
 }
 
+/// Whether [`connect`] may call `address` by itself, now: for who will call later.
+///
+/// # Errors
+/// The policy takes only what was handed in.
+pub fn may_connect(
+    door: &Door,
+    address: &SocketAddress,
+    role: Role,
+    reason: &str,
+) -> Result<(), OpenError> {
+    door.registry()
+        .admit(|| Wanted::new(address.to_string(), role, reason))
+}
+
 fn passed_connection(fd: OpenFile, wait: Wait) -> io::Result<Connection> {
     if wait == Wait::Not {
         set_nonblocking(fd.as_fd())?;

@@ -36,7 +36,7 @@ use crate::open::{is_passed, open};
 use crate::registry::Door;
 use crate::request::{Access, Request, Role};
 
-pub use connect::{Connection, Wait, connect, finish_connect};
+pub use connect::{Connection, Wait, connect, finish_connect, may_connect};
 pub use delay::set_nodelay;
 pub use listen::{Listener, accept, listen, wait_for_caller};
 

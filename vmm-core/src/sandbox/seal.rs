@@ -42,6 +42,8 @@ pub struct Sandbox {
 #[derive(Debug)]
 struct Sealed {
     lists: Lists,
+    /// The kernel's id of the main thread, which sealed the process. Who asks later may be another.
+    main: i32,
     /// Goes when every thread is under it.
     nothing: Option<Nothing>,
     /// Threads with the list of their kind, by the kernel's ids.
@@ -138,15 +140,15 @@ impl Sandbox {
         }
         seccompiler::apply_filter(sealed.lists.of(ThreadKind::Main))
             .map_err(SandboxError::Refused)?;
-        let this = nix::unistd::gettid().as_raw();
-        sealed.covered.insert(this, ThreadKind::Main);
+        sealed.covered.insert(sealed.main, ThreadKind::Main);
         sealed.nothing = None;
         sealed.complete = true;
         Ok(())
     }
 
     /// Gives threads that were started after the seal the lists of their kinds. `threads` are all
-    /// but the calling one. Nothing happens before the seal.
+    /// but the main one; only that one may call it when there are new ones. Nothing happens before
+    /// the seal.
     ///
     /// # Errors
     /// A thread does not take its list.
@@ -162,6 +164,7 @@ impl Sandbox {
         let without_clone3 = filter::without_clone3().map_err(SandboxError::Filter)?;
         let sealed = Sealed {
             lists: Lists::new()?,
+            main: nix::unistd::gettid().as_raw(),
             nothing: self
                 .landlock_abi
                 .map(Nothing::new)
@@ -180,10 +183,9 @@ impl Sandbox {
 
 impl Sealed {
     fn cover(&mut self, threads: &[(ThreadKind, i32)]) -> Result<(), SandboxError> {
-        let this = nix::unistd::gettid().as_raw();
         // The kernel gives the id of a thread that has ended to a new one.
         self.covered
-            .retain(|id, _| *id == this || threads.iter().any(|(_, other)| other == id));
+            .retain(|id, _| *id == self.main || threads.iter().any(|(_, other)| other == id));
         let ruleset = self.nothing.as_ref().map(AsRawFd::as_raw_fd);
         for (kind, id) in threads {
             if self.covered.contains_key(id) {

@@ -187,7 +187,6 @@ const FILE_IOCTLS: &[u32] = &[
     0x8008_1272, // BLKGETSIZE64
     0x1268,      // BLKSSZGET
     0x127b,      // BLKPBSZGET
-    0x5401,      // TCGETS
     0x5402,      // TCSETS
     0x5403,      // TCSETSW
     0x5404,      // TCSETSF
@@ -197,8 +196,9 @@ const FILE_IOCTLS: &[u32] = &[
 
 /// What a handed-over device is, asked by `fdset`.
 const KIND_IOCTLS: &[u32] = &[
-    0x800454d2, // TUNGETIFF
-    0xae00,     // KVM_GET_API_VERSION
+    0x5401,      // TCGETS
+    0x8004_54d2, // TUNGETIFF
+    0xae00,      // KVM_GET_API_VERSION
 ];
 
 /// What a thread of `kind` may call; `kick` is the signal that calls a vCPU out of its guest,
@@ -223,11 +223,8 @@ pub(super) fn allowed(kind: ThreadKind, kick: i32, seal: i32) -> AllowList {
             allow_kvm(&mut list, KVM_DEVICES);
             allow_kvm(&mut list, KVM_STATE);
             allow_kvm(&mut list, &[KVM_RUN]);
-            // What a handed-over device or kernel object is, only sysfs and proc tell.
-            always(&mut list, &[SYS_readlink]);
-            for number in FILE_IOCTLS.iter().chain(KIND_IOCTLS) {
-                when(&mut list, SYS_ioctl, vec![(1, Test::Is(*number))]);
-            }
+            allow_kinds(&mut list);
+            allow_ioctls(&mut list, FILE_IOCTLS);
             allow_new_thread(&mut list);
             allow_signal(&mut list, kick);
             allow_signal(&mut list, seal);
@@ -235,11 +232,7 @@ pub(super) fn allowed(kind: ThreadKind, kick: i32, seal: i32) -> AllowList {
         ThreadKind::QmpIo => {
             always(&mut list, EVENTS);
             always(&mut list, SOCKETS);
-            // Fds are handed over here, and looked at.
-            always(&mut list, &[SYS_readlink]);
-            for number in KIND_IOCTLS {
-                when(&mut list, SYS_ioctl, vec![(1, Test::Is(*number))]);
-            }
+            allow_kinds(&mut list);
         }
         ThreadKind::Vcpu => {
             always(&mut list, &[SYS_eventfd2, SYS_epoll_ctl]);
@@ -308,6 +301,18 @@ fn allow_carefully(list: &mut AllowList) {
         libc::F_GET_SEALS,
     ] {
         when(list, SYS_fcntl, vec![(1, Test::Is(command.unsigned_abs()))]);
+    }
+}
+
+/// To see what was handed over. For a device or a kernel object only sysfs and proc tell.
+fn allow_kinds(list: &mut AllowList) {
+    always(list, &[SYS_readlink]);
+    allow_ioctls(list, KIND_IOCTLS);
+}
+
+fn allow_ioctls(list: &mut AllowList, numbers: &[u32]) {
+    for number in numbers {
+        when(list, SYS_ioctl, vec![(1, Test::Is(*number))]);
     }
 }
 

@@ -30,9 +30,10 @@ impl Vm {
         self.rings
             .stock_up(RINGS_IN_STOCK)
             .map_err(|error| QmpError::from_error(&error))?;
-        // Otherwise a guest's access to a device may start it, on a thread that may start none.
+        // Otherwise a guest's access to a device may start it, on a thread that may start none. And
+        // a chardev may be calling its peer there, since before the policy forbade it.
         self.reactor
-            .start()
+            .settle()
             .map_err(|error| QmpError::from_error(&error))?;
         // The first look at the local time reads the time zone's file.
         let _: i64 = process::local_time_offset();

@@ -43,7 +43,7 @@ struct Machine {
     child: Child,
     qmp: Client,
     guest: Guest,
-    can_name_fds: bool,
+    is_sesame: bool,
 }
 
 pub(crate) fn tell(show: &Show, vmm: &Path, kernel: &Path, initrd: &Path) -> Result<()> {
@@ -53,10 +53,14 @@ pub(crate) fn tell(show: &Show, vmm: &Path, kernel: &Path, initrd: &Path) -> Res
     let late = folder.path().join("late.raw");
     make_disks(&disk, &late)?;
 
-    show.chapter("It starts sesame as nobody, paused, with every file as an fd");
+    show.chapter("It starts sesame as nobody, paused, sealed, with every file as an fd");
     let mut machine = start(show, folder.path(), vmm, kernel, initrd)?;
     show.follow(&mut machine.qmp);
     machine.qmp.negotiate()?;
+    if machine.is_sesame {
+        show.note("it has given up the right to open anything, in every thread:");
+        machine.qmp.execute("query-sandbox", json!({}))?;
+    }
     show_process(show, &machine)?;
 
     show.chapter("It hands the disk over the monitor and plugs it in");
@@ -143,6 +147,9 @@ fn start(show: &Show, folder: &Path, vmm: &Path, kernel: &Path, initrd: &Path) -
         show.note(&format!("fd {number}: {name}"));
     }
     let mut arguments = machine_options(&accel, &kernel, &initrd);
+    if !vmm.is_qemu {
+        arguments.extend(["-open-policy", "sealed"].map(str::to_owned));
+    }
     for set in 1..=names.len().saturating_sub(SOCKETS) {
         let number = usize::try_from(FIRST_FD)? + SOCKETS + set - 1;
         arguments.extend(["-add-fd".to_owned(), format!("fd={number},set={set}")]);
@@ -170,7 +177,7 @@ fn start(show: &Show, folder: &Path, vmm: &Path, kernel: &Path, initrd: &Path) -
         child: command.spawn().context("start sesame")?,
         qmp: Client::new(monitor)?,
         guest: Guest::new(agent)?,
-        can_name_fds: !vmm.is_qemu,
+        is_sesame: !vmm.is_qemu,
     })
 }
 
@@ -274,7 +281,7 @@ fn use_late_disk(show: &Show, machine: &mut Machine) -> Result<()> {
 fn add_disk(show: &Show, machine: &mut Machine, id: &str, path: &Path, port: &str) -> Result<()> {
     let file = open_rw(path)?;
     show.hand(&path.file_name().unwrap_or_default().display().to_string());
-    let filename = if id == "late" && machine.can_name_fds {
+    let filename = if id == "late" && machine.is_sesame {
         let name = json!({"fdname": id});
         machine.qmp.execute_with("getfd", name, &[file.as_fd()])?;
         format!("fd:{id}")

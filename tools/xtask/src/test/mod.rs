@@ -39,6 +39,8 @@ const WITHOUT_GUEST: &[&str] = &[
     "open_hook_trouble-",
     "restart-",
     "seal-",
+    "sealed_commands-",
+    "signals-",
     "soak-",
     "starved-",
 ];
