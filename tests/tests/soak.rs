@@ -7,6 +7,7 @@ use std::env;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -105,6 +106,16 @@ impl<'a> Stage<'a> {
     }
 }
 
+/// What the VMM holds once the clients that were killed last have been noticed.
+fn quiet_usage(vm: &Vm) -> Result<fds::Usage> {
+    let mut least = vm.usage()?;
+    for _ in 0..20 {
+        thread::sleep(Duration::from_millis(20));
+        least = vm.settled_usage(least)?;
+    }
+    Ok(least)
+}
+
 fn waiting(vm: &mut Vm) -> Result<usize> {
     let told = vm.execute("query-fds", json!({}))?;
     Ok(told["waiting"].as_array().map_or(0, Vec::len))
@@ -131,7 +142,7 @@ fn rejected_requests_with_fds_leave_nothing_however_many() -> Result<()> {
     for number in 0..WARM_UP {
         stage.reject(number)?;
     }
-    let (before, size) = (vm.usage()?, fds::resident_size(vm.pid())?);
+    let (before, size) = (quiet_usage(&vm)?, fds::resident_size(vm.pid())?);
     let start = Instant::now();
     for number in 0..count {
         stage
@@ -139,7 +150,7 @@ fn rejected_requests_with_fds_leave_nothing_however_many() -> Result<()> {
             .with_context(|| format!("rejection {number}"))?;
     }
     let time = start.elapsed();
-    let (after, grown) = (vm.settled_usage(before)?, fds::resident_size(vm.pid())?);
+    let (after, grown) = (quiet_usage(&vm)?, fds::resident_size(vm.pid())?);
     println!(
         "{count} rejected requests in {:.1} s; before: {before}, {} KiB; after: {after}, {} KiB",
         time.as_secs_f64(),

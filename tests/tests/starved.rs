@@ -24,6 +24,8 @@ struct Stage {
     folder: tempfile::TempDir,
     disk: std::fs::File,
     names: usize,
+    /// A caller who is there all the time.
+    _caller: Client,
 }
 
 impl Stage {
@@ -35,6 +37,7 @@ impl Stage {
         let mut vm = Vm::monitor()
             .args(["-chardev", &chardev, "-mon", "chardev=mon,mode=control"])
             .start()?;
+        let caller = Client::connect(&path)?;
         let disk = fds::disk(MIB)?;
         let set = json!({"fdset-id": 5});
         vm.qmp.execute_with("add-fd", set, &[disk.as_fd()])?;
@@ -47,6 +50,7 @@ impl Stage {
             folder,
             disk,
             names: 0,
+            _caller: caller,
         })
     }
 
@@ -93,9 +97,20 @@ fn call(path: &Path) -> Result<Value> {
 #[test]
 #[ignore = "needs sesame: cargo xtask test"]
 fn a_vmm_without_an_fd_left_says_so_and_goes_on() -> Result<()> {
+    starve(Stage::new()?)
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn a_sealed_vmm_without_an_fd_left_does_the_same() -> Result<()> {
     let mut stage = Stage::new()?;
-    call(&stage.path())?;
+    stage.vm.execute("seal", json!({"level": "sealed"}))?;
+    starve(stage)
+}
+
+fn starve(mut stage: Stage) -> Result<()> {
     let before = stage.vm.usage()?;
+    call(&stage.path())?;
     stage.fill()?;
     for _ in 0..5 {
         stage.call_in_vain()?;
