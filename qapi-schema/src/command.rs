@@ -15,6 +15,8 @@ pub struct CommandSpec {
     pub allow_preconfig: bool,
     /// Whether it answers when it succeeds.
     pub success_response: bool,
+    /// How many file descriptors come with it.
+    pub fds: usize,
     /// Its feature flags.
     pub features: &'static [&'static str],
 }

@@ -2,6 +2,9 @@
 
 use crate::source::{SchemaError, Span};
 
+/// How an item of a list begins; each is a paragraph.
+pub const BULLET: &str = "- ";
+
 /// One documentation comment of a named definition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DocText {
@@ -32,6 +35,9 @@ impl DocText {
             return;
         }
         match self.paragraphs.last_mut() {
+            Some(paragraph) if line.starts_with(BULLET) && !paragraph.is_empty() => {
+                self.paragraphs.push(line.to_owned());
+            }
             Some(paragraph) if !paragraph.is_empty() => {
                 paragraph.push(' ');
                 paragraph.push_str(line);

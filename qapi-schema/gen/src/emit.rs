@@ -5,6 +5,7 @@ mod describe;
 mod events;
 mod introspect;
 mod json_schema;
+mod manual;
 mod recursion;
 mod types;
 mod unions;
@@ -64,6 +65,7 @@ pub(crate) fn all(schema: &Schema) -> Vec<GeneratedFile> {
         path: "export/introspection.json".into(),
         text: introspect::pretty(&introspection),
     });
+    files.extend(manual::files(schema));
     files.push(rust_file(
         "mod",
         "All that is generated",

@@ -149,6 +149,8 @@ pub struct TypeDef {
     pub doc: DocText,
     /// Its feature flags.
     pub features: Vec<String>,
+    /// What those of its feature flags mean that have a text.
+    pub feature_docs: Vec<(String, DocText)>,
     /// What it is made of.
     pub kind: Kind,
 }
@@ -223,12 +225,16 @@ pub struct Command {
     pub returns: Option<TypeRef>,
     /// Its feature flags.
     pub features: Vec<String>,
+    /// What those of its feature flags mean that have a text.
+    pub feature_docs: Vec<(String, DocText)>,
     /// Whether it may overtake others.
     pub allow_oob: bool,
     /// Whether it may run before the machine exists.
     pub allow_preconfig: bool,
     /// Whether it answers when it succeeds.
     pub success_response: bool,
+    /// How many file descriptors come with it.
+    pub fds: usize,
     /// Whether arguments are parsed and replies written by generated code.
     pub generated: bool,
     /// What it does.
@@ -248,6 +254,8 @@ pub struct Event {
     pub args: Option<String>,
     /// Its feature flags.
     pub features: Vec<String>,
+    /// What those of its feature flags mean that have a text.
+    pub feature_docs: Vec<(String, DocText)>,
     /// When it is sent.
     pub doc: DocText,
 }

@@ -15,7 +15,8 @@
 //!        ├─► emit::commands    one trait and one dispatch per file, the command table
 //!        ├─► emit::events      the Event enum
 //!        ├─► emit::introspect  the reply of query-qmp-schema
-//!        └─► emit::json_schema which types the published JSON Schema names
+//!        ├─► emit::json_schema which types the published JSON Schema names
+//!        └─► emit::manual      the reference manual
 //! ```
 //!
 //! Every error says `file:line: what was wanted, what came`. Read next: [`ir`], the only thing the

@@ -188,6 +188,7 @@ impl<'d> Resolver<'d> {
             module: self.module_name(definition),
             doc: body_text(doc),
             features: definition.features.clone(),
+            feature_docs: feature_docs(doc),
             kind,
         })
     }
@@ -195,6 +196,10 @@ impl<'d> Resolver<'d> {
 
 fn body_text(doc: Option<&Doc>) -> DocText {
     doc.map(|doc| doc.body.clone()).unwrap_or_default()
+}
+
+fn feature_docs(doc: Option<&Doc>) -> Vec<(String, DocText)> {
+    doc.map(|doc| doc.features.clone()).unwrap_or_default()
 }
 
 /// `-` and `_` are one letter to a compiler.

@@ -37,6 +37,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 1usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -45,6 +46,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -53,6 +55,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -61,6 +64,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -69,6 +73,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -77,6 +82,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -85,6 +91,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -93,6 +100,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -101,6 +109,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -109,6 +118,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &["json-cli", "json-cli-hotplug"],
     },
     crate::CommandSpec {
@@ -117,6 +127,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -125,6 +136,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -133,6 +145,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 1usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -141,6 +154,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -149,6 +163,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -157,6 +172,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -165,6 +181,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -173,6 +190,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -181,6 +199,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -189,6 +208,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -197,6 +217,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -205,6 +226,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -213,6 +235,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -221,6 +244,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -229,6 +253,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -237,6 +262,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -245,6 +271,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -253,6 +280,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -261,6 +289,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -269,6 +298,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -277,6 +307,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -285,6 +316,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -293,6 +325,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -301,6 +334,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -309,6 +343,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -317,6 +352,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -325,6 +361,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -333,6 +370,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -341,6 +379,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -349,6 +388,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -357,6 +397,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -365,6 +406,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -373,6 +415,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -381,6 +424,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -389,6 +433,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -397,6 +442,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -405,6 +451,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -413,6 +460,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -421,6 +469,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
     crate::CommandSpec {
@@ -429,6 +478,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,
+        fds: 0usize,
         features: &[],
     },
 ];

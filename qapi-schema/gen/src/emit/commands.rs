@@ -111,6 +111,7 @@ impl Emitter<'_> {
                 allow_oob,
                 allow_preconfig,
                 success_response,
+                fds,
                 features,
                 ..
             } = command;
@@ -121,6 +122,7 @@ impl Emitter<'_> {
                     allow_oob: #allow_oob,
                     allow_preconfig: #allow_preconfig,
                     success_response: #success_response,
+                    fds: #fds,
                     features: &[#(#features),*],
                 }
             }

@@ -1,11 +1,19 @@
 //! Commands and events: what they take, what they give back.
 
-use super::{Resolver, body_text, check_documented};
+use super::{Resolver, body_text, check_documented, feature_docs};
 use crate::check::{Body, Definition, Members, RawMember};
 use crate::doc::DocText;
 use crate::ir::{Command, Event, Kind, Schema, TypeDef, TypeRef};
 use crate::naming::camel;
 use crate::source::SchemaError;
+
+/// The commands that take fds, and how many each takes: QAPI has no word for it.
+const FD_TAKERS: [(&str, usize); 2] = [("add-fd", 1), ("getfd", 1)];
+
+fn fds_of(command: &str) -> usize {
+    let found = FD_TAKERS.iter().find(|(name, _)| *name == command);
+    found.map_or(0, |(_, fds)| *fds)
+}
 
 pub(super) fn command(
     resolver: &Resolver<'_>,
@@ -32,9 +40,11 @@ pub(super) fn command(
         args,
         returns,
         features: of.features.clone(),
+        feature_docs: feature_docs(doc),
         allow_oob: flags.allow_oob,
         allow_preconfig: flags.allow_preconfig,
         success_response: flags.success_response,
+        fds: fds_of(&of.name),
         generated: flags.generated,
         doc: body_text(doc),
         returns_doc: doc.and_then(|doc| doc.returns.clone()),
@@ -56,6 +66,7 @@ pub(super) fn event(
         name: of.name.clone(),
         args,
         features: of.features.clone(),
+        feature_docs: feature_docs(of.doc.as_ref()),
         doc: body_text(of.doc.as_ref()),
     });
     Ok(())
@@ -126,6 +137,7 @@ fn inline(
             paragraphs: vec![format!("{noun} `{}`.", of.name)],
         },
         features: Vec::new(),
+        feature_docs: Vec::new(),
         kind,
     };
     schema.types.insert(name.clone(), ty);
