@@ -3,21 +3,27 @@
 //! Both ask for a [`Door`]: who has none shall not make things, and what is made is in its ledger.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
-use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::pty::{grantpt, posix_openpt, unlockpt};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::ftruncate;
 
 use crate::error::{OpenError, Wanted};
+use crate::kernel::{open_pty_peer, pty_number};
 use crate::kind::Nature;
 use crate::lease::OpenFile;
 use crate::ledger::Via;
+use crate::policy::Policy;
 use crate::registry::Door;
-use crate::request::Role;
+use crate::request::{Access, Role};
+
+/// The name under which the open hook is asked for a pty.
+pub const PTY_NAME: &str = "pty";
 
 /// A page size of hugetlbfs that memfds can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,47 +98,80 @@ pub struct Pty {
     pub path: PathBuf,
 }
 
-/// Makes a pseudo terminal.
+/// Makes a pseudo terminal, or takes the one that the open hook has answered [`PTY_NAME`] with:
+/// our end of it.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When the kernel or the hook refuses, or the answer is not our end of a pty.
 pub fn pty(door: &Door, role: Role, reason: &str) -> Result<Pty, OpenError> {
-    let wanted = || Wanted::new("pty", role, reason);
-    door.registry().admit(wanted)?;
-    let (master, path) = terminal().map_err(|source| OpenError::os(wanted(), source))?;
-    let lease = door.lease(wanted(), Via::Anonymous, Nature::of(&master), None);
+    let wanted = || Wanted::new(PTY_NAME, role, reason);
+    let failed = |source| OpenError::os(wanted(), source);
+    let (master, via, origin) = match door.answer(PTY_NAME, Access::ReadWrite) {
+        Some(Ok(given)) => (given.fd, Via::Hook, Some(given.origin)),
+        Some(Err(source)) => {
+            return Err(OpenError::Hook {
+                wanted: wanted(),
+                source: Box::new(source),
+            });
+        }
+        None => {
+            door.registry().admit(wanted)?;
+            (new_terminal().map_err(failed)?, Via::Anonymous, None)
+        }
+    };
+    let lease = door.lease(wanted(), via, Nature::of(&master), origin);
+    let may_open = door.registry().policy() < Policy::Sealed;
+    let path = set_up(&master, may_open).map_err(|errno| match errno {
+        Errno::ENOTTY | Errno::EINVAL => OpenError::unfit(
+            wanted(),
+            "the fd is not the first end of a pty; pass what posix_openpt() gave",
+        ),
+        other => failed(other.into()),
+    })?;
     Ok(Pty {
         master: OpenFile::new(master, Some(lease)),
         path,
     })
 }
 
-fn terminal() -> io::Result<(OwnedFd, PathBuf)> {
+fn new_terminal() -> io::Result<OwnedFd> {
     #[expect(clippy::disallowed_methods, reason = "the one place that makes ptys")]
     let master =
         posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     grantpt(&master)?;
     unlockpt(&master)?;
-    let path = PathBuf::from(ptsname_r(&master)?);
+    Ok(master.into())
+}
+
+/// Makes our end raw and non-blocking; gives the path of the other end. In a sealed process not
+/// even that is opened.
+fn set_up(master: &OwnedFd, may_open: bool) -> Result<PathBuf, Errno> {
+    let number = pty_number(master.as_fd())?;
     // On Linux both ends have one line discipline: setting it here spares opening the other end.
-    let mut line = tcgetattr(&master)?;
+    let mut line = tcgetattr(master)?;
     cfmakeraw(&mut line);
-    tcsetattr(&master, SetArg::TCSANOW, &line)?;
-    Ok((master.into(), path))
+    tcsetattr(master, SetArg::TCSANOW, &line)?;
+    let flags = OFlag::from_bits_retain(fcntl(master, FcntlArg::F_GETFL)?);
+    fcntl(master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    // A pty whose other end was never opened reports no hang-up. Once opened and closed, it does,
+    // and so tells a user from nobody. The kernel opens that end for us, without its path.
+    if may_open && let Err(error) = open_pty_peer(master.as_fd()) {
+        tracing::debug!(%error, "a new pty does not tell a user from nobody until it had one");
+    }
+    Ok(PathBuf::from(format!("/dev/pts/{number}")))
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::io::{Read, Write};
-    use std::os::fd::AsFd;
     use std::sync::Arc;
 
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     use super::*;
     use crate::registry::{FdRegistry, Scope};
-    use crate::request::{Access, Request};
+    use crate::request::Request;
 
     fn door() -> Door {
         Door::new(Arc::new(FdRegistry::new()), Scope::Process)
@@ -151,8 +190,8 @@ mod tests {
         };
         let file = memory(spec).expect("memory");
         assert_eq!(file.size().expect("a regular file"), 8192);
-        assert_eq!(ftruncate(&file, 4096), Err(nix::errno::Errno::EPERM));
-        assert_eq!(ftruncate(&file, 16384), Err(nix::errno::Errno::EPERM));
+        assert_eq!(ftruncate(&file, 4096), Err(Errno::EPERM));
+        assert_eq!(ftruncate(&file, 16384), Err(Errno::EPERM));
     }
 
     #[test]
@@ -199,6 +238,33 @@ mod tests {
         user.write_all(text).expect("room");
         read_when_ready(&mut guest, &mut seen);
         assert_eq!(&seen, text);
+    }
+
+    #[test]
+    fn a_pty_can_come_from_the_open_hook_and_nothing_else_can_stand_in_for_it() {
+        let registry = Arc::new(FdRegistry::new());
+        registry.raise_policy(Policy::Passed);
+        let answers = Arc::new(crate::Answers::new());
+        let door = Door::new(registry, Scope::Process).with_answers(Arc::clone(&answers));
+        let made = new_terminal().expect("a pty");
+        answers.put(PTY_NAME, Access::ReadWrite, Ok(made), None);
+        let taken = pty(&door, Role::Chardev, "chardev 'c'").expect("the hook's");
+        assert!(taken.path.starts_with("/dev/pts"));
+        assert_eq!(taken.master.lease().map(crate::Lease::via), Some(Via::Hook));
+
+        let (_reader, writer) = io::pipe().expect("a pipe");
+        answers.put(PTY_NAME, Access::ReadWrite, Ok(writer.into()), None);
+        let error = pty(&door, Role::Chardev, "chardev 'c'").expect_err("a pipe");
+        assert!(error.to_string().contains("posix_openpt"), "{error}");
+    }
+
+    #[test]
+    fn a_new_pty_tells_that_nobody_has_its_other_end() {
+        let pty = pty(&door(), Role::Chardev, "chardev 'c'").expect("a pty");
+        let mut wanted = [PollFd::new(pty.master.as_fd(), PollFlags::empty())];
+        poll(&mut wanted, PollTimeout::ZERO).expect("an answer");
+        let told = wanted[0].revents().expect("known events");
+        assert!(told.contains(PollFlags::POLLHUP));
     }
 
     /// The kernel hands bytes over to our end, which does not block, in its own time.

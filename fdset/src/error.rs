@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 
 use crate::hook::HookError;
 use crate::kind::{Kind, either};
+use crate::lease::Identity;
 use crate::policy::Policy;
 use crate::request::{Access, Request, Role};
 use crate::reserve::is_out_of_fds;
@@ -170,6 +171,19 @@ pub enum OpenError {
         /// Its members and what each can do; `None` is an `O_PATH` fd.
         came: Vec<(RawFd, Option<Access>)>,
     },
+    /// The set has members of different files, and the role takes one.
+    #[error(
+        "{wanted}: fd set {set} has different files ({}); what is opened again must be the file \
+         that it was: give each file a set of its own", files(.came)
+    )]
+    SeveralFiles {
+        /// Who wanted what.
+        wanted: Wanted,
+        /// The set.
+        set: FdsetId,
+        /// Its members and which file each is.
+        came: Vec<(RawFd, Option<Identity>)>,
+    },
     /// The named fd cannot do what is wanted. The name survives.
     #[error("{wanted}: the fd is {}; pass one that was opened with {}", came_text(.came), wanted_flag(.wanted))]
     WrongAccess {
@@ -265,9 +279,10 @@ impl OpenError {
             Self::NoMember { .. } | Self::WrongAccess { .. } => Errno::EACCES as i32,
             Self::NotPassed { .. } => Errno::EPERM as i32,
             Self::Hook { source, .. } => source.errno(),
-            Self::MalformedSet { .. } | Self::WrongKind { .. } | Self::Unfit { .. } => {
-                Errno::EINVAL as i32
-            }
+            Self::MalformedSet { .. }
+            | Self::WrongKind { .. }
+            | Self::SeveralFiles { .. }
+            | Self::Unfit { .. } => Errno::EINVAL as i32,
             Self::Os { source, .. } | Self::NoFdLeft { source, .. } => {
                 source.raw_os_error().unwrap_or(Errno::EIO as i32)
             }
@@ -292,4 +307,15 @@ fn members(came: &[(RawFd, Option<Access>)]) -> String {
         .map(|(fd, access)| format!("fd {fd} ({})", came_text(access)))
         .collect();
     format!("only {}", each.join(", "))
+}
+
+fn files(came: &[(RawFd, Option<Identity>)]) -> String {
+    let each: Vec<String> = came
+        .iter()
+        .map(|(fd, identity)| match identity {
+            Some(Identity { dev, ino }) => format!("fd {fd}: device {dev} inode {ino}"),
+            None => format!("fd {fd}: unknown"),
+        })
+        .collect();
+    each.join(", ")
 }

@@ -53,6 +53,27 @@ pub enum Origin {
         /// The client, where its connection tells.
         peer: Option<Peer>,
     },
+    /// The manager, by the open hook.
+    Hook {
+        /// The manager, where its connection tells.
+        peer: Option<Peer>,
+    },
+    /// Whoever connected.
+    Caller {
+        /// Who that is, where the connection tells.
+        peer: Option<Peer>,
+    },
+}
+
+impl Origin {
+    /// The process that handed it over, where that is known.
+    #[must_use]
+    pub fn peer(&self) -> Option<Peer> {
+        match self {
+            Self::CommandLine | Self::Environment | Self::Inheritance => None,
+            Self::Monitor { peer, .. } | Self::Hook { peer } | Self::Caller { peer } => *peer,
+        }
+    }
 }
 
 impl fmt::Display for Origin {
@@ -61,13 +82,13 @@ impl fmt::Display for Origin {
             Self::CommandLine => f.write_str("the command line"),
             Self::Environment => f.write_str("socket activation"),
             Self::Inheritance => f.write_str("inheritance"),
-            Self::Monitor { monitor, peer } => {
-                write!(f, "monitor {monitor}")?;
-                if let Some(peer) = peer {
-                    write!(f, ", process {}, user {}", peer.pid, peer.uid)?;
-                }
-                Ok(())
-            }
+            Self::Monitor { monitor, .. } => write!(f, "monitor {monitor}"),
+            Self::Hook { .. } => f.write_str("the open hook"),
+            Self::Caller { .. } => f.write_str("whoever connected"),
+        }?;
+        match self.peer() {
+            Some(peer) => write!(f, ", process {}, user {}", peer.pid, peer.uid),
+            None => Ok(()),
         }
     }
 }

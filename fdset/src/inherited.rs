@@ -11,11 +11,15 @@
 //! From the claim on an fd is close-on-exec too.
 
 use std::collections::BTreeSet;
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use crate::error::{OpenError, Wanted};
 use crate::handover::Origin;
 use crate::kernel::{Claim, is_inherited, take_inherited};
+use crate::kind::Nature;
+use crate::lease::OpenFile;
+use crate::ledger::Via;
 use crate::registry::{Door, Scope};
 use crate::request::Role;
 
@@ -164,6 +168,23 @@ pub(crate) fn take_passed(
         Some(Err(problem)) => Err(OpenError::unfit(wanted(), problem)),
         None => Err(OpenError::NoSuchName { wanted: wanted() }),
     }
+}
+
+/// Standard input and output, to be used beside whoever else has them: fds of our own for the
+/// same open files.
+///
+/// # Errors
+/// No fd is left, or a stream is closed.
+pub fn standard_streams(door: &Door, role: Role, reason: &str) -> io::Result<(OpenFile, OpenFile)> {
+    let copy = |stream: BorrowedFd<'_>, name: &str| -> io::Result<OpenFile> {
+        let fd = stream.try_clone_to_owned()?;
+        let wanted = Wanted::new(name, role, reason);
+        let origin = Some(Origin::CommandLine);
+        let lease = door.lease(wanted, Via::Standard, Nature::of(&fd), origin);
+        Ok(OpenFile::new(fd, Some(lease)))
+    };
+    let input = copy(io::stdin().as_fd(), "standard input")?;
+    Ok((input, copy(io::stdout().as_fd(), "standard output")?))
 }
 
 fn inherited_if(

@@ -21,6 +21,11 @@ mod request {
         nix::request_code_read!(b'T', 210, size_of::<libc::c_uint>()),
         libc::ifreq
     );
+    nix::ioctl_read!(tiocgptn, b'T', 0x30, libc::c_uint);
+    nix::ioctl_write_int_bad!(
+        tiocgptpeer,
+        libc::TIOCGPTPEER as nix::sys::ioctl::ioctl_num_type
+    );
     // With an explicit argument of 0: KVM refuses any other.
     nix::ioctl_write_int_bad!(kvm_get_api_version, nix::request_code_none!(0xAE, 0x00));
 }
@@ -43,6 +48,23 @@ pub(crate) fn is_tap_queue(fd: BorrowedFd<'_>) -> bool {
     // SAFETY: for this call the kernel fills the member for flags, and it was zero before.
     let flags = unsafe { interface.ifr_ifru.ifru_flags };
     asked.is_ok() && libc::c_int::from(flags) & libc::IFF_TAP != 0
+}
+
+/// The number of the pty whose first end `fd` is.
+pub(crate) fn pty_number(fd: BorrowedFd<'_>) -> nix::Result<u32> {
+    let mut number = 0;
+    // SAFETY: `fd` is open for the length of the call, and the kernel writes one int.
+    unsafe { request::tiocgptn(fd.as_raw_fd(), &raw mut number)? };
+    Ok(number)
+}
+
+/// Opens the other end of the pty whose first end `fd` is, whatever its path.
+pub(crate) fn open_pty_peer(fd: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: `fd` is open for the length of the call, which touches no memory of ours.
+    let peer = unsafe { request::tiocgptpeer(fd.as_raw_fd(), flags)? };
+    // SAFETY: the kernel has just made this fd, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(peer) })
 }
 
 /// The version that the KVM device `fd` speaks.

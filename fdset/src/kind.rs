@@ -203,7 +203,7 @@ impl Role {
     pub fn kinds(self) -> &'static [Kind] {
         match self {
             Self::Image | Self::Kernel | Self::Initrd | Self::Firmware => STORAGE,
-            Self::Memory => &[Kind::File, Kind::Memfd, Kind::CharDevice],
+            Self::Memory => &[Kind::File, Kind::Memfd],
             Self::Kvm => &[Kind::Kvm],
             Self::PidFile => &[Kind::File, Kind::Memfd],
             Self::Net => &[Kind::Tap, Kind::UnixStream, Kind::UnixDatagram],
@@ -216,6 +216,17 @@ impl Role {
             Self::OpenHook => &[Kind::UnixStream],
             Self::CommandLine => &[],
         }
+    }
+}
+
+impl Role {
+    /// Whether all that is passed for one name must be one file: opened again with another access
+    /// mode, it must still be what it was.
+    pub(crate) fn is_one_file(self) -> bool {
+        matches!(
+            self,
+            Self::Image | Self::Kernel | Self::Initrd | Self::Firmware | Self::Memory
+        )
     }
 }
 

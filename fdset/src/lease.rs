@@ -5,12 +5,17 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::Instant;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::stat::{FileStat, SFlag, fstat};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
+use nix::unistd::ftruncate;
 
+use crate::handover::{Origin, Peer};
 use crate::kernel;
-use crate::ledger::UseId;
+use crate::kind::Nature;
+use crate::ledger::{Use, UseId, Via};
 use crate::registry::FdRegistry;
 use crate::sets::FdsetId;
 
@@ -71,29 +76,56 @@ pub struct Lease(Arc<Token>);
 struct Token {
     registry: Arc<FdRegistry>,
     entry: UseId,
-    set: Option<FdsetId>,
+    via: Via,
 }
 
 impl Lease {
-    /// Stands for `entry` of the ledger, and for a use of `set` that was counted already.
-    pub(crate) fn new(registry: Arc<FdRegistry>, entry: UseId, set: Option<FdsetId>) -> Self {
+    /// Stands for `entry` of the ledger, and for the use of a set in `via`, counted already.
+    pub(crate) fn new(registry: Arc<FdRegistry>, entry: UseId, via: Via) -> Self {
         Self(Arc::new(Token {
             registry,
             entry,
-            set,
+            via,
         }))
+    }
+
+    /// Notes in the ledger what is open now under this lease.
+    pub(crate) fn now_is(&self, nature: Nature) {
+        self.0.registry.change(self.0.entry, nature);
+    }
+
+    /// A line of its own for `caller`, who connected to the listener that this lease is of.
+    pub(crate) fn of_caller(&self, caller: impl AsFd) -> Option<Self> {
+        let registry = &self.0.registry;
+        let entry = Use {
+            via: Via::Accepted,
+            nature: Nature::of(&caller),
+            origin: Some(Origin::Caller {
+                peer: Peer::of(&caller),
+            }),
+            since: Instant::now(),
+            ..registry.entry(self.0.entry)?
+        };
+        let entry = registry.begin(entry);
+        Some(Self::new(Arc::clone(registry), entry, Via::Accepted))
+    }
+
+    /// Where the file came from.
+    #[must_use]
+    pub fn via(&self) -> Via {
+        self.0.via
     }
 
     /// The set in use, where the file came from one.
     #[must_use]
     pub fn set(&self) -> Option<FdsetId> {
-        self.0.set
+        self.0.via.set()
     }
 }
 
 impl Drop for Token {
     fn drop(&mut self) {
-        self.registry.end(self.entry, self.set);
+        self.registry.end(self.entry, self.via.set());
     }
 }
 
@@ -165,6 +197,45 @@ impl OpenFile {
     pub fn is_direct(&self) -> io::Result<bool> {
         let flags = OFlag::from_bits_retain(fcntl(&self.fd, FcntlArg::F_GETFL)?);
         Ok(flags.contains(OFlag::O_DIRECT))
+    }
+
+    /// The size of the pages that a mapping of it has: more than 4096 bytes on hugetlbfs.
+    ///
+    /// # Errors
+    /// When the kernel cannot tell.
+    pub fn page_size(&self) -> io::Result<u64> {
+        let system = fstatfs(&self.fd)?;
+        if system.filesystem_type() != HUGETLBFS_MAGIC {
+            return Ok(4096);
+        }
+        u64::try_from(system.block_size()).map_err(io::Error::other)
+    }
+
+    /// Gives a file that is empty `size` bytes; one that has any stays as it is.
+    ///
+    /// # Errors
+    /// It cannot be written, or is no regular file.
+    pub fn fill_empty(&self, size: u64) -> io::Result<()> {
+        if self.size()? > 0 {
+            return Ok(());
+        }
+        let size = i64::try_from(size).map_err(io::Error::other)?;
+        Ok(ftruncate(&self.fd, size)?)
+    }
+
+    /// Sees to it that nobody can cut the file short from now on, where files have seals (memfds
+    /// made with `MFD_ALLOW_SEALING`) and this fd may write it; says whether that holds.
+    pub fn seal_length(&self) -> bool {
+        let seals = || {
+            let bits = fcntl(&self.fd, FcntlArg::F_GET_SEALS).ok()?;
+            Some(SealFlag::from_bits_retain(bits))
+        };
+        let Some(before) = seals() else { return false };
+        if !before.contains(SealFlag::F_SEAL_SHRINK) {
+            // Refused where no seal may be added; the seals then say so.
+            let _ = fcntl(&self.fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK));
+        }
+        seals().is_some_and(|after| after.contains(SealFlag::F_SEAL_SHRINK))
     }
 
     /// The size in bytes of a regular file (a memfd is one) or a block device.

@@ -34,6 +34,10 @@ pub enum Via {
     Address,
     /// It was made here and has no name anywhere: memory, a pty.
     Anonymous,
+    /// Somebody connected to a socket that listens here.
+    Accepted,
+    /// It is a standard stream of this process.
+    Standard,
 }
 
 impl Via {
@@ -102,6 +106,18 @@ impl Ledger {
     /// Strikes a line.
     pub(crate) fn end(&mut self, id: UseId) -> Option<Use> {
         self.uses.remove(&id)
+    }
+
+    /// Changes what the file of a line is.
+    pub(crate) fn change(&mut self, id: UseId, nature: Nature) {
+        if let Some(entry) = self.uses.get_mut(&id) {
+            entry.nature = nature;
+        }
+    }
+
+    /// A line.
+    pub(crate) fn entry(&self, id: UseId) -> Option<Use> {
+        self.uses.get(&id).cloned()
     }
 
     /// All lines, the oldest first.
@@ -254,6 +270,56 @@ mod tests {
         assert_eq!(vias(&door), [Via::Anonymous; 2]);
         drop((memory, pty));
         assert!(vias(&door).is_empty());
+    }
+
+    #[test]
+    fn whoever_connects_has_a_line_that_says_who_and_for_what() {
+        let door = door();
+        let name = format!("sesame-ledger-{}", std::process::id());
+        let address = crate::SocketAddress::Abstract { name };
+        let listener = crate::listen(&door, &address, Role::Chardev, "chardev 'c'");
+        let listener = listener.expect("a listener");
+        let ours = crate::connect(&door, &address, crate::Wait::ForPeer, Role::Net, "test");
+        let caller = crate::accept(&listener).expect("somebody called");
+        let uses = door.registry().uses();
+        let entry = uses.last().expect("a line");
+        assert_eq!(entry.via, Via::Accepted);
+        assert_eq!(
+            (entry.role, entry.reason.as_str()),
+            (Role::Chardev, "chardev 'c'")
+        );
+        assert_eq!(entry.nature.kind, Kind::UnixStream);
+        let peer = entry.origin.and_then(|origin| origin.peer());
+        assert_eq!(peer.map(|peer| peer.pid), Some(std::process::id()));
+        drop((ours, caller, listener));
+        assert!(vias(&door).is_empty());
+    }
+
+    #[test]
+    fn standard_streams_and_answers_of_the_hook_say_where_they_came_from() {
+        let door = door();
+        let streams = crate::standard_streams(&door, Role::Chardev, "chardev 'c'");
+        let _streams = streams.expect("a test has them");
+        let answers = Arc::new(crate::Answers::new());
+        let peer = crate::Peer {
+            pid: 7,
+            uid: 8,
+            gid: 9,
+        };
+        let reader = pipe().expect("a pipe").0;
+        answers.put("/a", Access::ReadOnly, Ok(reader.into()), Some(peer));
+        let asked = door.clone().with_answers(answers);
+        let _given = open(&asked, &stream("/a")).expect("the answer");
+        let origins: Vec<_> = door
+            .registry()
+            .uses()
+            .into_iter()
+            .map(|it| it.origin)
+            .collect();
+        let given = Origin::Hook { peer: Some(peer) };
+        let inherited = Some(Origin::CommandLine);
+        assert_eq!(origins, [inherited, inherited, Some(given)]);
+        assert_eq!(vias(&door), [Via::Standard, Via::Standard, Via::Hook]);
     }
 
     #[test]

@@ -54,15 +54,16 @@ pub mod reserve;
 pub mod scm;
 mod sets;
 pub mod socket;
+mod unnamed;
 #[cfg(test)]
 mod watch;
 
 pub use account::{Account, account};
-pub use backing::{HugePageSize, MemfdSpec, Pty, memfd, pty};
+pub use backing::{HugePageSize, MemfdSpec, PTY_NAME, Pty, memfd, pty};
 pub use error::{OpenError, RegistryError, Wanted};
 pub use handover::{Handover, Origin, Peer};
-pub use hook::{Answers, Expected, HookClient, HookError, HookWire, Wish};
-pub use inherited::{Inherited, inherited, passed, passed_if};
+pub use hook::{Answers, Asker, Expected, HookClient, HookError, HookWire, Told, Wish};
+pub use inherited::{Inherited, inherited, passed, passed_if, standard_streams};
 pub use kind::{Kind, Nature};
 pub use lease::{FileType, Identity, Lease, OpenFile};
 pub use ledger::{Place, Use, Via, Waiting};

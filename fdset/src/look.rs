@@ -39,10 +39,8 @@ pub fn look(door: &Door, request: &Request<'_>) -> Found {
         // A check that refuses leaves the fd where it is.
         let seen = door.registry().take_if(door.scope(), name, |fd| {
             let nature = Nature::of(fd);
-            let covers = nature
-                .access
-                .is_some_and(|came| came.covers(request.access));
-            Err::<(), _>((covers && request.takes(nature.kind), nature.identity))
+            let serves = request.is_served_by(nature) && request.takes(nature.kind);
+            Err::<(), _>((serves, nature.identity))
         });
         return match seen {
             Some(Err((true, identity))) => Found::passed(Source::Named, identity),

@@ -9,6 +9,9 @@
 //!   anything else   the file system        a new open file, where the policy allows
 //! ```
 //!
+//! Where a request is satisfied with a directory, whichever source it came from, the opener gets a
+//! file that was made in it (`unnamed`).
+//!
 //! The hook's answers are in the door before the open is asked ([`crate::hook`]); with none for
 //! this name there, the file system has its turn.
 //!
@@ -18,17 +21,20 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use tracing::debug;
 
 use crate::error::{OpenError, Wanted};
+use crate::handover::Origin;
 use crate::kind::{Kind, Nature};
 use crate::lease::OpenFile;
 use crate::ledger::Via;
 use crate::registry::Door;
 use crate::request::{Access, Existing, Request, Role};
 use crate::sets::{FdsetId, NoDup};
+use crate::unnamed;
 
 pub(crate) const NAMED_PREFIX: &str = "fd:";
 pub(crate) const SET_PREFIX: &str = "/dev/fdset/";
@@ -61,10 +67,11 @@ pub fn open(door: &Door, request: &Request<'_>) -> Result<OpenFile, OpenError> {
         };
         answer
             .map_err(refused)
-            .and_then(|fd| fitting(door, fd, Via::Hook, request))
+            .and_then(|given| fitting(door, given.fd, Via::Hook, Some(given.origin), request))
     } else {
-        open_path(door, request).and_then(|fd| fitting(door, fd, Via::Path, request))
+        open_path(door, request).and_then(|fd| fitting(door, fd, Via::Path, None, request))
     };
+    let opened = opened.and_then(|file| unnamed::made_within(door, file, request));
     debug!(
         name = request.name,
         access = %request.access,
@@ -98,13 +105,13 @@ fn open_named(door: &Door, name: &str, request: &Request<'_>) -> Result<OpenFile
     let fits = |fd: BorrowedFd<'_>| {
         let nature = nature.insert(Nature::of(fd));
         check_kind(nature.kind, request)?;
-        match nature.access {
-            Some(came) if came.covers(request.access) => Ok(()),
-            came => Err(OpenError::WrongAccess {
-                wanted: wanted(),
-                came,
-            }),
+        if request.is_served_by(*nature) {
+            return Ok(());
         }
+        Err(OpenError::WrongAccess {
+            wanted: wanted(),
+            came: nature.access,
+        })
     };
     match door.registry().take_if(door.scope(), name, fits) {
         Some(Ok(passed)) => {
@@ -134,6 +141,11 @@ pub(crate) fn open_set(
             set,
         }),
         Err(NoDup::WrongKind(came)) => Err(wrong_kind(came, request)),
+        Err(NoDup::SeveralFiles(came)) => Err(OpenError::SeveralFiles {
+            wanted: wanted(),
+            set,
+            came,
+        }),
         Err(NoDup::NoMember(came)) => Err(OpenError::NoMember {
             wanted: wanted(),
             set,
@@ -164,8 +176,15 @@ fn open_path(door: &Door, request: &Request<'_>) -> Result<OwnedFd, OpenError> {
         clippy::disallowed_methods,
         reason = "the one place where a path is opened"
     )]
-    nix::fcntl::open(request.name, flags, mode)
-        .map_err(|errno| OpenError::os(Wanted::from(request), errno))
+    let opened = match nix::fcntl::open(request.name, flags, mode) {
+        // Only to be read is a directory, which is good enough to make a file in it.
+        Err(Errno::EISDIR) if request.unnamed => {
+            let flags = OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            nix::fcntl::open(request.name, flags, Mode::empty())
+        }
+        other => other,
+    };
+    opened.map_err(|errno| OpenError::os(Wanted::from(request), errno))
 }
 
 /// `fd` if it is of a kind that will do; else it is closed.
@@ -173,11 +192,12 @@ fn fitting(
     door: &Door,
     fd: OwnedFd,
     via: Via,
+    origin: Option<Origin>,
     request: &Request<'_>,
 ) -> Result<OpenFile, OpenError> {
     let nature = Nature::of(&fd);
     check_kind(nature.kind, request)?;
-    let lease = door.lease(request.into(), via, nature, None);
+    let lease = door.lease(request.into(), via, nature, origin);
     Ok(OpenFile::new(fd, Some(lease)))
 }
 
@@ -453,6 +473,36 @@ mod tests {
         let request = Request::new("/dev/fdset/2", Access::ReadOnly, Role::Image, "node 'n'");
         let opened = open(&door, &request).expect("the second member");
         assert_eq!(opened.identity().expect("a file"), identity);
+    }
+
+    #[test]
+    fn a_set_for_an_image_that_has_two_files_is_refused_and_one_file_opened_twice_is_not() {
+        let door = door();
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let open_as = |file: &tempfile::NamedTempFile, access| {
+            let opened = open(&door, &stream(path_of(file), access)).expect("a path");
+            passed(opened.into_parts().0)
+        };
+        for access in [Access::ReadOnly, Access::ReadWrite] {
+            door.registry().add(open_as(&file, access), set(3), None);
+        }
+        let image = |access| {
+            let request = Request::new("/dev/fdset/3", access, Role::Image, "node 'n'");
+            open(&door, &request)
+        };
+        let one = image(Access::ReadOnly).expect("a member").identity();
+        let other = image(Access::ReadWrite).expect("a member").identity();
+        assert_eq!(one.expect("a file"), other.expect("a file"));
+
+        let second = tempfile::NamedTempFile::new().expect("a file");
+        let pass = open_as(&second, Access::WriteOnly);
+        door.registry().add(pass, set(3), None);
+        let error = image(Access::ReadOnly).expect_err("two files");
+        assert!(matches!(error, OpenError::SeveralFiles { .. }), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("fd set 3 has different files (fd "), "{text}");
+        let log = stream("/dev/fdset/3", Access::WriteOnly);
+        open(&door, &log).expect("a stream's ends may differ");
     }
 
     #[test]

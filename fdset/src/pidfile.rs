@@ -13,12 +13,14 @@ use nix::unistd::ftruncate;
 
 use crate::error::{OpenError, Wanted};
 use crate::lease::OpenFile;
-use crate::open::{is_passed, open};
+use crate::ledger::Via;
+use crate::open::open;
 use crate::policy::Policy;
 use crate::registry::{Door, FdRegistry};
 use crate::request::{Access, Existing, Request, Role};
 
-/// A pid file of ours. Dropping it removes the file (one that was passed stays) and unlocks it.
+/// A pid file of ours. Dropping it removes the file (one that was passed, or that the open hook
+/// gave, stays) and unlocks it.
 #[derive(Debug)]
 pub struct PidFile {
     /// Holds the lock.
@@ -44,7 +46,8 @@ pub fn pid_file(door: &Door, name: &str, reason: &str) -> Result<PidFile, OpenEr
         ),
         other => OpenError::os(wanted(), other),
     })?;
-    let path = (!is_passed(door, name)).then(|| PathBuf::from(name));
+    let by_path = file.lease().is_some_and(|lease| lease.via() == Via::Path);
+    let path = by_path.then(|| PathBuf::from(name));
     let pid_file = PidFile {
         file,
         path,

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use crate::alias::Aliases;
 use crate::error::{OpenError, RegistryError, Wanted};
 use crate::handover::{Handover, Origin};
-use crate::hook::{Answers, HookError};
+use crate::hook::{Answers, Asker, Given, HookError, Told, Wish};
 use crate::inherited::{Claims, Inherited, NoClaim, take_unclaimed};
 use crate::kind::Nature;
 use crate::lease::Lease;
 use crate::ledger::{Ledger, Patience, Place, Use, UseId, Via, Waiting};
 use crate::named::NamedFds;
+use crate::open::is_passed;
 use crate::policy::{Level, Policy};
 use crate::request::{Access, Request};
 use crate::sets::{Dup, Fdset, FdsetId, Fdsets, NoDup};
@@ -357,6 +358,16 @@ impl FdRegistry {
         self.books().ledger.begin(entry)
     }
 
+    /// Notes what the file of a line is now.
+    pub(crate) fn change(&self, id: UseId, nature: Nature) {
+        self.books().ledger.change(id, nature);
+    }
+
+    /// A line of the ledger.
+    pub(crate) fn entry(&self, id: UseId) -> Option<Use> {
+        self.books().ledger.entry(id)
+    }
+
     /// Strikes a line of the ledger, and takes back the lease of the set it came from.
     pub(crate) fn end(&self, entry: UseId, set: Option<FdsetId>) {
         let mut books = self.books();
@@ -415,6 +426,8 @@ pub struct Door {
     scope: Scope,
     /// What the open hook answered to the one who holds this door.
     answers: Option<Arc<Answers>>,
+    /// Who can ask the hook later.
+    asker: Option<Arc<dyn Asker>>,
 }
 
 impl Door {
@@ -425,6 +438,26 @@ impl Door {
             registry,
             scope,
             answers: None,
+            asker: None,
+        }
+    }
+
+    /// The same door with somebody who asks the open hook when something is opened again.
+    #[must_use]
+    pub fn with_asker(self, asker: Arc<dyn Asker>) -> Self {
+        Self {
+            asker: Some(asker),
+            ..self
+        }
+    }
+
+    /// Has the open hook asked for `wish`, for what is opened without a command; `told` is called
+    /// once, perhaps at once, with answers to open with. There are none where a passed fd answers
+    /// for the name, or where there is no hook.
+    pub fn ask_again(&self, wish: Wish, told: Told) {
+        match &self.asker {
+            Some(asker) if !is_passed(self, &wish.name) => asker.ask(wish, told),
+            _ => told(Arc::default()),
         }
     }
 
@@ -438,7 +471,7 @@ impl Door {
     }
 
     /// Takes the open hook's answer for this name; `None`: it was not asked.
-    pub(crate) fn answer(&self, name: &str, access: Access) -> Option<Result<OwnedFd, HookError>> {
+    pub(crate) fn answer(&self, name: &str, access: Access) -> Option<Result<Given, HookError>> {
         self.answers.as_ref()?.take(name, access)
     }
 
@@ -451,7 +484,7 @@ impl Door {
         origin: Option<Origin>,
     ) -> Lease {
         let entry = self.registry.begin(Use::new(wanted, via, nature, origin));
-        Lease::new(Arc::clone(&self.registry), entry, via.set())
+        Lease::new(Arc::clone(&self.registry), entry, via)
     }
 
     /// The registry behind the door.

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::kind::Kind;
+use crate::kind::{Kind, Nature};
 
 /// How a file is to be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -171,6 +171,8 @@ pub struct Request<'a> {
     pub create: Option<Create>,
     /// `O_DIRECT`: of a set, a member with that flag is preferred; a real path is opened with it.
     pub direct: bool,
+    /// A directory will do: a file without a name is made in it.
+    pub unnamed: bool,
     /// `O_NONBLOCK` on the opening of a real path: for FIFOs and terminals, whose open may block.
     pub nonblocking: bool,
 }
@@ -187,6 +189,7 @@ impl<'a> Request<'a> {
             reason,
             create: None,
             direct: false,
+            unnamed: false,
             nonblocking: false,
         }
     }
@@ -199,8 +202,19 @@ impl<'a> Request<'a> {
     }
 
     /// Whether a file of this kind will do.
-    pub(crate) fn takes(&self, kind: Kind) -> bool {
-        self.kinds.is_empty() || self.kinds.contains(&kind)
+    #[must_use]
+    pub fn takes(&self, kind: Kind) -> bool {
+        self.kinds.is_empty() || self.kinds.contains(&kind) || self.is_place(kind)
+    }
+
+    /// Whether it is a place in which the file is to be made.
+    pub(crate) fn is_place(&self, kind: Kind) -> bool {
+        self.unnamed && kind == Kind::Directory
+    }
+
+    /// Whether a file with this nature can do what is wanted. A directory is only ever read.
+    pub(crate) fn is_served_by(&self, nature: Nature) -> bool {
+        self.is_place(nature.kind) || nature.access.is_some_and(|came| came.covers(self.access))
     }
 
     /// With leave to create a missing file.
@@ -214,6 +228,14 @@ impl<'a> Request<'a> {
     #[must_use]
     pub fn direct(mut self, direct: bool) -> Self {
         self.direct = direct;
+        self
+    }
+
+    /// Satisfied with a directory too: a new file without a name is then made in it, empty and for
+    /// reading and writing, whatever the access wanted.
+    #[must_use]
+    pub fn or_unnamed_within(mut self) -> Self {
+        self.unnamed = true;
         self
     }
 

@@ -18,6 +18,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use crate::error::RegistryError;
 use crate::handover::{Handover, Origin};
 use crate::kind::{Kind, Nature};
+use crate::lease::Identity;
 use crate::limits::{MAX_MEMBERS, MAX_OPAQUE};
 use crate::registry::Scope;
 use crate::request::{Access, Request};
@@ -84,6 +85,8 @@ pub(crate) enum NoDup {
     NoSuchSet,
     /// All its members are of a wrong kind; this is the first one's.
     WrongKind(Kind),
+    /// The role takes one file, and these members of a right kind are different ones.
+    SeveralFiles(Vec<(RawFd, Option<Identity>)>),
     /// None of the members of the right kind has the wanted access mode.
     NoMember(Vec<(RawFd, Option<Access>)>),
     /// The fd could not be duplicated.
@@ -119,8 +122,13 @@ impl Set {
         {
             return Err(NoDup::WrongKind(kind(first)));
         }
+        if request.role.is_one_file() {
+            self.check_one_file(request)?;
+        }
         let fits = |held: &Held| {
-            held.passed.nature().access == Some(request.access) && request.takes(kind(held))
+            let nature = held.passed.nature();
+            let may = nature.access == Some(request.access) || request.is_place(nature.kind);
+            may && request.takes(nature.kind)
         };
         let best = |held: &Held| fits(held) && held.direct == request.direct;
         let at = self
@@ -137,6 +145,25 @@ impl Set {
                     .collect(),
             )),
         }
+    }
+}
+
+impl Set {
+    /// Members that differ in access mode only are the same file: what is read through one is
+    /// what was written through the other.
+    fn check_one_file(&self, request: &Request<'_>) -> Result<(), NoDup> {
+        let files: Vec<_> = self
+            .members
+            .iter()
+            .map(|held| (held.passed.as_raw_fd(), held.passed.nature()))
+            .filter(|(_, nature)| request.takes(nature.kind))
+            .map(|(fd, nature)| (fd, nature.identity))
+            .collect();
+        let differ = |pair: &[(RawFd, Option<Identity>)]| pair[0].1 != pair[1].1;
+        if files.windows(2).any(differ) {
+            return Err(NoDup::SeveralFiles(files));
+        }
+        Ok(())
     }
 }
 

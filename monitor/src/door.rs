@@ -133,7 +133,7 @@ impl Door {
             let Entrance::Listener(listener) = &self.entrance else {
                 return None;
             };
-            match fdset::accept(listener).and_then(Port::new) {
+            match fdset::accept(listener).and_then(Port::of_caller) {
                 Ok(port) if self.clients < CLIENTS_PER_MONITOR => {
                     self.told_full = false;
                     return Some(Arc::new(port));
@@ -177,7 +177,7 @@ impl Door {
         };
         let style = self.manner.style;
         let told = reserve.lend(|| {
-            let port = fdset::accept(listener).and_then(Port::new)?;
+            let port = fdset::accept(listener).and_then(Port::of_caller)?;
             turn_away(port, style, why);
             Ok(())
         });

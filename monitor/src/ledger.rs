@@ -78,6 +78,8 @@ fn in_use(entry: Use, now: Instant) -> FdUse {
             Via::Path => FdSource::Path,
             Via::Address => FdSource::Address,
             Via::Anonymous => FdSource::Anonymous,
+            Via::Accepted => FdSource::Accepted,
+            Via::Standard => FdSource::Standard,
         },
         fdset_id: entry.via.set().map(fdset::FdsetId::value),
         role: entry.role.to_string(),
@@ -112,12 +114,15 @@ fn wire_access(access: Access) -> FdAccess {
 }
 
 fn wire_origin(origin: Origin) -> FdOrigin {
-    let (by, monitor, peer) = match origin {
-        Origin::CommandLine => (FdGiver::CommandLine, None, None),
-        Origin::Environment => (FdGiver::SocketActivation, None, None),
-        Origin::Inheritance => (FdGiver::Inheritance, None, None),
-        Origin::Monitor { monitor, peer } => (FdGiver::Monitor, Some(monitor.into()), peer),
+    let (by, monitor) = match origin {
+        Origin::CommandLine => (FdGiver::CommandLine, None),
+        Origin::Environment => (FdGiver::SocketActivation, None),
+        Origin::Inheritance => (FdGiver::Inheritance, None),
+        Origin::Monitor { monitor, .. } => (FdGiver::Monitor, Some(monitor.into())),
+        Origin::Hook { .. } => (FdGiver::OpenHook, None),
+        Origin::Caller { .. } => (FdGiver::Caller, None),
     };
+    let peer = origin.peer();
     let of_peer = |part: fn(Peer) -> u32| peer.map(|peer| part(peer).into());
     FdOrigin {
         by,

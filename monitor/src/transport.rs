@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fdset::scm::{Received, expect_only_fds, recv_with_fds};
+use fdset::{Lease, OpenFile};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 use nix::sys::stat::{SFlag, fstat};
@@ -39,6 +40,8 @@ pub(crate) struct Port {
     socket: bool,
     /// The status flags to put back at the end: a terminal is shared with the shell.
     restore: Option<OFlag>,
+    /// The line of the ledger, while the client is there.
+    lease: Option<Lease>,
 }
 
 impl Port {
@@ -59,7 +62,16 @@ impl Port {
             fd,
             socket,
             restore,
+            lease: None,
         })
+    }
+
+    /// Takes over whoever connected to a listener.
+    pub(crate) fn of_caller(caller: OpenFile) -> io::Result<Self> {
+        let (fd, lease) = caller.into_parts();
+        let mut port = Self::new(fd)?;
+        port.lease = lease;
+        Ok(port)
     }
 
     /// What has come in; no bytes means that the client sends no more.

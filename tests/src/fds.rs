@@ -10,7 +10,8 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 /// A new file in memory, as a manager would make one for guest RAM.
 pub fn memfd(size: u64) -> Result<OwnedFd> {
-    let fd = memfd_create("guest-ram", MFdFlags::MFD_CLOEXEC)?;
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let fd = memfd_create("guest-ram", flags)?;
     let file = File::from(fd);
     file.set_len(size)?;
     Ok(file.into())

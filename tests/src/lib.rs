@@ -33,6 +33,7 @@ pub mod lines;
 pub mod qmp;
 pub mod sealed;
 pub mod stray;
+pub mod table;
 pub mod vm;
 
 pub use vm::Vm;

@@ -27,6 +27,8 @@ use crate::stray;
 
 /// The first number that passed fds get in the VMM.
 const FIRST_FD: i32 = 20;
+/// The number of the first fd that is left by socket activation.
+const FIRST_LEFT: i32 = 3;
 /// How long a VMM may take to end.
 const EXIT_TIME: Duration = Duration::from_secs(30);
 
@@ -77,6 +79,10 @@ pub struct Builder {
     append: String,
     arguments: Vec<String>,
     passed: Vec<OwnedFd>,
+    /// Fds by socket activation, with their names.
+    left: Vec<(String, OwnedFd)>,
+    /// Where the VMM runs.
+    place: Option<PathBuf>,
     sets: u32,
     paused: bool,
 }
@@ -242,6 +248,8 @@ impl Builder {
             append: "console=ttyS0 quiet panic=-1".to_owned(),
             arguments: Vec::new(),
             passed: Vec::new(),
+            left: Vec::new(),
+            place: None,
             sets: 0,
             paused: false,
         }
@@ -299,6 +307,17 @@ impl Builder {
     pub fn pass(&mut self, fd: impl Into<OwnedFd>) -> i32 {
         self.passed.push(fd.into());
         FIRST_FD + i32::try_from(self.passed.len()).unwrap_or(i32::MAX) - 1
+    }
+
+    /// Runs the VMM in that folder.
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.place = Some(folder.to_owned());
+        self
+    }
+
+    /// Leaves an fd by socket activation, as service managers do.
+    pub fn listen(&mut self, name: &str, fd: impl Into<OwnedFd>) {
+        self.left.push((name.to_owned(), fd.into()));
     }
 
     /// Hands in an fd as a set of its own, and returns the name that opens it.
@@ -420,7 +439,10 @@ impl Builder {
             arguments.push("-S".to_owned());
         }
         stray::keep_from_children();
-        let mut command = Command::new(&self.vmm.program);
+        let mut command = self.program();
+        if let Some(place) = &self.place {
+            command.current_dir(place);
+        }
         command
             .args(arguments)
             .args(&self.arguments)
@@ -429,6 +451,7 @@ impl Builder {
             .stderr(File::create(folder.join("stderr"))?);
         let mappings = (FIRST_FD..)
             .zip(self.passed)
+            .chain((FIRST_LEFT..).zip(self.left.into_iter().map(|(_, fd)| fd)))
             .map(|(child_fd, parent_fd)| FdMapping {
                 parent_fd,
                 child_fd,
@@ -436,6 +459,21 @@ impl Builder {
             .collect();
         command.fd_mappings(mappings)?;
         Ok(command)
+    }
+
+    /// The program; where fds are left for it, by a shell, which alone knows its process id.
+    fn program(&self) -> Command {
+        if self.left.is_empty() {
+            return Command::new(&self.vmm.program);
+        }
+        let names: Vec<&str> = self.left.iter().map(|(name, _)| name.as_str()).collect();
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "LISTEN_PID=$$ exec \"$0\" \"$@\""])
+            .arg(&self.vmm.program)
+            .env("LISTEN_FDS", names.len().to_string())
+            .env("LISTEN_FDNAMES", names.join(":"));
+        shell
     }
 
     fn accelerator(&mut self) -> Result<Vec<String>> {

@@ -186,7 +186,7 @@ fn a_plan_tells_what_a_command_would_open_and_what_is_there_for_it() -> Result<(
     let path = plan(&mut vm, NOWHERE)?;
     let wanted = json!([{"name": NOWHERE, "role": "image", "kind": "regular-file",
         "access": "read-write", "direct": false, "reason": "node 'n'", "source": "path",
-        "fallback": false}]);
+        "fd-kinds": ["file", "memfd"], "fallback": false, "required": true}]);
     assert_eq!(path, wanted);
     let named = plan(&mut vm, "fd:nobody")?;
     assert_eq!(
@@ -202,6 +202,101 @@ fn a_plan_tells_what_a_command_would_open_and_what_is_there_for_it() -> Result<(
         json!({"command": "blockdev-add", "arguments": 1}),
     )?;
     assert_eq!(vm.settled_usage(before)?.fds, before.fds);
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn a_plan_of_several_commands_tells_which_opens_what_and_that_a_name_serves_once() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let disk = fds::disk(MIB)?;
+    let name = json!({"fdname": "d"});
+    vm.qmp.execute_with("getfd", name, &[disk.as_fd()])?;
+    let commands = json!([
+        {"command": "object-add", "arguments": {"qom-type": "memory-backend-file", "id": "m",
+            "size": MIB, "mem-path": "/no/dir", "share": true}},
+        {"command": "blockdev-add", "arguments": {"driver": "raw", "node-name": "a",
+            "file": {"driver": "file", "filename": "fd:d"}}},
+        {"command": "device_add", "arguments": {"driver": "virtio-blk-pci", "drive": "a"}},
+        {"command": "blockdev-add", "arguments": {"driver": "file", "node-name": "b",
+            "filename": "fd:d"}},
+        {"command": "open-hook-set", "arguments": {"path": "/no/hook"}},
+    ]);
+    let plan = vm.execute("query-open-plan", json!({"commands": commands}))?;
+    let short = |entry: &Value| json!([entry["step"], entry["kind"], entry["present"]]);
+    let short: Vec<_> = plan.as_array().into_iter().flatten().map(short).collect();
+    let wanted = json!([
+        [0, "memory", null],
+        [1, "regular-file", true],
+        [3, "regular-file", false],
+        [4, "connected-socket", null]
+    ]);
+    assert_eq!(json!(short), wanted);
+    assert_eq!(plan[0]["fd-kinds"], json!(["file", "memfd", "directory"]));
+    for arguments in [
+        json!({}),
+        json!({"commands": [], "command": "quit"}),
+        json!({"commands": [], "arguments": {}}),
+        json!({"command-line": ["-help"]}),
+        json!({"command-line": ["-no-such-option"]}),
+        json!({"commands": [{"command": "no-such-command"}]}),
+    ] {
+        vm.refusal("query-open-plan", arguments)?;
+    }
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn a_plan_of_a_launch_tells_everything_that_it_opens() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let options = [
+        "-machine",
+        "q35,memory-backend=ram",
+        "-accel",
+        "kvm",
+        "-m",
+        "256",
+        "-object",
+        "memory-backend-file,id=ram,size=256M,share=on,mem-path=/no/ram",
+        "-kernel",
+        "/no/kernel",
+        "-initrd",
+        "/no/initrd",
+        "-serial",
+        "pty",
+        "-qmp",
+        "unix:/no/qmp,server=on,wait=off",
+        "-pidfile",
+        "/no/pid",
+        "-open-hook",
+        "path=/no/hook",
+        "-blockdev",
+        "driver=file,node-name=d,filename=/no/disk,auto-read-only=on",
+        "-device",
+        "virtio-blk-pci,drive=d",
+    ];
+    let before = vm.usage()?;
+    let plan = vm.execute("query-open-plan", json!({"command-line": options}))?;
+    let short = |entry: &Value| format!("{} {}", entry["role"], entry["name"]).replace('"', "");
+    let mut short: Vec<_> = plan.as_array().into_iter().flatten().map(short).collect();
+    short.sort();
+    assert_eq!(
+        short,
+        [
+            "chardev /no/qmp",
+            "chardev pty",
+            "image /no/disk",
+            "image /no/disk",
+            "initrd /no/initrd",
+            "kernel /no/kernel",
+            "kvm /dev/kvm",
+            "memory /no/ram",
+            "other /no/hook",
+            "pid-file /no/pid",
+        ]
+    );
+    assert_eq!(vm.usage()?, before);
     vm.shutdown_clean()
 }
 

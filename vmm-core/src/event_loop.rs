@@ -10,6 +10,7 @@
 //! Whoever wants the owner's attention puts a letter into the mailbox or only wakes the loop; the
 //! owner looks at everything that may have happened and goes back to sleep. Nothing here decides.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
 use devices::notice::{Notice, NoticeSink};
+use fdset::{Asker, Told, Wish};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
@@ -35,8 +37,24 @@ pub enum Letter {
     Device(Notice),
     /// A vCPU has paused itself.
     Vcpu(VcpuEvent),
+    /// Something that is opened again wants the open hook asked.
+    Ask(Question),
     /// A client asks for the end.
     Quit,
+}
+
+/// What the open hook is to be asked, and who is to be told.
+pub struct Question {
+    /// What.
+    pub wish: Wish,
+    /// Whom.
+    pub told: Told,
+}
+
+impl fmt::Debug for Question {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Question").field(&self.wish).finish()
+    }
 }
 
 /// The way to the VM's owner, from any thread. Cheap to clone; never blocks.
@@ -75,6 +93,12 @@ impl Mailbox {
     pub fn notices(&self) -> NoticeSink {
         let mailbox = self.clone();
         NoticeSink::new(move |notice| mailbox.send(Letter::Device(notice)))
+    }
+}
+
+impl Asker for Mailbox {
+    fn ask(&self, wish: Wish, told: Told) {
+        self.send(Letter::Ask(Question { wish, told }));
     }
 }
 

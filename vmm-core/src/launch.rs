@@ -1,7 +1,7 @@
 //! From a command line to a VM that is ready to run.
 //!
 //! ```text
-//!   Config ─► fd names and sets ─► open hook ─► chardevs ─► monitors ─► objects ─► nodes ─► machine ─► devices ─► Vm
+//!   Config ─► fd names and sets ─► open hook ─► pid file ─► chardevs ─► monitors ─► objects ─► nodes ─► machine ─► devices ─► Vm
 //! ```
 //!
 //! The order is QEMU's, because a later thing names earlier ones. Everything goes through the
@@ -73,7 +73,8 @@ pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> R
     let signals = EndSignals::take().context("the signals")?;
     let (mut event_loop, mailbox) = EventLoop::new(signals).context("the main loop")?;
     let registry = Arc::new(FdRegistry::with_inherited(inherited));
-    let door = Door::new(Arc::clone(&registry), Scope::Process);
+    let asker = Arc::new(mailbox.clone());
+    let door = Door::new(Arc::clone(&registry), Scope::Process).with_asker(asker);
     // These two are opened by path, and so before the policy holds.
     let null = config
         .daemonize
@@ -85,11 +86,6 @@ pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> R
     }
     activation.take(&door)?;
     add_fds(&door, &config)?;
-    let pid_file = config
-        .pidfile
-        .as_deref()
-        .map(|name| fdset::pid_file(&door, name, "-pidfile"))
-        .transpose()?;
     let cell = VmCell::new(mailbox.clone());
     let server = server(registry, &mailbox, cell.clone());
     let mut vm = Vm::new(VmSpec {
@@ -105,6 +101,11 @@ pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> R
     });
     let answers = open_hook::ask(&mut vm, &mut event_loop, &door, &config)?;
     let door = door.with_answers(Arc::clone(&answers));
+    let pid_file = config
+        .pidfile
+        .as_deref()
+        .map(|name| fdset::pid_file(&door, name, "-pidfile"))
+        .transpose()?;
     let kept = add_chardevs(&mut vm, &door, &config)?;
     add_parts(&mut vm, &door, &config)?;
     answers.close();
@@ -234,10 +235,16 @@ fn server(registry: Arc<FdRegistry>, mailbox: &Mailbox, cell: VmCell) -> Server 
 
 fn add_fds(door: &Door, config: &Config) -> Result<()> {
     for spec in &config.add_fds {
+        let what = || format!("-add-fd fd={}", spec.fd);
         let fd = fdset::inherited(door, spec.fd, Role::CommandLine, "-add-fd")?;
-        let set = FdsetId::new(i64::from(spec.set)).context("-add-fd")?;
-        let passed = Handover::new(fd, Origin::CommandLine);
+        let set = FdsetId::new(i64::from(spec.set)).with_context(what)?;
+        let passed = Handover::new(fd, Origin::CommandLine)
+            .announced_as(spec.kind)
+            .with_context(what)?;
         door.registry().add(passed, Some(set), spec.opaque.clone());
+        if let Some(path) = &spec.alias {
+            door.registry().add_alias(path, set).with_context(what)?;
+        }
     }
     Ok(())
 }

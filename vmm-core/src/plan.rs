@@ -16,6 +16,7 @@ use qapi_schema::{QmpError, find_command, input};
 use serde_json::Value;
 
 use crate::cli::Config;
+use crate::hook::HookSpec;
 use crate::memory::{HostMemory, RamBackendSpec};
 use crate::resolve;
 use crate::resolve::object::ObjectSpec;
@@ -69,10 +70,23 @@ pub fn command(name: &str, arguments: Value) -> Result<Vec<Planned>, QmpError> {
     }
 }
 
+/// What `open-hook-set` and `-open-hook` open themselves, before there is a hook to ask.
+#[must_use]
+pub fn hook(spec: &HookSpec, reason: &str) -> Option<Planned> {
+    let name = name_of(&spec.address)?;
+    let request = Request::new(&name, Access::ReadWrite, Role::OpenHook, reason);
+    Some(Planned::new(&request, Expected::ConnectedSocket))
+}
+
 /// What a launch will open, in this order. What is wrong with it is left to the launch to tell.
 #[must_use]
 pub fn config(config: &Config) -> Vec<Planned> {
     let mut plan = Vec::new();
+    if let Some(name) = &config.pidfile {
+        let request = Request::new(name, Access::WriteOnly, Role::PidFile, "-pidfile");
+        let request = request.create(0o644, Existing::Keep);
+        plan.push(Planned::new(&request, Expected::RegularFile));
+    }
     for options in &config.chardevs {
         if let Ok(spec) = resolve::chardev::chardev(options.backend.clone()) {
             plan.extend(chardev(&options.id, &spec));
@@ -116,6 +130,8 @@ fn machine(config: &Config) -> Vec<Planned> {
     plan
 }
 
+/// A node, and with it its whole chain: the nodes inside it are walked as the graph opens them. A
+/// format whose header names further files has them among its children.
 fn node(spec: &NodeSpec) -> Vec<Planned> {
     let reason = match &spec.name {
         Some(name) => format!("node '{name}'"),
@@ -164,7 +180,7 @@ fn object(id: &str, spec: &ObjectSpec) -> Vec<Planned> {
             };
             let reason = format!("memory backend '{id}'");
             let request = Request::new(name, access, Role::Memory, &reason);
-            vec![Planned::new(&request, Expected::RegularFile)]
+            vec![Planned::new(&request.or_unnamed_within(), Expected::Memory)]
         }
         ObjectSpec::RngRandom { filename } => {
             let reason = format!("object '{id}'");
@@ -212,10 +228,12 @@ fn chardev(id: &str, spec: &ChardevSpec) -> Vec<Planned> {
                 Planned::new(&request, expected)
             }));
         }
-        BackendSpec::Stdio { .. }
-        | BackendSpec::Pty
-        | BackendSpec::Null
-        | BackendSpec::Ringbuf { .. } => {}
+        BackendSpec::Pty => {
+            let access = Access::ReadWrite;
+            let request = Request::new(fdset::PTY_NAME, access, Role::Chardev, &reason);
+            plan.push(Planned::new(&request, Expected::Terminal));
+        }
+        BackendSpec::Stdio { .. } | BackendSpec::Null | BackendSpec::Ringbuf { .. } => {}
     }
     if let Some(log) = &spec.log {
         plan.push(written(&log.name, Role::ChardevLog, log.append));
@@ -282,7 +300,7 @@ mod tests {
             let arguments = json!({"qom-type": "memory-backend-file", "id": "m", "size": 4096,
                 "mem-path": "/m", "share": share});
             let plan = planned("object-add", arguments);
-            assert_eq!(short(&plan), [("/m", access, Expected::RegularFile)]);
+            assert_eq!(short(&plan), [("/m", access, Expected::Memory)]);
         }
         let made = json!({"qom-type": "memory-backend-memfd", "id": "m", "size": 4096});
         assert!(planned("object-add", made).is_empty());
@@ -380,7 +398,7 @@ mod tests {
         let answers = fdset::Answers::new();
         for planned in planned(name, arguments.clone()) {
             let refusal = fdset::HookError::Refused("no".to_owned());
-            answers.put(&planned.wish.name, planned.wish.access, Err(refusal));
+            answers.put(&planned.wish.name, planned.wish.access, Err(refusal), None);
         }
         let registry = std::sync::Arc::new(fdset::FdRegistry::new());
         fdset::Door::new(registry, fdset::Scope::Process).with_answers(answers.into())
@@ -389,6 +407,20 @@ mod tests {
     fn assert_refused(error: &(dyn std::error::Error + 'static)) {
         let text = QmpError::from_error(error).to_string();
         assert!(text.ends_with("the open hook refuses: no"), "{text}");
+    }
+
+    #[test]
+    fn a_pty_is_asked_for_as_a_kind_and_the_pid_file_of_a_launch_comes_first() {
+        let pty = json!({"id": "c", "backend": {"type": "pty", "data": {}}});
+        let wanted = ("pty", Access::ReadWrite, Expected::Terminal);
+        assert_eq!(short(&planned("chardev-add", pty)), [wanted]);
+        let words = ["-machine", "none", "-pidfile", "/p", "-chardev", "pty,id=c"];
+        let Ok(crate::cli::Outcome::Run(launch)) = crate::cli::parse(words.map(Into::into)) else {
+            panic!("a good command line");
+        };
+        let plan = config(&launch);
+        let pid = ("/p", Access::WriteOnly, Expected::RegularFile);
+        assert_eq!(short(&plan)[..2], [pid, wanted]);
     }
 
     #[test]

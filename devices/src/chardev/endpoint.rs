@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fdset::{
-    Access, Connection, Door, Existing, FileType, Listener, OpenError, OpenFile, Request, Role,
-    SocketAddress, Wait,
+    Access, Answers, Connection, Door, Existing, Expected, FileType, Listener, OpenError, OpenFile,
+    Request, Role, SocketAddress, Told, Wait, Wish,
 };
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -134,7 +134,7 @@ pub fn open_endpoint(
             })
         }
         BackendSpec::Stdio { signal } => {
-            let (input, output, terminal) = Terminal::claim(id, *signal)?;
+            let (input, output, terminal) = Terminal::claim(id, *signal, door)?;
             Ok(Endpoint::Pair {
                 input: Some(input),
                 output,
@@ -203,14 +203,9 @@ fn open_unblocked(id: &str, request: &Request<'_>, door: &Door) -> Result<OpenFi
 
 fn open_pty(reason: &str, door: &Door) -> Result<Endpoint, ChardevError> {
     let pty = fdset::pty(door, Role::Chardev, reason)?;
-    let path = pty.path.to_string_lossy().into_owned();
-    // A pty whose other end was never opened reports no hang-up. Once opened and closed, it does,
-    // and so tells a user from nobody.
-    let request = Request::new(&path, Access::ReadWrite, Role::Chardev, reason);
-    drop(fdset::open(door, &request)?);
     Ok(Endpoint::Pty {
         master: pty.master,
-        path,
+        path: pty.path.to_string_lossy().into_owned(),
     })
 }
 
@@ -266,6 +261,8 @@ pub(super) enum Accepted {
     Peer(Peer),
     /// One who has not answered yet.
     Calling(Peer),
+    /// None before the open hook was asked for this.
+    Asking(Wish),
     /// None; an event will tell of the next.
     Nobody,
     /// None; look again then.
@@ -312,12 +309,17 @@ impl Origin {
             Self::Fixed { .. } => Accepted::Nobody,
             Self::Server { listener, address } => accept(listener, address),
             Self::Caller {
-                door,
                 reason,
                 address,
                 interval,
-                nodelay,
-            } => call(door, address, *nodelay, reason, *interval),
+                ..
+            } => match address.open_name() {
+                Some(name) => {
+                    let request = Request::new(&name, Access::ReadWrite, Role::Chardev, reason);
+                    Accepted::Asking(Wish::new(&request, Expected::ConnectedSocket))
+                }
+                None => Accepted::Later(*interval),
+            },
             Self::Pty { master, name } => {
                 if hung_up(master) {
                     Accepted::Later(PTY_INTERVAL)
@@ -329,13 +331,37 @@ impl Origin {
     }
 }
 
+impl Origin {
+    /// Has the open hook asked for the peer to be called.
+    pub(super) fn ask(&self, wish: Wish, told: Told) {
+        if let Self::Caller { door, .. } = self {
+            door.ask_again(wish, told);
+        }
+    }
+
+    /// Calls the peer, or takes the connection to it that is among `answers`.
+    pub(super) fn call(&self, answers: Arc<Answers>) -> Accepted {
+        let Self::Caller {
+            door,
+            reason,
+            address,
+            interval,
+            nodelay,
+        } = self
+        else {
+            return Accepted::Nobody;
+        };
+        let door = door.clone().with_answers(answers);
+        call(&door, address, *nodelay, reason, *interval)
+    }
+}
+
 fn accept(listener: &Listener, address: &SocketAddress) -> Accepted {
     loop {
         match fdset::accept(listener) {
-            Ok(fd) => {
-                let name = peer_name(&fd, address, ",server=on");
-                let file = Arc::new(OpenFile::new(fd, None));
-                return Accepted::Peer(Peer::duplex(file, name));
+            Ok(caller) => {
+                let name = peer_name(&caller, address, ",server=on");
+                return Accepted::Peer(Peer::duplex(Arc::new(caller), name));
             }
             Err(error) => match error.kind() {
                 io::ErrorKind::WouldBlock => return Accepted::Nobody,

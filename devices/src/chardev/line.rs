@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use fdset::OpenFile;
+use fdset::{OpenFile, Wish};
 use mio::Interest;
 
 use super::endpoint::{self, Accepted, Origin};
@@ -305,16 +305,41 @@ impl Line {
         if !matches!(self.state().phase, Phase::Waiting) {
             return;
         }
-        match self.origin.next_peer() {
+        self.receive(self.origin.next_peer());
+    }
+
+    /// Takes up what looking for a peer gave.
+    fn receive(&self, accepted: Accepted) {
+        match accepted {
             Accepted::Peer(peer) => self.take_up(peer),
             Accepted::Calling(peer) => self.await_answer(peer),
             Accepted::Nobody => {}
+            Accepted::Asking(wish) => self.ask(wish),
             Accepted::Later(after) => self.look_again(after),
             Accepted::OutOfDescriptors(error) => {
                 tracing::warn!(%error, "a chardev cannot accept its peer now");
                 self.look_again(ACCEPT_AGAIN);
             }
         }
+    }
+
+    /// Goes on with the call when the open hook has answered.
+    fn ask(&self, wish: Wish) {
+        let (line, reactor) = (Weak::clone(&self.me), self.reactor.clone());
+        self.origin.ask(
+            wish,
+            Box::new(move |answers| {
+                let job = move || match line.upgrade() {
+                    Some(line) if matches!(line.state().phase, Phase::Waiting) => {
+                        line.receive(line.origin.call(answers));
+                    }
+                    _ => {}
+                };
+                if let Err(error) = reactor.run(job) {
+                    tracing::error!(%error, "a chardev cannot call its peer");
+                }
+            }),
+        );
     }
 
     fn take_up(&self, peer: Peer) {

@@ -1,11 +1,10 @@
 //! Standard input and output as a chardev: raw while it lives, as before when it is gone.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use fdset::OpenFile;
+use fdset::{Door, OpenFile, Role};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::termios::{
     InputFlags, LocalFlags, OutputFlags, SetArg, Termios, tcgetattr, tcsetattr,
@@ -33,6 +32,7 @@ impl Terminal {
     pub(super) fn claim(
         id: &str,
         signal: bool,
+        door: &Door,
     ) -> Result<(OpenFile, OpenFile, Self), ChardevError> {
         if CLAIMED.swap(true, Ordering::SeqCst) {
             return Err(ChardevError::Conflict {
@@ -40,15 +40,15 @@ impl Terminal {
                 problem: "standard input and output are used by another chardev already",
             });
         }
-        Self::take(signal).map_err(|source| {
+        Self::take(id, signal, door).map_err(|source| {
             CLAIMED.store(false, Ordering::SeqCst);
             ChardevError::host(id, "taking standard input and output", source)
         })
     }
 
-    fn take(signal: bool) -> io::Result<(OpenFile, OpenFile, Self)> {
-        let input = duplicate(io::stdin())?;
-        let output = duplicate(io::stdout())?;
+    fn take(id: &str, signal: bool, door: &Door) -> io::Result<(OpenFile, OpenFile, Self)> {
+        let reason = format!("chardev '{id}'");
+        let (input, output) = fdset::standard_streams(door, Role::Chardev, &reason)?;
         let flags = |file: &OpenFile| -> io::Result<OFlag> {
             Ok(OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?))
         };
@@ -85,10 +85,6 @@ fn make_raw(mode: &mut Termios, signal: bool) {
     mode.local_flags
         .remove(LocalFlags::ECHO | LocalFlags::ECHONL | LocalFlags::ICANON | LocalFlags::IEXTEN);
     mode.local_flags.set(LocalFlags::ISIG, signal);
-}
-
-fn duplicate(stream: impl AsFd) -> io::Result<OpenFile> {
-    Ok(OpenFile::new(stream.as_fd().try_clone_to_owned()?, None))
 }
 
 impl Drop for Terminal {

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::HookError;
+use crate::handover::{Origin, Peer};
 use crate::request::Access;
 
 /// What the open hook answered, by name and access; each answer is taken once, the oldest first.
@@ -14,7 +15,15 @@ pub struct Answers(Mutex<Vec<Answer>>);
 struct Answer {
     name: String,
     access: Access,
-    outcome: Result<OwnedFd, HookError>,
+    outcome: Result<Given, HookError>,
+}
+
+/// An fd that the open hook gave.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) fd: OwnedFd,
+    /// The manager behind the hook.
+    pub(crate) origin: Origin,
 }
 
 impl Answers {
@@ -24,8 +33,17 @@ impl Answers {
         Self::default()
     }
 
-    /// Adds an answer: an fd, or why there is none. Both are final for whoever opens this name.
-    pub fn put(&self, name: &str, access: Access, outcome: Result<OwnedFd, HookError>) {
+    /// Adds an answer of the manager `peer`: an fd, or why there is none. Both are final for
+    /// whoever opens this name.
+    pub fn put(
+        &self,
+        name: &str,
+        access: Access,
+        outcome: Result<OwnedFd, HookError>,
+        peer: Option<Peer>,
+    ) {
+        let origin = Origin::Hook { peer };
+        let outcome = outcome.map(|fd| Given { fd, origin });
         self.list().push(Answer {
             name: name.to_owned(),
             access,
@@ -40,7 +58,7 @@ impl Answers {
     }
 
     /// Takes the answer for an open of `name`; `None`: the hook was not asked for it.
-    pub(crate) fn take(&self, name: &str, access: Access) -> Option<Result<OwnedFd, HookError>> {
+    pub(crate) fn take(&self, name: &str, access: Access) -> Option<Result<Given, HookError>> {
         let mut list = self.list();
         let at = list
             .iter()

@@ -14,6 +14,7 @@ use super::lines::{Line, Lines};
 use super::request::{State, cause_of};
 use super::{HookError, Wish};
 use crate::error::OpenError;
+use crate::handover::Peer;
 use crate::inherited::passed_if;
 use crate::registry::Door;
 use crate::request::Role;
@@ -176,6 +177,12 @@ impl HookClient {
             Link::Up(socket) => Some(socket.as_fd()),
             Link::Gone(_) => None,
         }
+    }
+
+    /// The manager, where the connection tells.
+    #[must_use]
+    pub fn peer(&self) -> Option<Peer> {
+        Peer::of(self.socket()?)
     }
 
     /// Whether something waits until the socket is writable.

@@ -15,6 +15,9 @@
 //!               └─ close: what the command did not take is closed
 //! ```
 //!
+//! What is opened again later, by itself, has no command that could wait: its owner goes through
+//! [`Door::ask_again`](crate::Door::ask_again), and opens when it is told the answers.
+//!
 //! Nothing here blocks and nothing here is a thread: the client is driven by whoever owns it, on
 //! readiness of its socket and at its deadline. What a line says is the business of a
 //! [`HookWire`], which is given; this room knows the order of things, whose fd is whose, and when
@@ -30,11 +33,25 @@ mod request;
 mod tests;
 mod wish;
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use answers::Answers;
+pub(crate) use answers::Given;
 pub use client::{Departure, Finished, HookClient, HookWire, Ticket, WireAnswer};
 pub use wish::{Expected, Wish};
+
+/// What is done with the answers to a question that no command asks, on the asked one's thread.
+pub type Told = Box<dyn FnOnce(Arc<Answers>) + Send>;
+
+/// Who asks the open hook for something that is opened again, long after its command: a connection
+/// that was lost.
+pub trait Asker: Send + Sync + fmt::Debug {
+    /// Asks for `wish` and calls `told` once, later, on any thread. Where no hook is set there are
+    /// no answers, and the name is opened as without one.
+    fn ask(&self, wish: Wish, told: Told);
+}
 
 /// Why the open hook did not give an fd.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

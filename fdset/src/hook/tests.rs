@@ -319,13 +319,14 @@ fn an_open_takes_its_answer_once_and_the_rest_is_closed() {
     let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
     let answers = Arc::new(Answers::new());
     let (unused, watch) = watched();
-    answers.put("/disk", Access::ReadWrite, Ok(file()));
+    answers.put("/disk", Access::ReadWrite, Ok(file()), None);
     answers.put(
         "/no",
         Access::ReadOnly,
         Err(HookError::Refused("no".into())),
+        None,
     );
-    answers.put("/unused", Access::ReadOnly, Ok(unused));
+    answers.put("/unused", Access::ReadOnly, Ok(unused), None);
     let asked = door.with_answers(Arc::clone(&answers));
     let request = |name, access| Request::new(name, access, Role::Image, "node 'n'");
     assert!(open(&asked, &request("/disk", Access::ReadWrite)).is_ok());

@@ -10,12 +10,16 @@ use crate::request::{Access, Create, Request, Role};
 pub enum Expected {
     /// A regular file; a memfd is one.
     RegularFile,
+    /// Something to map as guest memory, or a directory to make a file for it in.
+    Memory,
     /// A block device.
     BlockDevice,
     /// The KVM device.
     Kvm,
     /// Anything that bytes can be read from or written to.
     Stream,
+    /// The first end of a pty.
+    Terminal,
     /// A stream socket after `listen(2)`.
     ListeningSocket,
     /// One end of a connection.
@@ -28,9 +32,11 @@ impl Expected {
     pub fn noun(self) -> &'static str {
         match self {
             Self::RegularFile => "a regular file",
+            Self::Memory => "a file, memfd or directory for guest memory",
             Self::BlockDevice => "a block device",
             Self::Kvm => "the KVM device",
             Self::Stream => "something to read from or write to",
+            Self::Terminal => "the first end of a pty",
             Self::ListeningSocket => "a listening socket",
             Self::ConnectedSocket => "a connected socket",
         }
@@ -41,9 +47,11 @@ impl Expected {
     pub fn kinds(self) -> &'static [Kind] {
         match self {
             Self::RegularFile => &[Kind::File, Kind::Memfd],
+            Self::Memory => Role::Memory.kinds(),
             Self::BlockDevice => &[Kind::BlockDevice],
             Self::Kvm => &[Kind::Kvm],
             Self::Stream => Role::Chardev.kinds(),
+            Self::Terminal => &[Kind::Terminal],
             Self::ListeningSocket => &[Kind::UnixListener, Kind::InetListener, Kind::VsockListener],
             Self::ConnectedSocket => &[Kind::UnixStream, Kind::InetStream, Kind::VsockStream],
         }
@@ -96,18 +104,19 @@ impl Wish {
             .kinds(self.expected.kinds());
         request.create = self.create;
         request.direct = self.direct;
+        request.unnamed = self.expected == Expected::Memory;
         request
     }
 
     /// What `fd` is instead of what is wished for; `None` if it will do.
     pub(super) fn fault(&self, fd: BorrowedFd<'_>) -> Option<String> {
         let nature = Nature::of(fd);
-        if !self.expected.kinds().contains(&nature.kind) {
+        let request = self.request();
+        if !request.takes(nature.kind) {
             return Some(nature.kind.to_string());
         }
         match nature.access {
-            _ if self.expected.is_socket() => None,
-            Some(came) if came.covers(self.access) => None,
+            _ if self.expected.is_socket() || request.is_served_by(nature) => None,
             Some(came) => Some(format!("a {came} fd")),
             None => Some("an fd that gives no access (O_PATH)".to_owned()),
         }

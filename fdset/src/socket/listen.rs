@@ -172,15 +172,16 @@ fn bind(door: &Door, address: &SocketAddress) -> io::Result<Bound> {
     }
 }
 
-/// Accepts one connection, non-blocking.
+/// Accepts one connection, non-blocking. The ledger has it as a use of the listener's role.
 ///
 /// # Errors
 /// Those of `accept4(2)`; [`io::ErrorKind::WouldBlock`] when nobody is waiting.
-pub fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
-    Ok(rustix::net::accept_with(
-        listener,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-    )?)
+pub fn accept(listener: &Listener) -> io::Result<OpenFile> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let caller = rustix::net::accept_with(listener, flags)?;
+    let lease = listener.socket.lease();
+    let lease = lease.and_then(|lease| lease.of_caller(&caller));
+    Ok(OpenFile::new(caller, lease))
 }
 
 #[expect(clippy::disallowed_methods, reason = "one of the places that bind")]

@@ -29,6 +29,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::error::{OpenError, Wanted};
 use crate::handover::Origin;
+use crate::hook::Given;
 use crate::kind::{Kind, Nature};
 use crate::lease::OpenFile;
 use crate::ledger::Via;
@@ -114,7 +115,10 @@ fn answer(
     };
     let wanted = || Wanted::new(address.to_string(), role, reason);
     match answer {
-        Ok(fd) => Ok(Some(in_use(door, fd, wanted(), Via::Hook, None))),
+        Ok(Given { fd, origin }) => {
+            let socket = in_use(door, fd, wanted(), Via::Hook, Some(origin));
+            Ok(Some(socket))
+        }
         Err(source) => Err(OpenError::Hook {
             wanted: wanted(),
             source: Box::new(source),

@@ -64,7 +64,7 @@ fn a_unix_listener_serves_and_removes_its_path_at_the_end() {
     assert!(accept(&listener).is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock));
     let connection = connect_at(&unix(&path), Wait::ForPeer).expect("it listens");
     assert!(!connection.in_progress);
-    let mut served = UnixStream::from(accept(&listener).expect("one waits"));
+    let mut served = UnixStream::from(accept(&listener).expect("one waits").into_parts().0);
     served.write_all(b"x").expect("connected");
     let mut byte = [0];
     UnixStream::from(connection.fd.into_parts().0)

@@ -47,7 +47,7 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         "Lists the paths for which sets answer.", input : None, output : Some(generator
         .subschema_for:: < Vec < super::fds::FdAlias > > ()), }, Entry { name :
         "query-fds", description :
-        "Tells what was handed over, what became of it, and what else is open: for a manager that has lost its own books, or wants to compare. Connections that clients made to a listening socket are not listed.",
+        "Tells what was handed over, what became of it, and what else is open: for a manager that has lost its own books, or wants to compare.",
         input : None, output : Some(generator.subschema_for:: < super::fds::FdLedger >
         ()), }, Entry { name : "fd-unclaimed-set", description :
         "Sets how long an fd may wait to be opened for the first time before event FD_UNCLAIMED tells of it. Counted from when it came, also for those that wait already. At first nobody is told.",
@@ -61,7 +61,7 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         "Tells how the open hook does.", input : None, output : Some(generator
         .subschema_for:: < super::open_hook::OpenHookInfo > ()), }, Entry { name :
         "query-open-plan", description :
-        "Tells what a command would open, in that order, without running it or touching any file.",
+        "Tells what a command, several commands or a whole launch would open, in that order, without running anything or touching any file. A block node opens what its whole chain opens. Exactly one of @command, @commands and @command-line is given.",
         input : Some(generator.subschema_for:: < super::open_hook::QueryOpenPlan > ()),
         output : Some(generator.subschema_for:: < Vec < super::open_hook::OpenPlanEntry >
         > ()), }, Entry { name : "seal", description :

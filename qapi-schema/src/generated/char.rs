@@ -608,7 +608,7 @@ pub struct ChardevPty {
     /// Whether the copy is added to what the file holds (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub logappend: Option<bool>,
-    /// A link to it to make.
+    /// Must be absent: no link to it is made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
 }
@@ -638,7 +638,11 @@ impl crate::describe::Described for ChardevPty {
                 "whether the copy is added to what the file holds (default: false)",
             )
             .default_is("false"),
-        crate::describe::MemberSpec::optional("path", "str", "a link to it to make"),
+        crate::describe::MemberSpec::optional(
+            "path",
+            "str",
+            "must be absent: no link to it is made",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];

@@ -933,6 +933,13 @@ pub struct AddFdOptions {
     /// Text that query-fdsets gives back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub opaque: Option<String>,
+    /// What the fd is; one that is something else is an error (default: whatever it is, until
+    /// somebody opens it).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<super::fds::FdKind>,
+    /// A path for which the set answers, as with add-fd-alias.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias: Option<String>,
 }
 
 impl crate::input::FromMembers for AddFdOptions {
@@ -941,6 +948,8 @@ impl crate::input::FromMembers for AddFdOptions {
             fd: members.required("fd")?,
             set: members.required("set")?,
             opaque: members.optional("opaque")?,
+            kind: members.optional("kind")?,
+            alias: members.optional("alias")?,
         })
     }
 }
@@ -955,6 +964,47 @@ impl crate::describe::Described for AddFdOptions {
             "opaque",
             "str",
             "text that query-fdsets gives back",
+        ),
+        crate::describe::MemberSpec::optional(
+                "kind",
+                "FdKind",
+                "what the fd is; one that is something else is an error (default: whatever it is, until somebody opens it)",
+            )
+            .one_of(
+                &[
+                    "file",
+                    "memfd",
+                    "directory",
+                    "block-device",
+                    "char-device",
+                    "terminal",
+                    "fifo",
+                    "unix-listener",
+                    "unix-stream",
+                    "unix-datagram",
+                    "inet-listener",
+                    "inet-stream",
+                    "inet-datagram",
+                    "vsock-listener",
+                    "vsock-stream",
+                    "socket",
+                    "tap",
+                    "tun",
+                    "kvm",
+                    "vhost-net",
+                    "vhost-vsock",
+                    "vfio",
+                    "iommufd",
+                    "eventfd",
+                    "path",
+                    "other",
+                ],
+            )
+            .default_is("whatever it is, until somebody opens it"),
+        crate::describe::MemberSpec::optional(
+            "alias",
+            "str",
+            "a path for which the set answers, as with add-fd-alias",
         ),
     ];
     const TAG: Option<&'static str> = None;

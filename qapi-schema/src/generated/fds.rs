@@ -624,6 +624,12 @@ pub enum FdGiver {
     /// A client of a monitor.
     #[serde(rename = "monitor")]
     Monitor,
+    /// The manager, as an answer of the open hook.
+    #[serde(rename = "open-hook")]
+    OpenHook,
+    /// Whoever connected to a socket that listens here.
+    #[serde(rename = "caller")]
+    Caller,
 }
 
 impl FdGiver {
@@ -633,6 +639,8 @@ impl FdGiver {
         Self::SocketActivation,
         Self::Inheritance,
         Self::Monitor,
+        Self::OpenHook,
+        Self::Caller,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -641,6 +649,8 @@ impl FdGiver {
             Self::SocketActivation => "socket-activation",
             Self::Inheritance => "inheritance",
             Self::Monitor => "monitor",
+            Self::OpenHook => "open-hook",
+            Self::Caller => "caller",
         }
     }
 }
@@ -655,13 +665,13 @@ pub struct FdOrigin {
     /// The monitor, by its place on the command line, counted from 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub monitor: Option<i64>,
-    /// The client's process id; with a monitor on a unix socket.
+    /// The giver's process id; where a unix socket tells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i64>,
-    /// The client's user id; with a monitor on a unix socket.
+    /// The giver's user id; where a unix socket tells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<i64>,
-    /// The client's group id; with a monitor on a unix socket.
+    /// The giver's group id; where a unix socket tells it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<i64>,
 }
@@ -687,7 +697,16 @@ impl crate::describe::Described for FdOrigin {
                 "FdGiver",
                 "what kind of giver it was",
             )
-            .one_of(&["command-line", "socket-activation", "inheritance", "monitor"]),
+            .one_of(
+                &[
+                    "command-line",
+                    "socket-activation",
+                    "inheritance",
+                    "monitor",
+                    "open-hook",
+                    "caller",
+                ],
+            ),
         crate::describe::MemberSpec::optional(
             "monitor",
             "int",
@@ -696,17 +715,17 @@ impl crate::describe::Described for FdOrigin {
         crate::describe::MemberSpec::optional(
             "pid",
             "int",
-            "the client's process id; with a monitor on a unix socket",
+            "the giver's process id; where a unix socket tells it",
         ),
         crate::describe::MemberSpec::optional(
             "uid",
             "int",
-            "the client's user id; with a monitor on a unix socket",
+            "the giver's user id; where a unix socket tells it",
         ),
         crate::describe::MemberSpec::optional(
             "gid",
             "int",
-            "the client's group id; with a monitor on a unix socket",
+            "the giver's group id; where a unix socket tells it",
         ),
     ];
     const TAG: Option<&'static str> = None;
@@ -982,6 +1001,12 @@ pub enum FdSource {
     /// It was made by this process and has no name anywhere: memory, a pty.
     #[serde(rename = "anonymous")]
     Anonymous,
+    /// Somebody connected to a socket that listens here; `name` is the listener's.
+    #[serde(rename = "accepted")]
+    Accepted,
+    /// Standard input or output of this process.
+    #[serde(rename = "standard")]
+    Standard,
 }
 
 impl FdSource {
@@ -993,6 +1018,8 @@ impl FdSource {
         Self::Path,
         Self::Address,
         Self::Anonymous,
+        Self::Accepted,
+        Self::Standard,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -1003,6 +1030,8 @@ impl FdSource {
             Self::Path => "path",
             Self::Address => "address",
             Self::Anonymous => "anonymous",
+            Self::Accepted => "accepted",
+            Self::Standard => "standard",
         }
     }
 }
@@ -1117,7 +1146,18 @@ impl crate::describe::Described for FdUse {
             "the name it was opened by",
         ),
         crate::describe::MemberSpec::required("source", "FdSource", "where it came from")
-            .one_of(&["name", "fdset", "hook", "path", "address", "anonymous"]),
+            .one_of(
+                &[
+                    "name",
+                    "fdset",
+                    "hook",
+                    "path",
+                    "address",
+                    "anonymous",
+                    "accepted",
+                    "standard",
+                ],
+            ),
         crate::describe::MemberSpec::optional(
             "fdset-id",
             "int",
@@ -1292,8 +1332,7 @@ pub trait Commands {
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<FdAlias>, crate::QmpError>;
     /// Tells what was handed over, what became of it, and what else is open: for a manager that
-    /// has lost its own books, or wants to compare. Connections that clients made to a listening
-    /// socket are not listed.
+    /// has lost its own books, or wants to compare.
     ///
     /// Returns: the whole ledger.
     fn query_fds(

@@ -123,6 +123,10 @@ pub enum OpenKind {
     /// A regular file; a memfd is one.
     #[serde(rename = "regular-file")]
     RegularFile,
+    /// What can be mapped as guest memory: a regular file or a memfd; or a directory (opened with
+    /// O_RDONLY), in which a file without a name is made.
+    #[serde(rename = "memory")]
+    Memory,
     /// A block device.
     #[serde(rename = "block-device")]
     BlockDevice,
@@ -133,6 +137,11 @@ pub enum OpenKind {
     /// device.
     #[serde(rename = "stream")]
     Stream,
+    /// The first end of a new pty, what posix_openpt() gives. It has no name: it is asked for as
+    /// "pty". The manager has unlocked it, and opened and closed its other end once: until then
+    /// the kernel does not tell whether anybody is there.
+    #[serde(rename = "terminal")]
+    Terminal,
     /// A stream socket after listen().
     #[serde(rename = "listening-socket")]
     ListeningSocket,
@@ -145,9 +154,11 @@ impl OpenKind {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
         Self::RegularFile,
+        Self::Memory,
         Self::BlockDevice,
         Self::Kvm,
         Self::Stream,
+        Self::Terminal,
         Self::ListeningSocket,
         Self::ConnectedSocket,
     ];
@@ -155,9 +166,11 @@ impl OpenKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::RegularFile => "regular-file",
+            Self::Memory => "memory",
             Self::BlockDevice => "block-device",
             Self::Kvm => "kvm",
             Self::Stream => "stream",
+            Self::Terminal => "terminal",
             Self::ListeningSocket => "listening-socket",
             Self::ConnectedSocket => "connected-socket",
         }
@@ -323,9 +336,11 @@ impl crate::describe::Described for OpenWish {
             .one_of(
                 &[
                     "regular-file",
+                    "memory",
                     "block-device",
                     "kvm",
                     "stream",
+                    "terminal",
                     "listening-socket",
                     "connected-socket",
                 ],
@@ -412,7 +427,8 @@ pub struct OpenHookOpen {
     pub direct: bool,
     /// Who wants it, as people write it: "node 'disk0'".
     pub reason: String,
-    /// The QMP command that wants it; absent at the launch.
+    /// The QMP command that wants it; absent at the launch, and for a connection that is made
+    /// again after it was lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
     /// How many milliseconds Sesame waits from now on.
@@ -469,9 +485,11 @@ impl crate::describe::Described for OpenHookOpen {
             .one_of(
                 &[
                     "regular-file",
+                    "memory",
                     "block-device",
                     "kvm",
                     "stream",
+                    "terminal",
                     "listening-socket",
                     "connected-socket",
                 ],
@@ -501,7 +519,7 @@ impl crate::describe::Described for OpenHookOpen {
         crate::describe::MemberSpec::optional(
             "command",
             "str",
-            "the QMP command that wants it; absent at the launch",
+            "the QMP command that wants it; absent at the launch, and for a connection that is made again after it was lost",
         ),
         crate::describe::MemberSpec::required(
             "deadline-ms",
@@ -848,7 +866,7 @@ impl crate::describe::Described for FileIdentity {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
-/// One thing that a command would open.
+/// One thing that would be opened.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct OpenPlanEntry {
     /// Its name as the client or the command line gave it.
@@ -867,12 +885,21 @@ pub struct OpenPlanEntry {
     pub direct: bool,
     /// Who wants it, as people write it: "node 'disk0'".
     pub reason: String,
+    /// The command that would open it, by its place in `commands`, counted from 0; absent for a
+    /// single command and a command line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<u32>,
+    /// Which fds would do, as getfd and add-fd call their kinds.
+    #[serde(rename = "fd-kinds")]
+    pub fd_kinds: Vec<super::fds::FdKind>,
     /// Where it would be opened from.
     pub source: OpenSource,
     /// Whether it is only opened when the entry before it is refused.
     pub fallback: bool,
-    /// Whether a passed fd is there with the right access; absent for other sources, which are not
-    /// touched.
+    /// Whether everything fails without it; a machine without CPUs only looks for KVM.
+    pub required: bool,
+    /// Whether a passed fd is there with the right access, which no entry before uses up; absent
+    /// for other sources, which are not touched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub present: Option<bool>,
     /// Which file the passed fd leads to.
@@ -890,8 +917,11 @@ impl crate::input::FromMembers for OpenPlanEntry {
             create: members.optional("create")?,
             direct: members.required("direct")?,
             reason: members.required("reason")?,
+            step: members.optional("step")?,
+            fd_kinds: members.required("fd-kinds")?,
             source: members.required("source")?,
             fallback: members.required("fallback")?,
+            required: members.required("required")?,
             present: members.optional("present")?,
             identity: members.optional("identity")?,
         })
@@ -931,9 +961,11 @@ impl crate::describe::Described for OpenPlanEntry {
             .one_of(
                 &[
                     "regular-file",
+                    "memory",
                     "block-device",
                     "kvm",
                     "stream",
+                    "terminal",
                     "listening-socket",
                     "connected-socket",
                 ],
@@ -960,6 +992,16 @@ impl crate::describe::Described for OpenPlanEntry {
             "str",
             "who wants it, as people write it: \"node 'disk0'\"",
         ),
+        crate::describe::MemberSpec::optional(
+            "step",
+            "uint32",
+            "the command that would open it, by its place in @commands, counted from 0; absent for a single command and a command line",
+        ),
+        crate::describe::MemberSpec::required(
+            "fd-kinds",
+            "[FdKind]",
+            "which fds would do, as getfd and add-fd call their kinds",
+        ),
         crate::describe::MemberSpec::required(
                 "source",
                 "OpenSource",
@@ -971,10 +1013,15 @@ impl crate::describe::Described for OpenPlanEntry {
             "bool",
             "whether it is only opened when the entry before it is refused",
         ),
+        crate::describe::MemberSpec::required(
+            "required",
+            "bool",
+            "whether everything fails without it; a machine without CPUs only looks for KVM",
+        ),
         crate::describe::MemberSpec::optional(
             "present",
             "bool",
-            "whether a passed fd is there with the right access; absent for other sources, which are not touched",
+            "whether a passed fd is there with the right access, which no entry before uses up; absent for other sources, which are not touched",
         ),
         crate::describe::MemberSpec::optional(
             "identity",
@@ -986,17 +1033,17 @@ impl crate::describe::Described for OpenPlanEntry {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
-/// Arguments of command `query-open-plan`.
+/// One command of several.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
-pub struct QueryOpenPlan {
-    /// The command: blockdev-add, object-add, chardev-add; any other opens nothing.
+pub struct OpenPlanCommand {
+    /// The command.
     pub command: String,
     /// Its arguments, as it would be sent (default: none).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub arguments: Option<serde_json::Value>,
 }
 
-impl crate::input::FromMembers for QueryOpenPlan {
+impl crate::input::FromMembers for OpenPlanCommand {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
             command: members.required("command")?,
@@ -1005,14 +1052,61 @@ impl crate::input::FromMembers for QueryOpenPlan {
     }
 }
 
+crate::input::object_type!(OpenPlanCommand);
+
+impl crate::describe::Described for OpenPlanCommand {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("command", "str", "the command"),
+        crate::describe::MemberSpec::optional(
+                "arguments",
+                "any",
+                "its arguments, as it would be sent (default: none)",
+            )
+            .default_is("none"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `query-open-plan`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct QueryOpenPlan {
+    /// The command: blockdev-add, object-add, chardev-add, open-hook-set; any other opens nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
+    /// Its arguments, as it would be sent (default: none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub arguments: Option<serde_json::Value>,
+    /// Several commands, one after the other, such as those that add a device with all that is
+    /// behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commands: Option<Vec<OpenPlanCommand>>,
+    /// The options of a whole machine, as the program gets them; its names are those of this
+    /// process.
+    #[serde(rename = "command-line")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub command_line: Option<Vec<String>>,
+}
+
+impl crate::input::FromMembers for QueryOpenPlan {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            command: members.optional("command")?,
+            arguments: members.optional("arguments")?,
+            commands: members.optional("commands")?,
+            command_line: members.optional("command-line")?,
+        })
+    }
+}
+
 crate::input::object_type!(QueryOpenPlan);
 
 impl crate::describe::Described for QueryOpenPlan {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec::required(
+        crate::describe::MemberSpec::optional(
             "command",
             "str",
-            "the command: blockdev-add, object-add, chardev-add; any other opens nothing",
+            "the command: blockdev-add, object-add, chardev-add, open-hook-set; any other opens nothing",
         ),
         crate::describe::MemberSpec::optional(
                 "arguments",
@@ -1020,6 +1114,16 @@ impl crate::describe::Described for QueryOpenPlan {
                 "its arguments, as it would be sent (default: none)",
             )
             .default_is("none"),
+        crate::describe::MemberSpec::optional(
+            "commands",
+            "[OpenPlanCommand]",
+            "several commands, one after the other, such as those that add a device with all that is behind it",
+        ),
+        crate::describe::MemberSpec::optional(
+            "command-line",
+            "[str]",
+            "the options of a whole machine, as the program gets them; its names are those of this process",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
@@ -1080,7 +1184,9 @@ pub trait Commands {
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<OpenHookInfo, crate::QmpError>;
-    /// Tells what a command would open, in that order, without running it or touching any file.
+    /// Tells what a command, several commands or a whole launch would open, in that order, without
+    /// running anything or touching any file. A block node opens what its whole chain opens.
+    /// Exactly one of `command`, `commands` and `command-line` is given.
     ///
     /// Returns: one entry for each open.
     fn query_open_plan(

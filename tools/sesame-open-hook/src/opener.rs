@@ -15,6 +15,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::fcntl::OFlag;
+use nix::pty::{grantpt, posix_openpt, unlockpt};
 use qapi_schema::open_hook::{OpenAccess, OpenExisting, OpenHookOpen, OpenKind};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, readlinkat, unlinkat};
 use rustix::io::Errno;
@@ -26,17 +28,28 @@ use crate::allow::{AllowList, Right};
 
 /// How many connections may wait for Sesame to accept them.
 const BACKLOG: i32 = 128;
+/// Where new ptys come from.
+const PTMX: &str = "/dev/ptmx";
 /// Permission bits of files that are made.
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Opens what `wish` asks for.
 pub(crate) fn open(list: &AllowList, wish: &OpenHookOpen) -> Result<OwnedFd> {
     let path = Path::new(&wish.name);
-    ensure!(path.is_absolute(), "only absolute paths are opened");
+    let is_nameless = wish.kind == OpenKind::Terminal;
+    ensure!(
+        is_nameless || path.is_absolute(),
+        "only absolute paths are opened"
+    );
     match wish.kind {
+        OpenKind::Terminal => new_pty(list, wish),
         OpenKind::ListeningSocket => listen_at(list, wish, path),
         OpenKind::ConnectedSocket => connect_to(list, wish, path),
-        OpenKind::RegularFile | OpenKind::BlockDevice | OpenKind::Kvm | OpenKind::Stream => {
+        OpenKind::RegularFile
+        | OpenKind::Memory
+        | OpenKind::BlockDevice
+        | OpenKind::Kvm
+        | OpenKind::Stream => {
             match (
                 openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()),
                 wish.create,
@@ -64,13 +77,14 @@ fn open_held(
     let kind = FileType::from_raw_mode(fstat(held)?.st_mode);
     let fits = match wish.kind {
         OpenKind::RegularFile => kind == FileType::RegularFile,
+        OpenKind::Memory => matches!(kind, FileType::RegularFile | FileType::Directory),
         OpenKind::BlockDevice => kind == FileType::BlockDevice,
         OpenKind::Kvm => kind == FileType::CharacterDevice,
         OpenKind::Stream => matches!(
             kind,
             FileType::RegularFile | FileType::CharacterDevice | FileType::Fifo
         ),
-        OpenKind::ListeningSocket | OpenKind::ConnectedSocket => false,
+        OpenKind::Terminal | OpenKind::ListeningSocket | OpenKind::ConnectedSocket => false,
     };
     ensure!(fits, "it is a {kind:?}, which will not do as {}", wish.kind);
     let more = match existing {
@@ -79,7 +93,11 @@ fn open_held(
         Some(OpenExisting::Append) => OFlags::APPEND,
         Some(OpenExisting::Refuse) => return Err(Errno::EXIST.into()),
     };
-    let flags = flags(wish) | more;
+    let flags = match kind {
+        // To make a file in it needs no more than to read it.
+        FileType::Directory => OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        _ => flags(wish) | more,
+    };
     Ok(openat(CWD, through(held), flags, Mode::empty())?)
 }
 
@@ -89,6 +107,15 @@ fn create(list: &AllowList, wish: &OpenHookOpen, path: &Path) -> Result<OwnedFd>
     permit(list, wish, Right::Create, &real_child(&folder, name)?)?;
     let flags = flags(wish) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
     Ok(openat(&folder, name, flags, MODE)?)
+}
+
+/// A new pty, for whom the list permits `rwc` of the device that makes them.
+fn new_pty(list: &AllowList, wish: &OpenHookOpen) -> Result<OwnedFd> {
+    permit(list, wish, Right::Create, PTMX)?;
+    let first = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
+    grantpt(&first)?;
+    unlockpt(&first)?;
+    Ok(first.into())
 }
 
 fn listen_at(list: &AllowList, wish: &OpenHookOpen, path: &Path) -> Result<OwnedFd> {
@@ -269,6 +296,19 @@ mod tests {
             );
             new.create = Some(OpenExisting::Truncate);
             assert_eq!(open(&list, &new).is_ok(), creates);
+        }
+    }
+
+    #[test]
+    fn a_pty_is_made_for_whom_may_create_them() {
+        let (_folder, real) = stage();
+        let file = real.join("allow");
+        let mut pty = wish(Path::new("pty"), OpenKind::Terminal, OpenAccess::ReadWrite);
+        pty.role = OpenRole::Chardev;
+        for (rights, made) in [("rw", false), ("rwc", true)] {
+            fs::write(&file, format!("chardev {rights} /dev/ptmx")).expect("written");
+            let list = AllowList::read(&file).expect("a good list");
+            assert_eq!(open(&list, &pty).is_ok(), made, "{rights}");
         }
     }
 

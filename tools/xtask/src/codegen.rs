@@ -1,4 +1,5 @@
-//! `cargo xtask codegen`: the schema's Rust and its published documents, written or compared.
+//! `cargo xtask codegen`: the schema's Rust, its published documents and the guide's table, written
+//! or compared.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use qapi_gen::GeneratedFile;
 
+use crate::guide::guide;
 use crate::project::cargo;
 use crate::root;
 use crate::shell::run as run_command;
@@ -25,7 +27,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.check {
         let stale = stale()?;
         for path in &stale {
-            eprintln!("{} is not what qapi-schema/schema says", path.display());
+            eprintln!("{} is not what its source says", path.display());
         }
         if stale.is_empty() {
             return Ok(ExitCode::SUCCESS);
@@ -38,18 +40,24 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         fs::create_dir_all(folder)?;
         fs::write(&path, file.text).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let (path, text) = guide()?;
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     // The JSON Schema is made by the generated types themselves, so it comes second.
     run_command(cargo().args(["run", "-q", "-p", "qapi-schema", "--example", "json_schema"]))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The generated files whose text differs from what the schema says now.
+/// The generated files whose text differs from what their source says now.
 pub(crate) fn stale() -> Result<Vec<PathBuf>> {
     let mut stale = Vec::new();
     for (file, path) in generated()? {
         if fs::read_to_string(&path).ok().as_deref() != Some(&file.text) {
             stale.push(path);
         }
+    }
+    let (path, text) = guide()?;
+    if fs::read_to_string(&path)? != text {
+        stale.push(path);
     }
     Ok(stale)
 }

@@ -7,7 +7,7 @@
 //!   bench  ─ ratios against QEMU                              bench/
 //!   soak   ─ a million rejected requests with fds              soak.rs
 //!   lab    ─ a command in the lab                             lab.rs
-//!   codegen ─ what the schema says, as Rust and documents      codegen.rs
+//!   codegen ─ what the schema says, as Rust and documents      codegen.rs, guide.rs
 //!   prepush ─ check + test = CI
 //! ```
 //!
@@ -21,6 +21,7 @@ mod bench;
 mod check;
 mod codegen;
 mod demo;
+mod guide;
 mod lab;
 mod project;
 mod shell;
@@ -49,7 +50,7 @@ enum Task {
     Test(test::Options),
     /// Format, lints, generated code, dependency direction, unsafe list, sizes.
     Check,
-    /// Writes what is generated from the schema, or checks it.
+    /// Writes what is generated from the schema and into the guide, or checks it.
     Codegen(codegen::Options),
     /// Start, size and round trips, as ratios against qemu-system-x86_64.
     Bench(bench::Options),

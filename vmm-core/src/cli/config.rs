@@ -191,6 +191,10 @@ pub struct AddFdSpec {
     pub set: u32,
     /// Text that `query-fdsets` gives back.
     pub opaque: Option<String>,
+    /// What it must be.
+    pub kind: Option<fdset::Kind>,
+    /// A path for which the set answers.
+    pub alias: Option<String>,
 }
 
 /// A property that devices of a model have unless told otherwise.

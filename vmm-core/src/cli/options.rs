@@ -297,8 +297,8 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     ),
     keyed::<AddFdOptions>(
         "add-fd",
-        "fd=N,set=N[,opaque=TEXT]",
-        "Moves an inherited fd into an fd set, to be opened as /dev/fdset/N.",
+        "fd=N,set=N[,opaque=TEXT][,kind=KIND][,alias=PATH]",
+        "Moves an inherited fd into an fd set, to be opened as /dev/fdset/N or as PATH.",
         process::take_add_fd,
     ),
     keyed::<OpenHookOptions>(

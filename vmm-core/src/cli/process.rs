@@ -43,6 +43,10 @@ pub(super) fn take_add_fd(draft: &mut Draft, given: &Given<'_>) -> Result<Step, 
         fd: options.fd,
         set,
         opaque: options.opaque,
+        kind: options
+            .kind
+            .and_then(|kind| fdset::Kind::from_name(kind.as_str())),
+        alias: options.alias,
     });
     Ok(Step::Next)
 }

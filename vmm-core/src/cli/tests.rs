@@ -166,6 +166,8 @@ fn a_guest_of_libvirt_is_understood() {
             fd: 27,
             set: 0,
             opaque: Some("serial0-source".to_owned()),
+            kind: None,
+            alias: None,
         }]
     );
     let kernel = config.kernel.expect("a kernel was given");

@@ -15,6 +15,9 @@
 //!                └─ the VM ends ─► an error
 //! ```
 //!
+//! A connection that a chardev makes again has no command to park: its question comes as a letter,
+//! and the answer goes back to the chardev ([`OpenHook::ask_for`]).
+//!
 //! A refusal is an answer too: the command runs into it at the open it is for, and says so in its
 //! own words. Read next: [`round`] (the answers of one command), [`wire`] (how a line looks),
 //! [`fdset::hook`] (the connection).
@@ -23,10 +26,11 @@ pub mod round;
 mod wire;
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fdset::hook::Finished;
-use fdset::{Door, HookClient, OpenError, SocketAddress, Source, look};
+use fdset::{Door, HookClient, OpenError, SocketAddress, Source, Told, look};
 use monitor::Call;
 use qapi_schema::open_hook::{OpenHookGone, OpenHookInfo, OpenHookState};
 use qapi_schema::{CommandSpec, QmpError};
@@ -35,6 +39,7 @@ pub use wire::{wire_access, wire_existing, wire_kind, wire_role};
 
 use self::round::Round;
 use self::wire::JsonLines;
+use crate::event_loop::Question;
 use crate::plan::Planned;
 
 /// An open hook to be set.
@@ -54,10 +59,12 @@ struct Parked {
 }
 
 /// The open hook, set or not.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct OpenHook {
     client: Option<HookClient>,
     parked: Vec<Parked>,
+    /// What is opened again without a command.
+    loose: Vec<(Round, Told)>,
     /// The connection is new: the main loop does not watch it yet.
     unwatched: bool,
 }
@@ -134,19 +141,38 @@ impl OpenHook {
         self.parked.push(Parked { call, round });
     }
 
+    /// Asks for what is opened again without a command, and tells when the answer is in.
+    pub fn ask_for(&mut self, question: Question) {
+        let Question { wish, told } = question;
+        if !self.is_set() {
+            return told(Arc::default());
+        }
+        let planned = Planned {
+            wish,
+            fallback: false,
+            required: true,
+        };
+        let round = self.ask(vec![planned], None);
+        self.loose.push((round, told));
+    }
+
     /// Looks at everything that may have happened; `own` takes what it knows first.
     pub fn tend(&mut self, now: Instant, own: Option<&mut Round>) {
         let Some(client) = &mut self.client else {
             return;
         };
         let rounds = self.parked.iter_mut().map(|parked| &mut parked.round);
-        let mut rounds: Vec<&mut Round> = rounds.chain(own).collect();
+        let loose = self.loose.iter_mut().map(|(round, _)| round);
+        let mut rounds: Vec<&mut Round> = rounds.chain(loose).chain(own).collect();
         for finished in client.attend(now) {
             let mut left: Option<Finished> = Some(finished);
             for round in &mut rounds {
                 left = left.and_then(|finished| round.take(client, finished, now));
             }
             // What is left was given up: its fd is closed here.
+        }
+        for (round, told) in self.loose.extract_if(.., |(round, _)| round.is_done()) {
+            told(Arc::clone(round.answers()));
         }
     }
 

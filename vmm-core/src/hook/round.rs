@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fdset::hook::{Finished, Ticket};
-use fdset::{Answers, HookClient, HookError};
+use fdset::{Answers, HookClient, HookError, Peer};
 
 use crate::plan::Planned;
 
@@ -36,6 +36,8 @@ pub struct Round {
     steps: Vec<(Planned, Step)>,
     answers: Arc<Answers>,
     command: Option<&'static str>,
+    /// Who answers.
+    peer: Option<Peer>,
 }
 
 impl Round {
@@ -47,11 +49,13 @@ impl Round {
             steps: steps.collect(),
             answers: Arc::new(Answers::new()),
             command,
+            peer: None,
         }
     }
 
     /// Asks for everything that is no fallback.
     pub fn ask(&mut self, client: &mut HookClient, now: Instant) {
+        self.peer = client.peer();
         for (planned, step) in &mut self.steps {
             if !planned.fallback {
                 *step = Step::Asked(client.ask(planned.wish.clone(), self.command, now));
@@ -120,7 +124,8 @@ impl Round {
     fn put(&mut self, at: usize, outcome: Result<std::os::fd::OwnedFd, HookError>) {
         if let Some((planned, step)) = self.steps.get_mut(at) {
             let wish = &planned.wish;
-            self.answers.put(&wish.name, wish.access, outcome);
+            self.answers
+                .put(&wish.name, wish.access, outcome, self.peer);
             *step = Step::Done;
         }
     }

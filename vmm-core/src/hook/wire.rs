@@ -80,9 +80,11 @@ pub fn wire_role(role: Role) -> OpenRole {
 pub fn wire_kind(expected: Expected) -> OpenKind {
     match expected {
         Expected::RegularFile => OpenKind::RegularFile,
+        Expected::Memory => OpenKind::Memory,
         Expected::BlockDevice => OpenKind::BlockDevice,
         Expected::Kvm => OpenKind::Kvm,
         Expected::Stream => OpenKind::Stream,
+        Expected::Terminal => OpenKind::Terminal,
         Expected::ListeningSocket => OpenKind::ListeningSocket,
         Expected::ConnectedSocket => OpenKind::ConnectedSocket,
     }

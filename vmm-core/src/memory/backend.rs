@@ -11,7 +11,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use devices::memory::{GuestMem, GuestMemView};
-use fdset::{Access, Door, HugePageSize, Lease, MemfdSpec, OpenError, OpenFile, Request, Role};
+use fdset::{
+    Access, Door, HugePageSize, Kind, Lease, MemfdSpec, Nature, OpenError, OpenFile, Request, Role,
+};
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
@@ -19,8 +21,9 @@ use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
 use super::{Layout, MemoryError};
 
 const PAGE: u64 = 4096;
-/// What a process has addresses for: 47 bits of them.
-const ADDRESSABLE: u64 = 1 << 47;
+/// What one memory slot of KVM takes: a page less than 8 TiB (`KVM_MEM_MAX_NR_PAGES`). No machine
+/// could use more, and to map it only to be refused later takes long.
+const SLOT: u64 = ((1 << 31) - 1) * PAGE;
 const PAGE_SIZE: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
 /// Where the pages come from.
@@ -85,6 +88,8 @@ pub struct RamBackend {
     spec: RamBackendSpec,
     file: Option<Arc<File>>,
     offset: u64,
+    /// The size of the pages behind it.
+    page: u64,
     /// Keeps the fd set known while the memory is in use.
     _lease: Option<Lease>,
 }
@@ -107,11 +112,11 @@ impl RamBackend {
                 page,
             });
         }
-        if spec.size > ADDRESSABLE {
+        if spec.size > SLOT {
             return Err(MemoryError::TooLarge {
                 id: spec.id,
                 size: spec.size,
-                limit: "this process can map",
+                limit: "a memory slot of KVM takes (8796093018112); lower the size",
             });
         }
         let (file, offset) = match &spec.host {
@@ -119,7 +124,11 @@ impl RamBackend {
             HostMemory::Memfd { sealed, huge } => (Some(memfd(door, &spec, *sealed, *huge)?), 0),
             HostMemory::File { name, offset } => (Some(open(door, &spec, name)?), *offset),
         };
+        let mut page = PAGE;
         if let Some(file) = &file {
+            page = check_pages(&spec, file, offset)?;
+            // One that cannot be grown is too short, and told so.
+            let _ = file.fill_empty(offset.saturating_add(spec.size));
             check_size(&spec, file, offset)?;
         }
         let (file, lease) = match file.map(OpenFile::into_file) {
@@ -130,6 +139,7 @@ impl RamBackend {
             spec,
             file,
             offset,
+            page,
             _lease: lease,
         })
     }
@@ -175,7 +185,10 @@ impl RamBackend {
         } else {
             libc::MAP_PRIVATE
         };
-        flags |= libc::MAP_NORESERVE;
+        if self.page == PAGE {
+            flags |= libc::MAP_NORESERVE;
+        }
+        // Huge pages are reserved: a guest that touches one which is not there ends the process.
         let mut builder =
             MmapRegionBuilder::new_with_bitmap(size, AtomicBitmap::new(size, PAGE_SIZE))
                 .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
@@ -183,7 +196,7 @@ impl RamBackend {
             Some(file) => {
                 builder = builder
                     .with_file_offset(FileOffset::from_arc(Arc::clone(file), offset))
-                    .with_hugetlbfs(page_of(&spec.host) > PAGE);
+                    .with_hugetlbfs(self.page > PAGE);
             }
             None => flags |= libc::MAP_ANONYMOUS,
         }
@@ -242,7 +255,7 @@ fn memfd(
         sealed,
         huge,
     };
-    fdset::memfd(door, &spec.id, wanted, Role::Memory, &reason(spec)).map_err(not_opened(spec))
+    fdset::memfd(door, &spec.id, wanted, Role::Memory, &reason(spec)).map_err(not_opened)
 }
 
 fn open(door: &Door, spec: &RamBackendSpec, name: &str) -> Result<OpenFile, MemoryError> {
@@ -253,32 +266,51 @@ fn open(door: &Door, spec: &RamBackendSpec, name: &str) -> Result<OpenFile, Memo
         Access::ReadOnly
     };
     let reason = reason(spec);
-    fdset::open(door, &Request::new(name, access, Role::Memory, &reason)).map_err(not_opened(spec))
+    let request = Request::new(name, access, Role::Memory, &reason).or_unnamed_within();
+    let file = fdset::open(door, &request).map_err(not_opened)?;
+    let is_memfd = Nature::of(&file).kind == Kind::Memfd;
+    if !file.seal_length() && is_memfd && spec.share {
+        tracing::warn!(
+            backend = spec.id,
+            "the memfd has no seal against being cut short: whoever else has it could end this \
+             process; make it with MFD_ALLOW_SEALING"
+        );
+    }
+    Ok(file)
 }
 
-fn not_opened(spec: &RamBackendSpec) -> impl FnOnce(OpenError) -> MemoryError {
-    |source| MemoryError::Open {
-        id: spec.id.clone(),
-        source: Box::new(source),
-    }
+fn not_opened(error: OpenError) -> MemoryError {
+    MemoryError::Open(Box::new(error))
 }
 
 fn reason(spec: &RamBackendSpec) -> String {
     format!("memory backend '{}'", spec.id)
 }
 
-fn check_size(spec: &RamBackendSpec, file: &OpenFile, offset: u64) -> Result<(), MemoryError> {
-    if !offset.is_multiple_of(PAGE) {
-        return Err(MemoryError::Unaligned {
-            id: format!("{} (offset)", spec.id),
-            size: offset,
-            page: PAGE,
-        });
+/// The page size of the file, of which both size and offset must be multiples.
+fn check_pages(spec: &RamBackendSpec, file: &OpenFile, offset: u64) -> Result<u64, MemoryError> {
+    let page = file.page_size().map_err(not_memory(spec))?;
+    for (what, bytes) in [("", spec.size), (" (offset)", offset)] {
+        if !bytes.is_multiple_of(page) {
+            return Err(MemoryError::Unaligned {
+                id: format!("{}{what}", spec.id),
+                size: bytes,
+                page,
+            });
+        }
     }
-    let size = file.size().map_err(|source| MemoryError::NotMemory {
+    Ok(page)
+}
+
+fn not_memory(spec: &RamBackendSpec) -> impl Fn(io::Error) -> MemoryError {
+    |source| MemoryError::NotMemory {
         id: spec.id.clone(),
         source,
-    })?;
+    }
+}
+
+fn check_size(spec: &RamBackendSpec, file: &OpenFile, offset: u64) -> Result<(), MemoryError> {
+    let size = file.size().map_err(not_memory(spec))?;
     match offset.checked_add(spec.size) {
         Some(end) if end <= size => Ok(()),
         _ => Err(MemoryError::FileTooShort {
@@ -316,5 +348,121 @@ fn into_io(error: MmapRegionError) -> io::Error {
     match error {
         MmapRegionError::Mmap(error) => error,
         other => io::Error::other(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+
+    use fdset::{FdRegistry, Handover, Origin, Scope};
+    use nix::unistd::ftruncate;
+
+    use super::*;
+
+    const SIZE: u64 = 1 << 20;
+
+    fn door() -> Door {
+        Door::new(Arc::new(FdRegistry::new()), Scope::Process)
+    }
+
+    fn in_file(name: &str, size: u64) -> RamBackendSpec {
+        RamBackendSpec {
+            host: HostMemory::File {
+                name: name.to_owned(),
+                offset: 0,
+            },
+            share: true,
+            ..RamBackendSpec::anonymous("m", size)
+        }
+    }
+
+    fn give(door: &Door, name: &str, fd: impl Into<OwnedFd>) {
+        let passed = Handover::new(fd.into(), Origin::CommandLine);
+        let registry = door.registry();
+        registry
+            .add_named(Scope::Process, name, passed)
+            .expect("a good name");
+    }
+
+    fn refusal(door: &Door, spec: RamBackendSpec) -> String {
+        let error = RamBackend::open(door, spec).expect_err("refused");
+        qapi_schema::QmpError::from_error(&error).to_string()
+    }
+
+    fn memfd_with(size: i64, flags: nix::sys::memfd::MFdFlags) -> OwnedFd {
+        #[expect(clippy::disallowed_methods, reason = "makes what a manager hands over")]
+        let fd = nix::sys::memfd::memfd_create("test", flags).expect("a memfd");
+        ftruncate(&fd, size).expect("room");
+        fd
+    }
+
+    #[test]
+    fn a_memfd_that_becomes_guest_memory_can_no_longer_be_cut_short() {
+        use nix::sys::memfd::MFdFlags;
+        let size = i64::try_from(SIZE).expect("it is small");
+        for (flags, sealed) in [
+            (MFdFlags::MFD_ALLOW_SEALING, true),
+            (MFdFlags::empty(), false),
+        ] {
+            let door = door();
+            let memory = memfd_with(size, flags);
+            give(&door, "m", memory.try_clone().expect("an fd"));
+            let _backend = RamBackend::open(&door, in_file("fd:m", SIZE)).expect("large enough");
+            assert_eq!(ftruncate(&memory, 0).is_err(), sealed, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_backend_once_and_says_what_was_wanted() {
+        let text = refusal(&door(), in_file("/nowhere/m", SIZE));
+        assert_eq!(
+            text,
+            "Could not open '/nowhere/m' read-write as guest memory of memory backend 'm': \
+             No such file or directory (os error 2)"
+        );
+    }
+
+    #[test]
+    fn what_no_memory_slot_takes_is_refused_before_anything_is_opened() {
+        for size in [SLOT + PAGE, 1 << 46, u64::MAX - (PAGE - 1)] {
+            let text = refusal(&door(), in_file("/nowhere/m", size));
+            assert_eq!(
+                text,
+                format!(
+                    "memory backend 'm': {size} bytes are more than a memory slot of KVM takes \
+                     (8796093018112); lower the size"
+                )
+            );
+        }
+    }
+
+    #[test]
+    fn a_directory_gives_memory_of_the_whole_size_and_keeps_no_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().to_str().expect("text");
+        let backend = RamBackend::open(&door(), in_file(path, SIZE)).expect("made");
+        let file = backend.file.as_ref().expect("a file");
+        assert_eq!(file.metadata().expect("it is open").len(), SIZE);
+        let names = std::fs::read_dir(folder.path()).expect("a folder").count();
+        assert_eq!(names, 0);
+        let layout = Layout::new(SIZE, 40).expect("a layout");
+        backend.map(&layout).expect("mapped");
+    }
+
+    #[test]
+    fn an_empty_file_is_grown_where_it_may_be_and_a_short_one_is_left_alone() {
+        let door = door();
+        let empty = tempfile::tempfile().expect("a file");
+        give(&door, "m", empty.try_clone().expect("an fd"));
+        RamBackend::open(&door, in_file("fd:m", SIZE)).expect("grown");
+        assert_eq!(empty.metadata().expect("it is open").len(), SIZE);
+
+        let short = tempfile::tempfile().expect("a file");
+        short.set_len(PAGE).expect("room");
+        give(&door, "m", short.try_clone().expect("an fd"));
+        let text = refusal(&door, in_file("fd:m", SIZE));
+        assert!(text.contains("grow the file or lower the size"), "{text}");
+        assert_eq!(short.metadata().expect("it is open").len(), PAGE);
     }
 }

@@ -78,15 +78,9 @@ pub enum MemoryError {
         #[source]
         source: std::io::Error,
     },
-    /// Opening the backend's file failed.
-    #[error("memory backend '{id}'")]
-    Open {
-        /// The backend.
-        id: String,
-        /// Why.
-        #[source]
-        source: Box<fdset::OpenError>,
-    },
+    /// Opening the backend's file failed. Whose it is stands in the reason.
+    #[error(transparent)]
+    Open(Box<fdset::OpenError>),
     /// Mapping failed.
     #[error("memory backend '{id}': {what} failed")]
     Map {

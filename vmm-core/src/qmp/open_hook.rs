@@ -1,12 +1,18 @@
-//! `open-hook.json`: the open hook, and what commands would open.
+//! `open-hook.json`: the open hook, and what would be opened.
 
-use fdset::{Source, look};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+
+use fdset::{Door, Source, look};
+use qapi_schema::fds::FdKind;
 use qapi_schema::open_hook::{
-    Commands, FileIdentity, OpenHookInfo, OpenHookSet, OpenPlanEntry, OpenSource, QueryOpenPlan,
+    Commands, FileIdentity, OpenHookInfo, OpenHookSet, OpenPlanCommand, OpenPlanEntry, OpenSource,
+    QueryOpenPlan,
 };
-use qapi_schema::{Context, QmpError};
+use qapi_schema::{Context, QmpError, input};
 use serde_json::{Map, Value};
 
+use crate::cli::{self, Outcome};
 use crate::hook::{wire_access, wire_existing, wire_kind, wire_role};
 use crate::plan::{self, Planned};
 use crate::resolve;
@@ -35,39 +41,114 @@ impl Commands for Vm {
         cx: &mut dyn Context,
         args: QueryOpenPlan,
     ) -> Result<Vec<OpenPlanEntry>, QmpError> {
-        let arguments = args.arguments.unwrap_or_else(|| Value::Object(Map::new()));
-        let plan = plan::command(&args.command, arguments)?;
         let door = self.door_of(cx);
-        let entries = plan.into_iter().map(|planned| self.entry(&door, planned));
+        let mut used_up = BTreeSet::new();
+        let steps = steps(args)?.into_iter();
+        let entries = steps.map(|(step, planned)| OpenPlanEntry {
+            step,
+            ..self.entry(&door, planned, &mut used_up)
+        });
         Ok(entries.collect())
     }
 }
 
+/// Everything that is asked about, each with its place among several commands.
+fn steps(args: QueryOpenPlan) -> Result<Vec<(Option<u32>, Planned)>, QmpError> {
+    match (args.command, args.commands, args.command_line) {
+        (Some(command), None, None) => {
+            let plan = command_plan(&command, args.arguments)?;
+            Ok(plan.into_iter().map(|planned| (None, planned)).collect())
+        }
+        (None, Some(commands), None) if args.arguments.is_none() => {
+            let mut steps = Vec::new();
+            for (step, OpenPlanCommand { command, arguments }) in (0..).zip(commands) {
+                let plan = command_plan(&command, arguments)?;
+                steps.extend(plan.into_iter().map(|planned| (Some(step), planned)));
+            }
+            Ok(steps)
+        }
+        (None, None, Some(options)) if args.arguments.is_none() => {
+            let plan = launch_plan(options)?;
+            Ok(plan.into_iter().map(|planned| (None, planned)).collect())
+        }
+        _ => Err(QmpError::generic(
+            "query-open-plan wants exactly one of 'command' (with its 'arguments'), 'commands' and \
+             'command-line'",
+        )),
+    }
+}
+
+fn command_plan(command: &str, arguments: Option<Value>) -> Result<Vec<Planned>, QmpError> {
+    let arguments = arguments.unwrap_or_else(|| Value::Object(Map::new()));
+    if command != "open-hook-set" {
+        return plan::command(command, arguments);
+    }
+    let args: OpenHookSet = input::arguments(arguments)?;
+    let spec = resolve::open_hook::open_hook(args.fd, args.path, args.timeout_ms)?;
+    Ok(plan::hook(&spec, command).into_iter().collect())
+}
+
+fn launch_plan(options: Vec<String>) -> Result<Vec<Planned>, QmpError> {
+    let config = match cli::parse(options.into_iter().map(OsString::from)) {
+        Ok(Outcome::Run(config)) => config,
+        Ok(Outcome::Print(_)) => {
+            return Err(QmpError::generic(
+                "This command line prints help and opens nothing",
+            ));
+        }
+        Err(error) => return Err(QmpError::generic(error.to_string())),
+    };
+    let hook = config.open_hook.as_ref();
+    let hook = hook.and_then(|spec| plan::hook(spec, "-open-hook"));
+    Ok(hook.into_iter().chain(plan::config(&config)).collect())
+}
+
 impl Vm {
-    fn entry(&self, door: &fdset::Door, planned: Planned) -> OpenPlanEntry {
-        let Planned { wish, fallback, .. } = planned;
-        let found = look(door, &wish.request());
+    /// How an open would go; `used_up` are the fd names that opens before it take.
+    fn entry(
+        &self,
+        door: &Door,
+        planned: Planned,
+        used_up: &mut BTreeSet<String>,
+    ) -> OpenPlanEntry {
+        let Planned {
+            wish,
+            fallback,
+            required,
+        } = planned;
+        let request = wish.request();
+        let found = look(door, &request);
         let (source, is_passed) = match found.source {
             Source::Named => (OpenSource::Fd, true),
             Source::Set => (OpenSource::Fdset, true),
             Source::Path if self.open_hook.is_set() => (OpenSource::Hook, false),
             Source::Path => (OpenSource::Path, false),
         };
+        let is_gone = source == OpenSource::Fd && !fallback && !used_up.insert(wish.name.clone());
+        let identity = found.identity.filter(|_| !is_gone);
+        let kinds = FdKind::ALL.iter().copied();
         OpenPlanEntry {
             role: wire_role(wish.role),
             kind: wire_kind(wish.expected),
+            fd_kinds: kinds
+                .filter(|kind| {
+                    fdset::Kind::from_name(kind.as_str()).is_some_and(|kind| request.takes(kind))
+                })
+                .collect(),
             access: wire_access(wish.access),
             create: wish.create.map(|create| wire_existing(create.existing)),
             direct: wish.direct,
-            name: wish.name,
-            reason: wish.reason,
+            step: None,
             source,
             fallback,
-            present: is_passed.then_some(found.present),
-            identity: found.identity.map(|identity| FileIdentity {
+            required,
+            present: is_passed.then_some(found.present && !is_gone),
+            identity: identity.map(|identity| FileIdentity {
                 dev: identity.dev,
                 ino: identity.ino,
             }),
+            name: wish.name,
+            reason: wish.reason,
         }
     }
 }

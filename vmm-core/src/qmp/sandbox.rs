@@ -22,7 +22,7 @@ impl Commands for Vm {
     }
 
     fn query_sandbox(&mut self, _cx: &mut dyn Context) -> Result<SandboxInfo, QmpError> {
-        let main = (ThreadKind::Main, nix::unistd::gettid().as_raw());
+        let main = (ThreadKind::Main, nix::unistd::getpid().as_raw());
         let threads = [main].into_iter().chain(self.threads());
         let threads = threads.map(|(kind, id)| SandboxThreadInfo {
             kind: wire_kind(kind),

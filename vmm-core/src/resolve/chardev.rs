@@ -45,11 +45,15 @@ pub fn chardev(backend: ChardevBackend) -> Result<ChardevSpec, QmpError> {
             };
             (backend, stdio.logfile, stdio.logappend)
         }
-        Kind::Pty(wrapped) => (
-            BackendSpec::Pty,
-            wrapped.data.logfile,
-            wrapped.data.logappend,
-        ),
+        Kind::Pty(wrapped) => {
+            let pty = wrapped.data;
+            unmet::refuse(&[(
+                pty.path.is_some(),
+                "path",
+                "a pty is found where the kernel makes it; query-chardev tells where",
+            )])?;
+            (BackendSpec::Pty, pty.logfile, pty.logappend)
+        }
         Kind::Null(wrapped) => (
             BackendSpec::Null,
             wrapped.data.logfile,

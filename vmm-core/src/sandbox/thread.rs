@@ -198,6 +198,7 @@ const FILE_IOCTLS: &[u32] = &[
 const KIND_IOCTLS: &[u32] = &[
     0x5401,      // TCGETS
     0x8004_54d2, // TUNGETIFF
+    0x8004_5430, // TIOCGPTN
     0xae00,      // KVM_GET_API_VERSION
 ];
 

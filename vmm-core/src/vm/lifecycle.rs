@@ -107,6 +107,7 @@ impl Vm {
             Letter::Device(notice) | Letter::Vcpu(VcpuEvent::Notice(notice)) => {
                 self.hear_notice(notice);
             }
+            Letter::Ask(question) => self.open_hook.ask_for(question),
             Letter::Quit => self.shut_down(ShutdownCause::HostQmpQuit),
             Letter::Vcpu(VcpuEvent::Fault { index, fault }) => self.hear_fault(index, &fault),
         }

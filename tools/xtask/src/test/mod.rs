@@ -43,6 +43,7 @@ const WITHOUT_GUEST: &[&str] = &[
     "signals-",
     "soak-",
     "starved-",
+    "table-",
 ];
 /// No test program takes longer, even in the lab on a busy machine.
 const PROGRAM_TIME: Duration = Duration::from_secs(1500);
