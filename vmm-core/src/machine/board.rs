@@ -1,11 +1,11 @@
 //! What is soldered onto the board: the legacy devices, the serial ports, the two ways into PCI
 //! configuration space; and where each answers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use devices::bus::{Bus, BusDevice, Overlap};
 use devices::chardev::Chardev;
-use devices::irq::IrqLine;
 use devices::legacy::reset::KeyboardCommand;
 use devices::legacy::{
     AcpiPm, ApmPorts, Clock, FastReset, Keyboard, PostCode, Pvpanic, ResetControl, Rtc, RtcSpec,
@@ -13,6 +13,7 @@ use devices::legacy::{
 };
 use devices::lifecycle::Lifecycle;
 use devices::notice::NoticeSink;
+use devices::pci::intx::Wire;
 use devices::pci::{ConfigPorts, Ecam, PciHost, ports};
 use devices::serial::Uart16550;
 use devices::serial::uart16550::{COM, PORTS};
@@ -48,6 +49,10 @@ pub struct Board {
     mapped: Vec<(Space, u64)>,
     devices: Vec<Arc<dyn Lifecycle>>,
     serials: Vec<SerialPort>,
+    /// The wires to the interrupt chips, by GSI: COM1 and COM3 share one, as do COM2 and COM4. A
+    /// wire also spares the chips, and us a system call, what does not change its level; a console
+    /// makes two accesses for each byte.
+    wires: BTreeMap<u32, Arc<Wire>>,
     pm: Arc<AcpiPm>,
     rtc: Arc<Rtc>,
     pvpanic: bool,
@@ -78,6 +83,7 @@ impl Board {
             mapped: Vec::new(),
             devices: Vec::new(),
             serials: Vec::new(),
+            wires: BTreeMap::new(),
             pm: AcpiPm::new(Clock::monotonic(), sci, notices.clone()),
             rtc: Arc::new(Rtc::new(spec.rtc, Clock::wall())),
             pvpanic: false,
@@ -98,8 +104,8 @@ impl Board {
     pub fn add_serial(&mut self, spec: SerialSpec, irqs: &KvmIrqs) -> Result<(), MachineError> {
         let index = spec.index;
         let &(port, irq) = COM.get(index).ok_or(MachineError::Serial { index })?;
-        let line: Arc<dyn IrqLine> = irqs.line(irq);
-        let uart = Uart16550::new(line);
+        let wire = self.wires.entry(irq);
+        let uart = Uart16550::new(wire.or_insert_with(|| Wire::new(irqs.line(irq))).source());
         if let Some(chardev) = &spec.chardev {
             uart.connect(chardev)
                 .map_err(|source| MachineError::Chardev { index, source })?;

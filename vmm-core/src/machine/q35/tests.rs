@@ -95,6 +95,18 @@ const RESET: &[u8] = &[
     0xb0, 0x06, 0xee, // mov al, 6; out dx, al
     0xf4, 0xeb, 0xfd,
 ];
+/// Has COM1 and COM3 interrupt, which share line 4, takes COM3's interrupt back, and says on COM1
+/// which interrupts the PIC is asked for. The line is made level-triggered first (ELCR).
+const SHARE: &[u8] = &[
+    0xba, 0xd0, 0x04, 0x00, 0x00, 0xb0, 0x10, 0xee, // 0x10 to port 0x4d0
+    0xba, 0xf9, 0x03, 0x00, 0x00, 0xb0, 0x02, 0xee, // 2 to 0x3f9: when the sender is empty
+    0xba, 0xe9, 0x03, 0x00, 0x00, 0xee, // the same to 0x3e9
+    0xb0, 0x00, 0xee, // 0 to 0x3e9
+    0xe4, 0x20, // in al, 0x20
+    0xba, 0xf8, 0x03, 0x00, 0x00, 0xee, // out 0x3f8, al
+    0xba, 0x04, 0x06, 0x00, 0x00, 0x66, 0xb8, 0x00, 0x20, 0x66, 0xef, // power off, as above
+    0xf4, 0xeb, 0xfd,
+];
 const SPIN: &[u8] = &[0xeb, 0xfe];
 /// Jumps to where no memory is.
 const LOST: &[u8] = &[0xb8, 0x00, 0x00, 0x00, 0xa0, 0xff, 0xe0];
@@ -119,6 +131,24 @@ fn a_guest_speaks_powers_off_and_does_it_again_after_a_reset() {
         assert_eq!(chardev.read_ring(100), Some(b"Hi".to_vec()));
         bench.machine.reset().unwrap();
     }
+}
+
+#[test]
+fn serial_ports_that_share_a_line_do_not_silence_each_other() {
+    let chardev = ring();
+    let mut spec = spec(SHARE, 1);
+    spec.serials = [(0, Some(Arc::clone(&chardev))), (2, None)]
+        .map(|(index, chardev)| SerialSpec { index, chardev })
+        .to_vec();
+    let Some(bench) = build(spec, small()) else {
+        return;
+    };
+    let bench = bench.unwrap();
+    bench.machine.power_on().unwrap();
+    bench.machine.resume().unwrap();
+    assert_eq!(bench.notices.wait(1), [Notice::PowerOff]);
+    let requested = chardev.read_ring(1).unwrap();
+    assert_eq!(requested, [1 << 4], "COM1 still asks for its interrupt");
 }
 
 #[test]
