@@ -84,3 +84,25 @@ pub(super) fn take_none(_draft: &mut Draft, given: &Given<'_>) -> Result<Step, P
         ))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use crate::cli::{Outcome, parse};
+
+    #[test]
+    fn what_clients_hand_over_stays_unless_the_monitor_says_otherwise() {
+        let scope = |options: &str| {
+            let mon = format!("chardev=x,mode=control{options}");
+            let words = ["-machine", "none", "-chardev", "null,id=x", "-mon", &mon];
+            match parse(words.map(OsString::from)) {
+                Ok(Outcome::Run(config)) => config.monitors[0].fd_scope,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(scope(""), monitor::FdScope::Monitor);
+        assert_eq!(scope(",fd-scope=monitor"), monitor::FdScope::Monitor);
+        assert_eq!(scope(",fd-scope=session"), monitor::FdScope::Session);
+    }
+}

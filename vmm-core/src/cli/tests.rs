@@ -288,18 +288,6 @@ fn short_forms_make_their_chardevs() {
 }
 
 #[test]
-fn what_clients_hand_over_stays_unless_the_monitor_says_otherwise() {
-    let scope = |options: &str| {
-        let mon = format!("chardev=x,mode=control{options}");
-        let config = config(&["-chardev", "null,id=x", "-mon", &mon]);
-        config.monitors[0].fd_scope
-    };
-    assert_eq!(scope(""), monitor::FdScope::Monitor);
-    assert_eq!(scope(",fd-scope=monitor"), monitor::FdScope::Monitor);
-    assert_eq!(scope(",fd-scope=session"), monitor::FdScope::Session);
-}
-
-#[test]
 fn nographic_puts_the_first_port_on_stdio_unless_defaults_are_off() {
     let plain = config(&["-nographic"]);
     assert_eq!(plain.serials.len(), 1);
