@@ -45,6 +45,8 @@ mod dispatch;
 mod door;
 mod events;
 mod framer;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod inbox;
 mod io;
 mod json;

@@ -6,6 +6,7 @@
 //!   demo   ─ the main job, shown as it goes                   demo/
 //!   bench  ─ ratios against QEMU                              bench/
 //!   soak   ─ a million rejected requests with fds              soak.rs
+//!   fuzz   ─ the fuzz targets                                 fuzz.rs
 //!   lab    ─ a command in the lab                             lab.rs
 //!   codegen ─ what the schema says, as Rust and documents      codegen.rs, guide.rs
 //!   prepush ─ check + test = CI
@@ -21,6 +22,7 @@ mod bench;
 mod check;
 mod codegen;
 mod demo;
+mod fuzz;
 mod guide;
 mod lab;
 mod project;
@@ -56,6 +58,8 @@ enum Task {
     Bench(bench::Options),
     /// A million rejected requests with fds, and what is left of them.
     Soak(soak::Options),
+    /// Fuzzes every parser and protocol, or one of them.
+    Fuzz(fuzz::Options),
     /// Runs a command in the lab, a machine with KVM made of software.
     Lab(lab::Options),
     /// What CI runs: check, then test.
@@ -88,6 +92,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Bench(options) => bench::run(&options),
         Task::BenchInside(options) => bench::run_inside(&options),
         Task::Soak(options) => soak::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
         Task::Lab(options) => lab::run(&options),
         Task::Prepush => match check::run()? {
             ExitCode::SUCCESS => test::run(&test::Options::default()),

@@ -12,7 +12,7 @@ use crate::root;
 use crate::shell::{output, run, step};
 
 /// The only target there is; named so that build scripts and macros stay dynamic.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The static programs of `tests/guest`.
 pub(crate) struct Inits {

@@ -35,10 +35,9 @@ use monitor::Call;
 use qapi_schema::open_hook::{OpenHookGone, OpenHookInfo, OpenHookState};
 use qapi_schema::{CommandSpec, QmpError};
 
-pub use wire::{wire_access, wire_existing, wire_kind, wire_role};
+pub use wire::{JsonLines, wire_access, wire_existing, wire_kind, wire_role};
 
 use self::round::Round;
-use self::wire::JsonLines;
 use crate::event_loop::Question;
 use crate::plan::Planned;
 

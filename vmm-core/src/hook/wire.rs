@@ -12,7 +12,7 @@ use qapi_schema::to_wire;
 
 /// JSON, one object in each line.
 #[derive(Debug)]
-pub(super) struct JsonLines;
+pub struct JsonLines;
 
 impl HookWire for JsonLines {
     fn open(&self, id: u64, wish: &Wish, command: Option<&str>, patience: Duration) -> Vec<u8> {

@@ -30,6 +30,18 @@ const LADDER: &[(&str, &[&str])] = &[
     ),
     ("guest", &[]),
     ("tests", &["guest"]),
+    (
+        "fuzz",
+        &[
+            "block",
+            "devices",
+            "fdset",
+            "monitor",
+            "qapi-gen",
+            "qapi-schema",
+            "vmm-core",
+        ],
+    ),
     ("sesame-open-hook", &["qapi-schema"]),
     ("xtask", &["guest", "qapi-gen", "tests"]),
 ];

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   cargo test --workspace  (nextest where it is installed)          on this machine
+//!   every fuzz target for a few seconds                              on this machine
 //!   the test programs of tests/, guest tests included      ──► in one boot of the lab,
 //!                                                              or here when KVM is good
 //!   "N passed, N failed, N skipped"                            the last line
@@ -23,6 +24,7 @@ use ::tests::lab::Lab;
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::fuzz;
 use crate::lab;
 use crate::project::{self, Inits, cargo};
 use crate::root;
@@ -64,6 +66,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut total = Count::default();
     if options.filter.is_none() {
         total.add(unit_tests()?);
+        total.add(fuzz_targets()?);
     }
     total.add(guest_tests(options)?);
     println!(
@@ -104,6 +107,16 @@ fn unit_tests() -> Result<Count> {
         count.failed = 1;
     }
     Ok(count)
+}
+
+/// Every fuzz target, shortly; each is one test.
+fn fuzz_targets() -> Result<Count> {
+    let (passed, failed) = fuzz::short()?;
+    Ok(Count {
+        passed,
+        failed,
+        skipped: 0,
+    })
 }
 
 /// The programs of `tests/tests`, each where its tests can run.

@@ -1,0 +1,89 @@
+//! What there is to fuzz. One file for each parser or protocol; each says whom it plays, and what
+//! must hold whatever comes.
+
+mod arguments;
+mod framing;
+mod hook;
+mod json;
+mod kernels;
+mod options;
+mod pci;
+mod plans;
+mod registry;
+mod schema;
+mod sessions;
+mod virtio;
+
+/// One thing to be fuzzed.
+pub(crate) struct Target {
+    /// Its name on the command line, and of its folder of seeds.
+    pub(crate) name: &'static str,
+    /// What it is, in one line.
+    pub(crate) about: &'static str,
+    /// Runs one input; panics when something does not hold.
+    pub(crate) run: fn(&[u8]),
+}
+
+/// All targets.
+pub(crate) const TARGETS: &[Target] = &[
+    Target {
+        name: "framing",
+        about: "bytes and fds of a QMP client, cut anywhere, into requests: whose fd is whose",
+        run: framing::run,
+    },
+    Target {
+        name: "registry",
+        about: "names, sets, aliases, opens and leases against a model of the fd registry",
+        run: registry::run,
+    },
+    Target {
+        name: "hook",
+        about: "what a manager may answer to the open hook, and when: each question ends once",
+        run: hook::run,
+    },
+    Target {
+        name: "json",
+        about: "the reader of QMP's JSON against serde_json",
+        run: json::run,
+    },
+    Target {
+        name: "sessions",
+        about: "a whole QMP server and one client: one answer each, in order, and no fd left",
+        run: sessions::run,
+    },
+    Target {
+        name: "arguments",
+        about: "commands' and options' arguments: strict, and the same in both forms",
+        run: arguments::run,
+    },
+    Target {
+        name: "options",
+        about: "any command line: nothing is opened, and both forms of an option mean the same",
+        run: options::run,
+    },
+    Target {
+        name: "plans",
+        about: "query-open-plan for any arguments: it touches nothing",
+        run: plans::run,
+    },
+    Target {
+        name: "kernels",
+        about: "bzImage and PVH ELF files: loaded inside the guest, or refused",
+        run: kernels::run,
+    },
+    Target {
+        name: "schema",
+        about: "the QAPI generator, on any schema file",
+        run: schema::run,
+    },
+    Target {
+        name: "virtio",
+        about: "a mad virtio driver: rings, buffers and registers of disks, rng and console",
+        run: virtio::run,
+    },
+    Target {
+        name: "pci",
+        about: "any access to a PCI tree while cards come and go; after a reset it is as new",
+        run: pci::run,
+    },
+];

@@ -1,0 +1,240 @@
+//! A guest that accesses any register of any function of a small PCI tree, by ports, by the memory
+//! window and through the BARs, while cards come and go.
+//!
+//! What must hold: no panic; every read gives something; and after a reset the tree is, register
+//! for register, as a new one with the same cards.
+
+use std::sync::Arc;
+
+use arbitrary::{Result, Unstructured};
+use devices::bus::{Bus, BusDevice};
+use devices::irq::IrqLine;
+use devices::lifecycle::Lifecycle;
+use devices::memory::{GuestMem, GuestMemView};
+use devices::notice::NoticeSink;
+use devices::pci::setup::{self, FunctionPlan, SetupSpec};
+use devices::pci::{
+    ConfigPorts, Ecam, PciHost, PciHostSpec, RootPort, RootPortSpec, SlotAddress, Spaces,
+};
+use devices::virtio::rng::{Builtin, Rate, VirtioRng};
+use devices::virtio::transport::{VirtioPci, VirtioPciSpec};
+use vm_memory::GuestAddress;
+
+use crate::board::{Line, Nowhere, reactor};
+
+/// Slots behind root ports, each with the bus's name and that of the card that may be in it.
+const SLOTS: [(&str, &str); 2] = [("p1", "card1"), ("p2", "card2")];
+/// How many steps an input is worth.
+const STEPS: usize = 300;
+
+pub(super) fn run(input: &[u8]) {
+    let mut input = Unstructured::new(input);
+    let tree = Tree::new([true, false]);
+    let plan = tree.reset();
+    for _ in 0..STEPS {
+        if input.is_empty() || tree.step(&mut input, &plan).is_err() {
+            break;
+        }
+    }
+    tree.reset();
+    // The ports have finished the unplugs that were under way: what is left is known now.
+    let after = (tree.reset(), tree.registers());
+    let new = Tree::new(SLOTS.map(|(_, card)| tree.has(card)));
+    let wanted = (new.reset(), new.registers());
+    assert_eq!(after.0, wanted.0, "other addresses than in a new tree");
+    for ((at, after), (_, wanted)) in after.1.iter().zip(&wanted.1) {
+        assert_eq!(
+            after, wanted,
+            "device {at}: other registers than in a new tree"
+        );
+    }
+}
+
+struct Tree {
+    host: Arc<PciHost>,
+    spaces: Spaces,
+    ports: ConfigPorts,
+    window: Ecam,
+}
+
+/// A register that nobody has.
+struct Nothing;
+
+impl BusDevice for Nothing {
+    fn read(&self, _offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+
+    fn write(&self, _offset: u64, _data: &[u8]) {}
+}
+
+fn card(id: &str) -> Arc<VirtioPci> {
+    let range = (GuestAddress(0), 0x1_0000);
+    let memory = GuestMem::new(GuestMemView::from_ranges(&[range]).expect("memory"));
+    VirtioPci::new(VirtioPciSpec {
+        id: id.to_owned(),
+        device: VirtioRng::new(Arc::new(Builtin), Rate::UNLIMITED, reactor().clone()),
+        memory,
+        msi: Arc::new(Nowhere),
+        doorbells: Arc::new(Nowhere),
+        vectors: 2,
+        multifunction: false,
+    })
+    .expect("a function")
+}
+
+impl Tree {
+    /// Two root ports, with cards or without, and a card beside them; as it is once it has run.
+    fn new(cards: [bool; 2]) -> Self {
+        let spaces = Spaces::default();
+        let host = PciHost::new(PciHostSpec {
+            spaces: spaces.clone(),
+            intx: Line::four().map(|line| line as Arc<dyn IrqLine>),
+        });
+        for (number, (bus, id)) in (1..).zip(SLOTS) {
+            let port = RootPort::new(RootPortSpec {
+                id: bus.to_owned(),
+                port: number,
+                slot: number.into(),
+                multifunction: false,
+                msi: Arc::new(Nowhere),
+                notices: NoticeSink::new(drop),
+            });
+            let place = Some(SlotAddress::slot(number));
+            host.plug(None, place, port.expect("a port"))
+                .expect("a free slot");
+            if cards[usize::from(number) - 1] {
+                host.plug(Some(bus), None, card(id)).expect("a free slot");
+            }
+        }
+        host.plug(None, None, card("fixed")).expect("a free slot");
+        host.set_started();
+        Self {
+            ports: ConfigPorts::new(Arc::clone(&host), Arc::new(Nothing)),
+            window: Ecam::new(Arc::clone(&host)),
+            host,
+            spaces,
+        }
+    }
+
+    /// As the machine does it; where everything is then.
+    fn reset(&self) -> Vec<FunctionPlan> {
+        self.host.pause();
+        self.host.reset();
+        self.ports.reset();
+        let spec = SetupSpec {
+            io: 0xc000..0x1_0000,
+            memory32: 0xc000_0000..0xe000_0000,
+            memory64: 0x80_0000_0000..0x90_0000_0000,
+            port_memory: SetupSpec::PORT_MEMORY,
+            port_prefetchable: SetupSpec::PORT_PREFETCHABLE,
+        };
+        let plan = setup::assign(&self.host, &spec);
+        self.host.resume();
+        plan
+    }
+
+    fn has(&self, card: &str) -> bool {
+        let mut views = self.host.inspect();
+        while let Some(view) = views.pop() {
+            if view.id == card {
+                return true;
+            }
+            views.extend(view.bridge.into_iter().flat_map(|bridge| bridge.functions));
+        }
+        false
+    }
+
+    /// The configuration space of all that answers on the first buses.
+    fn registers(&self) -> Vec<(u64, Vec<u8>)> {
+        let functions = (0..4_u64).flat_map(|bus| (0..32).map(move |slot| bus << 20 | slot << 15));
+        functions
+            .map(|at| {
+                let mut bytes = Vec::new();
+                let mut id = [0; 4];
+                self.window.read(at, &mut id);
+                if id != [0xff; 4] {
+                    for offset in (0..0x1000).step_by(4) {
+                        let mut register = [0; 4];
+                        self.window.read(at + offset, &mut register);
+                        bytes.extend(register);
+                    }
+                }
+                (at >> 15, bytes)
+            })
+            .collect()
+    }
+
+    fn step(&self, input: &mut Unstructured<'_>, plan: &[FunctionPlan]) -> Result<()> {
+        match input.int_in_range(0..=9)? {
+            0 | 1 => self.access(&self.window, at(input)?, input)?,
+            2 => {
+                let address = 0x8000_0000 | u32::try_from(at(input)? >> 4 & 0xff_ff00).unwrap_or(0);
+                let address = address | u32::from(input.arbitrary::<u8>()?);
+                self.ports.write(0, &address.to_le_bytes());
+                self.access(
+                    &self.ports,
+                    4 + u64::from(input.arbitrary::<u8>()? & 3),
+                    input,
+                )?;
+            }
+            3 => self.access(&self.ports, input.arbitrary::<u8>()?.into(), input)?,
+            4 | 5 => {
+                let bars = plan.iter().flat_map(|function| &function.bars);
+                let bases: Vec<u64> = bars.filter_map(|bar| bar.address).collect();
+                let base = bases.get(usize::from(input.arbitrary::<u8>()?) % bases.len().max(1));
+                let address = base.unwrap_or(&0) + u64::from(input.arbitrary::<u16>()? & 0x3fff);
+                access(&self.spaces.memory, address, input)?;
+            }
+            6 => {
+                let address = input.arbitrary::<u32>()?.into();
+                access(&self.spaces.memory, address, input)?;
+                access(&self.spaces.io, address & 0xffff, input)?;
+            }
+            7 => {
+                let (bus, id) = SLOTS[usize::from(input.arbitrary::<u8>()?) % 2];
+                let taken = self.has(id);
+                let plugged = self.host.plug(Some(bus), None, card(id));
+                assert!(!taken || plugged.is_err(), "two cards in one slot");
+            }
+            8 => {
+                let (_, id) = SLOTS[usize::from(input.arbitrary::<u8>()?) % 2];
+                let asked = self.host.request_unplug(id);
+                assert!(asked.is_err() || !self.host.bus_names().is_empty());
+            }
+            _ => match input.arbitrary::<u8>()? {
+                0 => drop(self.reset()),
+                1 => drop(self.host.withdraw("card2")),
+                _ => drop(self.host.inspect()),
+            },
+        }
+        Ok(())
+    }
+
+    fn access(&self, device: &dyn BusDevice, at: u64, input: &mut Unstructured<'_>) -> Result<()> {
+        let length = input.int_in_range(1..=8)?;
+        if input.arbitrary()? {
+            device.write(at, input.bytes(length)?);
+        } else {
+            device.read(at, &mut [0x5a; 8][..length]);
+        }
+        Ok(())
+    }
+}
+
+/// A register in the window: mostly one of a function that is there.
+fn at(input: &mut Unstructured<'_>) -> Result<u64> {
+    let [place, low, high, bus] = input.arbitrary::<[u8; 4]>()?.map(u64::from);
+    let bus = if bus < 4 { bus } else { 0 };
+    Ok(bus << 20 | (place & 0x3f) << 12 | (high & 0xf) << 8 | low)
+}
+
+fn access(bus: &Bus, at: u64, input: &mut Unstructured<'_>) -> Result<()> {
+    let length = input.int_in_range(1..=8)?;
+    if input.arbitrary()? {
+        bus.write(at, input.bytes(length)?);
+    } else {
+        bus.read(at, &mut [0x5a; 8][..length]);
+    }
+    Ok(())
+}
