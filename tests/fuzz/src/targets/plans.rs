@@ -14,7 +14,7 @@ use vmm_core::plan;
 use crate::fds::Watch;
 
 /// What is opened although nobody named it.
-const DEFAULTS: [&str; 2] = ["/dev/ptmx", "/dev/urandom"];
+const DEFAULTS: [&str; 2] = [fdset::PTY_NAME, "/dev/urandom"];
 
 pub(super) fn run(input: &[u8]) {
     let Some(end) = input.iter().position(|byte| *byte == b'\n') else {
@@ -42,10 +42,16 @@ pub(super) fn run(input: &[u8]) {
     watch.assert_nothing_is_left();
 }
 
-/// Whether `text` stands in `value`, as a whole or behind the sign of a protocol.
+/// How the names begin that are put together from what was given: addresses.
+const SCHEMES: [&str; 3] = ["fd:", "tcp:", "unix:@"];
+
+/// Whether `text` stands in `value`, as a whole or as a part of an address.
 fn mentions(value: &Value, text: &str) -> bool {
     match value {
-        Value::String(found) => found == text || text.strip_prefix("fd:") == Some(found),
+        Value::String(found) => {
+            let address = SCHEMES.iter().any(|scheme| text.starts_with(scheme));
+            found == text || (address && text.contains(found.as_str()))
+        }
         Value::Array(items) => items.iter().any(|item| mentions(item, text)),
         Value::Object(members) => members.values().any(|item| mentions(item, text)),
         _ => false,
