@@ -4,7 +4,7 @@
 //!                    fd:NAME   LISTEN_FDS   /dev/fdset/N   alias   hook   path   number
 //!   a disk image       yes        yes           yes         yes     yes    yes    no: why
 //!   ...                 │
-//!                       └── tests/table.rs opens it that way through the program, or is refused
+//!                       └── tests/table opens it that way through the program, or is refused
 //! ```
 //!
 //! It is written once, here: the test goes through its cells, and `cargo xtask codegen` writes it

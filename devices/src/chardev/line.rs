@@ -302,13 +302,15 @@ impl Line {
 
     /// Looks for the next peer. On the reactor's thread.
     fn find_peer(&self) {
-        if !matches!(self.state().phase, Phase::Waiting) {
-            return;
+        if self.is_waiting() {
+            self.receive(self.origin.next_peer());
         }
-        self.receive(self.origin.next_peer());
     }
 
-    /// Takes up what looking for a peer gave.
+    fn is_waiting(&self) -> bool {
+        matches!(self.state().phase, Phase::Waiting)
+    }
+
     fn receive(&self, accepted: Accepted) {
         match accepted {
             Accepted::Peer(peer) => self.take_up(peer),
@@ -326,20 +328,17 @@ impl Line {
     /// Goes on with the call when the open hook has answered.
     fn ask(&self, wish: Wish) {
         let (line, reactor) = (Weak::clone(&self.me), self.reactor.clone());
-        self.origin.ask(
-            wish,
-            Box::new(move |answers| {
-                let job = move || match line.upgrade() {
-                    Some(line) if matches!(line.state().phase, Phase::Waiting) => {
-                        line.receive(line.origin.call(answers));
-                    }
-                    _ => {}
-                };
-                if let Err(error) = reactor.run(job) {
-                    tracing::error!(%error, "a chardev cannot call its peer");
+        let told = move |answers| {
+            let job = move || {
+                if let Some(line) = line.upgrade().filter(|line| line.is_waiting()) {
+                    line.receive(line.origin.call(answers));
                 }
-            }),
-        );
+            };
+            if let Err(error) = reactor.run(job) {
+                tracing::error!(%error, "a chardev cannot call its peer");
+            }
+        };
+        self.origin.ask(wish, Box::new(told));
     }
 
     fn take_up(&self, peer: Peer) {

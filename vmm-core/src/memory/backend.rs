@@ -268,8 +268,10 @@ fn open(door: &Door, spec: &RamBackendSpec, name: &str) -> Result<OpenFile, Memo
     let reason = reason(spec);
     let request = Request::new(name, access, Role::Memory, &reason).or_unnamed_within();
     let file = fdset::open(door, &request).map_err(not_opened)?;
+    // What is empty was made for this memory a moment ago, and nobody else has it.
+    let is_used = file.size().is_ok_and(|size| size > 0);
     let is_memfd = Nature::of(&file).kind == Kind::Memfd;
-    if !file.seal_length() && is_memfd && spec.share {
+    if !file.seal_length() && is_memfd && is_used && spec.share {
         tracing::warn!(
             backend = spec.id,
             "the memfd has no seal against being cut short: whoever else has it could end this \

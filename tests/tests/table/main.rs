@@ -5,21 +5,22 @@
     reason = "tests play the manager: they open what they hand in"
 )]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::OFlag;
-use nix::pty::{grantpt, posix_openpt, unlockpt};
 use serde_json::{Value, json};
 use tests::hook::Manager;
 use tests::qmp::{Client, outcome};
 use tests::table::{Cell, Refusal, Resource, Row, Source, TABLE, WITHOUT_ROW};
 use tests::{Vm, fds, vm::Builder};
+
+mod stock;
+
+use stock::Stock;
 
 const MIB: u64 = 1 << 20;
 const SOON: Duration = Duration::from_secs(30);
@@ -29,130 +30,6 @@ const NOWHERE: &str = "/nowhere/at/all";
 const NUMBER: &str = "77";
 /// The name that `LISTEN_FDNAMES` gives.
 const LEFT: &str = "left";
-
-/// What stands behind one resource: something to hand in, and a place where it has a path.
-struct Stock {
-    folder: tempfile::TempDir,
-    /// The other ends of connections, and those who listen for them.
-    ends: Vec<OwnedFd>,
-}
-
-impl Stock {
-    fn new() -> Result<Self> {
-        // Not in memory: a file without a name there would be a memfd.
-        let folder = tempfile::Builder::new().tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-        Ok(Self {
-            folder,
-            ends: Vec::new(),
-        })
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Another fd of the kind that `resource` takes.
-    fn fd(&mut self, resource: Resource) -> Result<OwnedFd> {
-        Ok(match resource {
-            Resource::ImageFile | Resource::MemoryFile => {
-                let path = self.path("file");
-                if !path.exists() {
-                    File::create_new(&path)?.set_len(MIB)?;
-                }
-                fds::open_rw(&path)?.into()
-            }
-            Resource::BlockDevice => fds::open_ro(&block_device()?)?.into(),
-            Resource::MemoryDirectory => File::open(self.folder.path())?.into(),
-            Resource::Memfd => fds::memfd(MIB)?,
-            Resource::Entropy => fds::open_ro(Path::new("/dev/urandom"))?.into(),
-            Resource::ChardevOutput | Resource::ChardevLog | Resource::PidFile => {
-                File::create(self.path("out"))?.into()
-            }
-            Resource::ChardevInput => {
-                fs::write(self.path("in"), "input")?;
-                fds::open_ro(&self.path("in"))?.into()
-            }
-            Resource::ChardevListener | Resource::MonitorListener => {
-                let path = self.path("passed");
-                let _ = fs::remove_file(&path);
-                UnixListener::bind(path)?.into()
-            }
-            Resource::ChardevConnection
-            | Resource::ChardevReconnecting
-            | Resource::OpenHook
-            | Resource::MonitorConnection => {
-                let (ours, theirs) = UnixStream::pair()?;
-                self.ends.push(ours.into());
-                theirs.into()
-            }
-            Resource::Pty => {
-                let first = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
-                grantpt(&first)?;
-                unlockpt(&first)?;
-                first.into()
-            }
-            Resource::Kernel => fds::open_ro(&kernel()?)?.into(),
-            Resource::Initrd => {
-                fs::write(self.path("initrd"), "070701")?;
-                fds::open_ro(&self.path("initrd"))?.into()
-            }
-            Resource::Kvm => fds::open_rw(Path::new("/dev/kvm"))?.into(),
-        })
-    }
-
-    /// A real path to such a thing.
-    fn real_path(&mut self, resource: Resource) -> Result<String> {
-        let path = match resource {
-            Resource::BlockDevice => block_device()?,
-            Resource::MemoryDirectory => self.folder.path().to_owned(),
-            Resource::Entropy => "/dev/urandom".into(),
-            Resource::Kernel => kernel()?,
-            Resource::Kvm => "/dev/kvm".into(),
-            Resource::ImageFile | Resource::MemoryFile | Resource::Memfd => {
-                drop(self.fd(Resource::MemoryFile)?);
-                self.path("file")
-            }
-            Resource::ChardevInput => {
-                drop(self.fd(resource)?);
-                self.path("in")
-            }
-            Resource::Initrd => {
-                drop(self.fd(resource)?);
-                self.path("initrd")
-            }
-            Resource::ChardevConnection
-            | Resource::ChardevReconnecting
-            | Resource::OpenHook
-            | Resource::MonitorConnection => {
-                let path = self.path("listening");
-                let _ = fs::remove_file(&path);
-                self.ends.push(UnixListener::bind(&path)?.into());
-                path
-            }
-            Resource::ChardevListener | Resource::MonitorListener => self.path("bound"),
-            Resource::ChardevOutput | Resource::ChardevLog | Resource::PidFile => self.path("new"),
-            Resource::Pty => return Ok(String::new()),
-        };
-        Ok(path.to_str().context("a path that is text")?.to_owned())
-    }
-}
-
-fn kernel() -> Result<PathBuf> {
-    tests::vm::variable("SESAME_GUEST_KERNEL")
-}
-
-/// Any block device of this machine: it is only read, and only its size.
-fn block_device() -> Result<PathBuf> {
-    let is_block = |path: &PathBuf| {
-        let kind = fs::metadata(path).map(|it| it.file_type());
-        kind.is_ok_and(|kind| std::os::unix::fs::FileTypeExt::is_block_device(&kind))
-    };
-    let devices = fs::read_dir("/dev")?.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut devices: Vec<_> = devices.filter(is_block).collect();
-    devices.sort();
-    let device = devices.into_iter().find(|path| File::open(path).is_ok());
-    device.context("this machine has no block device")
-}
 
 /// The command that opens `resource` under `name`, and the one that lets go of it.
 fn command(resource: Resource, name: &str) -> Option<(&'static str, Value, &'static str, Value)> {
