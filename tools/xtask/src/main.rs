@@ -51,7 +51,7 @@ enum Task {
     /// Runs all tests; the last line is their count.
     Test(test::Options),
     /// Format, lints, generated code, dependency direction, unsafe list, sizes.
-    Check,
+    Check(check::Options),
     /// Writes what is generated from the schema and into the guide, or checks it.
     Codegen(codegen::Options),
     /// Start, size and round trips, as ratios against qemu-system-x86_64.
@@ -87,14 +87,14 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Demo(options) => demo::run(&options),
         Task::DemoInside(options) => demo::run_inside(&options),
         Task::Test(options) => test::run(&options),
-        Task::Check => check::run(),
+        Task::Check(options) => check::run(&options),
         Task::Codegen(options) => codegen::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::BenchInside(options) => bench::run_inside(&options),
         Task::Soak(options) => soak::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Lab(options) => lab::run(&options),
-        Task::Prepush => match check::run()? {
+        Task::Prepush => match check::run(&check::Options::default())? {
             ExitCode::SUCCESS => test::run(&test::Options::default()),
             failed => Ok(failed),
         },

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::Args;
 
 use crate::project::cargo;
 use crate::shell::{has, run as sh, step};
@@ -27,7 +28,13 @@ type Check = fn() -> Result<Complaints>;
 /// Third-party crates in the product, procedural macros not counted.
 pub(crate) const MOST_CRATES: usize = 90;
 
-pub(crate) fn run() -> Result<ExitCode> {
+#[derive(Args, Default)]
+pub(crate) struct Options {
+    /// Only the checks whose name contains this.
+    filter: Option<String>,
+}
+
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let checks: [(&str, Check); 13] = [
         ("format", || command(&["fmt", "--all", "--check"])),
         ("lints", lints),
@@ -44,10 +51,8 @@ pub(crate) fn run() -> Result<ExitCode> {
         ("licences and advisories", deny),
     ];
     let mut complaints = Vec::new();
-    for (name, check) in checks {
-        if std::env::var("ONLY").is_ok_and(|only| only != name) {
-            continue;
-        }
+    let filter = options.filter.as_deref().unwrap_or_default();
+    for (name, check) in checks.iter().filter(|(name, _)| name.contains(filter)) {
         step(&format!("check: {name}"));
         complaints.extend(check()?.into_iter().map(|text| format!("{name}: {text}")));
     }
