@@ -350,7 +350,7 @@ fn serve(connection: UnixStream) -> Result<()> {
     }
 }
 
-/// The same without what differs from one run to the next: times, and numbers of the kernel's.
+/// The same without what differs from one run to the next: times, order, and the kernel's numbers.
 fn plain(mut value: Value) -> Value {
     match &mut value {
         Value::Object(members) => {
@@ -359,6 +359,10 @@ fn plain(mut value: Value) -> Value {
             }
             for member in members.values_mut() {
                 *member = plain(member.take());
+            }
+            // In the order of opening, in which the manager's own connection is now early, now late.
+            if let Some(Value::Array(uses)) = members.get_mut("in-use") {
+                uses.sort_by_key(Value::to_string);
             }
         }
         Value::Array(items) => {
