@@ -423,7 +423,12 @@ impl Io {
         let command = match admitted {
             Err(error) => {
                 drop(fds);
-                return self.refuse(client, Refusal { id, error });
+                let refusal = Refusal { id, error };
+                if out_of_band {
+                    // What overtakes is not held up by being wrong.
+                    return refusal.answer(&client.line);
+                }
+                return self.refuse(client, refusal);
             }
             Ok(Route::Negotiate) => return self.negotiate(client, id, arguments),
             Ok(Route::Run(command)) => command,

@@ -265,6 +265,12 @@ impl Server {
         Ok(())
     }
 
+    /// What the greeting says.
+    #[must_use]
+    pub fn version(&self) -> &Version {
+        &self.0.version
+    }
+
     /// The kernel's id of `qmp-io`, while it runs.
     #[must_use]
     pub fn thread_id(&self) -> Option<i32> {

@@ -37,6 +37,7 @@ pub mod export;
 #[rustfmt::skip]
 mod generated;
 pub mod input;
+mod order;
 mod reply;
 mod wire;
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter, Serializer};
 
 use crate::QmpError;
+use crate::order::arrange;
 
 /// One JSON value in wire form, ready to stand after `"return": `.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,13 +33,13 @@ impl Reply {
     }
 }
 
-/// Writes a value as QMP does: one line, `", "` and `": "`, ASCII only.
+/// Writes a value as QMP does: one line, `", "` and `": "`, ASCII only, members in QEMU's order.
 pub fn to_wire<T: Serialize + ?Sized>(value: &T) -> Result<String, QmpError> {
     let mut bytes = Vec::with_capacity(128);
     value
         .serialize(&mut Serializer::with_formatter(&mut bytes, WireFormat))
         .map_err(|error| QmpError::generic(format!("cannot write the reply: {error}")))?;
-    String::from_utf8(bytes)
+    String::from_utf8(arrange(&bytes))
         .map_err(|error| QmpError::generic(format!("cannot write the reply: {error}")))
 }
 
@@ -55,7 +56,35 @@ impl WireFormat {
     }
 }
 
+/// The digits that tell any two doubles apart.
+const DIGITS: usize = 17;
+
+/// A number as C's `%.17g` writes it.
+fn double(number: f64) -> String {
+    let scientific = format!("{number:.*e}", DIGITS - 1);
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    let shorter = |text: &str| {
+        if text.contains('.') {
+            text.trim_end_matches('0').trim_end_matches('.').to_owned()
+        } else {
+            text.to_owned()
+        }
+    };
+    match usize::try_from(16 - exponent) {
+        Ok(decimals) if exponent >= -4 => shorter(&format!("{number:.decimals$}")),
+        _ => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{}e{sign}{:02}", shorter(digits), exponent.unsigned_abs())
+        }
+    }
+}
+
 impl Formatter for WireFormat {
+    fn write_f64<W: io::Write + ?Sized>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        writer.write_all(double(value).as_bytes())
+    }
+
     fn begin_array_value<W: io::Write + ?Sized>(
         &mut self,
         writer: &mut W,
@@ -126,5 +155,23 @@ mod tests {
             text,
             r#"{"a": [1, 2.5, true], "b": {}, "c": "\uD83D\uDE00\u00E9\"\u007F\n"}"#
         );
+    }
+
+    #[test]
+    fn doubles_have_seventeen_digits() {
+        for (number, text) in [
+            (0.1, "0.10000000000000001"),
+            (1.0, "1"),
+            (-2.5, "-2.5"),
+            (1e17, "1e+17"),
+            (123_456_789_012_345_680.0, "1.2345678901234568e+17"),
+            (12_345_678_901_234_568.0, "12345678901234568"),
+            (0.000_1, "0.0001"),
+            (0.000_01, "1.0000000000000001e-05"),
+            (1e300, "1.0000000000000001e+300"),
+            (0.0, "0"),
+        ] {
+            assert_eq!(double(number), text);
+        }
     }
 }

@@ -44,7 +44,7 @@ fn an_event_with_data_carries_it_and_reads_back() {
 #[test]
 fn absent_members_are_left_out_of_replies() {
     let reply = Reply::of(&vec![BlockInfo::default()]).expect("writable");
-    let wanted = r#"[{"device": "", "type": "", "removable": false, "locked": false}]"#;
+    let wanted = r#"[{"device": "", "locked": false, "removable": false, "type": ""}]"#;
     assert_eq!(reply.as_str(), wanted);
     let status = StatusInfo {
         running: false,
@@ -53,7 +53,7 @@ fn absent_members_are_left_out_of_replies() {
     let reply = Reply::of(&status).expect("writable");
     assert_eq!(
         reply.as_str(),
-        r#"{"running": false, "status": "internal-error"}"#
+        r#"{"status": "internal-error", "running": false}"#
     );
 }
 

@@ -11,14 +11,17 @@ mod activation;
 mod machine;
 mod monitors;
 mod open_hook;
+mod qtest;
 
+use std::fs::File;
+use std::io::Read;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use fdset::{
     Access, Account, Door, FdRegistry, FdsetId, Handover, Inherited, OpenFile, Origin, Policy,
-    Role, Scope,
+    Request, Role, Scope,
 };
 use monitor::{Phase, Server, ServerSpec, Version};
 
@@ -33,7 +36,10 @@ use crate::process::{self, EndSignals};
 use crate::resolve;
 use crate::run_state::RunState;
 use crate::sandbox;
-use crate::vm::{EndPolicy, Identity, Vm, VmCell, VmSpec};
+use crate::vm::{EndPolicy, Identity, Rest, Vm, VmCell, VmSpec};
+
+/// The longest file for `-readconfig`, in bytes.
+const LONGEST_CONFIG: u64 = 1 << 20;
 
 /// The QEMU release whose protocol and names we follow.
 const QEMU_VERSION: (i64, i64, i64) = (10, 0, 0);
@@ -59,6 +65,26 @@ impl Launched {
     pub fn run(mut self) -> std::io::Result<ExitCode> {
         self.cell.run(self.vm, &mut self.event_loop)
     }
+}
+
+/// The text of the file that `-readconfig` names; while the command line is read, any path can be
+/// opened.
+///
+/// # Errors
+/// It cannot be opened, is longer than a configuration can be, or is no text.
+pub fn read_config(name: &str) -> Result<String> {
+    let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
+    let request = Request::new(name, Access::ReadOnly, Role::CommandLine, "-readconfig");
+    let (fd, _) = fdset::open(&door, &request)?.into_parts();
+    let mut text = String::new();
+    let read = File::from(fd)
+        .take(LONGEST_CONFIG)
+        .read_to_string(&mut text)
+        .with_context(|| format!("cannot read '{name}'"))?;
+    if u64::try_from(read).unwrap_or(u64::MAX) == LONGEST_CONFIG {
+        anyhow::bail!("'{name}' is longer than a configuration can be: {LONGEST_CONFIG} bytes");
+    }
+    Ok(text)
 }
 
 /// Builds everything that `config` asks for, in a process that began with `inherited`.
@@ -87,13 +113,17 @@ pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> R
     activation.take(&door)?;
     add_fds(&door, &config)?;
     let cell = VmCell::new(mailbox.clone());
-    let server = server(registry, &mailbox, cell.clone());
+    let phase = if config.preconfig {
+        Phase::Preconfig
+    } else {
+        Phase::Ready
+    };
+    let server = server(registry, &mailbox, cell.clone(), phase);
+    let mut end_policy = EndPolicy::DEFAULT;
+    end_policy.change(&config.actions);
     let mut vm = Vm::new(VmSpec {
         identity: identity(&config),
-        end_policy: EndPolicy {
-            no_reboot: config.no_reboot,
-            no_shutdown: config.no_shutdown,
-        },
+        end_policy,
         run_state: first_state(&config)?,
         door: door.clone(),
         server,
@@ -107,19 +137,18 @@ pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> R
         .map(|name| fdset::pid_file(&door, name, "-pidfile"))
         .transpose()?;
     let kept = add_chardevs(&mut vm, &door, &config)?;
-    add_parts(&mut vm, &door, &config)?;
-    answers.close();
-    door.registry().adopt_unclaimed();
-    vm.power_on()?;
-    give_up_rights(&config, user.as_ref())?;
-    if let Some(spec) = &config.sandbox {
-        sandbox::enter(spec)?;
-    }
-    if config.open_policy == Policy::Sealed {
-        vm.seal()?;
-    }
-    if !config.paused && config.incoming.is_none() {
-        vm.start()?;
+    qtest::serve(&mut vm, &door, &config)?;
+    add_backends(&mut vm, &door, &config)?;
+    let waits = config.preconfig;
+    let rest: Rest = Box::new(move |vm| {
+        add_machine(vm, &door, &config)?;
+        answers.close();
+        finish(vm, &config, user.as_ref())
+    });
+    if waits {
+        vm.rest = Some(rest);
+    } else {
+        rest(&mut vm)?;
     }
     Ok(Launched {
         vm,
@@ -169,8 +198,26 @@ fn first_state(config: &Config) -> Result<RunState> {
     }
 }
 
-/// Everything the machine is made of, from its objects to its devices.
-fn add_parts(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
+/// The end of a launch: the machine is there, and may begin.
+fn finish(vm: &mut Vm, config: &Config, user: Option<&Account>) -> Result<()> {
+    vm.door.registry().adopt_unclaimed();
+    vm.power_on()?;
+    give_up_rights(config, user)?;
+    if let Some(spec) = &config.sandbox {
+        sandbox::enter(spec)?;
+    }
+    if config.open_policy == Policy::Sealed {
+        vm.seal()?;
+    }
+    vm.server.set_phase(Phase::Ready);
+    if !config.paused && config.incoming.is_none() {
+        vm.start()?;
+    }
+    Ok(())
+}
+
+/// What devices and the machine name by id.
+fn add_backends(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
     for options in config.objects.clone() {
         let id = options.id.clone();
         vm.add_object(door, options)
@@ -181,7 +228,13 @@ fn add_parts(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
         vm.add_node(door, options)
             .with_context(|| format!("-blockdev {name}"))?;
     }
+    Ok(())
+}
+
+/// The machine and its devices.
+fn add_machine(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
     machine::build(vm, door, config)?;
+    qtest::aim(vm);
     vm.globals = config.globals.clone();
     for options in config.devices.clone() {
         let what = format!(
@@ -209,7 +262,7 @@ fn identity(config: &Config) -> Identity {
     }
 }
 
-fn server(registry: Arc<FdRegistry>, mailbox: &Mailbox, cell: VmCell) -> Server {
+fn server(registry: Arc<FdRegistry>, mailbox: &Mailbox, cell: VmCell, phase: Phase) -> Server {
     let (wake, quit) = (mailbox.clone(), mailbox.clone());
     let (major, minor, micro) = QEMU_VERSION;
     Server::new(ServerSpec {
@@ -220,7 +273,7 @@ fn server(registry: Arc<FdRegistry>, mailbox: &Mailbox, cell: VmCell) -> Server 
             micro,
             package: concat!("sesame-", env!("CARGO_PKG_VERSION")).to_owned(),
         },
-        phase: Phase::Ready,
+        phase,
         wake_main: Box::new(move || wake.wake()),
         serve_now: Box::new(move |call| cell.serve_now(call)),
         out_of_band: Box::new(|call| {

@@ -16,6 +16,7 @@
 pub mod cli;
 pub mod device_tree;
 pub mod event_loop;
+pub mod hmp;
 pub mod hook;
 pub mod kvm;
 pub mod launch;
@@ -28,6 +29,7 @@ pub mod plug;
 pub mod process;
 pub mod qmp;
 pub mod qom;
+pub mod qtest;
 pub mod resolve;
 pub mod run_state;
 pub mod sandbox;

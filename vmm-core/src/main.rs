@@ -6,14 +6,16 @@ use std::process::ExitCode;
 
 use fdset::Inherited;
 use vmm_core::cli::{self, Config, Outcome};
-use vmm_core::launch::{Activation, launch};
+use vmm_core::launch::{Activation, launch, read_config};
 use vmm_core::messages::{self, MessageStyle};
 use vmm_core::process::Daemon;
 
 fn main() -> ExitCode {
     // Before anything is opened: what is there now was handed in, and nothing later was.
     let inherited = Inherited::at_start();
-    let config = match cli::parse(std::env::args_os().skip(1)) {
+    let config = match cli::parse(std::env::args_os().skip(1), |name| {
+        read_config(name).map_err(|error| format!("{error:#}"))
+    }) {
         Ok(Outcome::Run(config)) => *config,
         Ok(Outcome::Print(text)) => {
             print!("{text}");

@@ -10,15 +10,25 @@ use devices::virtio::rng::{Builtin, Entropy, EntropyFile};
 use fdset::{Access, Door, Request, Role};
 use indexmap::IndexMap;
 use qapi_schema::QmpError;
+use serde_json::Value;
 
-use crate::memory::RamBackend;
+use crate::memory::{RamBackend, RamBackendSpec};
 use crate::qom;
 use crate::resolve::object::ObjectSpec;
+
+/// What can change while an io-thread is at work. It waits in the kernel and never polls, so these
+/// only keep what they are given.
+const IOTHREAD_NUMBERS: [&str; 4] = ["poll-max-ns", "poll-grow", "poll-shrink", "aio-max-batch"];
 
 /// What an object is.
 pub enum Backend {
     /// Guest memory, until the machine takes it.
-    Memory(Option<RamBackend>),
+    Memory {
+        /// What it is.
+        spec: RamBackendSpec,
+        /// The memory.
+        memory: Option<RamBackend>,
+    },
     /// A thread with a ring.
     IoThread(IoThread),
     /// A source of random bytes.
@@ -121,7 +131,7 @@ impl Objects {
             .0
             .get_mut(id)
             .and_then(|entry| match &mut entry.backend {
-                Backend::Memory(memory) => memory.take(),
+                Backend::Memory { memory, .. } => memory.take(),
                 _ => None,
             });
         // The claim gives the error of a missing, wrong or used object.
@@ -141,6 +151,46 @@ impl Objects {
             Backend::IoThread(iothread) => Some(iothread),
             _ => None,
         })
+    }
+
+    /// What each memory backend is, in the order they were added.
+    pub fn memories(&self) -> impl Iterator<Item = &RamBackendSpec> {
+        self.0.values().filter_map(|entry| match &entry.backend {
+            Backend::Memory { spec, .. } => Some(spec),
+            _ => None,
+        })
+    }
+
+    /// A number that an object shows, or 0 if it was given none.
+    pub fn number(&self, id: &str, property: &str) -> i64 {
+        let shown = self
+            .0
+            .get(id)
+            .and_then(|entry| entry.shown.property(property));
+        shown
+            .and_then(|property| property.value.as_i64())
+            .unwrap_or(0)
+    }
+
+    /// Changes a property of an object; only an io-thread's numbers can be.
+    ///
+    /// # Errors
+    /// There is no such object, or this of it cannot change, or not to this value.
+    pub fn set(&mut self, id: &str, property: &str, value: &Value) -> Result<(), QmpError> {
+        let Some(entry) = self.0.get_mut(id) else {
+            return Err(QmpError::device_not_found(id));
+        };
+        let is_thread = matches!(entry.backend, Backend::IoThread(_));
+        if !is_thread || !IOTHREAD_NUMBERS.contains(&property) {
+            return Err(read_only(&entry.shown, property));
+        }
+        let Some(number) = value.as_i64().filter(|number| *number >= 0) else {
+            return Err(QmpError::generic(format!(
+                "Parameter '{property}' expects a number from 0 on"
+            )));
+        };
+        entry.shown.set(property, "int", number);
+        Ok(())
     }
 
     /// All objects as `/objects` shows them.
@@ -175,11 +225,24 @@ impl Objects {
     }
 }
 
+/// Why a property cannot be set.
+pub fn read_only(object: &qom::Object, property: &str) -> QmpError {
+    let of = &object.type_name;
+    QmpError::generic(match object.property(property) {
+        Some(_) => format!("Property '{of}.{property}' cannot change once the object is there"),
+        None => format!("Property '{of}.{property}' not found"),
+    })
+}
+
 fn build(door: &Door, rings: &Rings, id: &str, spec: ObjectSpec) -> Result<Backend, QmpError> {
     Ok(match spec {
         ObjectSpec::Memory(spec) => {
-            let memory = RamBackend::open(door, spec).map_err(|e| QmpError::from_error(&e))?;
-            Backend::Memory(Some(memory))
+            let memory =
+                RamBackend::open(door, spec.clone()).map_err(|e| QmpError::from_error(&e))?;
+            Backend::Memory {
+                spec,
+                memory: Some(memory),
+            }
         }
         ObjectSpec::IoThread(spec) => {
             let iothread =

@@ -103,6 +103,12 @@ pub fn config(config: &Config) -> Vec<Planned> {
         }
     }
     plan.extend(machine(config));
+    let log = config.qtest.iter().filter_map(|qtest| qtest.log.as_deref());
+    plan.extend(log.map(|name| {
+        let request = Request::new(name, Access::WriteOnly, Role::Log, "-qtest-log");
+        let request = request.create(MODE, Existing::Truncate);
+        Planned::new(&request, Expected::Stream)
+    }));
     plan
 }
 
@@ -415,7 +421,9 @@ mod tests {
         let wanted = ("pty", Access::ReadWrite, Expected::Terminal);
         assert_eq!(short(&planned("chardev-add", pty)), [wanted]);
         let words = ["-machine", "none", "-pidfile", "/p", "-chardev", "pty,id=c"];
-        let Ok(crate::cli::Outcome::Run(launch)) = crate::cli::parse(words.map(Into::into)) else {
+        let Ok(crate::cli::Outcome::Run(launch)) =
+            crate::cli::parse(words.map(Into::into), |_| Err("no file".to_owned()))
+        else {
             panic!("a good command line");
         };
         let plan = config(&launch);

@@ -58,6 +58,18 @@ impl Object {
         self
     }
 
+    /// Gives a property another value, or the object one more property.
+    pub fn set(&mut self, name: &str, type_name: &str, value: impl Into<Value>) {
+        match self.properties.iter_mut().find(|one| one.name == name) {
+            Some(property) => property.value = value.into(),
+            None => self.properties.push(Property {
+                name: name.to_owned(),
+                type_name: type_name.to_owned(),
+                value: value.into(),
+            }),
+        }
+    }
+
     /// With one more property, whose type follows from its value.
     #[must_use]
     pub fn with_json(self, name: &str, value: Value) -> Self {

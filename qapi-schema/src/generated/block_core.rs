@@ -650,6 +650,292 @@ impl BlockDeviceIoStatus {
 
 crate::input::named_values!(BlockDeviceIoStatus);
 
+/// What only a mirror tells.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobInfoMirror {
+    /// Whether both nodes are the same and stay so with each write.
+    #[serde(rename = "actively-synced")]
+    pub actively_synced: bool,
+}
+
+impl crate::input::FromMembers for BlockJobInfoMirror {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            actively_synced: members.required("actively-synced")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobInfoMirror);
+
+impl crate::describe::Described for BlockJobInfoMirror {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "actively-synced",
+            "bool",
+            "whether both nodes are the same and stay so with each write",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// One job that works on block nodes.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobInfo {
+    /// Its id.
+    pub device: String,
+    /// How much there is to do, in bytes.
+    pub len: i64,
+    /// How much is done, in bytes.
+    pub offset: i64,
+    /// Whether a request is under way.
+    pub busy: bool,
+    /// Whether it was told to wait.
+    pub paused: bool,
+    /// The most it may do in a second, in bytes; 0 is no limit.
+    pub speed: i64,
+    /// How it is doing.
+    #[serde(rename = "io-status")]
+    pub io_status: BlockDeviceIoStatus,
+    /// Whether it can be completed.
+    pub ready: bool,
+    /// How far it is.
+    pub status: super::job::JobStatus,
+    /// Whether it finalizes by itself.
+    #[serde(rename = "auto-finalize")]
+    pub auto_finalize: bool,
+    /// Whether it goes by itself once it is concluded.
+    #[serde(rename = "auto-dismiss")]
+    pub auto_dismiss: bool,
+    /// Why it failed, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Which kind it is (`type` on the wire), with the members of that kind.
+    #[serde(flatten)]
+    pub r#type: BlockJobInfoVariant,
+}
+
+/// What [`BlockJobInfo`] holds beside its fixed members.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+#[serde(tag = "type")]
+pub enum BlockJobInfoVariant {
+    /// Copies a node to another and keeps both the same.
+    #[serde(rename = "mirror")]
+    Mirror(BlockJobInfoMirror),
+    /// Moves what an overlay holds into what is below it.
+    #[serde(rename = "commit")]
+    Commit,
+    /// Copies what is below into an overlay.
+    #[serde(rename = "stream")]
+    Stream,
+    /// Copies a node as it was when the job began.
+    #[serde(rename = "backup")]
+    Backup,
+    /// Makes an image.
+    #[serde(rename = "create")]
+    Create,
+    /// Changes an image's options.
+    #[serde(rename = "amend")]
+    Amend,
+    /// Loads a state of the machine.
+    #[serde(rename = "snapshot-load")]
+    SnapshotLoad,
+    /// Saves a state of the machine.
+    #[serde(rename = "snapshot-save")]
+    SnapshotSave,
+    /// Removes a state of the machine.
+    #[serde(rename = "snapshot-delete")]
+    SnapshotDelete,
+}
+
+impl BlockJobInfoVariant {
+    /// The discriminator's value.
+    pub const fn tag(&self) -> super::job::JobType {
+        match self {
+            Self::Mirror(_) => super::job::JobType::Mirror,
+            Self::Commit => super::job::JobType::Commit,
+            Self::Stream => super::job::JobType::Stream,
+            Self::Backup => super::job::JobType::Backup,
+            Self::Create => super::job::JobType::Create,
+            Self::Amend => super::job::JobType::Amend,
+            Self::SnapshotLoad => super::job::JobType::SnapshotLoad,
+            Self::SnapshotSave => super::job::JobType::SnapshotSave,
+            Self::SnapshotDelete => super::job::JobType::SnapshotDelete,
+        }
+    }
+}
+
+impl crate::input::FromMembers for BlockJobInfo {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        let tag: super::job::JobType = members.required("type")?;
+        Ok(Self {
+            device: members.required("device")?,
+            len: members.required("len")?,
+            offset: members.required("offset")?,
+            busy: members.required("busy")?,
+            paused: members.required("paused")?,
+            speed: members.required("speed")?,
+            io_status: members.required("io-status")?,
+            ready: members.required("ready")?,
+            status: members.required("status")?,
+            auto_finalize: members.required("auto-finalize")?,
+            auto_dismiss: members.required("auto-dismiss")?,
+            error: members.optional("error")?,
+            r#type: match tag {
+                super::job::JobType::Mirror => {
+                    BlockJobInfoVariant::Mirror(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                super::job::JobType::Commit => BlockJobInfoVariant::Commit,
+                super::job::JobType::Stream => BlockJobInfoVariant::Stream,
+                super::job::JobType::Backup => BlockJobInfoVariant::Backup,
+                super::job::JobType::Create => BlockJobInfoVariant::Create,
+                super::job::JobType::Amend => BlockJobInfoVariant::Amend,
+                super::job::JobType::SnapshotLoad => BlockJobInfoVariant::SnapshotLoad,
+                super::job::JobType::SnapshotSave => BlockJobInfoVariant::SnapshotSave,
+                super::job::JobType::SnapshotDelete => {
+                    BlockJobInfoVariant::SnapshotDelete
+                }
+            },
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobInfo);
+
+impl crate::describe::Described for BlockJobInfo {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("type", "JobType", "what it does")
+            .one_of(
+                &[
+                    "commit",
+                    "stream",
+                    "mirror",
+                    "backup",
+                    "create",
+                    "amend",
+                    "snapshot-load",
+                    "snapshot-save",
+                    "snapshot-delete",
+                ],
+            ),
+        crate::describe::MemberSpec::required("device", "str", "its id"),
+        crate::describe::MemberSpec::required(
+            "len",
+            "int",
+            "how much there is to do, in bytes",
+        ),
+        crate::describe::MemberSpec::required(
+            "offset",
+            "int",
+            "how much is done, in bytes",
+        ),
+        crate::describe::MemberSpec::required(
+            "busy",
+            "bool",
+            "whether a request is under way",
+        ),
+        crate::describe::MemberSpec::required(
+            "paused",
+            "bool",
+            "whether it was told to wait",
+        ),
+        crate::describe::MemberSpec::required(
+            "speed",
+            "int",
+            "the most it may do in a second, in bytes; 0 is no limit",
+        ),
+        crate::describe::MemberSpec::required(
+                "io-status",
+                "BlockDeviceIoStatus",
+                "how it is doing",
+            )
+            .one_of(&["ok", "failed", "nospace"]),
+        crate::describe::MemberSpec::required(
+            "ready",
+            "bool",
+            "whether it can be completed",
+        ),
+        crate::describe::MemberSpec::required("status", "JobStatus", "how far it is")
+            .one_of(
+                &[
+                    "undefined",
+                    "created",
+                    "running",
+                    "paused",
+                    "ready",
+                    "standby",
+                    "waiting",
+                    "pending",
+                    "aborting",
+                    "concluded",
+                    "null",
+                ],
+            ),
+        crate::describe::MemberSpec::required(
+            "auto-finalize",
+            "bool",
+            "whether it finalizes by itself",
+        ),
+        crate::describe::MemberSpec::required(
+            "auto-dismiss",
+            "bool",
+            "whether it goes by itself once it is concluded",
+        ),
+        crate::describe::MemberSpec::optional("error", "str", "why it failed, if it did"),
+    ];
+    const TAG: Option<&'static str> = Some("type");
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[
+        crate::describe::VariantSpec {
+            name: "mirror",
+            description: "copies a node to another and keeps both the same",
+            members: <BlockJobInfoMirror as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "commit",
+            description: "moves what an overlay holds into what is below it",
+            members: &[],
+        },
+        crate::describe::VariantSpec {
+            name: "stream",
+            description: "copies what is below into an overlay",
+            members: &[],
+        },
+        crate::describe::VariantSpec {
+            name: "backup",
+            description: "copies a node as it was when the job began",
+            members: &[],
+        },
+        crate::describe::VariantSpec {
+            name: "create",
+            description: "makes an image",
+            members: &[],
+        },
+        crate::describe::VariantSpec {
+            name: "amend",
+            description: "changes an image's options",
+            members: &[],
+        },
+        crate::describe::VariantSpec {
+            name: "snapshot-load",
+            description: "loads a state of the machine",
+            members: &[],
+        },
+        crate::describe::VariantSpec {
+            name: "snapshot-save",
+            description: "saves a state of the machine",
+            members: &[],
+        },
+        crate::describe::VariantSpec {
+            name: "snapshot-delete",
+            description: "removes a state of the machine",
+            members: &[],
+        },
+    ];
+}
+
 /// How a node is cached.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevCacheInfo {
@@ -1150,6 +1436,13 @@ pub trait Commands {
         cx: &mut dyn crate::Context,
         args: BlockdevDel,
     ) -> Result<(), crate::QmpError>;
+    /// Lists the jobs that work on block nodes.
+    ///
+    /// Returns: one entry for each job.
+    fn query_block_jobs(
+        &mut self,
+        cx: &mut dyn crate::Context,
+    ) -> Result<Vec<BlockJobInfo>, crate::QmpError>;
     /// Lists the disks.
     ///
     /// Returns: one entry for each disk.
@@ -1184,6 +1477,10 @@ pub fn dispatch(
             let args = crate::input::arguments(arguments)?;
             handler.blockdev_del(cx, args)?;
             Ok(crate::Reply::EMPTY)
+        }
+        "query-block-jobs" => {
+            crate::input::no_arguments(arguments)?;
+            crate::Reply::of(&handler.query_block_jobs(cx)?)
         }
         "query-block" => {
             crate::input::no_arguments(arguments)?;

@@ -80,24 +80,48 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         "Presses the reset button.", input : None, output : None, }, Entry { name :
         "system_powerdown", description :
         "Presses the power button; what follows is up to the guest.", input : None,
-        output : None, }, Entry { name : "query-name", description :
-        "Tells what the guest is called.", input : None, output : Some(generator
-        .subschema_for:: < super::machine::NameInfo > ()), }, Entry { name :
-        "query-uuid", description : "Tells the machine's UUID.", input : None, output :
-        Some(generator.subschema_for:: < super::machine::UuidInfo > ()), }, Entry { name
-        : "query-kvm", description : "Tells whether KVM runs the guest.", input : None,
-        output : Some(generator.subschema_for:: < super::machine::KvmInfo > ()), }, Entry
-        { name : "query-target", description : "Tells the architecture of guests.", input
-        : None, output : Some(generator.subschema_for:: < super::machine::TargetInfo >
-        ()), }, Entry { name : "query-machines", description :
-        "Lists the machine models.", input : None, output : Some(generator
-        .subschema_for:: < Vec < super::machine::MachineInfo > > ()), }, Entry { name :
-        "query-cpus-fast", description : "Lists the vCPUs without disturbing them.",
+        output : None, }, Entry { name : "x-exit-preconfig", description :
+        "Ends the time of --preconfig: the machine is built, and starts unless -S was given.",
+        input : None, output : None, }, Entry { name : "set-action", description :
+        "Says what the guest's own acts lead to. What is absent stays as it is.", input :
+        Some(generator.subschema_for:: < super::run_state::SetAction > ()), output :
+        None, }, Entry { name : "inject-nmi", description :
+        "Sends each vCPU a non-maskable interrupt.", input : None, output : None, },
+        Entry { name : "query-name", description : "Tells what the guest is called.",
+        input : None, output : Some(generator.subschema_for:: < super::machine::NameInfo
+        > ()), }, Entry { name : "query-uuid", description : "Tells the machine's UUID.",
+        input : None, output : Some(generator.subschema_for:: < super::machine::UuidInfo
+        > ()), }, Entry { name : "query-kvm", description :
+        "Tells whether KVM runs the guest.", input : None, output : Some(generator
+        .subschema_for:: < super::machine::KvmInfo > ()), }, Entry { name :
+        "query-target", description : "Tells the architecture of guests.", input : None,
+        output : Some(generator.subschema_for:: < super::machine::TargetInfo > ()), },
+        Entry { name : "query-machines", description : "Lists the machine models.", input
+        : None, output : Some(generator.subschema_for:: < Vec <
+        super::machine::MachineInfo > > ()), }, Entry { name : "query-cpus-fast",
+        description : "Lists the vCPUs without disturbing them.", input : None, output :
+        Some(generator.subschema_for:: < Vec < super::machine::CpuInfoFast > > ()), },
+        Entry { name : "query-iothreads", description : "Lists the threads for I/O.",
         input : None, output : Some(generator.subschema_for:: < Vec <
-        super::machine::CpuInfoFast > > ()), }, Entry { name : "query-iothreads",
-        description : "Lists the threads for I/O.", input : None, output : Some(generator
-        .subschema_for:: < Vec < super::machine::IOThreadInfo > > ()), }, Entry { name :
-        "query-pci", description :
+        super::machine::IOThreadInfo > > ()), }, Entry { name : "query-current-machine",
+        description : "Tells what the machine that runs can do.", input : None, output :
+        Some(generator.subschema_for:: < super::machine::CurrentMachineParams > ()), },
+        Entry { name : "query-hotpluggable-cpus", description :
+        "Lists the places for vCPUs.", input : None, output : Some(generator
+        .subschema_for:: < Vec < super::machine::HotpluggableCPU > > ()), }, Entry { name
+        : "query-memory-size-summary", description :
+        "Tells how much memory the machine has.", input : None, output : Some(generator
+        .subschema_for:: < super::machine::MemoryInfo > ()), }, Entry { name :
+        "query-memdev", description : "Lists the memory backends.", input : None, output
+        : Some(generator.subschema_for:: < Vec < super::machine::Memdev > > ()), }, Entry
+        { name : "query-cpu-definitions", description : "Lists the CPU models.", input :
+        None, output : Some(generator.subschema_for:: < Vec <
+        super::machine::CpuDefinitionInfo > > ()), }, Entry { name :
+        "query-cpu-model-expansion", description :
+        "Describes a CPU model by its features on this host.", input : Some(generator
+        .subschema_for:: < super::machine::QueryCpuModelExpansion > ()), output :
+        Some(generator.subschema_for:: < super::machine::CpuModelExpansionInfo > ()), },
+        Entry { name : "query-pci", description :
         "Lists what is on the PCI buses, as the guest has set it up.", input : None,
         output : Some(generator.subschema_for:: < Vec < super::pci::PciInfo > > ()), },
         Entry { name : "query-chardev", description : "Lists the character devices.",
@@ -114,26 +138,38 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         Entry { name : "blockdev-del", description :
         "Removes a block node that nothing uses.", input : Some(generator.subschema_for::
         < super::block_core::BlockdevDel > ()), output : None, }, Entry { name :
-        "query-block", description : "Lists the disks.", input : None, output :
-        Some(generator.subschema_for:: < Vec < super::block_core::BlockInfo > > ()), },
-        Entry { name : "query-named-block-nodes", description : "Lists the block nodes.",
-        input : Some(generator.subschema_for:: < super::block_core::QueryNamedBlockNodes
-        > ()), output : Some(generator.subschema_for:: < Vec <
-        super::block_core::BlockDeviceInfo > > ()), }, Entry { name : "qom-list",
-        description : "Lists the properties of an object.", input : Some(generator
-        .subschema_for:: < super::qom::QomList > ()), output : Some(generator
-        .subschema_for:: < Vec < super::qom::ObjectPropertyInfo > > ()), }, Entry { name
-        : "qom-get", description : "Reads one property of an object.", input :
-        Some(generator.subschema_for:: < super::qom::QomGet > ()), output :
+        "query-block-jobs", description : "Lists the jobs that work on block nodes.",
+        input : None, output : Some(generator.subschema_for:: < Vec <
+        super::block_core::BlockJobInfo > > ()), }, Entry { name : "query-block",
+        description : "Lists the disks.", input : None, output : Some(generator
+        .subschema_for:: < Vec < super::block_core::BlockInfo > > ()), }, Entry { name :
+        "query-named-block-nodes", description : "Lists the block nodes.", input :
+        Some(generator.subschema_for:: < super::block_core::QueryNamedBlockNodes > ()),
+        output : Some(generator.subschema_for:: < Vec <
+        super::block_core::BlockDeviceInfo > > ()), }, Entry { name : "query-jobs",
+        description : "Lists the jobs.", input : None, output : Some(generator
+        .subschema_for:: < Vec < super::job::JobInfo > > ()), }, Entry { name :
+        "qom-list", description : "Lists the properties of an object.", input :
+        Some(generator.subschema_for:: < super::qom::QomList > ()), output :
+        Some(generator.subschema_for:: < Vec < super::qom::ObjectPropertyInfo > > ()), },
+        Entry { name : "qom-get", description : "Reads one property of an object.", input
+        : Some(generator.subschema_for:: < super::qom::QomGet > ()), output :
         Some(generator.subschema_for:: < serde_json::Value > ()), }, Entry { name :
-        "qom-list-types", description : "Lists the types of objects and devices.", input
-        : Some(generator.subschema_for:: < super::qom::QomListTypes > ()), output :
-        Some(generator.subschema_for:: < Vec < super::qom::ObjectTypeInfo > > ()), },
-        Entry { name : "object-add", description : "Makes an object.", input :
-        Some(generator.subschema_for:: < super::qom::ObjectOptions > ()), output : None,
-        }, Entry { name : "object-del", description :
-        "Removes an object that nothing uses.", input : Some(generator.subschema_for:: <
-        super::qom::ObjectDel > ()), output : None, }, Entry { name :
+        "qom-set", description :
+        "Changes one property of an object that is in use: the numbers of an iothread.",
+        input : Some(generator.subschema_for:: < super::qom::QomSet > ()), output : None,
+        }, Entry { name : "qom-list-properties", description :
+        "Lists the properties that objects of a type can be given.", input :
+        Some(generator.subschema_for:: < super::qom::QomListProperties > ()), output :
+        Some(generator.subschema_for:: < Vec < super::qom::ObjectPropertyInfo > > ()), },
+        Entry { name : "qom-list-types", description :
+        "Lists the types of objects and devices.", input : Some(generator.subschema_for::
+        < super::qom::QomListTypes > ()), output : Some(generator.subschema_for:: < Vec <
+        super::qom::ObjectTypeInfo > > ()), }, Entry { name : "object-add", description :
+        "Makes an object.", input : Some(generator.subschema_for:: <
+        super::qom::ObjectOptions > ()), output : None, }, Entry { name : "object-del",
+        description : "Removes an object that nothing uses.", input : Some(generator
+        .subschema_for:: < super::qom::ObjectDel > ()), output : None, }, Entry { name :
         "device-list-properties", description :
         "Lists the properties of a device model.", input : Some(generator.subschema_for::
         < super::qdev::DeviceListProperties > ()), output : Some(generator
@@ -142,7 +178,21 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         .subschema_for:: < super::devices::DeviceOptions > ()), output : None, }, Entry {
         name : "device_del", description :
         "Asks the guest to let a device go. It is gone when DEVICE_DELETED comes.", input
-        : Some(generator.subschema_for:: < super::qdev::DeviceDel > ()), output : None, }
+        : Some(generator.subschema_for:: < super::qdev::DeviceDel > ()), output : None,
+        }, Entry { name : "query-migrate-capabilities", description :
+        "Lists the capabilities.", input : None, output : Some(generator.subschema_for::
+        < Vec < super::migration::MigrationCapabilityStatus > > ()), }, Entry { name :
+        "migrate-set-capabilities", description :
+        "Switches capabilities on or off, for the moves to come.", input : Some(generator
+        .subschema_for:: < super::migration::MigrateSetCapabilities > ()), output : None,
+        }, Entry { name : "query-command-line-options", description :
+        "Lists the options of the command line.", input : Some(generator.subschema_for::
+        < super::misc::QueryCommandLineOptions > ()), output : Some(generator
+        .subschema_for:: < Vec < super::misc::CommandLineOptionInfo > > ()), }, Entry {
+        name : "human-monitor-command", description :
+        "Runs a command of the monitor for people. The command \"help\" lists them.",
+        input : Some(generator.subschema_for:: < super::misc::HumanMonitorCommand > ()),
+        output : Some(generator.subschema_for:: < String > ()), }
     ]
 }
 

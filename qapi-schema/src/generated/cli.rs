@@ -210,15 +210,20 @@ pub enum AccelType {
     /// The kernel.
     #[serde(rename = "kvm")]
     Kvm,
+    /// Nobody: the vCPUs never run, and a tester drives the buses by -qtest. KVM still holds the
+    /// machine's memory and interrupts.
+    #[serde(rename = "qtest")]
+    Qtest,
 }
 
 impl AccelType {
     /// Every value, in the schema's order.
-    pub const ALL: &'static [Self] = &[Self::Kvm];
+    pub const ALL: &'static [Self] = &[Self::Kvm, Self::Qtest];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
+            Self::Qtest => "qtest",
         }
     }
 }
@@ -254,7 +259,7 @@ crate::input::object_type!(AccelOptions);
 impl crate::describe::Described for AccelOptions {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
         crate::describe::MemberSpec::required("accel", "AccelType", "who runs the guest")
-            .one_of(&["kvm"]),
+            .one_of(&["kvm", "qtest"]),
         crate::describe::MemberSpec::optional(
                 "device",
                 "str",

@@ -452,6 +452,475 @@ impl crate::describe::Described for IOThreadInfo {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// What the machine that runs can do.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct CurrentMachineParams {
+    /// Whether it can sleep and be woken.
+    #[serde(rename = "wakeup-suspend-support")]
+    pub wakeup_suspend_support: bool,
+}
+
+impl crate::input::FromMembers for CurrentMachineParams {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            wakeup_suspend_support: members.required("wakeup-suspend-support")?,
+        })
+    }
+}
+
+crate::input::object_type!(CurrentMachineParams);
+
+impl crate::describe::Described for CurrentMachineParams {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "wakeup-suspend-support",
+            "bool",
+            "whether it can sleep and be woken",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// One place for a vCPU.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct HotpluggableCPU {
+    /// The model that fits.
+    pub r#type: String,
+    /// How many vCPUs come with it.
+    #[serde(rename = "vcpus-count")]
+    pub vcpus_count: i64,
+    /// Where it is.
+    pub props: CpuInstanceProperties,
+    /// The vCPU in it, if there is one.
+    #[serde(rename = "qom-path")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qom_path: Option<String>,
+}
+
+impl crate::input::FromMembers for HotpluggableCPU {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            r#type: members.required("type")?,
+            vcpus_count: members.required("vcpus-count")?,
+            props: members.required("props")?,
+            qom_path: members.optional("qom-path")?,
+        })
+    }
+}
+
+crate::input::object_type!(HotpluggableCPU);
+
+impl crate::describe::Described for HotpluggableCPU {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("type", "str", "the model that fits"),
+        crate::describe::MemberSpec::required(
+            "vcpus-count",
+            "int",
+            "how many vCPUs come with it",
+        ),
+        crate::describe::MemberSpec::required(
+            "props",
+            "CpuInstanceProperties",
+            "where it is",
+        ),
+        crate::describe::MemberSpec::optional(
+            "qom-path",
+            "str",
+            "the vCPU in it, if there is one",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// How much memory the machine has.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct MemoryInfo {
+    /// What it began with, in bytes.
+    #[serde(rename = "base-memory")]
+    pub base_memory: u64,
+    /// What was plugged in since, in bytes.
+    #[serde(rename = "plugged-memory")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plugged_memory: Option<u64>,
+}
+
+impl crate::input::FromMembers for MemoryInfo {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            base_memory: members.required_size("base-memory")?,
+            plugged_memory: members.optional_size("plugged-memory")?,
+        })
+    }
+}
+
+crate::input::object_type!(MemoryInfo);
+
+impl crate::describe::Described for MemoryInfo {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "base-memory",
+            "size",
+            "what it began with, in bytes",
+        ),
+        crate::describe::MemberSpec::optional(
+            "plugged-memory",
+            "size",
+            "what was plugged in since, in bytes",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// From which NUMA nodes of the host memory comes.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum HostMemPolicy {
+    /// As the host's kernel decides.
+    #[serde(rename = "default")]
+    Default,
+    /// From some if possible.
+    #[serde(rename = "preferred")]
+    Preferred,
+    /// From some only.
+    #[serde(rename = "bind")]
+    Bind,
+    /// From several in turns.
+    #[serde(rename = "interleave")]
+    Interleave,
+}
+
+impl HostMemPolicy {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[
+        Self::Default,
+        Self::Preferred,
+        Self::Bind,
+        Self::Interleave,
+    ];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Default => "default",
+            Self::Preferred => "preferred",
+            Self::Bind => "bind",
+            Self::Interleave => "interleave",
+        }
+    }
+}
+
+crate::input::named_values!(HostMemPolicy);
+
+/// One memory backend.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct Memdev {
+    /// Its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Whether the host may merge equal pages.
+    pub merge: bool,
+    /// Whether it is in core dumps of the process.
+    pub dump: bool,
+    /// Whether all of it was taken from the host at once.
+    pub prealloc: bool,
+    /// Whether other processes that map it see what the guest writes.
+    pub share: bool,
+    /// Whether the host sets swap space aside for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<bool>,
+    /// The NUMA nodes of the host that it comes from; none means any.
+    #[serde(rename = "host-nodes")]
+    pub host_nodes: Vec<u16>,
+    /// How those are used.
+    pub policy: HostMemPolicy,
+}
+
+impl crate::input::FromMembers for Memdev {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.optional("id")?,
+            size: members.required_size("size")?,
+            merge: members.required("merge")?,
+            dump: members.required("dump")?,
+            prealloc: members.required("prealloc")?,
+            share: members.required("share")?,
+            reserve: members.optional("reserve")?,
+            host_nodes: members.required("host-nodes")?,
+            policy: members.required("policy")?,
+        })
+    }
+}
+
+crate::input::object_type!(Memdev);
+
+impl crate::describe::Described for Memdev {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional("id", "str", "its id"),
+        crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
+        crate::describe::MemberSpec::required(
+            "merge",
+            "bool",
+            "whether the host may merge equal pages",
+        ),
+        crate::describe::MemberSpec::required(
+            "dump",
+            "bool",
+            "whether it is in core dumps of the process",
+        ),
+        crate::describe::MemberSpec::required(
+            "prealloc",
+            "bool",
+            "whether all of it was taken from the host at once",
+        ),
+        crate::describe::MemberSpec::required(
+            "share",
+            "bool",
+            "whether other processes that map it see what the guest writes",
+        ),
+        crate::describe::MemberSpec::optional(
+            "reserve",
+            "bool",
+            "whether the host sets swap space aside for it",
+        ),
+        crate::describe::MemberSpec::required(
+            "host-nodes",
+            "[uint16]",
+            "the NUMA nodes of the host that it comes from; none means any",
+        ),
+        crate::describe::MemberSpec::required(
+                "policy",
+                "HostMemPolicy",
+                "how those are used",
+            )
+            .one_of(&["default", "preferred", "bind", "interleave"]),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// One CPU model.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct CpuDefinitionInfo {
+    /// Its name for -cpu.
+    pub name: String,
+    /// Whether it is the same on every host.
+    #[serde(rename = "migration-safe")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub migration_safe: Option<bool>,
+    /// Whether it is the same with every version and accelerator.
+    pub r#static: bool,
+    /// What this host lacks for it.
+    #[serde(rename = "unavailable-features")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unavailable_features: Option<Vec<String>>,
+    /// Its type.
+    pub typename: String,
+    /// The model that it stands for.
+    #[serde(rename = "alias-of")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alias_of: Option<String>,
+    /// Whether it will go away.
+    pub deprecated: bool,
+}
+
+impl crate::input::FromMembers for CpuDefinitionInfo {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            name: members.required("name")?,
+            migration_safe: members.optional("migration-safe")?,
+            r#static: members.required("static")?,
+            unavailable_features: members.optional("unavailable-features")?,
+            typename: members.required("typename")?,
+            alias_of: members.optional("alias-of")?,
+            deprecated: members.required("deprecated")?,
+        })
+    }
+}
+
+crate::input::object_type!(CpuDefinitionInfo);
+
+impl crate::describe::Described for CpuDefinitionInfo {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("name", "str", "its name for -cpu"),
+        crate::describe::MemberSpec::optional(
+            "migration-safe",
+            "bool",
+            "whether it is the same on every host",
+        ),
+        crate::describe::MemberSpec::required(
+            "static",
+            "bool",
+            "whether it is the same with every version and accelerator",
+        ),
+        crate::describe::MemberSpec::optional(
+            "unavailable-features",
+            "[str]",
+            "what this host lacks for it",
+        ),
+        crate::describe::MemberSpec::required("typename", "str", "its type"),
+        crate::describe::MemberSpec::optional(
+            "alias-of",
+            "str",
+            "the model that it stands for",
+        ),
+        crate::describe::MemberSpec::required(
+            "deprecated",
+            "bool",
+            "whether it will go away",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// How much a CPU model's description says.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum CpuModelExpansionType {
+    /// The features that a guest can see.
+    #[serde(rename = "static")]
+    Static,
+    /// These, and the properties that decide how they come about.
+    #[serde(rename = "full")]
+    Full,
+}
+
+impl CpuModelExpansionType {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Static, Self::Full];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Full => "full",
+        }
+    }
+}
+
+crate::input::named_values!(CpuModelExpansionType);
+
+/// A CPU model with properties.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct CpuModelInfo {
+    /// The model.
+    pub name: String,
+    /// An object that has a member for each property.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub props: Option<serde_json::Value>,
+}
+
+impl crate::input::FromMembers for CpuModelInfo {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            name: members.required("name")?,
+            props: members.optional("props")?,
+        })
+    }
+}
+
+crate::input::object_type!(CpuModelInfo);
+
+impl crate::describe::Described for CpuModelInfo {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("name", "str", "the model"),
+        crate::describe::MemberSpec::optional(
+            "props",
+            "any",
+            "an object that has a member for each property",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// A CPU model, described.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct CpuModelExpansionInfo {
+    /// The description.
+    pub model: CpuModelInfo,
+}
+
+impl crate::input::FromMembers for CpuModelExpansionInfo {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            model: members.required("model")?,
+        })
+    }
+}
+
+crate::input::object_type!(CpuModelExpansionInfo);
+
+impl crate::describe::Described for CpuModelExpansionInfo {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("model", "CpuModelInfo", "the description"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `query-cpu-model-expansion`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct QueryCpuModelExpansion {
+    /// How much is to be said.
+    pub r#type: CpuModelExpansionType,
+    /// The model: host or max. Its property migratable may be given, and others that say what is
+    /// so anyway.
+    pub model: CpuModelInfo,
+}
+
+impl crate::input::FromMembers for QueryCpuModelExpansion {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            r#type: members.required("type")?,
+            model: members.required("model")?,
+        })
+    }
+}
+
+crate::input::object_type!(QueryCpuModelExpansion);
+
+impl crate::describe::Described for QueryCpuModelExpansion {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+                "type",
+                "CpuModelExpansionType",
+                "how much is to be said",
+            )
+            .one_of(&["static", "full"]),
+        crate::describe::MemberSpec::required(
+            "model",
+            "CpuModelInfo",
+            "the model: host or max. Its property migratable may be given, and others that say what is so anyway.",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// The commands of `machine.json`, for whoever implements them.
 pub trait Commands {
     /// Tells what the guest is called.
@@ -503,6 +972,49 @@ pub trait Commands {
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<IOThreadInfo>, crate::QmpError>;
+    /// Tells what the machine that runs can do.
+    ///
+    /// Returns: what it can.
+    fn query_current_machine(
+        &mut self,
+        cx: &mut dyn crate::Context,
+    ) -> Result<CurrentMachineParams, crate::QmpError>;
+    /// Lists the places for vCPUs.
+    ///
+    /// Returns: one entry for each place, the last first.
+    fn query_hotpluggable_cpus(
+        &mut self,
+        cx: &mut dyn crate::Context,
+    ) -> Result<Vec<HotpluggableCPU>, crate::QmpError>;
+    /// Tells how much memory the machine has.
+    ///
+    /// Returns: the sizes.
+    fn query_memory_size_summary(
+        &mut self,
+        cx: &mut dyn crate::Context,
+    ) -> Result<MemoryInfo, crate::QmpError>;
+    /// Lists the memory backends.
+    ///
+    /// Returns: one entry for each.
+    fn query_memdev(
+        &mut self,
+        cx: &mut dyn crate::Context,
+    ) -> Result<Vec<Memdev>, crate::QmpError>;
+    /// Lists the CPU models.
+    ///
+    /// Returns: one entry for each model.
+    fn query_cpu_definitions(
+        &mut self,
+        cx: &mut dyn crate::Context,
+    ) -> Result<Vec<CpuDefinitionInfo>, crate::QmpError>;
+    /// Describes a CPU model by its features on this host.
+    ///
+    /// Returns: the description.
+    fn query_cpu_model_expansion(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: QueryCpuModelExpansion,
+    ) -> Result<CpuModelExpansionInfo, crate::QmpError>;
 }
 
 /// Parses a command's arguments, runs it, and writes its reply.
@@ -540,6 +1052,30 @@ pub fn dispatch(
         "query-iothreads" => {
             crate::input::no_arguments(arguments)?;
             crate::Reply::of(&handler.query_iothreads(cx)?)
+        }
+        "query-current-machine" => {
+            crate::input::no_arguments(arguments)?;
+            crate::Reply::of(&handler.query_current_machine(cx)?)
+        }
+        "query-hotpluggable-cpus" => {
+            crate::input::no_arguments(arguments)?;
+            crate::Reply::of(&handler.query_hotpluggable_cpus(cx)?)
+        }
+        "query-memory-size-summary" => {
+            crate::input::no_arguments(arguments)?;
+            crate::Reply::of(&handler.query_memory_size_summary(cx)?)
+        }
+        "query-memdev" => {
+            crate::input::no_arguments(arguments)?;
+            crate::Reply::of(&handler.query_memdev(cx)?)
+        }
+        "query-cpu-definitions" => {
+            crate::input::no_arguments(arguments)?;
+            crate::Reply::of(&handler.query_cpu_definitions(cx)?)
+        }
+        "query-cpu-model-expansion" => {
+            let args = crate::input::arguments(arguments)?;
+            crate::Reply::of(&handler.query_cpu_model_expansion(cx, args)?)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

@@ -32,6 +32,9 @@ pub mod char;
 /// Disks: block nodes and what they report.
 pub mod block_core;
 
+/// Jobs: work on block nodes that goes on after its command has been answered.
+pub mod job;
+
 /// Objects: backends with an id, and the tree that everything stands in.
 pub mod qom;
 
@@ -40,6 +43,12 @@ pub mod devices;
 
 /// Plugging devices in and out.
 pub mod qdev;
+
+/// Moving a machine's state.
+pub mod migration;
+
+/// What belongs nowhere else.
+pub mod misc;
 
 /// Options of the command line that are no arguments of a command.
 pub mod cli;

@@ -108,6 +108,64 @@ impl crate::describe::Described for QomGet {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Arguments of command `qom-set`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct QomSet {
+    /// Its place in the tree.
+    pub path: String,
+    /// The property.
+    pub property: String,
+    /// Its new value.
+    pub value: serde_json::Value,
+}
+
+impl crate::input::FromMembers for QomSet {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            path: members.required("path")?,
+            property: members.required("property")?,
+            value: members.required("value")?,
+        })
+    }
+}
+
+crate::input::object_type!(QomSet);
+
+impl crate::describe::Described for QomSet {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("path", "str", "its place in the tree"),
+        crate::describe::MemberSpec::required("property", "str", "the property"),
+        crate::describe::MemberSpec::required("value", "any", "its new value"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `qom-list-properties`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct QomListProperties {
+    /// The type.
+    pub typename: String,
+}
+
+impl crate::input::FromMembers for QomListProperties {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            typename: members.required("typename")?,
+        })
+    }
+}
+
+crate::input::object_type!(QomListProperties);
+
+impl crate::describe::Described for QomListProperties {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("typename", "str", "the type"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// One type of object.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ObjectTypeInfo {
@@ -1028,6 +1086,20 @@ pub trait Commands {
         cx: &mut dyn crate::Context,
         args: QomGet,
     ) -> Result<serde_json::Value, crate::QmpError>;
+    /// Changes one property of an object that is in use: the numbers of an iothread.
+    fn qom_set(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: QomSet,
+    ) -> Result<(), crate::QmpError>;
+    /// Lists the properties that objects of a type can be given.
+    ///
+    /// Returns: one entry for each property.
+    fn qom_list_properties(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: QomListProperties,
+    ) -> Result<Vec<ObjectPropertyInfo>, crate::QmpError>;
     /// Lists the types of objects and devices.
     ///
     /// Returns: one entry for each type.
@@ -1065,6 +1137,15 @@ pub fn dispatch(
         "qom-get" => {
             let args = crate::input::arguments(arguments)?;
             crate::Reply::of(&handler.qom_get(cx, args)?)
+        }
+        "qom-set" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.qom_set(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "qom-list-properties" => {
+            let args = crate::input::arguments(arguments)?;
+            crate::Reply::of(&handler.qom_list_properties(cx, args)?)
         }
         "qom-list-types" => {
             let args = crate::input::arguments(arguments)?;

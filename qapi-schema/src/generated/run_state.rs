@@ -477,6 +477,181 @@ impl crate::describe::Described for VmInternalError {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// What a guest's reset leads to.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum RebootAction {
+    /// The machine is reset.
+    #[serde(rename = "reset")]
+    Reset,
+    /// As if the guest had powered off.
+    #[serde(rename = "shutdown")]
+    Shutdown,
+}
+
+impl RebootAction {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Reset, Self::Shutdown];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+crate::input::named_values!(RebootAction);
+
+/// What a guest's power-off leads to.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum ShutdownAction {
+    /// The program ends.
+    #[serde(rename = "poweroff")]
+    Poweroff,
+    /// The machine stops and the program stays.
+    #[serde(rename = "pause")]
+    Pause,
+}
+
+impl ShutdownAction {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Poweroff, Self::Pause];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Poweroff => "poweroff",
+            Self::Pause => "pause",
+        }
+    }
+}
+
+crate::input::named_values!(ShutdownAction);
+
+/// What a guest that gives up leads to.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum PanicAction {
+    /// The machine stops.
+    #[serde(rename = "pause")]
+    Pause,
+    /// The same as a power-off.
+    #[serde(rename = "shutdown")]
+    Shutdown,
+    /// The program ends with a failure.
+    #[serde(rename = "exit-failure")]
+    ExitFailure,
+    /// Nothing, but for the event.
+    #[serde(rename = "none")]
+    None,
+}
+
+impl PanicAction {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[
+        Self::Pause,
+        Self::Shutdown,
+        Self::ExitFailure,
+        Self::None,
+    ];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Shutdown => "shutdown",
+            Self::ExitFailure => "exit-failure",
+            Self::None => "none",
+        }
+    }
+}
+
+crate::input::named_values!(PanicAction);
+
+/// Arguments of command `set-action`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct SetAction {
+    /// A reset (default: reset).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<RebootAction>,
+    /// A power-off (default: poweroff).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shutdown: Option<ShutdownAction>,
+    /// A panic (default: shutdown).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub panic: Option<PanicAction>,
+}
+
+impl crate::input::FromMembers for SetAction {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            reboot: members.optional("reboot")?,
+            shutdown: members.optional("shutdown")?,
+            panic: members.optional("panic")?,
+        })
+    }
+}
+
+crate::input::object_type!(SetAction);
+
+impl crate::describe::Described for SetAction {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+                "reboot",
+                "RebootAction",
+                "a reset (default: reset)",
+            )
+            .one_of(&["reset", "shutdown"])
+            .default_is("reset"),
+        crate::describe::MemberSpec::optional(
+                "shutdown",
+                "ShutdownAction",
+                "a power-off (default: poweroff)",
+            )
+            .one_of(&["poweroff", "pause"])
+            .default_is("poweroff"),
+        crate::describe::MemberSpec::optional(
+                "panic",
+                "PanicAction",
+                "a panic (default: shutdown)",
+            )
+            .one_of(&["pause", "shutdown", "exit-failure", "none"])
+            .default_is("shutdown"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// The commands of `run-state.json`, for whoever implements them.
 pub trait Commands {
     /// Tells what the machine is doing.
@@ -500,6 +675,19 @@ pub trait Commands {
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<(), crate::QmpError>;
+    /// Ends the time of --preconfig: the machine is built, and starts unless -S was given.
+    fn x_exit_preconfig(
+        &mut self,
+        cx: &mut dyn crate::Context,
+    ) -> Result<(), crate::QmpError>;
+    /// Says what the guest's own acts lead to. What is absent stays as it is.
+    fn set_action(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: SetAction,
+    ) -> Result<(), crate::QmpError>;
+    /// Sends each vCPU a non-maskable interrupt.
+    fn inject_nmi(&mut self, cx: &mut dyn crate::Context) -> Result<(), crate::QmpError>;
 }
 
 /// Parses a command's arguments, runs it, and writes its reply.
@@ -532,6 +720,21 @@ pub fn dispatch(
         "system_powerdown" => {
             crate::input::no_arguments(arguments)?;
             handler.system_powerdown(cx)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "x-exit-preconfig" => {
+            crate::input::no_arguments(arguments)?;
+            handler.x_exit_preconfig(cx)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "set-action" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.set_action(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "inject-nmi" => {
+            crate::input::no_arguments(arguments)?;
+            handler.inject_nmi(cx)?;
             Ok(crate::Reply::EMPTY)
         }
         _ => Err(crate::QmpError::command_not_found(name)),

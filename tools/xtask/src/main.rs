@@ -9,6 +9,7 @@
 //!   fuzz   ─ the fuzz targets                                 fuzz.rs
 //!   lab    ─ a command in the lab                             lab.rs
 //!   codegen ─ what the schema says, as Rust and documents      codegen.rs, guide.rs
+//!   oracle ─ QEMU's tests and schema tools against us         oracle/
 //!   prepush ─ check + test = CI
 //! ```
 //!
@@ -25,6 +26,7 @@ mod demo;
 mod fuzz;
 mod guide;
 mod lab;
+mod oracle;
 mod project;
 mod shell;
 mod soak;
@@ -62,6 +64,8 @@ enum Task {
     Fuzz(fuzz::Options),
     /// Runs a command in the lab, a machine with KVM made of software.
     Lab(lab::Options),
+    /// QEMU's own tests and schema tools, run against us.
+    Oracle(oracle::Options),
     /// What CI runs: check, then test.
     Prepush,
     /// The part of the demo that runs where KVM works.
@@ -94,6 +98,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Soak(options) => soak::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
         Task::Lab(options) => lab::run(&options),
+        Task::Oracle(options) => oracle::run(&options),
         Task::Prepush => match check::run(&check::Options::default())? {
             ExitCode::SUCCESS => test::run(&test::Options::default()),
             failed => Ok(failed),

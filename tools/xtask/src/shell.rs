@@ -1,6 +1,6 @@
 //! Running other programs, and saying what goes on.
 use std::io::{self, IsTerminal};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 use tests::artifacts::run_as_root;
@@ -39,6 +39,31 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         output.status
     );
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Runs a program for what it prints, whatever its verdict.
+pub(crate) fn unchecked_output(command: &mut Command) -> Result<String> {
+    let shown = shown(command);
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("run {shown}"))?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Runs a program with its output shown; its verdict is ours.
+pub(crate) fn exit_code(command: &mut Command) -> Result<ExitCode> {
+    let shown = shown(command);
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("run {shown}"))?;
+    Ok(if status.success() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 fn shown(command: &Command) -> String {

@@ -6,6 +6,7 @@ use qapi_schema::char::ChardevAdd;
 use qapi_schema::cli::AccelType;
 use qapi_schema::devices::DeviceOptions;
 use qapi_schema::qom::ObjectOptions;
+use qapi_schema::run_state::SetAction;
 use serde_json::Value;
 
 use crate::hook::HookSpec;
@@ -57,14 +58,16 @@ pub struct Config {
     pub serials: Vec<SerialSpec>,
     /// The monitors.
     pub monitors: Vec<MonitorSpec>,
+    /// A tester, and the log of what it says.
+    pub qtest: Option<QtestSpec>,
     /// A state to come from elsewhere before the guest runs.
     pub incoming: Option<Incoming>,
     /// `-S`: the guest waits for `cont`.
     pub paused: bool,
-    /// `-no-reboot`: a guest's reset ends the process.
-    pub no_reboot: bool,
-    /// `-no-shutdown`: a guest's power-off stops the machine and leaves the process.
-    pub no_shutdown: bool,
+    /// `--preconfig`: the machine is built once a client says so.
+    pub preconfig: bool,
+    /// What the guest's own acts lead to, as far as an option says so.
+    pub actions: SetAction,
     /// What the host gives up for the guest.
     pub overcommit: OvercommitSpec,
     /// What messages on stderr begin with.
@@ -228,6 +231,15 @@ pub struct MonitorSpec {
     pub pretty: bool,
     /// How long the fds stay that its clients hand over.
     pub fd_scope: monitor::FdScope,
+}
+
+/// A tester that drives the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QtestSpec {
+    /// The id of its chardev.
+    pub chardev: String,
+    /// Where what it says is written down: any name that can be opened.
+    pub log: Option<String>,
 }
 
 /// A state to come from elsewhere.

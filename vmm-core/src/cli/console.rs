@@ -68,6 +68,19 @@ pub(super) fn take_qmp(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Pro
     Ok(Step::Next)
 }
 
+pub(super) fn take_qtest(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    if draft.qtest.is_some() {
+        return Err(Problem::new("there is only one tester: give -qtest once"));
+    }
+    let chardev = match chardev::short(given.text, "qtest")? {
+        Short::Nothing => return Ok(Step::Next),
+        Short::Existing(id) => id,
+        Short::New(chardev) => implied(draft, given, chardev)?,
+    };
+    draft.qtest = Some((given.typed.to_owned(), chardev));
+    Ok(Step::Next)
+}
+
 /// Adds a chardev that an option implies; gives back its id.
 fn implied(draft: &mut Draft, given: &Given<'_>, chardev: ChardevAdd) -> Result<String, Problem> {
     let id = chardev.id.clone();
@@ -96,7 +109,7 @@ mod tests {
         let scope = |options: &str| {
             let mon = format!("chardev=x,mode=control{options}");
             let words = ["-machine", "none", "-chardev", "null,id=x", "-mon", &mon];
-            match parse(words.map(OsString::from)) {
+            match parse(words.map(OsString::from), |name| Err(name.to_owned())) {
                 Ok(Outcome::Run(config)) => config.monitors[0].fd_scope,
                 other => panic!("{other:?}"),
             }

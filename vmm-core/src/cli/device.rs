@@ -63,6 +63,32 @@ fn take<T: Described + FromInput>(given: &Given<'_>, form: Form) -> Result<Taken
 }
 
 pub(super) fn take_device(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    match read_device(given)? {
+        Taken::Help(text) => Ok(Step::Print(text)),
+        Taken::Value(device) => {
+            draft.devices.push((given.typed.to_owned(), device));
+            Ok(Step::Next)
+        }
+    }
+}
+
+/// A device as a person writes it: what `-device` takes.
+///
+/// # Errors
+/// There is no such model, or a property or its value is wrong.
+pub fn device(text: &str) -> Result<DeviceOptions, Problem> {
+    let given = Given {
+        typed: "device_add",
+        name: "device",
+        text,
+    };
+    match read_device(&given)? {
+        Taken::Value(device) => Ok(device),
+        Taken::Help(_) => Err(Problem::new("help is on the command line: -device help")),
+    }
+}
+
+fn read_device(given: &Given<'_>) -> Result<Taken<DeviceOptions>, Problem> {
     let mut parsed = read::parse::<DeviceOptions>(given.text, Form::json("driver"))?;
     let named = parsed.value.get("driver").and_then(Value::as_str);
     let driver = match named {
@@ -74,14 +100,12 @@ pub(super) fn take_device(draft: &mut Draft, given: &Given<'_>) -> Result<Step, 
             Some(driver) => help::keys_of::<DeviceOptions>(given.name, Some(driver.name)),
             None => help::devices(),
         };
-        return Ok(Step::Print(text));
+        return Ok(Taken::Help(text));
     }
     if let (Some(driver), Some(keys)) = (driver, parsed.value.as_object_mut()) {
         keys.insert("driver".to_owned(), Value::from(driver.name));
     }
-    let device = read::typed(parsed.value, parsed.mode)?;
-    draft.devices.push((given.typed.to_owned(), device));
-    Ok(Step::Next)
+    read::typed(parsed.value, parsed.mode).map(Taken::Value)
 }
 
 fn known_driver(name: &str) -> Result<&'static DriverSpec, Problem> {

@@ -10,6 +10,7 @@ use qapi_schema::describe::Described;
 use qapi_schema::devices::DeviceOptions;
 use qapi_schema::input::{FromInput, Mode};
 use qapi_schema::qom::ObjectOptions;
+use qapi_schema::run_state::SetAction;
 use serde_json::{Map, Value};
 
 use super::config::{AccelSpec, AddFdSpec, CpuSpec, GlobalSpec, Incoming, MonitorSpec, SerialSpec};
@@ -37,6 +38,8 @@ pub(super) enum Step {
     Next,
     /// Nothing: this is to be shown instead.
     Print(String),
+    /// The options in this file.
+    ReadConfig(String),
 }
 
 /// What the options said so far.
@@ -50,6 +53,8 @@ pub(super) struct Draft {
     /// An accelerator that is not ours: only wrong if no other is.
     pub(super) foreign_accel: Option<(String, String)>,
     pub(super) cpu: Option<CpuSpec>,
+    /// A CPU that cannot be had: only wrong if the machine has CPUs.
+    pub(super) foreign_cpu: Option<CliError>,
     pub(super) uuid: Option<[u8; 16]>,
     pub(super) add_fds: Vec<AddFdSpec>,
     pub(super) open_hook: Option<HookSpec>,
@@ -61,6 +66,9 @@ pub(super) struct Draft {
     pub(super) globals: Vec<GlobalSpec>,
     pub(super) serials: Vec<(String, SerialSpec)>,
     pub(super) monitors: Vec<(String, MonitorSpec)>,
+    /// The option as typed, and the id of its chardev.
+    pub(super) qtest: Option<(String, String)>,
+    pub(super) qtest_log: Option<String>,
     pub(super) incoming: Option<Incoming>,
     pub(super) open_policy: Policy,
     pub(super) sandbox: Option<SandboxSpec>,
@@ -76,8 +84,7 @@ pub(super) struct Draft {
 )]
 pub(super) struct Flags {
     pub(super) paused: bool,
-    pub(super) no_reboot: bool,
-    pub(super) no_shutdown: bool,
+    pub(super) preconfig: bool,
     pub(super) nodefaults: bool,
     pub(super) nographic: bool,
     pub(super) daemonize: bool,
@@ -108,6 +115,12 @@ impl Draft {
             self.merged.entry(name).or_default().extend(keys);
         }
         Ok(Step::Next)
+    }
+
+    /// Adds what an option says that is another word for `-action`.
+    pub(super) fn merge_actions(&mut self, actions: &SetAction) -> Result<Step, Problem> {
+        let actions = serde_json::to_value(actions).unwrap_or_default();
+        self.merge_value::<SetAction>("action", actions)
     }
 
     /// What the pieces make together; an option that was not given has no keys.

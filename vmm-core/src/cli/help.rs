@@ -10,8 +10,8 @@ use qapi_schema::drivers::DRIVERS;
 use qapi_schema::qom::ObjectType;
 
 use super::options::{OPTIONS, OptionSpec};
-use super::processor::CPUS;
 use crate::machine;
+use crate::types::CPU_MODELS;
 
 /// The widest line of the text for people.
 const WIDTH: usize = 92;
@@ -122,7 +122,7 @@ pub(super) fn accels() -> String {
 /// `-cpu help`
 pub(super) fn cpus() -> String {
     let mut text = String::from("Available CPUs:\n");
-    for (name, about) in CPUS {
+    for (name, about) in CPU_MODELS {
         let _ = writeln!(text, "x86 {name:<20} {about}");
     }
     text

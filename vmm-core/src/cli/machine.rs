@@ -161,6 +161,6 @@ pub(super) fn resolve_accels(
         (Some((typed, name)), _) => (typed.clone(), name.as_str()),
         (None, names) => (machine, names.unwrap_or_default()),
     };
-    let what = format!("invalid accelerator '{name}'; there is only kvm");
+    let what = format!("invalid accelerator '{name}'; there are kvm and qtest");
     Err(Problem::new(what).of(&typed))
 }

@@ -42,16 +42,17 @@ mod options;
 mod process;
 mod processor;
 mod read;
+mod readconfig;
 mod resolve;
 #[cfg(test)]
 mod tests;
 
 use std::ffi::OsString;
 
-use qapi_schema::describe::nearest;
+use qapi_schema::describe::{MemberSpec, nearest};
 
 pub use config::Config;
-pub use device::apply_globals;
+pub use device::{apply_globals, device};
 pub use error::{CliError, Problem};
 
 use draft::{Draft, Given, Step};
@@ -66,12 +67,16 @@ pub enum Outcome {
     Print(String),
 }
 
-/// Reads a command line, without the program's own name.
+/// Reads a command line, without the program's own name. `read_file` gives the text of a file that
+/// `-readconfig` names, or why there is none.
 ///
 /// # Errors
 /// An option, a key or a value is not known or cannot be carried out; one line that names the
 /// option as typed. `main` puts `sesame: ` before it.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Outcome, CliError> {
+pub fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    read_file: impl Fn(&str) -> Result<String, String>,
+) -> Result<Outcome, CliError> {
     let mut draft = Draft::default();
     let mut words = arguments.into_iter().enumerate().map(|(at, word)| {
         word.into_string()
@@ -95,10 +100,57 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Outcome, C
         match (option.take)(&mut draft, &given) {
             Ok(Step::Next) => {}
             Ok(Step::Print(text)) => return Ok(Outcome::Print(text)),
+            Ok(Step::ReadConfig(name)) => {
+                take_config(&mut draft, &name, &read_file).map_err(|problem| problem.of(&typed))?;
+            }
             Err(problem) => return Err(problem.of(&typed)),
         }
     }
     resolve::resolve(draft).map(|config| Outcome::Run(Box::new(config)))
+}
+
+/// Takes the options that a file holds.
+fn take_config(
+    draft: &mut Draft,
+    name: &str,
+    read_file: impl Fn(&str) -> Result<String, String>,
+) -> Result<(), Problem> {
+    let text = read_file(name).map_err(Problem::new)?;
+    for section in readconfig::sections(&text)? {
+        let typed = format!("[{}]", group_of(section.option.name));
+        let given = Given {
+            typed: &typed,
+            name: section.option.name,
+            text: &section.argument,
+        };
+        draft.saw(&given);
+        let in_section = |problem| Problem::new(format!("{typed}: {problem}"));
+        // Help is for the command line: a key called help is just wrong here.
+        match (section.option.take)(draft, &given).map_err(in_section)? {
+            Step::Next => {}
+            Step::Print(_) | Step::ReadConfig(_) => {
+                return Err(in_section(Problem::new("'help' is no key")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every option by the name that clients know it by, with the keys it always takes.
+pub fn described_options() -> impl Iterator<Item = (&'static str, &'static [MemberSpec])> {
+    options::OPTIONS
+        .iter()
+        .map(|option| (group_of(option.name), option.keys.members))
+}
+
+/// What the keys of an option are called together: a name that is older than some of the options.
+fn group_of(option: &'static str) -> &'static str {
+    match option {
+        "m" => "memory",
+        "smp" => "smp-opts",
+        "boot" => "boot-opts",
+        other => other,
+    }
 }
 
 fn option_of(typed: &str) -> Result<&'static OptionSpec, CliError> {

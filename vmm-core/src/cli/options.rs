@@ -9,6 +9,7 @@ use qapi_schema::cli::{
 use qapi_schema::describe::{Described, MemberSpec, VariantSpec};
 use qapi_schema::devices::DeviceOptions;
 use qapi_schema::qom::ObjectOptions;
+use qapi_schema::run_state::{RebootAction, SetAction, ShutdownAction};
 use serde_json::json;
 
 use super::draft::{Draft, Given, Step};
@@ -217,15 +218,35 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "no-reboot",
         "Ends when the guest resets, instead of starting it again.",
         |draft, _| {
-            draft.flags.no_reboot = true;
-            Ok(Step::Next)
+            let actions = SetAction {
+                reboot: Some(RebootAction::Shutdown),
+                ..SetAction::default()
+            };
+            draft.merge_actions(&actions)
         },
     ),
     flag(
         "no-shutdown",
         "Stops the machine when the guest powers off, instead of ending.",
         |draft, _| {
-            draft.flags.no_shutdown = true;
+            let actions = SetAction {
+                shutdown: Some(ShutdownAction::Pause),
+                ..SetAction::default()
+            };
+            draft.merge_actions(&actions)
+        },
+    ),
+    keyed::<SetAction>(
+        "action",
+        "KEY=ACTION[,..]",
+        "What the guest's own acts lead to.",
+        |draft, given| draft.merge::<SetAction>(given, Form::KEYS),
+    ),
+    flag(
+        "preconfig",
+        "Builds no machine until a client sends x-exit-preconfig.",
+        |draft, _| {
+            draft.flags.preconfig = true;
             Ok(Step::Next)
         },
     ),
@@ -308,6 +329,21 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
          sesame-open-hook is such a manager.",
         process::take_open_hook,
     ),
+    plain(
+        "qtest",
+        "as -qmp",
+        "Lets a program that tests drive the machine's ports and memory, by QEMU's qtest protocol.",
+        console::take_qtest,
+    ),
+    plain(
+        "qtest-log",
+        "FILE|none",
+        "Writes what a tester says and is told to FILE.",
+        |draft, given| {
+            draft.qtest_log = (given.text != "none").then(|| given.text.to_owned());
+            Ok(Step::Next)
+        },
+    ),
     // the process
     keyed::<NameOptions>(
         "name",
@@ -387,9 +423,15 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
             Ok(Step::Next)
         },
     ),
+    plain(
+        "readconfig",
+        "FILE",
+        "Takes more options from FILE: a section [OPTION \"ID\"] for each, with lines KEY = \"VALUE\".",
+        |_, given| Ok(Step::ReadConfig(given.text.to_owned())),
+    ),
     flag(
         "no-user-config",
-        "Accepted: no configuration file is ever read.",
+        "Accepted: no configuration file is read unasked.",
         nothing,
     ),
     flag(
@@ -401,6 +443,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         },
     ),
     always_none("display", "There is no display."),
+    always_none("audio", "There is no sound."),
     always_none("vga", "There is no graphics card."),
     always_none("parallel", "There is no parallel port."),
     always_none(

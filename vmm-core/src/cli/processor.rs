@@ -10,12 +10,7 @@ use super::error::Problem;
 use super::help;
 use crate::kvm::cpuid::CpuTopology;
 use crate::machine::MachineType;
-
-/// The CPU models and what they are.
-pub(super) const CPUS: &[(&str, &str)] = &[
-    ("host", "what the host has and KVM supports"),
-    ("max", "the same"),
-];
+use crate::types::CPU_MODELS;
 
 /// RAM where `-m` names no size: 128 MiB.
 const DEFAULT_RAM: u64 = 128 << 20;
@@ -29,11 +24,15 @@ pub(super) fn take_cpu(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Pro
     }
     let mut parts = given.text.split(',');
     let model = parts.next().unwrap_or_default();
-    let names = || CPUS.iter().map(|(name, _)| *name);
+    let names = || CPU_MODELS.iter().map(|(name, _)| *name);
     if !names().any(|name| name == model) {
         let what = format!("unable to find CPU model '{model}'; there are host and max");
-        return Err(Problem::with_nearest(what, model, names()));
+        // A machine without CPUs takes any.
+        let problem = Problem::with_nearest(what, model, names());
+        draft.foreign_cpu = Some(problem.of(given.typed));
+        return Ok(Step::Next);
     }
+    draft.foreign_cpu = None;
     parts.try_for_each(check_feature)?;
     draft.cpu = Some(CpuSpec::Host);
     Ok(Step::Next)
@@ -207,6 +206,7 @@ fn counts(options: &SmpConfiguration) -> Result<Counts, Problem> {
 pub(super) fn resolve_memory(
     options: &MemorySizeConfiguration,
     backend: Option<u64>,
+    machine: &MachineType,
 ) -> Result<MemorySpec, Problem> {
     let given = match options.size.as_deref() {
         Some(text) => Some(mebibytes("size", text)?),
@@ -215,7 +215,7 @@ pub(super) fn resolve_memory(
     let size = given
         .filter(|size| *size > 0)
         .or(backend)
-        .unwrap_or(DEFAULT_RAM);
+        .unwrap_or(if machine.has_board() { DEFAULT_RAM } else { 0 });
     if let Some(backend) = backend.filter(|backend| *backend != size) {
         return Err(Problem::new(format!(
             "Machine memory size does not match the size of the memory backend: \

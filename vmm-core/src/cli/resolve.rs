@@ -5,7 +5,7 @@ use qapi_schema::cli::MachineOptions;
 use qapi_schema::devices::{DeviceOptions, DeviceOptionsVariant};
 use qapi_schema::qom::{ObjectOptions, ObjectOptionsVariant};
 
-use super::config::{Config, CpuSpec, KernelSpec, SerialSpec};
+use super::config::{Config, CpuSpec, KernelSpec, QtestSpec, SerialSpec};
 use super::draft::Draft;
 use super::error::{CliError, Problem};
 use super::{chardev, clock, device, machine, process, processor};
@@ -17,7 +17,9 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
     let accels = machine::resolve_accels(&draft, options.accel.as_deref())?;
     let smp = draft.resolved("smp", |smp| processor::resolve_smp(&smp, machine.model))?;
     let ram = draft.resolved("machine", |options| backend_size(&draft.objects, &options))?;
-    let memory = draft.resolved("m", |memory| processor::resolve_memory(&memory, ram))?;
+    let memory = draft.resolved("m", |memory| {
+        processor::resolve_memory(&memory, ram, machine.model)
+    })?;
     let kernel = kernel(&draft, options)?;
     let name = draft.resolved("name", process::resolve_name)?;
     let rtc = draft.resolved("rtc", |options| clock::resolve(&options))?;
@@ -27,10 +29,14 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
     })?;
     let run_with = draft.resolved("run-with", process::resolve_run_with)?;
     let messages = draft.resolved("msg", |options| Ok(process::resolve_messages(&options)))?;
+    let actions = draft.merged("action")?;
     if machine.model.has_board() {
         add_default_serial(&mut draft);
     }
     check_chardevs(&draft)?;
+    if let Some(error) = draft.foreign_cpu.take_if(|_| machine.model.has_board()) {
+        return Err(error);
+    }
     let devices = devices(&mut draft)?;
     Ok(Config {
         machine,
@@ -52,10 +58,14 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         globals: draft.globals,
         serials: untyped(draft.serials),
         monitors: untyped(draft.monitors),
+        qtest: draft.qtest.map(|(_, chardev)| QtestSpec {
+            chardev,
+            log: draft.qtest_log,
+        }),
         incoming: draft.incoming,
         paused: draft.flags.paused,
-        no_reboot: draft.flags.no_reboot,
-        no_shutdown: draft.flags.no_shutdown,
+        preconfig: draft.flags.preconfig,
+        actions,
         overcommit,
         messages,
         open_policy: draft.open_policy,
@@ -151,7 +161,7 @@ fn add_default_serial(draft: &mut Draft) {
     draft.serials.push((typed.to_owned(), serial));
 }
 
-/// Every chardev that a monitor or serial port names is there, and serves only one of them.
+/// Every chardev that a monitor, serial port or tester names is there, and serves only one of them.
 fn check_chardevs(draft: &Draft) -> Result<(), CliError> {
     let monitors = draft
         .monitors
@@ -165,7 +175,8 @@ fn check_chardevs(draft: &Draft) -> Result<(), CliError> {
             SerialSpec::Absent => None,
         });
     let mut used: Vec<&str> = Vec::new();
-    for (typed, id) in monitors.chain(serials) {
+    let qtest = draft.qtest.iter().map(|(typed, id)| (typed, id));
+    for (typed, id) in monitors.chain(serials).chain(qtest) {
         if !draft.chardevs.iter().any(|(_, chardev)| chardev.id == *id) {
             let ids = draft
                 .chardevs

@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use qapi_schema::char::ChardevBackendVariant;
 use qapi_schema::devices::DeviceOptionsVariant;
+use qapi_schema::run_state::{PanicAction, RebootAction, ShutdownAction};
 
 use super::config::*;
 use super::options::{OPTIONS, option_names};
@@ -12,8 +13,16 @@ use super::*;
 use crate::kvm::cpuid::CpuTopology;
 use crate::machine::MachineKind;
 
+/// The only file there is.
+fn read_file(name: &str) -> Result<String, String> {
+    if name != "/etc/vm" {
+        return Err(format!("there is no file '{name}'"));
+    }
+    Ok("[object \"r\"]\nqom-type = \"rng-builtin\"\n[memory]\nsize = \"200\"".to_owned())
+}
+
 fn outcome(arguments: &[&str]) -> Result<Outcome, CliError> {
-    parse(arguments.iter().map(OsString::from))
+    parse(arguments.iter().map(OsString::from), read_file)
 }
 
 fn config(arguments: &[&str]) -> Config {
@@ -174,7 +183,8 @@ fn a_guest_of_libvirt_is_understood() {
     assert_eq!(kernel.append, "console=ttyS0 panic=-1");
     let sandbox = config.sandbox.expect("the sandbox is on");
     assert!(sandbox.deny_spawn && sandbox.deny_obsolete);
-    assert!(config.messages.timestamp && config.boot.strict && config.no_shutdown);
+    assert!(config.messages.timestamp && config.boot.strict);
+    assert_eq!(config.actions.shutdown, Some(ShutdownAction::Pause));
     assert!(config.serials.is_empty(), "isa-serial is the port");
 }
 
@@ -401,7 +411,7 @@ const WRONG: &[(&[&str], &str)] = &[
     ),
     (
         &["-accel", "tcg"],
-        "-accel: invalid accelerator 'tcg'; there is only kvm",
+        "-accel: invalid accelerator 'tcg'; there are kvm and qtest",
     ),
     (
         &["-cpu", "hots"],
@@ -601,10 +611,63 @@ fn word() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn no_command_line_makes_it_panic(words in proptest::collection::vec(word(), 0..12)) {
-        match parse(words.into_iter().map(OsString::from)) {
+        match parse(words.into_iter().map(OsString::from), read_file) {
             Ok(Outcome::Run(config)) => prop_assert!(!config.accels.is_empty()),
             Ok(Outcome::Print(text)) => prop_assert!(text.ends_with('\n')),
             Err(error) => prop_assert!(!error.to_string().is_empty()),
         }
     }
+}
+
+#[test]
+fn a_tester_has_a_chardev_and_a_machine_without_cpus_takes_any_cpu() {
+    let config = config(&[
+        "-qtest",
+        "unix:/run/q",
+        "-qtest-log",
+        "/tmp/log",
+        "-machine",
+        "none",
+        "-cpu",
+        "qemu64,apic-id=0",
+        "-accel",
+        "qtest",
+    ]);
+    let qtest = config.qtest.expect("a tester");
+    assert_eq!(
+        (qtest.chardev.as_str(), qtest.log.as_deref()),
+        ("qtest", Some("/tmp/log"))
+    );
+    assert_eq!(config.chardevs[0].id, "qtest");
+    assert_eq!(config.memory.size, 0);
+    assert!(error(&["-cpu", "qemu64"]).starts_with("-cpu: unable to find CPU model 'qemu64'"));
+    assert_eq!(
+        error(&["-qtest", "stdio", "-qtest", "stdio"]),
+        "-qtest: there is only one tester: give -qtest once"
+    );
+}
+
+#[test]
+fn later_words_about_the_guests_acts_win() {
+    let config = config(&[
+        "-no-reboot",
+        "-action",
+        "reboot=reset,panic=none",
+        "--preconfig",
+    ]);
+    assert_eq!(config.actions.reboot, Some(RebootAction::Reset));
+    assert_eq!(config.actions.panic, Some(PanicAction::None));
+    assert_eq!(config.actions.shutdown, None);
+    assert!(config.preconfig);
+}
+
+#[test]
+fn a_file_adds_options_where_it_is_named() {
+    let config = config(&["-m", "100", "-readconfig", "/etc/vm", "-name", "x"]);
+    assert_eq!(config.memory.size, 200 << 20);
+    assert_eq!(config.objects[0].id, "r");
+    assert_eq!(
+        error(&["-readconfig", "/no"]),
+        "-readconfig: there is no file '/no'"
+    );
 }

@@ -125,15 +125,18 @@ mod tests {
         let wish = Wish::new(&request, Expected::Stream);
         let line = JsonLines.open(7, &wish, Some("chardev-add"), Duration::from_millis(1500));
         let text = String::from_utf8(line).expect("text");
-        assert_eq!(
-            text,
-            "{\"id\": 7, \"request\": \"open\", \"name\": \"/a\\nb\", \"role\": \"chardev-log\", \
-             \"kind\": \"stream\", \"access\": \"write-only\", \"create\": \"append\", \
-             \"direct\": false, \"reason\": \"chardev 'c'\", \"command\": \"chardev-add\", \
-             \"deadline-ms\": 1500}"
-        );
+        assert!(!text.contains('\n'), "{text}");
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+        let wanted = serde_json::json!({"id": 7, "request": "open", "name": "/a\nb",
+            "role": "chardev-log", "kind": "stream", "access": "write-only", "create": "append",
+            "direct": false, "reason": "chardev 'c'", "command": "chardev-add",
+            "deadline-ms": 1500});
+        assert_eq!(read(&text), wanted);
         let cancel = String::from_utf8(JsonLines.cancel(7)).expect("text");
-        assert_eq!(cancel, "{\"id\": 7, \"request\": \"cancel\"}");
+        assert_eq!(
+            read(&cancel),
+            serde_json::json!({"id": 7, "request": "cancel"})
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::Cap;
 
+use super::features::features;
 use super::{KvmError, KvmVm};
 
 /// How the vCPUs are arranged. All counts are at least one.
@@ -167,6 +168,12 @@ impl CpuModel {
             .iter()
             .find(|leaf| leaf.function == 0x8000_0008)
             .map_or(36, |leaf| leaf.eax & 0xff)
+    }
+
+    /// Every CPU feature with a name, and whether a guest sees it.
+    #[must_use]
+    pub fn features(&self) -> Vec<(&'static str, bool)> {
+        features(&self.leaves)
     }
 
     /// CPUID leaf 1's signature and features, as SMBIOS wants them.

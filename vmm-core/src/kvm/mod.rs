@@ -23,6 +23,7 @@ pub mod chips;
 pub mod clock;
 pub mod cpu_state;
 pub mod cpuid;
+mod features;
 pub mod irqfd;
 pub mod msr;
 pub mod regs;

@@ -249,6 +249,15 @@ impl Vcpu {
         Ok(result)
     }
 
+    /// Sends it a non-maskable interrupt, for when it runs.
+    ///
+    /// # Errors
+    /// It is not paused, or KVM refuses.
+    pub fn inject_nmi(&self) -> Result<(), KvmError> {
+        self.with_cpu(VcpuFd::nmi)?
+            .map_err(KvmError::ioctl("a non-maskable interrupt"))
+    }
+
     /// Back to power-on; with an `entry`, at a kernel's first instruction. The first vCPU without
     /// one halts: a machine with nothing to boot waits for ever.
     ///

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use fdset::{Access, Door, OpenFile, Request, Role};
 use qapi_schema::QmpError;
+use qapi_schema::cli::AccelType;
 
 use crate::cli::Config;
 use crate::cli::config::{RtcBase, SerialSpec as SerialOption};
@@ -15,6 +16,9 @@ use crate::memory::{RAM_ID, RamBackend, RamBackendSpec};
 use crate::process;
 use crate::vm::{Vm, VmMachine};
 
+/// What the memory of a machine without a board is called.
+const BOARDLESS_RAM_ID: &str = "ram";
+
 /// Builds the machine that `config` asks for, without what is plugged into it.
 pub(super) fn build(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
     match config.machine.model.kind {
@@ -23,18 +27,24 @@ pub(super) fn build(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
         }
         MachineKind::None => {
             // A machine without CPUs needs no KVM, but tells whether there is one.
-            vm.kvm_enabled = open_kvm(door, config).is_ok();
+            if let Ok((accel, kvm)) = open_kvm(door, config) {
+                vm.kvm_enabled = accel == AccelType::Kvm;
+                vm.spare_kvm = Some(kvm);
+            }
+            vm.spare_memory = spare_memory(vm, door, config)?;
         }
         MachineKind::Q35 => {
-            let q35 = q35(vm, door, config)?;
-            vm.kvm_enabled = true;
+            let (accel, kvm) = open_kvm(door, config)?;
+            let q35 = q35(vm, door, config, accel, kvm)?;
+            vm.kvm_enabled = accel == AccelType::Kvm;
             vm.machine = VmMachine::Q35(Box::new(q35));
         }
     }
     Ok(())
 }
 
-fn q35(vm: &mut Vm, door: &Door, config: &Config) -> Result<Q35> {
+/// The machine, run by `accel`.
+fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFile) -> Result<Q35> {
     let spec = Q35Spec {
         product: config.machine.model.name.to_owned(),
         uuid: config.uuid.unwrap_or_default(),
@@ -43,11 +53,12 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config) -> Result<Q35> {
         rtc_offset: rtc_offset(config),
         serials: serials(vm, config)?,
         boot: boot(door, config)?,
+        held: accel == AccelType::Qtest,
     };
     let vcpu_mail = vm.mailbox.clone();
     let host = MachineHost {
-        kvm: open_kvm(door, config)?,
-        memory: memory(vm, door, config)?,
+        kvm,
+        memory: memory(vm, door, config, RAM_ID)?,
         notices: vm.mailbox.notices(),
         vcpu_events: Arc::new(move |event| vcpu_mail.send(Letter::Vcpu(event))),
     };
@@ -58,25 +69,35 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config) -> Result<Q35> {
     Ok(q35)
 }
 
-fn open_kvm(door: &Door, config: &Config) -> Result<OpenFile> {
+/// The first of the accelerators whose KVM can be had, and that.
+fn open_kvm(door: &Door, config: &Config) -> Result<(AccelType, OpenFile)> {
     let mut last = None;
     for accel in &config.accels {
         let request = Request::new(&accel.device, Access::ReadWrite, Role::Kvm, "-accel kvm");
         match fdset::open(door, &request) {
-            Ok(file) => return Ok(file),
+            Ok(file) => return Ok((accel.accel, file)),
             Err(error) => last = Some(error),
         }
     }
     Err(last.map_or_else(|| anyhow::anyhow!("-accel: none is given"), Into::into))
 }
 
-fn memory(vm: &mut Vm, door: &Door, config: &Config) -> Result<RamBackend> {
+/// The memory that `-m` asks for, or `memory-backend=` names, where there is no board to use it.
+fn spare_memory(vm: &mut Vm, door: &Door, config: &Config) -> Result<Option<RamBackend>> {
+    if config.memory.size == 0 {
+        return Ok(None);
+    }
+    memory(vm, door, config, BOARDLESS_RAM_ID).map(Some)
+}
+
+/// The RAM that `-m` asks for, called `own_id` unless it is an object.
+fn memory(vm: &mut Vm, door: &Door, config: &Config, own_id: &str) -> Result<RamBackend> {
     let size = config.memory.size;
     let Some(id) = &config.machine.memory_backend else {
         let spec = RamBackendSpec {
             merge: config.machine.mem_merge,
             dump: config.machine.dump_guest_core,
-            ..RamBackendSpec::anonymous(RAM_ID, size)
+            ..RamBackendSpec::anonymous(own_id, size)
         };
         return RamBackend::open(door, spec).context("-m");
     };

@@ -132,6 +132,12 @@ impl Board {
         Ok(())
     }
 
+    /// Where its devices answer.
+    #[must_use]
+    pub fn buses(&self) -> &Buses {
+        &self.buses
+    }
+
     /// Whether there is a panic notifier.
     #[must_use]
     pub fn has_pvpanic(&self) -> bool {

@@ -74,6 +74,8 @@ pub struct Q35Spec {
     pub serials: Vec<SerialSpec>,
     /// What to boot; without, the CPUs wait for ever.
     pub boot: Option<BootSource>,
+    /// Whether the vCPUs never run: a tester drives the machine in their place.
+    pub held: bool,
 }
 
 /// What the host gives to a machine.
@@ -102,6 +104,7 @@ pub struct Q35 {
     power_on: ChipState,
     clock: KvmClock,
     boot: Option<BootSource>,
+    held: bool,
     model: CpuModel,
     identity: Identity,
     vm: Arc<KvmVm>,
@@ -167,6 +170,7 @@ impl Q35 {
             power_on,
             clock: KvmClock::default(),
             boot: spec.boot,
+            held: spec.held,
             model,
             identity: Identity {
                 product: spec.product,
@@ -214,7 +218,9 @@ impl Q35 {
         self.clock.start(&self.vm, &self.vcpus)?;
         self.board.resume();
         self.pci.resume();
-        self.vcpus.resume();
+        if !self.held {
+            self.vcpus.resume();
+        }
         Ok(())
     }
 
@@ -261,6 +267,12 @@ impl Q35 {
         Arc::clone(&self.irqs) as _
     }
 
+    /// The two address spaces that a vCPU's accesses go to.
+    #[must_use]
+    pub fn buses(&self) -> &Buses {
+        self.board.buses()
+    }
+
     /// Guest memory.
     #[must_use]
     pub fn memory(&self) -> &GuestMem {
@@ -271,6 +283,25 @@ impl Q35 {
     #[must_use]
     pub fn backend(&self) -> &RamBackend {
         &self.backend
+    }
+
+    /// What the vCPUs show a guest.
+    #[must_use]
+    pub fn cpu_model(&self) -> &CpuModel {
+        &self.model
+    }
+
+    /// Sends each vCPU a non-maskable interrupt; one that stands still gets it when it runs.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn inject_nmi(&self, runs: bool) -> Result<(), MachineError> {
+        self.vcpus.pause();
+        let sent = self.vcpus.iter().try_for_each(Vcpu::inject_nmi);
+        if runs && !self.held {
+            self.vcpus.resume();
+        }
+        Ok(sent?)
     }
 
     /// Where RAM and the PCI windows lie.

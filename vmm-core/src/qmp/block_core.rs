@@ -2,7 +2,7 @@
 
 use block::NodeView;
 use qapi_schema::block_core::{
-    BlockDeviceInfo, BlockDeviceIoStatus, BlockInfo, BlockdevCacheInfo, BlockdevDel,
+    BlockDeviceInfo, BlockDeviceIoStatus, BlockInfo, BlockJobInfo, BlockdevCacheInfo, BlockdevDel,
     BlockdevDetectZeroesOptions, BlockdevOptions, Commands, ImageInfo, QueryNamedBlockNodes,
 };
 use qapi_schema::{Context, QmpError};
@@ -53,6 +53,11 @@ impl Commands for Vm {
             }
         });
         Ok(info.collect())
+    }
+
+    fn query_block_jobs(&mut self, _cx: &mut dyn Context) -> Result<Vec<BlockJobInfo>, QmpError> {
+        // No command begins one.
+        Ok(Vec::new())
     }
 
     fn query_named_block_nodes(

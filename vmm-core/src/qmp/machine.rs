@@ -1,15 +1,18 @@
 //! `machine.json`: what the machine is and which machines there are.
 
 use qapi_schema::machine::{
-    Commands, CpuInfoFast, CpuInstanceProperties, IOThreadInfo, KvmInfo, MachineInfo, NameInfo,
-    SysEmuTarget, TargetInfo, UuidInfo,
+    Commands, CpuDefinitionInfo, CpuInfoFast, CpuInstanceProperties, CpuModelExpansionInfo,
+    CurrentMachineParams, HostMemPolicy, HotpluggableCPU, IOThreadInfo, KvmInfo, MachineInfo,
+    Memdev, MemoryInfo, NameInfo, QueryCpuModelExpansion, SysEmuTarget, TargetInfo, UuidInfo,
 };
 use qapi_schema::{Context, QmpError};
 
+use super::cpu_models;
+use crate::kvm::cpuid::CpuPlace;
 use crate::machine;
-use crate::memory::RAM_ID;
+use crate::memory::{RAM_ID, RamBackendSpec};
 use crate::types;
-use crate::vm::{Vm, cpu_path};
+use crate::vm::{Vm, VmMachine, cpu_path};
 
 impl Commands for Vm {
     fn query_name(&mut self, _cx: &mut dyn Context) -> Result<NameInfo, QmpError> {
@@ -61,28 +64,115 @@ impl Commands for Vm {
             cpu_index: i64::from(cpu.index),
             qom_path: cpu_path(cpu.index),
             thread_id: i64::from(cpu.thread_id),
-            props: Some(CpuInstanceProperties {
-                socket_id: Some(i64::from(cpu.place.socket)),
-                die_id: Some(i64::from(cpu.place.die)),
-                core_id: Some(i64::from(cpu.place.core)),
-                thread_id: Some(i64::from(cpu.place.thread)),
-                ..Default::default()
-            }),
+            props: Some(properties(cpu.place)),
             target: SysEmuTarget::X86_64,
         });
         Ok(cpus.collect())
+    }
+
+    fn query_current_machine(
+        &mut self,
+        _cx: &mut dyn Context,
+    ) -> Result<CurrentMachineParams, QmpError> {
+        Ok(CurrentMachineParams {
+            wakeup_suspend_support: false,
+        })
+    }
+
+    fn query_hotpluggable_cpus(
+        &mut self,
+        _cx: &mut dyn Context,
+    ) -> Result<Vec<HotpluggableCPU>, QmpError> {
+        if matches!(self.machine, VmMachine::None) {
+            return Err(QmpError::generic(
+                "machine 'none' does not support hot-plugging CPUs: it has no place for any",
+            ));
+        }
+        let places = self.machine.cpus().into_iter().rev();
+        let places = places.map(|cpu| HotpluggableCPU {
+            r#type: types::HOST_CPU.to_owned(),
+            vcpus_count: 1,
+            props: properties(cpu.place),
+            qom_path: Some(cpu_path(cpu.index)),
+        });
+        Ok(places.collect())
+    }
+
+    fn query_memory_size_summary(&mut self, _cx: &mut dyn Context) -> Result<MemoryInfo, QmpError> {
+        Ok(MemoryInfo {
+            base_memory: self.own_memory().map_or(0, |spec| spec.size),
+            plugged_memory: None,
+        })
+    }
+
+    fn query_memdev(&mut self, _cx: &mut dyn Context) -> Result<Vec<Memdev>, QmpError> {
+        let objects = self.objects.memories();
+        // The machine's own RAM is no object.
+        let own = self
+            .own_memory()
+            .filter(|own| !self.objects.memories().any(|spec| spec.id == own.id));
+        Ok(own.into_iter().chain(objects).map(memdev).collect())
+    }
+
+    fn query_cpu_definitions(
+        &mut self,
+        _cx: &mut dyn Context,
+    ) -> Result<Vec<CpuDefinitionInfo>, QmpError> {
+        Ok(cpu_models::definitions())
+    }
+
+    fn query_cpu_model_expansion(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: QueryCpuModelExpansion,
+    ) -> Result<CpuModelExpansionInfo, QmpError> {
+        let model = cpu_models::expand(self, args.r#type, args.model)?;
+        Ok(CpuModelExpansionInfo { model })
     }
 
     fn query_iothreads(&mut self, _cx: &mut dyn Context) -> Result<Vec<IOThreadInfo>, QmpError> {
         let iothreads = self.objects.iothreads().map(|iothread| IOThreadInfo {
             id: iothread.id().to_owned(),
             thread_id: i64::from(iothread.thread_id()),
-            // Our threads wait in the ring and never poll.
-            poll_max_ns: 0,
-            poll_grow: 0,
-            poll_shrink: 0,
-            aio_max_batch: 0,
+            poll_max_ns: self.objects.number(iothread.id(), "poll-max-ns"),
+            poll_grow: self.objects.number(iothread.id(), "poll-grow"),
+            poll_shrink: self.objects.number(iothread.id(), "poll-shrink"),
+            aio_max_batch: self.objects.number(iothread.id(), "aio-max-batch"),
         });
         Ok(iothreads.collect())
+    }
+}
+
+impl Vm {
+    /// The memory that the machine began with.
+    fn own_memory(&self) -> Option<&RamBackendSpec> {
+        match &self.machine {
+            VmMachine::Q35(q35) => Some(q35.backend().spec()),
+            VmMachine::None => self.spare_memory.as_ref().map(|memory| memory.spec()),
+        }
+    }
+}
+
+fn properties(place: CpuPlace) -> CpuInstanceProperties {
+    CpuInstanceProperties {
+        socket_id: Some(i64::from(place.socket)),
+        die_id: Some(i64::from(place.die)),
+        core_id: Some(i64::from(place.core)),
+        thread_id: Some(i64::from(place.thread)),
+        ..Default::default()
+    }
+}
+
+fn memdev(spec: &RamBackendSpec) -> Memdev {
+    Memdev {
+        id: Some(spec.id.clone()),
+        size: spec.size,
+        merge: spec.merge,
+        dump: spec.dump,
+        prealloc: spec.prealloc,
+        share: spec.share,
+        reserve: Some(true),
+        host_nodes: Vec::new(),
+        policy: HostMemPolicy::Default,
     }
 }

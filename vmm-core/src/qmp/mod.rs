@@ -4,7 +4,11 @@
 
 mod block_core;
 mod char;
+mod cpu_models;
+mod job;
 mod machine;
+mod migration;
+mod misc;
 mod open_hook;
 mod pci;
 mod qdev;

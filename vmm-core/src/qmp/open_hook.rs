@@ -89,7 +89,7 @@ fn command_plan(command: &str, arguments: Option<Value>) -> Result<Vec<Planned>,
 }
 
 fn launch_plan(options: Vec<String>) -> Result<Vec<Planned>, QmpError> {
-    let config = match cli::parse(options.into_iter().map(OsString::from)) {
+    let config = match cli::parse(options.into_iter().map(OsString::from), no_file) {
         Ok(Outcome::Run(config)) => config,
         Ok(Outcome::Print(_)) => {
             return Err(QmpError::generic(
@@ -151,4 +151,11 @@ impl Vm {
             reason: wish.reason,
         }
     }
+}
+
+/// Asking what would be opened opens nothing.
+fn no_file(name: &str) -> Result<String, String> {
+    Err(format!(
+        "a plan does not read '{name}': give the options that are in it"
+    ))
 }

@@ -8,6 +8,7 @@ use qapi_schema::{Context, ErrorClass, QmpError};
 
 use crate::cli::apply_globals;
 use crate::plug;
+use crate::types::property_info;
 use crate::vm::Vm;
 
 impl Commands for Vm {
@@ -22,16 +23,8 @@ impl Commands for Vm {
                 format!("Device '{}' not found", args.typename),
             ));
         };
-        let properties = driver
-            .properties()
-            .iter()
-            .map(|property| ObjectPropertyInfo {
-                name: property.name.to_owned(),
-                r#type: property.type_name.to_owned(),
-                description: Some(property.description.to_owned()),
-                default_value: property.default_value(),
-            });
-        Ok(properties.collect())
+        let properties = driver.properties().iter();
+        Ok(properties.map(property_info).collect())
     }
 
     fn device_add(&mut self, _cx: &mut dyn Context, args: DeviceOptions) -> Result<(), QmpError> {

@@ -2,11 +2,12 @@
 
 use qapi_schema::qom::{
     Commands, ObjectDel, ObjectOptions, ObjectPropertyInfo, ObjectTypeInfo, QomGet, QomList,
-    QomListTypes,
+    QomListProperties, QomListTypes, QomSet,
 };
 use qapi_schema::{Context, ErrorClass, QmpError};
 use serde_json::Value;
 
+use crate::objects::read_only;
 use crate::qom::Object;
 use crate::resolve;
 use crate::types;
@@ -50,6 +51,30 @@ impl Commands for Vm {
             "Property '{}.{}' not found",
             object.type_name, args.property
         )))
+    }
+
+    fn qom_set(&mut self, _cx: &mut dyn Context, args: QomSet) -> Result<(), QmpError> {
+        let tree = self.object_tree();
+        let object = find(&tree, &args.path)?;
+        let name = args.path.strip_prefix("/objects/").unwrap_or(&args.path);
+        match tree.at(&format!("/objects/{name}")) {
+            Some(_) => self.objects.set(name, &args.property, &args.value),
+            None => Err(read_only(object, &args.property)),
+        }
+    }
+
+    fn qom_list_properties(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: QomListProperties,
+    ) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
+        let Some(properties) = types::properties(&args.typename) else {
+            // Not DeviceNotFound: libvirt's daemon does not survive that here.
+            let name = args.typename;
+            return Err(QmpError::generic(format!("Class '{name}' not found")));
+        };
+        let own = std::iter::once(info("type", "string"));
+        Ok(own.chain(properties).collect())
     }
 
     fn qom_list_types(

@@ -1,8 +1,11 @@
 //! `run-state.json`: start, stop, reset.
 
-use qapi_schema::run_state::{Commands, RunState as WireState, ShutdownCause, StatusInfo};
+use qapi_schema::run_state::{
+    Commands, RunState as WireState, SetAction, ShutdownCause, StatusInfo,
+};
 use qapi_schema::{Context, QmpError};
 
+use crate::messages::report;
 use crate::run_state::RunState;
 use crate::vm::Vm;
 
@@ -40,5 +43,31 @@ impl Commands for Vm {
     fn system_powerdown(&mut self, _cx: &mut dyn Context) -> Result<(), QmpError> {
         self.power_down();
         Ok(())
+    }
+
+    fn x_exit_preconfig(&mut self, _cx: &mut dyn Context) -> Result<(), QmpError> {
+        let Some(rest) = self.rest.take() else {
+            return Err(QmpError::generic(
+                "The command is permitted only before machine initialization",
+            ));
+        };
+        rest(self).map_err(|error| {
+            report(format_args!("{error:#}"));
+            self.give_up();
+            QmpError::generic(format!("{error:#}"))
+        })
+    }
+
+    fn set_action(&mut self, _cx: &mut dyn Context, args: SetAction) -> Result<(), QmpError> {
+        self.end_policy.change(&args);
+        Ok(())
+    }
+
+    fn inject_nmi(&mut self, _cx: &mut dyn Context) -> Result<(), QmpError> {
+        let runs = self.run_state.is_running();
+        self.machine
+            .board("inject-nmi")?
+            .inject_nmi(runs)
+            .map_err(|error| QmpError::from_error(&error))
     }
 }

@@ -28,7 +28,7 @@ mod tests {
 
     fn config(option: &str, value: &str) -> Config {
         let arguments = ["-nodefaults", option, value].map(OsString::from);
-        match cli::parse(arguments) {
+        match cli::parse(arguments, |name| Err(format!("no file '{name}'"))) {
             Ok(Outcome::Run(config)) => *config,
             Ok(Outcome::Print(text)) => panic!("shows {text}"),
             Err(error) => panic!("{error}"),

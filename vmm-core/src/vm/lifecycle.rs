@@ -9,11 +9,12 @@ use devices::notice::Notice;
 use qapi_schema::block_core::{BlockErrorAction, BlockIoError, IoOperationType};
 use qapi_schema::char::VserportChange;
 use qapi_schema::run_state::{
-    GuestPanicAction, GuestPanicked, Reset, Shutdown, ShutdownCause, VmInternalError,
+    GuestPanicAction, GuestPanicked, PanicAction, RebootAction, Reset, Shutdown, ShutdownAction,
+    ShutdownCause, VmInternalError,
 };
 use qapi_schema::{Event, QmpError};
 
-use super::Vm;
+use super::{EndPolicy, Vm};
 use crate::device_tree::path;
 use crate::event_loop::Letter;
 use crate::kvm::{VcpuEvent, VcpuFault};
@@ -86,7 +87,7 @@ impl Vm {
             guest: is_guest(cause),
             reason: cause,
         }));
-        if is_guest(cause) && self.end_policy.no_shutdown {
+        if is_guest(cause) && self.end_policy.shutdown == ShutdownAction::Pause {
             self.halt(Change::PowerOff);
         } else {
             self.ended = Some(ExitCode::SUCCESS);
@@ -142,7 +143,7 @@ impl Vm {
     }
 
     fn reset_by_guest(&mut self) {
-        if self.end_policy.no_reboot {
+        if self.end_policy.reboot == RebootAction::Shutdown {
             self.shut_down(ShutdownCause::GuestReset);
             return;
         }
@@ -152,17 +153,27 @@ impl Vm {
     }
 
     fn guest_panicked(&mut self) {
-        let pause = self.end_policy.no_shutdown;
-        let action = if pause {
-            GuestPanicAction::Pause
-        } else {
-            GuestPanicAction::Poweroff
+        let EndPolicy {
+            panic, shutdown, ..
+        } = self.end_policy;
+        let action = match (panic, shutdown) {
+            (PanicAction::None, _) => GuestPanicAction::Run,
+            (PanicAction::Pause, _) | (PanicAction::Shutdown, ShutdownAction::Pause) => {
+                GuestPanicAction::Pause
+            }
+            (PanicAction::Shutdown | PanicAction::ExitFailure, _) => GuestPanicAction::Poweroff,
         };
         self.events
             .emit(Event::GuestPanicked(GuestPanicked { action }));
+        if action == GuestPanicAction::Run {
+            return;
+        }
         self.halt(Change::Panic);
-        if !pause {
+        if action == GuestPanicAction::Poweroff {
             self.shut_down(ShutdownCause::GuestPanic);
+        }
+        if panic == PanicAction::ExitFailure {
+            self.ended = Some(ExitCode::FAILURE);
         }
     }
 

@@ -33,22 +33,28 @@ use block::{BlockGraph, IoThread, IoThreadSpec, Rings};
 use devices::chardev::{ChardevRegistry, ChardevSpec};
 use devices::reactor::Reactor;
 use devices::repeats::Repeats;
-use fdset::Door;
+use fdset::{Door, OpenFile};
 use indexmap::IndexMap;
 use monitor::Server;
 use qapi_schema::char::ChardevReturn;
+use qapi_schema::run_state::{PanicAction, RebootAction, SetAction, ShutdownAction};
 use qapi_schema::{Context, Event, EventSink, QmpError};
 
 use crate::cli::config::GlobalSpec;
 use crate::device_tree::{Claim, DeviceTree};
 use crate::event_loop::{EventLoop, Mailbox};
 use crate::hook::OpenHook;
+use crate::memory::RamBackend;
 use crate::objects::Objects;
+use crate::qtest::Qtest;
 use crate::run_state::RunState;
 use crate::sandbox::Sandbox;
 
 /// The io-thread of disks that name none.
 const DEFAULT_IOTHREAD: &str = "main-loop";
+
+/// The second half of a launch.
+pub type Rest = Box<dyn FnOnce(&mut Vm) -> anyhow::Result<()> + Send>;
 
 /// Who the VM is, for clients and for the guest's firmware tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,12 +66,30 @@ pub struct Identity {
 }
 
 /// What happens when the guest ends its own run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndPolicy {
-    /// `-no-reboot`: a guest's reset ends the process.
-    pub no_reboot: bool,
-    /// `-no-shutdown`: a guest that powers off leaves the process with a stopped machine.
-    pub no_shutdown: bool,
+    /// A reset; `-no-reboot` makes it a power-off.
+    pub reboot: RebootAction,
+    /// A power-off; `-no-shutdown` leaves the process with a stopped machine.
+    pub shutdown: ShutdownAction,
+    /// A panic.
+    pub panic: PanicAction,
+}
+
+impl EndPolicy {
+    /// What happens unless somebody says otherwise.
+    pub const DEFAULT: Self = Self {
+        reboot: RebootAction::Reset,
+        shutdown: ShutdownAction::Poweroff,
+        panic: PanicAction::Shutdown,
+    };
+
+    /// Takes what `actions` name.
+    pub fn change(&mut self, actions: &SetAction) {
+        self.reboot = actions.reboot.unwrap_or(self.reboot);
+        self.shutdown = actions.shutdown.unwrap_or(self.shutdown);
+        self.panic = actions.panic.unwrap_or(self.panic);
+    }
 }
 
 /// What a VM is made of, once the command line is read.
@@ -95,6 +119,8 @@ pub struct Vm {
     pub(crate) events: Arc<dyn EventSink>,
     pub(crate) mailbox: Mailbox,
     pub(crate) reactor: Reactor,
+    /// A tester that drives the machine.
+    pub(crate) qtest: Option<Arc<Qtest>>,
     // The order of the fields is the order of their end: what uses comes before what is used.
     pub(crate) devices: DeviceTree,
     pub(crate) machine: VmMachine,
@@ -107,6 +133,14 @@ pub struct Vm {
     pub(crate) globals: Vec<GlobalSpec>,
     /// Whether there is a KVM to run guests.
     pub(crate) kvm_enabled: bool,
+    /// KVM, where no machine uses it: to tell what it could do.
+    pub(crate) spare_kvm: Option<OpenFile>,
+    /// The memory of a machine that has no board to put it in.
+    pub(crate) spare_memory: Option<RamBackend>,
+    /// Which capabilities moves of the machine have.
+    pub(crate) migration_events: bool,
+    /// What is left to be built once `x-exit-preconfig` comes.
+    pub(crate) rest: Option<Rest>,
     default_iothread: Option<IoThread>,
     /// Where io-threads get their rings.
     pub(crate) rings: Rings,
@@ -131,6 +165,7 @@ impl Vm {
             mailbox: spec.mailbox,
             chardevs: ChardevRegistry::new(reactor.clone()),
             reactor,
+            qtest: None,
             devices: DeviceTree::default(),
             machine: VmMachine::None,
             objects: Objects::default(),
@@ -138,6 +173,10 @@ impl Vm {
             monitor_chardevs: IndexMap::new(),
             globals: Vec::new(),
             kvm_enabled: false,
+            spare_kvm: None,
+            spare_memory: None,
+            migration_events: false,
+            rest: None,
             default_iothread: None,
             rings: Rings::default(),
             sandbox: Sandbox::default(),
@@ -193,6 +232,11 @@ impl Vm {
         }
         self.powered_on = true;
         Ok(())
+    }
+
+    /// Ends with a failure: the machine is half built, and nobody can complete it.
+    pub(crate) fn give_up(&mut self) {
+        self.ended = Some(ExitCode::FAILURE);
     }
 
     /// Whether the machine is built: what is soldered on can no longer change.

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use monitor::Call;
 use qapi_schema::{
-    Module, QmpError, Reply, block_core, char, drivers, machine, open_hook, pci, qdev, qom,
-    run_state, sandbox,
+    Module, QmpError, Reply, block_core, char, drivers, job, machine, migration, misc, open_hook,
+    pci, qdev, qom, run_state, sandbox,
 };
 
 use super::Vm;
@@ -71,7 +71,10 @@ impl Vm {
         match call.command.module {
             Module::BlockCore => block_core::dispatch(self, name, call, arguments),
             Module::Char => char::dispatch(self, name, call, arguments),
+            Module::Job => job::dispatch(self, name, call, arguments),
             Module::Machine => machine::dispatch(self, name, call, arguments),
+            Module::Migration => migration::dispatch(self, name, call, arguments),
+            Module::Misc => misc::dispatch(self, name, call, arguments),
             Module::OpenHook => open_hook::dispatch(self, name, call, arguments),
             Module::Pci => pci::dispatch(self, name, call, arguments),
             Module::Qdev => {

@@ -221,9 +221,29 @@ fn wire(value: &Value) -> String {
     }
 }
 
+/// The members of entities in the order in which QEMU sends them (`qapi-schema/src/order.rs`).
+const ORDER: [&str; 15] = [
+    "name",
+    "element-type",
+    "tag",
+    "variants",
+    "ret-type",
+    "default",
+    "members",
+    "allow-oob",
+    "case",
+    "type",
+    "json-type",
+    "meta-type",
+    "arg-type",
+    "values",
+    "features",
+];
+
 fn wire_members(object: &Map<String, Value>) -> String {
-    let members = object
+    let members = ORDER
         .iter()
+        .filter_map(|name| object.get_key_value(*name))
         .map(|(name, value)| format!("{}: {}", Value::from(name.as_str()), wire(value)));
     members.collect::<Vec<_>>().join(", ")
 }

@@ -41,6 +41,7 @@ fn spec(code: &[u8], vcpus: u32) -> Q35Spec {
         rtc_offset: 0,
         serials: Vec::new(),
         boot: (!code.is_empty()).then(|| kernel(code)),
+        held: false,
     }
 }
 

@@ -1,0 +1,267 @@
+//! `info`: what QMP's queries say, laid out for people.
+
+use std::fmt::Write as _;
+
+use qapi_schema::block_core::{Commands as _, QueryNamedBlockNodes};
+use qapi_schema::char::Commands as _;
+use qapi_schema::job::Commands as _;
+use qapi_schema::machine::Commands as _;
+use qapi_schema::migration::Commands as _;
+use qapi_schema::pci::{Commands as _, PciDeviceInfo};
+use qapi_schema::run_state::Commands as _;
+use qapi_schema::{Context, QmpError};
+
+use crate::device_tree::path;
+use crate::vm::Vm;
+
+type Show = fn(&mut Vm, &mut dyn Context) -> Result<String, QmpError>;
+
+/// Every subject, sorted: its name, what is told, who tells it.
+const SUBJECTS: &[(&str, &str, Show)] = &[
+    ("block", "the disks and their nodes", block),
+    ("chardev", "the chardevs", chardev),
+    ("cpus", "the vCPUs", cpus),
+    ("iothreads", "the threads for I/O", iothreads),
+    ("jobs", "the jobs", jobs),
+    ("kvm", "whether KVM runs the guest", kvm),
+    ("memdev", "the memory backends", memdev),
+    ("memory_size_summary", "how much memory there is", memory),
+    (
+        "migrate_capabilities",
+        "what moves can be told",
+        capabilities,
+    ),
+    ("name", "what the guest is called", name),
+    ("pci", "the PCI functions", pci),
+    ("qtree", "the devices", qtree),
+    ("status", "what the machine is doing", status),
+    ("uuid", "the machine's UUID", uuid),
+    ("version", "which version this is", version),
+];
+
+/// Tells of one subject; of all there are, without one.
+pub(super) fn run(vm: &mut Vm, cx: &mut dyn Context, subject: &str) -> Result<String, QmpError> {
+    let (name, _) = subject.split_once(' ').unwrap_or((subject, ""));
+    match SUBJECTS.iter().find(|(known, ..)| *known == name) {
+        _ if name.is_empty() => Ok(help()),
+        Some((.., show)) => show(vm, cx),
+        None => Ok(format!("unknown command: 'info {name}'")),
+    }
+}
+
+/// The subjects, one a line.
+pub(super) fn help() -> String {
+    let lines = SUBJECTS
+        .iter()
+        .map(|(name, about, _)| format!("info {name} -- show {about}"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn on_off(switch: bool) -> &'static str {
+    if switch { "on" } else { "off" }
+}
+
+/// One line for each, or a line that says that there is none.
+fn lines(lines: impl Iterator<Item = String>, none: &str) -> String {
+    let lines: Vec<_> = lines.collect();
+    if lines.is_empty() {
+        none.to_owned()
+    } else {
+        lines.join("\n")
+    }
+}
+
+fn status(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    let info = vm.query_status(cx)?;
+    let state = info.status.as_str();
+    Ok(match (info.running, state) {
+        (true, _) => "VM status: running".to_owned(),
+        (false, "paused") => "VM status: paused".to_owned(),
+        (false, why) => format!("VM status: paused ({why})"),
+    })
+}
+
+fn name(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    Ok(vm.query_name(cx)?.name.unwrap_or_default())
+}
+
+fn uuid(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    Ok(vm.query_uuid(cx)?.uuid)
+}
+
+fn version(vm: &mut Vm, _cx: &mut dyn Context) -> Result<String, QmpError> {
+    let version = vm.server.version();
+    Ok(format!(
+        "{}.{}.{} ({})",
+        version.major, version.minor, version.micro, version.package
+    ))
+}
+
+fn kvm(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    let enabled = vm.query_kvm(cx)?.enabled;
+    let state = if enabled { "enabled" } else { "disabled" };
+    Ok(format!("kvm support: {state}"))
+}
+
+fn chardev(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    let chardevs = vm.query_chardev(cx)?.into_iter();
+    let shown = chardevs.map(|one| format!("{}: filename={}", one.label, one.filename));
+    Ok(lines(shown, ""))
+}
+
+fn cpus(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    let cpus = vm.query_cpus_fast(cx)?.into_iter();
+    let shown = cpus.map(|cpu| {
+        let mark = if cpu.cpu_index == 0 { '*' } else { ' ' };
+        format!("{mark} CPU #{}: thread_id={}", cpu.cpu_index, cpu.thread_id)
+    });
+    Ok(lines(shown, ""))
+}
+
+fn iothreads(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    let threads = vm.query_iothreads(cx)?.into_iter();
+    let shown = threads.map(|one| {
+        format!(
+            "{}:\n  thread_id={}\n  poll-max-ns={}\n  poll-grow={}\n  poll-shrink={}\n  \
+             aio-max-batch={}",
+            one.id,
+            one.thread_id,
+            one.poll_max_ns,
+            one.poll_grow,
+            one.poll_shrink,
+            one.aio_max_batch
+        )
+    });
+    Ok(lines(shown, ""))
+}
+
+fn jobs(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    let jobs = vm.query_jobs(cx)?.into_iter();
+    let shown = jobs.map(|job| {
+        format!(
+            "{}: type {}, status {}, {} of {}",
+            job.id,
+            job.r#type.as_str(),
+            job.status.as_str(),
+            job.current_progress,
+            job.total_progress
+        )
+    });
+    Ok(lines(shown, "No active jobs"))
+}
+
+fn memdev(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    let backends = vm.query_memdev(cx)?.into_iter();
+    let shown = backends.map(|one| {
+        format!(
+            "memory backend: {}\n  size:  {}\n  merge: {}\n  dump: {}\n  prealloc: {}\n  share: {}",
+            one.id.unwrap_or_default(),
+            one.size,
+            one.merge,
+            one.dump,
+            one.prealloc,
+            one.share
+        )
+    });
+    Ok(lines(shown, ""))
+}
+
+fn memory(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    let bytes = vm.query_memory_size_summary(cx)?.base_memory;
+    Ok(format!("base memory: {bytes}"))
+}
+
+fn capabilities(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    let capabilities = vm.query_migrate_capabilities(cx)?.into_iter();
+    let shown =
+        capabilities.map(|one| format!("{}: {}", one.capability.as_str(), on_off(one.state)));
+    Ok(lines(shown, ""))
+}
+
+fn block(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    let disks = vm.query_block(cx)?;
+    let nodes = vm.query_named_block_nodes(cx, QueryNamedBlockNodes::default())?;
+    let shown = nodes.into_iter().map(|node| {
+        let name = node.node_name.unwrap_or_default();
+        let mut text = format!("{name}: {} ({}", node.file, node.drv);
+        if node.ro {
+            text.push_str(", read-only");
+        }
+        text.push(')');
+        let is_its = |disk: &&qapi_schema::block_core::BlockInfo| {
+            let inserted = disk.inserted.as_ref();
+            inserted.and_then(|inserted| inserted.node_name.as_ref()) == Some(&name)
+        };
+        for disk in disks.iter().filter(is_its) {
+            let device = disk.qdev.as_deref().unwrap_or_default();
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\n    Attached to:      {device}");
+        }
+        let mode = if node.cache.direct {
+            "writeback, direct"
+        } else {
+            "writeback"
+        };
+        let _ = write!(text, "\n    Cache mode:       {mode}");
+        text
+    });
+    Ok(lines(shown, ""))
+}
+
+fn pci(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    let buses = vm.query_pci(cx)?;
+    let mut text = String::new();
+    for device in buses.iter().flat_map(|bus| &bus.devices) {
+        function(&mut text, device);
+    }
+    Ok(text)
+}
+
+fn function(text: &mut String, device: &PciDeviceInfo) {
+    let about = device.class_info.desc.clone();
+    let about = about.unwrap_or_else(|| format!("Class {:04x}", device.class_info.class));
+    let _ = writeln!(
+        text,
+        "  Bus {:2}, device {:3}, function {}:\n    {about}: PCI device {:04x}:{:04x}",
+        device.bus, device.slot, device.function, device.id.vendor, device.id.device
+    );
+    for region in &device.regions {
+        let _ = writeln!(
+            text,
+            "      BAR{}: {} at {:#x}, {} bytes",
+            region.bar, region.r#type, region.address, region.size
+        );
+    }
+    let _ = writeln!(text, "      id \"{}\"", device.qdev_id);
+    let bridge = device.pci_bridge.as_ref();
+    let behind = bridge.and_then(|bridge| bridge.devices.as_ref());
+    for inner in behind.into_iter().flatten() {
+        function(text, inner);
+    }
+}
+
+fn qtree(vm: &mut Vm, _cx: &mut dyn Context) -> Result<String, QmpError> {
+    let mut text = String::new();
+    for (name, device) in vm.devices.iter() {
+        let id = device.id.as_deref().unwrap_or_default();
+        let place = path(name, device.id.is_some());
+        let _ = writeln!(text, "dev: {}, id \"{id}\", path {place}", device.driver);
+        for property in &device.shown.properties {
+            let _ = writeln!(text, "  {} = {}", property.name, property.value);
+        }
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_are_sorted_and_stand_in_the_help() {
+        assert!(SUBJECTS.is_sorted_by_key(|(name, ..)| *name));
+        for (name, ..) in SUBJECTS {
+            assert!(help().contains(&format!("info {name} --")), "{name}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The monitor for people: one line in, text out (`human-monitor-command`).
+//!
+//! This room turns words into the arguments of QMP commands and replies into lines. It must never
+//! do what no QMP command does, nor hold state.
+//!
+//! ```text
+//!   "info status" ─► words ─► table ─► Vm::query_status (the QMP command) ─► "VM status: running"
+//!   "sing"        ─────────► unknown command: 'sing'
+//! ```
+//!
+//! A failure is text too. Names and shapes of lines are QEMU's where scripts read them.
+//!
+//! Read next: [`info`] for what can be asked.
+
+mod info;
+
+use qapi_schema::qdev::{Commands as _, DeviceDel};
+use qapi_schema::qom::{Commands as _, ObjectDel, QomGet, QomList};
+use qapi_schema::run_state::Commands as _;
+use qapi_schema::{Context, QmpError};
+
+use crate::cli;
+use crate::event_loop::Letter;
+use crate::vm::Vm;
+
+type Run = fn(&mut Vm, &mut dyn Context, &str) -> Result<String, QmpError>;
+
+/// One command.
+struct Command {
+    /// Its names, separated by `|`.
+    names: &'static str,
+    /// What it takes, as the help shows it.
+    arguments: &'static str,
+    /// What it does.
+    about: &'static str,
+    run: Run,
+}
+
+const fn command(
+    names: &'static str,
+    arguments: &'static str,
+    about: &'static str,
+    run: Run,
+) -> Command {
+    Command {
+        names,
+        arguments,
+        about,
+        run,
+    }
+}
+
+/// Every command, sorted by name.
+const COMMANDS: &[Command] = &[
+    command("cont|c", "", "lets the machine run", |vm, cx, _| {
+        vm.cont(cx).map(quiet)
+    }),
+    command(
+        "device_add",
+        "model[,prop=value][,..]",
+        "plugs a device in",
+        |vm, cx, text| {
+            let options =
+                cli::device(text).map_err(|problem| QmpError::generic(problem.to_string()))?;
+            vm.device_add(cx, options).map(quiet)
+        },
+    ),
+    command("device_del", "id", "unplugs a device", |vm, cx, id| {
+        let id = id.to_owned();
+        vm.device_del(cx, DeviceDel { id }).map(quiet)
+    }),
+    command("help|?", "[command]", "shows the commands", |_, _, of| {
+        Ok(help(of))
+    }),
+    command(
+        "info",
+        "[subject]",
+        "tells of the machine; 'help info' lists the subjects",
+        info::run,
+    ),
+    command("nmi", "[cpu]", "sends each vCPU an NMI", |vm, cx, _| {
+        vm.inject_nmi(cx).map(quiet)
+    }),
+    command("object_del", "id", "removes an object", |vm, cx, id| {
+        let id = id.to_owned();
+        vm.object_del(cx, ObjectDel { id }).map(quiet)
+    }),
+    command(
+        "qom-get",
+        "path property",
+        "shows one property of an object",
+        |vm, cx, text| {
+            let (path, property) = text.split_once(' ').unwrap_or((text, ""));
+            let args = QomGet {
+                path: path.to_owned(),
+                property: property.trim().to_owned(),
+            };
+            vm.qom_get(cx, args).map(|value| value.to_string())
+        },
+    ),
+    command(
+        "qom-list",
+        "[path]",
+        "lists the properties of an object",
+        |vm, cx, path| {
+            let path = if path.is_empty() { "/" } else { path };
+            let args = QomList {
+                path: path.to_owned(),
+            };
+            let properties = vm.qom_list(cx, args)?.into_iter();
+            let lines = properties.map(|one| format!("{} ({})", one.name, one.r#type));
+            Ok(lines.collect::<Vec<_>>().join("\n"))
+        },
+    ),
+    command("quit|q", "", "ends the program", |vm, _, _| {
+        vm.mailbox.send(Letter::Quit);
+        Ok(String::new())
+    }),
+    command("stop|s", "", "stops the machine", |vm, _, _| {
+        vm.stop();
+        Ok(String::new())
+    }),
+    command(
+        "system_powerdown",
+        "",
+        "asks the guest to power off",
+        |vm, cx, _| vm.system_powerdown(cx).map(quiet),
+    ),
+    command("system_reset", "", "resets the machine", |vm, cx, _| {
+        vm.system_reset(cx).map(quiet)
+    }),
+];
+
+/// The text of a command that says nothing.
+fn quiet((): ()) -> String {
+    String::new()
+}
+
+impl Command {
+    fn is(&self, name: &str) -> bool {
+        self.names.split('|').any(|own| own == name)
+    }
+
+    fn usage(&self) -> String {
+        let Self {
+            names,
+            arguments,
+            about,
+            ..
+        } = self;
+        format!("{names} {arguments} -- {about}")
+    }
+}
+
+/// Runs one line; what a person sees ends each line with CR LF.
+pub fn run(vm: &mut Vm, cx: &mut dyn Context, line: &str) -> String {
+    let line = line.trim();
+    let (name, arguments) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let text = match COMMANDS.iter().find(|command| command.is(name)) {
+        _ if name.is_empty() => String::new(),
+        Some(command) => match (command.run)(vm, cx, arguments.trim()) {
+            Ok(text) => text,
+            Err(error) => format!("Error: {error}"),
+        },
+        None => format!("unknown command: '{name}'"),
+    };
+    text.lines().map(|line| format!("{line}\r\n")).collect()
+}
+
+fn help(of: &str) -> String {
+    if of == "info" {
+        return info::help();
+    }
+    let shown = COMMANDS
+        .iter()
+        .filter(|command| of.is_empty() || command.is(of));
+    let lines: Vec<_> = shown.map(Command::usage).collect();
+    if lines.is_empty() {
+        return format!("unknown command: '{of}'");
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_are_sorted_and_each_name_is_one_commands() {
+        let names: Vec<_> = COMMANDS.iter().map(|command| command.names).collect();
+        assert!(names.is_sorted(), "{names:?}");
+        for name in names.iter().flat_map(|names| names.split('|')) {
+            let called = COMMANDS.iter().filter(|command| command.is(name));
+            assert_eq!(called.count(), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn help_shows_all_one_or_none() {
+        assert_eq!(help("").lines().count(), COMMANDS.len());
+        assert_eq!(help("c"), "cont|c  -- lets the machine run");
+        assert_eq!(help("sing"), "unknown command: 'sing'");
+        assert!(
+            help("info")
+                .lines()
+                .any(|line| line.starts_with("info status"))
+        );
+    }
+}

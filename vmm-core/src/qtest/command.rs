@@ -1,0 +1,411 @@
+//! The commands of the qtest protocol, one line each, and what they do to the machine.
+//!
+//! Numbers are read as C's `strtoul` with base 0 reads them; answers begin with `OK`, `ERR` or
+//! `FAIL`. Memory that is neither RAM nor a device's reads as all ones, as for a CPU.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use devices::bus::Bus;
+use devices::memory::GuestMem;
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+
+/// The most bytes that one command reads or writes.
+const MOST: u64 = 32 << 20;
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+/// What a tester drives: what a CPU of the machine sees.
+pub struct Target {
+    /// The ports.
+    pub ports: Arc<Bus>,
+    /// Memory that is not RAM.
+    pub mmio: Arc<Bus>,
+    /// RAM.
+    pub memory: GuestMem,
+}
+
+/// A tester's view of the machine and its clock.
+pub(super) struct Session {
+    /// `None` for a machine without a board.
+    target: Option<Target>,
+    /// The tester's clock, in ns. Devices follow the host's: nothing else hangs on this one.
+    clock: u64,
+}
+
+/// Why a line is not answered with `OK`: the whole answer.
+type Refused = String;
+
+impl Session {
+    pub(super) fn new(target: Option<Target>) -> Self {
+        Self { target, clock: 0 }
+    }
+
+    pub(super) fn aim(&mut self, target: Target) {
+        self.target = Some(target);
+    }
+
+    /// The answer to one line, without its end.
+    pub(super) fn answer(&mut self, line: &str) -> String {
+        let words: Vec<&str> = line.split(' ').collect();
+        let (name, arguments) = words.split_first().unwrap_or((&"", &[]));
+        self.run(name, arguments).unwrap_or_else(|refused| refused)
+    }
+
+    fn run(&mut self, name: &str, arguments: &[&str]) -> Result<String, Refused> {
+        match name {
+            "endianness" => Ok("OK little".to_owned()),
+            "outb" | "outw" | "outl" => self.write_port(width_of(name), arguments),
+            "inb" | "inw" | "inl" => self.read_port(width_of(name), arguments),
+            "writeb" | "writew" | "writel" | "writeq" => self.poke(width_of(name), arguments),
+            "readb" | "readw" | "readl" | "readq" => self.peek(width_of(name), arguments),
+            "read" => self.read(arguments, |bytes| format!("OK 0x{}", hex(bytes))),
+            "b64read" => self.read(arguments, |bytes| format!("OK {}", base64(bytes))),
+            "write" => self.write(arguments, |text, size| {
+                let digits = text.strip_prefix("0x").unwrap_or_default();
+                if digits.is_empty() {
+                    return Err("ERR invalid argument size".to_owned());
+                }
+                Ok(unhex(digits, size))
+            }),
+            "b64write" => self.write(arguments, |text, size| {
+                let mut bytes = unbase64(text).ok_or("ERR invalid base64")?;
+                bytes.truncate(size);
+                Ok(bytes)
+            }),
+            "memset" => self.write(arguments, |text, size| {
+                let [byte, ..] = number(text)?.to_le_bytes();
+                Ok(vec![byte; size])
+            }),
+            "clock_step" => self.step_clock(arguments),
+            "clock_set" => self.set_clock(argument(arguments, 0)?),
+            other => Err(format!("FAIL Unknown command '{other}'")),
+        }
+    }
+
+    fn target(&self) -> Result<&Target, Refused> {
+        let none = "FAIL this machine has no buses and no memory";
+        self.target.as_ref().ok_or_else(|| none.to_owned())
+    }
+
+    fn write_port(&self, width: usize, arguments: &[&str]) -> Result<String, Refused> {
+        let (port, value) = (argument(arguments, 0)?, argument(arguments, 1)?);
+        let bytes = value.to_le_bytes();
+        let bytes = bytes.get(..width).unwrap_or_default();
+        self.target()?.ports.write(port_of(port)?, bytes);
+        Ok("OK".to_owned())
+    }
+
+    fn read_port(&self, width: usize, arguments: &[&str]) -> Result<String, Refused> {
+        let port = port_of(argument(arguments, 0)?)?;
+        let mut bytes = [0; 8];
+        let target = self.target()?;
+        target
+            .ports
+            .read(port, bytes.get_mut(..width).unwrap_or_default());
+        Ok(format!("OK 0x{:04x}", u64::from_le_bytes(bytes)))
+    }
+
+    fn poke(&self, width: usize, arguments: &[&str]) -> Result<String, Refused> {
+        let (address, value) = (argument(arguments, 0)?, argument(arguments, 1)?);
+        let bytes = value.to_le_bytes();
+        self.target()?
+            .write(address, bytes.get(..width).unwrap_or_default());
+        Ok("OK".to_owned())
+    }
+
+    fn peek(&self, width: usize, arguments: &[&str]) -> Result<String, Refused> {
+        let mut bytes = [0; 8];
+        let address = argument(arguments, 0)?;
+        self.target()?
+            .read(address, bytes.get_mut(..width).unwrap_or_default());
+        Ok(format!("OK 0x{:016x}", u64::from_le_bytes(bytes)))
+    }
+
+    fn read(&self, arguments: &[&str], show: fn(&[u8]) -> String) -> Result<String, Refused> {
+        let address = argument(arguments, 0)?;
+        let mut bytes = vec![0; size_of(argument(arguments, 1)?)?];
+        self.target()?.read(address, &mut bytes);
+        Ok(show(&bytes))
+    }
+
+    fn write(
+        &self,
+        arguments: &[&str],
+        bytes: impl FnOnce(&str, usize) -> Result<Vec<u8>, Refused>,
+    ) -> Result<String, Refused> {
+        let address = argument(arguments, 0)?;
+        let size = size_of(argument(arguments, 1)?)?;
+        let text = arguments.get(2).ok_or("ERR invalid argument size")?;
+        self.target()?.write(address, &bytes(text, size)?);
+        Ok("OK".to_owned())
+    }
+
+    fn step_clock(&mut self, arguments: &[&str]) -> Result<String, Refused> {
+        if arguments.is_empty() {
+            return Err("FAIL no timer hangs on this clock: name a step".to_owned());
+        }
+        self.set_clock(self.clock.saturating_add(argument(arguments, 0)?))
+    }
+
+    fn set_clock(&mut self, to: u64) -> Result<String, Refused> {
+        if to < self.clock {
+            return Err(format!("FAIL the clock stands at {} already", self.clock));
+        }
+        self.clock = to;
+        Ok(format!("OK {to}"))
+    }
+}
+
+impl Target {
+    /// RAM where there is some, else whoever answers on the bus, an aligned word at a time.
+    fn read(&self, address: u64, bytes: &mut [u8]) {
+        let memory = self.memory.memory();
+        if memory.read_slice(bytes, GuestAddress(address)).is_ok() {
+            return;
+        }
+        let mut at = address;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at_mut(piece(at, rest.len()));
+            if memory.read_slice(part, GuestAddress(at)).is_err() {
+                self.mmio.read(at, part);
+            }
+            at = at.wrapping_add(part.len() as u64);
+            rest = after;
+        }
+    }
+
+    fn write(&self, address: u64, bytes: &[u8]) {
+        let memory = self.memory.memory();
+        if memory.write_slice(bytes, GuestAddress(address)).is_ok() {
+            return;
+        }
+        let mut at = address;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (part, after) = rest.split_at(piece(at, rest.len()));
+            if memory.write_slice(part, GuestAddress(at)).is_err() {
+                self.mmio.write(at, part);
+            }
+            at = at.wrapping_add(part.len() as u64);
+            rest = after;
+        }
+    }
+}
+
+/// How much of `len` bytes at `address` one access takes: what a CPU would, aligned.
+fn piece(address: u64, len: usize) -> usize {
+    let fits = |size: &usize| *size <= len && address.is_multiple_of(*size as u64);
+    [8, 4, 2].into_iter().find(fits).unwrap_or(1)
+}
+
+/// The bytes that the last letter of a command stands for.
+fn width_of(command: &str) -> usize {
+    match command.as_bytes().last() {
+        Some(b'b') => 1,
+        Some(b'w') => 2,
+        Some(b'l') => 4,
+        _ => 8,
+    }
+}
+
+fn argument(arguments: &[&str], at: usize) -> Result<u64, Refused> {
+    let text = arguments.get(at).ok_or("ERR missing argument")?;
+    number(text)
+}
+
+fn number(text: &str) -> Result<u64, Refused> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None if text.len() > 1 && text.starts_with('0') => u64::from_str_radix(text, 8),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| format!("ERR '{text}' is no number"))
+}
+
+fn port_of(number: u64) -> Result<u64, Refused> {
+    match u16::try_from(number) {
+        Ok(port) => Ok(u64::from(port)),
+        Err(_) => Err(format!("ERR there is no port {number:#x}")),
+    }
+}
+
+fn size_of(size: u64) -> Result<usize, Refused> {
+    usize::try_from(size.min(MOST.saturating_add(1)))
+        .ok()
+        .filter(|_| (1..=MOST).contains(&size))
+        .ok_or_else(|| format!("ERR a size is from 1 to {MOST}, not {size}"))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// `size` bytes from pairs of digits; zero where there are no more.
+fn unhex(digits: &str, size: usize) -> Vec<u8> {
+    let digits = digits.as_bytes();
+    let nibble = |at: usize| {
+        let digit = digits.get(at).copied().map(char::from);
+        let value = digit.and_then(|digit| digit.to_digit(16)).unwrap_or(0);
+        u8::try_from(value).unwrap_or(0)
+    };
+    (0..size)
+        .map(|at| nibble(2 * at) << 4 | nibble(2 * at + 1))
+        .collect()
+}
+
+fn base64(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let at = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for letter in 0..4 {
+            let index = (bits >> (18 - 6 * letter)) & 63;
+            let found = BASE64.get(index as usize).copied().unwrap_or(b'A');
+            let is_padding = letter > group.len();
+            text.push(if is_padding { '=' } else { char::from(found) });
+        }
+    }
+    text
+}
+
+fn unbase64(text: &str) -> Option<Vec<u8>> {
+    let letters = text.trim_end_matches('=').bytes();
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut count) = (0_u32, 0);
+    for letter in letters {
+        let value = BASE64.iter().position(|one| *one == letter)?;
+        bits = bits << 6 | u32::try_from(value).ok()?;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            let [.., byte] = (bits >> count).to_be_bytes();
+            bytes.push(byte);
+        }
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use devices::bus::BusDevice;
+    use vm_memory::GuestMemoryMmap;
+
+    use super::*;
+
+    /// Four registers of a byte.
+    #[derive(Default)]
+    struct Registers(Mutex<[u8; 4]>);
+
+    impl BusDevice for Registers {
+        fn read(&self, offset: u64, data: &mut [u8]) {
+            let registers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let from = usize::try_from(offset).unwrap();
+            data.copy_from_slice(&registers[from..from + data.len()]);
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) {
+            let mut registers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let from = usize::try_from(offset).unwrap();
+            registers[from..from + data.len()].copy_from_slice(data);
+        }
+    }
+
+    fn session() -> Session {
+        let (ports, mmio) = (Arc::new(Bus::default()), Arc::new(Bus::default()));
+        ports
+            .insert(0x80, 4, Arc::new(Registers::default()))
+            .unwrap();
+        mmio.insert(0x10_0000, 4, Arc::new(Registers::default()))
+            .unwrap();
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
+        Session::new(Some(Target {
+            ports,
+            mmio,
+            memory: GuestMem::new(ram),
+        }))
+    }
+
+    fn conversation(lines: &[(&str, &str)]) {
+        let mut session = session();
+        for (line, answer) in lines {
+            assert_eq!(session.answer(line), *answer, "{line}");
+        }
+    }
+
+    #[test]
+    fn ports_and_memory_are_written_and_read_in_each_width() {
+        conversation(&[
+            ("endianness", "OK little"),
+            ("outw 0x80 0x1234", "OK"),
+            ("inb 0x81", "OK 0x0012"),
+            ("inl 128", "OK 0x1234"),
+            ("inw 0x500", "OK 0xffff"),
+            ("writeq 0x10 0x1122334455667788", "OK"),
+            ("readb 0x17", "OK 0x0000000000000011"),
+            ("readl 0x10", "OK 0x0000000055667788"),
+            ("writel 0x100000 0xcafe", "OK"),
+            ("readw 0x100000", "OK 0x000000000000cafe"),
+            ("readb 0x200000", "OK 0x00000000000000ff"),
+        ]);
+    }
+
+    #[test]
+    fn memory_goes_as_hexadecimal_and_as_base64() {
+        conversation(&[
+            ("write 0x20 4 0x0102ff", "OK"),
+            ("read 0x20 0x4", "OK 0x0102ff00"),
+            ("memset 0x20 2 0xaa", "OK"),
+            ("b64read 0x20 4", "OK qqr/AA=="),
+            ("b64write 0x40 3 AQID", "OK"),
+            ("read 0x40 3", "OK 0x010203"),
+            ("write 0x20 4 0", "ERR invalid argument size"),
+            ("read 0x20 0", "ERR a size is from 1 to 33554432, not 0"),
+        ]);
+    }
+
+    #[test]
+    fn base64_reads_what_it_writes() {
+        for length in 0..20_u8 {
+            let bytes: Vec<u8> = (0..length).map(|byte| byte.wrapping_mul(37)).collect();
+            assert_eq!(unbase64(&base64(&bytes)), Some(bytes));
+        }
+        assert_eq!(unbase64("a%"), None);
+    }
+
+    #[test]
+    fn the_clock_goes_forward_only() {
+        conversation(&[
+            ("clock_step 100", "OK 100"),
+            ("clock_step 5", "OK 105"),
+            ("clock_set 200", "OK 200"),
+            ("clock_set 199", "FAIL the clock stands at 200 already"),
+            (
+                "clock_step",
+                "FAIL no timer hangs on this clock: name a step",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_told() {
+        conversation(&[
+            ("", "FAIL Unknown command ''"),
+            ("sing", "FAIL Unknown command 'sing'"),
+            ("outb 0x10000 1", "ERR there is no port 0x10000"),
+            ("inb", "ERR missing argument"),
+            ("inb x", "ERR 'x' is no number"),
+        ]);
+        let mut boardless = Session::new(None);
+        assert!(boardless.answer("inb 0x80").starts_with("FAIL"));
+        assert_eq!(boardless.answer("endianness"), "OK little");
+    }
+}
