@@ -164,7 +164,10 @@ impl Fuzzer {
     }
 
     fn list(&self) -> Result<String> {
-        crate::shell::output(Command::new(&self.program).env(CHOICE, "list"))
+        // The engine's own words go to stderr.
+        let output = Command::new(&self.program).env(CHOICE, "list").output()?;
+        ensure!(output.status.success(), "the fuzz targets cannot be listed");
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     /// Where the inputs that were findings go.

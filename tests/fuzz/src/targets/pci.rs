@@ -24,6 +24,8 @@ use crate::board::{Line, Nowhere, reactor};
 
 /// Slots behind root ports, each with the bus's name and that of the card that may be in it.
 const SLOTS: [(&str, &str); 2] = [("p1", "card1"), ("p2", "card2")];
+/// How much of a configuration space is compared: behind it no function here has any.
+const REGISTERS: u64 = 0x200;
 /// How many steps an input is worth.
 const STEPS: usize = 300;
 
@@ -154,7 +156,7 @@ impl Tree {
                 let mut id = [0; 4];
                 self.window.read(at, &mut id);
                 if id != [0xff; 4] {
-                    for offset in (0..0x1000).step_by(4) {
+                    for offset in (0..REGISTERS).step_by(4) {
                         let mut register = [0; 4];
                         self.window.read(at + offset, &mut register);
                         bytes.extend(register);
