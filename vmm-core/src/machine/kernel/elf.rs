@@ -86,9 +86,15 @@ impl PvhElf {
             }
         }
         segments.retain(|segment| segment.in_memory > 0);
-        Ok(entry
-            .filter(|_| !segments.is_empty())
-            .map(|entry| Self { entry, segments }))
+        let Some(entry) = entry.filter(|_| !segments.is_empty()) else {
+            return Ok(None);
+        };
+        if !segments.iter().any(|segment| segment.holds(entry)) {
+            return Err(damaged(format!(
+                "the PVH entry {entry:#x} lies in none of its segments"
+            )));
+        }
+        Ok(Some(Self { entry, segments }))
     }
 
     /// Loads all segments; returns the first address behind them.
@@ -164,6 +170,12 @@ impl PvhElf {
 }
 
 impl Segment {
+    /// Whether `address` is in it once it is loaded.
+    fn holds(&self, address: u32) -> bool {
+        let inside = u64::from(address).checked_sub(self.address);
+        inside.is_some_and(|offset| offset < self.in_memory)
+    }
+
     fn parse(header: &[u8], size: u64) -> Result<Self, BootError> {
         let segment = Self {
             offset: number::<8>(header, 8),

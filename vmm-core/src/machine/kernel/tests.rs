@@ -234,3 +234,14 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_pvh_entry_outside_all_segments_is_refused() {
+    let mut elf = pvh_elf(b"code", true);
+    elf[0x810..0x814].copy_from_slice(&0x4000_0000u32.to_le_bytes());
+    let error = BootSource::new(file_of(&elf), None, "").expect_err("entered nowhere");
+    assert_eq!(
+        error.to_string(),
+        "the kernel's ELF header is damaged: the PVH entry 0x40000000 lies in none of its segments"
+    );
+}
