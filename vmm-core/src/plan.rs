@@ -146,12 +146,17 @@ fn node(spec: &NodeSpec) -> Vec<Planned> {
     let (file, expected) = match &spec.driver {
         DriverSpec::File(file) => (file, Expected::RegularFile),
         DriverSpec::HostDevice(file) => (file, Expected::BlockDevice),
-        DriverSpec::NullCo(_) | DriverSpec::NullAio(_) | DriverSpec::Raw(_) => {
+        DriverSpec::NullCo(_)
+        | DriverSpec::NullAio(_)
+        | DriverSpec::Raw(_)
+        | DriverSpec::Blkdebug(_) => {
+            let mut plan = rules(spec);
             let children = spec.driver.children().map(|(_, child)| match child {
                 ChildSpec::Named(_) => Vec::new(),
                 ChildSpec::Inline(child) => node(child),
             });
-            return children.flatten().collect();
+            plan.extend(children.flatten());
+            return plan;
         }
     };
     let planned = |access| {
@@ -170,6 +175,21 @@ fn node(spec: &NodeSpec) -> Vec<Planned> {
             },
         ],
     }
+}
+
+/// The file of rules that a node reads before it opens anything else.
+fn rules(spec: &NodeSpec) -> Vec<Planned> {
+    let DriverSpec::Blkdebug(blkdebug) = &spec.driver else {
+        return Vec::new();
+    };
+    let named = blkdebug.config.iter();
+    let planned = named.map(|name| {
+        let node = spec.name.as_deref().unwrap_or_default();
+        let reason = format!("the rules of node '{node}'");
+        let request = Request::new(name, Access::ReadOnly, Role::Image, &reason).kinds(&[]);
+        Planned::new(&request, Expected::Stream)
+    });
+    planned.collect()
 }
 
 fn object(id: &str, spec: &ObjectSpec) -> Vec<Planned> {
@@ -368,6 +388,8 @@ mod tests {
                 "auto-read-only": true, "cache": {"direct": true}}),
             json!({"driver": "raw", "node-name": "n",
                 "file": {"driver": "file", "filename": "/no/f"}}),
+            json!({"driver": "blkdebug", "node-name": "n", "config": "/no/f",
+                "image": {"driver": "null-co"}}),
         ] {
             let door = refusing("blockdev-add", &arguments);
             let spec = input::arguments(arguments).and_then(resolve::node::node);

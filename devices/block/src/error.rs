@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::format::blkdebug::config::ConfigError;
 use crate::permission::Permissions;
 
 /// Why a graph command was refused or a node could not be made. Where a client of QEMU matches on
@@ -51,6 +52,24 @@ pub enum BlockError {
         name: String,
         /// The limit.
         limit: usize,
+    },
+    /// A blkdebug node's file of rules cannot be read.
+    #[error("Could not read the rules of node '{node}'")]
+    RulesUnread {
+        /// The node.
+        node: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A blkdebug node's file of rules says something unknown.
+    #[error("Could not parse the rules of node '{node}'")]
+    BadRules {
+        /// The node.
+        node: String,
+        /// What.
+        #[source]
+        source: ConfigError,
     },
     /// Two users cannot agree.
     #[error(

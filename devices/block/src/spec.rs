@@ -2,6 +2,8 @@
 //!
 //! Where an `Option` stands, absence has a meaning of its own, said beside it.
 
+use crate::format::blkdebug::rules::Rules;
+
 /// One node, and the nodes it brings with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeSpec {
@@ -81,6 +83,8 @@ pub enum DriverSpec {
     NullAio(NullSpec),
     /// The bytes of another node, or a window of them.
     Raw(RawSpec),
+    /// Another node, whose requests fail as rules say.
+    Blkdebug(BlkdebugSpec),
 }
 
 impl DriverSpec {
@@ -92,6 +96,7 @@ impl DriverSpec {
             Self::NullCo(_) => "null-co",
             Self::NullAio(_) => "null-aio",
             Self::Raw(_) => "raw",
+            Self::Blkdebug(_) => "blkdebug",
         }
     }
 
@@ -99,6 +104,7 @@ impl DriverSpec {
     pub fn children(&self) -> impl Iterator<Item = (&'static str, &ChildSpec)> {
         let file = match self {
             Self::Raw(raw) => Some(("file", &raw.file)),
+            Self::Blkdebug(blkdebug) => Some(("image", &blkdebug.image)),
             _ => None,
         };
         file.into_iter()
@@ -130,6 +136,17 @@ pub struct RawSpec {
     pub offset: u64,
     /// The length in bytes; `None` follows the end of the other node.
     pub size: Option<u64>,
+}
+
+/// A node over another one that fails on purpose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlkdebugSpec {
+    /// The node with the bytes.
+    pub image: ChildSpec,
+    /// A file of rules, which come before the others: any name that can be opened.
+    pub config: Option<String>,
+    /// Which requests fail.
+    pub rules: Rules,
 }
 
 /// A child: a node that is there, or one that comes and goes with its parent.

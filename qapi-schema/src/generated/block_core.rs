@@ -31,6 +31,9 @@ pub enum BlockdevDriver {
     /// The same.
     #[serde(rename = "null-aio")]
     NullAio,
+    /// Another node, whose requests fail as rules say.
+    #[serde(rename = "blkdebug")]
+    Blkdebug,
 }
 
 impl BlockdevDriver {
@@ -41,6 +44,7 @@ impl BlockdevDriver {
         Self::Raw,
         Self::NullCo,
         Self::NullAio,
+        Self::Blkdebug,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -50,11 +54,295 @@ impl BlockdevDriver {
             Self::Raw => "raw",
             Self::NullCo => "null-co",
             Self::NullAio => "null-aio",
+            Self::Blkdebug => "blkdebug",
         }
     }
 }
 
 crate::input::named_values!(BlockdevDriver);
+
+/// What a request does.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum BlkdebugIOType {
+    /// It reads.
+    #[serde(rename = "read")]
+    Read,
+    /// It writes.
+    #[serde(rename = "write")]
+    Write,
+    /// It writes zeroes.
+    #[serde(rename = "write-zeroes")]
+    WriteZeroes,
+    /// It discards.
+    #[serde(rename = "discard")]
+    Discard,
+    /// It makes writes durable.
+    #[serde(rename = "flush")]
+    Flush,
+}
+
+impl BlkdebugIOType {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[
+        Self::Read,
+        Self::Write,
+        Self::WriteZeroes,
+        Self::Discard,
+        Self::Flush,
+    ];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::WriteZeroes => "write-zeroes",
+            Self::Discard => "discard",
+            Self::Flush => "flush",
+        }
+    }
+}
+
+crate::input::named_values!(BlkdebugIOType);
+
+/// What happens at a node.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum BlkdebugEvent {
+    /// Any request.
+    #[serde(rename = "none")]
+    None,
+    /// A read.
+    #[serde(rename = "read_aio")]
+    ReadAio,
+    /// A write, also of zeroes.
+    #[serde(rename = "write_aio")]
+    WriteAio,
+    /// A flush.
+    #[serde(rename = "flush_to_disk")]
+    FlushToDisk,
+}
+
+impl BlkdebugEvent {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[
+        Self::None,
+        Self::ReadAio,
+        Self::WriteAio,
+        Self::FlushToDisk,
+    ];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::ReadAio => "read_aio",
+            Self::WriteAio => "write_aio",
+            Self::FlushToDisk => "flush_to_disk",
+        }
+    }
+}
+
+crate::input::named_values!(BlkdebugEvent);
+
+/// A request that fails.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlkdebugInjectErrorOptions {
+    /// When.
+    pub event: BlkdebugEvent,
+    /// Only in this state of the node, which begins with 1; 0 is any (default: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<i64>,
+    /// Only a request of this kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iotype: Option<BlkdebugIOType>,
+    /// The number of the error (default: 5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i64>,
+    /// Only a request that touches this sector of 512 bytes; -1 is any (default: -1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sector: Option<i64>,
+    /// Whether the rule goes once a request has failed (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub once: Option<bool>,
+    /// Accepted and without effect: a request fails before it reaches the storage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub immediately: Option<bool>,
+}
+
+impl crate::input::FromMembers for BlkdebugInjectErrorOptions {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            event: members.required("event")?,
+            state: members.optional("state")?,
+            iotype: members.optional("iotype")?,
+            errno: members.optional("errno")?,
+            sector: members.optional("sector")?,
+            once: members.optional("once")?,
+            immediately: members.optional("immediately")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlkdebugInjectErrorOptions);
+
+impl crate::describe::Described for BlkdebugInjectErrorOptions {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("event", "BlkdebugEvent", "when")
+            .one_of(&["none", "read_aio", "write_aio", "flush_to_disk"]),
+        crate::describe::MemberSpec::optional(
+                "state",
+                "int",
+                "only in this state of the node, which begins with 1; 0 is any (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "iotype",
+                "BlkdebugIOType",
+                "only a request of this kind",
+            )
+            .one_of(&["read", "write", "write-zeroes", "discard", "flush"]),
+        crate::describe::MemberSpec::optional(
+                "errno",
+                "int",
+                "the number of the error (default: 5)",
+            )
+            .default_is("5"),
+        crate::describe::MemberSpec::optional(
+                "sector",
+                "int",
+                "only a request that touches this sector of 512 bytes; -1 is any (default: -1)",
+            )
+            .default_is("-1"),
+        crate::describe::MemberSpec::optional(
+                "once",
+                "bool",
+                "whether the rule goes once a request has failed (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+            "immediately",
+            "bool",
+            "accepted and without effect: a request fails before it reaches the storage",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// An event that changes the state of a node, for the requests after it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlkdebugSetStateOptions {
+    /// When.
+    pub event: BlkdebugEvent,
+    /// Only in this state; 0 is any (default: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<i64>,
+    /// The state after it.
+    pub new_state: i64,
+}
+
+impl crate::input::FromMembers for BlkdebugSetStateOptions {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            event: members.required("event")?,
+            state: members.optional("state")?,
+            new_state: members.required("new_state")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlkdebugSetStateOptions);
+
+impl crate::describe::Described for BlkdebugSetStateOptions {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("event", "BlkdebugEvent", "when")
+            .one_of(&["none", "read_aio", "write_aio", "flush_to_disk"]),
+        crate::describe::MemberSpec::optional(
+                "state",
+                "int",
+                "only in this state; 0 is any (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::required("new_state", "int", "the state after it"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Another node, whose requests fail as rules say.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockdevOptionsBlkdebug {
+    /// The other node.
+    pub image: BlockdevRef,
+    /// A file of rules, which come before the others: sections \[inject-error] and \[set-state]
+    /// with lines like errno = "5". The command waits for its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// Which requests fail.
+    #[serde(rename = "inject-error")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inject_error: Option<Vec<BlkdebugInjectErrorOptions>>,
+    /// What changes the state that rules name.
+    #[serde(rename = "set-state")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_state: Option<Vec<BlkdebugSetStateOptions>>,
+}
+
+impl crate::input::FromMembers for BlockdevOptionsBlkdebug {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            image: members.required("image")?,
+            config: members.optional("config")?,
+            inject_error: members.optional("inject-error")?,
+            set_state: members.optional("set-state")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockdevOptionsBlkdebug);
+
+impl crate::describe::Described for BlockdevOptionsBlkdebug {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("image", "BlockdevRef", "the other node"),
+        crate::describe::MemberSpec::optional(
+            "config",
+            "str",
+            "a file of rules, which come before the others: sections [inject-error] and [set-state] with lines like errno = \"5\". The command waits for its end.",
+        ),
+        crate::describe::MemberSpec::optional(
+            "inject-error",
+            "[BlkdebugInjectErrorOptions]",
+            "which requests fail",
+        ),
+        crate::describe::MemberSpec::optional(
+            "set-state",
+            "[BlkdebugSetStateOptions]",
+            "what changes the state that rules name",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
 
 /// What becomes of a guest's discard.
 #[derive(
@@ -417,6 +705,9 @@ pub enum BlockdevOptionsVariant {
     /// The same.
     #[serde(rename = "null-aio")]
     NullAio(BlockdevOptionsNull),
+    /// Another node, whose requests fail as rules say.
+    #[serde(rename = "blkdebug")]
+    Blkdebug(BlockdevOptionsBlkdebug),
 }
 
 impl BlockdevOptionsVariant {
@@ -428,6 +719,7 @@ impl BlockdevOptionsVariant {
             Self::Raw(_) => BlockdevDriver::Raw,
             Self::NullCo(_) => BlockdevDriver::NullCo,
             Self::NullAio(_) => BlockdevDriver::NullAio,
+            Self::Blkdebug(_) => BlockdevDriver::Blkdebug,
         }
     }
 }
@@ -469,6 +761,11 @@ impl crate::input::FromMembers for BlockdevOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                BlockdevDriver::Blkdebug => {
+                    BlockdevOptionsVariant::Blkdebug(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
             },
         })
     }
@@ -479,7 +776,7 @@ crate::input::object_type!(BlockdevOptions);
 impl crate::describe::Described for BlockdevOptions {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
         crate::describe::MemberSpec::required("driver", "BlockdevDriver", "what it is")
-            .one_of(&["file", "host_device", "raw", "null-co", "null-aio"]),
+            .one_of(&["file", "host_device", "raw", "null-co", "null-aio", "blkdebug"]),
         crate::describe::MemberSpec::optional(
             "node-name",
             "str",
@@ -549,6 +846,11 @@ impl crate::describe::Described for BlockdevOptions {
             name: "null-aio",
             description: "the same",
             members: <BlockdevOptionsNull as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "blkdebug",
+            description: "another node, whose requests fail as rules say",
+            members: <BlockdevOptionsBlkdebug as crate::describe::Described>::MEMBERS,
         },
     ];
 }

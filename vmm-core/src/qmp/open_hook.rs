@@ -71,8 +71,10 @@ fn steps(args: QueryOpenPlan) -> Result<Vec<(Option<u32>, Planned)>, QmpError> {
             let plan = launch_plan(options)?;
             Ok(plan.into_iter().map(|planned| (None, planned)).collect())
         }
+        // Nothing asked, nothing opened.
+        (None, None, None) if args.arguments.is_none() => Ok(Vec::new()),
         _ => Err(QmpError::generic(
-            "query-open-plan wants exactly one of 'command' (with its 'arguments'), 'commands' and \
+            "query-open-plan wants at most one of 'command' (with its 'arguments'), 'commands' and \
              'command-line'",
         )),
     }

@@ -1,13 +1,15 @@
 //! Block nodes: `blockdev-add`, `-blockdev`.
 
+use block::format::blkdebug::rules::{ErrorRule, RequestKind, RuleEvent, Rules, StateRule};
 use block::spec::{
-    CacheSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec, NodeOptions, NodeSpec,
-    NullSpec, RawSpec,
+    BlkdebugSpec, CacheSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec,
+    NodeOptions, NodeSpec, NullSpec, RawSpec,
 };
 use qapi_schema::QmpError;
 use qapi_schema::block_core::{
-    BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevOptions, BlockdevOptionsFile,
-    BlockdevOptionsNull, BlockdevOptionsVariant, BlockdevRef,
+    BlkdebugEvent, BlkdebugIOType, BlkdebugInjectErrorOptions, BlkdebugSetStateOptions,
+    BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevOptions, BlockdevOptionsBlkdebug,
+    BlockdevOptionsFile, BlockdevOptionsNull, BlockdevOptionsVariant, BlockdevRef,
 };
 use qapi_schema::common::OnOffAuto;
 
@@ -43,6 +45,9 @@ fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<Nod
             offset: raw.offset.unwrap_or(0),
             size: raw.size,
         }),
+        BlockdevOptionsVariant::Blkdebug(blkdebug) => {
+            DriverSpec::Blkdebug(blkdebug_spec(blkdebug, &own)?)
+        }
     };
     Ok(NodeSpec {
         name: options.node_name,
@@ -64,7 +69,7 @@ fn refuse_unmet(options: &BlockdevOptions) -> Result<(), QmpError> {
             "latency-ns",
             "a null node answers at once",
         )]),
-        Kind::Raw(_) => Ok(()),
+        Kind::Raw(_) | Kind::Blkdebug(_) => Ok(()),
     }
 }
 
@@ -110,6 +115,81 @@ fn null_spec(null: &BlockdevOptionsNull) -> NullSpec {
         size: null.size.unwrap_or(NULL_SIZE),
         read_zeroes: null.read_zeroes.unwrap_or(false),
     }
+}
+
+fn blkdebug_spec(
+    options: BlockdevOptionsBlkdebug,
+    parent: &NodeOptions,
+) -> Result<BlkdebugSpec, QmpError> {
+    let errors = options.inject_error.unwrap_or_default();
+    let errors: Result<_, _> = errors.iter().map(error_rule).collect();
+    let states = options.set_state.unwrap_or_default();
+    let states: Result<_, _> = states.iter().map(state_rule).collect();
+    Ok(BlkdebugSpec {
+        image: child(options.image, parent)?,
+        config: options.config,
+        rules: Rules::new(errors?, states?),
+    })
+}
+
+fn error_rule(options: &BlkdebugInjectErrorOptions) -> Result<ErrorRule, QmpError> {
+    let errno = match options.errno {
+        None => libc::EIO,
+        Some(errno) => i32::try_from(errno)
+            .ok()
+            .filter(|errno| *errno > 0)
+            .ok_or_else(|| out_of_range("errno", "the number of an error"))?,
+    };
+    let sector = match options.sector {
+        // As QEMU has it: -1 is any.
+        None | Some(-1) => None,
+        Some(sector) => {
+            Some(u64::try_from(sector).map_err(|_| out_of_range("sector", "a number from 0 on"))?)
+        }
+    };
+    Ok(ErrorRule {
+        event: event(options.event),
+        state: state(options.state)?,
+        kind: options.iotype.map(|kind| match kind {
+            BlkdebugIOType::Read => RequestKind::Read,
+            BlkdebugIOType::Write => RequestKind::Write,
+            BlkdebugIOType::WriteZeroes => RequestKind::WriteZeroes,
+            BlkdebugIOType::Discard => RequestKind::Discard,
+            BlkdebugIOType::Flush => RequestKind::Flush,
+        }),
+        errno,
+        sector,
+        once: options.once.unwrap_or(false),
+    })
+}
+
+fn state_rule(options: &BlkdebugSetStateOptions) -> Result<StateRule, QmpError> {
+    Ok(StateRule {
+        event: event(options.event),
+        state: state(options.state)?,
+        new_state: u32::try_from(options.new_state)
+            .map_err(|_| out_of_range("new_state", "a number from 0 on"))?,
+    })
+}
+
+fn event(event: BlkdebugEvent) -> RuleEvent {
+    match event {
+        BlkdebugEvent::None => RuleEvent::None,
+        BlkdebugEvent::ReadAio => RuleEvent::ReadAio,
+        BlkdebugEvent::WriteAio => RuleEvent::WriteAio,
+        BlkdebugEvent::FlushToDisk => RuleEvent::FlushToDisk,
+    }
+}
+
+/// A state; absence and 0 stand for any.
+fn state(state: Option<i64>) -> Result<Option<u32>, QmpError> {
+    let number = u32::try_from(state.unwrap_or(0));
+    let number = number.map_err(|_| out_of_range("state", "a number from 0 on"))?;
+    Ok((number != 0).then_some(number))
+}
+
+fn out_of_range(parameter: &str, wanted: &str) -> QmpError {
+    QmpError::generic(format!("Parameter '{parameter}' expects {wanted}"))
 }
 
 fn child(reference: BlockdevRef, parent: &NodeOptions) -> Result<ChildSpec, QmpError> {

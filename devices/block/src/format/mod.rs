@@ -3,4 +3,5 @@
 //! A format knows its own layout and reaches its storage only through a
 //! [`NodeRef`](crate::node::NodeRef); it opens nothing. Read next: [`raw`], the layout that is none.
 
+pub mod blkdebug;
 pub mod raw;

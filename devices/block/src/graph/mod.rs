@@ -21,16 +21,21 @@
 #[cfg(test)]
 mod tests;
 
-use fdset::Door;
+use std::fs::File;
+use std::io::Read;
+
+use fdset::{Access, Door, Request, Role};
 use indexmap::IndexMap;
 
 use crate::error::BlockError;
+use crate::format::blkdebug::rules::Rules;
+use crate::format::blkdebug::{BlkdebugNode, config};
 use crate::format::raw::RawNode;
 use crate::node::{BlockNode, NodeRef};
 use crate::permission::{Permissions, Usage};
 use crate::protocol::file::{FileKind, FileNode};
 use crate::protocol::null::NullNode;
-use crate::spec::{ChildSpec, DriverSpec, FileSpec, NodeOptions, NodeSpec};
+use crate::spec::{BlkdebugSpec, ChildSpec, DriverSpec, FileSpec, NodeOptions, NodeSpec};
 
 /// The longest node name, in bytes.
 const MAX_NAME: usize = 31;
@@ -204,6 +209,17 @@ impl BlockGraph {
                 });
                 let node = RawNode::new(&name, child, raw.offset, raw.size)?;
                 (Box::new(node), filename)
+            }
+            DriverSpec::Blkdebug(blkdebug) => {
+                // The file first: whoever writes its rules may take a while.
+                let rules = rules(door, &name, &blkdebug)?;
+                let (child, filename) = self.child(door, blkdebug.image, next_auto, built)?;
+                agree_on_access(&child, &mut options)?;
+                children.push(Edge {
+                    role: "image",
+                    child: child.name().to_owned(),
+                });
+                (Box::new(BlkdebugNode::new(child, rules)), filename)
             }
         };
         let node = NodeRef::new(name.clone(), driver, options, body)?;
@@ -442,6 +458,30 @@ fn open_file(
     let (node, read_only) = FileNode::open(door, name, &file.filename, kind, options)?;
     options.read_only = read_only;
     Ok(Box::new(node))
+}
+
+/// The rules of a node: those of its file, then its own.
+fn rules(door: &Door, name: &str, spec: &BlkdebugSpec) -> Result<Rules, BlockError> {
+    let Some(file) = &spec.config else {
+        return Ok(spec.rules.clone());
+    };
+    let reason = format!("the rules of node '{name}'");
+    let request = Request::new(file, Access::ReadOnly, Role::Image, &reason).kinds(&[]);
+    let (fd, _lease) = fdset::open(door, &request)?.into_parts();
+    let mut text = String::new();
+    let read = File::from(fd)
+        .take(config::LONGEST)
+        .read_to_string(&mut text);
+    read.map_err(|source| BlockError::RulesUnread {
+        node: name.to_owned(),
+        source,
+    })?;
+    let mut rules = config::parse(&text).map_err(|source| BlockError::BadRules {
+        node: name.to_owned(),
+        source,
+    })?;
+    rules.extend(spec.rules.clone());
+    Ok(rules)
 }
 
 /// What stands on a read-only node is read-only itself, where it may be.

@@ -442,3 +442,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tests play the manager: they write the files that they hand in"
+)]
+fn rules_come_from_a_file_and_a_bad_file_changes_nothing() {
+    let blkdebug = |config: &std::path::Path| NodeSpec {
+        driver: DriverSpec::Blkdebug(BlkdebugSpec {
+            image: inline(null(Some("below"))),
+            config: Some(config.display().to_string()),
+            rules: Rules::new(Vec::new(), Vec::new()),
+        }),
+        ..null(Some("above"))
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("rules");
+    let mut graph = BlockGraph::new();
+    std::fs::write(&file, "[sing]").expect("written");
+    let error = graph.add(&door(), blkdebug(&file)).expect_err("no rules");
+    assert_eq!(
+        error.to_string(),
+        "Could not parse the rules of node 'above'"
+    );
+    assert_eq!(graph.nodes().count(), 0);
+    std::fs::write(&file, "[inject-error]\nerrno = \"28\"\n").expect("written");
+    graph.add(&door(), blkdebug(&file)).expect("good rules");
+    assert_eq!(graph.nodes().count(), 2);
+    graph.remove("above").expect("nobody uses it");
+    assert_eq!(graph.nodes().count(), 0);
+}

@@ -1,0 +1,117 @@
+//! The node `blkdebug`: another node, whose requests fail as rules say.
+//!
+//! ```text
+//!   request ─► Rules::judge: its event ─► set-state rules ─► state
+//!                 │                  └─► inject-error rules: state, kind, sector? ─► errno
+//!                 ├─ fails ─► that error, and the node below never sees the request
+//!                 └─ goes through ─► the node below
+//! ```
+//!
+//! The rules come with the node and from a file ([`config`]). The names of events and the state
+//! that counts from 1 are those of QEMU's driver.
+//!
+//! Read next: [`rules`].
+
+pub mod config;
+pub mod rules;
+
+use std::io;
+use std::sync::{Mutex, PoisonError};
+
+use self::rules::{RequestKind, Rules};
+use crate::engine::{Io, Window};
+use crate::node::{BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, WriteFlags, ZeroFlags};
+use crate::spec::DiscardMode;
+
+/// A node that fails on purpose.
+#[derive(Debug)]
+pub struct BlkdebugNode {
+    child: NodeRef,
+    rules: Mutex<Rules>,
+}
+
+impl BlkdebugNode {
+    /// Lays `rules` over `child`.
+    #[must_use]
+    pub fn new(child: NodeRef, rules: Rules) -> Self {
+        Self {
+            child,
+            rules: Mutex::new(rules),
+        }
+    }
+
+    fn judge(&self, kind: RequestKind, offset: u64, len: u64) -> io::Result<()> {
+        let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
+        match rules.judge(kind, offset, len) {
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => Ok(()),
+        }
+    }
+}
+
+impl BlockNode for BlkdebugNode {
+    fn length(&self) -> u64 {
+        self.child.len()
+    }
+
+    fn limits(&self) -> Limits {
+        let child = self.child.limits();
+        let discards = self.child.options().discard == DiscardMode::Unmap;
+        Limits {
+            discard: child.discard && discards,
+            ..child
+        }
+    }
+
+    /// Nobody goes around the rules.
+    fn extent(&self, _offset: u64, len: u64, _intent: Intent) -> Extent {
+        Extent::Slow { len }
+    }
+
+    fn read<'a>(&'a self, io: &'a Io, offset: u64, into: Window<'a>) -> IoFuture<'a> {
+        Box::pin(async move {
+            self.judge(RequestKind::Read, offset, into.len())?;
+            self.child.read(io, offset, into).await
+        })
+    }
+
+    fn write<'a>(
+        &'a self,
+        io: &'a Io,
+        offset: u64,
+        from: Window<'a>,
+        flags: WriteFlags,
+    ) -> IoFuture<'a> {
+        Box::pin(async move {
+            self.judge(RequestKind::Write, offset, from.len())?;
+            self.child.write(io, offset, from, flags).await
+        })
+    }
+
+    fn write_zeroes<'a>(
+        &'a self,
+        io: &'a Io,
+        offset: u64,
+        len: u64,
+        flags: ZeroFlags,
+    ) -> IoFuture<'a> {
+        Box::pin(async move {
+            self.judge(RequestKind::WriteZeroes, offset, len)?;
+            self.child.write_zeroes(io, offset, len, flags).await
+        })
+    }
+
+    fn discard<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a> {
+        Box::pin(async move {
+            self.judge(RequestKind::Discard, offset, len)?;
+            self.child.discard(io, offset, len).await
+        })
+    }
+
+    fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
+        Box::pin(async move {
+            self.judge(RequestKind::Flush, 0, 0)?;
+            self.child.flush(io).await
+        })
+    }
+}

@@ -1,0 +1,198 @@
+//! Which request fails: pure bookkeeping.
+
+/// Bytes of a sector, in which rules name places.
+const SECTOR: u64 = 512;
+/// The state before any rule has changed it.
+const FIRST_STATE: u32 = 1;
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestKind {
+    /// It reads.
+    Read,
+    /// It writes.
+    Write,
+    /// It writes zeros.
+    WriteZeroes,
+    /// It discards.
+    Discard,
+    /// It makes writes durable.
+    Flush,
+}
+
+/// What happens at a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleEvent {
+    /// Any request.
+    None,
+    /// A read.
+    ReadAio,
+    /// A write, also of zeros.
+    WriteAio,
+    /// A flush.
+    FlushToDisk,
+}
+
+impl RuleEvent {
+    /// Every event.
+    pub const ALL: [Self; 4] = [Self::None, Self::ReadAio, Self::WriteAio, Self::FlushToDisk];
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::ReadAio => "read_aio",
+            Self::WriteAio => "write_aio",
+            Self::FlushToDisk => "flush_to_disk",
+        }
+    }
+
+    fn is_of(self, kind: RequestKind) -> bool {
+        match self {
+            Self::None => true,
+            Self::ReadAio => kind == RequestKind::Read,
+            Self::WriteAio => matches!(kind, RequestKind::Write | RequestKind::WriteZeroes),
+            Self::FlushToDisk => kind == RequestKind::Flush,
+        }
+    }
+}
+
+/// A request that fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorRule {
+    /// When.
+    pub event: RuleEvent,
+    /// Only in this state; `None` for any.
+    pub state: Option<u32>,
+    /// Only requests of this kind; `None` for any.
+    pub kind: Option<RequestKind>,
+    /// With this error.
+    pub errno: i32,
+    /// Only requests that touch this sector; `None` for any.
+    pub sector: Option<u64>,
+    /// Whether the rule goes once a request has failed.
+    pub once: bool,
+}
+
+/// An event that changes the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateRule {
+    /// When.
+    pub event: RuleEvent,
+    /// Only in this state; `None` for any.
+    pub state: Option<u32>,
+    /// The state after it.
+    pub new_state: u32,
+}
+
+/// All rules of a node, and its state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    errors: Vec<ErrorRule>,
+    states: Vec<StateRule>,
+    state: u32,
+}
+
+impl Rules {
+    /// Rules in the order in which they are asked.
+    #[must_use]
+    pub fn new(errors: Vec<ErrorRule>, states: Vec<StateRule>) -> Self {
+        Self {
+            errors,
+            states,
+            state: FIRST_STATE,
+        }
+    }
+
+    /// Adds the rules of another list behind these.
+    pub fn extend(&mut self, others: Self) {
+        self.errors.extend(others.errors);
+        self.states.extend(others.states);
+    }
+
+    /// Notes a request; the error it is to fail with, if it is.
+    pub fn judge(&mut self, kind: RequestKind, offset: u64, len: u64) -> Option<i32> {
+        let before = self.state;
+        let holds = |state: Option<u32>| state.is_none_or(|state| state == before);
+        let failing = self.errors.iter().position(|rule| {
+            rule.event.is_of(kind)
+                && holds(rule.state)
+                && rule.kind.is_none_or(|wanted| wanted == kind)
+                && rule.sector.is_none_or(|at| touches(at, offset, len))
+        });
+        let mut changes = self.states.iter();
+        if let Some(change) = changes.find(|rule| rule.event.is_of(kind) && holds(rule.state)) {
+            self.state = change.new_state;
+        }
+        let at = failing?;
+        let rule = *self.errors.get(at)?;
+        if rule.once {
+            self.errors.remove(at);
+        }
+        Some(rule.errno)
+    }
+}
+
+fn touches(sector: u64, offset: u64, len: u64) -> bool {
+    let start = sector.saturating_mul(SECTOR);
+    let end = start.saturating_add(SECTOR);
+    offset < end && start < offset.saturating_add(len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULE: ErrorRule = ErrorRule {
+        event: RuleEvent::None,
+        state: None,
+        kind: None,
+        errno: 5,
+        sector: None,
+        once: false,
+    };
+
+    #[test]
+    fn a_rule_fails_what_it_names_and_lets_the_rest_through() {
+        let write = ErrorRule {
+            event: RuleEvent::WriteAio,
+            sector: Some(2),
+            errno: 28,
+            ..RULE
+        };
+        let mut rules = Rules::new(vec![write], Vec::new());
+        assert_eq!(rules.judge(RequestKind::Read, 1024, 512), None);
+        assert_eq!(rules.judge(RequestKind::Write, 0, 1024), None);
+        assert_eq!(rules.judge(RequestKind::Write, 0, 1025), Some(28));
+        assert_eq!(rules.judge(RequestKind::WriteZeroes, 1535, 1), Some(28));
+        assert_eq!(rules.judge(RequestKind::Write, 1536, 512), None);
+    }
+
+    #[test]
+    fn a_rule_for_once_is_gone_after_its_request() {
+        let once = ErrorRule { once: true, ..RULE };
+        let mut rules = Rules::new(vec![once], Vec::new());
+        assert_eq!(rules.judge(RequestKind::Flush, 0, 0), Some(5));
+        assert_eq!(rules.judge(RequestKind::Flush, 0, 0), None);
+    }
+
+    #[test]
+    fn an_event_changes_the_state_for_the_requests_after_it() {
+        let second = ErrorRule {
+            state: Some(2),
+            kind: Some(RequestKind::Read),
+            ..RULE
+        };
+        let change = StateRule {
+            event: RuleEvent::ReadAio,
+            state: Some(1),
+            new_state: 2,
+        };
+        let mut rules = Rules::new(vec![second], vec![change]);
+        assert_eq!(rules.judge(RequestKind::Discard, 0, 512), None);
+        assert_eq!(rules.judge(RequestKind::Read, 0, 512), None);
+        assert_eq!(rules.judge(RequestKind::Discard, 0, 512), None);
+        assert_eq!(rules.judge(RequestKind::Read, 0, 512), Some(5));
+    }
+}
