@@ -21,6 +21,7 @@
 )]
 
 pub mod artifacts;
+pub mod clients;
 pub mod fds;
 pub mod guest;
 pub mod hook;

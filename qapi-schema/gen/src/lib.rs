@@ -16,7 +16,8 @@
 //!        ├─► emit::events      the Event enum
 //!        ├─► emit::introspect  the reply of query-qmp-schema
 //!        ├─► emit::json_schema which types the published JSON Schema names
-//!        └─► emit::manual      the reference manual
+//!        ├─► emit::manual      the reference manual
+//!        └─► emit::python, emit::rust_client   the generated halves of clients
 //! ```
 //!
 //! Every error says `file:line: what was wanted, what came`. Read next: [`ir`], the only thing the
@@ -41,7 +42,7 @@ pub use source::{SchemaError, Span};
 /// One file that the generator writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GeneratedFile {
-    /// Where it goes, below the folder of crate `qapi-schema`.
+    /// Where it goes, below the root of the repository.
     pub path: PathBuf,
     /// All of it.
     pub text: String,

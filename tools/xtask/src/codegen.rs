@@ -63,10 +63,9 @@ pub(crate) fn stale() -> Result<Vec<PathBuf>> {
 }
 
 fn generated() -> Result<Vec<(GeneratedFile, PathBuf)>> {
-    let crate_folder = root().join("qapi-schema");
-    let files = qapi_gen::generate(&crate_folder.join("schema"))?;
+    let files = qapi_gen::generate(&root().join("qapi-schema/schema"))?;
     let placed = files.into_iter().map(|file| {
-        let path = crate_folder.join(&file.path);
+        let path = root().join(&file.path);
         (file, path)
     });
     Ok(placed.collect())

@@ -89,11 +89,11 @@ pub(super) fn files(schema: &Schema) -> [GeneratedFile; 2] {
     let manual = Manual::new(schema);
     [
         GeneratedFile {
-            path: "export/manual.md".into(),
+            path: "qapi-schema/export/manual.md".into(),
             text: markdown::page(&manual),
         },
         GeneratedFile {
-            path: "export/manual.html".into(),
+            path: "qapi-schema/export/manual.html".into(),
             text: html::page(&manual),
         },
     ]

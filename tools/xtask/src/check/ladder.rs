@@ -7,7 +7,7 @@
 //!   block          │
 //!   devices        │           never qapi-schema, never KVM
 //!     └── vmm-core ┘           the only one that names KVM
-//!   tests, tools               outside: no crate of the product
+//!   clients, tests, tools      outside: no crate of the product
 //! ```
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -29,7 +29,8 @@ const LADDER: &[(&str, &[&str])] = &[
         &["block", "devices", "fdset", "monitor", "qapi-schema"],
     ),
     ("guest", &[]),
-    ("tests", &["guest"]),
+    ("sesame-qmp", &[]),
+    ("tests", &["guest", "sesame-qmp"]),
     (
         "fuzz",
         &[

@@ -93,7 +93,8 @@ fn opener_complaint(path: &str, text: &str) -> Option<String> {
 }
 
 fn is_product(path: &str) -> bool {
-    let outside = path.starts_with("tests/") || path.starts_with("tools/");
+    let outside = ["clients/", "tests/", "tools/"];
+    let outside = outside.iter().any(|folder| path.starts_with(folder));
     !outside && !path.contains("tests") && !path.contains("mock")
 }
 
