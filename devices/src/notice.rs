@@ -48,6 +48,21 @@ pub enum Notice {
     },
 }
 
+impl Notice {
+    /// Whether this one, coming later, says all that `earlier` would still be good for: it is of
+    /// the same kind, about the same thing.
+    #[must_use]
+    pub fn replaces(&self, earlier: &Self) -> bool {
+        match (self, earlier) {
+            (Self::PortChange { id, .. }, Self::PortChange { id: other, .. })
+            | (Self::ChardevChange { id, .. }, Self::ChardevChange { id: other, .. }) => {
+                id == other
+            }
+            _ => self == earlier,
+        }
+    }
+}
+
 /// Where devices send their news. Cheap to clone; never blocks.
 #[derive(Clone)]
 pub struct NoticeSink(Arc<dyn Fn(Notice) + Send + Sync>);
@@ -67,5 +82,27 @@ impl NoticeSink {
 impl std::fmt::Debug for NoticeSink {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("NoticeSink")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_state_replaces_an_earlier_one_of_the_same_thing_only() {
+        let port = |id: &str, open| Notice::PortChange {
+            id: id.to_owned(),
+            open,
+        };
+        assert!(port("a", true).replaces(&port("a", false)));
+        assert!(!port("a", true).replaces(&port("b", true)));
+        assert!(Notice::Reset.replaces(&Notice::Reset));
+        assert!(!Notice::Reset.replaces(&Notice::PowerOff));
+        let chardev = Notice::ChardevChange {
+            id: "a".to_owned(),
+            open: true,
+        };
+        assert!(!chardev.replaces(&port("a", true)));
     }
 }

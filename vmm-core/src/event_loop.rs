@@ -10,57 +10,28 @@
 //! Whoever wants the owner's attention puts a letter into the mailbox or only wakes the loop; the
 //! owner looks at everything that may have happened and goes back to sleep. Nothing here decides.
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
-use devices::notice::{Notice, NoticeSink};
+use devices::notice::NoticeSink;
 use fdset::{Asker, Told, Wish};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use crate::kvm::VcpuEvent;
+use crate::letters::{Letter, Letters, Question};
 use crate::process::{EndRequest, EndSignals};
 
 const WAKE: Token = Token(0);
 const SIGNAL: Token = Token(1);
 const HOOK: Token = Token(2);
 
-/// A letter to the VM's owner.
-#[derive(Debug)]
-pub enum Letter {
-    /// A device has news.
-    Device(Notice),
-    /// A vCPU has paused itself.
-    Vcpu(VcpuEvent),
-    /// Something that is opened again wants the open hook asked.
-    Ask(Question),
-    /// A client asks for the end.
-    Quit,
-}
-
-/// What the open hook is to be asked, and who is to be told.
-pub struct Question {
-    /// What.
-    pub wish: Wish,
-    /// Whom.
-    pub told: Told,
-}
-
-impl fmt::Debug for Question {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Question").field(&self.wish).finish()
-    }
-}
-
 /// The way to the VM's owner, from any thread. Cheap to clone; never blocks.
 #[derive(Clone, Debug)]
 pub struct Mailbox {
-    letters: Sender<Letter>,
+    letters: Arc<Letters>,
     waker: Arc<Waker>,
     /// Whether somebody wants the owner's attention and it has not begun to look yet.
     news: Arc<AtomicBool>,
@@ -69,10 +40,8 @@ pub struct Mailbox {
 impl Mailbox {
     /// Leaves a letter.
     pub fn send(&self, letter: Letter) {
-        // The receiver is gone only when the process ends, and then nobody wants news.
-        if self.letters.send(letter).is_ok() {
-            self.wake();
-        }
+        self.letters.push(letter);
+        self.wake();
     }
 
     /// Makes the owner look around.
@@ -107,7 +76,7 @@ impl Asker for Mailbox {
 pub struct EventLoop {
     poll: Poll,
     events: Events,
-    letters: Receiver<Letter>,
+    letters: Arc<Letters>,
     news: Arc<AtomicBool>,
     signals: EndSignals,
     /// Whether a signal may wait: else each command of a client would cost one more system call.
@@ -125,12 +94,12 @@ impl EventLoop {
         let fd = signals.as_fd().as_raw_fd();
         poll.registry()
             .register(&mut SourceFd(&fd), SIGNAL, Interest::READABLE)?;
-        let (sender, letters) = channel();
+        let letters = Arc::new(Letters::default());
         let news = Arc::new(AtomicBool::new(false));
         let event_loop = Self {
             poll,
             events: Events::with_capacity(8),
-            letters,
+            letters: Arc::clone(&letters),
             news: Arc::clone(&news),
             signals,
             signalled: false,
@@ -138,7 +107,7 @@ impl EventLoop {
         Ok((
             event_loop,
             Mailbox {
-                letters: sender,
+                letters,
                 waker,
                 news,
             },
@@ -177,7 +146,7 @@ impl EventLoop {
 
     /// The next letter, if there is one.
     pub fn next_letter(&self) -> Option<Letter> {
-        self.letters.try_recv().ok()
+        self.letters.pop()
     }
 
     /// The next request from outside to end the process.
@@ -194,6 +163,8 @@ impl EventLoop {
 
 #[cfg(test)]
 mod tests {
+    use devices::notice::Notice;
+
     use super::*;
 
     #[test]

@@ -20,6 +20,7 @@ pub mod hmp;
 pub mod hook;
 pub mod kvm;
 pub mod launch;
+pub mod letters;
 pub mod machine;
 pub mod memory;
 pub mod messages;

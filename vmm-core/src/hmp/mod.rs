@@ -20,7 +20,7 @@ use qapi_schema::run_state::Commands as _;
 use qapi_schema::{Context, QmpError};
 
 use crate::cli;
-use crate::event_loop::Letter;
+use crate::letters::Letter;
 use crate::vm::Vm;
 
 type Run = fn(&mut Vm, &mut dyn Context, &str) -> Result<String, QmpError>;

@@ -38,7 +38,7 @@ use qapi_schema::{CommandSpec, QmpError};
 pub use wire::{JsonLines, wire_access, wire_existing, wire_kind, wire_role};
 
 use self::round::Round;
-use crate::event_loop::Question;
+use crate::letters::Question;
 use crate::plan::Planned;
 
 /// An open hook to be set.

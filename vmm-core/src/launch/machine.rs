@@ -9,7 +9,7 @@ use qapi_schema::cli::AccelType;
 
 use crate::cli::Config;
 use crate::cli::config::{RtcBase, SerialSpec as SerialOption};
-use crate::event_loop::Letter;
+use crate::letters::Letter;
 use crate::machine::board::SerialSpec;
 use crate::machine::{BootSource, MachineHost, MachineKind, Q35, Q35Spec};
 use crate::memory::{RAM_ID, RamBackend, RamBackendSpec};

@@ -16,8 +16,8 @@ use qapi_schema::{Event, QmpError};
 
 use super::{EndPolicy, Vm};
 use crate::device_tree::path;
-use crate::event_loop::Letter;
 use crate::kvm::{VcpuEvent, VcpuFault};
+use crate::letters::Letter;
 use crate::messages::report;
 use crate::plug;
 use crate::process::EndRequest;
