@@ -26,7 +26,7 @@ pub fn cpu_type(name: &str) -> String {
 }
 
 /// One property as clients see it.
-pub fn property_info(property: &MemberSpec) -> ObjectPropertyInfo {
+fn property_info(property: &MemberSpec) -> ObjectPropertyInfo {
     ObjectPropertyInfo {
         name: property.name.to_owned(),
         r#type: property.type_name.to_owned(),
@@ -53,6 +53,14 @@ pub fn properties(name: &str) -> Option<Vec<ObjectPropertyInfo>> {
     let foreign = ["type", "accel"];
     let own = members.iter().filter(|one| !foreign.contains(&one.name));
     Some(own.map(property_info).collect())
+}
+
+/// What devices of the type `name` can be given; `None` if there is no such type, or only kinds of
+/// it.
+pub fn device_properties(name: &str) -> Option<Vec<ObjectPropertyInfo>> {
+    let is_device =
+        |entry: &TypeEntry| entry.name == name && !entry.is_abstract && entry.implements("device");
+    all().iter().any(is_device).then(|| properties(name))?
 }
 
 fn cpu_properties() -> Vec<ObjectPropertyInfo> {
@@ -218,5 +226,9 @@ mod tests {
         assert_eq!(names("max-x86_64-cpu")[0], "migratable");
         assert_eq!(names("container"), [""; 0]);
         assert_eq!(properties("no-such-type"), None);
+        assert!(device_properties("mch").is_some());
+        for no_device in ["device", "iothread", "no-such-type"] {
+            assert_eq!(device_properties(no_device), None);
+        }
     }
 }

@@ -346,15 +346,6 @@ ShutdownCause = Literal[
 """
 
 
-GuestPanicAction = Literal["pause", "poweroff", "run"]
-"""What becomes of a machine whose guest gave up.
-
-- ``pause``: It stops.
-- ``poweroff``: It ends.
-- ``run``: It goes on.
-"""
-
-
 RebootAction = Literal["reset", "shutdown"]
 """What a guest's reset leads to.
 
@@ -381,6 +372,15 @@ PanicAction = Literal["pause", "shutdown", "exit-failure", "none"]
 """
 
 
+GuestPanicAction = Literal["pause", "poweroff", "run"]
+"""What becomes of a machine whose guest gave up.
+
+- ``pause``: It stops.
+- ``poweroff``: It ends.
+- ``run``: It goes on.
+"""
+
+
 SysEmuTarget = Literal["x86_64"]
 """The architectures of guests.
 
@@ -403,6 +403,27 @@ CpuModelExpansionType = Literal["static", "full"]
 
 - ``static``: The features that a guest can see.
 - ``full``: These, and the properties that decide how they come about.
+"""
+
+
+BlkdebugIOType = Literal["read", "write", "write-zeroes", "discard", "flush"]
+"""What a request does.
+
+- ``read``: It reads.
+- ``write``: It writes.
+- ``write-zeroes``: It writes zeroes.
+- ``discard``: It discards.
+- ``flush``: It makes writes durable.
+"""
+
+
+BlkdebugEvent = Literal["none", "read_aio", "write_aio", "flush_to_disk"]
+"""What happens at a node.
+
+- ``none``: Any request.
+- ``read_aio``: A read.
+- ``write_aio``: A write, also of zeroes.
+- ``flush_to_disk``: A flush.
 """
 
 
@@ -1631,6 +1652,40 @@ class ChardevReturn(Struct):
 
 
 @dataclass
+class BlkdebugInjectErrorOptions(Struct):
+    """A request that fails."""
+
+    event: BlkdebugEvent
+    """When."""
+    state: Optional[int] = None
+    """Only in this state of the node, which begins with 1; 0 is any (default: 0)."""
+    iotype: Optional[BlkdebugIOType] = None
+    """Only a request of this kind."""
+    errno: Optional[int] = None
+    """The number of the error (default: 5)."""
+    sector: Optional[int] = None
+    """Only a request that touches this sector of 512 bytes; -1 is any (default: -1)."""
+    once: Optional[bool] = None
+    """Whether the rule goes once a request has failed (default: false)."""
+    immediately: Optional[bool] = None
+    """Accepted and without effect: a request fails before it reaches the storage."""
+
+
+@dataclass
+class BlkdebugSetStateOptions(Struct):
+    """An event that changes the state of a node, for the requests after it."""
+
+    NAMES: ClassVar[Mapping[str, str]] = {"new_state": "new_state"}
+
+    event: BlkdebugEvent
+    """When."""
+    new_state: int
+    """The state after it."""
+    state: Optional[int] = None
+    """Only in this state; 0 is any (default: 0)."""
+
+
+@dataclass
 class BlockdevCacheOptions(Struct):
     """How the host caches."""
 
@@ -1808,6 +1863,44 @@ class BlockdevOptionsNullAio(Struct):
     """Must be 0: requests are answered at once (default: 0)."""
     read_zeroes: Optional[bool] = None
     """Whether reads give zeroes instead of leaving the buffer as it is (default: false)."""
+
+
+@dataclass
+class BlockdevOptionsBlkdebug(Struct):
+    """A block node to be made.
+
+    Where ``driver`` is ``blkdebug``: another node, whose requests fail as rules say.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "blkdebug"}
+
+    driver: Literal["blkdebug"] = field(default="blkdebug", init=False)
+    image: BlockdevRef
+    """The other node."""
+    node_name: Optional[str] = None
+    """Its name, which must be new."""
+    discard: Optional[BlockdevDiscardOptions] = None
+    """What becomes of a guest's discard (default: ignore)."""
+    cache: Optional[BlockdevCacheOptions] = None
+    """How the host caches."""
+    read_only: Optional[bool] = None
+    """Whether nobody may write (default: false)."""
+    auto_read_only: Optional[bool] = None
+    """Whether the node may become read-only where the storage is (default: false)."""
+    force_share: Optional[bool] = None
+    """Whether others may write to the storage at the same time; only for a node that is
+    read-only (default: false).
+    """
+    detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
+    """What becomes of a guest's write of zeroes (default: off)."""
+    config: Optional[str] = None
+    """A file of rules, which come before the others: sections [inject-error] and [set-state]
+    with lines like errno = "5". The command waits for its end.
+    """
+    inject_error: Optional[List[BlkdebugInjectErrorOptions]] = None
+    """Which requests fail."""
+    set_state: Optional[List[BlkdebugSetStateOptions]] = None
+    """What changes the state that rules name."""
 
 
 @dataclass
@@ -2983,6 +3076,7 @@ BlockdevOptions = Union[
     BlockdevOptionsRaw,
     BlockdevOptionsNullCo,
     BlockdevOptionsNullAio,
+    BlockdevOptionsBlkdebug,
 ]
 """A block node to be made."""
 

@@ -248,6 +248,181 @@ impl crate::describe::Described for StatusInfo {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// What a guest's reset leads to.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum RebootAction {
+    /// The machine is reset.
+    #[serde(rename = "reset")]
+    Reset,
+    /// As if the guest had powered off.
+    #[serde(rename = "shutdown")]
+    Shutdown,
+}
+
+impl RebootAction {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Reset, Self::Shutdown];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+crate::input::named_values!(RebootAction);
+
+/// What a guest's power-off leads to.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum ShutdownAction {
+    /// The program ends.
+    #[serde(rename = "poweroff")]
+    Poweroff,
+    /// The machine stops and the program stays.
+    #[serde(rename = "pause")]
+    Pause,
+}
+
+impl ShutdownAction {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Poweroff, Self::Pause];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Poweroff => "poweroff",
+            Self::Pause => "pause",
+        }
+    }
+}
+
+crate::input::named_values!(ShutdownAction);
+
+/// What a guest that gives up leads to.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum PanicAction {
+    /// The machine stops.
+    #[serde(rename = "pause")]
+    Pause,
+    /// The same as a power-off.
+    #[serde(rename = "shutdown")]
+    Shutdown,
+    /// The program ends with a failure.
+    #[serde(rename = "exit-failure")]
+    ExitFailure,
+    /// Nothing, but for the event.
+    #[serde(rename = "none")]
+    None,
+}
+
+impl PanicAction {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[
+        Self::Pause,
+        Self::Shutdown,
+        Self::ExitFailure,
+        Self::None,
+    ];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Shutdown => "shutdown",
+            Self::ExitFailure => "exit-failure",
+            Self::None => "none",
+        }
+    }
+}
+
+crate::input::named_values!(PanicAction);
+
+/// Arguments of command `set-action`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct SetAction {
+    /// A reset (default: reset).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reboot: Option<RebootAction>,
+    /// A power-off (default: poweroff).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shutdown: Option<ShutdownAction>,
+    /// A panic (default: shutdown).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub panic: Option<PanicAction>,
+}
+
+impl crate::input::FromMembers for SetAction {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            reboot: members.optional("reboot")?,
+            shutdown: members.optional("shutdown")?,
+            panic: members.optional("panic")?,
+        })
+    }
+}
+
+crate::input::object_type!(SetAction);
+
+impl crate::describe::Described for SetAction {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+                "reboot",
+                "RebootAction",
+                "a reset (default: reset)",
+            )
+            .one_of(&["reset", "shutdown"])
+            .default_is("reset"),
+        crate::describe::MemberSpec::optional(
+                "shutdown",
+                "ShutdownAction",
+                "a power-off (default: poweroff)",
+            )
+            .one_of(&["poweroff", "pause"])
+            .default_is("poweroff"),
+        crate::describe::MemberSpec::optional(
+                "panic",
+                "PanicAction",
+                "a panic (default: shutdown)",
+            )
+            .one_of(&["pause", "shutdown", "exit-failure", "none"])
+            .default_is("shutdown"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// Data of event `RESET`.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct Reset {
@@ -472,181 +647,6 @@ impl crate::describe::Described for VmInternalError {
             "str",
             "the same in words, one line",
         ),
-    ];
-    const TAG: Option<&'static str> = None;
-    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
-}
-
-/// What a guest's reset leads to.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    schemars::JsonSchema,
-)]
-pub enum RebootAction {
-    /// The machine is reset.
-    #[serde(rename = "reset")]
-    Reset,
-    /// As if the guest had powered off.
-    #[serde(rename = "shutdown")]
-    Shutdown,
-}
-
-impl RebootAction {
-    /// Every value, in the schema's order.
-    pub const ALL: &'static [Self] = &[Self::Reset, Self::Shutdown];
-    /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Reset => "reset",
-            Self::Shutdown => "shutdown",
-        }
-    }
-}
-
-crate::input::named_values!(RebootAction);
-
-/// What a guest's power-off leads to.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    schemars::JsonSchema,
-)]
-pub enum ShutdownAction {
-    /// The program ends.
-    #[serde(rename = "poweroff")]
-    Poweroff,
-    /// The machine stops and the program stays.
-    #[serde(rename = "pause")]
-    Pause,
-}
-
-impl ShutdownAction {
-    /// Every value, in the schema's order.
-    pub const ALL: &'static [Self] = &[Self::Poweroff, Self::Pause];
-    /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Poweroff => "poweroff",
-            Self::Pause => "pause",
-        }
-    }
-}
-
-crate::input::named_values!(ShutdownAction);
-
-/// What a guest that gives up leads to.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    schemars::JsonSchema,
-)]
-pub enum PanicAction {
-    /// The machine stops.
-    #[serde(rename = "pause")]
-    Pause,
-    /// The same as a power-off.
-    #[serde(rename = "shutdown")]
-    Shutdown,
-    /// The program ends with a failure.
-    #[serde(rename = "exit-failure")]
-    ExitFailure,
-    /// Nothing, but for the event.
-    #[serde(rename = "none")]
-    None,
-}
-
-impl PanicAction {
-    /// Every value, in the schema's order.
-    pub const ALL: &'static [Self] = &[
-        Self::Pause,
-        Self::Shutdown,
-        Self::ExitFailure,
-        Self::None,
-    ];
-    /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Pause => "pause",
-            Self::Shutdown => "shutdown",
-            Self::ExitFailure => "exit-failure",
-            Self::None => "none",
-        }
-    }
-}
-
-crate::input::named_values!(PanicAction);
-
-/// Arguments of command `set-action`.
-#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
-pub struct SetAction {
-    /// A reset (default: reset).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reboot: Option<RebootAction>,
-    /// A power-off (default: poweroff).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub shutdown: Option<ShutdownAction>,
-    /// A panic (default: shutdown).
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub panic: Option<PanicAction>,
-}
-
-impl crate::input::FromMembers for SetAction {
-    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
-        Ok(Self {
-            reboot: members.optional("reboot")?,
-            shutdown: members.optional("shutdown")?,
-            panic: members.optional("panic")?,
-        })
-    }
-}
-
-crate::input::object_type!(SetAction);
-
-impl crate::describe::Described for SetAction {
-    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
-        crate::describe::MemberSpec::optional(
-                "reboot",
-                "RebootAction",
-                "a reset (default: reset)",
-            )
-            .one_of(&["reset", "shutdown"])
-            .default_is("reset"),
-        crate::describe::MemberSpec::optional(
-                "shutdown",
-                "ShutdownAction",
-                "a power-off (default: poweroff)",
-            )
-            .one_of(&["poweroff", "pause"])
-            .default_is("poweroff"),
-        crate::describe::MemberSpec::optional(
-                "panic",
-                "PanicAction",
-                "a panic (default: shutdown)",
-            )
-            .one_of(&["pause", "shutdown", "exit-failure", "none"])
-            .default_is("shutdown"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];

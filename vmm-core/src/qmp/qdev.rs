@@ -4,11 +4,11 @@ use qapi_schema::devices::DeviceOptions;
 use qapi_schema::drivers::find_driver;
 use qapi_schema::qdev::{Commands, DeviceDel, DeviceListProperties};
 use qapi_schema::qom::ObjectPropertyInfo;
-use qapi_schema::{Context, ErrorClass, QmpError};
+use qapi_schema::{Context, QmpError};
 
 use crate::cli::apply_globals;
 use crate::plug;
-use crate::types::property_info;
+use crate::types;
 use crate::vm::Vm;
 
 impl Commands for Vm {
@@ -17,14 +17,9 @@ impl Commands for Vm {
         _cx: &mut dyn Context,
         args: DeviceListProperties,
     ) -> Result<Vec<ObjectPropertyInfo>, QmpError> {
-        let Some(driver) = find_driver(&args.typename) else {
-            return Err(QmpError::new(
-                ErrorClass::DeviceNotFound,
-                format!("Device '{}' not found", args.typename),
-            ));
-        };
-        let properties = driver.properties().iter();
-        Ok(properties.map(property_info).collect())
+        let name = &args.typename;
+        let model = find_driver(name).map_or(name.as_str(), |driver| driver.name);
+        types::device_properties(model).ok_or_else(|| QmpError::device_not_found(name))
     }
 
     fn device_add(&mut self, _cx: &mut dyn Context, args: DeviceOptions) -> Result<(), QmpError> {

@@ -21,9 +21,151 @@ pub enum BlockdevDriver {
     /// The same.
     #[serde(rename = "null-aio")]
     NullAio,
+    /// Another node, whose requests fail as rules say.
+    #[serde(rename = "blkdebug")]
+    Blkdebug,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
+}
+
+/// What a request does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[non_exhaustive]
+pub enum BlkdebugIOType {
+    /// It reads.
+    #[serde(rename = "read")]
+    Read,
+    /// It writes.
+    #[serde(rename = "write")]
+    Write,
+    /// It writes zeroes.
+    #[serde(rename = "write-zeroes")]
+    WriteZeroes,
+    /// It discards.
+    #[serde(rename = "discard")]
+    Discard,
+    /// It makes writes durable.
+    #[serde(rename = "flush")]
+    Flush,
+    /// One that this version does not know. It can be received, not sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// What happens at a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[non_exhaustive]
+pub enum BlkdebugEvent {
+    /// Any request.
+    #[serde(rename = "none")]
+    None,
+    /// A read.
+    #[serde(rename = "read_aio")]
+    ReadAio,
+    /// A write, also of zeroes.
+    #[serde(rename = "write_aio")]
+    WriteAio,
+    /// A flush.
+    #[serde(rename = "flush_to_disk")]
+    FlushToDisk,
+    /// One that this version does not know. It can be received, not sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// A request that fails.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlkdebugInjectErrorOptions {
+    /// When.
+    pub event: BlkdebugEvent,
+    /// Only in this state of the node, which begins with 1; 0 is any (default: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<i64>,
+    /// Only a request of this kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iotype: Option<BlkdebugIOType>,
+    /// The number of the error (default: 5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i64>,
+    /// Only a request that touches this sector of 512 bytes; -1 is any (default: -1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sector: Option<i64>,
+    /// Whether the rule goes once a request has failed (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub once: Option<bool>,
+    /// Accepted and without effect: a request fails before it reaches the storage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub immediately: Option<bool>,
+}
+
+impl BlkdebugInjectErrorOptions {
+    /// With what must be given, and all else absent.
+    pub fn new(event: BlkdebugEvent) -> Self {
+        Self {
+            event,
+            state: None,
+            iotype: None,
+            errno: None,
+            sector: None,
+            once: None,
+            immediately: None,
+        }
+    }
+}
+
+/// An event that changes the state of a node, for the requests after it.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlkdebugSetStateOptions {
+    /// When.
+    pub event: BlkdebugEvent,
+    /// Only in this state; 0 is any (default: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<i64>,
+    /// The state after it.
+    pub new_state: i64,
+}
+
+impl BlkdebugSetStateOptions {
+    /// With what must be given, and all else absent.
+    pub fn new(event: BlkdebugEvent, new_state: i64) -> Self {
+        Self {
+            event,
+            state: None,
+            new_state,
+        }
+    }
+}
+
+/// Another node, whose requests fail as rules say.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockdevOptionsBlkdebug {
+    /// The other node.
+    pub image: BlockdevRef,
+    /// A file of rules, which come before the others: sections \[inject-error] and \[set-state]
+    /// with lines like errno = "5". The command waits for its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// Which requests fail.
+    #[serde(rename = "inject-error")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inject_error: Option<Vec<BlkdebugInjectErrorOptions>>,
+    /// What changes the state that rules name.
+    #[serde(rename = "set-state")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub set_state: Option<Vec<BlkdebugSetStateOptions>>,
+}
+
+impl BlockdevOptionsBlkdebug {
+    /// With what must be given, and all else absent.
+    pub fn new(image: BlockdevRef) -> Self {
+        Self {
+            image,
+            config: None,
+            inject_error: None,
+            set_state: None,
+        }
+    }
 }
 
 /// What becomes of a guest's discard.
@@ -224,6 +366,9 @@ pub enum BlockdevOptionsVariant {
     /// The same.
     #[serde(rename = "null-aio")]
     NullAio(BlockdevOptionsNull),
+    /// Another node, whose requests fail as rules say.
+    #[serde(rename = "blkdebug")]
+    Blkdebug(BlockdevOptionsBlkdebug),
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,

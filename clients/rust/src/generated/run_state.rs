@@ -110,64 +110,6 @@ pub struct StatusInfo {
     pub status: RunState,
 }
 
-/// The machine was reset.
-#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
-pub struct Reset {
-    /// Whether the guest asked for it.
-    pub guest: bool,
-    /// Who asked for it.
-    pub reason: ShutdownCause,
-}
-
-/// The machine ends, or stops for good under -no-shutdown.
-#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
-pub struct Shutdown {
-    /// Whether the guest asked for it.
-    pub guest: bool,
-    /// Who asked for it.
-    pub reason: ShutdownCause,
-}
-
-/// What becomes of a machine whose guest gave up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
-#[non_exhaustive]
-pub enum GuestPanicAction {
-    /// It stops.
-    #[serde(rename = "pause")]
-    Pause,
-    /// It ends.
-    #[serde(rename = "poweroff")]
-    Poweroff,
-    /// It goes on.
-    #[serde(rename = "run")]
-    Run,
-    /// One that this version does not know. It can be received, not sent.
-    #[serde(other, skip_serializing)]
-    Unknown,
-}
-
-/// The guest's kernel gave up.
-#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
-pub struct GuestPanicked {
-    /// What becomes of the machine.
-    pub action: GuestPanicAction,
-}
-
-/// KVM cannot run the guest any further; the machine is in state internal-error.
-#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
-pub struct VmInternalError {
-    /// The vCPU that cannot go on.
-    #[serde(rename = "cpu-index")]
-    pub cpu_index: i64,
-    /// KVM's number for what is wrong (KVM_INTERNAL_ERROR_*).
-    pub suberror: u32,
-    /// The bytes at the instruction pointer in hexadecimal, where KVM gives them.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub instruction: Option<String>,
-    /// The same in words, one line.
-    pub reason: String,
-}
-
 /// What a guest's reset leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[non_exhaustive]
@@ -231,6 +173,64 @@ pub struct SetAction {
     /// A panic (default: shutdown).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub panic: Option<PanicAction>,
+}
+
+/// The machine was reset.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct Reset {
+    /// Whether the guest asked for it.
+    pub guest: bool,
+    /// Who asked for it.
+    pub reason: ShutdownCause,
+}
+
+/// The machine ends, or stops for good under -no-shutdown.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct Shutdown {
+    /// Whether the guest asked for it.
+    pub guest: bool,
+    /// Who asked for it.
+    pub reason: ShutdownCause,
+}
+
+/// What becomes of a machine whose guest gave up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[non_exhaustive]
+pub enum GuestPanicAction {
+    /// It stops.
+    #[serde(rename = "pause")]
+    Pause,
+    /// It ends.
+    #[serde(rename = "poweroff")]
+    Poweroff,
+    /// It goes on.
+    #[serde(rename = "run")]
+    Run,
+    /// One that this version does not know. It can be received, not sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// The guest's kernel gave up.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct GuestPanicked {
+    /// What becomes of the machine.
+    pub action: GuestPanicAction,
+}
+
+/// KVM cannot run the guest any further; the machine is in state internal-error.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct VmInternalError {
+    /// The vCPU that cannot go on.
+    #[serde(rename = "cpu-index")]
+    pub cpu_index: i64,
+    /// KVM's number for what is wrong (KVM_INTERNAL_ERROR_*).
+    pub suberror: u32,
+    /// The bytes at the instruction pointer in hexadecimal, where KVM gives them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instruction: Option<String>,
+    /// The same in words, one line.
+    pub reason: String,
 }
 
 /// Tells what the machine is doing.
