@@ -40,6 +40,19 @@ pub fn python() -> Result<Command> {
     Ok(command)
 }
 
+/// A session by the built TypeScript client of `cargo xtask test`, with a disk that the VMM has.
+///
+/// # Errors
+/// `SESAME_TYPESCRIPT` is not set.
+pub fn node(how: &str, disk: &str) -> Result<Command> {
+    let mut command = Command::new("node");
+    command.arg(program("sesame_node.mjs"));
+    command
+        .arg(variable("SESAME_TYPESCRIPT")?)
+        .args([how, disk]);
+    Ok(command)
+}
+
 /// Runs a program that must be content, and returns what it said.
 ///
 /// # Errors

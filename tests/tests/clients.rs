@@ -25,7 +25,7 @@ use sesame_qmp::fds::{AddFd, FdKind, Getfd, QueryFdsets};
 use sesame_qmp::qdev::DeviceDel;
 use sesame_qmp::run_state::{QueryStatus, ShutdownCause};
 use sesame_qmp::{Client, Error, ErrorClass, Event, TakesFd, asynchronous};
-use tests::clients::{Listening, folder, program, python, said};
+use tests::clients::{Listening, folder, node, program, python, said};
 use tests::vm::variable;
 use tests::{Vm, fds};
 
@@ -69,6 +69,14 @@ fn the_python_client_is_typed() -> Result<()> {
         .args(["--cache-dir=/dev/null", "sesame_qmp", "examples"]);
     said(&mut mypy)?;
     Ok(())
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn the_typescript_client_holds_a_whole_session() -> Result<()> {
+    let mut builder = Vm::monitor();
+    let disk = builder.fdset(fds::disk(1 << 20)?);
+    Listening::start(builder)?.session(&mut node("plain", &disk)?)
 }
 
 #[test]

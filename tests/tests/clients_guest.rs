@@ -11,14 +11,14 @@ use sesame_qmp::fds::Getfd;
 use sesame_qmp::qdev::DeviceAdd;
 use sesame_qmp::run_state::{Cont, ShutdownCause, SystemPowerdown};
 use sesame_qmp::{Client, Event, TakesFd};
-use tests::clients::{Listening, ended, program, python};
+use tests::clients::{Listening, ended, node, program, python};
+use tests::vm::Builder;
 use tests::{Vm, fds};
 
 /// The client plugs the disk `data` into a machine that waits, lets it run, and sees it end.
-fn boots_a_guest(client: &mut Command) -> Result<()> {
-    let mut listening = Listening::start(Vm::builder().root_ports(1).stopped())?;
-    let file = fds::disk(24 << 20)?;
-    let client = listening.begin(client.stdin(file))?;
+fn boots_a_guest(machine: Builder, client: &mut Command) -> Result<()> {
+    let mut listening = Listening::start(machine.root_ports(1).stopped())?;
+    let client = listening.begin(client)?;
     works(&mut listening.vm, "data")?;
     listening.vm.execute("system_powerdown", json!({}))?;
     ended(client)?;
@@ -28,7 +28,17 @@ fn boots_a_guest(client: &mut Command) -> Result<()> {
 #[test]
 #[ignore = "needs a guest: cargo xtask test"]
 fn the_python_client_boots_a_guest_with_a_disk() -> Result<()> {
-    boots_a_guest(python()?.arg(program("sesame_python.py")).arg("guest"))
+    let mut client = python()?;
+    client.arg(program("sesame_python.py")).arg("guest");
+    boots_a_guest(Vm::builder(), client.stdin(fds::disk(24 << 20)?))
+}
+
+#[test]
+#[ignore = "needs a guest: cargo xtask test"]
+fn the_typescript_client_boots_a_guest_with_a_disk() -> Result<()> {
+    let mut machine = Vm::builder();
+    let disk = machine.fdset(fds::disk(24 << 20)?);
+    boots_a_guest(machine, &mut node("guest", &disk)?)
 }
 
 #[test]

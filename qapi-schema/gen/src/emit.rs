@@ -11,6 +11,7 @@ mod python;
 mod recursion;
 mod rust_client;
 mod types;
+mod typescript;
 mod unions;
 
 use proc_macro2::{Ident, Span, TokenStream};
@@ -71,6 +72,7 @@ pub(crate) fn all(schema: &Schema) -> Vec<GeneratedFile> {
     files.extend(manual::files(schema));
     files.extend(python::files(schema));
     files.extend(rust_client::files(schema));
+    files.extend(typescript::files(schema));
     files.push(rust_file(
         FOLDER,
         "mod",

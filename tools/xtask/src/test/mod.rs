@@ -191,6 +191,7 @@ fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, Stri
     for (key, path) in [
         ("SESAME_VMM", &vmm),
         ("SESAME_PYTHON", &python()?),
+        ("SESAME_TYPESCRIPT", &typescript()?),
         ("SESAME_OPEN_HOOK", &project::open_hook()?),
     ] {
         environment.insert(key.to_owned(), path.display().to_string());
@@ -229,6 +230,32 @@ fn python() -> Result<PathBuf> {
         .arg(&requirements))?;
     fs::write(stamp, wanted)?;
     Ok(folder.join("bin/python"))
+}
+
+/// The TypeScript client, built outside of the repository.
+fn typescript() -> Result<PathBuf> {
+    install_missing(&[("node", "nodejs"), ("npm", "npm")])?;
+    let folder = artifacts::cache()?.join("typescript");
+    fs::create_dir_all(&folder)?;
+    let client = root().join("clients/typescript");
+    for part in ["package.json", "tsconfig.json", "src"] {
+        sh(Command::new("cp")
+            .arg("-rT")
+            .arg(client.join(part))
+            .arg(folder.join(part)))?;
+    }
+    let wanted = fs::read_to_string(folder.join("package.json"))?;
+    let stamp = folder.join("installed.json");
+    if fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
+        step("fetching the TypeScript compiler");
+        let install = ["install", "--silent", "--ignore-scripts"];
+        sh(Command::new("npm").args(install).current_dir(&folder))?;
+        fs::write(stamp, wanted)?;
+    }
+    step("building the TypeScript client");
+    let compiler = folder.join("node_modules/.bin/tsc");
+    sh(Command::new(compiler).current_dir(&folder))?;
+    Ok(folder)
 }
 
 fn in_lab(lab: &mut Lab, argv: &[String], environment: &BTreeMap<String, String>) -> Result<Count> {
