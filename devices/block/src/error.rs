@@ -31,6 +31,12 @@ pub enum BlockError {
         /// The name.
         name: String,
     },
+    /// No node has the name by which a new node calls its child.
+    #[error("Cannot find device='{name}' nor node-name='{name}'")]
+    NoSuchChild {
+        /// The name.
+        name: String,
+    },
     /// The node has a parent or a device.
     #[error("Node {name} is in use: it is {use_}; remove that first")]
     InUse {

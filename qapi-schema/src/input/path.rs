@@ -14,6 +14,14 @@ pub enum Path<'a> {
 }
 
 impl Path<'_> {
+    /// The name of the member, if it is one.
+    pub fn leaf(&self) -> Option<&str> {
+        match self {
+            Self::Member(_, name) => Some(name),
+            Self::Root | Self::Index(..) => None,
+        }
+    }
+
     /// How many members and elements lead here.
     pub fn depth(&self) -> usize {
         let mut depth = 0;

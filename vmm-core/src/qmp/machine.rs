@@ -101,7 +101,7 @@ impl Commands for Vm {
     fn query_memory_size_summary(&mut self, _cx: &mut dyn Context) -> Result<MemoryInfo, QmpError> {
         Ok(MemoryInfo {
             base_memory: self.own_memory().map_or(0, |spec| spec.size),
-            plugged_memory: None,
+            plugged_memory: Some(0),
         })
     }
 

@@ -27,7 +27,7 @@ impl Commands for Vm {
             .collect();
         match args.option {
             Some(name) if options.is_empty() => {
-                Err(QmpError::generic(format!("Invalid option name: {name}")))
+                Err(QmpError::generic(format!("invalid option name: {name}")))
             }
             _ => Ok(options),
         }

@@ -165,7 +165,10 @@ impl BlockGraph {
             }
             for (_, child) in spec.driver.children() {
                 match child {
-                    ChildSpec::Named(name) => drop(self.entry(name)?),
+                    ChildSpec::Named(name) if self.nodes.contains_key(name) => {}
+                    ChildSpec::Named(name) => {
+                        return Err(BlockError::NoSuchChild { name: name.clone() });
+                    }
                     ChildSpec::Inline(child) => open.push((child, depth + 1)),
                 }
             }

@@ -116,7 +116,7 @@ fn names_are_checked_before_anything_is_added() {
     );
     assert_eq!(
         add(raw("b", on("b"))),
-        "Failed to find node with node-name='b'"
+        "Cannot find device='b' nor node-name='b'"
     );
     for bad in ["", "1st", "#block1", "with space", "a/b", &"n".repeat(32)] {
         assert_eq!(add(null(Some(bad))), format!("Invalid node-name: '{bad}'"));
