@@ -53,6 +53,16 @@ pub fn node(how: &str, disk: &str) -> Result<Command> {
     Ok(command)
 }
 
+/// A session by the Go client, in the program that `cargo xtask test` built.
+///
+/// # Errors
+/// `SESAME_GO` is not set.
+pub fn go(how: &str) -> Result<Command> {
+    let mut command = Command::new(variable("SESAME_GO")?);
+    command.arg(how);
+    Ok(command)
+}
+
 /// Runs a program that must be content, and returns what it said.
 ///
 /// # Errors

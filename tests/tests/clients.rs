@@ -25,7 +25,7 @@ use sesame_qmp::fds::{AddFd, FdKind, Getfd, QueryFdsets};
 use sesame_qmp::qdev::DeviceDel;
 use sesame_qmp::run_state::{QueryStatus, ShutdownCause};
 use sesame_qmp::{Client, Error, ErrorClass, Event, TakesFd, asynchronous};
-use tests::clients::{Listening, folder, node, program, python, said};
+use tests::clients::{Listening, folder, go, node, program, python, said};
 use tests::vm::variable;
 use tests::{Vm, fds};
 
@@ -77,6 +77,23 @@ fn the_typescript_client_holds_a_whole_session() -> Result<()> {
     let mut builder = Vm::monitor();
     let disk = builder.fdset(fds::disk(1 << 20)?);
     Listening::start(builder)?.session(&mut node("plain", &disk)?)
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn the_go_client_holds_a_whole_session() -> Result<()> {
+    Listening::start(Vm::monitor())?.session(&mut go("plain")?)
+}
+
+#[test]
+#[ignore = "needs the Go of cargo xtask test"]
+fn the_go_client_passes_its_own_tests_and_is_formatted() -> Result<()> {
+    for arguments in [["vet", "./..."], ["test", "./..."]] {
+        said(Command::new("go").args(arguments).current_dir(folder("go")))?;
+    }
+    let ill = said(Command::new("gofmt").arg("-l").arg(folder("go")))?;
+    ensure!(ill.is_empty(), "{ill}");
+    Ok(())
 }
 
 #[test]

@@ -11,7 +11,7 @@ use sesame_qmp::fds::Getfd;
 use sesame_qmp::qdev::DeviceAdd;
 use sesame_qmp::run_state::{Cont, ShutdownCause, SystemPowerdown};
 use sesame_qmp::{Client, Event, TakesFd};
-use tests::clients::{Listening, ended, node, program, python};
+use tests::clients::{Listening, ended, go, node, program, python};
 use tests::vm::Builder;
 use tests::{Vm, fds};
 
@@ -31,6 +31,12 @@ fn the_python_client_boots_a_guest_with_a_disk() -> Result<()> {
     let mut client = python()?;
     client.arg(program("sesame_python.py")).arg("guest");
     boots_a_guest(Vm::builder(), client.stdin(fds::disk(24 << 20)?))
+}
+
+#[test]
+#[ignore = "needs a guest: cargo xtask test"]
+fn the_go_client_boots_a_guest_with_a_disk() -> Result<()> {
+    boots_a_guest(Vm::builder(), go("guest")?.stdin(fds::disk(24 << 20)?))
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod client;
 mod commands;
 mod describe;
 mod events;
+mod go;
 mod introspect;
 mod json_schema;
 mod manual;
@@ -73,6 +74,7 @@ pub(crate) fn all(schema: &Schema) -> Vec<GeneratedFile> {
     files.extend(python::files(schema));
     files.extend(rust_client::files(schema));
     files.extend(typescript::files(schema));
+    files.extend(go::files(schema));
     files.push(rust_file(
         FOLDER,
         "mod",

@@ -17,7 +17,7 @@
 //!        ├─► emit::introspect  the reply of query-qmp-schema
 //!        ├─► emit::json_schema which types the published JSON Schema names
 //!        ├─► emit::manual      the reference manual
-//!        └─► emit::{python, rust_client, typescript}   the generated halves of clients
+//!        └─► emit::{python, rust_client, go, typescript}   the generated halves of clients
 //! ```
 //!
 //! Every error says `file:line: what was wanted, what came`. Read next: [`ir`], the only thing the

@@ -192,6 +192,7 @@ fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, Stri
         ("SESAME_VMM", &vmm),
         ("SESAME_PYTHON", &python()?),
         ("SESAME_TYPESCRIPT", &typescript()?),
+        ("SESAME_GO", &go()?),
         ("SESAME_OPEN_HOOK", &project::open_hook()?),
     ] {
         environment.insert(key.to_owned(), path.display().to_string());
@@ -230,6 +231,20 @@ fn python() -> Result<PathBuf> {
         .arg(&requirements))?;
     fs::write(stamp, wanted)?;
     Ok(folder.join("bin/python"))
+}
+
+/// The program of tests/interop that uses the Go client, built.
+fn go() -> Result<PathBuf> {
+    install_missing(&[("go", "golang-go")])?;
+    step("building the Go client");
+    let program = artifacts::cache()?.join("sesame_go");
+    let source = root().join("tests/interop/sesame_go");
+    let mut build = Command::new("go");
+    sh(build
+        .args(["build", "-o"])
+        .arg(&program)
+        .current_dir(source))?;
+    Ok(program)
 }
 
 /// The TypeScript client, built outside of the repository.

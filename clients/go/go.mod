@@ -1,0 +1,3 @@
+module sesame-qmp
+
+go 1.19
