@@ -364,7 +364,13 @@ impl Builder {
             .spawn()
             .context("start the VMM")?;
         let mut qmp = Client::new(monitor)?;
-        if let Err(error) = qmp.negotiate() {
+        // The sessions' thread negotiates while the machine is still being built; the first command
+        // is answered when it is.
+        let up = |qmp: &mut Client| {
+            qmp.negotiate()?;
+            qmp.execute("query-status", json!({}))
+        };
+        if let Err(error) = up(&mut qmp) {
             let _ = child.kill();
             let _ = child.wait();
             bail!(

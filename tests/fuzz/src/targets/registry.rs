@@ -302,6 +302,12 @@ impl World {
         let Some(model) = model else {
             return (Source::Set, None, None);
         };
+        // What is opened again with another access mode must still be the same file.
+        let mut files = model.members.iter().filter(|held| held.suits(role));
+        let first = files.next().map(|held| held.mark);
+        if role == Role::Image && files.any(|held| Some(held.mark) != first) {
+            return (Source::Set, None, None);
+        }
         let fits = |held: &&mut Held| held.access == access && held.suits(role);
         let Some(held) = model.members.iter_mut().find(fits) else {
             return (Source::Set, None, None);
