@@ -233,8 +233,8 @@ fn a_plan_of_several_commands_tells_which_opens_what_and_that_a_name_serves_once
     ]);
     assert_eq!(json!(short), wanted);
     assert_eq!(plan[0]["fd-kinds"], json!(["file", "memfd", "directory"]));
+    assert_eq!(vm.execute("query-open-plan", json!({}))?, json!([]));
     for arguments in [
-        json!({}),
         json!({"commands": [], "command": "quit"}),
         json!({"commands": [], "arguments": {}}),
         json!({"command-line": ["-help"]}),

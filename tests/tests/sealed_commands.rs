@@ -156,6 +156,8 @@ fn objects() -> Vec<Row> {
         .wants_to_open(),
         row("object-del", json!({"id": "of-memory-backend-ram"})),
         row("query-iothreads", json!({})),
+        row("query-memdev", json!({})),
+        row("query-memory-size-summary", json!({})),
     ]
 }
 
@@ -241,6 +243,11 @@ fn disks_and_devices() -> Vec<Row> {
             "blockdev-add",
             json!({"driver": "null-aio", "node-name": "aio", "size": MIB}),
         ),
+        row(
+            "blockdev-add",
+            json!({"driver": "blkdebug", "node-name": "debug",
+            "image": {"driver": "null-co", "node-name": "debugged", "size": MIB}}),
+        ),
         device(
             0,
             "virtio-blk-pci",
@@ -278,6 +285,7 @@ fn disks_and_devices() -> Vec<Row> {
         ),
         row("query-block", json!({})),
         row("query-named-block-nodes", json!({})),
+        row("query-block-jobs", json!({})),
         row("query-pci", json!({})),
         row("device_del", json!({"id": "d1"})),
         row("blockdev-del", json!({"node-name": "aio"})),
@@ -292,9 +300,17 @@ fn life() -> Vec<Row> {
         "query-kvm",
         "query-target",
         "query-machines",
+        "query-current-machine",
+        "query-command-line-options",
+        "query-cpu-definitions",
+        "query-hotpluggable-cpus",
+        "query-migrate-capabilities",
+        "query-jobs",
+        "x-exit-preconfig",
         "query-cpus-fast",
         "query-sandbox",
         "qom-list-types",
+        "inject-nmi",
         "cont",
         "stop",
         "system_reset",
@@ -303,6 +319,21 @@ fn life() -> Vec<Row> {
     let mut rows: Vec<Row> = commands.map(|command| row(command, json!({}))).into();
     rows.extend([
         row("qom-list", json!({"path": "/machine/peripheral"})),
+        row("qom-list-properties", json!({"typename": "virtio-blk-pci"})),
+        row(
+            "qom-set",
+            json!({"path": "/machine/peripheral/d2", "property": "type", "value": "x"}),
+        ),
+        row(
+            "query-cpu-model-expansion",
+            json!({"type": "static", "model": {"name": "host"}}),
+        ),
+        row("migrate-set-capabilities", json!({"capabilities": []})),
+        row("set-action", json!({"reboot": "reset"})),
+        row(
+            "human-monitor-command",
+            json!({"command-line": "info status"}),
+        ),
         row(
             "qom-get",
             json!({"path": "/machine/peripheral/d2", "property": "type"}),

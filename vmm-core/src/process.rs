@@ -123,9 +123,9 @@ impl Daemon {
     pub fn ready(mut self, null: &impl AsFd) -> io::Result<()> {
         dup2_stdin(null)?;
         dup2_stdout(null)?;
-        self.parent.write_all(&[0])?;
         dup2_stderr(null)?;
-        Ok(())
+        // Last: whoever started the parent finds everything done once it has ended.
+        self.parent.write_all(&[0])
     }
 }
 
