@@ -53,12 +53,14 @@ struct QtestOptions {
 }
 
 /// What is tested when nothing is named: the programs that have something to say about us.
-const TESTS: [&str; 5] = [
+const TESTS: [&str; 7] = [
     "qmp-test",
     "qmp-cmd-test",
     "machine-none-test",
     "qom-test",
     "readconfig-test",
+    "device-introspect-test",
+    "test-hmp",
 ];
 
 /// Runs a judge.
