@@ -723,7 +723,7 @@ class AsyncCommands(AsyncCaller):
         Returns:
             What the person sees, an error too; lines end with CR LF.
         """
-        return await self._ask_any(
+        return await self._ask(
             "human-monitor-command",
             {"command-line": command_line, "cpu-index": cpu_index},
             str,

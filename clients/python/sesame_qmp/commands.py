@@ -706,7 +706,7 @@ class Commands(Caller):
         Returns:
             What the person sees, an error too; lines end with CR LF.
         """
-        return self._ask_any(
+        return self._ask(
             "human-monitor-command",
             {"command-line": command_line, "cpu-index": cpu_index},
             str,

@@ -93,3 +93,43 @@ fn annotation(ty: &TypeRef) -> String {
 fn class(name: &str) -> String {
     name.replace('_', "")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn members_keep_out_of_the_way_of_python() {
+        assert_eq!(snake("fdset-id"), "fdset_id");
+        assert_eq!(snake("from"), "from_");
+        assert_eq!(snake("list"), "list_");
+        assert!(is_regular("fdset-id"));
+        assert!(!is_regular("iommu_platform"));
+    }
+
+    /// Python would take the second for the first without a word.
+    #[test]
+    fn no_two_types_have_one_name() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../schema");
+        let schema = crate::load(&folder, "main.json", &[]).expect("a good schema");
+        for file in files(&schema) {
+            let mut names = BTreeSet::new();
+            for line in file.text.lines() {
+                let class = line.strip_prefix("class ");
+                let alias = line.split_once(" = ").map(|(name, _)| name);
+                let name = class.or(alias.filter(|name| !name.starts_with(' ')));
+                let Some(name) = name.and_then(|name| name.split(['(', ':']).next()) else {
+                    continue;
+                };
+                assert!(
+                    names.insert(name),
+                    "{name} twice in {}",
+                    file.path.display()
+                );
+            }
+        }
+    }
+}

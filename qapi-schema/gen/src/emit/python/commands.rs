@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::super::client::{Client, prose};
 use super::text::{call, docstring, import, line, mentions, paragraphs};
 use super::{annotation, class, snake};
-use crate::ir::{Command, Kind, Member, TypeRef};
+use crate::ir::{Builtin, Command, Kind, Member, TypeRef};
 
 /// `commands.py` or `async_commands.py`.
 pub(super) fn module(client: &Client<'_>, asynchronous: bool) -> String {
@@ -72,20 +72,25 @@ fn method(
         );
     }
     let wait = if word == "def" { "" } else { "await " };
-    let function = match &command.returns {
-        None => "self._run(",
-        Some(ty) if is_class(client, ty) => "return self._ask(",
-        Some(_) => "return self._ask_any(",
+    let (function, alias) = match &command.returns {
+        None => ("self._run(".to_owned(), false),
+        Some(ty) if is_class(client, ty) => ("return self._ask(".to_owned(), false),
+        Some(TypeRef::Builtin(_)) => ("return self._ask_any(".to_owned(), false),
+        // A checker takes no alias for a class: the variable says what it is.
+        Some(ty) => (format!("answer: {} = self._ask_any(", annotation(ty)), true),
     };
     let head = function.replace("self.", &format!("{wait}self."));
     call(out, 2, &head, &items, ")");
+    if alias {
+        line(out, 2, "return answer");
+    }
 }
 
 /// Whether a type checker takes the annotation for a class.
 fn is_class(client: &Client<'_>, ty: &TypeRef) -> bool {
     match ty {
         TypeRef::Array(_) => true,
-        TypeRef::Builtin(_) => false,
+        TypeRef::Builtin(builtin) => !matches!(builtin, Builtin::Any | Builtin::Null),
         TypeRef::Named(name) => matches!(client.schema.types[name].kind, Kind::Struct(_)),
     }
 }
