@@ -20,6 +20,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use fdset::{Peer, Scope};
@@ -29,6 +30,7 @@ use qapi_schema::{Event, EventSink, Reply};
 use serde_json::Value;
 
 use crate::builtin;
+use crate::busy_poll::{self, BusyPoll};
 use crate::call::Call;
 use crate::dispatch::{Route, admit};
 use crate::door::{Door, Entrance};
@@ -110,6 +112,7 @@ pub(crate) struct Io {
     buffer: Vec<u8>,
     /// Clients to be read again before the next wait.
     again: Vec<Key>,
+    busy_poll: BusyPoll,
 }
 
 impl Io {
@@ -123,6 +126,7 @@ impl Io {
             last_key: Key(WAKER.0),
             buffer: vec![0; CHUNK],
             again: Vec::new(),
+            busy_poll: BusyPoll::new(),
         }
     }
 
@@ -130,7 +134,7 @@ impl Io {
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(64);
         loop {
-            if let Err(error) = self.poll.poll(&mut events, self.patience())
+            if let Err(error) = self.wait(&mut events)
                 && error.kind() != io::ErrorKind::Interrupted
             {
                 tracing::error!(%error, "the thread qmp-io cannot wait for clients and ends");
@@ -157,6 +161,36 @@ impl Io {
             }
         }
         self.say_farewell(&mut events);
+    }
+
+    /// Waits until something is to be done.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        if self.busy_poll.is_due() && self.look_out(events)? {
+            return Ok(());
+        }
+        self.poll.poll(events, self.patience())
+    }
+
+    /// Looks for what comes next without sleeping, for a moment; whether something came.
+    fn look_out(&mut self, events: &mut Events) -> io::Result<bool> {
+        let start = Instant::now();
+        loop {
+            self.poll.poll(events, Some(Duration::ZERO))?;
+            if !events.is_empty() {
+                self.busy_poll.paid();
+                return Ok(true);
+            }
+            let now = Instant::now();
+            if now.duration_since(start) >= busy_poll::LENGTH {
+                self.busy_poll.in_vain();
+                return Ok(false);
+            }
+            thread::yield_now();
+            if now.elapsed() >= busy_poll::CROWDED {
+                self.busy_poll.crowded();
+                return Ok(false);
+            }
+        }
     }
 
     /// How long to wait at most.
@@ -402,7 +436,7 @@ impl Io {
     }
 
     /// Admits one input, and sends it where it belongs.
-    fn take(&self, client: &mut Client, incoming: Incoming) {
+    fn take(&mut self, client: &mut Client, incoming: Incoming) {
         let shared = &self.shared;
         let Incoming { request, fds } = incoming;
         let request = match request {
@@ -450,14 +484,14 @@ impl Io {
     }
 
     /// Has a request run now, if nothing is before it and it need not wait; else by the main loop.
-    fn run_in_band(&self, line: &Arc<Line>, pending: Pending) {
+    fn run_in_band(&mut self, line: &Arc<Line>, pending: Pending) {
         let shared = &self.shared;
         if shared.inbox.begin(line.key) {
             let Some(call) = shared.call(pending, Arc::clone(line)) else {
                 return;
             };
             let Some(call) = (shared.serve_now)(call) else {
-                return;
+                return self.busy_poll.answered();
             };
             call.put_back();
         } else {

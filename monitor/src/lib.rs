@@ -40,6 +40,7 @@
 #![forbid(unsafe_code)]
 
 mod builtin;
+mod busy_poll;
 mod call;
 mod dispatch;
 mod door;

@@ -87,13 +87,16 @@ fn on_one_cpu<T>(process: u32, work: impl FnOnce() -> Result<T>) -> Result<T> {
             .find(|&cpu| everywhere.is_set(cpu) == Ok(true))
             .unwrap_or(0),
     )?;
-    for thread in fs::read_dir(format!("/proc/{process}/task"))? {
-        let id = thread?.file_name().to_string_lossy().parse()?;
-        sched_setaffinity(Pid::from_raw(id), &first)?;
-    }
-    sched_setaffinity(Pid::from_raw(0), &first)?;
+    let move_all = |cpus: &CpuSet| {
+        for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+            let id = thread?.file_name().to_string_lossy().parse()?;
+            sched_setaffinity(Pid::from_raw(id), cpus)?;
+        }
+        Ok::<_, anyhow::Error>(sched_setaffinity(Pid::from_raw(0), cpus)?)
+    };
+    move_all(&first)?;
     let result = work();
-    sched_setaffinity(Pid::from_raw(0), &everywhere)?;
+    move_all(&everywhere)?;
     result
 }
 
