@@ -10,14 +10,18 @@
 //!         └──────────────────────────────┴───► Closed ◄────────────┘
 //! ```
 //!
-//! Fds belong to the first value completed after they came (see ARCHITECTURE.md, path 1): to that
-//! one wholly, and to no other. Fds that came with white space only, or with half a request, wait
-//! here. Whatever way a request or a session ends, its fds are closed by being dropped.
+//! Fds belong to one value wholly, and to no other: to the first that is completed after they came,
+//! except that a command that takes none leaves them to what follows it in the same read. For the
+//! kernel ends a read behind the bytes that fds were sent with, but plain bytes sent before may
+//! come along (see ARCHITECTURE.md, path 1). Fds that came with white space only, or with half a
+//! request, wait here. Whatever way a request or a session ends, its fds are closed by being
+//! dropped.
 
 use std::mem;
 use std::os::fd::OwnedFd;
 
 use fdset::scm::{MAX_FDS, Received};
+use qapi_schema::find_command;
 
 use crate::framer::{Framer, Step};
 use crate::json;
@@ -112,6 +116,8 @@ pub(crate) struct Session {
     fds: Vec<OwnedFd>,
     /// Fds that came for the next request are gone.
     lost: Option<LostFds>,
+    /// They came, or were lost, with the bytes in `input`, and not before.
+    came_now: bool,
 }
 
 impl Session {
@@ -125,6 +131,7 @@ impl Session {
             read: 0,
             fds: Vec::new(),
             lost: None,
+            came_now: false,
         }
     }
 
@@ -161,6 +168,7 @@ impl Session {
     /// Takes in what one receive call brought; `buffer` is what it filled. From a request that will
     /// be refused for its fds none is kept, however many are still to come.
     pub(crate) fn receive(&mut self, buffer: &[u8], received: Received) {
+        self.came_now = self.fds.is_empty() && self.lost.is_none();
         self.input
             .extend_from_slice(buffer.get(..received.bytes).unwrap_or_default());
         self.fds.extend(received.fds);
@@ -196,6 +204,13 @@ impl Session {
             },
         };
         self.read = self.input.len() - rest.len();
+        let more_follows = !rest.trim_ascii().is_empty();
+        if self.came_now && more_follows && request.as_ref().is_ok_and(takes_none) {
+            return Some(Incoming {
+                request,
+                fds: Vec::new(),
+            });
+        }
         let request = match (request, self.lost.take()) {
             (Ok(request), Some(lost)) => Err(Refusal::without_fds(request, lost)),
             (request, _) => request,
@@ -205,6 +220,12 @@ impl Session {
             fds: mem::take(&mut self.fds),
         })
     }
+}
+
+/// Whether fds cannot be meant for this request. Of a command that nobody knows that cannot be
+/// said.
+fn takes_none(request: &Request) -> bool {
+    find_command(&request.command).is_some_and(|command| command.fds == 0)
 }
 
 #[cfg(test)]
@@ -237,6 +258,46 @@ mod tests {
         let mut session = Session::new();
         receive(&mut session, b"{'execute':'a'} {'execute':'b'}", 1);
         assert_eq!(fds_of_all(&mut session), [1, 0]);
+    }
+
+    #[test]
+    fn what_was_sent_before_fds_and_takes_none_leaves_them_to_what_they_were_sent_with() {
+        let (plain, taker) = ("{'execute':'query-name'}\n", "{'execute':'getfd'}\n");
+        let cases: [(&str, &[usize]); 4] = [
+            (&format!("{plain}{plain}{taker}"), &[0, 0, 1]),
+            (&format!("{taker}{plain}"), &[1, 0]),
+            (plain, &[1]),
+            (&format!("{plain}{plain}"), &[0, 1]),
+        ];
+        for (bytes, fds) in cases {
+            let mut session = Session::new();
+            receive(&mut session, bytes.as_bytes(), 1);
+            assert_eq!(fds_of_all(&mut session), fds, "{bytes}");
+        }
+        // Half a request, or white space, is what they were sent with, too.
+        let mut session = Session::new();
+        receive(&mut session, format!("{plain}{{").as_bytes(), 1);
+        assert_eq!(fds_of_all(&mut session), [0]);
+        receive(
+            &mut session,
+            format!("'execute':'stop'}}{taker}").as_bytes(),
+            0,
+        );
+        assert_eq!(fds_of_all(&mut session), [1, 0]);
+    }
+
+    #[test]
+    fn fds_that_were_lost_are_missed_by_the_command_that_they_were_sent_with() {
+        let mut session = Session::new();
+        let bytes = b"{'execute':'stop'}{'execute':'getfd'}";
+        let received = Received {
+            bytes: bytes.len(),
+            fds: Vec::new(),
+            truncated: true,
+        };
+        session.receive(bytes, received);
+        assert!(session.next().is_some_and(|stop| stop.request.is_ok()));
+        assert!(session.next().is_some_and(|getfd| getfd.request.is_err()));
     }
 
     #[test]

@@ -74,16 +74,19 @@ func plain(ctx context.Context, conn *qmp.Conn) {
 	must(conn.BlockdevDel(ctx, qmp.BlockdevDelArguments{NodeName: "disk"}))
 	fmt.Println("a disk went through as an fd")
 
-	// Fds find their commands when many are sent at once. Commands without an fd wait: what is sent
-	// right before an fd may be received together with it.
-	atOnce(8, func(at int) {
-		must(conn.Getfd(ctx, disk(), qmp.GetfdArguments{Fdname: fmt.Sprint("disk", at)}))
-	})
-	atOnce(8, func(at int) {
-		name := fmt.Sprint("disk", at)
-		options := qmp.BlockdevOptionsFile{Filename: "fd:" + name, NodeName: &name}
-		must(conn.BlockdevAdd(ctx, options))
-	})
+	// Fds find their commands when many are sent at once.
+	var all sync.WaitGroup
+	for at := 0; at < 8; at++ {
+		all.Add(1)
+		go func(at int) {
+			defer all.Done()
+			name := fmt.Sprint("disk", at)
+			must(conn.Getfd(ctx, disk(), qmp.GetfdArguments{Fdname: name}))
+			options := qmp.BlockdevOptionsFile{Filename: "fd:" + name, NodeName: &name}
+			must(conn.BlockdevAdd(ctx, options))
+		}(at)
+	}
+	all.Wait()
 
 	shutdown := conn.Events("SHUTDOWN")
 	everything := conn.Events()
@@ -97,19 +100,6 @@ func plain(ctx context.Context, conn *qmp.Conn) {
 	want(errors.Is(err, qmp.ErrClosed), err)
 	_, err = conn.QueryStatus(ctx)
 	want(err != nil, "the server has gone")
-}
-
-// atOnce does so many things at the same time, and waits for all.
-func atOnce(count int, do func(at int)) {
-	var all sync.WaitGroup
-	for at := 0; at < count; at++ {
-		all.Add(1)
-		go func(at int) {
-			defer all.Done()
-			do(at)
-		}(at)
-	}
-	all.Wait()
 }
 
 // guest hands a disk, its standard input, to a machine that waits; lets it run, and sees it end.
