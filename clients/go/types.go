@@ -537,6 +537,8 @@ const (
 	OpenRoleChardevLog OpenRole = "chardev-log"
 	// A monitor's socket.
 	OpenRoleMonitor OpenRole = "monitor"
+	// Which commands a monitor's clients may send.
+	OpenRoleCommands OpenRole = "commands"
 	// A source of random bytes.
 	OpenRoleEntropy OpenRole = "entropy"
 	// A network backend.

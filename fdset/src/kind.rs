@@ -206,6 +206,7 @@ impl Role {
             Self::Memory => &[Kind::File, Kind::Memfd],
             Self::Kvm => &[Kind::Kvm],
             Self::PidFile => &[Kind::File, Kind::Memfd],
+            Self::Commands => &[Kind::File, Kind::Memfd, Kind::Fifo],
             Self::Net => &[Kind::Tap, Kind::UnixStream, Kind::UnixDatagram],
             Self::Chardev
             | Self::ChardevLog

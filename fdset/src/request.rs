@@ -90,6 +90,8 @@ pub enum Role {
     ChardevLog,
     /// A monitor's socket.
     Monitor,
+    /// Which commands a monitor's clients may send.
+    Commands,
     /// The connection to the open hook.
     OpenHook,
     /// A source of random bytes.
@@ -118,6 +120,7 @@ impl fmt::Display for Role {
             Self::Chardev => "character device",
             Self::ChardevLog => "character device log",
             Self::Monitor => "monitor",
+            Self::Commands => "command policy",
             Self::OpenHook => "open hook",
             Self::Entropy => "entropy source",
             Self::Net => "network backend",

@@ -145,6 +145,7 @@ OpenRole = Literal[
     "chardev",
     "chardev-log",
     "monitor",
+    "commands",
     "entropy",
     "net",
     "snapshot",
@@ -163,6 +164,7 @@ OpenRole = Literal[
 - ``chardev``: A character device, which may be a monitor's.
 - ``chardev-log``: The log file of a character device.
 - ``monitor``: A monitor's socket.
+- ``commands``: Which commands a monitor's clients may send.
 - ``entropy``: A source of random bytes.
 - ``net``: A network backend.
 - ``snapshot``: A snapshot or migration stream.

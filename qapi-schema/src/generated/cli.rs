@@ -562,6 +562,25 @@ pub struct MonitorOptions {
     #[serde(rename = "fd-scope")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fd_scope: Option<FdScope>,
+    /// Whether its clients may send only commands that ask and change nothing, which are those
+    /// with the feature read-only (default: off).
+    #[serde(rename = "read-only")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub read_only: Option<bool>,
+    /// A file that says which commands its clients may send; also "fd:NAME" or "/dev/fdset/ID"
+    /// (default: all).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commands: Option<String>,
+    /// The users whose processes may connect, by number; given once for each user (default:
+    /// whoever can reach the socket).
+    #[serde(rename = "allow-uid")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_uid: Option<Vec<u32>>,
+    /// The groups whose members may connect, by number; given once for each group. With both, one
+    /// of the two is enough.
+    #[serde(rename = "allow-gid")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allow_gid: Option<Vec<u32>>,
 }
 
 impl crate::input::FromMembers for MonitorOptions {
@@ -572,6 +591,10 @@ impl crate::input::FromMembers for MonitorOptions {
             pretty: members.optional("pretty")?,
             chardev: members.required("chardev")?,
             fd_scope: members.optional("fd-scope")?,
+            read_only: members.optional("read-only")?,
+            commands: members.optional("commands")?,
+            allow_uid: members.optional("allow-uid")?,
+            allow_gid: members.optional("allow-gid")?,
         })
     }
 }
@@ -601,6 +624,29 @@ impl crate::describe::Described for MonitorOptions {
             )
             .one_of(&["monitor", "session"])
             .default_is("monitor"),
+        crate::describe::MemberSpec::optional(
+                "read-only",
+                "bool",
+                "whether its clients may send only commands that ask and change nothing, which are those with the feature read-only (default: off)",
+            )
+            .default_is("off"),
+        crate::describe::MemberSpec::optional(
+                "commands",
+                "str",
+                "a file that says which commands its clients may send; also \"fd:NAME\" or \"/dev/fdset/ID\" (default: all)",
+            )
+            .default_is("all"),
+        crate::describe::MemberSpec::optional(
+                "allow-uid",
+                "[uint32]",
+                "the users whose processes may connect, by number; given once for each user (default: whoever can reach the socket)",
+            )
+            .default_is("whoever can reach the socket"),
+        crate::describe::MemberSpec::optional(
+            "allow-gid",
+            "[uint32]",
+            "the groups whose members may connect, by number; given once for each group. With both, one of the two is enough",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];

@@ -43,6 +43,9 @@ pub enum OpenRole {
     /// A monitor's socket.
     #[serde(rename = "monitor")]
     Monitor,
+    /// Which commands a monitor's clients may send.
+    #[serde(rename = "commands")]
+    Commands,
     /// A source of random bytes.
     #[serde(rename = "entropy")]
     Entropy,
@@ -75,6 +78,7 @@ impl OpenRole {
         Self::Chardev,
         Self::ChardevLog,
         Self::Monitor,
+        Self::Commands,
         Self::Entropy,
         Self::Net,
         Self::Snapshot,
@@ -94,6 +98,7 @@ impl OpenRole {
             Self::Chardev => "chardev",
             Self::ChardevLog => "chardev-log",
             Self::Monitor => "monitor",
+            Self::Commands => "commands",
             Self::Entropy => "entropy",
             Self::Net => "net",
             Self::Snapshot => "snapshot",
@@ -324,6 +329,7 @@ impl crate::describe::Described for OpenWish {
                     "chardev",
                     "chardev-log",
                     "monitor",
+                    "commands",
                     "entropy",
                     "net",
                     "snapshot",
@@ -473,6 +479,7 @@ impl crate::describe::Described for OpenHookOpen {
                     "chardev",
                     "chardev-log",
                     "monitor",
+                    "commands",
                     "entropy",
                     "net",
                     "snapshot",
@@ -949,6 +956,7 @@ impl crate::describe::Described for OpenPlanEntry {
                     "chardev",
                     "chardev-log",
                     "monitor",
+                    "commands",
                     "entropy",
                     "net",
                     "snapshot",

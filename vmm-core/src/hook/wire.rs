@@ -66,6 +66,7 @@ pub fn wire_role(role: Role) -> OpenRole {
         Role::Chardev => OpenRole::Chardev,
         Role::ChardevLog => OpenRole::ChardevLog,
         Role::Monitor => OpenRole::Monitor,
+        Role::Commands => OpenRole::Commands,
         Role::Entropy => OpenRole::Entropy,
         Role::Net => OpenRole::Net,
         Role::Snapshot => OpenRole::Snapshot,

@@ -33,6 +33,9 @@ pub enum OpenRole {
     /// A monitor's socket.
     #[serde(rename = "monitor")]
     Monitor,
+    /// Which commands a monitor's clients may send.
+    #[serde(rename = "commands")]
+    Commands,
     /// A source of random bytes.
     #[serde(rename = "entropy")]
     Entropy,

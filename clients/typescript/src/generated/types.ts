@@ -490,6 +490,8 @@ export type OpenRole =
   | "chardev-log"
   /** A monitor's socket. */
   | "monitor"
+  /** Which commands a monitor's clients may send. */
+  | "commands"
   /** A source of random bytes. */
   | "entropy"
   /** A network backend. */

@@ -104,7 +104,7 @@ impl Emitter<'_> {
             let doc = format!(" {}.", module.title);
             quote! { #[doc = #doc] #name, }
         });
-        let entries = all.iter().map(|(module, command)| {
+        let entries = all.iter().enumerate().map(|(number, (module, command))| {
             let name = &command.name;
             let module = ident(&camel(module));
             let Command {
@@ -117,6 +117,7 @@ impl Emitter<'_> {
             } = command;
             quote! {
                 crate::CommandSpec {
+                    number: #number,
                     name: #name,
                     module: Module::#module,
                     allow_oob: #allow_oob,
