@@ -541,6 +541,8 @@ const (
 	OpenRoleCommands OpenRole = "commands"
 	// A source of random bytes.
 	OpenRoleEntropy OpenRole = "entropy"
+	// A secret.
+	OpenRoleSecret OpenRole = "secret"
 	// A network backend.
 	OpenRoleNet OpenRole = "net"
 	// A snapshot or migration stream.
@@ -2495,6 +2497,17 @@ type ObjectTypeInfo struct {
 	Parent *string `json:"parent,omitempty"`
 }
 
+// SecretFormat: How a secret is written.
+type SecretFormat string
+
+// The values of SecretFormat.
+const (
+	// As it is.
+	SecretFormatRaw SecretFormat = "raw"
+	// In base64.
+	SecretFormatBase64 SecretFormat = "base64"
+)
+
 // ObjectOptions: An object to be made.
 type ObjectOptions struct {
 	// Variant is what it is.
@@ -2526,6 +2539,8 @@ func (u *ObjectOptions) UnmarshalJSON(data []byte) error {
 		return variant[ObjectOptionsMemoryBackendRam](data, &u.Variant)
 	case "rng-random":
 		return variant[ObjectOptionsRngRandom](data, &u.Variant)
+	case "secret":
+		return variant[ObjectOptionsSecret](data, &u.Variant)
 	case "rng-builtin":
 		return variant[ObjectOptionsRngBuiltin](data, &u.Variant)
 	default:
@@ -2685,6 +2700,26 @@ func (ObjectOptionsRngRandom) isObjectOptions() {}
 func (v ObjectOptionsRngRandom) MarshalJSON() ([]byte, error) {
 	type plain ObjectOptionsRngRandom
 	return tagged(plain(v), "qom-type", "rng-random")
+}
+
+// ObjectOptionsSecret: A secret for other objects to name.
+type ObjectOptionsSecret struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// How it is written (default: raw).
+	Format *SecretFormat `json:"format,omitempty"`
+	// The secret itself; whoever sees the command line or the monitor sees it too.
+	Data *string `json:"data,omitempty"`
+	// A file that holds it, "fd:NAME", or "/dev/fdset/ID"; at most 1 MiB.
+	File *string `json:"file,omitempty"`
+}
+
+func (ObjectOptionsSecret) isObjectOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v ObjectOptionsSecret) MarshalJSON() ([]byte, error) {
+	type plain ObjectOptionsSecret
+	return tagged(plain(v), "qom-type", "secret")
 }
 
 // ObjectOptionsRngBuiltin: Random numbers from the host's kernel.

@@ -205,7 +205,7 @@ impl Role {
             Self::Image | Self::Kernel | Self::Initrd | Self::Firmware => STORAGE,
             Self::Memory => &[Kind::File, Kind::Memfd],
             Self::Kvm => &[Kind::Kvm],
-            Self::PidFile => &[Kind::File, Kind::Memfd],
+            Self::PidFile | Self::Secret => &[Kind::File, Kind::Memfd],
             Self::Commands => &[Kind::File, Kind::Memfd, Kind::Fifo],
             Self::Net => &[Kind::Tap, Kind::UnixStream, Kind::UnixDatagram],
             Self::Chardev

@@ -96,6 +96,8 @@ pub enum Role {
     OpenHook,
     /// A source of random bytes.
     Entropy,
+    /// A secret.
+    Secret,
     /// A network backend.
     Net,
     /// A snapshot or migration stream.
@@ -123,6 +125,7 @@ impl fmt::Display for Role {
             Self::Commands => "command policy",
             Self::OpenHook => "open hook",
             Self::Entropy => "entropy source",
+            Self::Secret => "secret",
             Self::Net => "network backend",
             Self::Snapshot => "snapshot",
             Self::PidFile => "pid file",

@@ -73,6 +73,8 @@ pub enum Resource {
     Memfd,
     /// A source of random bytes.
     Entropy,
+    /// A secret.
+    Secret,
     /// Where a chardev writes to.
     ChardevOutput,
     /// Where a chardev reads from.
@@ -221,6 +223,14 @@ pub const TABLE: &[Row] = &[
         spelled: "`rng-random`: `filename`",
         role: "entropy",
         kinds: "character device, pipe, file, connected socket",
+        cells: FILE,
+    },
+    Row {
+        resource: Resource::Secret,
+        title: "Secret",
+        spelled: "`secret`: `file`",
+        role: "secret",
+        kinds: "regular file, memfd",
         cells: FILE,
     },
     Row {

@@ -148,6 +148,13 @@ fn objects() -> Vec<Row> {
             json!({"qom-type": "rng-random", "id": "by-path"}),
         )
         .wants_to_open(),
+        named("key", Hand::Memory),
+        object("secret", json!({"file": "fd:key"})),
+        row(
+            "object-add",
+            json!({"qom-type": "secret", "id": "secret-by-path", "file": FILE}),
+        )
+        .wants_to_open(),
         row(
             "object-add",
             json!({"qom-type": "memory-backend-file", "id": "by-path-too",

@@ -13,6 +13,7 @@
 //!
 //! Read next: [`launch`] (the order of building), [`vm`] (the owner of everything).
 
+pub mod base64;
 pub mod cli;
 pub mod device_tree;
 pub mod event_loop;
@@ -34,5 +35,6 @@ pub mod qtest;
 pub mod resolve;
 pub mod run_state;
 pub mod sandbox;
+pub mod secret;
 pub mod types;
 pub mod vm;

@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::memory::{RamBackend, RamBackendSpec};
 use crate::qom;
 use crate::resolve::object::ObjectSpec;
+use crate::secret;
 
 /// What can change while an io-thread is at work. It waits in the kernel and never polls, so these
 /// only keep what they are given.
@@ -33,6 +34,8 @@ pub enum Backend {
     IoThread(IoThread),
     /// A source of random bytes.
     Entropy(Arc<dyn Entropy>),
+    /// A secret, which nobody here asks for: only its name is kept.
+    Secret,
 }
 
 /// One object.
@@ -257,6 +260,10 @@ fn build(door: &Door, rings: &Rings, id: &str, spec: ObjectSpec) -> Result<Backe
             let file = fdset::open(door, &request).map_err(|e| QmpError::from_error(&e))?;
             let source = EntropyFile::new(file).map_err(|e| QmpError::from_error(&e))?;
             Backend::Entropy(Arc::new(source))
+        }
+        ObjectSpec::Secret(spec) => {
+            secret::check(door, id, &spec)?;
+            Backend::Secret
         }
     })
 }

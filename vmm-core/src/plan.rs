@@ -20,6 +20,7 @@ use crate::hook::HookSpec;
 use crate::memory::{HostMemory, RamBackendSpec};
 use crate::resolve;
 use crate::resolve::object::ObjectSpec;
+use crate::secret::SecretSource;
 
 /// Permission bits of files that are created.
 const MODE: u32 = 0o600;
@@ -213,6 +214,14 @@ fn object(id: &str, spec: &ObjectSpec) -> Vec<Planned> {
             let request = Request::new(filename, Access::ReadOnly, Role::Entropy, &reason);
             vec![Planned::new(&request, Expected::Stream)]
         }
+        ObjectSpec::Secret(spec) => match &spec.source {
+            SecretSource::File(name) => {
+                let reason = format!("object '{id}'");
+                let request = Request::new(name, Access::ReadOnly, Role::Secret, &reason);
+                vec![Planned::new(&request, Expected::RegularFile)]
+            }
+            SecretSource::Text(_) => Vec::new(),
+        },
         ObjectSpec::Memory(_) | ObjectSpec::IoThread(_) | ObjectSpec::RngBuiltin => Vec::new(),
     }
 }

@@ -147,6 +147,7 @@ OpenRole = Literal[
     "monitor",
     "commands",
     "entropy",
+    "secret",
     "net",
     "snapshot",
     "pid-file",
@@ -166,6 +167,7 @@ OpenRole = Literal[
 - ``monitor``: A monitor's socket.
 - ``commands``: Which commands a monitor's clients may send.
 - ``entropy``: A source of random bytes.
+- ``secret``: A secret.
 - ``net``: A network backend.
 - ``snapshot``: A snapshot or migration stream.
 - ``pid-file``: The file that names the process id.
@@ -532,6 +534,14 @@ JobStatus = Literal[
 - ``aborting``: Failed or cancelled, and cleaning up.
 - ``concluded``: At its end, until it is dismissed.
 - ``null``: Gone.
+"""
+
+
+SecretFormat = Literal["raw", "base64"]
+"""How a secret is written.
+
+- ``raw``: As it is.
+- ``base64``: In base64.
 """
 
 
@@ -2528,6 +2538,26 @@ class ObjectOptionsRngRandom(Struct):
 
 
 @dataclass
+class ObjectOptionsSecret(Struct):
+    """An object to be made.
+
+    Where ``qom-type`` is ``secret``: a secret for other objects to name.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"qom-type": "secret"}
+
+    qom_type: Literal["secret"] = field(default="secret", init=False)
+    id: str
+    """Its id, which must be new."""
+    format: Optional[SecretFormat] = None
+    """How it is written (default: raw)."""
+    data: Optional[str] = None
+    """The secret itself; whoever sees the command line or the monitor sees it too."""
+    file: Optional[str] = None
+    """A file that holds it, "fd:NAME", or "/dev/fdset/ID"; at most 1 MiB."""
+
+
+@dataclass
 class ObjectOptionsRngBuiltin(Struct):
     """An object to be made.
 
@@ -3103,6 +3133,7 @@ ObjectOptions = Union[
     ObjectOptionsMemoryBackendMemfd,
     ObjectOptionsMemoryBackendRam,
     ObjectOptionsRngRandom,
+    ObjectOptionsSecret,
     ObjectOptionsRngBuiltin,
 ]
 """An object to be made."""

@@ -1152,6 +1152,176 @@ impl crate::describe::Described for GlobalOptions {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Where a sound card's sound goes.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum AudiodevDriver {
+    /// Nowhere.
+    #[serde(rename = "none")]
+    None,
+}
+
+impl AudiodevDriver {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::None];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+        }
+    }
+}
+
+crate::input::named_values!(AudiodevDriver);
+
+/// -audiodev; accepted and without effect: there is no sound card.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct AudiodevOptions {
+    /// Its id.
+    pub id: String,
+    /// Where the sound goes.
+    pub driver: AudiodevDriver,
+}
+
+impl crate::input::FromMembers for AudiodevOptions {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.required("id")?,
+            driver: members.required("driver")?,
+        })
+    }
+}
+
+crate::input::object_type!(AudiodevOptions);
+
+impl crate::describe::Described for AudiodevOptions {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("id", "str", "its id"),
+        crate::describe::MemberSpec::required(
+                "driver",
+                "AudiodevDriver",
+                "where the sound goes",
+            )
+            .one_of(&["none"]),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// What a watchdog that runs out leads to.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum WatchdogAction {
+    /// A reset.
+    #[serde(rename = "reset")]
+    Reset,
+    /// The power button is pressed.
+    #[serde(rename = "shutdown")]
+    Shutdown,
+    /// A power-off.
+    #[serde(rename = "poweroff")]
+    Poweroff,
+    /// A non-maskable interrupt on each vCPU.
+    #[serde(rename = "inject-nmi")]
+    InjectNmi,
+    /// The machine stops.
+    #[serde(rename = "pause")]
+    Pause,
+    /// A message.
+    #[serde(rename = "debug")]
+    Debug,
+    /// Nothing.
+    #[serde(rename = "none")]
+    None,
+}
+
+impl WatchdogAction {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[
+        Self::Reset,
+        Self::Shutdown,
+        Self::Poweroff,
+        Self::InjectNmi,
+        Self::Pause,
+        Self::Debug,
+        Self::None,
+    ];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Reset => "reset",
+            Self::Shutdown => "shutdown",
+            Self::Poweroff => "poweroff",
+            Self::InjectNmi => "inject-nmi",
+            Self::Pause => "pause",
+            Self::Debug => "debug",
+            Self::None => "none",
+        }
+    }
+}
+
+crate::input::named_values!(WatchdogAction);
+
+/// -watchdog-action; accepted and without effect: there is no watchdog.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct WatchdogOptions {
+    /// What its running out leads to.
+    pub action: WatchdogAction,
+}
+
+impl crate::input::FromMembers for WatchdogOptions {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            action: members.required("action")?,
+        })
+    }
+}
+
+crate::input::object_type!(WatchdogOptions);
+
+impl crate::describe::Described for WatchdogOptions {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+                "action",
+                "WatchdogAction",
+                "what its running out leads to",
+            )
+            .one_of(
+                &[
+                    "reset",
+                    "shutdown",
+                    "poweroff",
+                    "inject-nmi",
+                    "pause",
+                    "debug",
+                    "none",
+                ],
+            ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// -chardev socket: one of `path`, `fd` or `host` with `port`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChardevSocketOptions {

@@ -49,6 +49,9 @@ pub enum OpenRole {
     /// A source of random bytes.
     #[serde(rename = "entropy")]
     Entropy,
+    /// A secret.
+    #[serde(rename = "secret")]
+    Secret,
     /// A network backend.
     #[serde(rename = "net")]
     Net,
@@ -80,6 +83,7 @@ impl OpenRole {
         Self::Monitor,
         Self::Commands,
         Self::Entropy,
+        Self::Secret,
         Self::Net,
         Self::Snapshot,
         Self::PidFile,
@@ -100,6 +104,7 @@ impl OpenRole {
             Self::Monitor => "monitor",
             Self::Commands => "commands",
             Self::Entropy => "entropy",
+            Self::Secret => "secret",
             Self::Net => "net",
             Self::Snapshot => "snapshot",
             Self::PidFile => "pid-file",
@@ -331,6 +336,7 @@ impl crate::describe::Described for OpenWish {
                     "monitor",
                     "commands",
                     "entropy",
+                    "secret",
                     "net",
                     "snapshot",
                     "pid-file",
@@ -481,6 +487,7 @@ impl crate::describe::Described for OpenHookOpen {
                     "monitor",
                     "commands",
                     "entropy",
+                    "secret",
                     "net",
                     "snapshot",
                     "pid-file",
@@ -958,6 +965,7 @@ impl crate::describe::Described for OpenPlanEntry {
                     "monitor",
                     "commands",
                     "entropy",
+                    "secret",
                     "net",
                     "snapshot",
                     "pid-file",

@@ -847,6 +847,93 @@ impl crate::describe::Described for RngRandomProperties {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// How a secret is written.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum SecretFormat {
+    /// As it is.
+    #[serde(rename = "raw")]
+    Raw,
+    /// In base64.
+    #[serde(rename = "base64")]
+    Base64,
+}
+
+impl SecretFormat {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Raw, Self::Base64];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Base64 => "base64",
+        }
+    }
+}
+
+crate::input::named_values!(SecretFormat);
+
+/// A secret for other objects to name. None of those there are does, so it is read, checked
+/// and not kept. Exactly one of `data` and `file` is given.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct SecretProperties {
+    /// How it is written (default: raw).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<SecretFormat>,
+    /// The secret itself; whoever sees the command line or the monitor sees it too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    /// A file that holds it, "fd:NAME", or "/dev/fdset/ID"; at most 1 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
+impl crate::input::FromMembers for SecretProperties {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            format: members.optional("format")?,
+            data: members.optional("data")?,
+            file: members.optional("file")?,
+        })
+    }
+}
+
+crate::input::object_type!(SecretProperties);
+
+impl crate::describe::Described for SecretProperties {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+                "format",
+                "SecretFormat",
+                "how it is written (default: raw)",
+            )
+            .one_of(&["raw", "base64"])
+            .default_is("raw"),
+        crate::describe::MemberSpec::optional(
+            "data",
+            "str",
+            "the secret itself; whoever sees the command line or the monitor sees it too",
+        ),
+        crate::describe::MemberSpec::optional(
+            "file",
+            "str",
+            "a file that holds it, \"fd:NAME\", or \"/dev/fdset/ID\"; at most 1 MiB",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// What an object is.
 #[derive(
     Clone,
@@ -879,6 +966,9 @@ pub enum ObjectType {
     /// Random numbers from a file of the host.
     #[serde(rename = "rng-random")]
     RngRandom,
+    /// A secret for other objects to name.
+    #[serde(rename = "secret")]
+    Secret,
 }
 
 impl ObjectType {
@@ -890,6 +980,7 @@ impl ObjectType {
         Self::MemoryBackendRam,
         Self::RngBuiltin,
         Self::RngRandom,
+        Self::Secret,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -900,6 +991,7 @@ impl ObjectType {
             Self::MemoryBackendRam => "memory-backend-ram",
             Self::RngBuiltin => "rng-builtin",
             Self::RngRandom => "rng-random",
+            Self::Secret => "secret",
         }
     }
 }
@@ -935,6 +1027,9 @@ pub enum ObjectOptionsVariant {
     /// Random numbers from a file of the host.
     #[serde(rename = "rng-random")]
     RngRandom(RngRandomProperties),
+    /// A secret for other objects to name.
+    #[serde(rename = "secret")]
+    Secret(SecretProperties),
     /// Random numbers from the host's kernel.
     #[serde(rename = "rng-builtin")]
     RngBuiltin,
@@ -949,6 +1044,7 @@ impl ObjectOptionsVariant {
             Self::MemoryBackendMemfd(_) => ObjectType::MemoryBackendMemfd,
             Self::MemoryBackendRam(_) => ObjectType::MemoryBackendRam,
             Self::RngRandom(_) => ObjectType::RngRandom,
+            Self::Secret(_) => ObjectType::Secret,
             Self::RngBuiltin => ObjectType::RngBuiltin,
         }
     }
@@ -985,6 +1081,11 @@ impl crate::input::FromMembers for ObjectOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                ObjectType::Secret => {
+                    ObjectOptionsVariant::Secret(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 ObjectType::RngBuiltin => ObjectOptionsVariant::RngBuiltin,
             },
         })
@@ -1004,6 +1105,7 @@ impl crate::describe::Described for ObjectOptions {
                     "memory-backend-ram",
                     "rng-builtin",
                     "rng-random",
+                    "secret",
                 ],
             ),
         crate::describe::MemberSpec::required("id", "str", "its id, which must be new"),
@@ -1034,6 +1136,11 @@ impl crate::describe::Described for ObjectOptions {
             name: "rng-random",
             description: "random numbers from a file of the host",
             members: <RngRandomProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "secret",
+            description: "a secret for other objects to name",
+            members: <SecretProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "rng-builtin",

@@ -66,6 +66,7 @@ fn command(resource: Resource, name: &str) -> Option<(&'static str, Value, &'sta
         Resource::Memfd => object(json!({"qom-type": "memory-backend-memfd", "id": "o",
             "size": MIB, "fd": name})),
         Resource::Entropy => object(json!({"qom-type": "rng-random", "id": "o", "filename": name})),
+        Resource::Secret => object(json!({"qom-type": "secret", "id": "o", "file": name})),
         Resource::ChardevOutput => chardev("file", json!({"out": name})),
         Resource::ChardevInput => chardev("file", json!({"out": "/dev/fdset/99", "in": name})),
         Resource::ChardevLog => chardev("null", json!({"logfile": name})),

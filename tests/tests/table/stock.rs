@@ -62,7 +62,7 @@ impl Stock {
             Resource::ChardevOutput | Resource::ChardevLog | Resource::PidFile => {
                 File::create(self.path("out"))?.into()
             }
-            Resource::ChardevInput => {
+            Resource::ChardevInput | Resource::Secret => {
                 fs::write(self.path("in"), "input")?;
                 fds::open_ro(&self.path("in"))?.into()
             }
@@ -106,7 +106,7 @@ impl Stock {
                 drop(self.fd(Resource::MemoryFile)?);
                 self.path("file")
             }
-            Resource::ChardevInput => {
+            Resource::ChardevInput | Resource::Secret => {
                 drop(self.fd(resource)?);
                 self.path("in")
             }

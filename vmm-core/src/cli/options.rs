@@ -2,9 +2,10 @@
 
 use qapi_schema::block_core::BlockdevOptions;
 use qapi_schema::cli::{
-    AccelOptions, AddFdOptions, BootOptions, ChardevOptions, GlobalOptions, MachineOptions,
-    MemorySizeConfiguration, MonitorOptions, MsgOptions, NameOptions, OpenHookOptions,
-    OvercommitOptions, RtcOptions, RunWithOptions, SandboxOptions, SmpConfiguration,
+    AccelOptions, AddFdOptions, AudiodevOptions, BootOptions, ChardevOptions, GlobalOptions,
+    MachineOptions, MemorySizeConfiguration, MonitorOptions, MsgOptions, NameOptions,
+    OpenHookOptions, OvercommitOptions, RtcOptions, RunWithOptions, SandboxOptions,
+    SmpConfiguration, WatchdogOptions,
 };
 use qapi_schema::describe::{Described, MemberSpec, VariantSpec};
 use qapi_schema::devices::DeviceOptions;
@@ -441,6 +442,18 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
             draft.flags.nographic = true;
             Ok(Step::Next)
         },
+    ),
+    keyed::<AudiodevOptions>(
+        "audiodev",
+        "[driver=]none,id=ID|JSON",
+        "Accepted and without effect: there is no sound card.",
+        device::take_audiodev,
+    ),
+    keyed::<WatchdogOptions>(
+        "watchdog-action",
+        "[action=]ACTION",
+        "Accepted and without effect: there is no watchdog.",
+        process::take_watchdog,
     ),
     always_none("display", "There is no display."),
     always_none("audio", "There is no sound."),

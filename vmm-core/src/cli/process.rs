@@ -1,10 +1,10 @@
 //! Options about the process and its descriptors: `-add-fd`, `-sandbox`, `-open-policy`, `-run-with`, `-name`, `-boot`, `-uuid`,
-//! `-incoming`, `-overcommit`, `-msg`.
+//! `-incoming`, `-overcommit`, `-msg`, `-watchdog-action`.
 
 use fdset::Policy;
 use qapi_schema::cli::{
     AddFdOptions, BootOptions, MsgOptions, NameOptions, OpenHookOptions, OvercommitOptions,
-    RunWithOptions, SandboxOptions,
+    RunWithOptions, SandboxOptions, WatchdogOptions,
 };
 
 use super::config::{
@@ -106,6 +106,16 @@ pub(super) fn take_open_policy(draft: &mut Draft, given: &Given<'_>) -> Result<S
         .find(|policy| policy.as_str() == given.text)
         .ok_or_else(|| Problem::new(format!("{}: wanted open, passed or sealed", given.text)))?;
     draft.open_policy = wanted;
+    Ok(Step::Next)
+}
+
+pub(super) fn take_watchdog(_draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let parsed = read::parse::<WatchdogOptions>(given.text, Form::implied("action"))?;
+    if parsed.help {
+        let text = help::keys_of::<WatchdogOptions>("watchdog-action", None);
+        return Ok(Step::Print(text));
+    }
+    read::typed::<WatchdogOptions>(parsed.value, parsed.mode)?;
     Ok(Step::Next)
 }
 

@@ -68,6 +68,7 @@ pub fn wire_role(role: Role) -> OpenRole {
         Role::Monitor => OpenRole::Monitor,
         Role::Commands => OpenRole::Commands,
         Role::Entropy => OpenRole::Entropy,
+        Role::Secret => OpenRole::Secret,
         Role::Net => OpenRole::Net,
         Role::Snapshot => OpenRole::Snapshot,
         Role::PidFile => OpenRole::PidFile,

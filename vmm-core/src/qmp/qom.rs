@@ -165,7 +165,7 @@ fn info(name: &str, type_name: &str) -> ObjectPropertyInfo {
     }
 }
 
-/// How the object tree shows an object: its properties as they were given.
+/// How the object tree shows an object: its properties as they were given, but for a secret.
 fn picture(options: &ObjectOptions) -> Object {
     let object = Object::new(options.qom_type.tag().as_str());
     let Ok(Value::Object(members)) = serde_json::to_value(options) else {
@@ -173,7 +173,7 @@ fn picture(options: &ObjectOptions) -> Object {
     };
     members
         .into_iter()
-        .filter(|(name, _)| !matches!(name.as_str(), "qom-type" | "id"))
+        .filter(|(name, _)| !matches!(name.as_str(), "qom-type" | "id" | "data"))
         .fold(object, |object, (name, value)| {
             object.with_json(&name, value)
         })

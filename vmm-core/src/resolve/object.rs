@@ -6,11 +6,12 @@ use qapi_schema::QmpError;
 use qapi_schema::common::OnOffAuto;
 use qapi_schema::qom::{
     MemoryBackendFileProperties, MemoryBackendMemfdProperties, MemoryBackendRamProperties,
-    ObjectOptions, ObjectOptionsVariant,
+    ObjectOptions, ObjectOptionsVariant, SecretFormat, SecretProperties,
 };
 
 use super::unmet;
 use crate::memory::{HostMemory, RamBackendSpec};
+use crate::secret::{SecretSource, SecretSpec};
 
 /// Where random bytes come from when an `rng-random` names no file.
 const RANDOM_FILE: &str = "/dev/urandom";
@@ -29,6 +30,8 @@ pub enum ObjectSpec {
         /// The name.
         filename: String,
     },
+    /// A secret.
+    Secret(SecretSpec),
 }
 
 /// What an object is to be, with its id.
@@ -49,6 +52,7 @@ pub fn object(options: ObjectOptions) -> Result<(String, ObjectSpec), QmpError> 
         Kind::RngRandom(random) => ObjectSpec::RngRandom {
             filename: random.filename.unwrap_or_else(|| RANDOM_FILE.to_owned()),
         },
+        Kind::Secret(properties) => ObjectSpec::Secret(secret(properties)?),
     };
     Ok((id, spec))
 }
@@ -78,7 +82,7 @@ fn refuse_unmet(object: &ObjectOptionsVariant) -> Result<(), QmpError> {
             ])?;
             file.reserve
         }
-        Kind::Iothread(_) | Kind::RngBuiltin | Kind::RngRandom(_) => None,
+        Kind::Iothread(_) | Kind::RngBuiltin | Kind::RngRandom(_) | Kind::Secret(_) => None,
     };
     unmet::refuse(&[(
         reserve == Some(false),
@@ -169,5 +173,22 @@ fn from_file(id: &str, file: MemoryBackendFileProperties) -> Result<RamBackendSp
         merge: file.merge.unwrap_or(true),
         dump: file.dump.unwrap_or(true),
         ..RamBackendSpec::anonymous(id, file.size)
+    })
+}
+
+fn secret(properties: SecretProperties) -> Result<SecretSpec, QmpError> {
+    let source = match (properties.data, properties.file) {
+        (Some(data), None) => SecretSource::Text(data),
+        (None, Some(name)) => SecretSource::File(name),
+        (Some(_), Some(_)) => {
+            return Err(QmpError::generic(
+                "'file' and 'data' are mutually exclusive: give one of them",
+            ));
+        }
+        (None, None) => return Err(QmpError::generic("Must provide 'file' or 'data'")),
+    };
+    Ok(SecretSpec {
+        source,
+        base64: properties.format == Some(SecretFormat::Base64),
     })
 }

@@ -39,6 +39,9 @@ pub enum OpenRole {
     /// A source of random bytes.
     #[serde(rename = "entropy")]
     Entropy,
+    /// A secret.
+    #[serde(rename = "secret")]
+    Secret,
     /// A network backend.
     #[serde(rename = "net")]
     Net,

@@ -338,6 +338,36 @@ pub struct RngRandomProperties {
     pub filename: Option<String>,
 }
 
+/// How a secret is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[non_exhaustive]
+pub enum SecretFormat {
+    /// As it is.
+    #[serde(rename = "raw")]
+    Raw,
+    /// In base64.
+    #[serde(rename = "base64")]
+    Base64,
+    /// One that this version does not know. It can be received, not sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// A secret for other objects to name. None of those there are does, so it is read, checked
+/// and not kept. Exactly one of `data` and `file` is given.
+#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct SecretProperties {
+    /// How it is written (default: raw).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<SecretFormat>,
+    /// The secret itself; whoever sees the command line or the monitor sees it too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    /// A file that holds it, "fd:NAME", or "/dev/fdset/ID"; at most 1 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+}
+
 /// What an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[non_exhaustive]
@@ -360,6 +390,9 @@ pub enum ObjectType {
     /// Random numbers from a file of the host.
     #[serde(rename = "rng-random")]
     RngRandom,
+    /// A secret for other objects to name.
+    #[serde(rename = "secret")]
+    Secret,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -402,6 +435,9 @@ pub enum ObjectOptionsVariant {
     /// Random numbers from a file of the host.
     #[serde(rename = "rng-random")]
     RngRandom(RngRandomProperties),
+    /// A secret for other objects to name.
+    #[serde(rename = "secret")]
+    Secret(SecretProperties),
     /// Random numbers from the host's kernel.
     #[serde(rename = "rng-builtin")]
     RngBuiltin,

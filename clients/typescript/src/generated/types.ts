@@ -494,6 +494,8 @@ export type OpenRole =
   | "commands"
   /** A source of random bytes. */
   | "entropy"
+  /** A secret. */
+  | "secret"
   /** A network backend. */
   | "net"
   /** A snapshot or migration stream. */
@@ -2066,6 +2068,26 @@ export interface RngRandomProperties {
   filename?: string;
 }
 
+/** How a secret is written. */
+export type SecretFormat =
+  /** As it is. */
+  | "raw"
+  /** In base64. */
+  | "base64";
+
+/**
+ * A secret for other objects to name. None of those there are does, so it is read, checked and not
+ * kept. Exactly one of `data` and `file` is given.
+ */
+export interface SecretProperties {
+  /** How it is written (default: raw). */
+  format?: SecretFormat;
+  /** The secret itself; whoever sees the command line or the monitor sees it too. */
+  data?: string;
+  /** A file that holds it, "fd:NAME", or "/dev/fdset/ID"; at most 1 MiB. */
+  file?: string;
+}
+
 /** What an object is. */
 export type ObjectType =
   /** A thread for I/O. */
@@ -2079,7 +2101,9 @@ export type ObjectType =
   /** Random numbers from the host's kernel. */
   | "rng-builtin"
   /** Random numbers from a file of the host. */
-  | "rng-random";
+  | "rng-random"
+  /** A secret for other objects to name. */
+  | "secret";
 
 /** An object to be made. */
 export type ObjectOptions = ObjectOptionsAlways & (
@@ -2093,6 +2117,8 @@ export type ObjectOptions = ObjectOptionsAlways & (
   | ({ "qom-type": "memory-backend-ram" } & MemoryBackendRamProperties)
   /** Random numbers from a file of the host. */
   | ({ "qom-type": "rng-random" } & RngRandomProperties)
+  /** A secret for other objects to name. */
+  | ({ "qom-type": "secret" } & SecretProperties)
   /** Random numbers from the host's kernel. */
   | ({ "qom-type": "rng-builtin" })
 );
