@@ -501,6 +501,28 @@ func (c *Conn) BlockdevDel(ctx context.Context, args BlockdevDelArguments) error
 	return c.Execute(ctx, "blockdev-del", args, nil)
 }
 
+// BlockResizeArguments is what BlockResize takes.
+type BlockResizeArguments struct {
+	// The disk that stands on the node, by its id.
+	Device *string `json:"device,omitempty"`
+	// The node, if device does not say.
+	NodeName *string `json:"node-name,omitempty"`
+	// The new length in bytes.
+	Size int64 `json:"size"`
+}
+
+// BlockResize: Changes the length of a node, under its disk too: the guest is told of the new
+// size.
+//
+// Errors: - there is no such disk or node, or neither is given - size is below 0, or a disk that
+// stands on the node cannot have it: that takes whole blocks and at least one - the node is
+// read-only, or something does not allow its length to change - its driver cannot do that: a file
+// can, and raw without an end of its own; a block device has the length it has, and its node takes
+// that over.
+func (c *Conn) BlockResize(ctx context.Context, args BlockResizeArguments) error {
+	return c.Execute(ctx, "block_resize", args, nil)
+}
+
 // QueryBlockJobs: Lists the jobs that work on block nodes.
 //
 // Returns: one entry for each job.
@@ -540,6 +562,21 @@ func (c *Conn) QueryNamedBlockNodes(ctx context.Context, args QueryNamedBlockNod
 func (c *Conn) QueryJobs(ctx context.Context) ([]JobInfo, error) {
 	var reply []JobInfo
 	err := c.Execute(ctx, "query-jobs", nil, &reply)
+	return reply, err
+}
+
+// QueryBlockstatsArguments is what QueryBlockstats takes.
+type QueryBlockstatsArguments struct {
+	// Whether to list nodes instead of disks (default: false).
+	QueryNodes *bool `json:"query-nodes,omitempty"`
+}
+
+// QueryBlockstats: Tells what disks or nodes were asked until now.
+//
+// Returns: one entry for each disk, or for each node.
+func (c *Conn) QueryBlockstats(ctx context.Context, args QueryBlockstatsArguments) ([]BlockStats, error) {
+	var reply []BlockStats
+	err := c.Execute(ctx, "query-blockstats", args, &reply)
 	return reply, err
 }
 

@@ -2475,6 +2475,131 @@ type JobInfo struct {
 	Error *string `json:"error,omitempty"`
 }
 
+// BlockDeviceTimedStats: What a disk was asked during an interval.
+type BlockDeviceTimedStats struct {
+	// How long the interval is, in seconds.
+	IntervalLength int64 `json:"interval_length"`
+	// The quickest read, in nanoseconds.
+	MinRdLatencyNs int64 `json:"min_rd_latency_ns"`
+	// The slowest read, in nanoseconds.
+	MaxRdLatencyNs int64 `json:"max_rd_latency_ns"`
+	// The average read, in nanoseconds.
+	AvgRdLatencyNs int64 `json:"avg_rd_latency_ns"`
+	// The quickest write, in nanoseconds.
+	MinWrLatencyNs int64 `json:"min_wr_latency_ns"`
+	// The slowest write, in nanoseconds.
+	MaxWrLatencyNs int64 `json:"max_wr_latency_ns"`
+	// The average write, in nanoseconds.
+	AvgWrLatencyNs int64 `json:"avg_wr_latency_ns"`
+	// The quickest append to a zone, in nanoseconds.
+	MinZoneAppendLatencyNs int64 `json:"min_zone_append_latency_ns"`
+	// The slowest append to a zone, in nanoseconds.
+	MaxZoneAppendLatencyNs int64 `json:"max_zone_append_latency_ns"`
+	// The average append to a zone, in nanoseconds.
+	AvgZoneAppendLatencyNs int64 `json:"avg_zone_append_latency_ns"`
+	// The quickest flush, in nanoseconds.
+	MinFlushLatencyNs int64 `json:"min_flush_latency_ns"`
+	// The slowest flush, in nanoseconds.
+	MaxFlushLatencyNs int64 `json:"max_flush_latency_ns"`
+	// The average flush, in nanoseconds.
+	AvgFlushLatencyNs int64 `json:"avg_flush_latency_ns"`
+	// How many reads were under way at once, on average.
+	AvgRdQueueDepth float64 `json:"avg_rd_queue_depth"`
+	// How many writes were under way at once, on average.
+	AvgWrQueueDepth float64 `json:"avg_wr_queue_depth"`
+	// How many appends to zones were under way at once, on average.
+	AvgZoneAppendQueueDepth float64 `json:"avg_zone_append_queue_depth"`
+}
+
+// BlockDeviceStats: What a disk or a node was asked since it was made.
+//
+// An operation is *done*, *failed* by the storage, or *invalid*: it asked for what cannot be, such
+// as bytes behind the end, and was not tried.
+type BlockDeviceStats struct {
+	// Bytes that were read.
+	RdBytes int64 `json:"rd_bytes"`
+	// Bytes that were written, also as zeroes.
+	WrBytes int64 `json:"wr_bytes"`
+	// Bytes that were appended to zones: 0, no disk has zones.
+	ZoneAppendBytes int64 `json:"zone_append_bytes"`
+	// Bytes that were discarded.
+	UnmapBytes int64 `json:"unmap_bytes"`
+	// Reads that were done.
+	RdOperations int64 `json:"rd_operations"`
+	// Writes that were done, also of zeroes.
+	WrOperations int64 `json:"wr_operations"`
+	// Appends to zones that were done.
+	ZoneAppendOperations int64 `json:"zone_append_operations"`
+	// Flushes that were done.
+	FlushOperations int64 `json:"flush_operations"`
+	// Discards that were done.
+	UnmapOperations int64 `json:"unmap_operations"`
+	// How long all reads took together, in nanoseconds; for this and the other times: those of a
+	// disk, with the failed ones; 0 for a node, whose requests are not timed.
+	RdTotalTimeNs int64 `json:"rd_total_time_ns"`
+	// The same for writes.
+	WrTotalTimeNs int64 `json:"wr_total_time_ns"`
+	// The same for appends to zones.
+	ZoneAppendTotalTimeNs int64 `json:"zone_append_total_time_ns"`
+	// The same for flushes.
+	FlushTotalTimeNs int64 `json:"flush_total_time_ns"`
+	// The same for discards.
+	UnmapTotalTimeNs int64 `json:"unmap_total_time_ns"`
+	// Where the highest write to the node ended, in bytes from its start.
+	WrHighestOffset int64 `json:"wr_highest_offset"`
+	// Reads that were joined with another: 0, each is done as it comes.
+	RdMerged int64 `json:"rd_merged"`
+	// The same for writes.
+	WrMerged int64 `json:"wr_merged"`
+	// The same for appends to zones.
+	ZoneAppendMerged int64 `json:"zone_append_merged"`
+	// The same for discards.
+	UnmapMerged int64 `json:"unmap_merged"`
+	// How long ago the last request ended, in nanoseconds; absent before the first, and for a
+	// node.
+	IdleTimeNs *int64 `json:"idle_time_ns,omitempty"`
+	// Reads that failed.
+	FailedRdOperations int64 `json:"failed_rd_operations"`
+	// Writes that failed.
+	FailedWrOperations int64 `json:"failed_wr_operations"`
+	// Appends to zones that failed.
+	FailedZoneAppendOperations int64 `json:"failed_zone_append_operations"`
+	// Flushes that failed.
+	FailedFlushOperations int64 `json:"failed_flush_operations"`
+	// Discards that failed.
+	FailedUnmapOperations int64 `json:"failed_unmap_operations"`
+	// Reads that were invalid.
+	InvalidRdOperations int64 `json:"invalid_rd_operations"`
+	// Writes that were invalid.
+	InvalidWrOperations int64 `json:"invalid_wr_operations"`
+	// Appends to zones that were invalid.
+	InvalidZoneAppendOperations int64 `json:"invalid_zone_append_operations"`
+	// Flushes that were invalid.
+	InvalidFlushOperations int64 `json:"invalid_flush_operations"`
+	// Discards that were invalid.
+	InvalidUnmapOperations int64 `json:"invalid_unmap_operations"`
+	// Whether an invalid request counts as the last one: always.
+	AccountInvalid bool `json:"account_invalid"`
+	// Whether failed requests count in the times: always.
+	AccountFailed bool `json:"account_failed"`
+	// One entry for each interval that was asked for: none can be.
+	TimedStats []BlockDeviceTimedStats `json:"timed_stats"`
+}
+
+// BlockStats: What one disk or one node was asked.
+type BlockStats struct {
+	// The name of the disk's backend; empty where only nodes have names; absent for a node.
+	Device *string `json:"device,omitempty"`
+	// The disk's place in the object tree.
+	Qdev *string `json:"qdev,omitempty"`
+	// The node, or the one that is the disk's medium.
+	NodeName *string `json:"node-name,omitempty"`
+	// The numbers.
+	Stats BlockDeviceStats `json:"stats"`
+	// Those of the node below, where the storage is.
+	Parent *BlockStats `json:"parent,omitempty"`
+}
+
 // ObjectPropertyInfo: One property of an object or type.
 type ObjectPropertyInfo struct {
 	// Its name.

@@ -83,6 +83,20 @@ impl Guest {
         Ok(name.as_str().context("a disk has a name")?.to_owned())
     }
 
+    /// Waits until the disk with that serial is so many bytes long.
+    pub fn disk_of_size(&mut self, serial: &str, size: u64) -> Result<()> {
+        let deadline = Instant::now() + CALL_TIME;
+        while Instant::now() < deadline {
+            let disks = self.call("disks", json!({}))?;
+            let ours = |disk: &&Value| disk["serial"] == serial && disk["size"] == size;
+            if disks.as_array().is_some_and(|all| all.iter().any(|disk| ours(&disk))) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bail!("disk '{serial}' does not become {size} bytes long");
+    }
+
     /// Waits until no disk has that serial.
     pub fn disk_gone(&mut self, serial: &str) -> Result<()> {
         self.call("disk-wait-gone", json!({"serial": serial, "seconds": 60}))?;

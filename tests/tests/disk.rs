@@ -79,6 +79,50 @@ fn discarded_and_zeroed_ranges_read_as_zero() -> Result<()> {
 
 #[test]
 #[ignore = "needs a guest: cargo xtask test"]
+fn a_resized_node_is_a_disk_of_the_new_size_for_the_running_guest() -> Result<()> {
+    let file = fds::disk(16 * MIB)?;
+    let mut vm = Vm::builder().disk("data", file.try_clone()?).start()?;
+    let disk = vm.guest()?.disk("data")?;
+    for size in [24 * MIB, 8 * MIB] {
+        vm.execute("block_resize", json!({"device": "data", "size": size}))?;
+        assert_eq!(file.metadata()?.len(), size);
+        let grown = json!({"disk": disk, "offset": size - MIB, "length": MIB, "seed": 3});
+        vm.guest()?.disk_of_size("data", size)?;
+        vm.guest()?.call("disk-write", grown.clone())?;
+        vm.guest()?.call("disk-verify", grown)?;
+    }
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs a guest: cargo xtask test"]
+fn what_the_guest_moves_is_counted_for_disk_node_and_storage() -> Result<()> {
+    let mut vm = Vm::builder().disk("data", fds::disk(16 * MIB)?).start()?;
+    let disk = vm.guest()?.disk("data")?;
+    let range = json!({"disk": disk, "offset": 2 * MIB, "length": MIB, "seed": 3});
+    vm.guest()?.call("disk-write", range)?;
+    let reply = vm.execute("query-blockstats", json!({}))?;
+    let stats = &reply[0]["stats"];
+    let number = |name: &str| stats[name].as_u64().unwrap_or_default();
+    assert!(number("wr_bytes") >= MIB, "{stats}");
+    assert!(
+        number("wr_operations") > 0 && number("wr_total_time_ns") > 0,
+        "{stats}"
+    );
+    assert!(number("wr_highest_offset") >= 3 * MIB, "{stats}");
+    assert_eq!(number("failed_wr_operations"), 0);
+    let nodes = vm.execute("query-blockstats", json!({"query-nodes": true}))?;
+    let storage = nodes.as_array().into_iter().flatten();
+    let written = storage.map(|node| node["stats"]["wr_bytes"].as_u64());
+    assert!(
+        written.into_iter().all(|bytes| bytes >= Some(MIB)),
+        "{nodes}"
+    );
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs a guest: cargo xtask test"]
 fn an_ext4_file_system_is_mounted_and_written() -> Result<()> {
     let image = tempfile::NamedTempFile::new()?;
     image.as_file().set_len(32 * MIB)?;

@@ -293,6 +293,13 @@ fn disks_and_devices() -> Vec<Row> {
         row("query-block", json!({})),
         row("query-named-block-nodes", json!({})),
         row("query-block-jobs", json!({})),
+        row("query-blockstats", json!({})),
+        row("query-blockstats", json!({"query-nodes": true})),
+        row(
+            "block_resize",
+            json!({"node-name": "disk", "size": 2 * MIB}),
+        ),
+        row("block_resize", json!({"device": "d0", "size": MIB})),
         row("query-pci", json!({})),
         row("device_del", json!({"id": "d1"})),
         row("blockdev-del", json!({"node-name": "aio"})),

@@ -121,6 +121,14 @@ impl DeviceTree {
             .map(|(name, device)| (name.as_str(), device))
     }
 
+    /// The disks with their names, in the order they were added.
+    pub fn disks(&self) -> impl Iterator<Item = (&str, &Device, &Arc<VirtioBlk>)> {
+        self.iter().filter_map(|(name, device)| match &device.part {
+            Part::Disk(disk) => Some((name, device, disk)),
+            _ => None,
+        })
+    }
+
     /// The virtio-serial device whose bus has this name; any, without a name.
     pub fn console(&self, bus: Option<&str>) -> Option<(&str, &Arc<VirtioConsole>)> {
         self.iter().find_map(|(name, device)| match &device.part {

@@ -13,6 +13,7 @@ from .types import (
     BlockDeviceInfo,
     BlockInfo,
     BlockJobInfo,
+    BlockStats,
     BlockdevOptions,
     ChardevBackend,
     ChardevInfo,
@@ -515,6 +516,30 @@ class AsyncCommands(AsyncCaller):
         """
         await self._run("blockdev-del", {"node-name": node_name})
 
+    async def block_resize(
+        self,
+        size: int,
+        *,
+        device: Optional[str] = None,
+        node_name: Optional[str] = None,
+    ) -> None:
+        """Changes the length of a node, under its disk too: the guest is told of the new size.
+
+        Args:
+            device: The disk that stands on the node, by its id.
+            node_name: The node, if ``device`` does not say.
+            size: The new length in bytes.
+
+        Raises:
+            - there is no such disk or node, or neither is given.
+            - ``size`` is below 0, or a disk that stands on the node cannot have it: that takes
+                whole blocks and at least one.
+            - the node is read-only, or something does not allow its length to change.
+            - its driver cannot do that: a file can, and raw without an end of its own; a block
+                device has the length it has, and its node takes that over.
+        """
+        await self._run("block_resize", {"device": device, "node-name": node_name, "size": size})
+
     async def query_block_jobs(self) -> List[BlockJobInfo]:
         """Lists the jobs that work on block nodes.
 
@@ -553,6 +578,17 @@ class AsyncCommands(AsyncCaller):
             One entry for each job.
         """
         return await self._ask("query-jobs", None, List[JobInfo])
+
+    async def query_blockstats(self, *, query_nodes: Optional[bool] = None) -> List[BlockStats]:
+        """Tells what disks or nodes were asked until now.
+
+        Args:
+            query_nodes: Whether to list nodes instead of disks (default: false).
+
+        Returns:
+            One entry for each disk, or for each node.
+        """
+        return await self._ask("query-blockstats", {"query-nodes": query_nodes}, List[BlockStats])
 
     async def qom_list(self, path: str) -> List[ObjectPropertyInfo]:
         """Lists the properties of an object.

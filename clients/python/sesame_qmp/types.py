@@ -2356,6 +2356,195 @@ class JobInfo(Struct):
 
 
 @dataclass
+class BlockDeviceTimedStats(Struct):
+    """What a disk was asked during an interval."""
+
+    NAMES: ClassVar[Mapping[str, str]] = {
+        "interval_length": "interval_length",
+        "min_rd_latency_ns": "min_rd_latency_ns",
+        "max_rd_latency_ns": "max_rd_latency_ns",
+        "avg_rd_latency_ns": "avg_rd_latency_ns",
+        "min_wr_latency_ns": "min_wr_latency_ns",
+        "max_wr_latency_ns": "max_wr_latency_ns",
+        "avg_wr_latency_ns": "avg_wr_latency_ns",
+        "min_zone_append_latency_ns": "min_zone_append_latency_ns",
+        "max_zone_append_latency_ns": "max_zone_append_latency_ns",
+        "avg_zone_append_latency_ns": "avg_zone_append_latency_ns",
+        "min_flush_latency_ns": "min_flush_latency_ns",
+        "max_flush_latency_ns": "max_flush_latency_ns",
+        "avg_flush_latency_ns": "avg_flush_latency_ns",
+        "avg_rd_queue_depth": "avg_rd_queue_depth",
+        "avg_wr_queue_depth": "avg_wr_queue_depth",
+        "avg_zone_append_queue_depth": "avg_zone_append_queue_depth",
+    }
+
+    interval_length: int
+    """How long the interval is, in seconds."""
+    min_rd_latency_ns: int
+    """The quickest read, in nanoseconds."""
+    max_rd_latency_ns: int
+    """The slowest read, in nanoseconds."""
+    avg_rd_latency_ns: int
+    """The average read, in nanoseconds."""
+    min_wr_latency_ns: int
+    """The quickest write, in nanoseconds."""
+    max_wr_latency_ns: int
+    """The slowest write, in nanoseconds."""
+    avg_wr_latency_ns: int
+    """The average write, in nanoseconds."""
+    min_zone_append_latency_ns: int
+    """The quickest append to a zone, in nanoseconds."""
+    max_zone_append_latency_ns: int
+    """The slowest append to a zone, in nanoseconds."""
+    avg_zone_append_latency_ns: int
+    """The average append to a zone, in nanoseconds."""
+    min_flush_latency_ns: int
+    """The quickest flush, in nanoseconds."""
+    max_flush_latency_ns: int
+    """The slowest flush, in nanoseconds."""
+    avg_flush_latency_ns: int
+    """The average flush, in nanoseconds."""
+    avg_rd_queue_depth: float
+    """How many reads were under way at once, on average."""
+    avg_wr_queue_depth: float
+    """How many writes were under way at once, on average."""
+    avg_zone_append_queue_depth: float
+    """How many appends to zones were under way at once, on average."""
+
+
+@dataclass
+class BlockDeviceStats(Struct):
+    """What a disk or a node was asked since it was made.
+
+    An operation is *done*, *failed* by the storage, or *invalid*: it asked for what cannot be,
+    such as bytes behind the end, and was not tried.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {
+        "rd_bytes": "rd_bytes",
+        "wr_bytes": "wr_bytes",
+        "zone_append_bytes": "zone_append_bytes",
+        "unmap_bytes": "unmap_bytes",
+        "rd_operations": "rd_operations",
+        "wr_operations": "wr_operations",
+        "zone_append_operations": "zone_append_operations",
+        "flush_operations": "flush_operations",
+        "unmap_operations": "unmap_operations",
+        "rd_total_time_ns": "rd_total_time_ns",
+        "wr_total_time_ns": "wr_total_time_ns",
+        "zone_append_total_time_ns": "zone_append_total_time_ns",
+        "flush_total_time_ns": "flush_total_time_ns",
+        "unmap_total_time_ns": "unmap_total_time_ns",
+        "wr_highest_offset": "wr_highest_offset",
+        "rd_merged": "rd_merged",
+        "wr_merged": "wr_merged",
+        "zone_append_merged": "zone_append_merged",
+        "unmap_merged": "unmap_merged",
+        "idle_time_ns": "idle_time_ns",
+        "failed_rd_operations": "failed_rd_operations",
+        "failed_wr_operations": "failed_wr_operations",
+        "failed_zone_append_operations": "failed_zone_append_operations",
+        "failed_flush_operations": "failed_flush_operations",
+        "failed_unmap_operations": "failed_unmap_operations",
+        "invalid_rd_operations": "invalid_rd_operations",
+        "invalid_wr_operations": "invalid_wr_operations",
+        "invalid_zone_append_operations": "invalid_zone_append_operations",
+        "invalid_flush_operations": "invalid_flush_operations",
+        "invalid_unmap_operations": "invalid_unmap_operations",
+        "account_invalid": "account_invalid",
+        "account_failed": "account_failed",
+        "timed_stats": "timed_stats",
+    }
+
+    rd_bytes: int
+    """Bytes that were read."""
+    wr_bytes: int
+    """Bytes that were written, also as zeroes."""
+    zone_append_bytes: int
+    """Bytes that were appended to zones: 0, no disk has zones."""
+    unmap_bytes: int
+    """Bytes that were discarded."""
+    rd_operations: int
+    """Reads that were done."""
+    wr_operations: int
+    """Writes that were done, also of zeroes."""
+    zone_append_operations: int
+    """Appends to zones that were done."""
+    flush_operations: int
+    """Flushes that were done."""
+    unmap_operations: int
+    """Discards that were done."""
+    rd_total_time_ns: int
+    """How long all reads took together, in nanoseconds; for this and the other times: those of
+    a disk, with the failed ones; 0 for a node, whose requests are not timed.
+    """
+    wr_total_time_ns: int
+    """The same for writes."""
+    zone_append_total_time_ns: int
+    """The same for appends to zones."""
+    flush_total_time_ns: int
+    """The same for flushes."""
+    unmap_total_time_ns: int
+    """The same for discards."""
+    wr_highest_offset: int
+    """Where the highest write to the node ended, in bytes from its start."""
+    rd_merged: int
+    """Reads that were joined with another: 0, each is done as it comes."""
+    wr_merged: int
+    """The same for writes."""
+    zone_append_merged: int
+    """The same for appends to zones."""
+    unmap_merged: int
+    """The same for discards."""
+    failed_rd_operations: int
+    """Reads that failed."""
+    failed_wr_operations: int
+    """Writes that failed."""
+    failed_zone_append_operations: int
+    """Appends to zones that failed."""
+    failed_flush_operations: int
+    """Flushes that failed."""
+    failed_unmap_operations: int
+    """Discards that failed."""
+    invalid_rd_operations: int
+    """Reads that were invalid."""
+    invalid_wr_operations: int
+    """Writes that were invalid."""
+    invalid_zone_append_operations: int
+    """Appends to zones that were invalid."""
+    invalid_flush_operations: int
+    """Flushes that were invalid."""
+    invalid_unmap_operations: int
+    """Discards that were invalid."""
+    account_invalid: bool
+    """Whether an invalid request counts as the last one: always."""
+    account_failed: bool
+    """Whether failed requests count in the times: always."""
+    timed_stats: List[BlockDeviceTimedStats]
+    """One entry for each interval that was asked for: none can be."""
+    idle_time_ns: Optional[int] = None
+    """How long ago the last request ended, in nanoseconds; absent before the first, and for a
+    node.
+    """
+
+
+@dataclass
+class BlockStats(Struct):
+    """What one disk or one node was asked."""
+
+    stats: BlockDeviceStats
+    """The numbers."""
+    device: Optional[str] = None
+    """The name of the disk's backend; empty where only nodes have names; absent for a node."""
+    qdev: Optional[str] = None
+    """The disk's place in the object tree."""
+    node_name: Optional[str] = None
+    """The node, or the one that is the disk's medium."""
+    parent: Optional[BlockStats] = None
+    """Those of the node below, where the storage is."""
+
+
+@dataclass
 class ObjectPropertyInfo(Struct):
     """One property of an object or type."""
 

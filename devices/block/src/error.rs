@@ -174,6 +174,27 @@ pub enum BlockError {
         /// What to do.
         fix: String,
     },
+    /// The node's length cannot change, or not to this.
+    #[error("Node '{node}' cannot be resized to {len} bytes: {why}")]
+    NotResizable {
+        /// The node.
+        node: String,
+        /// The length that was wanted, in bytes.
+        len: u64,
+        /// Why not, and what can be done.
+        why: String,
+    },
+    /// The storage did not take the new length.
+    #[error("Node '{node}': cannot change the length to {len} bytes")]
+    Resize {
+        /// The node.
+        node: String,
+        /// The length that was wanted, in bytes.
+        len: u64,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
     /// The disk's blocks are smaller than what O_DIRECT can move.
     #[error(
         "Node '{node}' moves multiples of {alignment} bytes only (O_DIRECT): set logical_block_size={alignment} or cache.direct=off"

@@ -37,6 +37,7 @@
 //! Read next: [`spec`] (what a node is made of), [`graph`] (its shape), [`node`] (the seam),
 //! [`engine`] (how bytes move), [`protocol::null`] (the smallest driver).
 
+pub mod account;
 pub mod engine;
 mod error;
 pub mod format;
@@ -46,8 +47,9 @@ mod permission;
 pub mod protocol;
 pub mod spec;
 
+pub use account::{Account, Operation, Outcome, Sums, Totals};
 pub use engine::{GuestView, Io, IoThread, IoThreadError, IoThreadSpec, Rings, Segments, Window};
 pub use error::BlockError;
 pub use graph::{BlockGraph, NodeView};
-pub use node::{BlockNode, Extent, Intent, Limits, NodeRef, WriteFlags, ZeroFlags};
+pub use node::{BlockNode, Extent, Intent, Limits, NodeRef, ResizeError, WriteFlags, ZeroFlags};
 pub use permission::{Permissions, Usage};

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fdset::OpenFile;
 
+use crate::account::{Account, Operation, Outcome, Totals};
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
 use crate::spec::{DetectZeroes, DiscardMode, NodeOptions};
@@ -122,9 +123,20 @@ pub struct ZeroFlags {
     pub durable: bool,
 }
 
+/// Why a node's length did not change.
+#[derive(Debug)]
+pub enum ResizeError {
+    /// It cannot, whatever the storage is; why.
+    Unable(&'static str),
+    /// The storage failed.
+    Storage(io::Error),
+    /// The node below refused.
+    Below(BlockError),
+}
+
 /// A driver: what implements one kind of node. See the module for what both sides promise.
 ///
-/// More methods may come (block status, resize, reopen), each with a default that means "cannot".
+/// More methods may come (block status, reopen), each with a default that means "cannot".
 pub trait BlockNode: Send + Sync {
     /// The node's length in bytes, now. At most [`MAX_LEN`].
     fn length(&self) -> u64;
@@ -161,6 +173,20 @@ pub trait BlockNode: Send + Sync {
 
     /// Makes every completed write durable.
     fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a>;
+
+    /// Changes the node's length. Nobody writes beyond the new one meanwhile.
+    ///
+    /// # Errors
+    /// The driver cannot, or the storage did not.
+    fn resize(&self, _len: u64) -> Result<(), ResizeError> {
+        Err(ResizeError::Unable("its driver has no length to change"))
+    }
+
+    /// The node whose extents this one hands on as its own, and where in it this one begins; for
+    /// the books of the node below, which does not see such requests.
+    fn below(&self) -> Option<(&NodeRef, u64)> {
+        None
+    }
 }
 
 struct Node {
@@ -168,6 +194,7 @@ struct Node {
     driver: &'static str,
     options: NodeOptions,
     limits: Limits,
+    account: Account,
     body: Box<dyn BlockNode>,
 }
 
@@ -200,6 +227,7 @@ impl NodeRef {
             driver,
             options,
             limits,
+            account: Account::new(),
             body,
         })))
     }
@@ -229,6 +257,38 @@ impl NodeRef {
         self.0.body.length().min(MAX_LEN)
     }
 
+    /// Changes the node's length. The caller sees to it that nobody uses what is cut off; users are
+    /// told by the caller, too.
+    ///
+    /// # Errors
+    /// The node is read-only, its driver cannot do that, or the storage did not.
+    pub fn resize(&self, len: u64) -> Result<(), BlockError> {
+        let node = || self.name().to_owned();
+        let refused = |why: &str| BlockError::NotResizable {
+            node: node(),
+            len,
+            why: why.to_owned(),
+        };
+        if self.is_read_only() {
+            return Err(BlockError::ReadOnly { node: node() });
+        }
+        if len > MAX_LEN {
+            return Err(refused("no node is that long"));
+        }
+        if !len.is_multiple_of(u64::from(self.0.limits.request_alignment)) {
+            return Err(refused("O_DIRECT could not reach its last bytes"));
+        }
+        self.0.body.resize(len).map_err(|error| match error {
+            ResizeError::Unable(why) => refused(why),
+            ResizeError::Storage(source) => BlockError::Resize {
+                node: node(),
+                len,
+                source,
+            },
+            ResizeError::Below(error) => error,
+        })
+    }
+
     /// Whether the node has no byte.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -237,6 +297,32 @@ impl NodeRef {
     /// What the node can do and wants.
     pub fn limits(&self) -> Limits {
         self.0.limits
+    }
+
+    /// What was asked of the node until now; it keeps no times.
+    pub fn totals(&self) -> Totals {
+        self.0.account.totals()
+    }
+
+    fn enter(&self, operation: Operation, offset: u64, len: u64, result: &io::Result<()>) {
+        let outcome = match result {
+            Ok(()) => Outcome::Done,
+            Err(_) => Outcome::Failed,
+        };
+        self.0.account.enter(operation, len, outcome);
+        if operation == Operation::Write && result.is_ok() {
+            self.0.account.reach(offset.saturating_add(len));
+        }
+    }
+
+    /// Enters in the books of the nodes below what went through an extent of theirs.
+    fn enter_below(&self, operation: Operation, offset: u64, len: u64) {
+        let (mut node, mut offset) = (self, offset);
+        while let Some((below, start)) = node.0.body.below() {
+            offset = offset.saturating_add(start);
+            below.enter(operation, offset, len, &Ok(()));
+            node = below;
+        }
     }
 
     /// Whether the node can be a disk with logical blocks of `block` bytes.
@@ -294,6 +380,12 @@ impl NodeRef {
     /// # Errors
     /// `EIO` outside the node, `EINVAL` off its alignment, or what the storage said.
     pub async fn read(&self, io: &Io, offset: u64, into: Window<'_>) -> io::Result<()> {
+        let result = self.read_all(io, offset, into).await;
+        self.enter(Operation::Read, offset, into.len(), &result);
+        result
+    }
+
+    async fn read_all(&self, io: &Io, offset: u64, into: Window<'_>) -> io::Result<()> {
         self.check(offset, into.len(), true)?;
         let mut done = 0;
         while done < into.len() {
@@ -315,7 +407,9 @@ impl NodeRef {
                             part.fill_zero();
                         }
                         drop(guard);
-                        if got == 0 { part.len() } else { u64::from(got) }
+                        let moved = if got == 0 { part.len() } else { u64::from(got) };
+                        self.enter_below(Operation::Read, at, moved);
+                        moved
                     } else {
                         drop(guard);
                         self.0.body.read(io, at, part).await?;
@@ -325,6 +419,7 @@ impl NodeRef {
                 Extent::Zero { len } => {
                     let part = rest.part(0, len);
                     part.fill_zero();
+                    self.enter_below(Operation::Read, at, part.len());
                     part.len()
                 }
                 Extent::Slow { len } => {
@@ -350,13 +445,25 @@ impl NodeRef {
         from: Window<'_>,
         flags: WriteFlags,
     ) -> io::Result<()> {
+        let result = self.write_all(io, offset, from, flags).await;
+        self.enter(Operation::Write, offset, from.len(), &result);
+        result
+    }
+
+    async fn write_all(
+        &self,
+        io: &Io,
+        offset: u64,
+        from: Window<'_>,
+        flags: WriteFlags,
+    ) -> io::Result<()> {
         self.check_change(offset, from.len(), true)?;
         if let Some(unmap) = self.zeroes_instead(&from) {
             let flags = ZeroFlags {
                 unmap,
                 durable: flags.durable,
             };
-            return self.write_zeroes(io, offset, from.len(), flags).await;
+            return self.zero_all(io, offset, from.len(), flags).await;
         }
         let mut done = 0;
         while done < from.len() {
@@ -377,6 +484,7 @@ impl NodeRef {
                         if put == 0 {
                             return Err(errno(libc::ENOSPC));
                         }
+                        self.enter_below(Operation::Write, at, u64::from(put));
                         u64::from(put)
                     } else {
                         drop(guard);
@@ -416,6 +524,12 @@ impl NodeRef {
         len: u64,
         flags: ZeroFlags,
     ) -> io::Result<()> {
+        let result = self.zero_all(io, offset, len, flags).await;
+        self.enter(Operation::Write, offset, len, &result);
+        result
+    }
+
+    async fn zero_all(&self, io: &Io, offset: u64, len: u64, flags: ZeroFlags) -> io::Result<()> {
         self.check_change(offset, len, true)?;
         if len == 0 {
             return Ok(());
@@ -433,6 +547,12 @@ impl NodeRef {
     /// # Errors
     /// As [`write`](Self::write).
     pub async fn discard(&self, io: &Io, offset: u64, len: u64) -> io::Result<()> {
+        let result = self.discard_all(io, offset, len).await;
+        self.enter(Operation::Unmap, offset, len, &result);
+        result
+    }
+
+    async fn discard_all(&self, io: &Io, offset: u64, len: u64) -> io::Result<()> {
         self.check_change(offset, len, false)?;
         if len == 0 || self.0.options.discard == DiscardMode::Ignore {
             return Ok(());
@@ -445,10 +565,13 @@ impl NodeRef {
     /// # Errors
     /// What the storage said.
     pub async fn flush(&self, io: &Io) -> io::Result<()> {
-        if self.is_read_only() {
-            return Ok(());
-        }
-        self.0.body.flush(io).await
+        let result = if self.is_read_only() {
+            Ok(())
+        } else {
+            self.0.body.flush(io).await
+        };
+        self.enter(Operation::Flush, 0, 0, &result);
+        result
     }
 }
 

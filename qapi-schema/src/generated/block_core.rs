@@ -912,6 +912,50 @@ impl crate::describe::Described for BlockdevDel {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Arguments of command `block_resize`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockResize {
+    /// The disk that stands on the node, by its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The node, if `device` does not say.
+    #[serde(rename = "node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// The new length in bytes.
+    pub size: i64,
+}
+
+impl crate::input::FromMembers for BlockResize {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            device: members.optional("device")?,
+            node_name: members.optional("node-name")?,
+            size: members.required("size")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockResize);
+
+impl crate::describe::Described for BlockResize {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+            "device",
+            "str",
+            "the disk that stands on the node, by its id",
+        ),
+        crate::describe::MemberSpec::optional(
+            "node-name",
+            "str",
+            "the node, if @device does not say",
+        ),
+        crate::describe::MemberSpec::required("size", "int", "the new length in bytes"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// How a disk is doing.
 #[derive(
     Clone,
@@ -1738,6 +1782,18 @@ pub trait Commands {
         cx: &mut dyn crate::Context,
         args: BlockdevDel,
     ) -> Result<(), crate::QmpError>;
+    /// Changes the length of a node, under its disk too: the guest is told of the new size.
+    ///
+    /// Errors: - there is no such disk or node, or neither is given - `size` is below 0, or a disk
+    /// that stands on the node cannot have it: that takes whole blocks and at least one - the node
+    /// is read-only, or something does not allow its length to change - its driver cannot do that:
+    /// a file can, and raw without an end of its own; a block device has the length it has, and
+    /// its node takes that over.
+    fn block_resize(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockResize,
+    ) -> Result<(), crate::QmpError>;
     /// Lists the jobs that work on block nodes.
     ///
     /// Returns: one entry for each job.
@@ -1778,6 +1834,11 @@ pub fn dispatch(
         "blockdev-del" => {
             let args = crate::input::arguments(arguments)?;
             handler.blockdev_del(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "block_resize" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.block_resize(cx, args)?;
             Ok(crate::Reply::EMPTY)
         }
         "query-block-jobs" => {

@@ -138,19 +138,26 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         Entry { name : "blockdev-del", description :
         "Removes a block node that nothing uses.", input : Some(generator.subschema_for::
         < super::block_core::BlockdevDel > ()), output : None, }, Entry { name :
-        "query-block-jobs", description : "Lists the jobs that work on block nodes.",
-        input : None, output : Some(generator.subschema_for:: < Vec <
-        super::block_core::BlockJobInfo > > ()), }, Entry { name : "query-block",
-        description : "Lists the disks.", input : None, output : Some(generator
-        .subschema_for:: < Vec < super::block_core::BlockInfo > > ()), }, Entry { name :
-        "query-named-block-nodes", description : "Lists the block nodes.", input :
-        Some(generator.subschema_for:: < super::block_core::QueryNamedBlockNodes > ()),
-        output : Some(generator.subschema_for:: < Vec <
+        "block_resize", description :
+        "Changes the length of a node, under its disk too: the guest is told of the new size.",
+        input : Some(generator.subschema_for:: < super::block_core::BlockResize > ()),
+        output : None, }, Entry { name : "query-block-jobs", description :
+        "Lists the jobs that work on block nodes.", input : None, output : Some(generator
+        .subschema_for:: < Vec < super::block_core::BlockJobInfo > > ()), }, Entry { name
+        : "query-block", description : "Lists the disks.", input : None, output :
+        Some(generator.subschema_for:: < Vec < super::block_core::BlockInfo > > ()), },
+        Entry { name : "query-named-block-nodes", description : "Lists the block nodes.",
+        input : Some(generator.subschema_for:: < super::block_core::QueryNamedBlockNodes
+        > ()), output : Some(generator.subschema_for:: < Vec <
         super::block_core::BlockDeviceInfo > > ()), }, Entry { name : "query-jobs",
         description : "Lists the jobs.", input : None, output : Some(generator
         .subschema_for:: < Vec < super::job::JobInfo > > ()), }, Entry { name :
-        "qom-list", description : "Lists the properties of an object.", input :
-        Some(generator.subschema_for:: < super::qom::QomList > ()), output :
+        "query-blockstats", description :
+        "Tells what disks or nodes were asked until now.", input : Some(generator
+        .subschema_for:: < super::block_stats::QueryBlockstats > ()), output :
+        Some(generator.subschema_for:: < Vec < super::block_stats::BlockStats > > ()), },
+        Entry { name : "qom-list", description : "Lists the properties of an object.",
+        input : Some(generator.subschema_for:: < super::qom::QomList > ()), output :
         Some(generator.subschema_for:: < Vec < super::qom::ObjectPropertyInfo > > ()), },
         Entry { name : "qom-get", description : "Reads one property of an object.", input
         : Some(generator.subschema_for:: < super::qom::QomGet > ()), output :

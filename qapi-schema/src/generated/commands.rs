@@ -25,6 +25,8 @@ pub enum Module {
     BlockCore,
     /// Jobs: work on block nodes that goes on after its command has been answered.
     Job,
+    /// Disks: what they were asked.
+    BlockStats,
     /// Objects: backends with an id, and the tree that everything stands in.
     Qom,
     /// Plugging devices in and out.
@@ -59,7 +61,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 2usize,
-        name: "blockdev-add",
+        name: "block_resize",
         module: Module::BlockCore,
         allow_oob: false,
         allow_preconfig: true,
@@ -69,7 +71,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 3usize,
-        name: "blockdev-del",
+        name: "blockdev-add",
         module: Module::BlockCore,
         allow_oob: false,
         allow_preconfig: true,
@@ -79,6 +81,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 4usize,
+        name: "blockdev-del",
+        module: Module::BlockCore,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 5usize,
         name: "chardev-add",
         module: Module::Char,
         allow_oob: false,
@@ -88,7 +100,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 5usize,
+        number: 6usize,
         name: "chardev-remove",
         module: Module::Char,
         allow_oob: false,
@@ -98,7 +110,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 6usize,
+        number: 7usize,
         name: "closefd",
         module: Module::Fds,
         allow_oob: false,
@@ -108,7 +120,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 7usize,
+        number: 8usize,
         name: "cont",
         module: Module::RunState,
         allow_oob: false,
@@ -118,7 +130,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 8usize,
+        number: 9usize,
         name: "device-list-properties",
         module: Module::Qdev,
         allow_oob: false,
@@ -128,7 +140,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 9usize,
+        number: 10usize,
         name: "device_add",
         module: Module::Qdev,
         allow_oob: false,
@@ -138,7 +150,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["json-cli", "json-cli-hotplug"],
     },
     crate::CommandSpec {
-        number: 10usize,
+        number: 11usize,
         name: "device_del",
         module: Module::Qdev,
         allow_oob: false,
@@ -148,7 +160,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 11usize,
+        number: 12usize,
         name: "fd-unclaimed-set",
         module: Module::Fds,
         allow_oob: false,
@@ -158,7 +170,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 12usize,
+        number: 13usize,
         name: "getfd",
         module: Module::Fds,
         allow_oob: false,
@@ -168,7 +180,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 13usize,
+        number: 14usize,
         name: "human-monitor-command",
         module: Module::Misc,
         allow_oob: false,
@@ -178,7 +190,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 14usize,
+        number: 15usize,
         name: "inject-nmi",
         module: Module::RunState,
         allow_oob: false,
@@ -188,7 +200,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 15usize,
+        number: 16usize,
         name: "migrate-set-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -198,7 +210,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 16usize,
+        number: 17usize,
         name: "object-add",
         module: Module::Qom,
         allow_oob: false,
@@ -208,7 +220,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 17usize,
+        number: 18usize,
         name: "object-del",
         module: Module::Qom,
         allow_oob: false,
@@ -218,7 +230,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 18usize,
+        number: 19usize,
         name: "open-hook-clear",
         module: Module::OpenHook,
         allow_oob: false,
@@ -228,7 +240,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 19usize,
+        number: 20usize,
         name: "open-hook-set",
         module: Module::OpenHook,
         allow_oob: false,
@@ -238,7 +250,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 20usize,
+        number: 21usize,
         name: "qmp_capabilities",
         module: Module::Control,
         allow_oob: false,
@@ -248,7 +260,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 21usize,
+        number: 22usize,
         name: "qom-get",
         module: Module::Qom,
         allow_oob: false,
@@ -258,7 +270,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 22usize,
+        number: 23usize,
         name: "qom-list",
         module: Module::Qom,
         allow_oob: false,
@@ -268,7 +280,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 23usize,
+        number: 24usize,
         name: "qom-list-properties",
         module: Module::Qom,
         allow_oob: false,
@@ -278,7 +290,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 24usize,
+        number: 25usize,
         name: "qom-list-types",
         module: Module::Qom,
         allow_oob: false,
@@ -288,7 +300,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 25usize,
+        number: 26usize,
         name: "qom-set",
         module: Module::Qom,
         allow_oob: false,
@@ -298,7 +310,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 26usize,
+        number: 27usize,
         name: "query-block",
         module: Module::BlockCore,
         allow_oob: false,
@@ -308,7 +320,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 27usize,
+        number: 28usize,
         name: "query-block-jobs",
         module: Module::BlockCore,
         allow_oob: false,
@@ -318,7 +330,17 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 28usize,
+        number: 29usize,
+        name: "query-blockstats",
+        module: Module::BlockStats,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &["read-only"],
+    },
+    crate::CommandSpec {
+        number: 30usize,
         name: "query-chardev",
         module: Module::Char,
         allow_oob: false,
@@ -328,7 +350,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 29usize,
+        number: 31usize,
         name: "query-command-line-options",
         module: Module::Misc,
         allow_oob: false,
@@ -338,7 +360,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 30usize,
+        number: 32usize,
         name: "query-commands",
         module: Module::Control,
         allow_oob: false,
@@ -348,7 +370,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 31usize,
+        number: 33usize,
         name: "query-cpu-definitions",
         module: Module::Machine,
         allow_oob: false,
@@ -358,7 +380,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 32usize,
+        number: 34usize,
         name: "query-cpu-model-expansion",
         module: Module::Machine,
         allow_oob: false,
@@ -368,7 +390,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 33usize,
+        number: 35usize,
         name: "query-cpus-fast",
         module: Module::Machine,
         allow_oob: false,
@@ -378,7 +400,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 34usize,
+        number: 36usize,
         name: "query-current-machine",
         module: Module::Machine,
         allow_oob: false,
@@ -388,7 +410,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 35usize,
+        number: 37usize,
         name: "query-events",
         module: Module::Control,
         allow_oob: false,
@@ -398,7 +420,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 36usize,
+        number: 38usize,
         name: "query-fd-aliases",
         module: Module::Fds,
         allow_oob: false,
@@ -408,7 +430,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 37usize,
+        number: 39usize,
         name: "query-fds",
         module: Module::Fds,
         allow_oob: false,
@@ -418,7 +440,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 38usize,
+        number: 40usize,
         name: "query-fdsets",
         module: Module::Fds,
         allow_oob: false,
@@ -428,7 +450,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 39usize,
+        number: 41usize,
         name: "query-hotpluggable-cpus",
         module: Module::Machine,
         allow_oob: false,
@@ -438,7 +460,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 40usize,
+        number: 42usize,
         name: "query-iothreads",
         module: Module::Machine,
         allow_oob: false,
@@ -448,7 +470,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 41usize,
+        number: 43usize,
         name: "query-jobs",
         module: Module::Job,
         allow_oob: false,
@@ -458,7 +480,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 42usize,
+        number: 44usize,
         name: "query-kvm",
         module: Module::Machine,
         allow_oob: false,
@@ -468,7 +490,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 43usize,
+        number: 45usize,
         name: "query-machines",
         module: Module::Machine,
         allow_oob: false,
@@ -478,7 +500,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 44usize,
+        number: 46usize,
         name: "query-memdev",
         module: Module::Machine,
         allow_oob: false,
@@ -488,7 +510,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 45usize,
+        number: 47usize,
         name: "query-memory-size-summary",
         module: Module::Machine,
         allow_oob: false,
@@ -498,7 +520,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 46usize,
+        number: 48usize,
         name: "query-migrate-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -508,7 +530,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 47usize,
+        number: 49usize,
         name: "query-name",
         module: Module::Machine,
         allow_oob: false,
@@ -518,7 +540,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 48usize,
+        number: 50usize,
         name: "query-named-block-nodes",
         module: Module::BlockCore,
         allow_oob: false,
@@ -528,7 +550,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 49usize,
+        number: 51usize,
         name: "query-open-hook",
         module: Module::OpenHook,
         allow_oob: false,
@@ -538,7 +560,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 50usize,
+        number: 52usize,
         name: "query-open-plan",
         module: Module::OpenHook,
         allow_oob: false,
@@ -548,7 +570,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 51usize,
+        number: 53usize,
         name: "query-pci",
         module: Module::Pci,
         allow_oob: false,
@@ -558,7 +580,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 52usize,
+        number: 54usize,
         name: "query-qmp-schema",
         module: Module::Control,
         allow_oob: false,
@@ -568,7 +590,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 53usize,
+        number: 55usize,
         name: "query-sandbox",
         module: Module::Sandbox,
         allow_oob: false,
@@ -578,7 +600,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 54usize,
+        number: 56usize,
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -588,7 +610,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 55usize,
+        number: 57usize,
         name: "query-target",
         module: Module::Machine,
         allow_oob: false,
@@ -598,7 +620,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 56usize,
+        number: 58usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -608,7 +630,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 57usize,
+        number: 59usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -618,7 +640,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 58usize,
+        number: 60usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -628,7 +650,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 59usize,
+        number: 61usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -638,7 +660,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 60usize,
+        number: 62usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -648,7 +670,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 61usize,
+        number: 63usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -658,7 +680,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 62usize,
+        number: 64usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -668,7 +690,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 63usize,
+        number: 65usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -678,7 +700,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 64usize,
+        number: 66usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -688,7 +710,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 65usize,
+        number: 67usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -698,7 +720,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 66usize,
+        number: 68usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

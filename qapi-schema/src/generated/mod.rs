@@ -35,6 +35,9 @@ pub mod block_core;
 /// Jobs: work on block nodes that goes on after its command has been answered.
 pub mod job;
 
+/// Disks: what they were asked.
+pub mod block_stats;
+
 /// Objects: backends with an id, and the tree that everything stands in.
 pub mod qom;
 

@@ -1,13 +1,18 @@
 //! `block-core.json`: nodes, and the disks that stand on them.
 
-use block::NodeView;
+use std::sync::Arc;
+
+use block::{BlockError, NodeView};
+use devices::lifecycle::Lifecycle as _;
+use devices::virtio::blk::VirtioBlk;
 use qapi_schema::block_core::{
-    BlockDeviceInfo, BlockDeviceIoStatus, BlockInfo, BlockJobInfo, BlockdevCacheInfo, BlockdevDel,
-    BlockdevDetectZeroesOptions, BlockdevOptions, Commands, ImageInfo, QueryNamedBlockNodes,
+    BlockDeviceInfo, BlockDeviceIoStatus, BlockInfo, BlockJobInfo, BlockResize, BlockdevCacheInfo,
+    BlockdevDel, BlockdevDetectZeroesOptions, BlockdevOptions, Commands, ImageInfo,
+    QueryNamedBlockNodes,
 };
 use qapi_schema::{Context, QmpError};
 
-use crate::device_tree::{Claim, Part, path};
+use crate::device_tree::path;
 use crate::plug::VIRTIO_CHILD;
 use crate::resolve;
 use crate::vm::Vm;
@@ -28,29 +33,27 @@ impl Commands for Vm {
             .map_err(|error| QmpError::from_error(&error))
     }
 
+    fn block_resize(&mut self, _cx: &mut dyn Context, args: BlockResize) -> Result<(), QmpError> {
+        let node = self.find_node(args.device.as_deref(), args.node_name.as_deref())?;
+        let len = u64::try_from(args.size)
+            .map_err(|_| QmpError::generic("Parameter 'size' expects a >0 size"))?;
+        self.resize_node(&node, len)
+    }
+
     fn query_block(&mut self, _cx: &mut dyn Context) -> Result<Vec<BlockInfo>, QmpError> {
-        let disks = self
-            .devices
-            .iter()
-            .filter(|(_, device)| matches!(device.part, Part::Disk(_)));
-        let info = disks.map(|(name, device)| {
-            let node = device.claims.iter().find_map(|claim| match claim {
-                Claim::Node(node) => self.graph.node(node).ok(),
-                Claim::Object(_) => None,
-            });
-            BlockInfo {
-                // The name of a legacy drive, which ours never have.
-                device: String::new(),
-                qdev: Some(format!(
-                    "{}/{VIRTIO_CHILD}",
-                    path(name, device.id.is_some())
-                )),
-                r#type: "unknown".to_owned(),
-                removable: false,
-                locked: false,
-                inserted: node.map(|node| node_info(&node)),
-                io_status: Some(BlockDeviceIoStatus::Ok),
-            }
+        let info = self.disks().map(|disk| BlockInfo {
+            // The name of a legacy drive, which ours never have.
+            device: String::new(),
+            qdev: Some(disk.path),
+            r#type: "unknown".to_owned(),
+            removable: false,
+            locked: false,
+            inserted: self
+                .graph
+                .node(disk.device.node().name())
+                .ok()
+                .map(|node| node_info(&node)),
+            io_status: Some(BlockDeviceIoStatus::Ok),
         });
         Ok(info.collect())
     }
@@ -69,7 +72,92 @@ impl Commands for Vm {
     }
 }
 
+/// A disk as clients know it.
+pub(super) struct DiskView<'a> {
+    /// The place of what reads and writes, in the object tree.
+    pub(super) path: String,
+    pub(super) device: &'a Arc<VirtioBlk>,
+}
+
 impl Vm {
+    /// The disks, in the order they were added.
+    pub(super) fn disks(&self) -> impl Iterator<Item = DiskView<'_>> {
+        self.devices.disks().map(|(name, device, disk)| DiskView {
+            path: format!("{}/{VIRTIO_CHILD}", path(name, device.id.is_some())),
+            device: disk,
+        })
+    }
+
+    /// The name of the node that a disk stands on, or of a node itself.
+    ///
+    /// # Errors
+    /// There is neither such a disk nor such a node.
+    pub(crate) fn find_node(
+        &self,
+        device: Option<&str>,
+        node: Option<&str>,
+    ) -> Result<String, QmpError> {
+        let disk = device.and_then(|id| self.devices.resolve(id));
+        let medium = self.devices.disks().find_map(|(name, _, disk_of_name)| {
+            (Some(name) == disk).then(|| disk_of_name.node().name().to_owned())
+        });
+        let named = || {
+            let name = node?;
+            self.graph.node(name).ok().map(|_| name.to_owned())
+        };
+        medium.or_else(named).ok_or_else(|| {
+            QmpError::generic(format!(
+                "Cannot find device='{}' nor node-name='{}'",
+                device.unwrap_or_default(),
+                node.unwrap_or_default()
+            ))
+        })
+    }
+
+    fn resize_node(&mut self, name: &str, len: u64) -> Result<(), QmpError> {
+        let failed = |error: BlockError| QmpError::from_error(&error);
+        let node = self
+            .graph
+            .to_resize(name, "'block_resize'")
+            .map_err(failed)?;
+        self.check_disks_on(name, len)?;
+        let before: Vec<_> = self
+            .devices
+            .disks()
+            .map(|(_, _, disk)| (Arc::clone(disk), disk.node().len()))
+            .collect();
+        // Nothing may be on its way to what is cut off: it would make the storage long again.
+        let shrinks = len < node.len() && self.run_state.is_running();
+        let quiet = shrinks.then(|| self.machine.pci_host("block_resize").ok().cloned());
+        let quiet = quiet.flatten().inspect(|pci| pci.pause());
+        let resized = node.resize(len).map_err(failed);
+        if let Some(pci) = quiet {
+            pci.resume();
+        }
+        resized?;
+        for (disk, before) in before {
+            if disk.node().len() != before {
+                disk.capacity_changed();
+            }
+        }
+        Ok(())
+    }
+
+    /// A disk is made of whole blocks.
+    fn check_disks_on(&self, node: &str, len: u64) -> Result<(), QmpError> {
+        for (_, _, disk) in self.devices.disks() {
+            let block = u64::from(disk.block_size());
+            let fits = len >= block && len.is_multiple_of(block);
+            if !fits && self.graph.stands_on(disk.node().name(), node) {
+                return Err(QmpError::generic(format!(
+                    "Node '{node}' cannot be resized to {len} bytes: a disk stands on it, whose \
+                     length is a multiple of {block} bytes and not 0"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Adds a block node, from a command or from the command line.
     ///
     /// # Errors

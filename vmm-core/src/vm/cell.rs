@@ -29,6 +29,7 @@ use crate::event_loop::{EventLoop, Mailbox};
 const QUICK: &[&str] = &[
     "query-block",
     "query-block-jobs",
+    "query-blockstats",
     "query-chardev",
     "query-command-line-options",
     "query-cpu-definitions",

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use monitor::Call;
 use qapi_schema::{
-    Module, QmpError, Reply, block_core, char, drivers, job, machine, migration, misc, open_hook,
-    pci, qdev, qom, run_state, sandbox,
+    Module, QmpError, Reply, block_core, block_stats, char, drivers, job, machine, migration, misc,
+    open_hook, pci, qdev, qom, run_state, sandbox,
 };
 
 use super::Vm;
@@ -70,6 +70,7 @@ impl Vm {
         let name = call.command.name;
         match call.command.module {
             Module::BlockCore => block_core::dispatch(self, name, call, arguments),
+            Module::BlockStats => block_stats::dispatch(self, name, call, arguments),
             Module::Char => char::dispatch(self, name, call, arguments),
             Module::Job => job::dispatch(self, name, call, arguments),
             Module::Machine => machine::dispatch(self, name, call, arguments),

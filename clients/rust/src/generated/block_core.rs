@@ -401,6 +401,37 @@ impl BlockdevDel {
     }
 }
 
+/// Changes the length of a node, under its disk too: the guest is told of the new size.
+///
+/// Errors: - there is no such disk or node, or neither is given - `size` is below 0, or a disk
+/// that stands on the node cannot have it: that takes whole blocks and at least one - the node
+/// is read-only, or something does not allow its length to change - its driver cannot do that:
+/// a file can, and raw without an end of its own; a block device has the length it has, and
+/// its node takes that over.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockResize {
+    /// The disk that stands on the node, by its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The node, if `device` does not say.
+    #[serde(rename = "node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// The new length in bytes.
+    pub size: i64,
+}
+
+impl BlockResize {
+    /// With what must be given, and all else absent.
+    pub fn new(size: i64) -> Self {
+        Self {
+            device: None,
+            node_name: None,
+            size,
+        }
+    }
+}
+
 /// How a disk is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[non_exhaustive]
@@ -684,6 +715,15 @@ impl crate::Command for BlockdevDel {
 }
 
 impl crate::Plain for BlockdevDel {}
+impl crate::Command for BlockResize {
+    const NAME: &'static str = "block_resize";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockResize {}
 /// Lists the jobs that work on block nodes.
 ///
 /// Returns: one entry for each job.

@@ -8,6 +8,8 @@ import type {
   BlockDeviceInfo,
   BlockInfo,
   BlockJobInfo,
+  BlockResizeArguments,
+  BlockStats,
   BlockdevDelArguments,
   BlockdevOptions,
   ChardevAddArguments,
@@ -54,6 +56,7 @@ import type {
   QomListPropertiesArguments,
   QomListTypesArguments,
   QomSetArguments,
+  QueryBlockstatsArguments,
   QueryCommandLineOptionsArguments,
   QueryCpuModelExpansionArguments,
   QueryNamedBlockNodesArguments,
@@ -450,6 +453,19 @@ export abstract class Commands extends Caller {
   }
 
   /**
+   * Changes the length of a node, under its disk too: the guest is told of the new size.
+   *
+   * @throws - there is no such disk or node, or neither is given. - `size` is below 0, or a disk
+   * that stands on the node cannot have it: that takes whole blocks and at least one. - the node
+   * is read-only, or something does not allow its length to change. - its driver cannot do that: a
+   * file can, and raw without an end of its own; a block device has the length it has, and its
+   * node takes that over.
+   */
+  blockResize(args: BlockResizeArguments): Promise<void> {
+    return this.run("block_resize", args);
+  }
+
+  /**
    * Lists the jobs that work on block nodes.
    *
    * @returns One entry for each job.
@@ -483,6 +499,15 @@ export abstract class Commands extends Caller {
    */
   queryJobs(): Promise<JobInfo[]> {
     return this.run("query-jobs");
+  }
+
+  /**
+   * Tells what disks or nodes were asked until now.
+   *
+   * @returns One entry for each disk, or for each node.
+   */
+  queryBlockstats(args: QueryBlockstatsArguments = {}): Promise<BlockStats[]> {
+    return this.run("query-blockstats", args);
   }
 
   /**

@@ -1654,6 +1654,16 @@ export interface BlockdevDelArguments {
   "node-name": string;
 }
 
+/** Arguments of command `block_resize`. */
+export interface BlockResizeArguments {
+  /** The disk that stands on the node, by its id. */
+  device?: string;
+  /** The node, if `device` does not say. */
+  "node-name"?: string;
+  /** The new length in bytes. */
+  size: number;
+}
+
 /** How a disk is doing. */
 export type BlockDeviceIoStatus =
   /** Well. */
@@ -1897,6 +1907,142 @@ export interface JobInfo {
   "total-progress": number;
   /** Why it failed, if it did. */
   error?: string;
+}
+
+/** What a disk was asked during an interval. */
+export interface BlockDeviceTimedStats {
+  /** How long the interval is, in seconds. */
+  interval_length: number;
+  /** The quickest read, in nanoseconds. */
+  min_rd_latency_ns: number;
+  /** The slowest read, in nanoseconds. */
+  max_rd_latency_ns: number;
+  /** The average read, in nanoseconds. */
+  avg_rd_latency_ns: number;
+  /** The quickest write, in nanoseconds. */
+  min_wr_latency_ns: number;
+  /** The slowest write, in nanoseconds. */
+  max_wr_latency_ns: number;
+  /** The average write, in nanoseconds. */
+  avg_wr_latency_ns: number;
+  /** The quickest append to a zone, in nanoseconds. */
+  min_zone_append_latency_ns: number;
+  /** The slowest append to a zone, in nanoseconds. */
+  max_zone_append_latency_ns: number;
+  /** The average append to a zone, in nanoseconds. */
+  avg_zone_append_latency_ns: number;
+  /** The quickest flush, in nanoseconds. */
+  min_flush_latency_ns: number;
+  /** The slowest flush, in nanoseconds. */
+  max_flush_latency_ns: number;
+  /** The average flush, in nanoseconds. */
+  avg_flush_latency_ns: number;
+  /** How many reads were under way at once, on average. */
+  avg_rd_queue_depth: number;
+  /** How many writes were under way at once, on average. */
+  avg_wr_queue_depth: number;
+  /** How many appends to zones were under way at once, on average. */
+  avg_zone_append_queue_depth: number;
+}
+
+/**
+ * What a disk or a node was asked since it was made.
+ *
+ * An operation is *done*, *failed* by the storage, or *invalid*: it asked for what cannot be, such
+ * as bytes behind the end, and was not tried.
+ */
+export interface BlockDeviceStats {
+  /** Bytes that were read. */
+  rd_bytes: number;
+  /** Bytes that were written, also as zeroes. */
+  wr_bytes: number;
+  /** Bytes that were appended to zones: 0, no disk has zones. */
+  zone_append_bytes: number;
+  /** Bytes that were discarded. */
+  unmap_bytes: number;
+  /** Reads that were done. */
+  rd_operations: number;
+  /** Writes that were done, also of zeroes. */
+  wr_operations: number;
+  /** Appends to zones that were done. */
+  zone_append_operations: number;
+  /** Flushes that were done. */
+  flush_operations: number;
+  /** Discards that were done. */
+  unmap_operations: number;
+  /**
+   * How long all reads took together, in nanoseconds; for this and the other times: those of a
+   * disk, with the failed ones; 0 for a node, whose requests are not timed.
+   */
+  rd_total_time_ns: number;
+  /** The same for writes. */
+  wr_total_time_ns: number;
+  /** The same for appends to zones. */
+  zone_append_total_time_ns: number;
+  /** The same for flushes. */
+  flush_total_time_ns: number;
+  /** The same for discards. */
+  unmap_total_time_ns: number;
+  /** Where the highest write to the node ended, in bytes from its start. */
+  wr_highest_offset: number;
+  /** Reads that were joined with another: 0, each is done as it comes. */
+  rd_merged: number;
+  /** The same for writes. */
+  wr_merged: number;
+  /** The same for appends to zones. */
+  zone_append_merged: number;
+  /** The same for discards. */
+  unmap_merged: number;
+  /**
+   * How long ago the last request ended, in nanoseconds; absent before the first, and for a node.
+   */
+  idle_time_ns?: number;
+  /** Reads that failed. */
+  failed_rd_operations: number;
+  /** Writes that failed. */
+  failed_wr_operations: number;
+  /** Appends to zones that failed. */
+  failed_zone_append_operations: number;
+  /** Flushes that failed. */
+  failed_flush_operations: number;
+  /** Discards that failed. */
+  failed_unmap_operations: number;
+  /** Reads that were invalid. */
+  invalid_rd_operations: number;
+  /** Writes that were invalid. */
+  invalid_wr_operations: number;
+  /** Appends to zones that were invalid. */
+  invalid_zone_append_operations: number;
+  /** Flushes that were invalid. */
+  invalid_flush_operations: number;
+  /** Discards that were invalid. */
+  invalid_unmap_operations: number;
+  /** Whether an invalid request counts as the last one: always. */
+  account_invalid: boolean;
+  /** Whether failed requests count in the times: always. */
+  account_failed: boolean;
+  /** One entry for each interval that was asked for: none can be. */
+  timed_stats: BlockDeviceTimedStats[];
+}
+
+/** What one disk or one node was asked. */
+export interface BlockStats {
+  /** The name of the disk's backend; empty where only nodes have names; absent for a node. */
+  device?: string;
+  /** The disk's place in the object tree. */
+  qdev?: string;
+  /** The node, or the one that is the disk's medium. */
+  "node-name"?: string;
+  /** The numbers. */
+  stats: BlockDeviceStats;
+  /** Those of the node below, where the storage is. */
+  parent?: BlockStats;
+}
+
+/** Arguments of command `query-blockstats`. */
+export interface QueryBlockstatsArguments {
+  /** Whether to list nodes instead of disks (default: false). */
+  "query-nodes"?: boolean;
 }
 
 /** One property of an object or type. */

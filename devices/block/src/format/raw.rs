@@ -7,7 +7,9 @@
 
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
-use crate::node::{BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, WriteFlags, ZeroFlags};
+use crate::node::{
+    BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, ResizeError, WriteFlags, ZeroFlags,
+};
 use crate::spec::DiscardMode;
 
 /// Bytes of the smallest piece that a guest reads or writes.
@@ -119,5 +121,20 @@ impl BlockNode for RawNode {
 
     fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
         Box::pin(self.child.flush(io))
+    }
+
+    fn resize(&self, len: u64) -> Result<(), ResizeError> {
+        if self.size.is_some() {
+            return Err(ResizeError::Unable("Cannot resize fixed-size raw disks"));
+        }
+        let whole = self.offset.checked_add(len);
+        let whole = whole.ok_or(ResizeError::Unable(
+            "Disk size too large for the chosen offset",
+        ))?;
+        self.child.resize(whole).map_err(ResizeError::Below)
+    }
+
+    fn below(&self) -> Option<(&NodeRef, u64)> {
+        Some((&self.child, self.offset))
     }
 }

@@ -105,6 +105,13 @@ impl<'a> NodeView<'a> {
             .map(|edge| (edge.role, edge.child.as_str()))
     }
 
+    /// Its children as views: role and node.
+    pub fn below(&self) -> impl Iterator<Item = (&'static str, NodeView<'a>)> + use<'a> {
+        let graph = self.graph;
+        self.children()
+            .filter_map(move |(role, name)| Some((role, graph.node(name).ok()?)))
+    }
+
     /// Its parents: the role it has for them, and their names.
     pub fn parents(&self) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
         self.graph.parents(self.entry.node.name())
@@ -326,7 +333,7 @@ impl BlockGraph {
                 user: device.to_owned(),
             });
         }
-        self.check_usage(name, None, usage, device)?;
+        self.check_usage(name, None, usage, &format!("device '{device}'"))?;
         let entry = self.nodes.get_mut(name).ok_or_else(|| no_such(name))?;
         entry.devices.push(Device {
             id: device.to_owned(),
@@ -345,18 +352,37 @@ impl BlockGraph {
         entry.devices.len() != before
     }
 
-    /// Whether everyone who uses `name`, or what it stands on, agrees with one more `usage`.
-    /// `from` is the parent through which the wish comes: it does not argue with itself.
+    /// The node of this name, if its length may change and whoever uses it agrees. `by` asks.
+    ///
+    /// # Errors
+    /// There is no such node, it is read-only, or somebody relies on its length.
+    pub fn to_resize(&self, name: &str, by: &str) -> Result<NodeRef, BlockError> {
+        let node = self.entry(name)?.node.clone();
+        if node.is_read_only() {
+            return Err(BlockError::ReadOnly {
+                node: name.to_owned(),
+            });
+        }
+        let usage = Usage {
+            uses: Permissions::RESIZE,
+            ..Usage::NONE
+        };
+        self.check_usage(name, None, usage, by)?;
+        Ok(node)
+    }
+
+    /// Whether everyone who uses `name`, or what it stands on, agrees with one more `usage`, that
+    /// of `asker`. `from` is the parent through which the wish comes: it does not argue with itself.
     fn check_usage(
         &self,
         name: &str,
         from: Option<&str>,
         usage: Usage,
-        device: &str,
+        asker: &str,
     ) -> Result<(), BlockError> {
         let entry = self.entry(name)?;
         for user in &entry.devices {
-            self.check_pair(name, usage, device, user.usage, || {
+            self.check_pair(name, usage, asker, user.usage, || {
                 format!("device '{}'", user.id)
             })?;
         }
@@ -365,12 +391,12 @@ impl BlockGraph {
             .filter(|(_, parent)| Some(*parent) != from)
         {
             let theirs = self.usage(parent);
-            self.check_pair(name, usage, device, theirs, || {
+            self.check_pair(name, usage, asker, theirs, || {
                 format!("node '{parent}' as '{role}'")
             })?;
         }
         for edge in &entry.children {
-            self.check_usage(&edge.child, Some(name), usage, device)?;
+            self.check_usage(&edge.child, Some(name), usage, asker)?;
         }
         Ok(())
     }
@@ -379,7 +405,7 @@ impl BlockGraph {
         &self,
         node: &str,
         ours: Usage,
-        device: &str,
+        asker: &str,
         theirs: Usage,
         other: impl FnOnce() -> String,
     ) -> Result<(), BlockError> {
@@ -387,13 +413,22 @@ impl BlockGraph {
         if permissions.is_empty() {
             return Ok(());
         }
-        let (node, user) = (node.to_owned(), format!("device '{device}'"));
+        let (node, user) = (node.to_owned(), asker.to_owned());
         Err(BlockError::Conflict {
             node,
             user,
             other: other(),
             permissions,
         })
+    }
+
+    /// Whether `upper` is `lower`, or stands on it through whatever lies between.
+    pub fn stands_on(&self, upper: &str, lower: &str) -> bool {
+        upper == lower
+            || self.nodes.get(upper).is_some_and(|entry| {
+                let mut children = entry.children.iter();
+                children.any(|edge| self.stands_on(&edge.child, lower))
+            })
     }
 
     /// What all users of a node do with it together. A raw node passes it on as it is.

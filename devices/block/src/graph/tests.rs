@@ -473,3 +473,31 @@ fn rules_come_from_a_file_and_a_bad_file_changes_nothing() {
     graph.remove("above").expect("nobody uses it");
     assert_eq!(graph.nodes().count(), 0);
 }
+
+#[test]
+fn a_length_changes_only_where_all_users_agree() {
+    let mut graph = BlockGraph::new();
+    graph.add(&door(), null(Some("base"))).expect("base");
+    graph.add(&door(), raw("disk", on("base"))).expect("disk");
+    graph.add(&door(), null(Some("other"))).expect("other");
+    graph
+        .attach("disk", "vda", Usage::disk(false, false))
+        .expect("a disk minds no new length");
+    assert!(graph.to_resize("base", "'block_resize'").is_ok());
+    let strict = Usage {
+        uses: Permissions::CONSISTENT_READ,
+        shares: Permissions::CONSISTENT_READ,
+    };
+    graph.attach("other", "job", strict).expect("attach");
+    let error = graph
+        .to_resize("other", "'block_resize'")
+        .expect_err("the job minds");
+    let text = error.to_string();
+    assert!(
+        text.contains("device 'job'") && text.contains("'resize'"),
+        "{text}"
+    );
+    assert!(graph.to_resize("nobody", "'block_resize'").is_err());
+    assert!(graph.stands_on("disk", "base") && graph.stands_on("base", "base"));
+    assert!(!graph.stands_on("base", "disk") && !graph.stands_on("other", "base"));
+}

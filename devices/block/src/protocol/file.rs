@@ -14,13 +14,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use fdset::{Access, Door, OpenError, OpenFile, Request, Role};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
+use nix::unistd::ftruncate;
 
 use super::alignment::{Alignment, probe};
 use crate::engine::transfer::{bounce_read, bounce_write, send_zeroes};
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
 use crate::node::{
-    BlockNode, Extent, ExtentGuard, Intent, IoFuture, Limits, WriteFlags, ZeroFlags,
+    BlockNode, Extent, ExtentGuard, Intent, IoFuture, Limits, ResizeError, WriteFlags, ZeroFlags,
 };
 use crate::spec::NodeOptions;
 
@@ -62,6 +63,7 @@ impl FileKind {
 #[derive(Debug)]
 pub struct FileNode {
     file: Arc<OpenFile>,
+    kind: FileKind,
     len: AtomicU64,
     alignment: Alignment,
     no_flush: bool,
@@ -116,6 +118,7 @@ impl FileNode {
         }
         let node = Self {
             file: Arc::new(file),
+            kind,
             len: AtomicU64::new(len),
             alignment,
             no_flush: options.cache.no_flush,
@@ -123,6 +126,22 @@ impl FileNode {
             punch_hole: AtomicBool::new(true),
         };
         Ok((node, read_only))
+    }
+
+    /// A file gets the length; a block device has its own, which may have changed since.
+    fn set_length(&self, len: u64) -> Result<u64, ResizeError> {
+        if self.kind == FileKind::BlockDevice {
+            let own = self.file.size().map_err(ResizeError::Storage)?;
+            if len > own {
+                return Err(ResizeError::Unable("Cannot grow device files"));
+            }
+            return Ok(own);
+        }
+        let signed = i64::try_from(len).map_err(|error| {
+            ResizeError::Storage(io::Error::new(io::ErrorKind::InvalidInput, error))
+        })?;
+        ftruncate(&self.file, signed).map_err(|errno| ResizeError::Storage(errno.into()))?;
+        Ok(len)
     }
 
     fn buffer_alignment(&self) -> usize {
@@ -294,5 +313,11 @@ impl BlockNode for FileNode {
             }
             Ok(())
         })
+    }
+
+    fn resize(&self, len: u64) -> Result<(), ResizeError> {
+        let len = self.set_length(len)?;
+        self.len.store(len, Ordering::Relaxed);
+        Ok(())
     }
 }

@@ -88,6 +88,92 @@ fn write(thread: &IoThread, node: &NodeRef, offset: u64, bytes: &[u8]) -> std::i
     thread.run(task).expect("answer")
 }
 
+fn raw_on(file: ChildSpec, offset: u64, size: Option<u64>) -> NodeSpec {
+    let driver = DriverSpec::Raw(RawSpec { file, offset, size });
+    NodeSpec {
+        name: Some("top".to_owned()),
+        options: OPTIONS,
+        driver,
+    }
+}
+
+#[test]
+fn a_node_below_counts_what_goes_through_its_extents() {
+    let file = image(&[1; 8192]);
+    let mut graph = BlockGraph::new();
+    let storage = graph
+        .add(&door(), file_spec(path(&file), OPTIONS))
+        .expect("storage");
+    let child = ChildSpec::Named("storage".to_owned());
+    let top = graph
+        .add(&door(), raw_on(child, 1024, None))
+        .expect("window");
+    let thread = iothread();
+    write(&thread, &top, 512, &[2; 1024]).expect("write");
+    read(&thread, &top, 0, 512).expect("read");
+    read(&thread, &top, 8192, 512).expect_err("beyond");
+    let (above, below) = (top.totals(), storage.totals());
+    for totals in [above, below] {
+        assert_eq!((totals.reads.done, totals.reads.bytes), (1, 512));
+        assert_eq!((totals.writes.done, totals.writes.bytes), (1, 1024));
+        assert_eq!(totals.flushes.done, 1);
+    }
+    assert_eq!((above.reads.failed, below.reads.failed), (1, 0));
+    assert_eq!((above.highest, below.highest), (1536, 2560));
+}
+
+#[test]
+fn a_file_takes_the_length_it_is_given_also_through_a_window_without_an_end() {
+    let file = image(&[1; 8192]);
+    let length = || file.as_file().metadata().expect("length").len();
+    let mut graph = BlockGraph::new();
+    graph
+        .add(&door(), file_spec(path(&file), OPTIONS))
+        .expect("storage");
+    let child = || ChildSpec::Named("storage".to_owned());
+    let top = graph
+        .add(&door(), raw_on(child(), 1024, None))
+        .expect("window");
+    top.resize(15 << 10).expect("longer");
+    assert_eq!((length(), top.len()), (16 << 10, 15 << 10));
+    let thread = iothread();
+    assert_eq!(read(&thread, &top, 14 << 10, 512).expect("read"), [0; 512]);
+    top.resize(1024).expect("shorter");
+    assert_eq!((length(), top.len()), (2048, 1024));
+    read(&thread, &top, 1024, 512).expect_err("it was cut off");
+    top.resize(u64::MAX).expect_err("no node is that long");
+    assert_eq!(length(), 2048);
+    graph.remove("top").expect("unused");
+    let fixed = graph
+        .add(&door(), raw_on(child(), 0, Some(512)))
+        .expect("window");
+    let error = fixed.resize(1024).expect_err("it has an end of its own");
+    assert!(error.to_string().contains("fixed-size"), "{error}");
+}
+
+#[test]
+fn a_read_only_node_and_one_without_storage_keep_their_length() {
+    let file = image(&[1; 512]);
+    let options = NodeOptions {
+        read_only: true,
+        ..OPTIONS
+    };
+    let node = open(path(&file), options).expect("node");
+    let error = node.resize(1024).expect_err("read-only");
+    assert!(error.to_string().contains("read-only"), "{error}");
+    assert_eq!(file.as_file().metadata().expect("length").len(), 512);
+    let null = NodeSpec {
+        name: Some("null".to_owned()),
+        options: OPTIONS,
+        driver: DriverSpec::NullCo(crate::spec::NullSpec {
+            size: 512,
+            read_zeroes: true,
+        }),
+    };
+    let null = BlockGraph::new().add(&door(), null).expect("node");
+    null.resize(1024).expect_err("nothing to make longer");
+}
+
 #[test]
 fn raw_window_reads_and_writes_its_part_of_the_file_only() {
     let file = image(&[1; 4096]);

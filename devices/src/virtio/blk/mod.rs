@@ -24,7 +24,7 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 
-use block::{BlockError, IoThread, NodeRef};
+use block::{Account, BlockError, IoThread, NodeRef, Totals};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
     VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY,
@@ -111,6 +111,8 @@ struct Disk {
     writeback: AtomicBool,
     notices: NoticeSink,
     driver: OnceLock<DriverLink>,
+    /// What each queue was asked.
+    accounts: Vec<Account>,
     failed_requests: Repeats,
     broken_queues: Repeats,
     /// Doorbells that the io-thread could not wait for.
@@ -206,6 +208,7 @@ impl VirtioBlk {
             writeback: AtomicBool::new(spec.write_cache),
             notices: spec.notices.clone(),
             driver: OnceLock::new(),
+            accounts: (0..spec.queues).map(|_| Account::new()).collect(),
             failed_requests: Repeats::default(),
             broken_queues: Repeats::default(),
             unwatched: Repeats::default(),
@@ -225,9 +228,20 @@ impl VirtioBlk {
         }
     }
 
+    /// The bytes of one of its blocks.
+    pub fn block_size(&self) -> u32 {
+        self.spec.logical_block_size
+    }
+
     /// The node it stands on.
     pub fn node(&self) -> &NodeRef {
         &self.disk.node
+    }
+
+    /// What the guest has asked of it until now, over all queues.
+    pub fn totals(&self) -> Totals {
+        let accounts = self.disk.accounts.iter().map(Account::totals);
+        accounts.fold(Totals::default(), Totals::and)
     }
 
     fn config(&self) -> BlkConfig {

@@ -12,8 +12,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
-use block::{GuestView, Io, Segments, WriteFlags, ZeroFlags};
+use block::{GuestView, Io, Operation, Outcome, Segments, WriteFlags, ZeroFlags};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
@@ -96,6 +97,17 @@ impl Kind {
         }
     }
 
+    /// What it counts as; a request that asks nothing of the storage counts as nothing.
+    fn operation(self) -> Option<Operation> {
+        match self {
+            Self::Read => Some(Operation::Read),
+            Self::Write | Self::WriteZeroes => Some(Operation::Write),
+            Self::Flush => Some(Operation::Flush),
+            Self::Discard => Some(Operation::Unmap),
+            Self::Identify | Self::Malformed | Self::Unknown => None,
+        }
+    }
+
     fn data_is_written_by_device(self) -> bool {
         matches!(self, Self::Read | Self::Identify)
     }
@@ -118,6 +130,15 @@ impl From<io::Error> for Refusal {
     }
 }
 
+/// A request that this device does not have was not tried, as one that cannot be.
+fn ended(outcome: &Result<(), Refusal>) -> Outcome {
+    match outcome {
+        Ok(()) => Outcome::Done,
+        Err(Refusal::Host(_)) => Outcome::Failed,
+        Err(Refusal::Invalid | Refusal::Unsupported) => Outcome::Invalid,
+    }
+}
+
 /// One request in flight. Reused: its lists keep their room.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -126,6 +147,8 @@ pub(super) struct Request {
     kind: Kind,
     sector: u64,
     data: Segments,
+    /// Bytes of the disk in all ranges of a discard or write-zeroes.
+    ranged: u64,
     status_address: GuestAddress,
     status: u8,
 }
@@ -138,6 +161,7 @@ impl Request {
             kind: Kind::Malformed,
             sector: 0,
             data: Segments::with_capacity(2),
+            ranged: 0,
             status_address: GuestAddress(0),
             status: 0,
         }
@@ -224,8 +248,9 @@ impl Request {
         Ok(())
     }
 
-    /// Does what the request asks, and settles its status.
-    pub(super) async fn execute(&mut self, io: &Io, disk: &Disk) {
+    /// Does what the request of this queue asks, settles its status and enters it in the books.
+    pub(super) async fn execute(&mut self, io: &Io, disk: &Disk, queue: usize) {
+        let started = Instant::now();
         let outcome = match self.kind {
             Kind::Read => self.read(io, disk).await,
             Kind::Write => self.write(io, disk).await,
@@ -235,6 +260,11 @@ impl Request {
             Kind::Malformed => Err(Refusal::Invalid),
             Kind::Unknown => Err(Refusal::Unsupported),
         };
+        if let (Some(operation), Some(account)) = (self.kind.operation(), disk.accounts.get(queue))
+        {
+            let bytes = self.moves(operation);
+            account.enter_timed(operation, bytes, ended(&outcome), started);
+        }
         let status = match outcome {
             Ok(()) => VIRTIO_BLK_S_OK,
             Err(Refusal::Unsupported) => VIRTIO_BLK_S_UNSUPP,
@@ -245,6 +275,15 @@ impl Request {
             }
         };
         self.status = u8::try_from(status).unwrap_or(u8::MAX);
+    }
+
+    /// How many bytes of the disk it moves, once its ranges have been checked.
+    fn moves(&self, operation: Operation) -> u64 {
+        match operation {
+            Operation::Flush => 0,
+            _ if matches!(self.kind, Kind::Discard | Kind::WriteZeroes) => self.ranged,
+            _ => self.data.len(),
+        }
     }
 
     async fn read(&self, io: &Io, disk: &Disk) -> Result<(), Refusal> {
@@ -272,7 +311,7 @@ impl Request {
         Ok(())
     }
 
-    async fn change_ranges(&self, io: &Io, disk: &Disk) -> Result<(), Refusal> {
+    async fn change_ranges(&mut self, io: &Io, disk: &Disk) -> Result<(), Refusal> {
         let offered = match self.kind {
             Kind::Discard => disk.discard,
             _ => disk.write_zeroes,
@@ -288,8 +327,10 @@ impl Request {
         self.data.all().copy_to(ranges.as_mut_bytes());
         let ranges = &ranges[..len / size_of::<Range>()];
         // All are checked before the first is done.
+        self.ranged = 0;
         for range in ranges {
             self.check_range(disk, range)?;
+            self.ranged += u64::from(range.sectors.get()) * SECTOR;
         }
         for range in ranges {
             self.change_range(io, disk, range).await?;

@@ -66,7 +66,7 @@ pub(super) async fn run(
     };
     poll_fn(|cx| {
         worker.poll(cx, &mut requests, |disk, request| {
-            serve(io.clone(), disk, request)
+            serve(io.clone(), disk, index, request)
         })
     })
     .await;
@@ -74,8 +74,8 @@ pub(super) async fn run(
 }
 
 /// One request from start to end, in its slot.
-async fn serve(io: Io, disk: Arc<Disk>, mut request: Request) -> Request {
-    request.execute(&io, &disk).await;
+async fn serve(io: Io, disk: Arc<Disk>, queue: usize, mut request: Request) -> Request {
+    request.execute(&io, &disk, queue).await;
     request
 }
 

@@ -233,6 +233,41 @@ fn sectors_off_the_disk_and_lengths_off_its_blocks_fail_without_news() {
 }
 
 #[test]
+fn each_request_is_counted_by_what_became_of_it() {
+    let (node, _file) = file_node(64 << 10);
+    let rig = Rig::new(node.clone(), 2);
+    let view = rig.view();
+    assert_eq!(rig.disk.totals(), block::Totals::default());
+    let mut driver = rig.start(1, &view);
+    driver.request(VIRTIO_BLK_T_OUT, 8, &[Out(DATA, 1024)]);
+    driver.request(VIRTIO_BLK_T_IN, 0, &[In(DATA, 512), In(DATA, 512)]);
+    driver.request(VIRTIO_BLK_T_IN, 128, &[In(DATA, 512)]);
+    driver.request(VIRTIO_BLK_T_FLUSH, 0, &[]);
+    driver.request(VIRTIO_BLK_T_GET_ID, 0, &[In(DATA, 20)]);
+    fill(&rig, DATA, &[range(4, 2, 0), range(16, 4, 0)].concat());
+    driver.request(VIRTIO_BLK_T_WRITE_ZEROES, 0, &[Out(DATA, 32)]);
+    driver.request(VIRTIO_BLK_T_DISCARD, 0, &[Out(DATA, 32)]);
+    driver.stop();
+    let totals = rig.disk.totals();
+    let (reads, writes) = (totals.reads, totals.writes);
+    assert_eq!((reads.done, reads.bytes, reads.invalid), (1, 1024, 1));
+    assert_eq!(
+        (writes.done, writes.bytes, writes.failed),
+        (2, 1024 + 6 * 512, 0)
+    );
+    assert_eq!((totals.flushes.done, totals.unmaps.bytes), (1, 6 * 512));
+    assert!(reads.nanoseconds > 0 && writes.nanoseconds > 0);
+    assert!(totals.idle().is_some());
+    let node = node.totals();
+    // The invalid read never reached it, and each range is a request of its own there.
+    assert_eq!(
+        (node.reads.done, node.writes.done, node.unmaps.done),
+        (1, 3, 2)
+    );
+    assert_eq!((node.highest, node.idle()), (20 * 512, None));
+}
+
+#[test]
 fn unknown_type_is_unsupported_and_a_cut_header_an_error() {
     let (node, _file) = file_node(512);
     let rig = Rig::new(node, 1);
@@ -451,6 +486,9 @@ fn host_error_becomes_a_status_and_a_notice() {
             errno: libc::ENOSPC
         }
     );
+    let writes = rig.disk.totals().writes;
+    assert_eq!((writes.done, writes.failed, writes.bytes), (0, 1, 0));
+    assert_eq!(rig.disk.node().totals().writes.failed, 1);
 }
 
 #[test]
