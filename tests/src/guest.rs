@@ -89,7 +89,10 @@ impl Guest {
         while Instant::now() < deadline {
             let disks = self.call("disks", json!({}))?;
             let ours = |disk: &&Value| disk["serial"] == serial && disk["size"] == size;
-            if disks.as_array().is_some_and(|all| all.iter().any(|disk| ours(&disk))) {
+            if disks
+                .as_array()
+                .is_some_and(|all| all.iter().any(|disk| ours(&disk)))
+            {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(20));
