@@ -95,6 +95,8 @@ pub enum Resource {
     Kernel,
     /// The initial RAM disk of the guest.
     Initrd,
+    /// A file of the guest's fw_cfg.
+    FwCfg,
     /// The KVM device.
     Kvm,
     /// The file with the process id.
@@ -322,6 +324,14 @@ pub const TABLE: &[Row] = &[
         cells: FILE_AT_LAUNCH,
     },
     Row {
+        resource: Resource::FwCfg,
+        title: "File of fw_cfg",
+        spelled: "`-fw_cfg name=NAME,file=`",
+        role: "firmware",
+        kinds: "regular file, memfd, block device",
+        cells: FILE_AT_LAUNCH,
+    },
+    Row {
         resource: Resource::Kvm,
         title: "KVM",
         spelled: "`-accel kvm,device=`",
@@ -357,7 +367,6 @@ pub const TABLE: &[Row] = &[
 
 /// Roles of the schema that have no row, and why.
 pub const WITHOUT_ROW: &[(&str, &str)] = &[
-    ("firmware", "no machine has firmware"),
     ("monitor", "a monitor's socket is that of its chardev"),
     ("net", "there are no network devices"),
     ("snapshot", "there are no snapshots"),

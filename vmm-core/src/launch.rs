@@ -8,6 +8,7 @@
 //! same functions as the commands of a client; the first failure ends the launch with one line.
 
 mod activation;
+mod fw_cfg;
 mod machine;
 mod monitors;
 mod open_hook;
@@ -144,9 +145,13 @@ pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> R
     let rest: Rest = Box::new(move |vm| {
         add_machine(vm, &door, &config)?;
         answers.close();
-        finish(vm, &config, user.as_ref())
+        finish(vm, &config, user.as_ref())?;
+        qtest::admit(vm);
+        Ok(())
     });
     if waits {
+        // A tester greets before a client can ask for the machine.
+        qtest::admit(&vm);
         vm.rest = Some(rest);
     } else {
         rest(&mut vm)?;
@@ -235,7 +240,6 @@ fn add_backends(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
 /// The machine and its devices.
 fn add_machine(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
     machine::build(vm, door, config)?;
-    qtest::aim(vm);
     vm.globals = config.globals.clone();
     for options in config.devices.clone() {
         let what = format!(

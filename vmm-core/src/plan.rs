@@ -16,6 +16,7 @@ use qapi_schema::{QmpError, find_command, input};
 use serde_json::Value;
 
 use crate::cli::Config;
+use crate::cli::config::FwCfgSource;
 use crate::hook::HookSpec;
 use crate::memory::{HostMemory, RamBackendSpec};
 use crate::resolve;
@@ -124,6 +125,15 @@ fn machine(config: &Config) -> Vec<Planned> {
             plan.push(Planned::new(&request, Expected::RegularFile));
         }
     }
+    let files = config.fw_cfg.iter().filter(|_| has_board);
+    plan.extend(files.filter_map(|file| match &file.source {
+        FwCfgSource::File(name) => {
+            let reason = format!("-fw_cfg {}", file.name);
+            let request = Request::new(name, Access::ReadOnly, Role::Firmware, &reason);
+            Some(Planned::new(&request, Expected::RegularFile))
+        }
+        FwCfgSource::Text(_) => None,
+    }));
     let accels = config.accels.iter().enumerate().map(|(at, accel)| {
         let request = Request::new(&accel.device, Access::ReadWrite, Role::Kvm, "-accel kvm");
         Planned {

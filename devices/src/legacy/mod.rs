@@ -8,13 +8,15 @@
 //!   0x92 fast reset ─┼─► Notice::Reset        0x70/0x71 Rtc ── Clock (wall)
 //!   0xcf9 ───────────┘                        0x505 Pvpanic ──► Notice::GuestPanicked
 //!   0x600 AcpiPm ──► Notice::PowerOff, SCI    0x80 PostCode: swallowed
-//!     └─ 00:1f.0 Lpc (PCI function), 0xb2 ACPI on/off
+//!     └─ 00:1f.0 Lpc (PCI function), 0xb2 ACPI on/off     0x510 FwCfg: files of the host's
 //! ```
 //!
-//! Read next: [`acpi_pm`] (power button and sleep), [`reset`] (the ways to reset a PC), [`rtc`].
+//! Read next: [`acpi_pm`] (power button and sleep), [`reset`] (the ways to reset a PC), [`rtc`],
+//! [`fw_cfg`].
 
 pub mod acpi_pm;
 pub mod clock;
+pub mod fw_cfg;
 pub mod lpc;
 pub mod post;
 pub mod pvpanic;
@@ -23,6 +25,7 @@ pub mod rtc;
 
 pub use self::acpi_pm::{AcpiPm, ApmPorts};
 pub use self::clock::Clock;
+pub use self::fw_cfg::{FwCfg, FwCfgError, FwCfgFile, FwCfgSpec};
 pub use self::lpc::Lpc;
 pub use self::post::PostCode;
 pub use self::pvpanic::Pvpanic;

@@ -17,6 +17,9 @@ pub const PORTS_LEN: u64 = 8;
 /// Configuration mechanism #1 (PCI Local Bus 3.0, 3.2.2.3.2): an address at 0xcf8, its dword at
 /// 0xcfc.
 ///
+/// A chipset ignores the lowest two bits of the address; as in QEMU they count here, so that a
+/// driver may name a byte at 0xcf8 and read it at 0xcfc. Nobody else sets them.
+///
 /// The address register takes only accesses of four bytes. A narrower one at 0xcf9 is the
 /// chipset's reset register, which lies inside; it is handed on.
 pub struct ConfigPorts {
@@ -36,8 +39,9 @@ impl ConfigPorts {
         }
     }
 
-    /// The function and register that an access to 0xcfc + `low` reaches.
-    fn target(&self, low: u64) -> Option<(Bdf, u16)> {
+    /// The function and register that an access to 0xcfc + `low` reaches, and how many bytes it is
+    /// to the end of the dword, where an access ends.
+    fn target(&self, low: u64) -> Option<(Bdf, u16, usize)> {
         let [register, devfn, bus, enable] = self.address.load(Ordering::Acquire).to_le_bytes();
         if enable & 0x80 == 0 {
             return None;
@@ -46,8 +50,9 @@ impl ConfigPorts {
             bus,
             slot: SlotAddress::from_devfn(devfn),
         };
-        let low = u16::try_from(low & 3).unwrap_or(0);
-        Some((bdf, u16::from(register & 0xfc) + low))
+        let low = u8::try_from(low & 3).unwrap_or(0);
+        let register = register | low;
+        Some((bdf, u16::from(register), 4 - usize::from(register & 3)))
     }
 }
 
@@ -64,12 +69,9 @@ impl BusDevice for ConfigPorts {
             (0, 4) => data.copy_from_slice(&self.address.load(Ordering::Acquire).to_le_bytes()),
             (1, 1) => self.reset.read(0, data),
             (4..=7, _) => {
-                // An access across the end of the dword ends there.
-                let within = clip(offset, data.len());
-                if let (Some((bdf, register)), Some(data)) =
-                    (self.target(offset - 4), data.get_mut(..within))
-                {
-                    self.host.config_read(bdf, register, data);
+                if let Some((bdf, register, room)) = self.target(offset - 4) {
+                    let (within, _) = data.split_at_mut(room.min(data.len()));
+                    self.host.config_read(bdf, register, within);
                 }
             }
             _ => {}
@@ -80,24 +82,17 @@ impl BusDevice for ConfigPorts {
         match (offset, data) {
             (0, &[a, b, c, d]) => self
                 .address
-                .store(u32::from_le_bytes([a & 0xfc, b, c, d]), Ordering::Release),
+                .store(u32::from_le_bytes([a, b, c, d]), Ordering::Release),
             (1, [_]) => self.reset.write(0, data),
             (4..=7, _) => {
-                let within = clip(offset, data.len());
-                if let (Some((bdf, register)), Some(data)) =
-                    (self.target(offset - 4), data.get(..within))
-                {
-                    self.host.config_write(bdf, register, data);
+                if let Some((bdf, register, room)) = self.target(offset - 4) {
+                    let (within, _) = data.split_at(room.min(data.len()));
+                    self.host.config_write(bdf, register, within);
                 }
             }
             _ => {}
         }
     }
-}
-
-fn clip(offset: u64, len: usize) -> usize {
-    let room = PORTS_LEN.saturating_sub(offset);
-    usize::try_from(room).unwrap_or(0).min(len)
 }
 
 /// The memory-mapped window: 4 KiB for each function of each bus (PCI Express Base 5.0, 7.2.2).

@@ -718,12 +718,13 @@ pub struct BootOptions {
     /// Whether only devices with a bootindex are tried (default: off).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub strict: Option<bool>,
-    /// How long a firmware that finds nothing to boot waits before it tries again, in ms; accepted
-    /// and without effect: there is no firmware.
+    /// How long a firmware that finds nothing to boot waits before it tries again, in ms; -1 is
+    /// for ever. The guest finds it in fw_cfg as etc/boot-fail-wait.
     #[serde(rename = "reboot-timeout")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reboot_timeout: Option<i64>,
-    /// How long a firmware shows its picture, in ms; accepted and without effect.
+    /// How long a firmware shows its picture, in ms. The guest finds it in fw_cfg as
+    /// etc/boot-menu-wait.
     #[serde(rename = "splash-time")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub splash_time: Option<i64>,
@@ -771,12 +772,59 @@ impl crate::describe::Described for BootOptions {
         crate::describe::MemberSpec::optional(
             "reboot-timeout",
             "int",
-            "how long a firmware that finds nothing to boot waits before it tries again, in ms; accepted and without effect: there is no firmware",
+            "how long a firmware that finds nothing to boot waits before it tries again, in ms; -1 is for ever. The guest finds it in fw_cfg as etc/boot-fail-wait.",
         ),
         crate::describe::MemberSpec::optional(
             "splash-time",
             "int",
-            "how long a firmware shows its picture, in ms; accepted and without effect",
+            "how long a firmware shows its picture, in ms. The guest finds it in fw_cfg as etc/boot-menu-wait.",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// -fw_cfg.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FwCfgOptions {
+    /// Its name, of 1 to 55 bytes; opt/ is the folder for names of one's own.
+    pub name: String,
+    /// A file with what is in it: a path, or /dev/fdset/N.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The text that is in it, instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub string: Option<String>,
+}
+
+impl crate::input::FromMembers for FwCfgOptions {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            name: members.required("name")?,
+            file: members.optional("file")?,
+            string: members.optional("string")?,
+        })
+    }
+}
+
+crate::input::object_type!(FwCfgOptions);
+
+impl crate::describe::Described for FwCfgOptions {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "name",
+            "str",
+            "its name, of 1 to 55 bytes; opt/ is the folder for names of one's own",
+        ),
+        crate::describe::MemberSpec::optional(
+            "file",
+            "str",
+            "a file with what is in it: a path, or /dev/fdset/N",
+        ),
+        crate::describe::MemberSpec::optional(
+            "string",
+            "str",
+            "the text that is in it, instead",
         ),
     ];
     const TAG: Option<&'static str> = None;

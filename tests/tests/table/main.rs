@@ -84,6 +84,7 @@ fn command(resource: Resource, name: &str) -> Option<(&'static str, Value, &'sta
         }
         Resource::Kernel
         | Resource::Initrd
+        | Resource::FwCfg
         | Resource::Kvm
         | Resource::PidFile
         | Resource::MonitorListener
@@ -104,6 +105,7 @@ fn options(resource: Resource, name: &str) -> Vec<String> {
     match resource {
         Resource::Kernel => vec!["-kernel".into(), name.into()],
         Resource::Initrd => vec!["-initrd".into(), name.into()],
+        Resource::FwCfg => vec!["-fw_cfg".into(), format!("name=opt/test,file={name}")],
         Resource::Kvm => vec!["-accel".into(), format!("kvm,device={name}")],
         Resource::PidFile => vec!["-pidfile".into(), name.into()],
         Resource::ChardevListener => {
@@ -277,7 +279,7 @@ fn launch(row: &Row, source: Source, cell: Cell) -> Result<()> {
     let resource = row.resource;
     let mut stock = Stock::new()?;
     let mut builder = match resource {
-        Resource::Kernel | Resource::Initrd => Vm::paused(),
+        Resource::Kernel | Resource::Initrd | Resource::FwCfg => Vm::paused(),
         _ => Vm::monitor(),
     }
     .in_folder(stock.folder.path());
@@ -421,20 +423,23 @@ fn check_where(wanted: impl Fn(Resource) -> bool) -> Result<()> {
     bail!("{}", failures.join("\n"))
 }
 
-fn needs_a_kernel(resource: Resource) -> bool {
-    matches!(resource, Resource::Kernel | Resource::Initrd)
+fn needs_a_machine(resource: Resource) -> bool {
+    matches!(
+        resource,
+        Resource::Kernel | Resource::Initrd | Resource::FwCfg
+    )
 }
 
 #[test]
 #[ignore = "needs sesame: cargo xtask test"]
 fn every_resource_is_opened_from_every_source_that_the_table_names() -> Result<()> {
-    check_where(|resource| !needs_a_kernel(resource))
+    check_where(|resource| !needs_a_machine(resource))
 }
 
 #[test]
 #[ignore = "needs sesame: cargo xtask test"]
-fn kernel_and_initrd_are_opened_from_every_source_that_the_table_names() -> Result<()> {
-    check_where(needs_a_kernel)
+fn what_a_machine_boots_from_is_opened_from_every_source_that_the_table_names() -> Result<()> {
+    check_where(needs_a_machine)
 }
 
 #[test]

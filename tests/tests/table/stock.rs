@@ -90,6 +90,10 @@ impl Stock {
                 fs::write(self.path("initrd"), "070701")?;
                 fds::open_ro(&self.path("initrd"))?.into()
             }
+            Resource::FwCfg => {
+                fs::write(self.path("blob"), "blob")?;
+                fds::open_ro(&self.path("blob"))?.into()
+            }
             Resource::Kvm => fds::open_rw(Path::new("/dev/kvm"))?.into(),
         })
     }
@@ -113,6 +117,10 @@ impl Stock {
             Resource::Initrd => {
                 drop(self.fd(resource)?);
                 self.path("initrd")
+            }
+            Resource::FwCfg => {
+                drop(self.fd(resource)?);
+                self.path("blob")
             }
             Resource::ChardevConnection
             | Resource::ChardevReconnecting

@@ -40,6 +40,10 @@ pub struct Config {
     pub rtc: RtcSpec,
     /// The order of booting.
     pub boot: BootSpec,
+    /// Whether `-nographic` is given.
+    pub no_graphic: bool,
+    /// Files for the guest to find in fw_cfg.
+    pub fw_cfg: Vec<FwCfgSpec>,
     /// Fds to move into fd sets before anything is opened.
     pub add_fds: Vec<AddFdSpec>,
     /// A manager to be asked for what only a path names.
@@ -183,6 +187,28 @@ pub struct BootSpec {
     pub once: Option<String>,
     /// Whether only devices with a bootindex are tried.
     pub strict: bool,
+    /// How long a firmware waits that found nothing to boot, in ms; -1 is for ever.
+    pub fail_wait: Option<i32>,
+    /// How long a firmware shows its picture, in ms.
+    pub splash_time: Option<u16>,
+}
+
+/// A file for the guest to find in fw_cfg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FwCfgSpec {
+    /// Its name there.
+    pub name: String,
+    /// Where its bytes are.
+    pub source: FwCfgSource,
+}
+
+/// Where the bytes of a file in fw_cfg are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FwCfgSource {
+    /// In a file: any name that can be opened.
+    File(String),
+    /// These they are.
+    Text(String),
 }
 
 /// An inherited fd, and the set it goes to.

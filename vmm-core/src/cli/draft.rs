@@ -13,7 +13,9 @@ use qapi_schema::qom::ObjectOptions;
 use qapi_schema::run_state::SetAction;
 use serde_json::{Map, Value};
 
-use super::config::{AccelSpec, AddFdSpec, CpuSpec, GlobalSpec, Incoming, MonitorSpec, SerialSpec};
+use super::config::{
+    AccelSpec, AddFdSpec, CpuSpec, FwCfgSpec, GlobalSpec, Incoming, MonitorSpec, SerialSpec,
+};
 use super::error::{CliError, Problem};
 use super::help;
 use super::read::{self, Form};
@@ -56,6 +58,7 @@ pub(super) struct Draft {
     /// A CPU that cannot be had: only wrong if the machine has CPUs.
     pub(super) foreign_cpu: Option<CliError>,
     pub(super) uuid: Option<[u8; 16]>,
+    pub(super) fw_cfg: Vec<FwCfgSpec>,
     pub(super) add_fds: Vec<AddFdSpec>,
     pub(super) open_hook: Option<HookSpec>,
     pub(super) objects: Vec<ObjectOptions>,

@@ -2,9 +2,9 @@
 
 use qapi_schema::block_core::BlockdevOptions;
 use qapi_schema::cli::{
-    AccelOptions, AddFdOptions, AudiodevOptions, BootOptions, ChardevOptions, GlobalOptions,
-    MachineOptions, MemorySizeConfiguration, MonitorOptions, MsgOptions, NameOptions,
-    OpenHookOptions, OvercommitOptions, RtcOptions, RunWithOptions, SandboxOptions,
+    AccelOptions, AddFdOptions, AudiodevOptions, BootOptions, ChardevOptions, FwCfgOptions,
+    GlobalOptions, MachineOptions, MemorySizeConfiguration, MonitorOptions, MsgOptions,
+    NameOptions, OpenHookOptions, OvercommitOptions, RtcOptions, RunWithOptions, SandboxOptions,
     SmpConfiguration, WatchdogOptions,
 };
 use qapi_schema::describe::{Described, MemberSpec, VariantSpec};
@@ -188,6 +188,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "[order=]LETTERS[,KEY=VALUE..]",
         "The order of booting. A kernel given with -kernel comes before all of it.",
         |draft, given| draft.merge::<BootOptions>(given, Form::implied("order")),
+    ),
+    keyed::<FwCfgOptions>(
+        "fw_cfg",
+        "[name=]NAME,file=FILE|string=TEXT",
+        "A file for the guest's programs to find, by QEMU's fw_cfg device.",
+        process::take_fw_cfg,
     ),
     plain(
         "kernel",

@@ -1,14 +1,16 @@
-//! Options about the process and its descriptors: `-add-fd`, `-sandbox`, `-open-policy`, `-run-with`, `-name`, `-boot`, `-uuid`,
+//! Options about the process and its descriptors: `-add-fd`, `-sandbox`, `-open-policy`, `-run-with`, `-name`, `-boot`, `-fw_cfg`, `-uuid`,
 //! `-incoming`, `-overcommit`, `-msg`, `-watchdog-action`.
 
+use devices::legacy::fw_cfg::contents::LONGEST_NAME;
 use fdset::Policy;
 use qapi_schema::cli::{
-    AddFdOptions, BootOptions, MsgOptions, NameOptions, OpenHookOptions, OvercommitOptions,
-    RunWithOptions, SandboxOptions, WatchdogOptions,
+    AddFdOptions, BootOptions, FwCfgOptions, MsgOptions, NameOptions, OpenHookOptions,
+    OvercommitOptions, RunWithOptions, SandboxOptions, WatchdogOptions,
 };
 
 use super::config::{
-    AddFdSpec, BootSpec, Incoming, MessageSpec, NameSpec, OvercommitSpec, RunWithSpec, UserSpec,
+    AddFdSpec, BootSpec, FwCfgSource, FwCfgSpec, Incoming, MessageSpec, NameSpec, OvercommitSpec,
+    RunWithSpec, UserSpec,
 };
 use super::draft::{Draft, Given, Step};
 use super::error::Problem;
@@ -178,7 +180,50 @@ pub(super) fn resolve_boot(options: BootOptions) -> Result<BootSpec, Problem> {
         order: options.order,
         once: options.once,
         strict: options.strict.unwrap_or(false),
+        fail_wait: within("reboot-timeout", options.reboot_timeout, -1)?,
+        splash_time: within("splash-time", options.splash_time, 0)?,
     })
+}
+
+/// A time that fits its place in the guest's configuration.
+fn within<T: TryFrom<i64>>(key: &str, time: Option<i64>, least: i64) -> Result<Option<T>, Problem> {
+    let Some(time) = time else { return Ok(None) };
+    let fits = (least..=i64::from(u16::MAX)).contains(&time);
+    let fitting = fits.then(|| T::try_from(time).ok()).flatten();
+    fitting.map(Some).ok_or_else(|| {
+        Problem::new(format!(
+            "{key}={time}: wanted a value between {least} and {}",
+            u16::MAX
+        ))
+    })
+}
+
+pub(super) fn take_fw_cfg(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let parsed = read::parse::<FwCfgOptions>(given.text, Form::implied("name"))?;
+    if parsed.help {
+        return Ok(Step::Print(help::keys_of::<FwCfgOptions>("fw_cfg", None)));
+    }
+    let options: FwCfgOptions = read::typed(parsed.value, parsed.mode)?;
+    let name = options.name;
+    if draft.fw_cfg.iter().any(|other| other.name == name) {
+        return Err(Problem::new(format!("duplicate fw_cfg file name: {name}")));
+    }
+    if !(1..=LONGEST_NAME).contains(&name.len()) {
+        return Err(Problem::new(format!(
+            "name '{name}': wanted 1 to {LONGEST_NAME} bytes"
+        )));
+    }
+    let source = match (options.file, options.string) {
+        (Some(file), None) => FwCfgSource::File(file),
+        (None, Some(text)) => FwCfgSource::Text(text),
+        _ => {
+            return Err(Problem::new(format!(
+                "name={name}: wanted exactly one of file= and string="
+            )));
+        }
+    };
+    draft.fw_cfg.push(FwCfgSpec { name, source });
+    Ok(Step::Next)
 }
 
 pub(super) fn resolve_name(options: NameOptions) -> Result<NameSpec, Problem> {

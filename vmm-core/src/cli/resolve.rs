@@ -49,6 +49,8 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         uuid: draft.uuid,
         rtc,
         boot,
+        no_graphic: draft.flags.nographic,
+        fw_cfg: draft.fw_cfg,
         add_fds: draft.add_fds,
         open_hook: draft.open_hook,
         objects: draft.objects,

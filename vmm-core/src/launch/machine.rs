@@ -7,6 +7,7 @@ use fdset::{Access, Door, OpenFile, Request, Role};
 use qapi_schema::QmpError;
 use qapi_schema::cli::AccelType;
 
+use super::fw_cfg;
 use crate::cli::Config;
 use crate::cli::config::{RtcBase, SerialSpec as SerialOption};
 use crate::letters::Letter;
@@ -24,6 +25,9 @@ pub(super) fn build(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
     match config.machine.model.kind {
         MachineKind::None if config.kernel.is_some() => {
             bail!("-kernel: machine 'none' has no CPU to run it; use -machine q35")
+        }
+        MachineKind::None if !config.fw_cfg.is_empty() => {
+            bail!("-fw_cfg: machine 'none' has no fw_cfg device; use -machine q35")
         }
         MachineKind::None => {
             // A machine without CPUs needs no KVM, but tells whether there is one.
@@ -53,6 +57,7 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
         rtc_offset: rtc_offset(config),
         serials: serials(vm, config)?,
         boot: boot(door, config)?,
+        firmware: fw_cfg::firmware(door, config)?,
         held: accel == AccelType::Qtest,
     };
     let vcpu_mail = vm.mailbox.clone();

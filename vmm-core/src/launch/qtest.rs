@@ -1,5 +1,7 @@
 //! `-qtest`: a tester's chardev is served, and gets the machine once that is built.
 
+use std::sync::Arc;
+
 use anyhow::{Context as _, Result};
 use fdset::{Access, Door, Existing, Request, Role};
 
@@ -25,15 +27,19 @@ pub(super) fn serve(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Hands the machine to the tester.
-pub(super) fn aim(vm: &Vm) {
-    if let (Some(qtest), VmMachine::Q35(q35)) = (&vm.qtest, &vm.machine) {
-        qtest.aim(Target {
-            ports: q35.buses().pio.clone(),
-            mmio: q35.buses().mmio.clone(),
+/// Listens to the tester, who drives the machine if there is one.
+pub(super) fn admit(vm: &Vm) {
+    let Some(qtest) = &vm.qtest else { return };
+    let target = match &vm.machine {
+        VmMachine::Q35(q35) => Some(Target {
+            ports: Arc::clone(&q35.buses().pio),
+            mmio: Arc::clone(&q35.buses().mmio),
             memory: q35.memory().clone(),
-        });
-    }
+            irqs: q35.tested_irqs().map(Arc::clone),
+        }),
+        VmMachine::None => None,
+    };
+    qtest.admit(target, &vm.reactor);
 }
 
 fn open_log(door: &Door, name: &str) -> Result<Log> {

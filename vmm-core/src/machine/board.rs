@@ -8,8 +8,8 @@ use devices::bus::{Bus, BusDevice, Overlap};
 use devices::chardev::Chardev;
 use devices::legacy::reset::KeyboardCommand;
 use devices::legacy::{
-    AcpiPm, ApmPorts, Clock, FastReset, Keyboard, PostCode, Pvpanic, ResetControl, Rtc, RtcSpec,
-    acpi_pm, post, pvpanic, rtc,
+    AcpiPm, ApmPorts, Clock, FastReset, FwCfg, Keyboard, PostCode, Pvpanic, ResetControl, Rtc,
+    RtcSpec, acpi_pm, fw_cfg, post, pvpanic, rtc,
 };
 use devices::lifecycle::Lifecycle;
 use devices::notice::NoticeSink;
@@ -20,7 +20,8 @@ use devices::serial::uart16550::{COM, PORTS};
 
 use super::MachineError;
 use super::acpi::SerialPort;
-use crate::kvm::{Buses, KvmIrqs};
+use super::wiring::Wiring;
+use crate::kvm::Buses;
 use crate::memory::layout::ECAM;
 
 /// The GSI of the system control interrupt.
@@ -37,6 +38,8 @@ pub struct SerialSpec {
 
 /// What the board needs.
 pub struct BoardSpec {
+    /// The store of files for the guest.
+    pub fw_cfg: Arc<FwCfg>,
     /// The clock's start and the RAM it tells of.
     pub rtc: RtcSpec,
     /// The serial ports.
@@ -73,11 +76,11 @@ impl Board {
     pub fn new(
         spec: BoardSpec,
         buses: &Buses,
-        irqs: &KvmIrqs,
+        wiring: &Wiring,
         pci: &Arc<PciHost>,
         notices: &NoticeSink,
     ) -> Result<Self, MachineError> {
-        let sci = irqs.line(u32::from(SCI));
+        let sci = wiring.line(u32::from(SCI));
         let mut board = Self {
             buses: buses.clone(),
             mapped: Vec::new(),
@@ -91,8 +94,9 @@ impl Board {
         };
         board.add_pci(pci, notices)?;
         board.add_legacy(notices)?;
+        board.add(fw_cfg::BASE, fw_cfg::LEN, spec.fw_cfg)?;
         for serial in spec.serials {
-            board.add_serial(serial, irqs)?;
+            board.add_serial(serial, wiring)?;
         }
         Ok(board)
     }
@@ -101,11 +105,11 @@ impl Board {
     ///
     /// # Errors
     /// There is no such port, it is there already, or its chardev is in use.
-    pub fn add_serial(&mut self, spec: SerialSpec, irqs: &KvmIrqs) -> Result<(), MachineError> {
+    pub fn add_serial(&mut self, spec: SerialSpec, wiring: &Wiring) -> Result<(), MachineError> {
         let index = spec.index;
         let &(port, irq) = COM.get(index).ok_or(MachineError::Serial { index })?;
         let wire = self.wires.entry(irq);
-        let uart = Uart16550::new(wire.or_insert_with(|| Wire::new(irqs.line(irq))).source());
+        let uart = Uart16550::new(wire.or_insert_with(|| Wire::new(wiring.line(irq))).source());
         if let Some(chardev) = &spec.chardev {
             uart.connect(chardev)
                 .map_err(|source| MachineError::Chardev { index, source })?;

@@ -19,6 +19,7 @@ pub mod kernel;
 pub mod none;
 pub mod q35;
 pub mod smbios;
+pub mod wiring;
 
 pub use kernel::{BootError, BootSource};
 pub use q35::{MachineHost, Q35, Q35Spec};
@@ -140,6 +141,9 @@ pub enum MachineError {
         #[source]
         source: devices::chardev::ChardevError,
     },
+    /// A file cannot be put into fw_cfg.
+    #[error(transparent)]
+    FwCfg(#[from] devices::legacy::FwCfgError),
     /// Guest memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),

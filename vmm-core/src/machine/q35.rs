@@ -16,7 +16,9 @@ use std::sync::Arc;
 
 use devices::irq::{Doorbells, MsiController};
 use devices::legacy::acpi_pm::{PM_BASE, SLEEP_TYPE_S5};
-use devices::legacy::{AcpiPm, Lpc, ResetControl, Rtc, RtcSpec, lpc, pvpanic};
+use devices::legacy::{
+    AcpiPm, FwCfg, FwCfgFile, FwCfgSpec, Lpc, ResetControl, Rtc, RtcSpec, lpc, pvpanic,
+};
 use devices::lifecycle::Lifecycle;
 use devices::memory::{GuestMem, GuestMemView};
 use devices::notice::NoticeSink;
@@ -29,14 +31,16 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use super::acpi::{self, AcpiSpec};
 use super::board::{Board, BoardSpec, SCI, SerialSpec};
 use super::smbios::{self, SmbiosSpec};
+use super::wiring::Wiring;
 use super::{BootSource, MachineError, MachineKind, MachineType};
 use crate::kvm::chips::ChipState;
 use crate::kvm::clock::KvmClock;
 use crate::kvm::cpuid::{CpuModel, CpuTopology};
 use crate::kvm::slots::Slots;
 use crate::kvm::{BootEntry, Buses, KvmIrqs, KvmVm, Vcpu, VcpuEvent, VcpuSet};
-use crate::memory::layout::PCI32;
+use crate::memory::layout::{E820Entry, PCI32};
 use crate::memory::{Layout, RamBackend};
+use crate::qtest::TestedIrqs;
 
 /// The most vCPUs: their APIC ids fit the MADT's short entries and the IOAPIC's destinations.
 pub const MAX_VCPUS: u32 = 255;
@@ -74,8 +78,19 @@ pub struct Q35Spec {
     pub serials: Vec<SerialSpec>,
     /// What to boot; without, the CPUs wait for ever.
     pub boot: Option<BootSource>,
+    /// What a guest finds in fw_cfg beside what the machine knows of itself.
+    pub firmware: FirmwareSpec,
     /// Whether the vCPUs never run: a tester drives the machine in their place.
     pub held: bool,
+}
+
+/// What a guest finds in fw_cfg that the machine does not know of itself.
+#[derive(Default)]
+pub struct FirmwareSpec {
+    /// Whether the machine was told to do without a screen.
+    pub no_graphic: bool,
+    /// Files; their names are not the machine's own.
+    pub files: Vec<FwCfgFile>,
 }
 
 /// What the host gives to a machine.
@@ -96,7 +111,7 @@ pub struct Q35 {
     vcpus: VcpuSet,
     board: Board,
     pci: Arc<PciHost>,
-    irqs: Arc<KvmIrqs>,
+    wiring: Wiring,
     _slots: Slots,
     memory: GuestMem,
     backend: RamBackend,
@@ -141,8 +156,16 @@ impl Q35 {
             pio: Arc::default(),
             mmio: Arc::default(),
         };
-        let pci = pci_tree(&buses, &irqs)?;
+        let wiring = if spec.held {
+            Wiring::tested(irqs, memory.clone())
+        } else {
+            Wiring::new(irqs)
+        };
+        let pci = pci_tree(&buses, &wiring)?;
+        let firmware = fw_cfg(&spec, &layout);
+        let fw_cfg = FwCfg::new(firmware, memory.clone())?;
         let board = BoardSpec {
+            fw_cfg: Arc::new(fw_cfg),
             rtc: RtcSpec {
                 offset: spec.rtc_offset,
                 ram_below_4g: layout.low,
@@ -150,7 +173,7 @@ impl Q35 {
             },
             serials: spec.serials,
         };
-        let board = Board::new(board, &buses, &irqs, &pci, &host.notices)?;
+        let board = Board::new(board, &buses, &wiring, &pci, &host.notices)?;
         let vcpus = (0..spec.vcpus)
             .map(|index| {
                 let id = spec.topology.apic_id(index);
@@ -162,7 +185,7 @@ impl Q35 {
             vcpus: VcpuSet::new(vcpus),
             board,
             pci,
-            irqs,
+            wiring,
             _slots: slots,
             memory,
             backend: host.memory,
@@ -204,8 +227,13 @@ impl Q35 {
         self.pci.reset();
         self.board.reset();
         self.power_on.restore(&self.vm)?;
-        let plans = setup::assign(&self.pci, &self.setup());
-        let entry = self.load(setup::last_bus(&plans))?;
+        // A tester plays the firmware as well: it finds PCI as it is after power-on.
+        let last_bus = if self.held {
+            0
+        } else {
+            setup::last_bus(&setup::assign(&self.pci, &self.setup()))
+        };
+        let entry = self.load(last_bus)?;
         self.vcpus.reset(entry)?;
         Ok(())
     }
@@ -246,7 +274,7 @@ impl Q35 {
     /// # Errors
     /// There is no such port, it is there already, or its chardev is in use.
     pub fn add_serial(&mut self, spec: SerialSpec) -> Result<(), MachineError> {
-        self.board.add_serial(spec, &self.irqs)
+        self.board.add_serial(spec, &self.wiring)
     }
 
     /// The PCI tree: plug and unplug here, cold and hot.
@@ -258,13 +286,19 @@ impl Q35 {
     /// Where PCI functions get their message-signalled interrupts.
     #[must_use]
     pub fn msi(&self) -> Arc<dyn MsiController> {
-        Arc::clone(&self.irqs) as _
+        self.wiring.msi()
+    }
+
+    /// What a tester sees of the interrupts, if one drives the machine.
+    #[must_use]
+    pub fn tested_irqs(&self) -> Option<&Arc<TestedIrqs>> {
+        self.wiring.tester()
     }
 
     /// Where virtio queues register their doorbells.
     #[must_use]
     pub fn doorbells(&self) -> Arc<dyn Doorbells> {
-        Arc::clone(&self.irqs) as _
+        self.wiring.doorbells()
     }
 
     /// The two address spaces that a vCPU's accesses go to.
@@ -357,7 +391,7 @@ impl Q35 {
     /// How many interrupt vectors are taken: for leak checks.
     #[must_use]
     pub fn vectors(&self) -> usize {
-        self.irqs.vectors()
+        self.wiring.vectors()
     }
 
     fn setup(&self) -> SetupSpec {
@@ -401,6 +435,7 @@ impl Q35 {
             serials: self.board.serials().to_vec(),
             rtc: true,
             pvpanic: self.board.has_pvpanic().then(|| port(pvpanic::BASE)),
+            fw_cfg: port(devices::legacy::fw_cfg::BASE),
         }
     }
 
@@ -442,6 +477,25 @@ fn take_down(bus: &PciBus) {
     }
 }
 
+/// What fw_cfg tells.
+fn fw_cfg(spec: &Q35Spec, layout: &Layout) -> FwCfgSpec {
+    let e820 = layout.e820();
+    let mut files = spec.firmware.files.clone();
+    files.push(FwCfgFile {
+        name: "etc/e820".to_owned(),
+        bytes: e820.iter().flat_map(E820Entry::to_bytes).collect(),
+    });
+    let narrow = |count| u16::try_from(count).unwrap_or(u16::MAX);
+    FwCfgSpec {
+        uuid: spec.uuid,
+        ram: layout.low.saturating_add(layout.high),
+        no_graphic: spec.firmware.no_graphic,
+        cpus: narrow(spec.vcpus),
+        max_cpus: narrow(spec.topology.total().unwrap_or(spec.vcpus)),
+        files,
+    }
+}
+
 /// Checks the vCPUs' arrangement; returns the highest APIC id.
 fn check_topology(topology: CpuTopology, vcpus: u32) -> Result<u32, MachineError> {
     let wrong = || MachineError::Topology {
@@ -477,13 +531,13 @@ fn layout(size: u64, bits: u32) -> Result<Layout, MachineError> {
 }
 
 /// The tree with the two functions every q35 has.
-fn pci_tree(buses: &Buses, irqs: &KvmIrqs) -> Result<Arc<PciHost>, MachineError> {
+fn pci_tree(buses: &Buses, wiring: &Wiring) -> Result<Arc<PciHost>, MachineError> {
     let pci = PciHost::new(PciHostSpec {
         spaces: Spaces {
             io: Arc::clone(&buses.pio),
             memory: Arc::clone(&buses.mmio),
         },
-        intx: INTX.map(|gsi| irqs.line(gsi)),
+        intx: INTX.map(|gsi| wiring.line(gsi)),
     });
     pci.plug(None, lpc::ADDRESS, Arc::new(Lpc::new()))?;
     Ok(pci)

@@ -115,6 +115,23 @@ pub struct E820Entry {
     pub kind: E820Kind,
 }
 
+impl E820Entry {
+    /// The length of [`to_bytes`](Self::to_bytes).
+    pub const LEN: usize = 20;
+
+    /// As boot loaders and fw_cfg hand it over.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        let (start, rest) = bytes.split_at_mut(8);
+        let (len, kind) = rest.split_at_mut(8);
+        start.copy_from_slice(&self.start.to_le_bytes());
+        len.copy_from_slice(&self.len.to_le_bytes());
+        kind.copy_from_slice(&(self.kind as u32).to_le_bytes());
+        bytes
+    }
+}
+
 /// What a range is for; the numbers are e820's, which PVH shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]

@@ -10,10 +10,16 @@ use devices::bus::Bus;
 use devices::memory::GuestMem;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
+use super::irqs::TestedIrqs;
 use crate::base64;
 
 /// The most bytes that one command reads or writes.
 const MOST: u64 = 32 << 20;
+
+/// The interrupt controller's name.
+const CONTROLLER: &str = "ioapic";
+/// What inputs without a name are called.
+const UNNAMED: &str = "unnamed-gpio-in";
 
 /// What a tester drives: what a CPU of the machine sees.
 pub struct Target {
@@ -23,6 +29,8 @@ pub struct Target {
     pub mmio: Arc<Bus>,
     /// RAM.
     pub memory: GuestMem,
+    /// Its interrupts; `None` while its vCPUs take them.
+    pub irqs: Option<Arc<TestedIrqs>>,
 }
 
 /// A tester's view of the machine and its clock.
@@ -79,6 +87,14 @@ impl Session {
             }),
             "clock_step" => self.step_clock(arguments),
             "clock_set" => self.set_clock(argument(arguments, 0)?),
+            "irq_intercept_in" => self.intercept(word(arguments, 0)?),
+            "irq_intercept_out" => Err(match known_device(word(arguments, 0)?) {
+                // Its outputs are the processors' inputs, of which there are none to be seen.
+                Ok(()) => "FAIL No intercepts installed".to_owned(),
+                Err(unknown) => unknown,
+            }),
+            "set_irq_in" => self.drive_irq(arguments),
+            "module_load" => Err("FAIL nothing here is a module: all of it is built in".to_owned()),
             other => Err(format!("FAIL Unknown command '{other}'")),
         }
     }
@@ -139,6 +155,38 @@ impl Session {
         let text = arguments.get(2).ok_or("ERR invalid argument size")?;
         self.target()?.write(address, &bytes(text, size)?);
         Ok("OK".to_owned())
+    }
+
+    /// What happened at intercepted pins since the last call: a pin and its new level.
+    pub(super) fn take_news(&self) -> Vec<(u32, bool)> {
+        let irqs = self.irqs();
+        irqs.map(|irqs| irqs.take_news()).unwrap_or_default()
+    }
+
+    fn irqs(&self) -> Result<&Arc<TestedIrqs>, Refused> {
+        let irqs = self.target()?.irqs.as_ref();
+        irqs.ok_or_else(|| "FAIL the vCPUs have the interrupts: use -accel qtest".to_owned())
+    }
+
+    fn intercept(&self, path: &str) -> Result<String, Refused> {
+        known_device(path)?;
+        self.irqs()?.intercept();
+        Ok("OK".to_owned())
+    }
+
+    fn drive_irq(&self, arguments: &[&str]) -> Result<String, Refused> {
+        known_device(word(arguments, 0)?)?;
+        let inputs = word(arguments, 1)?;
+        if inputs != UNNAMED {
+            return Err(format!("FAIL there are no inputs called '{inputs}'"));
+        }
+        let (number, level) = (argument(arguments, 2)?, argument(arguments, 3)?);
+        let pin = u32::try_from(number).unwrap_or(u32::MAX);
+        if self.irqs()?.drive(pin, level != 0) {
+            Ok("OK".to_owned())
+        } else {
+            Err(format!("FAIL there is no input {number}"))
+        }
     }
 
     fn step_clock(&mut self, arguments: &[&str]) -> Result<String, Refused> {
@@ -210,9 +258,21 @@ fn width_of(command: &str) -> usize {
     }
 }
 
+/// The only device whose inputs can be looked at and driven: by its name, or any path to it.
+fn known_device(path: &str) -> Result<(), Refused> {
+    let is_known = path.rsplit('/').next() == Some(CONTROLLER);
+    is_known
+        .then_some(())
+        .ok_or_else(|| "FAIL Unknown device".to_owned())
+}
+
+fn word<'a>(arguments: &[&'a str], at: usize) -> Result<&'a str, Refused> {
+    let word = arguments.get(at).copied();
+    word.ok_or_else(|| "ERR missing argument".to_owned())
+}
+
 fn argument(arguments: &[&str], at: usize) -> Result<u64, Refused> {
-    let text = arguments.get(at).ok_or("ERR missing argument")?;
-    number(text)
+    number(word(arguments, at)?)
 }
 
 fn number(text: &str) -> Result<u64, Refused> {
@@ -300,6 +360,7 @@ mod tests {
             ports,
             mmio,
             memory: GuestMem::new(ram),
+            irqs: Some(super::super::irqs::tests::irqs().0),
         }))
     }
 
@@ -339,6 +400,33 @@ mod tests {
             ("write 0x20 4 0", "ERR invalid argument size"),
             ("read 0x20 0", "ERR a size is from 1 to 33554432, not 0"),
         ]);
+    }
+
+    #[test]
+    fn interrupts_are_driven_intercepted_and_told_of() {
+        conversation(&[
+            ("set_irq_in ioapic unnamed-gpio-in 4 1", "OK"),
+            (
+                "set_irq_in ioapic unnamed-gpio-in 24 1",
+                "FAIL there is no input 24",
+            ),
+            (
+                "set_irq_in ioapic sda 0 1",
+                "FAIL there are no inputs called 'sda'",
+            ),
+            ("set_irq_in lpc unnamed-gpio-in 0 1", "FAIL Unknown device"),
+            ("irq_intercept_out ioapic", "FAIL No intercepts installed"),
+            ("irq_intercept_out /machine/nothing", "FAIL Unknown device"),
+            ("irq_intercept_in ", "FAIL Unknown device"),
+            ("irq_intercept_in", "ERR missing argument"),
+        ]);
+        let mut session = session();
+        let irqs = Arc::clone(session.irqs().unwrap());
+        irqs.line(3).set(true);
+        assert!(session.take_news().is_empty());
+        assert_eq!(session.answer("irq_intercept_in /machine/ioapic"), "OK");
+        irqs.line(4).set(true);
+        assert_eq!(session.take_news(), [(4, true)]);
     }
 
     #[test]

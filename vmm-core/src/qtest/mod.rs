@@ -8,21 +8,27 @@
 //!   tester ─► chardev ─► Qtest::receive: lines ─► Session::answer ─┬─ in*, out*  ─► ports
 //!     ▲                                             (command.rs)   ├─ read, write ─► RAM or a BAR
 //!     └─ chardev ◄─ backlog ◄─ one line for each ◄─────────────────┴─ clock_*: its own clock
+//!                      ▲
+//!                      └─ "IRQ raise N" ◄─ irqs.rs ◄─ a device's line, intercepted
 //! ```
 //!
 //! The chardev's thread does it all. A tester that does not read its answers is not read from
-//! until it does.
+//! until it does; nor is one before the machine is there.
 //!
-//! Read next: [`command`].
+//! Read next: [`command`], [`irqs`].
 
 mod command;
+mod irqs;
 mod log;
 
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use devices::chardev::{Chardev, ChardevError, ChardevLease, Frontend};
+use devices::reactor::Reactor;
 
 pub use command::Target;
+pub use irqs::{LineOf, TestedIrqs, TestedMsi};
 pub use log::Log;
 
 use command::Session;
@@ -36,6 +42,9 @@ const ROOM: usize = 64 << 10;
 pub struct Qtest {
     state: Mutex<State>,
     lease: OnceLock<ChardevLease>,
+    /// Whether the tester is listened to.
+    admitted: AtomicBool,
+    this: Weak<Self>,
 }
 
 struct State {
@@ -48,12 +57,13 @@ struct State {
 }
 
 impl Qtest {
-    /// Serves whoever is at the other end of `chardev`, from now on.
+    /// Connects to whoever is at the other end of `chardev`; they are listened to once they are
+    /// [admitted](Self::admit).
     ///
     /// # Errors
     /// A device has the chardev.
     pub fn serve(chardev: &Arc<Chardev>, log: Option<Log>) -> Result<Arc<Self>, ChardevError> {
-        let qtest = Arc::new(Self {
+        let qtest = Arc::new_cyclic(|this| Self {
             state: Mutex::new(State {
                 session: Session::new(None),
                 log,
@@ -61,19 +71,45 @@ impl Qtest {
                 backlog: Vec::new(),
             }),
             lease: OnceLock::new(),
+            admitted: AtomicBool::new(false),
+            this: this.clone(),
         });
         let frontend: Arc<dyn Frontend> = Arc::clone(&qtest) as _;
         let lease = chardev.attach(&frontend)?;
         lease.set_open(true);
-        // What came in between waits in the chardev for this.
-        let lease = qtest.lease.get_or_init(|| lease);
-        lease.resume_input();
+        let _ = qtest.lease.set(lease);
         Ok(qtest)
     }
 
-    /// Hands over what the tester drives.
-    pub fn aim(&self, target: Target) {
-        self.state().session.aim(target);
+    /// Listens to the tester, who drives `target`: nothing, while there is no machine.
+    pub fn admit(&self, target: Option<Target>, reactor: &Reactor) {
+        if let Some(target) = target {
+            let (this, reactor) = (self.this.clone(), reactor.clone());
+            let on_news = move || {
+                let this = this.clone();
+                let tell = move || {
+                    if let Some(qtest) = this.upgrade() {
+                        qtest.tell_news();
+                    }
+                };
+                // Without its thread there is no tester who could be told.
+                let _ = reactor.run(tell);
+            };
+            if let Some(irqs) = &target.irqs {
+                irqs.on_news(on_news);
+            }
+            self.state().session.aim(target);
+        }
+        self.admitted.store(true, Ordering::Release);
+        if let Some(lease) = self.lease.get() {
+            lease.resume_input();
+        }
+    }
+
+    /// Tells of interrupts that came between two commands.
+    fn tell_news(&self) {
+        self.state().tell_news();
+        self.send();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -95,7 +131,9 @@ impl Qtest {
 
 impl Frontend for Qtest {
     fn room(&self) -> usize {
-        let is_free = self.lease.get().is_some() && self.state().backlog.is_empty();
+        let is_free = self.lease.get().is_some()
+            && self.admitted.load(Ordering::Acquire)
+            && self.state().backlog.is_empty();
         if is_free { ROOM } else { 0 }
     }
 
@@ -142,8 +180,16 @@ impl State {
                     log.received(&line);
                 }
                 let answer = self.session.answer(&line);
+                self.tell_news();
                 self.answer(answer);
             }
+        }
+    }
+
+    fn tell_news(&mut self) {
+        for (pin, high) in self.session.take_news() {
+            let level = if high { "raise" } else { "lower" };
+            self.answer(format!("IRQ {level} {pin}"));
         }
     }
 

@@ -146,6 +146,11 @@ fn both_ways_lead_to_the_same_function_through_programmed_bridges() {
     let mut device = [0; 2];
     ports.read(6, &mut device);
     assert_eq!(device, [0x0c, 0x00]);
+    // The same half, named in the address.
+    ports.write(0, &0x8001_0002_u32.to_le_bytes());
+    let mut device = [0; 4];
+    ports.read(4, &mut device);
+    assert_eq!(device, [0x0c, 0x00, 0xff, 0xff]);
     let view = host.inspect();
     let outer = view[1].bridge.as_ref().unwrap();
     assert_eq!((outer.secondary, outer.subordinate), (1, 2));

@@ -27,6 +27,9 @@ const RTC_PORT: u16 = 0x70;
 const RTC_IRQ: u8 = 8;
 /// `_STA`: present, enabled, shown, working.
 const PRESENT: u8 = 0xf;
+/// `_STA`: the same, without being shown to people.
+const HIDDEN: u8 = 0xb;
+const FW_CFG_PORTS: u8 = 12;
 /// Every function of a slot.
 const ANY_FUNCTION: u32 = 0xffff;
 
@@ -49,6 +52,7 @@ fn system_bus(spec: &AcpiSpec, aml: &mut Vec<u8>) {
     let mut inside = Vec::new();
     host_bridge(spec, &mut inside);
     reserved(&mut inside);
+    fw_cfg(spec, &mut inside);
     for uid in 0..spec.apic_ids.len() {
         processor(uid, &mut inside);
     }
@@ -62,6 +66,22 @@ fn processor(uid: usize, aml: &mut Vec<u8>) {
         vec![
             &Name::new("_HID".into(), &"ACPI0007"),
             &Name::new("_UID".into(), &uid),
+        ],
+    )
+    .to_aml_bytes(aml);
+}
+
+/// The store of files, by the id that its drivers know.
+fn fw_cfg(spec: &AcpiSpec, aml: &mut Vec<u8>) {
+    Device::new(
+        "FWCF".into(),
+        vec![
+            &Name::new("_HID".into(), &"QEMU0002"),
+            &Name::new("_STA".into(), &HIDDEN),
+            &Name::new(
+                "_CRS".into(),
+                &ResourceTemplate::new(vec![&IO::new(spec.fw_cfg, spec.fw_cfg, 1, FW_CFG_PORTS)]),
+            ),
         ],
     )
     .to_aml_bytes(aml);

@@ -62,6 +62,8 @@ pub struct AcpiSpec {
     pub rtc: bool,
     /// The panic notifier's port, if there is one.
     pub pvpanic: Option<u16>,
+    /// The first port of fw_cfg.
+    pub fw_cfg: u16,
 }
 
 /// The finished tables.
@@ -152,6 +154,7 @@ mod tests {
             }],
             rtc: true,
             pvpanic: Some(0x505),
+            fw_cfg: 0x510,
         }
     }
 

@@ -15,7 +15,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{BootError, CMDLINE, Handover, number, read_at, unreadable};
 use crate::kvm::BootEntry;
-use crate::memory::{Layout, layout::HIGH_RAM, load};
+use crate::memory::layout::{E820Entry, HIGH_RAM};
+use crate::memory::{Layout, load};
 
 const BOOT_PARAMS: u64 = 0x7000;
 const BOOT_PARAMS_LEN: usize = 4096;
@@ -47,7 +48,6 @@ const HEADER_END: usize = 0x264;
 const ACPI_RSDP_ADDR: usize = 0x70;
 const E820_ENTRIES: usize = 0x1e8;
 const E820_TABLE: usize = 0x2d0;
-const E820_ENTRY_LEN: usize = 20;
 
 const BOOT_FLAG_VALUE: u64 = 0xaa55;
 const OLDEST: u64 = 0x20c;
@@ -183,10 +183,7 @@ impl BzImage {
         let map = layout.e820();
         put(E820_ENTRIES, &[u8::try_from(map.len()).unwrap_or(0)]);
         for (slot, entry) in map.iter().enumerate() {
-            let at = E820_TABLE + slot * E820_ENTRY_LEN;
-            put(at, &entry.start.to_le_bytes());
-            put(at + 8, &entry.len.to_le_bytes());
-            put(at + 16, &(entry.kind as u32).to_le_bytes());
+            put(E820_TABLE + slot * E820Entry::LEN, &entry.to_bytes());
         }
         handover
             .memory

@@ -34,6 +34,7 @@ fn kernel(code: &[u8]) -> BootSource {
 
 fn spec(code: &[u8], vcpus: u32) -> Q35Spec {
     Q35Spec {
+        firmware: FirmwareSpec::default(),
         product: TYPE.name.to_owned(),
         uuid: [0; 16],
         topology: CpuTopology::flat(vcpus),
@@ -306,7 +307,10 @@ fn a_dropped_machine_leaves_nothing_behind() {
         .unwrap();
     machine.power_on().unwrap();
     machine.resume().unwrap();
-    let (pci, irqs) = (Arc::downgrade(machine.pci()), Arc::downgrade(&machine.irqs));
+    let (pci, irqs) = (
+        Arc::downgrade(machine.pci()),
+        Arc::downgrade(machine.wiring.chips()),
+    );
     let vm = Arc::downgrade(&machine.vm);
     drop(bench);
     assert_eq!(Arc::strong_count(&port), 1);
