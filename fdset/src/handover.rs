@@ -8,6 +8,7 @@ use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 
 use crate::error::RegistryError;
+use crate::kernel;
 use crate::kind::{Kind, Nature};
 use crate::ledger::{Place, Waiting};
 use crate::registry::Scope;
@@ -34,6 +35,13 @@ impl Peer {
             uid: seen.uid(),
             gid: seen.gid(),
         })
+    }
+
+    /// The further groups of whoever is at the other end of `socket`; none where the kernel does
+    /// not say.
+    #[must_use]
+    pub fn groups(socket: impl AsFd) -> Vec<u32> {
+        kernel::peer_groups(socket.as_fd()).unwrap_or_default()
     }
 }
 

@@ -90,6 +90,37 @@ pub(crate) fn set_socket_flag(fd: BorrowedFd<'_>, option: i32, value: bool) -> n
     Errno::result(done).map(drop)
 }
 
+/// The supplementary groups of the process that is connected to the socket `fd`, as they were when
+/// it connected.
+pub(crate) fn peer_groups(fd: BorrowedFd<'_>) -> nix::Result<Vec<libc::gid_t>> {
+    let mut groups: Vec<libc::gid_t> = vec![0; 64];
+    loop {
+        let room = size_of_val(groups.as_slice());
+        let mut size = libc::socklen_t::try_from(room).map_err(|_| Errno::EINVAL)?;
+        // SAFETY: `fd` is open for the length of the call, and the kernel writes at most `size`
+        // bytes at `groups`, which has that many, and the size into `size`.
+        let done = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut size,
+            )
+        };
+        let came = usize::try_from(size).unwrap_or(0) / size_of::<libc::gid_t>();
+        match Errno::result(done) {
+            Ok(_) => {
+                groups.truncate(came);
+                return Ok(groups);
+            }
+            // There are more, and it says how many: a number that never changes again.
+            Err(Errno::ERANGE) if came > groups.len() => groups.resize(came, 0),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// What became of an inherited number.
 pub(crate) enum Claim<E> {
     /// It is ours now, and close-on-exec.
@@ -131,4 +162,22 @@ pub(crate) fn take_inherited<E>(
     // close-on-exec from birth, so it was inherited; the registry hands out each number once, so
     // nobody else owns it.
     Ok(Claim::Taken(unsafe { OwnedFd::from_raw_fd(number) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_is_in_the_groups_that_its_process_was_in() {
+        let (ours, _theirs) = UnixStream::pair().expect("a socket pair");
+        let own = nix::unistd::getgroups().expect("our groups");
+        let own: Vec<_> = own.into_iter().map(nix::unistd::Gid::as_raw).collect();
+        assert_eq!(peer_groups(ours.as_fd()), Ok(own));
+        let (reader, _writer) = nix::unistd::pipe().expect("a pipe");
+        assert_eq!(peer_groups(reader.as_fd()), Err(Errno::ENOTSOCK));
+    }
 }

@@ -133,9 +133,13 @@ impl control::Commands for Builtin<'_> {
         Ok(self.shared.version.wire())
     }
 
-    fn query_commands(&mut self, _cx: &mut dyn Context) -> Result<Vec<CommandInfo>, QmpError> {
-        let names = COMMANDS.iter().map(|command| command.name.to_owned());
-        Ok(names.map(|name| CommandInfo { name }).collect())
+    fn query_commands(&mut self, cx: &mut dyn Context) -> Result<Vec<CommandInfo>, QmpError> {
+        let names = COMMANDS.iter().map(|command| command.name);
+        let permitted = names.filter(|name| cx.permits(name).is_ok());
+        let named = permitted.map(|name| CommandInfo {
+            name: name.to_owned(),
+        });
+        Ok(named.collect())
     }
 
     fn query_events(&mut self, _cx: &mut dyn Context) -> Result<Vec<EventInfo>, QmpError> {

@@ -107,6 +107,10 @@ impl Context for Call {
         self.line.monitor
     }
 
+    fn permits(&self, command: &str) -> Result<(), QmpError> {
+        self.line.rights.permit_named(command)
+    }
+
     fn session(&self) -> Option<SessionId> {
         let line = &self.line;
         line.scope.is_some().then(|| line.key.session())

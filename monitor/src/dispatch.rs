@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use qapi_schema::{CommandSpec, ErrorClass, QmpError, find_command};
 
+use crate::policy::Rights;
 use crate::request::Request;
 use crate::session::State;
 
@@ -49,7 +50,8 @@ pub(crate) enum Route {
     Run(&'static CommandSpec),
 }
 
-/// Decides about a request that came with `fds` fds over a session in `state`.
+/// Decides about a request that came with `fds` fds over a session in `state`, on a monitor whose
+/// clients have `rights`.
 ///
 /// # Errors
 /// Why it may not run, with the class and text that clients know.
@@ -58,6 +60,7 @@ pub(crate) fn admit(
     fds: usize,
     state: State,
     phase: Phase,
+    rights: &Rights,
 ) -> Result<Route, QmpError> {
     let negotiates = request.command == "qmp_capabilities";
     match (state, negotiates) {
@@ -79,6 +82,7 @@ pub(crate) fn admit(
     }
     let command = find_command(&request.command)
         .ok_or_else(|| QmpError::command_not_found(&request.command))?;
+    rights.permit(command)?;
     if request.out_of_band && !command.allow_oob {
         return Err(QmpError::generic(format!(
             "The command {} does not support OOB",
@@ -134,7 +138,7 @@ mod tests {
     fn told(command: &str, oob: bool, fds: usize, state: State) -> Result<Route, String> {
         let member = if oob { "exec-oob" } else { "execute" };
         let request = Request::new(json!({member: command}), true).expect("a request");
-        admit(&request, fds, state, Phase::Ready).map_err(|error| error.desc)
+        admit(&request, fds, state, Phase::Ready, &Rights::default()).map_err(|error| error.desc)
     }
 
     #[test]

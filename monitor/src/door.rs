@@ -5,6 +5,7 @@
 //! asked for again by the clock: [`Door::rests_until`]. Who cannot be served at all is told so in
 //! one line and let go, also when this process has no fd left: one is kept in reserve for that.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
@@ -24,6 +25,8 @@ use crate::transport::{Outlet, Port};
 const CLIENTS_PER_MONITOR: usize = 256;
 /// How long a listener rests when its callers can be neither served nor told so.
 const ACCEPT_REST: Duration = Duration::from_millis(200);
+/// How long nothing more is told of a user who is not served, and calls again and again.
+const STRANGER_REST: Duration = Duration::from_secs(1);
 /// How many callers are turned away before the sessions have their turn.
 const TURNED_AWAY_AT_ONCE: usize = 64;
 /// How often to look whether somebody has opened a pty: the kernel does not tell.
@@ -49,6 +52,8 @@ pub(crate) struct Door {
     clients: usize,
     /// Refusals are told once, until there is room again.
     told_full: bool,
+    /// Which user was turned away last, and when that may be told again.
+    told_stranger: Option<(Option<u32>, Instant)>,
     rests_until: Option<Instant>,
     reserve: Option<Reserve>,
 }
@@ -67,6 +72,7 @@ impl Door {
             first_client,
             clients: 0,
             told_full: false,
+            told_stranger: None,
             rests_until: None,
             reserve: accepts.then(Reserve::new),
         }
@@ -133,17 +139,21 @@ impl Door {
             let Entrance::Listener(listener) = &self.entrance else {
                 return None;
             };
-            match fdset::accept(listener).and_then(Port::of_caller) {
+            match fdset::accept(listener)
+                .and_then(Port::of_caller)
+                .map(Arc::new)
+            {
+                Ok(port) if !self.knows(&port) => {}
                 Ok(port) if self.clients < CLIENTS_PER_MONITOR => {
                     self.told_full = false;
-                    return Some(Arc::new(port));
+                    return Some(port);
                 }
                 Ok(port) => {
                     let why = format!(
                         "This monitor serves {CLIENTS_PER_MONITOR} clients at once, and has them; \
                          close one connection first"
                     );
-                    turn_away(port, self.manner.style, &why);
+                    turn_away(&port, self.manner.style, &why);
                     self.tell_once(&why);
                 }
                 Err(error) => match error.kind() {
@@ -156,7 +166,8 @@ impl Door {
                         }
                     }
                     _ => {
-                        tracing::warn!(monitor = self.manner.id.0, %error, "a client cannot be accepted yet");
+                        let monitor = &self.manner.rights.name;
+                        tracing::warn!(monitor, %error, "a client cannot be accepted yet");
                         self.rests_until = Some(Instant::now() + ACCEPT_REST);
                         return None;
                     }
@@ -166,6 +177,23 @@ impl Door {
         // More may wait, of whom no edge will tell.
         self.rests_until = Some(Instant::now());
         None
+    }
+
+    /// Whether the monitor serves a caller; one that it does not is told so, and the log.
+    fn knows(&mut self, port: &Arc<Port>) -> bool {
+        let rights = Arc::clone(&self.manner.rights);
+        let Err(stranger) = rights.admit(&**port) else {
+            return true;
+        };
+        turn_away(port, self.manner.style, &stranger);
+        let user = stranger.peer.map(|peer| peer.uid);
+        let now = Instant::now();
+        let told = |(known, until): (Option<u32>, Instant)| known == user && until > now;
+        if !self.told_stranger.is_some_and(told) {
+            self.told_stranger = Some((user, now + STRANGER_REST));
+            stranger.tell();
+        }
+        false
     }
 
     /// Accepts with the fd kept in reserve, tells why that is all, and has the fd back. When even
@@ -178,7 +206,7 @@ impl Door {
         let style = self.manner.style;
         let told = reserve.lend(|| {
             let port = fdset::accept(listener).and_then(Port::of_caller)?;
-            turn_away(port, style, why);
+            turn_away(&Arc::new(port), style, &why);
             Ok(())
         });
         let is_whole = reserve.refill();
@@ -197,16 +225,16 @@ impl Door {
 
     fn tell_once(&mut self, why: &str) {
         if !std::mem::replace(&mut self.told_full, true) {
-            let (monitor, clients) = (self.manner.id.0, self.clients);
+            let (monitor, clients) = (&self.manner.rights.name, self.clients);
             tracing::warn!(monitor, clients, why, "clients are turned away");
         }
     }
 }
 
 /// Says why a caller is not served, and hangs up.
-fn turn_away(port: Port, style: Style, why: &str) {
-    let outlet = Outlet::new(Arc::new(port));
-    outlet.send(&failure(style, None, &QmpError::generic(why)));
+pub(crate) fn turn_away(port: &Arc<Port>, style: Style, why: &dyn fmt::Display) {
+    let outlet = Outlet::new(Arc::clone(port));
+    outlet.send(&failure(style, None, &QmpError::generic(why.to_string())));
     outlet.close();
 }
 

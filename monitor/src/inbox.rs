@@ -257,6 +257,7 @@ mod tests {
             inbox.open(Arc::new(Line {
                 key: Key(key),
                 monitor: MonitorId(0),
+                rights: Arc::default(),
                 peer: None,
                 style: Style::Line,
                 outlet: Outlet::new(Arc::new(port)),

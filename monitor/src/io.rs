@@ -33,7 +33,7 @@ use crate::builtin;
 use crate::busy_poll::{self, BusyPoll};
 use crate::call::Call;
 use crate::dispatch::{Route, admit};
-use crate::door::{Door, Entrance};
+use crate::door::{self, Door, Entrance};
 use crate::inbox::{Pending, Queued};
 use crate::ledger;
 use crate::line::{Key, Line, Manner, Note};
@@ -255,13 +255,18 @@ impl Io {
                     .knocker()
                     .map_or(Ok(()), |fd| self.watch(fd, key, Interest::READABLE));
                 if let Err(error) = watched {
-                    tracing::error!(monitor = manner.id.0, %error, "a monitor cannot be listened to");
+                    let monitor = &door.manner.rights.name;
+                    tracing::error!(monitor, %error, "a monitor cannot be listened to");
                     return;
                 }
                 self.doors.insert(key, door);
                 self.accept(key);
             }
             Way::Connected { input, output } => {
+                if let Err(stranger) = manner.rights.admit(&*input) {
+                    stranger.tell();
+                    return door::turn_away(&output, manner.style, &stranger);
+                }
                 self.greet(None, manner, input, output);
                 drop(first_client);
             }
@@ -298,7 +303,7 @@ impl Io {
         while let Some(door) = self.doors.get_mut(&key)
             && let Some(port) = door.admit()
         {
-            let manner = door.manner;
+            let manner = door.manner.clone();
             self.greet(Some(key), manner, Arc::clone(&port), port);
             if let Some(door) = self.doors.get_mut(&key) {
                 door.announce();
@@ -313,6 +318,7 @@ impl Io {
             id,
             style,
             fd_scope,
+            rights,
         } = manner;
         let scope = Scope::Session {
             monitor: id.0,
@@ -321,6 +327,7 @@ impl Io {
         let line = Arc::new(Line {
             key,
             monitor: id,
+            rights,
             peer: Peer::of(&*input),
             style,
             outlet: Outlet::new(Arc::clone(&output)),
@@ -341,13 +348,15 @@ impl Io {
         let watched = self.watch(client.input.as_raw_fd(), key, Interest::READABLE);
         self.shared.inbox.open(Arc::clone(&client.line));
         if let Err(error) = watched {
-            tracing::error!(monitor = id.0, %error, "a client cannot be watched");
+            let monitor = &client.line.rights.name;
+            tracing::error!(monitor, %error, "a client cannot be watched");
             return self.dismiss(client, &Farewell::Gone);
         }
         client
             .line
             .send(&print::message(style, &[&self.shared.greeting]));
-        tracing::debug!(monitor = id.0, session = key.0, "a client has connected");
+        let monitor = &client.line.rights.name;
+        tracing::debug!(monitor, session = key.0, "a client has connected");
         self.clients.insert(key, client);
         self.again.push(key);
     }
@@ -447,7 +456,8 @@ impl Io {
             }
         };
         let state = client.session.state();
-        let admitted = admit(&request, fds.len(), state, shared.phase.now());
+        let rights = &client.line.rights;
+        let admitted = admit(&request, fds.len(), state, shared.phase.now(), rights);
         let Request {
             id,
             arguments,
@@ -530,7 +540,7 @@ impl Io {
     /// Ends a session.
     fn dismiss(&mut self, mut client: Client, farewell: &Farewell) {
         let key = client.line.key;
-        let monitor = client.line.monitor.0;
+        let monitor = &client.line.rights.name;
         match farewell {
             Farewell::Gone => tracing::debug!(monitor, session = key.0, "a client has gone"),
             reason => tracing::warn!(monitor, session = key.0, %reason, "a client is dropped"),

@@ -35,7 +35,8 @@
 //!   last reply and the last event first.
 //!
 //! Read next: `io` (the loop), `session` (whose fds are whose, and the states of a session),
-//! `framer` (where a value ends), `inbox` (who waits for whom), `dispatch` (what may run).
+//! `framer` (where a value ends), `inbox` (who waits for whom), `dispatch` (what may run), `policy`
+//! (whom a monitor serves, and what they may ask).
 
 #![forbid(unsafe_code)]
 
@@ -54,6 +55,7 @@ mod json;
 mod ledger;
 mod limit;
 mod line;
+mod policy;
 mod print;
 mod request;
 mod server;
@@ -63,5 +65,6 @@ mod transport;
 pub use builtin::{Version, scope_of};
 pub use call::Call;
 pub use dispatch::Phase;
+pub use policy::{ClientPolicy, CommandPolicy, LONGEST_POLICY, PolicyError};
 pub use print::Style;
 pub use server::{Endpoint, FdScope, MonitorError, MonitorSpec, Server, ServerSpec};

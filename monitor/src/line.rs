@@ -10,6 +10,7 @@ use mio::Waker;
 use qapi_schema::{MonitorId, SessionId};
 
 use crate::io::NewMonitor;
+use crate::policy::Rights;
 use crate::print::Style;
 use crate::server::FdScope;
 use crate::transport::{Outlet, Sent};
@@ -26,7 +27,7 @@ impl Key {
 }
 
 /// What all sessions of one monitor have alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Manner {
     /// The monitor.
     pub(crate) id: MonitorId,
@@ -34,6 +35,8 @@ pub(crate) struct Manner {
     pub(crate) style: Style,
     /// How long what its clients hand over stays.
     pub(crate) fd_scope: FdScope,
+    /// What it is called, whom it serves, and what they may ask.
+    pub(crate) rights: Arc<Rights>,
 }
 
 /// What another thread asks of `qmp-io`.
@@ -97,6 +100,8 @@ pub(crate) struct Line {
     pub(crate) key: Key,
     /// The monitor it came over.
     pub(crate) monitor: MonitorId,
+    /// What the client may ask.
+    pub(crate) rights: Arc<Rights>,
     /// Who the client is, where its connection tells.
     pub(crate) peer: Option<Peer>,
     /// How its messages are laid out.

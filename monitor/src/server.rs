@@ -8,7 +8,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use fdset::{FdRegistry, Listener};
+use fdset::{FdRegistry, Listener, Peer};
 use mio::{Poll, Waker};
 use qapi_schema::{EventSink, MonitorId};
 
@@ -20,6 +20,7 @@ use crate::events::EventHub;
 use crate::inbox::{Inbox, Pending, Queued};
 use crate::io::{Io, NewMonitor, WAKER, Way};
 use crate::line::{Bell, Key, Line, Manner, Note};
+use crate::policy::{ClientPolicy, CommandPolicy, Rights};
 use crate::print::Style;
 use crate::transport::Port;
 
@@ -51,15 +52,39 @@ pub struct ServerSpec {
 pub struct MonitorSpec {
     /// Its number: whose fd names its clients see.
     pub id: MonitorId,
+    /// What errors and the log call it.
+    pub name: String,
     /// The layout of its messages.
     pub style: Style,
     /// How long what its clients hand over stays.
     pub fd_scope: FdScope,
+    /// Whom it serves.
+    pub clients: ClientPolicy,
+    /// What they may ask.
+    pub commands: CommandPolicy,
     /// How its clients come.
     pub endpoint: Endpoint,
     /// Whether [`Server::add_monitor`] returns only when the first client is there (`wait=on`).
     /// Means nothing for a client that is there already.
     pub wait: bool,
+}
+
+impl MonitorSpec {
+    /// A monitor with nothing special about it: messages in one line each, fds that stay, clients
+    /// who may do everything.
+    #[must_use]
+    pub fn new(id: MonitorId, endpoint: Endpoint) -> Self {
+        Self {
+            id,
+            name: format!("monitor{}", id.0),
+            style: Style::Line,
+            fd_scope: FdScope::Monitor,
+            clients: ClientPolicy::default(),
+            commands: CommandPolicy::everything(),
+            endpoint,
+            wait: false,
+        }
+    }
 }
 
 /// How long the fds stay that clients hand over and nobody takes.
@@ -92,6 +117,19 @@ pub enum Endpoint {
     },
 }
 
+impl Endpoint {
+    /// The way over which the kernel never tells who calls.
+    fn hides_callers(&self) -> Option<&'static str> {
+        match self {
+            Self::Listener(listener) if listener.local().is_some() => Some("TCP"),
+            Self::Stream(fd) if Peer::of(fd).is_none() => Some("this connection"),
+            Self::Listener(_) | Self::Stream(_) => None,
+            Self::Pty(_) => Some("a pty"),
+            Self::Pair { .. } => Some("standard input and output"),
+        }
+    }
+}
+
 /// Why a monitor cannot be added.
 #[derive(Debug, thiserror::Error)]
 pub enum MonitorError {
@@ -103,6 +141,17 @@ pub enum MonitorError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// It is to serve some users only, and cannot know who its clients are.
+    #[error(
+        "monitor '{name}': who calls over {way} cannot be known; leave out allow-uid and \
+         allow-gid, or use a unix socket"
+    )]
+    Faceless {
+        /// The monitor.
+        name: String,
+        /// How its clients come.
+        way: &'static str,
     },
     /// The server's thread does not start.
     #[error("the thread qmp-io cannot be started")]
@@ -203,6 +252,12 @@ impl Server {
     /// When an fd cannot be used, the thread cannot be started, or the server has ended.
     pub fn add_monitor(&self, spec: MonitorSpec) -> Result<(), MonitorError> {
         let monitor = spec.id;
+        if !spec.clients.is_open()
+            && let Some(way) = spec.endpoint.hides_callers()
+        {
+            let name = spec.name;
+            return Err(MonitorError::Faceless { name, way });
+        }
         let port = |fd| {
             Port::new(fd)
                 .map(Arc::new)
@@ -230,6 +285,11 @@ impl Server {
                 id: monitor,
                 style: spec.style,
                 fd_scope: spec.fd_scope,
+                rights: Arc::new(Rights {
+                    name: spec.name,
+                    clients: spec.clients,
+                    commands: spec.commands,
+                }),
             },
             way,
             first_client: spec.wait.then_some(first_client),

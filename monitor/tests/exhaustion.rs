@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fdset::{Door, FdRegistry, Role, Scope, SocketAddress, Wait};
-use monitor::{Endpoint, FdScope, MonitorSpec, Phase, Server, ServerSpec, Style, Version};
+use monitor::{Endpoint, MonitorSpec, Phase, Server, ServerSpec, Version};
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
 use nix::sys::time::TimeValLike;
 use qapi_schema::MonitorId;
@@ -62,13 +62,7 @@ fn who_finds_no_fd_left_is_told_and_who_is_served_stays_served() {
     let door = Door::new(Arc::clone(&registry), Scope::Process);
     let listener = fdset::listen(&door, &address, Role::Monitor, "test").expect("a listener");
     let server = server(registry);
-    let spec = MonitorSpec {
-        id: MonitorId(0),
-        style: Style::Line,
-        fd_scope: FdScope::Monitor,
-        endpoint: Endpoint::Listener(listener),
-        wait: false,
-    };
+    let spec = MonitorSpec::new(MonitorId(0), Endpoint::Listener(listener));
     server.add_monitor(spec).expect("a monitor");
     let connect = || {
         let socket = fdset::connect(&door, &address, Wait::ForPeer, Role::Monitor, "test");

@@ -112,6 +112,16 @@ pub trait Context {
     /// The monitor the request came over.
     fn monitor(&self) -> MonitorId;
 
+    /// Whether the client may send that command too: asked for each command that is done inside
+    /// another one.
+    ///
+    /// # Errors
+    /// Why not.
+    fn permits(&self, command: &str) -> Result<(), QmpError> {
+        let _ = command;
+        Ok(())
+    }
+
     /// The session, where fd names belong to it and not to its monitor (`fd-scope=session`).
     fn session(&self) -> Option<SessionId> {
         None

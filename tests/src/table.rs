@@ -105,6 +105,8 @@ pub enum Resource {
     MonitorListener,
     /// A monitor's connection.
     MonitorConnection,
+    /// The file that says what a monitor's clients may send.
+    MonitorCommands,
 }
 
 /// Whether a resource can be opened from a source.
@@ -362,6 +364,14 @@ pub const TABLE: &[Row] = &[
         role: "chardev",
         kinds: "connected unix, TCP or vsock socket",
         cells: SOCKET_AT_LAUNCH,
+    },
+    Row {
+        resource: Resource::MonitorCommands,
+        title: "What a monitor's clients may send",
+        spelled: "`-mon commands=`",
+        role: "commands",
+        kinds: "regular file, memfd, pipe",
+        cells: FILE_AT_LAUNCH,
     },
 ];
 

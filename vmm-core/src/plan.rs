@@ -94,6 +94,11 @@ pub fn config(config: &Config) -> Vec<Planned> {
             plan.extend(chardev(&options.id, &spec));
         }
     }
+    let rules = config.monitors.iter();
+    plan.extend(rules.filter_map(|one| one.commands.as_deref()).map(|name| {
+        let request = Request::new(name, Access::ReadOnly, Role::Commands, "-mon commands=");
+        Planned::new(&request, Expected::RegularFile)
+    }));
     for options in &config.objects {
         if let Ok((id, spec)) = resolve::object::object(options.clone()) {
             plan.extend(object(&id, &spec));

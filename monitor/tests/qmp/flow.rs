@@ -321,13 +321,10 @@ fn the_last_answer_and_event_arrive_before_the_end() {
     assert_eq!(client.line().as_deref(), Some("{\"return\": {}}"));
     assert_eq!(client.line(), None);
     let (ours, _) = UnixStream::pair().expect("a socket pair");
-    let late = stage.server.add_monitor(MonitorSpec {
-        id: MonitorId(1),
-        style: Style::Line,
-        fd_scope: monitor::FdScope::Monitor,
-        endpoint: Endpoint::Stream(ours.into()),
-        wait: false,
-    });
+    let late = stage.server.add_monitor(MonitorSpec::new(
+        MonitorId(1),
+        Endpoint::Stream(ours.into()),
+    ));
     assert!(matches!(late, Err(MonitorError::Ended { .. })));
 }
 
@@ -346,11 +343,8 @@ impl Listening {
         let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
         let listener = fdset::listen(&door, &address, Role::Monitor, "test").expect("a listener");
         let spec = MonitorSpec {
-            id: MonitorId(0),
-            style: Style::Line,
-            fd_scope: monitor::FdScope::Monitor,
-            endpoint: Endpoint::Listener(listener),
             wait,
+            ..MonitorSpec::new(MonitorId(0), Endpoint::Listener(listener))
         };
         let listening = Self {
             _folder: folder,
@@ -439,16 +433,13 @@ fn a_pair_of_pipes_is_a_session_that_ends_with_its_input() {
     let stage = Stage::new();
     let (input, mut to) = std::io::pipe().expect("a pipe");
     let (from, output) = std::io::pipe().expect("a pipe");
-    let spec = MonitorSpec {
-        id: MonitorId(0),
-        style: Style::Line,
-        fd_scope: monitor::FdScope::Monitor,
-        endpoint: Endpoint::Pair {
+    let spec = MonitorSpec::new(
+        MonitorId(0),
+        Endpoint::Pair {
             input: input.into(),
             output: output.into(),
         },
-        wait: false,
-    };
+    );
     stage.server.add_monitor(spec).expect("a monitor");
     stage.run();
     to.write_all(b"{'execute': 'qmp_capabilities'}{'execute': 'query-status'}\n")
@@ -474,16 +465,13 @@ fn a_file_can_be_the_input_although_it_cannot_be_watched() {
     script.write_all(requests.as_bytes()).expect("written");
     std::io::Seek::rewind(&mut script).expect("rewound");
     let (ours, theirs) = UnixStream::pair().expect("a socket pair");
-    let spec = MonitorSpec {
-        id: MonitorId(0),
-        style: Style::Line,
-        fd_scope: monitor::FdScope::Monitor,
-        endpoint: Endpoint::Pair {
+    let spec = MonitorSpec::new(
+        MonitorId(0),
+        Endpoint::Pair {
             input: script.into(),
             output: ours.into(),
         },
-        wait: false,
-    };
+    );
     stage.server.add_monitor(spec).expect("a monitor");
     stage.run();
     let mut client = Client::new(theirs);
@@ -500,13 +488,7 @@ fn a_pty_greets_whoever_opens_it() {
     let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
     let pty = fdset::pty(&door, Role::Monitor, "test").expect("a pty");
     let path = pty.path.to_str().expect("a plain path").to_owned();
-    let spec = MonitorSpec {
-        id: MonitorId(0),
-        style: Style::Line,
-        fd_scope: monitor::FdScope::Monitor,
-        endpoint: Endpoint::Pty(pty.master.into_parts().0),
-        wait: false,
-    };
+    let spec = MonitorSpec::new(MonitorId(0), Endpoint::Pty(pty.master.into_parts().0));
     stage.server.add_monitor(spec).expect("a monitor");
     stage.run();
     let open = || {

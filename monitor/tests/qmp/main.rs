@@ -4,4 +4,5 @@
 mod descriptors;
 mod flow;
 mod protocol;
+mod rights;
 mod stage;

@@ -82,12 +82,19 @@ impl Stage {
     pub(crate) fn client_with(&self, id: u32, style: Style, fd_scope: FdScope) -> Client {
         let (ours, theirs) = UnixStream::pair().expect("a socket pair");
         let spec = MonitorSpec {
-            id: MonitorId(id),
             style,
             fd_scope,
-            endpoint: Endpoint::Stream(ours.into()),
-            wait: false,
+            ..MonitorSpec::new(MonitorId(id), Endpoint::Stream(ours.into()))
         };
+        self.server.add_monitor(spec).expect("a monitor");
+        Client::new(theirs)
+    }
+
+    /// A client of a new monitor that is as `change` makes it.
+    pub(crate) fn client_of(&self, id: u32, change: impl FnOnce(&mut MonitorSpec)) -> Client {
+        let (ours, theirs) = UnixStream::pair().expect("a socket pair");
+        let mut spec = MonitorSpec::new(MonitorId(id), Endpoint::Stream(ours.into()));
+        change(&mut spec);
         self.server.add_monitor(spec).expect("a monitor");
         Client::new(theirs)
     }

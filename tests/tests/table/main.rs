@@ -88,7 +88,8 @@ fn command(resource: Resource, name: &str) -> Option<(&'static str, Value, &'sta
         | Resource::Kvm
         | Resource::PidFile
         | Resource::MonitorListener
-        | Resource::MonitorConnection => None,
+        | Resource::MonitorConnection
+        | Resource::MonitorCommands => None,
     }
 }
 
@@ -118,6 +119,10 @@ fn options(resource: Resource, name: &str) -> Vec<String> {
         Resource::OpenHook => vec!["-open-hook".into(), place],
         Resource::MonitorListener => monitor("on,wait=off").to_vec(),
         Resource::MonitorConnection => monitor("off").to_vec(),
+        Resource::MonitorCommands => {
+            let mon = format!("chardev=m,mode=control,commands={name}");
+            vec!["-chardev".into(), "stdio,id=m".into(), "-mon".into(), mon]
+        }
         _ => Vec::new(),
     }
 }

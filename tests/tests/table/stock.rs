@@ -95,6 +95,10 @@ impl Stock {
                 fds::open_ro(&self.path("blob"))?.into()
             }
             Resource::Kvm => fds::open_rw(Path::new("/dev/kvm"))?.into(),
+            Resource::MonitorCommands => {
+                fs::write(self.path("rules"), "read-only\ndeny qom-*\n")?;
+                fds::open_ro(&self.path("rules"))?.into()
+            }
         })
     }
 
@@ -130,6 +134,10 @@ impl Stock {
                 let _ = fs::remove_file(&path);
                 self.ends.push(UnixListener::bind(&path)?.into());
                 path
+            }
+            Resource::MonitorCommands => {
+                drop(self.fd(resource)?);
+                self.path("rules")
             }
             Resource::ChardevListener | Resource::MonitorListener => self.path("bound"),
             Resource::ChardevOutput | Resource::ChardevLog | Resource::PidFile => self.path("new"),

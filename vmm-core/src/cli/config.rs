@@ -257,6 +257,34 @@ pub struct MonitorSpec {
     pub pretty: bool,
     /// How long the fds stay that its clients hand over.
     pub fd_scope: monitor::FdScope,
+    /// Whom it serves.
+    pub clients: monitor::ClientPolicy,
+    /// Whether its clients may only ask.
+    pub read_only: bool,
+    /// The file that says what they may ask: any name that can be opened.
+    pub commands: Option<String>,
+}
+
+impl MonitorSpec {
+    /// A monitor on a chardev, with nothing special about it.
+    #[must_use]
+    pub fn on(chardev: String) -> Self {
+        Self {
+            id: None,
+            chardev,
+            pretty: false,
+            fd_scope: monitor::FdScope::Monitor,
+            clients: monitor::ClientPolicy::default(),
+            read_only: false,
+            commands: None,
+        }
+    }
+
+    /// What errors call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.id.as_deref().unwrap_or(&self.chardev)
+    }
 }
 
 /// A tester that drives the machine.

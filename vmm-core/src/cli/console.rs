@@ -1,5 +1,6 @@
 //! `-serial`, `-mon`, `-qmp`, `-monitor`: who talks over which chardev.
 
+use monitor::ClientPolicy;
 use qapi_schema::char::ChardevAdd;
 use qapi_schema::cli::{FdScope, MonitorMode, MonitorOptions};
 
@@ -10,6 +11,8 @@ use super::error::Problem;
 use super::help;
 use super::read::{self, Form};
 
+/// Keys of `-mon` that may be given several times.
+const LISTS: [&str; 2] = ["allow-uid", "allow-gid"];
 /// How many serial ports a PC has places for.
 const SERIAL_PORTS: usize = 4;
 
@@ -30,7 +33,8 @@ pub(super) fn take_serial(draft: &mut Draft, given: &Given<'_>) -> Result<Step, 
 }
 
 pub(super) fn take_mon(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
-    let parsed = read::parse::<MonitorOptions>(given.text, Form::implied("chardev"))?;
+    let text = number_lists(given.text);
+    let parsed = read::parse::<MonitorOptions>(&text, Form::implied("chardev"))?;
     if parsed.help {
         return Ok(Step::Print(help::keys_of::<MonitorOptions>("mon", None)));
     }
@@ -46,9 +50,31 @@ pub(super) fn take_mon(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Pro
             None | Some(FdScope::Monitor) => monitor::FdScope::Monitor,
             Some(FdScope::Session) => monitor::FdScope::Session,
         },
+        clients: ClientPolicy {
+            uids: options.allow_uid.unwrap_or_default(),
+            gids: options.allow_gid.unwrap_or_default(),
+        },
+        read_only: options.read_only.unwrap_or(false),
+        commands: options.commands,
     };
     draft.monitors.push((given.typed.to_owned(), monitor));
     Ok(Step::Next)
+}
+
+/// `allow-uid=1,allow-uid=2` with the places that list members have: `allow-uid.0=1,allow-uid.1=2`.
+fn number_lists(text: &str) -> String {
+    let mut counts = [0; LISTS.len()];
+    let numbered = read::split(text).into_iter().map(|part| {
+        let lists = LISTS.iter().zip(&mut counts);
+        let found = lists.filter_map(|(key, count)| {
+            let value = part.strip_prefix(key)?.strip_prefix('=')?;
+            let numbered = format!("{key}.{count}={value}");
+            *count += 1;
+            Some(numbered)
+        });
+        found.last().unwrap_or_else(|| part.to_owned())
+    });
+    numbered.collect::<Vec<_>>().join(",")
 }
 
 pub(super) fn take_qmp(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
@@ -59,10 +85,8 @@ pub(super) fn take_qmp(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Pro
         Short::New(chardev) => implied(draft, given, chardev)?,
     };
     let monitor = MonitorSpec {
-        id: None,
-        chardev,
         pretty: given.name == "qmp-pretty",
-        fd_scope: monitor::FdScope::Monitor,
+        ..MonitorSpec::on(chardev)
     };
     draft.monitors.push((given.typed.to_owned(), monitor));
     Ok(Step::Next)
@@ -102,18 +126,44 @@ pub(super) fn take_none(_draft: &mut Draft, given: &Given<'_>) -> Result<Step, P
 mod tests {
     use std::ffi::OsString;
 
+    use super::*;
     use crate::cli::{Outcome, parse};
+
+    fn monitor_of(options: &str) -> MonitorSpec {
+        let mon = format!("chardev=x,mode=control{options}");
+        let words = ["-machine", "none", "-chardev", "null,id=x", "-mon", &mon];
+        match parse(words.map(OsString::from), |name| Err(name.to_owned())) {
+            Ok(Outcome::Run(config)) => config.monitors[0].clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn users_and_groups_are_given_one_by_one_or_as_a_list() {
+        for options in [
+            ",allow-uid=0,allow-gid=27,allow-uid=1000",
+            ",allow-uid.0=0,allow-uid.1=1000,allow-gid.0=27",
+        ] {
+            let clients = monitor_of(options).clients;
+            assert_eq!((clients.uids, clients.gids), (vec![0, 1000], vec![27]));
+        }
+        assert!(monitor_of("").clients.is_open());
+    }
+
+    #[test]
+    fn a_monitor_may_do_everything_unless_it_says_otherwise() {
+        let plain = monitor_of("");
+        assert!(!plain.read_only && plain.commands.is_none());
+        assert_eq!(plain.name(), "x");
+        let narrow = monitor_of(",read-only,commands=fd:rules,id=agent");
+        assert!(narrow.read_only);
+        assert_eq!(narrow.commands.as_deref(), Some("fd:rules"));
+        assert_eq!(narrow.name(), "agent");
+    }
 
     #[test]
     fn what_clients_hand_over_stays_unless_the_monitor_says_otherwise() {
-        let scope = |options: &str| {
-            let mon = format!("chardev=x,mode=control{options}");
-            let words = ["-machine", "none", "-chardev", "null,id=x", "-mon", &mon];
-            match parse(words.map(OsString::from), |name| Err(name.to_owned())) {
-                Ok(Outcome::Run(config)) => config.monitors[0].fd_scope,
-                other => panic!("{other:?}"),
-            }
-        };
+        let scope = |options: &str| monitor_of(options).fd_scope;
         assert_eq!(scope(""), monitor::FdScope::Monitor);
         assert_eq!(scope(",fd-scope=monitor"), monitor::FdScope::Monitor);
         assert_eq!(scope(",fd-scope=session"), monitor::FdScope::Session);

@@ -308,7 +308,8 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     keyed::<MonitorOptions>(
         "mon",
         "[chardev=]ID,mode=control[,KEY=VALUE..]",
-        "A QMP monitor on a character device.",
+        "A QMP monitor on a character device. allow-uid= and allow-gid= say whom it serves, \
+         read-only= and commands=FILE what they may ask.",
         console::take_mon,
     ),
     plain(

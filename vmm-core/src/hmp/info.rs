@@ -49,6 +49,12 @@ pub(super) fn run(vm: &mut Vm, cx: &mut dyn Context, subject: &str) -> Result<St
     }
 }
 
+/// The names of all subjects.
+#[cfg(test)]
+pub(super) fn subjects() -> impl Iterator<Item = &'static str> {
+    SUBJECTS.iter().map(|(name, ..)| *name)
+}
+
 /// The subjects, one a line.
 pub(super) fn help() -> String {
     let lines = SUBJECTS

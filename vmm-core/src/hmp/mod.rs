@@ -10,9 +10,10 @@
 //!
 //! A failure is text too. Names and shapes of lines are QEMU's where scripts read them.
 //!
-//! Read next: [`info`] for what can be asked.
+//! Read next: [`info`] for what can be asked, [`rights`] for who may.
 
 mod info;
+mod rights;
 
 use qapi_schema::qdev::{Commands as _, DeviceDel};
 use qapi_schema::qom::{Commands as _, ObjectDel, QomGet, QomList};
@@ -141,6 +142,12 @@ impl Command {
         self.names.split('|').any(|own| own == name)
     }
 
+    /// Runs it for a client who may.
+    fn obey(&self, vm: &mut Vm, cx: &mut dyn Context, text: &str) -> Result<String, QmpError> {
+        rights::permit(cx, self.names, text)?;
+        (self.run)(vm, cx, text)
+    }
+
     fn usage(&self) -> String {
         let Self {
             names,
@@ -158,7 +165,7 @@ pub fn run(vm: &mut Vm, cx: &mut dyn Context, line: &str) -> String {
     let (name, arguments) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     let text = match COMMANDS.iter().find(|command| command.is(name)) {
         _ if name.is_empty() => String::new(),
-        Some(command) => match (command.run)(vm, cx, arguments.trim()) {
+        Some(command) => match command.obey(vm, cx, arguments.trim()) {
             Ok(text) => text,
             Err(error) => format!("Error: {error}"),
         },

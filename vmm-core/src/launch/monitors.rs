@@ -1,11 +1,13 @@
 //! Monitors: what a chardev has opened becomes what the QMP server talks through.
 
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context as _, Result, bail};
 use devices::chardev::{ChardevSpec, Endpoint, Terminal, open_endpoint};
-use fdset::{Door, Lease, OpenFile};
-use monitor::{MonitorSpec, Style};
+use fdset::{Access, Door, Lease, OpenFile, Request, Role};
+use monitor::{CommandPolicy, LONGEST_POLICY, MonitorSpec, Style};
 use qapi_schema::MonitorId;
 
 use crate::messages::report;
@@ -63,6 +65,38 @@ impl Kept {
     }
 }
 
+/// What the clients of a monitor may ask.
+fn commands(door: &Door, monitor: &crate::cli::config::MonitorSpec) -> Result<CommandPolicy> {
+    let policy = match &monitor.commands {
+        None => CommandPolicy::everything(),
+        Some(name) => {
+            let what = || format!("-mon commands={name}");
+            let text = rules(door, name).with_context(what)?;
+            CommandPolicy::from_rules(name, &text).with_context(what)?
+        }
+    };
+    Ok(if monitor.read_only {
+        policy.read_only()
+    } else {
+        policy
+    })
+}
+
+/// The text of a file of rules.
+fn rules(door: &Door, name: &str) -> Result<String> {
+    let request = Request::new(name, Access::ReadOnly, Role::Commands, "-mon commands=");
+    let (fd, _lease) = fdset::open(door, &request)?.into_parts();
+    let mut text = String::new();
+    let read = File::from(fd)
+        .take(LONGEST_POLICY)
+        .read_to_string(&mut text)
+        .context("it cannot be read")?;
+    if u64::try_from(read).unwrap_or(u64::MAX) == LONGEST_POLICY {
+        bail!("it is longer than a list of commands can be: {LONGEST_POLICY} bytes");
+    }
+    Ok(text)
+}
+
 /// Opens the chardev `id` and gives it to the server as monitor `number`.
 ///
 /// # Errors
@@ -94,16 +128,20 @@ pub(super) fn add(
             .with_context(what)?;
     }
     let (endpoint, wait) = kept.take(id, endpoint)?;
+    let commands = commands(door, monitor)?;
     let id_number = u32::try_from(number).context("-mon: too many monitors")?;
     vm.server
         .add_monitor(MonitorSpec {
             id: MonitorId(id_number),
+            name: monitor.name().to_owned(),
             style: if monitor.pretty {
                 Style::Pretty
             } else {
                 Style::Line
             },
             fd_scope: monitor.fd_scope,
+            clients: monitor.clients.clone(),
+            commands,
             endpoint,
             wait,
         })

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use fdset::FdRegistry;
 use fdset::scm::{Received, send_with_fds};
 use monitor::fuzz::Input;
-use monitor::{Endpoint, FdScope, MonitorSpec, Phase, Server, ServerSpec, Style, Version};
+use monitor::{Endpoint, FdScope, MonitorSpec, Phase, Server, ServerSpec, Version};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use qapi_schema::{Module, MonitorId, QmpError};
@@ -131,11 +131,9 @@ impl Stage {
         let (ours, client) = UnixStream::pair().expect("a pair");
         client.set_nonblocking(true).expect("a socket");
         let spec = MonitorSpec {
-            id: MonitorId(0),
-            style: Style::Line,
             fd_scope,
-            endpoint: Endpoint::Stream(ours.into()),
             wait: true,
+            ..MonitorSpec::new(MonitorId(0), Endpoint::Stream(ours.into()))
         };
         server.add_monitor(spec).expect("a monitor");
         Self {
