@@ -2,6 +2,8 @@
 
 use std::io;
 
+use fdset::Identity;
+
 use crate::format::blkdebug::config::ConfigError;
 use crate::permission::Permissions;
 
@@ -36,6 +38,14 @@ pub enum BlockError {
     NoSuchChild {
         /// The name.
         name: String,
+    },
+    /// The node has no child of this role.
+    #[error("Node '{node}' has no child '{role}'")]
+    NoSuchRole {
+        /// The node.
+        node: String,
+        /// The role: `file`, `backing`.
+        role: String,
     },
     /// The node has a parent or a device.
     #[error("Node {name} is in use: it is {use_}; remove that first")]
@@ -104,6 +114,29 @@ pub enum BlockError {
     ReadOnly {
         /// The node.
         node: String,
+    },
+    /// An option that stays as it was when the node was made.
+    #[error("Cannot change the option '{option}' of node '{node}'")]
+    FixedOption {
+        /// The node.
+        node: String,
+        /// The option.
+        option: &'static str,
+    },
+    /// What was opened with another access mode is not the same file.
+    #[error(
+        "Node '{node}': '{filename}' now leads to another file ({came}) than before ({had}); hand \
+         in the same file with the other access mode"
+    )]
+    OtherFile {
+        /// The node.
+        node: String,
+        /// The name that was opened.
+        filename: String,
+        /// The file that the node has, as device and number.
+        had: Identity,
+        /// The file that came.
+        came: Identity,
     },
     /// The storage could not be opened.
     #[error(transparent)]

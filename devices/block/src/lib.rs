@@ -38,18 +38,33 @@
 //! [`engine`] (how bytes move), [`protocol::null`] (the smallest driver).
 
 pub mod account;
+pub mod drain;
 pub mod engine;
 mod error;
 pub mod format;
 pub mod graph;
 pub mod node;
+#[cfg(test)]
+mod node_tests;
 mod permission;
 pub mod protocol;
+pub mod reopen;
+mod root;
+mod slot;
 pub mod spec;
+#[cfg(test)]
+mod toy;
 
 pub use account::{Account, Operation, Outcome, Sums, Totals};
+pub use drain::{Drain, Gate, Seat};
 pub use engine::{GuestView, Io, IoThread, IoThreadError, IoThreadSpec, Rings, Segments, Window};
 pub use error::BlockError;
 pub use graph::{BlockGraph, NodeView};
-pub use node::{BlockNode, Extent, Intent, Limits, NodeRef, ResizeError, WriteFlags, ZeroFlags};
+pub use node::{
+    BlockNode, Extent, Intent, Limits, NodeRef, Place, ResizeError, ResizeFuture, Status,
+    WriteFlags, ZeroFlags,
+};
 pub use permission::{Permissions, Usage};
+pub use reopen::{Prepared, Reopening};
+pub use root::Root;
+pub use slot::{BackingSlot, ChildSlot, Slot};

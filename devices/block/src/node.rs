@@ -11,6 +11,9 @@
 //! inside the node and are not empty; writes never reach a read-only node; windows are as long as
 //! the range. The driver promises in exchange: no panic whatever an image holds; an
 //! [`Extent::At`] stays true until its guard is dropped.
+//!
+//! What changes while a node lives changes drained, on the main loop ([`crate::drain`]): its
+//! children ([`Slot`](crate::Slot)), its options ([`crate::reopen`]), the name of what backs it.
 
 use std::fmt;
 use std::future::Future;
@@ -19,15 +22,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fdset::OpenFile;
+use fdset::{Door, OpenFile};
 
 use crate::account::{Account, Operation, Outcome, Totals};
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
+use crate::reopen::{OptionsCell, Prepared, Reopening, Untouched};
 use crate::spec::{DetectZeroes, DiscardMode, NodeOptions};
 
 /// The future of a slow operation. It stays on the thread that made it.
-pub type IoFuture<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + 'a>>;
+pub type IoFuture<'a, T = ()> = Pin<Box<dyn Future<Output = io::Result<T>> + 'a>>;
 
 /// The largest node: offsets must fit the kernel's signed ones.
 pub const MAX_LEN: u64 = i64::MAX as u64;
@@ -134,9 +138,36 @@ pub enum ResizeError {
     Below(BlockError),
 }
 
+/// The future of a change of the length.
+pub type ResizeFuture<'a> = Pin<Box<dyn Future<Output = Result<(), ResizeError>> + 'a>>;
+
+/// What is behind the first bytes of a range, for whoever copies a node or shows its map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// How many bytes are alike: at least one, at most the range.
+    pub len: u64,
+    /// What they are.
+    pub place: Place,
+}
+
+/// What some bytes of a node are, seen from that node alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// Stored here. `at` is where in the node's `file` child (or in its own file) they lie as they
+    /// are; `None` where they are compressed or in pieces.
+    Data {
+        /// The offset in bytes, if there is one.
+        at: Option<u64>,
+    },
+    /// Zeros, and this node says so: what is below does not show through.
+    Zero,
+    /// Not stored here: the backing node has them, zeros beyond its end or without one.
+    Below,
+}
+
 /// A driver: what implements one kind of node. See the module for what both sides promise.
 ///
-/// More methods may come (block status, reopen), each with a default that means "cannot".
+/// What not every driver can do has a default, said beside it.
 pub trait BlockNode: Send + Sync {
     /// The node's length in bytes, now. At most [`MAX_LEN`].
     fn length(&self) -> u64;
@@ -174,17 +205,62 @@ pub trait BlockNode: Send + Sync {
     /// Makes every completed write durable.
     fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a>;
 
-    /// Changes the node's length. Nobody writes beyond the new one meanwhile.
-    ///
-    /// # Errors
-    /// The driver cannot, or the storage did not.
-    fn resize(&self, _len: u64) -> Result<(), ResizeError> {
-        Err(ResizeError::Unable("its driver has no length to change"))
+    /// What the first bytes of a range are. By default, data at no known place.
+    fn status<'a>(&'a self, _io: &'a Io, _offset: u64, len: u64) -> IoFuture<'a, Status> {
+        let place = Place::Data { at: None };
+        Box::pin(std::future::ready(Ok(Status { len, place })))
+    }
+
+    /// Changes the length; what is added reads as zeros, whatever the backing node holds there.
+    /// The node is writable, and nobody writes beyond the new end meanwhile.
+    fn resize<'a>(&'a self, _io: &'a Io, _len: u64) -> ResizeFuture<'a> {
+        let unable = ResizeError::Unable("its driver has no length to change");
+        Box::pin(std::future::ready(Err(unable)))
     }
 
     /// The node whose extents this one hands on as its own, and where in it this one begins; for
     /// the books of the node below, which does not see such requests.
-    fn below(&self) -> Option<(&NodeRef, u64)> {
+    fn below(&self) -> Option<(NodeRef, u64)> {
+        None
+    }
+
+    /// Writes down everything that the driver keeps in memory, and marks the image as closed where
+    /// its format knows such a mark; the node is drained. Called before it becomes read-only, is
+    /// handed to another process or is removed. The driver goes on, and marks it open again with
+    /// the first write that follows. By default a flush.
+    fn settle<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
+        self.flush(io)
+    }
+
+    /// Prepares for other options, of which the driver's body has a stake in `read_only` (and
+    /// nothing else changes that it may cache). Runs on the main loop, changes nothing, and does
+    /// what can fail; becoming writable writes nothing. By default there is nothing to prepare.
+    ///
+    /// # Errors
+    /// It cannot be so.
+    fn prepare_reopen(
+        &self,
+        _door: &Door,
+        _to: &NodeOptions,
+    ) -> Result<Box<dyn Prepared>, BlockError> {
+        Ok(Box::new(Untouched))
+    }
+
+    /// Records in the image which file backs it (`None`: none) and that file's format. The node is
+    /// writable and drained. Changes the header only: the node in the slot is the graph's business.
+    /// By default `ENOTSUP`.
+    fn change_backing<'a>(
+        &'a self,
+        _io: &'a Io,
+        _file: Option<&'a str>,
+        _format: Option<&'a str>,
+    ) -> IoFuture<'a> {
+        Box::pin(std::future::ready(Err(errno(libc::ENOTSUP))))
+    }
+
+    /// What the image's header says backs it, as it stands there: file and format. By default
+    /// nothing.
+    fn backing_name(&self) -> Option<(String, Option<String>)> {
         None
     }
 }
@@ -192,7 +268,7 @@ pub trait BlockNode: Send + Sync {
 struct Node {
     name: String,
     driver: &'static str,
-    options: NodeOptions,
+    options: OptionsCell,
     limits: Limits,
     account: Account,
     body: Box<dyn BlockNode>,
@@ -225,7 +301,7 @@ impl NodeRef {
         Ok(Self(Arc::new(Node {
             name,
             driver,
-            options,
+            options: OptionsCell::new(options),
             limits,
             account: Account::new(),
             body,
@@ -243,50 +319,27 @@ impl NodeRef {
     }
 
     /// The options every node has, as they are in force.
-    pub fn options(&self) -> &NodeOptions {
-        &self.0.options
+    pub fn options(&self) -> NodeOptions {
+        self.0.options.load()
+    }
+
+    pub(crate) fn set_options(&self, options: NodeOptions) {
+        self.0.options.store(options);
     }
 
     /// Whether writes are refused.
     pub fn is_read_only(&self) -> bool {
-        self.0.options.read_only
+        self.options().read_only
+    }
+
+    /// Whether both are the same node.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The node's length in bytes, now.
     pub fn len(&self) -> u64 {
         self.0.body.length().min(MAX_LEN)
-    }
-
-    /// Changes the node's length. The caller sees to it that nobody uses what is cut off; users are
-    /// told by the caller, too.
-    ///
-    /// # Errors
-    /// The node is read-only, its driver cannot do that, or the storage did not.
-    pub fn resize(&self, len: u64) -> Result<(), BlockError> {
-        let node = || self.name().to_owned();
-        let refused = |why: &str| BlockError::NotResizable {
-            node: node(),
-            len,
-            why: why.to_owned(),
-        };
-        if self.is_read_only() {
-            return Err(BlockError::ReadOnly { node: node() });
-        }
-        if len > MAX_LEN {
-            return Err(refused("no node is that long"));
-        }
-        if !len.is_multiple_of(u64::from(self.0.limits.request_alignment)) {
-            return Err(refused("O_DIRECT could not reach its last bytes"));
-        }
-        self.0.body.resize(len).map_err(|error| match error {
-            ResizeError::Unable(why) => refused(why),
-            ResizeError::Storage(source) => BlockError::Resize {
-                node: node(),
-                len,
-                source,
-            },
-            ResizeError::Below(error) => error,
-        })
     }
 
     /// Whether the node has no byte.
@@ -317,11 +370,12 @@ impl NodeRef {
 
     /// Enters in the books of the nodes below what went through an extent of theirs.
     fn enter_below(&self, operation: Operation, offset: u64, len: u64) {
-        let (mut node, mut offset) = (self, offset);
-        while let Some((below, start)) = node.0.body.below() {
+        let mut offset = offset;
+        let mut below = self.0.body.below();
+        while let Some((node, start)) = below {
             offset = offset.saturating_add(start);
-            below.enter(operation, offset, len, &Ok(()));
-            node = below;
+            node.enter(operation, offset, len, &Ok(()));
+            below = node.0.body.below();
         }
     }
 
@@ -505,7 +559,7 @@ impl NodeRef {
 
     /// `Some(unmap)` if detect-zeroes turns this write into a write of zeros.
     fn zeroes_instead(&self, from: &Window<'_>) -> Option<bool> {
-        let unmap = match self.0.options.detect_zeroes {
+        let unmap = match self.options().detect_zeroes {
             DetectZeroes::Off => return None,
             DetectZeroes::On => false,
             DetectZeroes::Unmap => true,
@@ -534,7 +588,7 @@ impl NodeRef {
         if len == 0 {
             return Ok(());
         }
-        let unmap = flags.unmap && self.0.options.discard == DiscardMode::Unmap;
+        let unmap = flags.unmap && self.options().discard == DiscardMode::Unmap;
         self.0
             .body
             .write_zeroes(io, offset, len, ZeroFlags { unmap, ..flags })
@@ -554,7 +608,7 @@ impl NodeRef {
 
     async fn discard_all(&self, io: &Io, offset: u64, len: u64) -> io::Result<()> {
         self.check_change(offset, len, false)?;
-        if len == 0 || self.0.options.discard == DiscardMode::Ignore {
+        if len == 0 || self.options().discard == DiscardMode::Ignore {
             return Ok(());
         }
         self.0.body.discard(io, offset, len).await
@@ -572,6 +626,103 @@ impl NodeRef {
         };
         self.enter(Operation::Flush, 0, 0, &result);
         result
+    }
+
+    /// What the first bytes of a range are, seen from this node alone.
+    ///
+    /// # Errors
+    /// `EIO` outside the node, or what the storage said.
+    pub async fn status(&self, io: &Io, offset: u64, len: u64) -> io::Result<Status> {
+        self.check(offset, len, false)?;
+        let place = Place::Zero;
+        if len == 0 {
+            return Ok(Status { len, place });
+        }
+        let status = self.0.body.status(io, offset, len).await?;
+        let len = progress(status.len)?.min(len);
+        Ok(Status { len, ..status })
+    }
+
+    /// Changes the node's length; what is added reads as zeros. The caller sees to it that nobody
+    /// uses what is cut off; users are told by the caller, too.
+    ///
+    /// # Errors
+    /// The node is read-only, its driver cannot do that, or the storage did not.
+    pub async fn resize(&self, io: &Io, len: u64) -> Result<(), BlockError> {
+        let node = || self.name().to_owned();
+        let refused = |why: &str| BlockError::NotResizable {
+            node: node(),
+            len,
+            why: why.to_owned(),
+        };
+        if self.is_read_only() {
+            return Err(BlockError::ReadOnly { node: node() });
+        }
+        if len > MAX_LEN {
+            return Err(refused("no node is that long"));
+        }
+        if !len.is_multiple_of(u64::from(self.0.limits.request_alignment)) {
+            return Err(refused("O_DIRECT could not reach its last bytes"));
+        }
+        let resized = self.0.body.resize(io, len).await;
+        resized.map_err(|error| match error {
+            ResizeError::Unable(why) => refused(why),
+            ResizeError::Storage(source) => BlockError::Resize {
+                node: node(),
+                len,
+                source,
+            },
+            ResizeError::Below(error) => error,
+        })
+    }
+
+    /// Writes down what the driver keeps in memory; see [`BlockNode::settle`].
+    ///
+    /// # Errors
+    /// What the storage said.
+    pub async fn settle(&self, io: &Io) -> io::Result<()> {
+        if self.is_read_only() {
+            return Ok(());
+        }
+        self.0.body.settle(io).await
+    }
+
+    /// Prepares the node for other options; nothing has changed yet. Host caching stays as it is.
+    ///
+    /// # Errors
+    /// The storage cannot be opened that way, or is another file.
+    pub fn prepare_reopen(&self, door: &Door, to: NodeOptions) -> Result<Reopening, BlockError> {
+        let now = self.options();
+        if to.cache != now.cache {
+            return Err(BlockError::FixedOption {
+                node: self.name().to_owned(),
+                option: "cache",
+            });
+        }
+        let body = self.0.body.prepare_reopen(door, &to)?;
+        Ok(Reopening::new(self.clone(), to, body))
+    }
+
+    /// Records in the image what backs it; see [`BlockNode::change_backing`].
+    ///
+    /// # Errors
+    /// `EPERM` on a read-only node, `ENOTSUP` where the driver records none, or what the storage
+    /// said.
+    pub async fn change_backing(
+        &self,
+        io: &Io,
+        file: Option<&str>,
+        format: Option<&str>,
+    ) -> io::Result<()> {
+        if self.is_read_only() {
+            return Err(errno(libc::EPERM));
+        }
+        self.0.body.change_backing(io, file, format).await
+    }
+
+    /// What the image's header says backs it: file and format.
+    pub fn backing_name(&self) -> Option<(String, Option<String>)> {
+        self.0.body.backing_name()
     }
 }
 

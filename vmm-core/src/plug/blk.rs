@@ -39,7 +39,7 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
         .node()
         .is_read_only();
     let usage = Usage::disk(read_only, options.share_rw.unwrap_or(false));
-    let node = plug
+    let root = plug
         .vm
         .graph
         .attach(&options.drive, &plug.name, usage)
@@ -49,7 +49,7 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
     let physical = options.physical_block_size.unwrap_or(logical);
     let disk = VirtioBlk::new(VirtioBlkSpec {
         id: plug.name.clone(),
-        node,
+        root,
         serial: options.serial.unwrap_or_default(),
         queues: options
             .num_queues

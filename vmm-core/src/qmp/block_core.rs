@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use block::{BlockError, NodeView};
-use devices::lifecycle::Lifecycle as _;
 use devices::virtio::blk::VirtioBlk;
 use qapi_schema::block_core::{
     BlockDeviceInfo, BlockDeviceIoStatus, BlockInfo, BlockJobInfo, BlockResize, BlockdevCacheInfo,
@@ -126,15 +125,14 @@ impl Vm {
             .disks()
             .map(|(_, _, disk)| (Arc::clone(disk), disk.node().len()))
             .collect();
+        let iothread = self.default_iothread()?;
         // Nothing may be on its way to what is cut off: it would make the storage long again.
-        let shrinks = len < node.len() && self.run_state.is_running();
-        let quiet = shrinks.then(|| self.machine.pci_host("block_resize").ok().cloned());
-        let quiet = quiet.flatten().inspect(|pci| pci.pause());
-        let resized = node.resize(len).map_err(failed);
-        if let Some(pci) = quiet {
-            pci.resume();
-        }
-        resized?;
+        let drain = self.graph.drain(&[name]);
+        let resized = iothread.run(move |io| async move { node.resize(&io, len).await });
+        drop(drain);
+        resized
+            .map_err(|error| QmpError::from_error(&error))?
+            .map_err(failed)?;
         for (disk, before) in before {
             if disk.node().len() != before {
                 disk.capacity_changed();

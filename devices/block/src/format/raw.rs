@@ -8,8 +8,10 @@
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
 use crate::node::{
-    BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, ResizeError, WriteFlags, ZeroFlags,
+    BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, Place, ResizeError, ResizeFuture, Status,
+    WriteFlags, ZeroFlags,
 };
+use crate::slot::ChildSlot;
 use crate::spec::DiscardMode;
 
 /// Bytes of the smallest piece that a guest reads or writes.
@@ -18,13 +20,13 @@ const SECTOR: u32 = 512;
 /// A window of another node.
 #[derive(Debug)]
 pub struct RawNode {
-    child: NodeRef,
+    file: ChildSlot,
     offset: u64,
     size: Option<u64>,
 }
 
 impl RawNode {
-    /// Lays a window over `child`: `size` bytes from `offset` on, or everything from there
+    /// Lays a window over the node in `file`: `size` bytes from `offset` on, or everything from there
     /// (`None`), also when the child grows. `name` is the new node's, for the error.
     ///
     /// # Errors
@@ -32,10 +34,11 @@ impl RawNode {
     /// O_DIRECT, of what the storage wants).
     pub fn new(
         name: &str,
-        child: NodeRef,
+        file: ChildSlot,
         offset: u64,
         size: Option<u64>,
     ) -> Result<Self, BlockError> {
+        let child = file.load();
         let available = child.len();
         let wanted = size.unwrap_or(0);
         let fits = offset
@@ -59,11 +62,7 @@ impl RawNode {
                 alignment,
             });
         }
-        Ok(Self {
-            child,
-            offset,
-            size,
-        })
+        Ok(Self { file, offset, size })
     }
 
     fn place(&self, offset: u64) -> u64 {
@@ -74,13 +73,14 @@ impl RawNode {
 
 impl BlockNode for RawNode {
     fn length(&self) -> u64 {
-        let rest = self.child.len().saturating_sub(self.offset);
+        let rest = self.file.load().len().saturating_sub(self.offset);
         self.size.map_or(rest, |size| size.min(rest))
     }
 
     fn limits(&self) -> Limits {
-        let child = self.child.limits();
-        let discards = self.child.options().discard == DiscardMode::Unmap;
+        let child = self.file.load();
+        let discards = child.options().discard == DiscardMode::Unmap;
+        let child = child.limits();
         Limits {
             discard: child.discard && discards,
             ..child
@@ -88,11 +88,11 @@ impl BlockNode for RawNode {
     }
 
     fn extent(&self, offset: u64, len: u64, intent: Intent) -> Extent {
-        self.child.extent(self.place(offset), len, intent)
+        self.file.load().extent(self.place(offset), len, intent)
     }
 
     fn read<'a>(&'a self, io: &'a Io, offset: u64, into: Window<'a>) -> IoFuture<'a> {
-        Box::pin(self.child.read(io, self.place(offset), into))
+        Box::pin(async move { self.file.load().read(io, self.place(offset), into).await })
     }
 
     fn write<'a>(
@@ -102,7 +102,12 @@ impl BlockNode for RawNode {
         from: Window<'a>,
         flags: WriteFlags,
     ) -> IoFuture<'a> {
-        Box::pin(self.child.write(io, self.place(offset), from, flags))
+        Box::pin(async move {
+            self.file
+                .load()
+                .write(io, self.place(offset), from, flags)
+                .await
+        })
     }
 
     fn write_zeroes<'a>(
@@ -112,29 +117,54 @@ impl BlockNode for RawNode {
         len: u64,
         flags: ZeroFlags,
     ) -> IoFuture<'a> {
-        Box::pin(self.child.write_zeroes(io, self.place(offset), len, flags))
+        Box::pin(async move {
+            self.file
+                .load()
+                .write_zeroes(io, self.place(offset), len, flags)
+                .await
+        })
     }
 
     fn discard<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a> {
-        Box::pin(self.child.discard(io, self.place(offset), len))
+        Box::pin(async move { self.file.load().discard(io, self.place(offset), len).await })
     }
 
     fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
-        Box::pin(self.child.flush(io))
+        Box::pin(async move { self.file.load().flush(io).await })
     }
 
-    fn resize(&self, len: u64) -> Result<(), ResizeError> {
-        if self.size.is_some() {
-            return Err(ResizeError::Unable("Cannot resize fixed-size raw disks"));
-        }
-        let whole = self.offset.checked_add(len);
-        let whole = whole.ok_or(ResizeError::Unable(
-            "Disk size too large for the chosen offset",
-        ))?;
-        self.child.resize(whole).map_err(ResizeError::Below)
+    fn status<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a, Status> {
+        Box::pin(async move {
+            // All of it lies in the child; only whether that holds zeros is the child's to say.
+            let at = self.place(offset);
+            let below = self.file.load().status(io, at, len).await?;
+            let place = match below.place {
+                Place::Zero => Place::Zero,
+                Place::Data { .. } | Place::Below => Place::Data { at: Some(at) },
+            };
+            Ok(Status { place, ..below })
+        })
     }
 
-    fn below(&self) -> Option<(&NodeRef, u64)> {
-        Some((&self.child, self.offset))
+    fn settle<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
+        Box::pin(async move { self.file.load().settle(io).await })
+    }
+
+    fn resize<'a>(&'a self, io: &'a Io, len: u64) -> ResizeFuture<'a> {
+        Box::pin(async move {
+            if self.size.is_some() {
+                return Err(ResizeError::Unable("Cannot resize fixed-size raw disks"));
+            }
+            let whole = self.offset.checked_add(len);
+            let whole = whole.ok_or(ResizeError::Unable(
+                "Disk size too large for the chosen offset",
+            ))?;
+            let file = self.file.load();
+            file.resize(io, whole).await.map_err(ResizeError::Below)
+        })
+    }
+
+    fn below(&self) -> Option<(NodeRef, u64)> {
+        Some((self.file.load(), self.offset))
     }
 }

@@ -23,10 +23,12 @@ mod tests;
 
 use std::fs::File;
 use std::io::Read;
+use std::time::Duration;
 
 use fdset::{Access, Door, Request, Role};
 use indexmap::IndexMap;
 
+use crate::drain::{Drain, Gate};
 use crate::error::BlockError;
 use crate::format::blkdebug::rules::Rules;
 use crate::format::blkdebug::{BlkdebugNode, config};
@@ -35,6 +37,8 @@ use crate::node::{BlockNode, NodeRef};
 use crate::permission::{Permissions, Usage};
 use crate::protocol::file::{FileKind, FileNode};
 use crate::protocol::null::NullNode;
+use crate::root::Root;
+use crate::slot::{BackingSlot, ChildSlot};
 use crate::spec::{BlkdebugSpec, ChildSpec, DriverSpec, FileSpec, NodeOptions, NodeSpec};
 
 /// The longest node name, in bytes.
@@ -51,16 +55,37 @@ enum Owner {
     Parent,
 }
 
+/// Where a parent finds its child.
+#[derive(Debug)]
+enum Place {
+    /// A child that is always there.
+    Child(ChildSlot),
+    /// A child that may be missing.
+    Backing(BackingSlot),
+}
+
+impl Place {
+    /// Puts another node there; the old one comes back. The parent's users are parked.
+    fn put(&self, node: NodeRef) -> Option<NodeRef> {
+        match self {
+            Self::Child(slot) => Some(slot.replace(node)),
+            Self::Backing(slot) => slot.replace(Some(node)),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Edge {
     role: &'static str,
     child: String,
+    place: Place,
 }
 
 #[derive(Debug)]
 struct Device {
     id: String,
     usage: Usage,
+    root: Root,
 }
 
 #[derive(Debug)]
@@ -213,11 +238,8 @@ impl BlockGraph {
             DriverSpec::Raw(raw) => {
                 let (child, filename) = self.child(door, raw.file, next_auto, built)?;
                 agree_on_access(&child, &mut options)?;
-                children.push(Edge {
-                    role: "file",
-                    child: child.name().to_owned(),
-                });
-                let node = RawNode::new(&name, child, raw.offset, raw.size)?;
+                let slot = place_child(&mut children, "file", child);
+                let node = RawNode::new(&name, slot, raw.offset, raw.size)?;
                 (Box::new(node), filename)
             }
             DriverSpec::Blkdebug(blkdebug) => {
@@ -225,11 +247,8 @@ impl BlockGraph {
                 let rules = rules(door, &name, &blkdebug)?;
                 let (child, filename) = self.child(door, blkdebug.image, next_auto, built)?;
                 agree_on_access(&child, &mut options)?;
-                children.push(Edge {
-                    role: "image",
-                    child: child.name().to_owned(),
-                });
-                (Box::new(BlkdebugNode::new(child, rules)), filename)
+                let slot = place_child(&mut children, "image", child);
+                (Box::new(BlkdebugNode::new(slot, rules)), filename)
             }
         };
         let node = NodeRef::new(name.clone(), driver, options, body)?;
@@ -314,12 +333,7 @@ impl BlockGraph {
     /// # Errors
     /// There is no such node, it is read-only and would be written, or another user of it or of
     /// its storage does not agree.
-    pub fn attach(
-        &mut self,
-        name: &str,
-        device: &str,
-        usage: Usage,
-    ) -> Result<NodeRef, BlockError> {
+    pub fn attach(&mut self, name: &str, device: &str, usage: Usage) -> Result<Root, BlockError> {
         let entry = self.entry(name)?;
         let changes = Permissions::WRITE | Permissions::RESIZE;
         if entry.node.is_read_only() && usage.uses.intersects(changes) {
@@ -335,11 +349,13 @@ impl BlockGraph {
         }
         self.check_usage(name, None, usage, &format!("device '{device}'"))?;
         let entry = self.nodes.get_mut(name).ok_or_else(|| no_such(name))?;
+        let root = Root::from(entry.node.clone());
         entry.devices.push(Device {
             id: device.to_owned(),
             usage,
+            root: root.clone(),
         });
-        Ok(entry.node.clone())
+        Ok(root)
     }
 
     /// Takes back what [`attach`](Self::attach) gave; says whether the device had the node.
@@ -445,6 +461,55 @@ impl BlockGraph {
             .fold(own, |sum, (_, parent)| sum.and(self.usage(parent)))
     }
 
+    /// Gives the parent `parent` another node as its child `role`, and has everyone wait who
+    /// could see both. Permissions are the caller's to check. Returns how long users waited.
+    ///
+    /// # Errors
+    /// There is no such node, or it has no such child.
+    pub fn replace_child(
+        &mut self,
+        parent: &str,
+        role: &str,
+        child: &str,
+    ) -> Result<Duration, BlockError> {
+        let node = self.entry(child)?.node.clone();
+        self.entry(parent)?;
+        let drain = self.drain(&[parent]);
+        let edge = self
+            .nodes
+            .get_mut(parent)
+            .and_then(|entry| entry.children.iter_mut().find(|edge| edge.role == role))
+            .ok_or_else(|| BlockError::NoSuchRole {
+                node: parent.to_owned(),
+                role: role.to_owned(),
+            })?;
+        child.clone_into(&mut edge.child);
+        let old = edge.place.put(node);
+        let pause = drain.end();
+        drop(old);
+        Ok(pause)
+    }
+
+    /// Stops everyone who reaches one of `names`, through whatever lies between; returns when
+    /// nothing of theirs is in flight.
+    pub fn drain(&self, names: &[&str]) -> Drain {
+        let mut gates: Vec<Gate> = Vec::new();
+        let mut open: Vec<&str> = names.to_vec();
+        let mut seen: Vec<&str> = Vec::new();
+        while let Some(name) = open.pop() {
+            if seen.contains(&name) {
+                continue;
+            }
+            seen.push(name);
+            let Some((name, entry)) = self.nodes.get_key_value(name) else {
+                continue;
+            };
+            gates.extend(entry.devices.iter().map(|user| user.root.gate().clone()));
+            open.extend(self.parents(name).map(|(_, parent)| parent));
+        }
+        Drain::begin(gates)
+    }
+
     /// One node.
     ///
     /// # Errors
@@ -483,6 +548,36 @@ impl BlockGraph {
                 Some(format!("'{role}' of node '{parent}'"))
             })
     }
+}
+
+/// Enters a child among `children`, and gives the place where its parent will find it.
+fn place_child(children: &mut Vec<Edge>, role: &'static str, child: NodeRef) -> ChildSlot {
+    let name = child.name().to_owned();
+    let slot = ChildSlot::from(child);
+    children.push(Edge {
+        role,
+        child: name,
+        place: Place::Child(slot.clone()),
+    });
+    slot
+}
+
+/// Enters what backs a node, if anything does, and gives the place where it is found.
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "formats with a backing node come next")
+)]
+fn place_backing(children: &mut Vec<Edge>, backing: Option<NodeRef>) -> BackingSlot {
+    let name = backing.as_ref().map(|node| node.name().to_owned());
+    let slot = BackingSlot::new(backing);
+    if let Some(child) = name {
+        children.push(Edge {
+            role: "backing",
+            child,
+            place: Place::Backing(slot.clone()),
+        });
+    }
+    slot
 }
 
 /// A node of a file, which may turn out to be read-only where `options` allow that.

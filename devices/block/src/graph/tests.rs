@@ -501,3 +501,45 @@ fn a_length_changes_only_where_all_users_agree() {
     assert!(graph.stands_on("disk", "base") && graph.stands_on("base", "base"));
     assert!(!graph.stands_on("base", "disk") && !graph.stands_on("other", "base"));
 }
+
+/// Puts an overlay in memory into the graph.
+fn overlay(graph: &mut BlockGraph, name: &str, backing: Option<&str>) {
+    let below = backing.map(|name| graph.node(name).expect("there").node().clone());
+    let mut children = Vec::new();
+    let slot = place_backing(&mut children, below);
+    let entry = Entry {
+        node: crate::toy::Toy::node(name, 1 << 20, slot),
+        filename: name.to_owned(),
+        owner: Owner::Monitor,
+        children,
+        devices: Vec::new(),
+    };
+    graph.nodes.insert(name.to_owned(), entry);
+}
+
+#[test]
+fn child_is_replaced_under_its_parent_and_the_graph_and_the_node_agree() {
+    let mut graph = BlockGraph::new();
+    graph.add(&door(), null(Some("one"))).expect("add");
+    graph.add(&door(), null(Some("two"))).expect("add");
+    graph.add(&door(), raw("disk", on("one"))).expect("add");
+    overlay(&mut graph, "top", Some("disk"));
+    let root = graph.attach("top", "vda", Usage::disk(false, false));
+    let root = root.expect("free");
+    let seat = root.gate().take_seat(std::task::Waker::noop().clone());
+    drop(seat);
+    graph.replace_child("disk", "file", "two").expect("both");
+    graph.replace_child("top", "backing", "one").expect("both");
+    assert_eq!(
+        refusal(graph.replace_child("disk", "backing", "two")),
+        "Node 'disk' has no child 'backing'"
+    );
+    let parents = |name: &str| {
+        let parents = graph.node(name).expect("there").parents();
+        parents.map(|(_, name)| name.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (parents("one"), parents("two")),
+        (vec!["top".to_owned()], vec!["disk".to_owned()])
+    );
+}

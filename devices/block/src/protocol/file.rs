@@ -5,6 +5,9 @@
 //!                                                            │ extent
 //!                           At { the file, the same offset } ┘ (bounced if O_DIRECT forbids it)
 //! ```
+//!
+//! To become writable the node opens its name once more, and takes only the same file (device and
+//! number). It keeps the read-only one for the way back, which then asks nobody and cannot fail.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,15 +17,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use fdset::{Access, Door, OpenError, OpenFile, Request, Role};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
-use nix::unistd::ftruncate;
+use nix::unistd::{Whence, ftruncate, lseek};
 
 use super::alignment::{Alignment, probe};
 use crate::engine::transfer::{bounce_read, bounce_write, send_zeroes};
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
 use crate::node::{
-    BlockNode, Extent, ExtentGuard, Intent, IoFuture, Limits, ResizeError, WriteFlags, ZeroFlags,
+    BlockNode, Extent, ExtentGuard, Intent, IoFuture, Limits, Place, ResizeError, ResizeFuture,
+    Status, WriteFlags, ZeroFlags,
 };
+use crate::reopen::{Prepared, Untouched};
+use crate::slot::Slot;
 use crate::spec::NodeOptions;
 
 /// What a file node's driver takes.
@@ -62,8 +68,13 @@ impl FileKind {
 /// A node over an open file.
 #[derive(Debug)]
 pub struct FileNode {
-    file: Arc<OpenFile>,
+    /// The node's name, and that of the file: both to open it again.
+    name: String,
+    filename: String,
     kind: FileKind,
+    file: Slot<Arc<OpenFile>>,
+    /// The read-only file, while a node that began with it is writable.
+    resting: Slot<Option<Arc<OpenFile>>>,
     len: AtomicU64,
     alignment: Alignment,
     no_flush: bool,
@@ -117,8 +128,11 @@ impl FileNode {
             });
         }
         let node = Self {
-            file: Arc::new(file),
+            name: name.to_owned(),
+            filename: filename.to_owned(),
             kind,
+            file: Slot::new(Arc::new(file)),
+            resting: Slot::new(None),
             len: AtomicU64::new(len),
             alignment,
             no_flush: options.cache.no_flush,
@@ -129,19 +143,22 @@ impl FileNode {
     }
 
     /// A file gets the length; a block device has its own, which may have changed since.
-    fn set_length(&self, len: u64) -> Result<u64, ResizeError> {
+    fn set_length(&self, len: u64) -> Result<(), ResizeError> {
+        let file = self.file.load();
         if self.kind == FileKind::BlockDevice {
-            let own = self.file.size().map_err(ResizeError::Storage)?;
+            let own = file.size().map_err(ResizeError::Storage)?;
             if len > own {
                 return Err(ResizeError::Unable("Cannot grow device files"));
             }
-            return Ok(own);
+            self.len.store(own, Ordering::Relaxed);
+            return Ok(());
         }
         let signed = i64::try_from(len).map_err(|error| {
             ResizeError::Storage(io::Error::new(io::ErrorKind::InvalidInput, error))
         })?;
-        ftruncate(&self.file, signed).map_err(|errno| ResizeError::Storage(errno.into()))?;
-        Ok(len)
+        ftruncate(&file, signed).map_err(|errno| ResizeError::Storage(errno.into()))?;
+        self.len.store(len, Ordering::Relaxed);
+        Ok(())
     }
 
     fn buffer_alignment(&self) -> usize {
@@ -160,7 +177,7 @@ impl FileNode {
         if !able.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        match io.allocate(&self.file, mode, offset, len).await {
+        match io.allocate(&self.file.load(), mode, offset, len).await {
             Ok(_) => Ok(true),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENODEV | libc::ENOTTY) => {
@@ -187,12 +204,73 @@ impl FileNode {
                 .await?;
         if !done {
             let alignment = self.buffer_alignment();
-            return send_zeroes(io, &self.file, offset, len, alignment, flags.durable).await;
+            return send_zeroes(io, &self.file.load(), offset, len, alignment, flags.durable).await;
         }
         if flags.durable && !self.no_flush {
-            io.sync(&self.file).await?;
+            io.sync(&self.file.load()).await?;
         }
         Ok(())
+    }
+
+    /// Where data and holes are, as the file system tells it.
+    fn look(&self, offset: u64, len: u64) -> io::Result<Status> {
+        let whole = |place| Status { len, place };
+        let data = Place::Data { at: Some(offset) };
+        if self.kind == FileKind::BlockDevice {
+            return Ok(whole(data));
+        }
+        let file = self.file.load();
+        let start = i64::try_from(offset).map_err(io::Error::other)?;
+        let until = |end: i64| u64::try_from(end).map_or(0, |end| end.saturating_sub(offset));
+        match lseek(file.as_fd(), start, Whence::SeekData) {
+            Ok(first) if first > start => Ok(Status {
+                len: until(first).min(len),
+                place: Place::Zero,
+            }),
+            Ok(_) => match lseek(file.as_fd(), start, Whence::SeekHole) {
+                Ok(end) => Ok(Status {
+                    len: until(end).min(len).max(1),
+                    place: data,
+                }),
+                Err(_) => Ok(whole(data)),
+            },
+            // Nothing but a hole up to the end, or beyond it.
+            Err(nix::errno::Errno::ENXIO) => Ok(whole(Place::Zero)),
+            // A file system that cannot tell.
+            Err(_) => Ok(whole(data)),
+        }
+    }
+
+    /// The same file with the other access mode.
+    fn open_again(&self, door: &Door, to: &NodeOptions) -> Result<OpenFile, BlockError> {
+        let to = NodeOptions {
+            auto_read_only: false,
+            ..*to
+        };
+        let (file, _) = open_file(door, &self.name, &self.filename, &to)?;
+        let storage = |what| {
+            move |source: io::Error| BlockError::Storage {
+                node: self.name.clone(),
+                filename: self.filename.clone(),
+                what,
+                source,
+            }
+        };
+        let had = self.file.load().identity();
+        let had = had.map_err(storage("read the identity"))?;
+        let came = file.identity().map_err(storage("read the identity"))?;
+        if had != came {
+            return Err(BlockError::OtherFile {
+                node: self.name.clone(),
+                filename: self.filename.clone(),
+                had,
+                came,
+            });
+        }
+        if to.cache.direct {
+            set_direct(&file).map_err(storage("switch on O_DIRECT"))?;
+        }
+        Ok(file)
     }
 
     async fn punch(&self, io: &Io, offset: u64, len: u64) -> io::Result<()> {
@@ -232,6 +310,12 @@ fn open_file(
     }
 }
 
+fn is_read_only(file: &OpenFile) -> bool {
+    // Asked of the kernel: a read-only node may have been given an fd that can write.
+    fcntl(file, FcntlArg::F_GETFL)
+        .is_ok_and(|flags| flags & OFlag::O_ACCMODE.bits() == OFlag::O_RDONLY.bits())
+}
+
 /// A passed fd may have come without O_DIRECT.
 fn set_direct(file: &OpenFile) -> io::Result<()> {
     let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
@@ -256,7 +340,7 @@ impl BlockNode for FileNode {
 
     fn extent(&self, offset: u64, len: u64, _intent: Intent) -> Extent {
         Extent::At {
-            file: Arc::clone(&self.file),
+            file: self.file.load(),
             offset,
             len,
             memory_alignment: self.alignment.memory,
@@ -265,13 +349,8 @@ impl BlockNode for FileNode {
     }
 
     fn read<'a>(&'a self, io: &'a Io, offset: u64, into: Window<'a>) -> IoFuture<'a> {
-        Box::pin(bounce_read(
-            io,
-            &self.file,
-            offset,
-            into,
-            self.buffer_alignment(),
-        ))
+        let alignment = self.buffer_alignment();
+        Box::pin(async move { bounce_read(io, &self.file.load(), offset, into, alignment).await })
     }
 
     fn write<'a>(
@@ -282,14 +361,10 @@ impl BlockNode for FileNode {
         flags: WriteFlags,
     ) -> IoFuture<'a> {
         let alignment = self.buffer_alignment();
-        Box::pin(bounce_write(
-            io,
-            &self.file,
-            offset,
-            from,
-            alignment,
-            flags.durable,
-        ))
+        Box::pin(async move {
+            let file = self.file.load();
+            bounce_write(io, &file, offset, from, alignment, flags.durable).await
+        })
     }
 
     fn write_zeroes<'a>(
@@ -309,15 +384,60 @@ impl BlockNode for FileNode {
     fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
         Box::pin(async move {
             if !self.no_flush {
-                io.sync(&self.file).await?;
+                io.sync(&self.file.load()).await?;
             }
             Ok(())
         })
     }
 
-    fn resize(&self, len: u64) -> Result<(), ResizeError> {
-        let len = self.set_length(len)?;
-        self.len.store(len, Ordering::Relaxed);
-        Ok(())
+    fn status<'a>(&'a self, _: &'a Io, offset: u64, len: u64) -> IoFuture<'a, Status> {
+        Box::pin(std::future::ready(self.look(offset, len)))
+    }
+
+    fn resize<'a>(&'a self, _: &'a Io, len: u64) -> ResizeFuture<'a> {
+        Box::pin(std::future::ready(self.set_length(len)))
+    }
+
+    fn prepare_reopen(
+        &self,
+        door: &Door,
+        to: &NodeOptions,
+    ) -> Result<Box<dyn Prepared>, BlockError> {
+        if is_read_only(&self.file.load()) == to.read_only {
+            return Ok(Box::new(Untouched));
+        }
+        let file = if to.read_only {
+            match self.resting.load() {
+                Some(file) => file,
+                // Without a read-only fd to go back to, the node keeps the one it has.
+                None => match self.open_again(door, to) {
+                    Ok(file) => Arc::new(file),
+                    Err(_) => return Ok(Box::new(Untouched)),
+                },
+            }
+        } else {
+            Arc::new(self.open_again(door, to)?)
+        };
+        Ok(Box::new(OtherAccess {
+            resting: (self.resting.clone(), !to.read_only),
+            slot: self.file.clone(),
+            file,
+        }))
+    }
+}
+
+/// The file with the other access mode, about to be used.
+struct OtherAccess {
+    slot: Slot<Arc<OpenFile>>,
+    file: Arc<OpenFile>,
+    /// Where a read-only file rests, and whether the one in use now goes there.
+    resting: (Slot<Option<Arc<OpenFile>>>, bool),
+}
+
+impl Prepared for OtherAccess {
+    fn commit(self: Box<Self>) {
+        let old = self.slot.replace(self.file);
+        let (resting, keep) = self.resting;
+        drop(resting.replace(keep.then_some(old)));
     }
 }

@@ -3,7 +3,9 @@
 use std::future::ready;
 
 use crate::engine::{Io, Window};
-use crate::node::{BlockNode, Extent, Intent, IoFuture, Limits, WriteFlags, ZeroFlags};
+use crate::node::{
+    BlockNode, Extent, Intent, IoFuture, Limits, Place, Status, WriteFlags, ZeroFlags,
+};
 use crate::spec::NullSpec;
 
 /// A node that forgets.
@@ -61,5 +63,14 @@ impl BlockNode for NullNode {
 
     fn flush<'a>(&'a self, _: &'a Io) -> IoFuture<'a> {
         done()
+    }
+
+    fn status<'a>(&'a self, _: &'a Io, _: u64, len: u64) -> IoFuture<'a, Status> {
+        let place = if self.spec.read_zeroes {
+            Place::Zero
+        } else {
+            Place::Data { at: None }
+        };
+        Box::pin(ready(Ok(Status { len, place })))
     }
 }

@@ -4,13 +4,13 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
-use fdset::{Access, Door, FdRegistry, Handover, Origin, Request, Role, Scope};
+use fdset::{Access, Door, FdRegistry, FdsetId, Handover, Origin, Request, Role, Scope};
 use tempfile::NamedTempFile;
 
 use crate::engine::{IoThread, IoThreadSpec, Segments};
 use crate::error::BlockError;
 use crate::graph::BlockGraph;
-use crate::node::{NodeRef, WriteFlags, ZeroFlags};
+use crate::node::{NodeRef, Place, WriteFlags, ZeroFlags};
 use crate::spec::{
     CacheSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec, NodeOptions, NodeSpec,
     RawSpec,
@@ -134,20 +134,20 @@ fn a_file_takes_the_length_it_is_given_also_through_a_window_without_an_end() {
     let top = graph
         .add(&door(), raw_on(child(), 1024, None))
         .expect("window");
-    top.resize(15 << 10).expect("longer");
+    resize(&top, 15 << 10).expect("longer");
     assert_eq!((length(), top.len()), (16 << 10, 15 << 10));
     let thread = iothread();
     assert_eq!(read(&thread, &top, 14 << 10, 512).expect("read"), [0; 512]);
-    top.resize(1024).expect("shorter");
+    resize(&top, 1024).expect("shorter");
     assert_eq!((length(), top.len()), (2048, 1024));
     read(&thread, &top, 1024, 512).expect_err("it was cut off");
-    top.resize(u64::MAX).expect_err("no node is that long");
+    resize(&top, u64::MAX).expect_err("no node is that long");
     assert_eq!(length(), 2048);
     graph.remove("top").expect("unused");
     let fixed = graph
         .add(&door(), raw_on(child(), 0, Some(512)))
         .expect("window");
-    let error = fixed.resize(1024).expect_err("it has an end of its own");
+    let error = resize(&fixed, 1024).expect_err("it has an end of its own");
     assert!(error.to_string().contains("fixed-size"), "{error}");
 }
 
@@ -159,7 +159,7 @@ fn a_read_only_node_and_one_without_storage_keep_their_length() {
         ..OPTIONS
     };
     let node = open(path(&file), options).expect("node");
-    let error = node.resize(1024).expect_err("read-only");
+    let error = resize(&node, 1024).expect_err("read-only");
     assert!(error.to_string().contains("read-only"), "{error}");
     assert_eq!(file.as_file().metadata().expect("length").len(), 512);
     let null = NodeSpec {
@@ -171,7 +171,13 @@ fn a_read_only_node_and_one_without_storage_keep_their_length() {
         }),
     };
     let null = BlockGraph::new().add(&door(), null).expect("node");
-    null.resize(1024).expect_err("nothing to make longer");
+    resize(&null, 1024).expect_err("nothing to make longer");
+}
+
+fn resize(node: &NodeRef, len: u64) -> Result<(), BlockError> {
+    let node = node.clone();
+    let task = move |io| async move { node.resize(&io, len).await };
+    iothread().run(task).expect("answer")
 }
 
 #[test]
@@ -421,4 +427,96 @@ fn wrong_kind_of_file_is_refused_with_both_kinds() {
         error.contains("to be a block device, it is a regular file"),
         "{error}"
     );
+}
+
+fn add_member(door: &Door, file: &NamedTempFile, access: Access) {
+    let request = Request::new(path(file), access, Role::Image, "a test");
+    let (fd, _) = fdset::open(door, &request).expect("open").into_parts();
+    let handover = Handover::new(fd, Origin::CommandLine);
+    door.registry().add(handover, FdsetId::new(1).ok(), None);
+}
+
+fn with_access(options: NodeOptions, read_only: bool) -> NodeOptions {
+    NodeOptions {
+        read_only,
+        ..options
+    }
+}
+
+#[test]
+fn node_becomes_writable_by_the_sets_other_member_and_gives_it_back() {
+    let file = image(&[7; 4096]);
+    let door = door();
+    add_member(&door, &file, Access::ReadOnly);
+    let spec = file_spec("/dev/fdset/1", with_access(OPTIONS, true));
+    let (thread, mut graph) = (iothread(), BlockGraph::new());
+    let node = graph.add(&door, spec).expect("node");
+    let writable = with_access(OPTIONS, false);
+    let uses = || door.registry().uses().len();
+    let error = node.prepare_reopen(&door, writable).expect_err("no member");
+    assert!(error.to_string().contains("storage"), "{error}");
+    add_member(&door, &file, Access::ReadWrite);
+    let before = uses();
+    drop(node.prepare_reopen(&door, writable).expect("a member"));
+    assert!(node.is_read_only(), "given up");
+    assert_eq!(uses(), before, "and closed");
+    node.prepare_reopen(&door, writable)
+        .expect("a member")
+        .commit();
+    assert_eq!(uses(), before + 1);
+    write(&thread, &node, 0, &[9; 512]).expect("writable");
+    // The way back asks nobody: not even a set that is gone is missed.
+    door.registry().remove(1, None).expect("members");
+    let back = node.prepare_reopen(&door, with_access(OPTIONS, true));
+    back.expect("nothing to open").commit();
+    thread.run(|_| async {}).expect("answer");
+    let error = write(&thread, &node, 0, &[1; 512]).expect_err("read-only");
+    assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+    assert_eq!(read(&thread, &node, 0, 512).expect("read"), [9; 512]);
+}
+
+#[test]
+fn another_file_under_the_same_name_is_refused_when_the_access_changes() {
+    let (file, other) = (image(&[7; 4096]), image(&[8; 4096]));
+    let door = door();
+    let spec = file_spec(path(&file), with_access(OPTIONS, true));
+    let node = BlockGraph::new().add(&door, spec).expect("node");
+    let other = other.into_temp_path();
+    other.persist(file.path()).expect("renamed");
+    let error = node
+        .prepare_reopen(&door, with_access(OPTIONS, false))
+        .expect_err("another file");
+    assert!(matches!(error, BlockError::OtherFile { .. }), "{error}");
+    assert!(node.is_read_only());
+}
+
+#[test]
+fn file_tells_its_holes_and_changes_its_length() {
+    let file = image(&[]);
+    file.as_file().set_len(1 << 20).expect("length");
+    file.as_file()
+        .write_all_at(&[1; 4096], 64 << 10)
+        .expect("data");
+    let node = open(path(&file), OPTIONS).expect("node");
+    let moved = node.clone();
+    let task = move |io| async move {
+        let mut seen = Vec::new();
+        let mut at = 0;
+        while at < moved.len() {
+            let status = moved.status(&io, at, moved.len() - at).await?;
+            seen.push((at, status.place));
+            at += status.len;
+        }
+        moved
+            .resize(&io, 2 << 20)
+            .await
+            .map_err(std::io::Error::other)?;
+        Ok::<_, std::io::Error>(seen)
+    };
+    let seen = iothread().run(task).expect("answer").expect("works");
+    let data = Place::Data { at: Some(64 << 10) };
+    assert!(seen.contains(&(64 << 10, data)), "{seen:?}");
+    assert_eq!(seen.first(), Some(&(0, Place::Zero)), "{seen:?}");
+    assert_eq!(node.len(), 2 << 20);
+    assert_eq!(file.as_file().metadata().expect("stat").len(), 2 << 20);
 }

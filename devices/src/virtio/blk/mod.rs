@@ -5,7 +5,7 @@
 //!       │                            ▲                                            │
 //!       │ config, features           │ used ring, interrupt                       ▼
 //!       ▼                            └───────────────── status ◄──── NodeRef::read, write, …
-//!   VirtioBlk ── Disk (shared by all queues: node, serial, cache mode)
+//!   VirtioBlk ── Disk (shared by all queues: root, serial, cache mode)
 //! ```
 //!
 //! This room knows queues and blocks; it must never know what is behind a node (a file, a format),
@@ -24,7 +24,7 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 
-use block::{Account, BlockError, IoThread, NodeRef, Totals};
+use block::{Account, BlockError, IoThread, NodeRef, Root, Totals};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
     VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY,
@@ -54,7 +54,7 @@ pub struct VirtioBlkSpec {
     pub id: String,
     /// The node, attached in the graph by the caller, who detaches it after the device is gone.
     /// The disk is read-only if the node is.
-    pub node: NodeRef,
+    pub root: Root,
     /// What the guest sees as the serial number: its first 20 bytes.
     pub serial: String,
     /// How many queues, one of [`QUEUES`]; usually one per vCPU.
@@ -100,7 +100,7 @@ pub enum BlkSpecError {
 #[derive(Debug)]
 struct Disk {
     id: String,
-    node: NodeRef,
+    root: Root,
     serial: [u8; ID_LEN],
     block_size: u32,
     discard: bool,
@@ -128,12 +128,17 @@ impl std::fmt::Debug for DriverLink {
 }
 
 impl Disk {
+    /// The node it stands on, now.
+    fn node(&self) -> NodeRef {
+        self.root.node()
+    }
+
     /// The byte offset of a sector, if the range lies on the disk and on its blocks.
     fn locate(&self, sector: u64, len: u64) -> Option<u64> {
         let offset = sector.checked_mul(SECTOR)?;
         let end = offset.checked_add(len)?;
         let on_blocks = (offset | len).is_multiple_of(u64::from(self.block_size));
-        (on_blocks && end <= self.node.len()).then_some(offset)
+        (on_blocks && end <= self.node().len()).then_some(offset)
     }
 
     /// Whether a write must be durable when it completes: the driver switched the cache off, or
@@ -149,11 +154,11 @@ impl Disk {
 
     fn report(&self, error: &io::Error, write: bool) {
         if let Some(times) = self.failed_requests.note() {
-            tracing::warn!(device = %self.id, node = self.node.name(), write, times, %error, "I/O error");
+            tracing::warn!(device = %self.id, node = self.node().name(), write, times, %error, "I/O error");
         }
         self.notices.send(Notice::BlockError {
             device: self.id.clone(),
-            node: self.node.name().to_owned(),
+            node: self.node().name().to_owned(),
             write,
             errno: error.raw_os_error().unwrap_or(libc::EIO),
         });
@@ -191,15 +196,15 @@ impl VirtioBlk {
     /// A number out of range, or a node that cannot be a disk with these blocks.
     pub fn new(spec: VirtioBlkSpec) -> Result<Self, BlkSpecError> {
         check_numbers(&spec)?;
-        spec.node.check_disk(spec.logical_block_size)?;
+        spec.root.node().check_disk(spec.logical_block_size)?;
         let mut serial = [0; ID_LEN];
         for (to, from) in serial.iter_mut().zip(spec.serial.bytes()) {
             *to = from;
         }
-        let writable = !spec.node.is_read_only();
+        let writable = !spec.root.node().is_read_only();
         let disk = Disk {
             id: spec.id.clone(),
-            node: spec.node.clone(),
+            root: spec.root.clone(),
             serial,
             block_size: spec.logical_block_size,
             discard: spec.discard && writable,
@@ -234,8 +239,8 @@ impl VirtioBlk {
     }
 
     /// The node it stands on.
-    pub fn node(&self) -> &NodeRef {
-        &self.disk.node
+    pub fn node(&self) -> NodeRef {
+        self.disk.node()
     }
 
     /// What the guest has asked of it until now, over all queues.
@@ -248,7 +253,7 @@ impl VirtioBlk {
         let block = self.spec.logical_block_size;
         let block_sectors = block / 512;
         let mut config = BlkConfig {
-            capacity: (self.disk.node.len() / SECTOR).into(),
+            capacity: (self.disk.node().len() / SECTOR).into(),
             seg_max: u32::from(self.spec.queue_size - 2).into(),
             blk_size: block.into(),
             physical_block_exp: exponent(self.spec.physical_block_size / block),
@@ -341,7 +346,7 @@ impl VirtioDevice for VirtioBlk {
             | bit(VIRTIO_RING_F_EVENT_IDX);
         let optional = [
             (self.spec.queues > 1, VIRTIO_BLK_F_MQ),
-            (self.disk.node.is_read_only(), VIRTIO_BLK_F_RO),
+            (self.disk.node().is_read_only(), VIRTIO_BLK_F_RO),
             (self.disk.discard, VIRTIO_BLK_F_DISCARD),
             (self.disk.write_zeroes, VIRTIO_BLK_F_WRITE_ZEROES),
         ];

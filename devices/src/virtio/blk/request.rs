@@ -254,7 +254,7 @@ impl Request {
         let outcome = match self.kind {
             Kind::Read => self.read(io, disk).await,
             Kind::Write => self.write(io, disk).await,
-            Kind::Flush => disk.node.flush(io).await.map_err(Refusal::Host),
+            Kind::Flush => disk.node().flush(io).await.map_err(Refusal::Host),
             Kind::Identify => self.identify(disk),
             Kind::Discard | Kind::WriteZeroes => self.change_ranges(io, disk).await,
             Kind::Malformed => Err(Refusal::Invalid),
@@ -290,20 +290,23 @@ impl Request {
         let offset = disk
             .locate(self.sector, self.data.len())
             .ok_or(Refusal::Invalid)?;
-        Ok(disk.node.read(io, offset, self.data.all()).await?)
+        Ok(disk.node().read(io, offset, self.data.all()).await?)
     }
 
     async fn write(&self, io: &Io, disk: &Disk) -> Result<(), Refusal> {
         let offset = disk
             .locate(self.sector, self.data.len())
             .ok_or(Refusal::Invalid)?;
-        if disk.node.is_read_only() {
+        if disk.node().is_read_only() {
             return Err(Refusal::Invalid);
         }
         let flags = WriteFlags {
             durable: disk.is_writethrough(),
         };
-        Ok(disk.node.write(io, offset, self.data.all(), flags).await?)
+        Ok(disk
+            .node()
+            .write(io, offset, self.data.all(), flags)
+            .await?)
     }
 
     fn identify(&self, disk: &Disk) -> Result<(), Refusal> {
@@ -347,7 +350,7 @@ impl Request {
             return Err(Refusal::Unsupported);
         }
         let sectors = range.sectors.get();
-        if sectors > MAX_RANGE_SECTORS || disk.node.is_read_only() {
+        if sectors > MAX_RANGE_SECTORS || disk.node().is_read_only() {
             return Err(Refusal::Invalid);
         }
         disk.locate(range.sector.get(), u64::from(sectors) * SECTOR)
@@ -358,14 +361,14 @@ impl Request {
         let offset = self.check_range(disk, range)?;
         let len = u64::from(range.sectors.get()) * SECTOR;
         if self.kind == Kind::Discard {
-            return Ok(disk.node.discard(io, offset, len).await?);
+            return Ok(disk.node().discard(io, offset, len).await?);
         }
         let unmap = range.flags.get() & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
         let flags = ZeroFlags {
             unmap,
             durable: disk.is_writethrough(),
         };
-        Ok(disk.node.write_zeroes(io, offset, len, flags).await?)
+        Ok(disk.node().write_zeroes(io, offset, len, flags).await?)
     }
 
     /// Tells the guest's memory: the dirty bitmap and the status byte. Returns the number of bytes

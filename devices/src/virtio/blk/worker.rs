@@ -7,6 +7,7 @@
 //!   ┌─► Serving ── chain ──► request slots ── done ──► used ring, interrupt
 //!   │      │                                                 │
 //!   │      ├── the driver broke the rules ──► Broken ────────┤ serves nothing more
+//!   │      ├── gate closed ──► last request done ──► Parked ── gate open ──► Serving
 //!   │      └── stop ──► Draining ── last request done ───────┴──► Queue handed back
 //!   └─ next kick
 //! ```
@@ -16,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use block::Io;
 use block::engine::{TaskSet, Watch, executor::own_waker};
+use block::{Io, Seat};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestAddressSpace;
 
@@ -52,7 +53,9 @@ pub(super) async fn run(
             return queue;
         }
     };
-    let mut requests = TaskSet::new(usize::from(queue.size()), own_waker().await);
+    let waker = own_waker().await;
+    let seat = disk.root.gate().take_seat(waker.clone());
+    let mut requests = TaskSet::new(usize::from(queue.size()), waker);
     let mut worker = Worker {
         disk,
         index,
@@ -60,6 +63,7 @@ pub(super) async fn run(
         memory,
         interrupt,
         watch,
+        seat,
         stop,
         spare: Vec::new(),
         broken: false,
@@ -86,6 +90,8 @@ struct Worker {
     memory: GuestMem,
     interrupt: Arc<dyn Interrupt>,
     watch: Watch,
+    /// At the gate of the disk's node.
+    seat: Seat,
     stop: Arc<AtomicBool>,
     /// Requests whose slots wait for the next chain.
     spare: Vec<Request>,
@@ -105,7 +111,8 @@ impl Worker {
         loop {
             let kicked = self.kicked(cx);
             let stopping = self.stop.load(Ordering::Acquire);
-            if !stopping && !self.broken {
+            let closed = !self.seat.is_open();
+            if !stopping && !closed && !self.broken {
                 while !requests.is_full()
                     && let Some(request) = self.next_request()
                 {
@@ -114,13 +121,18 @@ impl Worker {
                 }
             }
             self.settle(requests);
-            if stopping && requests.is_empty() {
-                return Poll::Ready(());
+            if requests.is_empty() {
+                if stopping {
+                    return Poll::Ready(());
+                }
+                if closed {
+                    self.seat.park();
+                }
             }
             if kicked || requests.has_ready() {
                 continue;
             }
-            if stopping || self.broken || requests.is_full() || !self.may_have_more() {
+            if stopping || closed || self.broken || requests.is_full() || !self.may_have_more() {
                 return Poll::Pending;
             }
         }

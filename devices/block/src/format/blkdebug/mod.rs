@@ -20,22 +20,26 @@ use std::sync::{Mutex, PoisonError};
 
 use self::rules::{RequestKind, Rules};
 use crate::engine::{Io, Window};
-use crate::node::{BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, WriteFlags, ZeroFlags};
+use crate::node::{
+    BlockNode, Extent, Intent, IoFuture, Limits, ResizeError, ResizeFuture, Status, WriteFlags,
+    ZeroFlags,
+};
+use crate::slot::ChildSlot;
 use crate::spec::DiscardMode;
 
 /// A node that fails on purpose.
 #[derive(Debug)]
 pub struct BlkdebugNode {
-    child: NodeRef,
+    image: ChildSlot,
     rules: Mutex<Rules>,
 }
 
 impl BlkdebugNode {
-    /// Lays `rules` over `child`.
+    /// Lays `rules` over the node in `image`.
     #[must_use]
-    pub fn new(child: NodeRef, rules: Rules) -> Self {
+    pub fn new(image: ChildSlot, rules: Rules) -> Self {
         Self {
-            child,
+            image,
             rules: Mutex::new(rules),
         }
     }
@@ -51,12 +55,13 @@ impl BlkdebugNode {
 
 impl BlockNode for BlkdebugNode {
     fn length(&self) -> u64 {
-        self.child.len()
+        self.image.load().len()
     }
 
     fn limits(&self) -> Limits {
-        let child = self.child.limits();
-        let discards = self.child.options().discard == DiscardMode::Unmap;
+        let child = self.image.load();
+        let discards = child.options().discard == DiscardMode::Unmap;
+        let child = child.limits();
         Limits {
             discard: child.discard && discards,
             ..child
@@ -71,7 +76,7 @@ impl BlockNode for BlkdebugNode {
     fn read<'a>(&'a self, io: &'a Io, offset: u64, into: Window<'a>) -> IoFuture<'a> {
         Box::pin(async move {
             self.judge(RequestKind::Read, offset, into.len())?;
-            self.child.read(io, offset, into).await
+            self.image.load().read(io, offset, into).await
         })
     }
 
@@ -84,7 +89,7 @@ impl BlockNode for BlkdebugNode {
     ) -> IoFuture<'a> {
         Box::pin(async move {
             self.judge(RequestKind::Write, offset, from.len())?;
-            self.child.write(io, offset, from, flags).await
+            self.image.load().write(io, offset, from, flags).await
         })
     }
 
@@ -97,21 +102,39 @@ impl BlockNode for BlkdebugNode {
     ) -> IoFuture<'a> {
         Box::pin(async move {
             self.judge(RequestKind::WriteZeroes, offset, len)?;
-            self.child.write_zeroes(io, offset, len, flags).await
+            self.image.load().write_zeroes(io, offset, len, flags).await
         })
     }
 
     fn discard<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a> {
         Box::pin(async move {
             self.judge(RequestKind::Discard, offset, len)?;
-            self.child.discard(io, offset, len).await
+            self.image.load().discard(io, offset, len).await
         })
     }
 
     fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
         Box::pin(async move {
             self.judge(RequestKind::Flush, 0, 0)?;
-            self.child.flush(io).await
+            self.image.load().flush(io).await
+        })
+    }
+
+    fn status<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a, Status> {
+        Box::pin(async move { self.image.load().status(io, offset, len).await })
+    }
+
+    fn resize<'a>(&'a self, io: &'a Io, len: u64) -> ResizeFuture<'a> {
+        Box::pin(async move {
+            let image = self.image.load();
+            image.resize(io, len).await.map_err(ResizeError::Below)
+        })
+    }
+
+    fn settle<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
+        Box::pin(async move {
+            self.judge(RequestKind::Flush, 0, 0)?;
+            self.image.load().settle(io).await
         })
     }
 }

@@ -85,7 +85,7 @@ pub(super) fn spec(node: NodeRef, queues: u16, notices: NoticeSink) -> VirtioBlk
     .expect("io-thread");
     VirtioBlkSpec {
         id: "vda".to_owned(),
-        node,
+        root: node.into(),
         serial: "serial-0".to_owned(),
         queues,
         queue_size: QUEUE_SIZE,

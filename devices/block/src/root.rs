@@ -1,0 +1,43 @@
+//! A user's hold on the graph: the node it has now, and the gate through which it asks.
+
+use crate::drain::Gate;
+use crate::node::NodeRef;
+use crate::slot::ChildSlot;
+
+/// What a disk or a job is given. Clones are the same hold.
+#[derive(Clone, Debug)]
+pub struct Root {
+    node: ChildSlot,
+    gate: Gate,
+}
+
+impl Root {
+    /// The node, now: it stays the same from the start of a request to its end, and may be another
+    /// after the user was parked at the gate.
+    #[must_use]
+    pub fn node(&self) -> NodeRef {
+        self.node.load()
+    }
+
+    /// Where the user takes a seat for each task that sends requests.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Gives the user, who is parked, another node; the old one comes back.
+    #[must_use = "the old node may end where it is dropped"]
+    pub fn replace(&self, node: NodeRef) -> NodeRef {
+        self.node.replace(node)
+    }
+}
+
+impl From<NodeRef> for Root {
+    /// A hold on a node that is in no graph, or that nobody will exchange.
+    fn from(node: NodeRef) -> Self {
+        Self {
+            node: ChildSlot::from(node),
+            gate: Gate::new(),
+        }
+    }
+}
