@@ -139,7 +139,7 @@ fn disk(kind: Kind) -> VirtioBlk {
     let node = BlockGraph::new().add(&door, spec).expect("a node");
     let spec = VirtioBlkSpec {
         id: "vda".to_owned(),
-        node,
+        root: node.into(),
         serial: "fuzz".to_owned(),
         queues: 2,
         queue_size: SIZE,
