@@ -5,15 +5,17 @@ use std::time::Instant;
 
 use fdset::{FdsetId, Handover, Kind, Origin, Peer, RegistryError, Scope};
 use qapi_schema::control::{
-    self, CommandInfo, EventInfo, QmpCapabilities, QmpCapability, VersionInfo, VersionTriple,
+    self, CommandInfo, EventInfo, QmpCapabilities, QmpCapability, SchemaInfo, VersionInfo,
+    VersionTriple,
 };
 use qapi_schema::fds::{
     self, AddFd, AddFdAlias, AddfdInfo, Closefd, FdAlias, FdKind, FdLedger, FdUnclaimedSet,
     FdsetFdInfo, FdsetInfo, Getfd, RemoveFd, RemoveFdAlias,
 };
+use qapi_schema::input::{self, FromInput as _};
 use qapi_schema::{
     COMMANDS, Context, Event, INTROSPECTION, Module, MonitorId, QmpError, Reply, SessionId,
-    SessionPeer, to_wire,
+    SessionPeer, compat, to_wire,
 };
 use serde_json::Value;
 
@@ -152,8 +154,15 @@ impl control::Commands for Builtin<'_> {
         _cx: &mut dyn Context,
         arguments: Value,
     ) -> Result<Reply, QmpError> {
-        qapi_schema::input::no_arguments(arguments)?;
-        Ok(Reply::constant(INTROSPECTION))
+        input::no_arguments(arguments)?;
+        if !compat::hides(compat::DEPRECATED | compat::UNSTABLE) {
+            return Ok(Reply::constant(INTROSPECTION));
+        }
+        // The description itself has members that are marked; its types know which.
+        let whole = serde_json::from_str(INTROSPECTION)
+            .map_err(|error| QmpError::generic(error.to_string()))?;
+        let typed = Vec::<SchemaInfo>::from_input(whole, &input::Path::Root, input::Mode::Reply)?;
+        Reply::of(&typed)
     }
 
     fn quit(&mut self, _cx: &mut dyn Context) -> Result<(), QmpError> {

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use qapi_schema::{CommandSpec, ErrorClass, QmpError, find_command};
+use qapi_schema::{CommandSpec, ErrorClass, QmpError, compat, find_command};
 
 use crate::policy::Rights;
 use crate::request::Request;
@@ -83,6 +83,7 @@ pub(crate) fn admit(
     let command = find_command(&request.command)
         .ok_or_else(|| QmpError::command_not_found(&request.command))?;
     rights.permit(command)?;
+    compat::admit_command(command)?;
     if request.out_of_band && !command.allow_oob {
         return Err(QmpError::generic(format!(
             "The command {} does not support OOB",

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use qapi_schema::block_core::BlockErrorAction;
-use qapi_schema::{Event, EventSink, to_wire};
+use qapi_schema::{Event, EventSink, compat, to_wire};
 use serde::Serialize;
 
 use crate::limit::Limiter;
@@ -128,6 +128,9 @@ impl EventHub {
 
 impl EventSink for EventHub {
     fn emit(&self, event: Event) {
+        if compat::hides(event.marks()) {
+            return;
+        }
         let key = limit_key(&event);
         let stamped = Stamped {
             timestamp: Timestamp::now(),

@@ -27,8 +27,10 @@ pub use scalar::Size;
 /// Who wrote the value, and so how its leaves look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// A client: leaves have their JSON types, unknown members are errors.
+    /// Leaves have their JSON types, unknown members are errors.
     Json,
+    /// The same, from a client: what is marked deprecated or unstable is subject to `-compat`.
+    Request,
     /// A command line: leaves may also be strings, to be read as the type wants.
     Keyval,
     /// A server, perhaps a newer one: unknown members are passed over.
@@ -57,12 +59,12 @@ pub fn object<T: FromMembers>(value: Value, at: &Path<'_>, mode: Mode) -> Result
 
 /// Reads a command's arguments.
 pub fn arguments<T: FromInput>(value: Value) -> Result<T, QmpError> {
-    T::from_input(value, &Path::Root, Mode::Json)
+    T::from_input(value, &Path::Root, Mode::Request)
 }
 
 /// Checks that a command that takes no arguments got none.
 pub fn no_arguments(value: Value) -> Result<(), QmpError> {
-    Members::open(value, &Path::Root, Mode::Json)?.close()
+    Members::open(value, &Path::Root, Mode::Request)?.close()
 }
 
 /// The error for a value of the wrong JSON type.
@@ -142,6 +144,12 @@ pub struct UnknownName {
 /// Reading and showing an enum by its names on the wire.
 macro_rules! named_values {
     ($name:ident) => {
+        crate::input::named_values!($name, |_| 0);
+    };
+    ($name:ident, marked) => {
+        crate::input::named_values!($name, $name::marks);
+    };
+    ($name:ident, $marks:expr) => {
         impl std::fmt::Display for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
@@ -164,18 +172,23 @@ macro_rules! named_values {
             fn from_input(
                 value: serde_json::Value,
                 at: &crate::input::Path<'_>,
-                _mode: crate::input::Mode,
+                mode: crate::input::Mode,
             ) -> Result<Self, crate::QmpError> {
                 let serde_json::Value::String(name) = value else {
                     return Err(crate::input::wrong_type(at, "string"));
                 };
-                name.parse().map_err(|_| {
+                let value: Self = name.parse().map_err(|_| {
                     // QEMU names the member alone here, and the element of a list not at all.
                     let leaf = at.leaf().unwrap_or("null");
                     crate::QmpError::generic(format!(
                         "Parameter '{leaf}' does not accept value '{name}'"
                     ))
-                })
+                })?;
+                let marks: fn(Self) -> crate::compat::Marks = $marks;
+                if mode == crate::input::Mode::Request {
+                    crate::compat::admit_part(marks(value), "value", &name)?;
+                }
+                Ok(value)
             }
         }
 

@@ -24,6 +24,7 @@
 //! - [`INTROSPECTION`]: the reply of `query-qmp-schema`.
 //! - [`input::FromInput`], [`input::keyval::parse_keyval`]: from JSON or `key=value` text.
 //! - [`describe::Described`]: members with their documentation, for help texts.
+//! - [`compat`]: what becomes of parts that are marked deprecated or unstable.
 //! - [`drivers::DRIVERS`]: device models, their aliases, buses and properties.
 //!
 //! Read next: `schema/main.json`, then [`input`].
@@ -31,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+pub mod compat;
 pub mod describe;
 pub mod drivers;
 pub mod export;

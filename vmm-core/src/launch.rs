@@ -98,6 +98,7 @@ pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> R
         process::rename(name).context("-name process")?;
     }
     sandbox::prepare();
+    qapi_schema::compat::set(&config.compat);
     let signals = EndSignals::take().context("the signals")?;
     let (mut event_loop, mailbox) = EventLoop::new(signals).context("the main loop")?;
     let registry = Arc::new(FdRegistry::with_inherited(inherited));

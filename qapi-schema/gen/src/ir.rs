@@ -177,6 +177,18 @@ pub enum Kind {
     Alternate(Vec<Branch>),
 }
 
+/// How `deprecated` and `unstable` among feature flags are written in `qapi-schema/src/compat`.
+pub fn marks(features: &[String]) -> u8 {
+    let mark = |feature: &str, mark| {
+        if features.iter().any(|one| one == feature) {
+            mark
+        } else {
+            0
+        }
+    };
+    mark("deprecated", 1) | mark("unstable", 2)
+}
+
 /// One value of an enum.
 #[derive(Debug)]
 pub struct EnumValue {

@@ -59,6 +59,26 @@ pub fn generate_from(schema_dir: &Path, main: &str) -> Result<Vec<GeneratedFile>
     Ok(emit::all(&schema))
 }
 
+/// What the tests of marked parts need of `tests/marked/marked.json`, a schema of their own: its
+/// types, commands and events.
+pub fn generate_marked(tests: &Path) -> Result<Vec<GeneratedFile>, SchemaError> {
+    let files = generate_from(&tests.join("marked"), "marked.json")?;
+    let wanted = files.into_iter().filter_map(|file| {
+        let name = file.path.strip_prefix("qapi-schema/src/generated").ok()?;
+        let is_wanted = ["marked.rs", "events.rs"]
+            .iter()
+            .any(|one| Path::new(one) == name);
+        is_wanted.then(|| GeneratedFile {
+            path: Path::new("qapi-schema/src/compat").join(name),
+            text: file
+                .text
+                .replace("schema/*.json", "gen/tests/marked/*.json")
+                .replace("schema/marked.json", "gen/tests/marked/marked.json"),
+        })
+    });
+    Ok(wanted.collect())
+}
+
 /// Reads one schema with the given configuration symbols true and all others false.
 pub fn load(dir: &Path, main: &str, symbols: &[&str]) -> Result<ir::Schema, SchemaError> {
     let files = source::read_all(dir, main)?;

@@ -99,7 +99,9 @@ fn checked_in_files_are_what_the_schema_says() {
     let product = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let files = qapi_gen::generate(&product.join("qapi-schema/schema"))
         .expect("the product's schema is good");
-    for file in files {
+    let marked = qapi_gen::generate_marked(&tests("")).expect("the tests' schema is good");
+    assert_eq!(marked.len(), 2);
+    for file in files.into_iter().chain(marked) {
         let found = fs::read_to_string(product.join(&file.path)).unwrap_or_default();
         let fresh = found == file.text;
         assert!(

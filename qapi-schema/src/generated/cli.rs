@@ -979,6 +979,152 @@ impl crate::describe::Described for MsgOptions {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// What becomes of something in a request that is marked.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum CompatPolicyInput {
+    /// It is taken.
+    #[serde(rename = "accept")]
+    Accept,
+    /// The request is an error.
+    #[serde(rename = "reject")]
+    Reject,
+    /// The process ends, with a core.
+    #[serde(rename = "crash")]
+    Crash,
+}
+
+impl CompatPolicyInput {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Accept, Self::Reject, Self::Crash];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Reject => "reject",
+            Self::Crash => "crash",
+        }
+    }
+}
+
+crate::input::named_values!(CompatPolicyInput);
+
+/// What becomes of something in a reply or event that is marked.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum CompatPolicyOutput {
+    /// It is told.
+    #[serde(rename = "accept")]
+    Accept,
+    /// It is left out.
+    #[serde(rename = "hide")]
+    Hide,
+}
+
+impl CompatPolicyOutput {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Accept, Self::Hide];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::Hide => "hide",
+        }
+    }
+}
+
+crate::input::named_values!(CompatPolicyOutput);
+
+/// -compat: what becomes of commands, parameters, values, members and events of QMP that are
+/// marked deprecated or unstable. For testing what a client still uses.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct CompatPolicy {
+    /// What a client sends that is deprecated (default: accept).
+    #[serde(rename = "deprecated-input")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deprecated_input: Option<CompatPolicyInput>,
+    /// What a client is told that is deprecated (default: accept).
+    #[serde(rename = "deprecated-output")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deprecated_output: Option<CompatPolicyOutput>,
+    /// What a client sends that is unstable (default: accept).
+    #[serde(rename = "unstable-input")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unstable_input: Option<CompatPolicyInput>,
+    /// What a client is told that is unstable (default: accept).
+    #[serde(rename = "unstable-output")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unstable_output: Option<CompatPolicyOutput>,
+}
+
+impl crate::input::FromMembers for CompatPolicy {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            deprecated_input: members.optional("deprecated-input")?,
+            deprecated_output: members.optional("deprecated-output")?,
+            unstable_input: members.optional("unstable-input")?,
+            unstable_output: members.optional("unstable-output")?,
+        })
+    }
+}
+
+crate::input::object_type!(CompatPolicy);
+
+impl crate::describe::Described for CompatPolicy {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+                "deprecated-input",
+                "CompatPolicyInput",
+                "what a client sends that is deprecated (default: accept)",
+            )
+            .one_of(&["accept", "reject", "crash"])
+            .default_is("accept"),
+        crate::describe::MemberSpec::optional(
+                "deprecated-output",
+                "CompatPolicyOutput",
+                "what a client is told that is deprecated (default: accept)",
+            )
+            .one_of(&["accept", "hide"])
+            .default_is("accept"),
+        crate::describe::MemberSpec::optional(
+                "unstable-input",
+                "CompatPolicyInput",
+                "what a client sends that is unstable (default: accept)",
+            )
+            .one_of(&["accept", "reject", "crash"])
+            .default_is("accept"),
+        crate::describe::MemberSpec::optional(
+                "unstable-output",
+                "CompatPolicyOutput",
+                "what a client is told that is unstable (default: accept)",
+            )
+            .one_of(&["accept", "hide"])
+            .default_is("accept"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// -overcommit.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct OvercommitOptions {

@@ -528,6 +528,7 @@ pub struct SchemaInfoEnum {
     /// The names with their features.
     pub members: Vec<SchemaInfoEnumMember>,
     /// The names alone, for old clients.
+    #[serde(skip_serializing_if = "crate::compat::hidden::<1, _>")]
     pub values: Vec<String>,
 }
 
@@ -535,7 +536,7 @@ impl crate::input::FromMembers for SchemaInfoEnum {
     fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
         Ok(Self {
             members: members.required("members")?,
-            values: members.required("values")?,
+            values: members.marked("values", 1u8)?.required("values")?,
         })
     }
 }

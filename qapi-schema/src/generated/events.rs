@@ -88,4 +88,8 @@ impl Event {
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
         }
     }
+    /// How it is marked, for [`crate::compat::hides`].
+    pub const fn marks(&self) -> crate::compat::Marks {
+        0
+    }
 }

@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{FromInput, Mode, Path, Size, wrong_type};
 use crate::QmpError;
+use crate::compat::{self, Marks};
 
 /// How many members may lead to an object.
 const DEEPEST: usize = 64;
@@ -48,6 +49,15 @@ impl<'a> Members<'a> {
             Some(value) => T::from_input(value, &Path::Member(self.at, name), self.mode).map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The same members, if the one of that name, which has these marks, is not there or may be
+    /// used.
+    pub fn marked(&mut self, name: &str, marks: Marks) -> Result<&mut Self, QmpError> {
+        if self.mode == Mode::Request && self.left.contains_key(name) {
+            compat::admit_part(marks, "parameter", name)?;
+        }
+        Ok(self)
     }
 
     /// Takes a number of bytes that must be there.

@@ -64,7 +64,8 @@ pub(crate) fn stale() -> Result<Vec<PathBuf>> {
 
 fn generated() -> Result<Vec<(GeneratedFile, PathBuf)>> {
     let files = qapi_gen::generate(&root().join("qapi-schema/schema"))?;
-    let placed = files.into_iter().map(|file| {
+    let marked = qapi_gen::generate_marked(&root().join("qapi-schema/gen/tests"))?;
+    let placed = files.into_iter().chain(marked).map(|file| {
         let path = root().join(&file.path);
         (file, path)
     });

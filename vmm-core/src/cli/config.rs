@@ -4,6 +4,7 @@ use fdset::Policy;
 use qapi_schema::block_core::BlockdevOptions;
 use qapi_schema::char::ChardevAdd;
 use qapi_schema::cli::AccelType;
+use qapi_schema::cli::CompatPolicy;
 use qapi_schema::devices::DeviceOptions;
 use qapi_schema::qom::ObjectOptions;
 use qapi_schema::run_state::SetAction;
@@ -70,6 +71,8 @@ pub struct Config {
     pub paused: bool,
     /// `--preconfig`: the machine is built once a client says so.
     pub preconfig: bool,
+    /// What becomes of parts of QMP that are marked deprecated or unstable.
+    pub compat: CompatPolicy,
     /// What the guest's own acts lead to, as far as an option says so.
     pub actions: SetAction,
     /// What the host gives up for the guest.

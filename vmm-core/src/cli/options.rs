@@ -2,10 +2,10 @@
 
 use qapi_schema::block_core::BlockdevOptions;
 use qapi_schema::cli::{
-    AccelOptions, AddFdOptions, AudiodevOptions, BootOptions, ChardevOptions, FwCfgOptions,
-    GlobalOptions, MachineOptions, MemorySizeConfiguration, MonitorOptions, MsgOptions,
-    NameOptions, OpenHookOptions, OvercommitOptions, RtcOptions, RunWithOptions, SandboxOptions,
-    SmpConfiguration, WatchdogOptions,
+    AccelOptions, AddFdOptions, AudiodevOptions, BootOptions, ChardevOptions, CompatPolicy,
+    FwCfgOptions, GlobalOptions, MachineOptions, MemorySizeConfiguration, MonitorOptions,
+    MsgOptions, NameOptions, OpenHookOptions, OvercommitOptions, RtcOptions, RunWithOptions,
+    SandboxOptions, SmpConfiguration, WatchdogOptions,
 };
 use qapi_schema::describe::{Described, MemberSpec, VariantSpec};
 use qapi_schema::devices::DeviceOptions;
@@ -351,6 +351,13 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
             draft.qtest_log = (given.text != "none").then(|| given.text.to_owned());
             Ok(Step::Next)
         },
+    ),
+    keyed::<CompatPolicy>(
+        "compat",
+        "KEY=POLICY[,..]|JSON",
+        "What becomes of parts of QMP that are deprecated or unstable: accept, reject (input), hide \
+         (output), crash (input). Given several times, later keys win.",
+        |draft, given| draft.merge::<CompatPolicy>(given, Form::KEYS_OR_JSON),
     ),
     // the process
     keyed::<NameOptions>(

@@ -31,6 +31,12 @@ impl Form {
         json: false,
     };
 
+    /// The same, or JSON.
+    pub(super) const KEYS_OR_JSON: Self = Self {
+        implied: None,
+        json: true,
+    };
+
     /// `key=value`, the first key may be left out.
     pub(super) const fn implied(key: &'static str) -> Self {
         Self {

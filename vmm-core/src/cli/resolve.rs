@@ -30,6 +30,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
     let run_with = draft.resolved("run-with", process::resolve_run_with)?;
     let messages = draft.resolved("msg", |options| Ok(process::resolve_messages(&options)))?;
     let actions = draft.merged("action")?;
+    let compat = draft.merged("compat")?;
     if machine.model.has_board() {
         add_default_serial(&mut draft);
     }
@@ -68,6 +69,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         paused: draft.flags.paused,
         preconfig: draft.flags.preconfig,
         actions,
+        compat,
         overcommit,
         messages,
         open_policy: draft.open_policy,

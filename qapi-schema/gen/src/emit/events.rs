@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 
 use super::{Emitter, doc_lines, ident};
-use crate::ir::Event;
+use crate::ir::{Event, marks};
 use crate::naming::camel;
 
 impl Emitter<'_> {
@@ -27,6 +27,21 @@ impl Emitter<'_> {
             let rest = event.args.as_ref().map(|_| quote! { (_) });
             quote! { Self::#name #rest => #wire, }
         });
+        let marked: Vec<_> = all
+            .iter()
+            .filter(|event| marks(&event.features) != 0)
+            .map(|event| {
+                let marks = marks(&event.features);
+                let name = ident(&camel(&event.name));
+                let rest = event.args.as_ref().map(|_| quote! { (_) });
+                quote! { Self::#name #rest => #marks, }
+            })
+            .collect();
+        let marks = if marked.is_empty() {
+            quote! { 0 }
+        } else {
+            quote! { match self { #(#marked)* _ => 0 } }
+        };
         quote! {
             /// Something that happened, told to every session. Serializes as its `event` and
             /// `data` members; `data` is absent where the event has none.
@@ -41,6 +56,11 @@ impl Emitter<'_> {
                 /// The name on the wire.
                 pub const fn name(&self) -> &'static str {
                     match self { #(#arms)* }
+                }
+
+                /// How it is marked, for [`crate::compat::hides`].
+                pub const fn marks(&self) -> crate::compat::Marks {
+                    #marks
                 }
             }
         }

@@ -4,7 +4,7 @@ use proc_macro2::TokenStream;
 use quote::quote;
 
 use super::{Emitter, doc_lines, ident};
-use crate::ir::{Branch, Builtin, EnumValue, Kind, Member, TypeDef, TypeRef};
+use crate::ir::{Branch, Builtin, EnumValue, Kind, Member, TypeDef, TypeRef, marks};
 use crate::naming::{camel, snake};
 
 impl Emitter<'_> {
@@ -57,15 +57,18 @@ impl Emitter<'_> {
         let wire = &member.name;
         let rename = (name.to_string().trim_start_matches("r#") != wire)
             .then(|| quote! { #[serde(rename = #wire)] });
+        let marks = marks(&member.features);
+        let skip = match (member.optional, marks) {
+            (true, 0) => Some("Option::is_none".to_owned()),
+            (true, marks) => Some(format!("crate::compat::absent_or_hidden::<{marks}, _>")),
+            (false, 0) => None,
+            (false, marks) => Some(format!("crate::compat::hidden::<{marks}, _>")),
+        };
+        let skip = skip.map(|skip| quote! { #[serde(skip_serializing_if = #skip)] });
         if member.optional {
-            return quote! {
-                #doc
-                #rename
-                #[serde(skip_serializing_if = "Option::is_none")]
-                pub #name: Option<#rust>,
-            };
+            rust = quote! { Option<#rust> };
         }
-        quote! { #doc #rename pub #name: #rust, }
+        quote! { #doc #rename #skip pub #name: #rust, }
     }
 
     fn alternate(&self, ty: &TypeDef, branches: &[Branch]) -> TokenStream {
@@ -153,13 +156,15 @@ pub(super) fn take(member: &Member) -> TokenStream {
     let field = snake(&member.name);
     let wire = &member.name;
     let size = member.ty == TypeRef::Builtin(Builtin::Size);
-    match (size, member.optional) {
-        (true, true) => return quote! { #field: members.optional_size(#wire)?, },
-        (true, false) => return quote! { #field: members.required_size(#wire)?, },
-        (false, true) => return quote! { #field: members.optional(#wire)?, },
-        (false, false) => {}
-    }
-    quote! { #field: members.required(#wire)?, }
+    let how = match (size, member.optional) {
+        (true, true) => quote! { optional_size },
+        (true, false) => quote! { required_size },
+        (false, true) => quote! { optional },
+        (false, false) => quote! { required },
+    };
+    let marks = marks(&member.features);
+    let marked = (marks != 0).then(|| quote! { .marked(#wire, #marks)? });
+    quote! { #field: members #marked .#how(#wire)?, }
 }
 
 fn enumeration(ty: &TypeDef, values: &[EnumValue]) -> TokenStream {
@@ -176,6 +181,24 @@ fn enumeration(ty: &TypeDef, values: &[EnumValue]) -> TokenStream {
         .map(|value| ident(&camel(&value.name)))
         .collect();
     let wires: Vec<_> = values.iter().map(|value| &value.name).collect();
+    let marked: Vec<_> = values
+        .iter()
+        .zip(&idents)
+        .map(|(value, ident)| (ident, marks(&value.features)))
+        .filter(|(_, marks)| *marks != 0)
+        .map(|(ident, marks)| quote! { Self::#ident => #marks, })
+        .collect();
+    let (marks, macro_end) = if marked.is_empty() {
+        (TokenStream::new(), TokenStream::new())
+    } else {
+        let marks = quote! {
+            /// How the value is marked.
+            pub(crate) const fn marks(self) -> crate::compat::Marks {
+                match self { #(#marked)* _ => 0 }
+            }
+        };
+        (marks, quote! { , marked })
+    };
     quote! {
         #doc
         #[derive(
@@ -192,8 +215,10 @@ fn enumeration(ty: &TypeDef, values: &[EnumValue]) -> TokenStream {
             pub const fn as_str(self) -> &'static str {
                 match self { #(Self::#idents => #wires,)* }
             }
+
+            #marks
         }
 
-        crate::input::named_values!(#name);
+        crate::input::named_values!(#name #macro_end);
     }
 }
