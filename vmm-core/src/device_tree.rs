@@ -46,6 +46,8 @@ pub enum Claim {
     Object(String),
     /// The block node of this name.
     Node(String),
+    /// The drive of this id, which goes when the device goes.
+    Drive(String),
 }
 
 /// One device.

@@ -16,6 +16,7 @@
 pub mod base64;
 pub mod cli;
 pub mod device_tree;
+pub mod drives;
 pub mod event_loop;
 pub mod hmp;
 pub mod hook;

@@ -104,7 +104,8 @@ pub fn config(config: &Config) -> Vec<Planned> {
             plan.extend(object(&id, &spec));
         }
     }
-    for options in &config.blockdevs {
+    let drives = config.drives.iter().map(|drive| &drive.node);
+    for options in config.blockdevs.iter().chain(drives) {
         if let Ok(spec) = resolve::node::node(options.clone()) {
             plan.extend(node(&spec));
         }

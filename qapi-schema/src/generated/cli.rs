@@ -784,6 +784,199 @@ impl crate::describe::Described for BootOptions {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// How the guest reaches a drive.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum DriveInterface {
+    /// By a device that names it.
+    #[serde(rename = "none")]
+    None,
+    /// By a virtio disk of its own.
+    #[serde(rename = "virtio")]
+    Virtio,
+}
+
+impl DriveInterface {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::None, Self::Virtio];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Virtio => "virtio",
+        }
+    }
+}
+
+crate::input::named_values!(DriveInterface);
+
+/// -drive. All other keys are those of -blockdev, for the node that the drive stands on.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct DriveOptions {
+    /// Its id, by which devices and commands name it (default: its interface and a number).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// How the guest reaches it (default: virtio; none where there is no board).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r#if: Option<DriveInterface>,
+    /// Its number among those of its interface; accepted and without effect.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub index: Option<u32>,
+    /// The same, older.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unit: Option<u32>,
+    /// Must be 0: each has a bus of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bus: Option<u32>,
+    /// Must be disk (default: disk).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media: Option<String>,
+    /// The image: a path, "/dev/fdset/N", "null-co://", "blkdebug:RULES:FILE", or "json:" and a
+    /// node as -blockdev takes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The driver of the node, mostly raw; 'help' lists them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// Writeback, none, writethrough, directsync or unsafe (default: writeback).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
+    /// How requests reach the kernel (default: io_uring).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aio: Option<String>,
+    /// Must not be on: nothing is written elsewhere (default: off).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<bool>,
+    /// Must not be on (default: off).
+    #[serde(rename = "copy-on-read")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_on_read: Option<bool>,
+    /// What to do when a write fails (default: report).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub werror: Option<super::devices::BlockdevOnError>,
+    /// What to do when a read fails (default: report).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerror: Option<super::devices::BlockdevOnError>,
+}
+
+impl crate::input::FromMembers for DriveOptions {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.optional("id")?,
+            r#if: members.optional("if")?,
+            index: members.optional("index")?,
+            unit: members.optional("unit")?,
+            bus: members.optional("bus")?,
+            media: members.optional("media")?,
+            file: members.optional("file")?,
+            format: members.optional("format")?,
+            cache: members.optional("cache")?,
+            aio: members.optional("aio")?,
+            snapshot: members.optional("snapshot")?,
+            copy_on_read: members.optional("copy-on-read")?,
+            werror: members.optional("werror")?,
+            rerror: members.optional("rerror")?,
+        })
+    }
+}
+
+crate::input::object_type!(DriveOptions);
+
+impl crate::describe::Described for DriveOptions {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+                "id",
+                "str",
+                "its id, by which devices and commands name it (default: its interface and a number)",
+            )
+            .default_is("its interface and a number"),
+        crate::describe::MemberSpec::optional(
+                "if",
+                "DriveInterface",
+                "how the guest reaches it (default: virtio; none where there is no board)",
+            )
+            .one_of(&["none", "virtio"])
+            .default_is("virtio; none where there is no board"),
+        crate::describe::MemberSpec::optional(
+            "index",
+            "uint32",
+            "its number among those of its interface; accepted and without effect",
+        ),
+        crate::describe::MemberSpec::optional("unit", "uint32", "the same, older"),
+        crate::describe::MemberSpec::optional(
+            "bus",
+            "uint32",
+            "must be 0: each has a bus of its own",
+        ),
+        crate::describe::MemberSpec::optional(
+                "media",
+                "str",
+                "must be disk (default: disk)",
+            )
+            .default_is("disk"),
+        crate::describe::MemberSpec::optional(
+            "file",
+            "str",
+            "the image: a path, \"/dev/fdset/N\", \"null-co://\", \"blkdebug:RULES:FILE\", or \"json:\" and a node as -blockdev takes it",
+        ),
+        crate::describe::MemberSpec::optional(
+            "format",
+            "str",
+            "the driver of the node, mostly raw; 'help' lists them",
+        ),
+        crate::describe::MemberSpec::optional(
+                "cache",
+                "str",
+                "writeback, none, writethrough, directsync or unsafe (default: writeback)",
+            )
+            .default_is("writeback"),
+        crate::describe::MemberSpec::optional(
+                "aio",
+                "str",
+                "how requests reach the kernel (default: io_uring)",
+            )
+            .default_is("io_uring"),
+        crate::describe::MemberSpec::optional(
+                "snapshot",
+                "bool",
+                "must not be on: nothing is written elsewhere (default: off)",
+            )
+            .default_is("off"),
+        crate::describe::MemberSpec::optional(
+                "copy-on-read",
+                "bool",
+                "must not be on (default: off)",
+            )
+            .default_is("off"),
+        crate::describe::MemberSpec::optional(
+                "werror",
+                "BlockdevOnError",
+                "what to do when a write fails (default: report)",
+            )
+            .one_of(&["report", "ignore", "enospc", "stop", "auto"])
+            .default_is("report"),
+        crate::describe::MemberSpec::optional(
+                "rerror",
+                "BlockdevOnError",
+                "what to do when a read fails (default: report)",
+            )
+            .one_of(&["report", "ignore", "enospc", "stop", "auto"])
+            .default_is("report"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// -fw_cfg.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct FwCfgOptions {

@@ -55,6 +55,8 @@ pub struct Config {
     pub chardevs: Vec<ChardevAdd>,
     /// Block nodes to be made.
     pub blockdevs: Vec<BlockdevOptions>,
+    /// Drives to be made.
+    pub drives: Vec<DriveSpec>,
     /// Devices to be plugged in, with `globals` already in them.
     pub devices: Vec<DeviceOptions>,
     /// Properties that devices of a model have unless told otherwise; for devices that come later.
@@ -194,6 +196,17 @@ pub struct BootSpec {
     pub fail_wait: Option<i32>,
     /// How long a firmware shows its picture, in ms.
     pub splash_time: Option<u16>,
+}
+
+/// A drive: a block node with a name of its own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DriveSpec {
+    /// Its id.
+    pub id: String,
+    /// Its node, which may have no name.
+    pub node: BlockdevOptions,
+    /// Whether its disk shows the guest a write cache unless told otherwise.
+    pub write_cache: bool,
 }
 
 /// A file for the guest to find in fw_cfg.

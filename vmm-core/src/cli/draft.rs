@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use super::config::{
     AccelSpec, AddFdSpec, CpuSpec, FwCfgSpec, GlobalSpec, Incoming, MonitorSpec, SerialSpec,
 };
+use super::drive::Drive;
 use super::error::{CliError, Problem};
 use super::help;
 use super::read::{self, Form};
@@ -65,6 +66,7 @@ pub(super) struct Draft {
     /// Each with the option that it comes from, as typed.
     pub(super) chardevs: Vec<(String, ChardevAdd)>,
     pub(super) blockdevs: Vec<BlockdevOptions>,
+    pub(super) drives: Vec<(String, Drive)>,
     pub(super) devices: Vec<(String, DeviceOptions)>,
     pub(super) globals: Vec<GlobalSpec>,
     pub(super) serials: Vec<(String, SerialSpec)>,

@@ -35,6 +35,7 @@ mod clock;
 mod console;
 mod device;
 mod draft;
+mod drive;
 mod error;
 mod help;
 mod machine;

@@ -3,9 +3,9 @@
 use qapi_schema::block_core::BlockdevOptions;
 use qapi_schema::cli::{
     AccelOptions, AddFdOptions, AudiodevOptions, BootOptions, ChardevOptions, CompatPolicy,
-    FwCfgOptions, GlobalOptions, MachineOptions, MemorySizeConfiguration, MonitorOptions,
-    MsgOptions, NameOptions, OpenHookOptions, OvercommitOptions, RtcOptions, RunWithOptions,
-    SandboxOptions, SmpConfiguration, WatchdogOptions,
+    DriveOptions, FwCfgOptions, GlobalOptions, MachineOptions, MemorySizeConfiguration,
+    MonitorOptions, MsgOptions, NameOptions, OpenHookOptions, OvercommitOptions, RtcOptions,
+    RunWithOptions, SandboxOptions, SmpConfiguration, WatchdogOptions,
 };
 use qapi_schema::describe::{Described, MemberSpec, VariantSpec};
 use qapi_schema::devices::DeviceOptions;
@@ -16,7 +16,7 @@ use serde_json::json;
 use super::draft::{Draft, Given, Step};
 use super::error::Problem;
 use super::read::Form;
-use super::{chardev, console, device, help, machine, process, processor};
+use super::{chardev, console, device, drive, help, machine, process, processor};
 
 /// Reads one occurrence of an option.
 type Take = fn(&mut Draft, &Given<'_>) -> Result<Step, Problem>;
@@ -276,6 +276,13 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "[driver=]DRIVER,node-name=NAME[,KEY=VALUE..]|JSON",
         "Makes a block node for a disk's drive= to name.",
         device::take_blockdev,
+    ),
+    keyed::<DriveOptions>(
+        "drive",
+        "KEY=VALUE[,..]",
+        "Makes a block node and a name for it, and with if=virtio a disk: for older command lines. \
+         'format=help' lists the formats.",
+        drive::take,
     ),
     keyed::<ChardevOptions>(
         "chardev",

@@ -8,7 +8,7 @@ use qapi_schema::qom::{ObjectOptions, ObjectOptionsVariant};
 use super::config::{Config, CpuSpec, KernelSpec, QtestSpec, SerialSpec};
 use super::draft::Draft;
 use super::error::{CliError, Problem};
-use super::{chardev, clock, device, machine, process, processor};
+use super::{chardev, clock, device, drive, machine, process, processor};
 
 /// The whole of what was asked for.
 pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
@@ -38,6 +38,8 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
     if let Some(error) = draft.foreign_cpu.take_if(|_| machine.model.has_board()) {
         return Err(error);
     }
+    let (drives, disks) = drive::resolve(std::mem::take(&mut draft.drives), machine.model)?;
+    draft.devices.extend(disks);
     let devices = devices(&mut draft)?;
     Ok(Config {
         machine,
@@ -57,6 +59,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         objects: draft.objects,
         chardevs: untyped(draft.chardevs),
         blockdevs: draft.blockdevs,
+        drives,
         devices,
         globals: draft.globals,
         serials: untyped(draft.serials),

@@ -1,5 +1,6 @@
 //! Whole command lines.
 
+mod drive;
 mod libvirt;
 mod trial;
 

@@ -31,10 +31,15 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
         }
         None => plug.vm.default_iothread()?,
     };
+    let drive = plug.vm.drives.find(&options.drive).cloned();
+    if drive.is_some() {
+        claim_drive(plug, &options.drive)?;
+    }
+    let medium = drive.as_ref().map_or(&options.drive, |drive| &drive.node);
     let read_only = plug
         .vm
         .graph
-        .node(&options.drive)
+        .node(medium)
         .map_err(|error| QmpError::from_error(&error))?
         .node()
         .is_read_only();
@@ -42,9 +47,9 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
     let root = plug
         .vm
         .graph
-        .attach(&options.drive, &plug.name, usage)
+        .attach(medium, &plug.name, usage)
         .map_err(|error| QmpError::from_error(&error))?;
-    plug.claim(Claim::Node(options.drive.clone()));
+    plug.claim(Claim::Node(medium.clone()));
     let logical = options.logical_block_size.unwrap_or(BLOCK_SIZE);
     let physical = options.physical_block_size.unwrap_or(logical);
     let disk = VirtioBlk::new(VirtioBlkSpec {
@@ -57,7 +62,11 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
         queue_size: options.queue_size.unwrap_or(QUEUE_SIZE),
         logical_block_size: block_size("logical_block_size", logical)?,
         physical_block_size: block_size("physical_block_size", physical)?,
-        write_cache: options.write_cache != Some(OnOffAuto::Off),
+        write_cache: match options.write_cache {
+            Some(OnOffAuto::On) => true,
+            Some(OnOffAuto::Off) => false,
+            Some(OnOffAuto::Auto) | None => drive.is_none_or(|drive| drive.write_cache),
+        },
         discard: options.discard.unwrap_or(true),
         write_zeroes: options.write_zeroes.unwrap_or(true),
         iothread,
@@ -67,6 +76,22 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
     let disk = Arc::new(disk);
     plug_virtio(plug, place, Arc::clone(&disk) as _)?;
     Ok(Part::Disk(disk))
+}
+
+/// A drive is one device's.
+fn claim_drive(plug: &mut Plug<'_>, id: &str) -> Result<(), QmpError> {
+    let claim = Claim::Drive(id.to_owned());
+    let is_claimed = {
+        let mut devices = plug.vm.devices.iter();
+        devices.any(|(_, device)| device.claims.contains(&claim))
+    };
+    if is_claimed {
+        return Err(QmpError::generic(format!(
+            "Drive '{id}' is already in use by another device"
+        )));
+    }
+    plug.claim(claim);
+    Ok(())
 }
 
 fn refuse_unmet(options: &VirtioBlkProperties) -> Result<(), QmpError> {

@@ -142,6 +142,11 @@ pub fn unplugged(vm: &mut Vm, name: &str) {
     // What the device had open is closed before anybody hears that it is gone.
     drop(part);
     vm.release(name, &claims);
+    for claim in &claims {
+        if let Claim::Drive(id) = claim {
+            vm.remove_drive(id);
+        }
+    }
     vm.events.emit(qapi_schema::Event::DeviceDeleted(
         qapi_schema::qdev::DeviceDeleted {
             device: id,

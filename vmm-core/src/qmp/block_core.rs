@@ -11,7 +11,9 @@ use qapi_schema::block_core::{
 };
 use qapi_schema::{Context, QmpError};
 
+use crate::cli::config::DriveSpec;
 use crate::device_tree::path;
+use crate::drives::Drive;
 use crate::plug::VIRTIO_CHILD;
 use crate::resolve;
 use crate::vm::Vm;
@@ -40,9 +42,25 @@ impl Commands for Vm {
     }
 
     fn query_block(&mut self, _cx: &mut dyn Context) -> Result<Vec<BlockInfo>, QmpError> {
+        let idle = self.drives.iter().filter(|(_, drive)| {
+            let on_it = |disk: DiskView<'_>| disk.device.node().name() == drive.node;
+            !self.disks().any(on_it)
+        });
+        let idle = idle.map(|(id, drive)| BlockInfo {
+            device: id.to_owned(),
+            qdev: None,
+            r#type: "unknown".to_owned(),
+            removable: true,
+            locked: false,
+            inserted: self
+                .graph
+                .node(&drive.node)
+                .ok()
+                .map(|node| node_info(&node)),
+            io_status: None,
+        });
         let info = self.disks().map(|disk| BlockInfo {
-            // The name of a legacy drive, which ours never have.
-            device: String::new(),
+            device: self.drive_of(disk.device.node().name()),
             qdev: Some(disk.path),
             r#type: "unknown".to_owned(),
             removable: false,
@@ -54,7 +72,7 @@ impl Commands for Vm {
                 .map(|node| node_info(&node)),
             io_status: Some(BlockDeviceIoStatus::Ok),
         });
-        Ok(info.collect())
+        Ok(info.chain(idle).collect())
     }
 
     fn query_block_jobs(&mut self, _cx: &mut dyn Context) -> Result<Vec<BlockJobInfo>, QmpError> {
@@ -96,6 +114,9 @@ impl Vm {
         device: Option<&str>,
         node: Option<&str>,
     ) -> Result<String, QmpError> {
+        if let Some(drive) = device.and_then(|id| self.drives.find(id)) {
+            return Ok(drive.node.clone());
+        }
         let disk = device.and_then(|id| self.devices.resolve(id));
         let medium = self.devices.disks().find_map(|(name, _, disk_of_name)| {
             (Some(name) == disk).then(|| disk_of_name.node().name().to_owned())
@@ -154,6 +175,52 @@ impl Vm {
             }
         }
         Ok(())
+    }
+
+    /// Makes a drive of the command line.
+    ///
+    /// # Errors
+    /// As [`add_node`](Self::add_node).
+    pub(crate) fn add_drive(
+        &mut self,
+        door: &fdset::Door,
+        drive: DriveSpec,
+    ) -> Result<(), QmpError> {
+        if self.graph.node(&drive.id).is_ok() {
+            return Err(QmpError::generic(format!(
+                "Device with id '{}' already exists: it is a block node",
+                drive.id
+            )));
+        }
+        let spec = resolve::node::node(drive.node)?;
+        let node = self
+            .graph
+            .add_drive(door, spec)
+            .map_err(|error| QmpError::from_error(&error))?;
+        self.drives.add(
+            drive.id,
+            Drive {
+                node: node.name().to_owned(),
+                write_cache: drive.write_cache,
+            },
+        );
+        Ok(())
+    }
+
+    /// Removes a drive whose device is gone.
+    pub(crate) fn remove_drive(&mut self, id: &str) {
+        let Some(drive) = self.drives.remove(id) else {
+            return;
+        };
+        if let Err(error) = self.graph.remove_drive(&drive.node) {
+            // Another node or device has it still: it stays with that.
+            tracing::debug!(id, %error, "a drive's node stays");
+        }
+    }
+
+    /// The id of the drive that a disk stands on; empty without one.
+    pub(super) fn drive_of(&self, node: &str) -> String {
+        self.drives.of_node(node).unwrap_or_default().to_owned()
     }
 
     /// Adds a block node, from a command or from the command line.

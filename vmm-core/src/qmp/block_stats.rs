@@ -21,7 +21,7 @@ impl Commands for Vm {
             let mut totals = disk.device.totals();
             totals.highest = disk.device.node().totals().highest;
             BlockStats {
-                device: Some(String::new()),
+                device: Some(self.drive_of(disk.device.node().name())),
                 qdev: Some(disk.path),
                 node_name: Some(disk.device.node().name().to_owned()),
                 stats: numbers(totals),

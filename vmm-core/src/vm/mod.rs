@@ -42,6 +42,7 @@ use qapi_schema::{Context, Event, EventSink, QmpError};
 
 use crate::cli::config::GlobalSpec;
 use crate::device_tree::{Claim, DeviceTree};
+use crate::drives::Drives;
 use crate::event_loop::{EventLoop, Mailbox};
 use crate::hook::OpenHook;
 use crate::memory::RamBackend;
@@ -125,6 +126,7 @@ pub struct Vm {
     pub(crate) devices: DeviceTree,
     pub(crate) machine: VmMachine,
     pub(crate) objects: Objects,
+    pub(crate) drives: Drives,
     pub(crate) graph: BlockGraph,
     pub(crate) chardevs: ChardevRegistry,
     /// The chardevs that monitors talk through, and where each leads.
@@ -169,6 +171,7 @@ impl Vm {
             devices: DeviceTree::default(),
             machine: VmMachine::None,
             objects: Objects::default(),
+            drives: Drives::default(),
             graph: BlockGraph::new(),
             monitor_chardevs: IndexMap::new(),
             globals: Vec::new(),
@@ -296,6 +299,8 @@ impl Vm {
                 Claim::Node(node) => {
                     self.graph.detach(node, name);
                 }
+                // It goes only with a device that was there.
+                Claim::Drive(_) => {}
             }
         }
     }

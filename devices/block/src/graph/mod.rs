@@ -53,6 +53,8 @@ enum Owner {
     Monitor,
     /// It came inline with a parent and goes with the last one.
     Parent,
+    /// It is a drive's and goes with it.
+    Drive,
 }
 
 /// Where a parent finds its child.
@@ -166,10 +168,28 @@ impl BlockGraph {
         if spec.name.is_none() {
             return Err(BlockError::NameMissing);
         }
+        self.add_owned(door, spec, Owner::Monitor)
+    }
+
+    /// Adds the node of a drive, which may be without a name: only
+    /// [`remove_drive`](Self::remove_drive) removes it.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn add_drive(&mut self, door: &Door, spec: NodeSpec) -> Result<NodeRef, BlockError> {
+        self.add_owned(door, spec, Owner::Drive)
+    }
+
+    fn add_owned(
+        &mut self,
+        door: &Door,
+        spec: NodeSpec,
+        owner: Owner,
+    ) -> Result<NodeRef, BlockError> {
         self.check_names(&spec)?;
         let mut built = Vec::new();
         let mut next_auto = self.next_auto;
-        let node = self.build(door, spec, Owner::Monitor, &mut next_auto, &mut built)?;
+        let node = self.build(door, spec, owner, &mut next_auto, &mut built)?;
         self.next_auto = next_auto;
         self.nodes.extend(built);
         Ok(node)
@@ -299,11 +319,24 @@ impl BlockGraph {
     /// There is no such node, it came with a parent, or a device or another node uses it.
     pub fn remove(&mut self, name: &str) -> Result<(), BlockError> {
         let entry = self.entry(name)?;
-        if entry.owner == Owner::Parent {
+        if entry.owner != Owner::Monitor {
             return Err(BlockError::NotOwned {
                 name: name.to_owned(),
             });
         }
+        self.take_out(name)
+    }
+
+    /// Removes the node of a drive, with the inline children nobody else uses.
+    ///
+    /// # Errors
+    /// There is no such node, or a device or another node uses it.
+    pub fn remove_drive(&mut self, name: &str) -> Result<(), BlockError> {
+        self.entry(name)?;
+        self.take_out(name)
+    }
+
+    fn take_out(&mut self, name: &str) -> Result<(), BlockError> {
         if let Some(use_) = self.first_use(name) {
             return Err(BlockError::InUse {
                 name: name.to_owned(),

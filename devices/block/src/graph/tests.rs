@@ -87,6 +87,22 @@ fn inline_child_gets_a_name_comes_after_its_own_children_and_goes_with_its_paren
 }
 
 #[test]
+fn a_drives_node_needs_no_name_and_goes_only_with_its_drive() {
+    let mut graph = BlockGraph::new();
+    let mut spec = raw("unnamed", inline(null(None)));
+    spec.name = None;
+    let node = graph.add_drive(&door(), spec).expect("add");
+    assert_eq!(node.name(), "#block001");
+    assert_eq!(names(&graph).len(), 2);
+    assert_eq!(
+        refusal(graph.remove("#block001")),
+        "Node #block001 is not owned by the monitor"
+    );
+    graph.remove_drive("#block001").expect("unused");
+    assert!(names(&graph).is_empty());
+}
+
+#[test]
 fn inline_child_with_a_second_parent_outlives_the_first() {
     let mut graph = BlockGraph::new();
     graph

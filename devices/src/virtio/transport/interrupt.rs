@@ -158,7 +158,9 @@ impl DriverNotifier for Signals {
     fn config_changed(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         if self.status().contains(Status::DRIVER_OK) {
-            self.raise(ISR_CONFIG, self.config_vector());
+            // Both bits, as QEMU: a driver without vectors then looks at its queues too, and its
+            // tests wait for it.
+            self.raise(ISR_CONFIG | ISR_QUEUE, self.config_vector());
         }
     }
 

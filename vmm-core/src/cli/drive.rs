@@ -1,0 +1,261 @@
+//! `-drive`: a block node, a name for it and perhaps a disk, in one option that is older than all
+//! three.
+//!
+//! ```text
+//!   file=F,format=raw,if=virtio,id=d,cache=none,discard=unmap
+//!     │
+//!     ├─ keys of the drive itself (DriveOptions) ─► DriveSpec: id, interface, write cache
+//!     └─ all others ─► keys of a node: format is driver, file is file.filename .. ─► -blockdev's
+//!           │                                                                         types
+//!           └─ a file's name may be null-co://, blkdebug:RULES:FILE or json:{..}
+//! ```
+//!
+//! Read next: [`names`], what a file's name can stand for.
+
+mod names;
+
+use std::fmt::Write as _;
+
+use qapi_schema::block_core::{BlockdevDriver, BlockdevOptions};
+use qapi_schema::cli::{DriveInterface, DriveOptions};
+use qapi_schema::describe::Described;
+use qapi_schema::devices::{BlockdevOnError, DeviceOptions};
+use qapi_schema::input::Mode;
+use serde_json::{Map, Value, json};
+
+use super::config::DriveSpec;
+use super::draft::{Draft, Given, Step};
+use super::error::{CliError, Problem};
+use super::help;
+use super::read::{self, Form};
+use crate::machine::MachineType;
+use crate::resolve::object::check_id;
+use names::Keys;
+
+/// Limits on what a disk may do: only "none" can be had.
+const THROTTLING: &str = "throttling.";
+/// Nodes that have no other node below them.
+const STORAGE: [BlockdevDriver; 4] = [
+    BlockdevDriver::File,
+    BlockdevDriver::HostDevice,
+    BlockdevDriver::NullCo,
+    BlockdevDriver::NullAio,
+];
+
+pub(super) fn take(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let (mut own, mut keys) = (Map::new(), Keys::default());
+    let known = |key: &str| {
+        DriveOptions::MEMBERS
+            .iter()
+            .any(|member| member.name == key)
+    };
+    for part in read::split(given.text) {
+        if matches!(part, "help" | "?") {
+            return Ok(Step::Print(help::keys_of::<DriveOptions>("drive", None)));
+        }
+        let (key, value) = part.split_once('=').unwrap_or((part, "on"));
+        let key = if key == "readonly" { "read-only" } else { key };
+        let value = value.replace(",,", ",");
+        if known(key) {
+            own.insert(key.to_owned(), Value::from(value));
+        } else {
+            keys.set(key, value);
+        }
+    }
+    let options: DriveOptions = read::typed(Value::Object(own), Mode::Keyval)?;
+    if matches!(options.format.as_deref(), Some("help" | "?")) {
+        return Ok(Step::Print(formats()));
+    }
+    refuse_unmet(&options, &mut keys)?;
+    let write_cache = cache(&options, &mut keys)?;
+    let node = node(&options, keys)?;
+    draft.drives.push((
+        given.typed.to_owned(),
+        Drive {
+            options,
+            node,
+            write_cache,
+        },
+    ));
+    Ok(Step::Next)
+}
+
+/// A drive before the machine is known.
+#[derive(Clone, Debug)]
+pub(super) struct Drive {
+    options: DriveOptions,
+    node: BlockdevOptions,
+    write_cache: bool,
+}
+
+/// Disks of drives, each with the option that asked for it, as typed.
+type Disks = Vec<(String, DeviceOptions)>;
+
+/// Gives each drive its id, and those with an interface their disk, which comes after all others.
+pub(super) fn resolve(
+    drives: Vec<(String, Drive)>,
+    model: &MachineType,
+) -> Result<(Vec<DriveSpec>, Disks), CliError> {
+    let (mut specs, mut disks) = (Vec::<DriveSpec>::new(), Vec::new());
+    for (typed, drive) in drives {
+        let wrong = |problem: Problem| problem.of(&typed);
+        let usual = if model.has_board() {
+            DriveInterface::Virtio
+        } else {
+            DriveInterface::None
+        };
+        let interface = drive.options.r#if.unwrap_or(usual);
+        let taken = |id: &str| specs.iter().any(|other| other.id == id);
+        let id = match drive.options.id {
+            Some(id) => id,
+            None => (0..=specs.len())
+                .map(|unit| format!("{}{unit}", interface.as_str()))
+                .find(|id| !taken(id))
+                .unwrap_or_default(),
+        };
+        check_id(&id).map_err(|error| wrong(error.into()))?;
+        if taken(&id) {
+            return Err(wrong(Problem::new(format!(
+                "Duplicate ID '{id}' for drive"
+            ))));
+        }
+        if interface == DriveInterface::Virtio {
+            let disk = json!({"driver": "virtio-blk-pci", "drive": id});
+            let disk = read::typed(disk, Mode::Json).map_err(wrong)?;
+            disks.push((typed, disk));
+        }
+        specs.push(DriveSpec {
+            id,
+            node: drive.node,
+            write_cache: drive.write_cache,
+        });
+    }
+    Ok((specs, disks))
+}
+
+/// `-drive format=help`, as clients parse it.
+fn formats() -> String {
+    let mut text = String::from("Supported formats:");
+    let mut names: Vec<_> = BlockdevDriver::ALL.iter().map(|one| one.as_str()).collect();
+    names.sort_unstable();
+    for name in names {
+        let _ = write!(text, " {name}");
+    }
+    text + "\nSupported formats (read-only):\n"
+}
+
+fn refuse_unmet(options: &DriveOptions, keys: &mut Keys) -> Result<(), Problem> {
+    let on_error = |policy: Option<BlockdevOnError>| {
+        !matches!(
+            policy,
+            None | Some(BlockdevOnError::Auto | BlockdevOnError::Report)
+        )
+    };
+    let media = options.media.as_deref().unwrap_or("disk");
+    let limit = keys
+        .take_all(THROTTLING)
+        .into_iter()
+        .find(|(_, value)| value != "0");
+    let unmet = [
+        (
+            options.snapshot == Some(true),
+            "snapshot=on: nothing is written elsewhere; hand in a copy of the image",
+        ),
+        (
+            options.copy_on_read == Some(true),
+            "copy-on-read=on: nothing is copied on reads; leave it out",
+        ),
+        (
+            media != "disk",
+            "media: there are only disks; say media=disk or leave it out",
+        ),
+        (
+            on_error(options.werror) || on_error(options.rerror),
+            "werror, rerror: failed requests are reported to the guest and to clients; say report",
+        ),
+        (
+            limit.is_some(),
+            "throttling: disks have no limits; leave it out",
+        ),
+    ];
+    match unmet.iter().find(|(wanted, _)| *wanted) {
+        Some((_, why)) => Err(Problem::new(*why)),
+        None => Ok(()),
+    }
+}
+
+/// Takes `cache=MODE` apart; tells whether the guest sees a write cache.
+fn cache(options: &DriveOptions, keys: &mut Keys) -> Result<bool, Problem> {
+    let (write_back, direct, no_flush) = match options.cache.as_deref() {
+        None | Some("writeback") => (true, false, false),
+        Some("none" | "off") => (true, true, false),
+        Some("directsync") => (false, true, false),
+        Some("writethrough") => (false, false, false),
+        Some("unsafe") => (true, false, true),
+        Some(other) => {
+            let modes = ["writeback", "none", "directsync", "writethrough", "unsafe"];
+            let what = format!("invalid cache option '{other}'");
+            return Err(Problem::with_nearest(what, other, modes));
+        }
+    };
+    let switch = |on: bool| if on { "on" } else { "off" }.to_owned();
+    if options.cache.is_some() {
+        keys.set_default("cache.direct", switch(direct));
+        keys.set_default("cache.no-flush", switch(no_flush));
+    }
+    match keys.take("cache.writeback").as_deref() {
+        None => Ok(write_back),
+        Some("on" | "true" | "yes" | "y") => Ok(true),
+        Some("off" | "false" | "no" | "n") => Ok(false),
+        Some(other) => Err(Problem::new(format!(
+            "Parameter 'cache.writeback' expects 'on' or 'off', not '{other}'"
+        ))),
+    }
+}
+
+/// The node that the other keys describe.
+fn node(options: &DriveOptions, mut keys: Keys) -> Result<BlockdevOptions, Problem> {
+    match (options.format.clone(), keys.get("driver")) {
+        (Some(_), Some(_)) => {
+            return Err(Problem::new("Cannot specify both 'driver' and 'format'"));
+        }
+        (Some(format), None) => keys.set("driver", format),
+        (None, _) => {}
+    }
+    if let Some(name) = options.file.clone().filter(|name| !name.is_empty()) {
+        keys.name_file(&name, is_storage(keys.get("driver")))?;
+    }
+    keys.expand_names()?;
+    if keys.is_empty() {
+        return Err(Problem::new("wanted an image: say file=FILE,format=raw"));
+    }
+    if keys.get("driver").is_none() {
+        let below = keys.get("file.driver").map(str::to_owned);
+        let guessed = below
+            .as_deref()
+            .is_some_and(|below| below.starts_with("null-"));
+        if !guessed {
+            return Err(Problem::new(
+                "what is in an image is not guessed: say what it is, as format=raw",
+            ));
+        }
+        keys.set("driver", "raw".to_owned());
+    }
+    if let Some(aio) = options.aio.clone() {
+        for at in ["", "file."] {
+            let driver = keys.get(&format!("{at}driver"));
+            if matches!(driver, Some("file" | "host_device")) {
+                keys.set_default(&format!("{at}aio"), aio.clone());
+            }
+        }
+    }
+    keys.set_default("auto-read-only", "on".to_owned());
+    let parsed = read::parse::<BlockdevOptions>(&keys.to_text(), Form::KEYS)?;
+    read::typed(parsed.value, parsed.mode)
+}
+
+fn is_storage(driver: Option<&str>) -> bool {
+    STORAGE
+        .iter()
+        .any(|storage| Some(storage.as_str()) == driver)
+}

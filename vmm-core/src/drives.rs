@@ -1,0 +1,72 @@
+//! Drives: names that `-drive` gives to block nodes, older than the nodes' own.
+//!
+//! ```text
+//!   -drive id=d0,..  ─► node (#block001 or its node-name) ◄── device 'drive=d0', block_resize d0
+//!                         └ goes with the drive, and the drive with the device that had it
+//! ```
+//!
+//! Pure bookkeeping: nodes are made and removed by [`crate::vm::Vm`].
+
+use indexmap::IndexMap;
+
+/// A drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drive {
+    /// The name of its node.
+    pub node: String,
+    /// Whether its disk shows the guest a write cache unless told otherwise.
+    pub write_cache: bool,
+}
+
+/// The drives by id, in the order they were added.
+#[derive(Debug, Default)]
+pub struct Drives(IndexMap<String, Drive>);
+
+impl Drives {
+    /// Adds one; its id is new.
+    pub fn add(&mut self, id: String, drive: Drive) {
+        self.0.insert(id, drive);
+    }
+
+    /// Takes one out.
+    pub fn remove(&mut self, id: &str) -> Option<Drive> {
+        self.0.shift_remove(id)
+    }
+
+    /// The drive of this id.
+    #[must_use]
+    pub fn find(&self, id: &str) -> Option<&Drive> {
+        self.0.get(id)
+    }
+
+    /// The id of the drive whose node this is.
+    #[must_use]
+    pub fn of_node(&self, node: &str) -> Option<&str> {
+        let mut drives = self.iter();
+        drives.find_map(|(id, drive)| (drive.node == node).then_some(id))
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Drive)> {
+        self.0.iter().map(|(id, drive)| (id.as_str(), drive))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drive_is_found_by_its_id_and_by_its_node_until_it_is_removed() {
+        let mut drives = Drives::default();
+        let drive = Drive {
+            node: "#block001".into(),
+            write_cache: true,
+        };
+        drives.add("d0".into(), drive.clone());
+        assert_eq!(drives.find("d0"), Some(&drive));
+        assert_eq!(drives.of_node("#block001"), Some("d0"));
+        assert_eq!(drives.remove("d0"), Some(drive));
+        assert_eq!(drives.of_node("#block001"), None);
+    }
+}
