@@ -115,6 +115,29 @@ pub enum BlockError {
         /// The node.
         node: String,
     },
+    /// A node that would stand on itself.
+    #[error("Node '{node}' would stand on itself")]
+    Loop {
+        /// The node.
+        node: String,
+    },
+    /// A job works on the node.
+    #[error("Node '{node}' is busy: block device is in use by block job: {kind}")]
+    Busy {
+        /// The node.
+        node: String,
+        /// What the job does: `stream`.
+        kind: &'static str,
+    },
+    /// A snapshot's new top is somebody's already.
+    #[error("The overlay is already in use")]
+    OverlayInUse,
+    /// A snapshot's new top has something below it already.
+    #[error("The overlay already has a backing image")]
+    OverlayBacked,
+    /// A snapshot's new top can have nothing below it.
+    #[error("The overlay does not support backing images")]
+    OverlayUnable,
     /// An option that stays as it was when the node was made.
     #[error("Cannot change the option '{option}' of node '{node}'")]
     FixedOption {

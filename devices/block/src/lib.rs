@@ -59,6 +59,8 @@ pub use account::{Account, Operation, Outcome, Sums, Totals};
 pub use drain::{Drain, Gate, Seat};
 pub use engine::{GuestView, Io, IoThread, IoThreadError, IoThreadSpec, Rings, Segments, Window};
 pub use error::BlockError;
+pub use graph::change::Append;
+pub use graph::sketch::Sketch;
 pub use graph::{BlockGraph, NodeView};
 pub use node::{
     BlockNode, Extent, Intent, Limits, NodeRef, Place, ResizeError, ResizeFuture, Status,

@@ -18,17 +18,19 @@
 //! Every command checks first and changes last: a refused one has touched nothing, and what it
 //! opened on the way is closed again.
 
+pub(crate) mod change;
+mod place;
+pub mod sketch;
 #[cfg(test)]
 mod tests;
 
 use std::fs::File;
 use std::io::Read;
-use std::time::Duration;
 
 use fdset::{Access, Door, Request, Role};
 use indexmap::IndexMap;
 
-use crate::drain::{Drain, Gate};
+use self::place::{Children, place_child};
 use crate::error::BlockError;
 use crate::format::blkdebug::rules::Rules;
 use crate::format::blkdebug::{BlkdebugNode, config};
@@ -38,7 +40,6 @@ use crate::permission::{Permissions, Usage};
 use crate::protocol::file::{FileKind, FileNode};
 use crate::protocol::null::NullNode;
 use crate::root::Root;
-use crate::slot::{BackingSlot, ChildSlot};
 use crate::spec::{BlkdebugSpec, ChildSpec, DriverSpec, FileSpec, NodeOptions, NodeSpec};
 
 /// The longest node name, in bytes.
@@ -57,32 +58,6 @@ enum Owner {
     Drive,
 }
 
-/// Where a parent finds its child.
-#[derive(Debug)]
-enum Place {
-    /// A child that is always there.
-    Child(ChildSlot),
-    /// A child that may be missing.
-    Backing(BackingSlot),
-}
-
-impl Place {
-    /// Puts another node there; the old one comes back. The parent's users are parked.
-    fn put(&self, node: NodeRef) -> Option<NodeRef> {
-        match self {
-            Self::Child(slot) => Some(slot.replace(node)),
-            Self::Backing(slot) => slot.replace(Some(node)),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct Edge {
-    role: &'static str,
-    child: String,
-    place: Place,
-}
-
 #[derive(Debug)]
 struct Device {
     id: String,
@@ -95,8 +70,10 @@ struct Entry {
     node: NodeRef,
     filename: String,
     owner: Owner,
-    children: Vec<Edge>,
+    children: Children,
     devices: Vec<Device>,
+    /// Jobs that work on it, and what each is: the node and its place stay as they are.
+    jobs: Vec<(String, &'static str)>,
 }
 
 /// The nodes and how they hang together.
@@ -128,7 +105,7 @@ impl<'a> NodeView<'a> {
     pub fn children(&self) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
         self.entry
             .children
-            .iter()
+            .edges()
             .map(|edge| (edge.role, edge.child.as_str()))
     }
 
@@ -190,6 +167,11 @@ impl BlockGraph {
         let mut built = Vec::new();
         let mut next_auto = self.next_auto;
         let node = self.build(door, spec, owner, &mut next_auto, &mut built)?;
+        let mut sketch = self.sketch();
+        for (name, entry) in &built {
+            sketch.draw(name, change::drawn(entry));
+        }
+        sketch.check()?;
         self.next_auto = next_auto;
         self.nodes.extend(built);
         Ok(node)
@@ -242,7 +224,7 @@ impl BlockGraph {
         };
         let driver = spec.driver.name();
         let mut options = spec.options;
-        let mut children = Vec::new();
+        let mut children = Children::default();
         let (body, filename): (Box<dyn BlockNode>, String) = match spec.driver {
             DriverSpec::File(file) => {
                 let node = open_file(door, &name, &file, FileKind::Regular, &mut options)?;
@@ -281,6 +263,7 @@ impl BlockGraph {
                 owner,
                 children,
                 devices,
+                jobs: Vec::new(),
             },
         ));
         Ok(node)
@@ -337,6 +320,7 @@ impl BlockGraph {
     }
 
     fn take_out(&mut self, name: &str) -> Result<(), BlockError> {
+        self.check_idle(name)?;
         if let Some(use_) = self.first_use(name) {
             return Err(BlockError::InUse {
                 name: name.to_owned(),
@@ -348,7 +332,7 @@ impl BlockGraph {
             let Some(entry) = self.nodes.shift_remove(&name) else {
                 continue;
             };
-            for edge in entry.children {
+            for edge in entry.children.into_edges() {
                 let inline = self
                     .nodes
                     .get(&edge.child)
@@ -380,7 +364,7 @@ impl BlockGraph {
                 user: device.to_owned(),
             });
         }
-        self.check_usage(name, None, usage, &format!("device '{device}'"))?;
+        self.check_user(name, format!("device '{device}'"), usage)?;
         let entry = self.nodes.get_mut(name).ok_or_else(|| no_such(name))?;
         let root = Root::from(entry.node.clone());
         entry.devices.push(Device {
@@ -398,7 +382,9 @@ impl BlockGraph {
         };
         let before = entry.devices.len();
         entry.devices.retain(|user| user.id != device);
-        entry.devices.len() != before
+        let had = entry.devices.len() != before;
+        self.release_unused(name);
+        had
     }
 
     /// The node of this name, if its length may change and whoever uses it agrees. `by` asks.
@@ -416,131 +402,26 @@ impl BlockGraph {
             uses: Permissions::RESIZE,
             ..Usage::NONE
         };
-        self.check_usage(name, None, usage, by)?;
+        self.check_user(name, by.to_owned(), usage)?;
         Ok(node)
     }
 
-    /// Whether everyone who uses `name`, or what it stands on, agrees with one more `usage`, that
-    /// of `asker`. `from` is the parent through which the wish comes: it does not argue with itself.
-    fn check_usage(
-        &self,
-        name: &str,
-        from: Option<&str>,
-        usage: Usage,
-        asker: &str,
-    ) -> Result<(), BlockError> {
-        let entry = self.entry(name)?;
-        for user in &entry.devices {
-            self.check_pair(name, usage, asker, user.usage, || {
-                format!("device '{}'", user.id)
-            })?;
+    /// Whether everyone who uses `name`, or what it stands on, agrees with one more user.
+    fn check_user(&self, name: &str, user: String, usage: Usage) -> Result<(), BlockError> {
+        let mut sketch = self.sketch();
+        if let Some(node) = sketch.node(name) {
+            node.users.push((user, usage));
         }
-        for (role, parent) in self
-            .parents(name)
-            .filter(|(_, parent)| Some(*parent) != from)
-        {
-            let theirs = self.usage(parent);
-            self.check_pair(name, usage, asker, theirs, || {
-                format!("node '{parent}' as '{role}'")
-            })?;
-        }
-        for edge in &entry.children {
-            self.check_usage(&edge.child, Some(name), usage, asker)?;
-        }
-        Ok(())
-    }
-
-    fn check_pair(
-        &self,
-        node: &str,
-        ours: Usage,
-        asker: &str,
-        theirs: Usage,
-        other: impl FnOnce() -> String,
-    ) -> Result<(), BlockError> {
-        let permissions = ours.conflict(theirs);
-        if permissions.is_empty() {
-            return Ok(());
-        }
-        let (node, user) = (node.to_owned(), asker.to_owned());
-        Err(BlockError::Conflict {
-            node,
-            user,
-            other: other(),
-            permissions,
-        })
+        sketch.check()
     }
 
     /// Whether `upper` is `lower`, or stands on it through whatever lies between.
     pub fn stands_on(&self, upper: &str, lower: &str) -> bool {
         upper == lower
             || self.nodes.get(upper).is_some_and(|entry| {
-                let mut children = entry.children.iter();
+                let mut children = entry.children.edges();
                 children.any(|edge| self.stands_on(&edge.child, lower))
             })
-    }
-
-    /// What all users of a node do with it together. A raw node passes it on as it is.
-    fn usage(&self, name: &str) -> Usage {
-        let devices = self
-            .nodes
-            .get(name)
-            .map(|entry| entry.devices.as_slice())
-            .unwrap_or_default();
-        let own = devices
-            .iter()
-            .fold(Usage::NONE, |sum, device| sum.and(device.usage));
-        self.parents(name)
-            .fold(own, |sum, (_, parent)| sum.and(self.usage(parent)))
-    }
-
-    /// Gives the parent `parent` another node as its child `role`, and has everyone wait who
-    /// could see both. Permissions are the caller's to check. Returns how long users waited.
-    ///
-    /// # Errors
-    /// There is no such node, or it has no such child.
-    pub fn replace_child(
-        &mut self,
-        parent: &str,
-        role: &str,
-        child: &str,
-    ) -> Result<Duration, BlockError> {
-        let node = self.entry(child)?.node.clone();
-        self.entry(parent)?;
-        let drain = self.drain(&[parent]);
-        let edge = self
-            .nodes
-            .get_mut(parent)
-            .and_then(|entry| entry.children.iter_mut().find(|edge| edge.role == role))
-            .ok_or_else(|| BlockError::NoSuchRole {
-                node: parent.to_owned(),
-                role: role.to_owned(),
-            })?;
-        child.clone_into(&mut edge.child);
-        let old = edge.place.put(node);
-        let pause = drain.end();
-        drop(old);
-        Ok(pause)
-    }
-
-    /// Stops everyone who reaches one of `names`, through whatever lies between; returns when
-    /// nothing of theirs is in flight.
-    pub fn drain(&self, names: &[&str]) -> Drain {
-        let mut gates: Vec<Gate> = Vec::new();
-        let mut open: Vec<&str> = names.to_vec();
-        let mut seen: Vec<&str> = Vec::new();
-        while let Some(name) = open.pop() {
-            if seen.contains(&name) {
-                continue;
-            }
-            seen.push(name);
-            let Some((name, entry)) = self.nodes.get_key_value(name) else {
-                continue;
-            };
-            gates.extend(entry.devices.iter().map(|user| user.root.gate().clone()));
-            open.extend(self.parents(name).map(|(_, parent)| parent));
-        }
-        Drain::begin(gates)
     }
 
     /// One node.
@@ -567,7 +448,10 @@ impl BlockGraph {
 
     fn parents<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (&'static str, &'a str)> {
         self.nodes.iter().flat_map(move |(parent, entry)| {
-            let edges = entry.children.iter().filter(move |edge| edge.child == name);
+            let edges = entry
+                .children
+                .edges()
+                .filter(move |edge| edge.child == name);
             edges.map(|edge| (edge.role, parent.as_str()))
         })
     }
@@ -581,36 +465,6 @@ impl BlockGraph {
                 Some(format!("'{role}' of node '{parent}'"))
             })
     }
-}
-
-/// Enters a child among `children`, and gives the place where its parent will find it.
-fn place_child(children: &mut Vec<Edge>, role: &'static str, child: NodeRef) -> ChildSlot {
-    let name = child.name().to_owned();
-    let slot = ChildSlot::from(child);
-    children.push(Edge {
-        role,
-        child: name,
-        place: Place::Child(slot.clone()),
-    });
-    slot
-}
-
-/// Enters what backs a node, if anything does, and gives the place where it is found.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "formats with a backing node come next")
-)]
-fn place_backing(children: &mut Vec<Edge>, backing: Option<NodeRef>) -> BackingSlot {
-    let name = backing.as_ref().map(|node| node.name().to_owned());
-    let slot = BackingSlot::new(backing);
-    if let Some(child) = name {
-        children.push(Edge {
-            role: "backing",
-            child,
-            place: Place::Backing(slot.clone()),
-        });
-    }
-    slot
 }
 
 /// A node of a file, which may turn out to be read-only where `options` allow that.

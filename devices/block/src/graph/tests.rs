@@ -194,7 +194,7 @@ fn second_writer_is_refused_on_the_node_and_through_shared_storage() {
     assert_eq!(
         refusal(graph.attach("right", "vdb", disk)),
         "Conflicts with use of node 'storage' by node 'left' as 'file', which does not allow \
-         'write' to device 'vdb'"
+         'write' to node 'right' as 'file'"
     );
     assert_eq!(
         refusal(graph.attach("left", "vda", disk)),
@@ -395,12 +395,17 @@ impl Model {
                 fits
             }
             Command::Detach(a, device) => {
-                let Some(node) = self.nodes.get_mut(&node(a)) else {
+                let name = node(a);
+                let Some(node) = self.nodes.get_mut(&name) else {
                     return false;
                 };
                 let before = node.devices.len();
                 node.devices.retain(|id| *id != format!("vd{device}"));
-                node.devices.len() != before
+                let had = node.devices.len() != before;
+                if node.inline && !self.used(&name) {
+                    self.nodes.remove(&name);
+                }
+                had
             }
         }
     }
@@ -521,14 +526,15 @@ fn a_length_changes_only_where_all_users_agree() {
 /// Puts an overlay in memory into the graph.
 fn overlay(graph: &mut BlockGraph, name: &str, backing: Option<&str>) {
     let below = backing.map(|name| graph.node(name).expect("there").node().clone());
-    let mut children = Vec::new();
-    let slot = place_backing(&mut children, below);
+    let mut children = Children::default();
+    let slot = place::place_backing(&mut children, below);
     let entry = Entry {
         node: crate::toy::Toy::node(name, 1 << 20, slot),
         filename: name.to_owned(),
         owner: Owner::Monitor,
         children,
         devices: Vec::new(),
+        jobs: Vec::new(),
     };
     graph.nodes.insert(name.to_owned(), entry);
 }
@@ -557,5 +563,107 @@ fn child_is_replaced_under_its_parent_and_the_graph_and_the_node_agree() {
     assert_eq!(
         (parents("one"), parents("two")),
         (vec!["top".to_owned()], vec!["disk".to_owned()])
+    );
+}
+
+#[test]
+fn snapshot_moves_the_disk_to_the_overlay_and_a_second_use_of_it_is_refused() {
+    let mut graph = BlockGraph::new();
+    graph.add(&door(), null(Some("base"))).expect("add");
+    graph.add(&door(), raw("disk", on("base"))).expect("add");
+    for name in ["one", "two"] {
+        overlay(&mut graph, name, None);
+    }
+    let root = graph.attach("disk", "vda", Usage::disk(false, false));
+    let root = root.expect("free");
+    let mut sketch = graph.sketch();
+    let first = graph
+        .plan_snapshot(&mut sketch, "disk", "one")
+        .expect("free");
+    let plan = |sketch: &mut sketch::Sketch, node: &str, over: &str| {
+        refusal(graph.plan_snapshot(sketch, node, over))
+    };
+    assert!(plan(&mut sketch, "nobody", "two").contains("nobody"));
+    assert_eq!(
+        plan(&mut sketch, "one", "base"),
+        "The overlay is already in use"
+    );
+    let drain = graph.drain(&["disk"]);
+    let old = graph.append(&first);
+    drop(drain);
+    drop(old);
+    assert_eq!(root.node().name(), "one");
+    assert_eq!(graph.chain("one"), ["one", "disk"]);
+    assert_eq!(
+        graph
+            .node("one")
+            .expect("there")
+            .devices()
+            .collect::<Vec<_>>(),
+        ["vda"]
+    );
+    let mut sketch = graph.sketch();
+    assert_eq!(
+        refusal(graph.plan_snapshot(&mut sketch, "disk", "one")),
+        "The overlay is already in use"
+    );
+    graph
+        .hold(&["one".to_owned()], "job0", "commit")
+        .expect("idle");
+    assert_eq!(
+        refusal(graph.plan_snapshot(&mut sketch, "one", "two")),
+        "Node 'one' is busy: block device is in use by block job: commit"
+    );
+    graph.let_go("job0");
+    graph.set_backing("one", None).expect("its own place");
+    assert_eq!(graph.chain("one"), ["one"]);
+    assert!(graph.set_backing("base", Some("two")).is_err());
+    assert_eq!(
+        refusal(graph.set_backing("one", Some("one"))),
+        "Node 'one' would stand on itself"
+    );
+}
+
+#[test]
+fn access_of_a_node_changes_with_the_storage_that_came_with_it() {
+    let mut graph = BlockGraph::new();
+    graph
+        .add(&door(), raw("disk", inline(null(Some("storage")))))
+        .expect("add");
+    let read_only = NodeOptions {
+        read_only: true,
+        ..OPTIONS
+    };
+    let changes = graph.prepare_reopen(&door(), "disk", read_only);
+    let changes = changes.expect("nobody writes");
+    assert_eq!(changes.len(), 2);
+    for change in changes {
+        change.commit();
+    }
+    let is_read_only = |name: &str| graph.node(name).expect("there").node().is_read_only();
+    assert!(is_read_only("disk") && is_read_only("storage"));
+    let direct = NodeOptions {
+        cache: CacheSpec {
+            direct: true,
+            no_flush: false,
+        },
+        ..read_only
+    };
+    assert_eq!(
+        refusal(graph.prepare_reopen(&door(), "disk", direct)),
+        "Cannot change the option 'cache' of node 'disk'"
+    );
+    for change in graph
+        .prepare_reopen(&door(), "disk", OPTIONS)
+        .expect("back")
+    {
+        change.commit();
+    }
+    graph
+        .attach("disk", "vda", Usage::disk(false, false))
+        .expect("writable again");
+    assert_eq!(
+        refusal(graph.prepare_reopen(&door(), "disk", read_only)),
+        "Block node is read-only: 'disk'"
     );
 }

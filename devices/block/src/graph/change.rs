@@ -1,0 +1,365 @@
+//! Changes of the graph's shape under running users: exchange, snapshot, read-only and back.
+//!
+//! ```text
+//!   plan_*  on a Sketch: every rule checked, nothing touched
+//!   drain   the users of what changes are parked
+//!   then    the change itself, which cannot fail
+//! ```
+
+use std::time::Duration;
+
+use fdset::Door;
+
+use super::sketch::{Drawn, Link, Sketch, link_of};
+use super::{BlockGraph, Entry, Owner};
+use crate::drain::{Drain, Gate};
+use crate::error::BlockError;
+use crate::node::NodeRef;
+use crate::reopen::Reopening;
+use crate::spec::NodeOptions;
+
+/// A snapshot that was planned: `overlay` goes between `node` and its users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// What the users have now, and what will show through the overlay.
+    pub node: String,
+    /// What they will have.
+    pub overlay: String,
+}
+
+impl BlockGraph {
+    /// The graph as it is, to try changes on.
+    #[must_use]
+    pub fn sketch(&self) -> Sketch {
+        let mut sketch = Sketch::default();
+        for (name, entry) in &self.nodes {
+            sketch.draw(name, drawn(entry));
+        }
+        sketch
+    }
+
+    /// Plans a snapshot on a sketch which may hold others of the same transaction.
+    ///
+    /// # Errors
+    /// A node is missing, busy or in use, or somebody would not agree.
+    pub fn plan_snapshot(
+        &self,
+        sketch: &mut Sketch,
+        node: &str,
+        overlay: &str,
+    ) -> Result<Append, BlockError> {
+        self.check_idle(node)?;
+        self.check_idle(overlay)?;
+        let entry = self.entry(overlay)?;
+        if self.first_use(overlay).is_some() || node == overlay {
+            return Err(BlockError::OverlayInUse);
+        }
+        if entry.children.edge("backing").is_some() {
+            return Err(BlockError::OverlayBacked);
+        }
+        if !entry.children.can_be_backed() {
+            return Err(BlockError::OverlayUnable);
+        }
+        sketch.link(overlay, "backing", Link::Backing, Some(node));
+        sketch.move_users(node, overlay);
+        sketch.check()?;
+        Ok(Append {
+            node: node.to_owned(),
+            overlay: overlay.to_owned(),
+        })
+    }
+
+    /// Makes a planned snapshot so, while everyone above `node` is drained. What was exchanged
+    /// comes back, to end outside the pause.
+    pub fn append(&mut self, change: &Append) -> Vec<NodeRef> {
+        let mut old = Vec::new();
+        let (Ok(below), Ok(above)) = (self.entry(&change.node), self.entry(&change.overlay)) else {
+            return old;
+        };
+        let (below, above) = (below.node.clone(), above.node.clone());
+        old.extend(self.move_users(&change.node, &above));
+        if let Some(entry) = self.nodes.get_mut(&change.overlay) {
+            old.extend(entry.children.back(Some(below)));
+        }
+        old
+    }
+
+    /// Gives every user and parent of `from` the node `to` instead, except `to` and what is below
+    /// it. All of them are drained.
+    fn move_users(&mut self, from: &str, to: &NodeRef) -> Vec<NodeRef> {
+        let mut old = Vec::new();
+        let mut users = Vec::new();
+        if let Some(entry) = self.nodes.get_mut(from) {
+            users = std::mem::take(&mut entry.devices);
+        }
+        for user in &users {
+            old.push(user.root.replace(to.clone()));
+        }
+        let movable: Vec<String> = self
+            .nodes
+            .keys()
+            .filter(|name| !self.stands_on(to.name(), name))
+            .cloned()
+            .collect();
+        for name in movable {
+            if let Some(entry) = self.nodes.get_mut(&name) {
+                for edge in entry.children.edges_to(from) {
+                    old.extend(edge.put(to.clone()));
+                }
+            }
+        }
+        if let Some(entry) = self.nodes.get_mut(to.name()) {
+            entry.devices.append(&mut users);
+        }
+        old
+    }
+
+    /// Puts `to` into the place of `from`, for all users and parents of it, as a job does at its
+    /// end. Returns how long users waited.
+    ///
+    /// # Errors
+    /// There is no such node, or somebody would not agree.
+    pub fn replace_node(&mut self, from: &str, to: &str) -> Result<Duration, BlockError> {
+        let node = self.entry(to)?.node.clone();
+        let mut sketch = self.sketch();
+        sketch.move_users(from, to);
+        sketch.check()?;
+        let drain = self.drain(&[from, to]);
+        let old = self.move_users(from, &node);
+        let pause = drain.end();
+        drop(old);
+        self.release_unused(from);
+        Ok(pause)
+    }
+
+    /// Gives a node something else behind it, or nothing; the image's header is not touched.
+    ///
+    /// # Errors
+    /// There is no such node, it cannot have a backing node, or somebody would not agree.
+    pub fn set_backing(
+        &mut self,
+        name: &str,
+        backing: Option<&str>,
+    ) -> Result<Duration, BlockError> {
+        let entry = self.entry(name)?;
+        if !entry.children.can_be_backed() {
+            return Err(BlockError::NoSuchRole {
+                node: name.to_owned(),
+                role: "backing".to_owned(),
+            });
+        }
+        let was = entry.children.edge("backing");
+        let was = was.map(|edge| edge.child.clone());
+        let node = backing.map(|name| self.entry(name)).transpose()?;
+        let node = node.map(|entry| entry.node.clone());
+        let mut sketch = self.sketch();
+        sketch.link(name, "backing", Link::Backing, backing);
+        sketch.check()?;
+        let drain = self.drain(&[name]);
+        let old = self
+            .nodes
+            .get_mut(name)
+            .and_then(|entry| entry.children.back(node));
+        let pause = drain.end();
+        drop(old);
+        if let Some(was) = was {
+            self.release_unused(&was);
+        }
+        Ok(pause)
+    }
+
+    /// Gives the parent `parent` another node as its child `role`, and has everyone wait who
+    /// could see both. Returns how long users waited.
+    ///
+    /// # Errors
+    /// There is no such node, it has no such child, or somebody would not agree.
+    pub fn replace_child(
+        &mut self,
+        parent: &str,
+        role: &str,
+        child: &str,
+    ) -> Result<Duration, BlockError> {
+        let node = self.entry(child)?.node.clone();
+        let edge = self.entry(parent)?.children.edge(role);
+        let edge = edge.ok_or_else(|| BlockError::NoSuchRole {
+            node: parent.to_owned(),
+            role: role.to_owned(),
+        })?;
+        let (role, was) = (edge.role, edge.child.clone());
+        let mut sketch = self.sketch();
+        let link = link_of(self.entry(parent)?.node.driver(), role);
+        sketch.link(parent, role, link, Some(child));
+        sketch.check()?;
+        let drain = self.drain(&[parent]);
+        let edge = self
+            .nodes
+            .get_mut(parent)
+            .and_then(|entry| entry.children.edge_mut(role));
+        let old = edge.and_then(|edge| edge.put(node));
+        let pause = drain.end();
+        drop(old);
+        self.release_unused(&was);
+        Ok(pause)
+    }
+
+    /// Stops everyone who reaches one of `names`, through whatever lies between; returns when
+    /// nothing of theirs is in flight.
+    pub fn drain(&self, names: &[&str]) -> Drain {
+        let mut gates: Vec<Gate> = Vec::new();
+        let mut open: Vec<&str> = names.to_vec();
+        let mut seen: Vec<&str> = Vec::new();
+        while let Some(name) = open.pop() {
+            if seen.contains(&name) {
+                continue;
+            }
+            seen.push(name);
+            let Some((name, entry)) = self.nodes.get_key_value(name) else {
+                continue;
+            };
+            gates.extend(entry.devices.iter().map(|user| user.root.gate().clone()));
+            open.extend(self.parents(name).map(|(_, parent)| parent));
+        }
+        Drain::begin(gates)
+    }
+
+    /// Prepares a node for other options, with the storage below it that goes along: what came
+    /// inline with it, or may change by itself.
+    ///
+    /// # Errors
+    /// The storage cannot be opened that way, or somebody would not agree.
+    pub fn prepare_reopen(
+        &self,
+        door: &Door,
+        name: &str,
+        to: NodeOptions,
+    ) -> Result<Vec<Reopening>, BlockError> {
+        self.check_idle(name)?;
+        let mut changes = vec![(self.entry(name)?.node.clone(), to)];
+        let mut at = 0;
+        while let Some((node, to)) = changes.get(at) {
+            at += 1;
+            let (read_only, entry) = (to.read_only, self.entry(node.name())?);
+            let roles = entry.children.edges();
+            let below = roles.filter(|edge| edge.role != "backing");
+            let below: Vec<_> = below.map(|edge| self.entry(&edge.child)).collect();
+            for entry in below {
+                let entry = entry?;
+                let options = entry.node.options();
+                let follows = entry.owner == Owner::Parent || options.auto_read_only;
+                if follows && options.read_only != read_only {
+                    let options = NodeOptions {
+                        read_only,
+                        ..options
+                    };
+                    changes.push((entry.node.clone(), options));
+                }
+            }
+        }
+        let mut sketch = self.sketch();
+        for (node, to) in &changes {
+            if let Some(drawn) = sketch.node(node.name()) {
+                drawn.read_only = to.read_only;
+            }
+        }
+        sketch.check()?;
+        let changes = changes.into_iter();
+        changes
+            .map(|(node, to)| node.prepare_reopen(door, to))
+            .collect()
+    }
+
+    /// Whether a job leaves the node alone.
+    ///
+    /// # Errors
+    /// There is no such node, or a job works on it.
+    pub fn check_idle(&self, name: &str) -> Result<(), BlockError> {
+        match self.entry(name)?.jobs.first() {
+            None => Ok(()),
+            Some((_, kind)) => Err(BlockError::Busy {
+                node: name.to_owned(),
+                kind,
+            }),
+        }
+    }
+
+    /// Keeps nodes as they are for a job: `hold` takes all of them or none.
+    ///
+    /// # Errors
+    /// One is missing, or another job works on it.
+    pub fn hold(
+        &mut self,
+        names: &[String],
+        job: &str,
+        kind: &'static str,
+    ) -> Result<(), BlockError> {
+        for name in names {
+            self.check_idle(name)?;
+        }
+        for name in names {
+            if let Some(entry) = self.nodes.get_mut(name) {
+                entry.jobs.push((job.to_owned(), kind));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what a job held.
+    pub fn let_go(&mut self, job: &str) {
+        for entry in self.nodes.values_mut() {
+            entry.jobs.retain(|(id, _)| id != job);
+        }
+    }
+
+    /// Removes a node that came with a parent once nobody uses it any more, and what it leaves
+    /// behind.
+    pub(super) fn release_unused(&mut self, name: &str) {
+        let mut gone = vec![name.to_owned()];
+        while let Some(name) = gone.pop() {
+            let unused = self
+                .nodes
+                .get(&name)
+                .is_some_and(|entry| entry.owner == Owner::Parent && entry.jobs.is_empty())
+                && self.first_use(&name).is_none();
+            if unused && let Some(entry) = self.nodes.shift_remove(&name) {
+                gone.extend(entry.children.into_edges().map(|edge| edge.child));
+            }
+        }
+    }
+
+    /// The node that shows through `name`, if there is one.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn backing_of(&self, name: &str) -> Result<Option<&str>, BlockError> {
+        let edge = self.entry(name)?.children.edge("backing");
+        Ok(edge.map(|edge| edge.child.as_str()))
+    }
+
+    /// The chain of what shows through `name`, itself first.
+    #[must_use]
+    pub fn chain(&self, name: &str) -> Vec<String> {
+        let mut chain = Vec::new();
+        let mut next = self.nodes.get_key_value(name);
+        while let Some((name, entry)) = next {
+            chain.push(name.clone());
+            let edge = entry.children.edge("backing");
+            next = edge.and_then(|edge| self.nodes.get_key_value(&edge.child));
+        }
+        chain
+    }
+}
+
+pub(super) fn drawn(entry: &Entry) -> Drawn {
+    let driver = entry.node.driver();
+    let children = entry.children.edges();
+    let users = entry.devices.iter();
+    Drawn {
+        read_only: entry.node.is_read_only(),
+        children: children
+            .map(|edge| (edge.role, link_of(driver, edge.role), edge.child.clone()))
+            .collect(),
+        users: users
+            .map(|user| (format!("device '{}'", user.id), user.usage))
+            .collect(),
+    }
+}
