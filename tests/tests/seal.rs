@@ -7,8 +7,9 @@
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
+use tests::hook::Manager;
 use tests::qmp::Client;
 use tests::sealed::{Strace, is_sealed};
 use tests::{Vm, fds};
@@ -210,7 +211,8 @@ fn strace_sees_no_forbidden_call_after_the_seal() -> Result<()> {
 
 #[test]
 #[ignore = "needs sesame: cargo xtask test"]
-fn a_chardev_that_calls_again_says_that_it_cannot_once_the_process_is_sealed() -> Result<()> {
+fn a_chardev_that_cannot_call_once_the_process_is_sealed_says_so_and_takes_what_a_hook_gives()
+-> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("peer");
     let listener = UnixListener::bind(&path)?;
@@ -228,13 +230,35 @@ fn a_chardev_that_calls_again_says_that_it_cannot_once_the_process_is_sealed() -
     );
     // The one that was there has nobody to talk to any more, and the process lives on.
     drop(peer);
-    while !vm.stderr().contains("does not call again") {
+    while !vm.stderr().contains("cannot call again by itself") {
         ensure!(
             vm.execute("query-status", json!({})).is_ok(),
             "{}",
             vm.stderr()
         );
     }
+    // A manager that comes later is asked, and the chardev is as it was.
+    let (mut manager, connection) = Manager::pair()?;
+    let name = json!({"fdname": "hook"});
+    vm.qmp.execute_with("getfd", name, &[connection.as_fd()])?;
+    vm.execute("open-hook-set", json!({"fd": "hook"}))?;
+    let request = manager.request()?;
+    ensure!(
+        request["name"] == path.to_str().context("text")?,
+        "{request}"
+    );
+    let (_peer, given) = UnixStream::pair()?;
+    manager.give(&request, &given)?;
+    while vm
+        .execute("query-chardev", json!({}))?
+        .to_string()
+        .contains("disconnected")
+    {}
+    ensure!(
+        vm.stderr().matches("cannot call again").count() == 1,
+        "{}",
+        vm.stderr()
+    );
     vm.execute("quit", json!({}))?;
     ensure!(vm.wait_exit()?.success(), "{}", vm.stderr());
     Ok(())

@@ -21,6 +21,7 @@ pub mod event_loop;
 pub mod hmp;
 pub mod hook;
 pub mod kvm;
+mod last_words;
 pub mod launch;
 pub mod letters;
 pub mod machine;

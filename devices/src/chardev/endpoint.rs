@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fdset::{
@@ -250,6 +251,8 @@ pub(super) enum Origin {
         address: SocketAddress,
         interval: Duration,
         nodelay: bool,
+        /// The log knows that it may not call by itself.
+        told: AtomicBool,
     },
     /// Whoever opens the other end.
     Pty { master: Arc<OpenFile>, name: String },
@@ -267,6 +270,8 @@ pub(super) enum Accepted {
     Nobody,
     /// None; look again then.
     Later(Duration),
+    /// None: it may not be called any more, but a connection to it may be handed in.
+    Refused(OpenError),
     /// One is waiting, but there is no descriptor for it.
     OutOfDescriptors(io::Error),
 }
@@ -347,12 +352,23 @@ impl Origin {
             address,
             interval,
             nodelay,
+            told,
         } = self
         else {
             return Accepted::Nobody;
         };
         let door = door.clone().with_answers(answers);
-        call(&door, address, *nodelay, reason, *interval)
+        let accepted = call(&door, address, *nodelay, reason, *interval);
+        let refused = matches!(accepted, Accepted::Refused(..));
+        let was_told = told.swap(refused, Ordering::Relaxed);
+        if let (Accepted::Refused(error), false) = (&accepted, was_told) {
+            tracing::warn!(
+                %error,
+                "a chardev cannot call again by itself; it goes on when the open hook, an alias or \
+                 a set gives it a connection"
+            );
+        }
+        accepted
     }
 }
 
@@ -373,8 +389,8 @@ fn accept(listener: &Listener, address: &SocketAddress) -> Accepted {
     }
 }
 
-/// Calls once; when nobody answers, again later, unless that is not allowed any more. A host name is resolved here, so a name server that
-/// does not answer holds up the reactor: addresses in numbers are safer.
+/// Calls once; when nobody answers, again later. A host name is resolved here, so a name server
+/// that does not answer holds up the reactor: addresses in numbers are safer.
 fn call(
     door: &Door,
     address: &SocketAddress,
@@ -397,8 +413,7 @@ fn call(
         }
         Err(error) => {
             if matches!(error, OpenError::NotPassed { .. }) {
-                tracing::warn!(%error, "a chardev does not call again");
-                return Accepted::Nobody;
+                return Accepted::Refused(error);
             }
             tracing::debug!(%error, "a chardev's peer does not answer");
             Accepted::Later(interval)

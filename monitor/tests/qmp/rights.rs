@@ -3,10 +3,9 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use fdset::{Door, FdRegistry, Role, Scope, SocketAddress};
+use fdset::{Door, FdRegistry, Role, Scope, SocketAddress, Wait};
 use monitor::{ClientPolicy, CommandPolicy, Endpoint, MonitorError, MonitorSpec, Style};
 use qapi_schema::{COMMANDS, Context, MonitorId};
 use serde_json::Value;
@@ -197,7 +196,7 @@ fn a_listener_turns_strangers_away_and_serves_the_next_one_it_knows() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("qmp");
     let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
-    let address = SocketAddress::Unix { path: path.clone() };
+    let address = SocketAddress::Unix { path };
     let listen = fdset::listen(&door, &address, Role::Monitor, "a test");
     let stage = Stage::new();
     let mut spec = MonitorSpec::new(
@@ -207,7 +206,9 @@ fn a_listener_turns_strangers_away_and_serves_the_next_one_it_knows() {
     spec.clients = only(&[me().wrapping_add(1)], &[]);
     stage.server.add_monitor(spec).expect("a monitor");
     for _ in 0..100 {
-        let mut client = Client::new(UnixStream::connect(&path).expect("a connection"));
+        let called = fdset::connect(&door, &address, Wait::ForPeer, Role::Monitor, "a test");
+        let (fd, _lease) = called.expect("a connection").fd.into_parts();
+        let mut client = Client::new(fd.into());
         // A client that speaks first is told as well.
         let _ = client.socket.write_all(b"{'execute': 'qmp_capabilities'}");
         assert!(client.line().expect("a line").contains("does not serve"));

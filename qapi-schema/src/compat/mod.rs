@@ -107,9 +107,11 @@ pub fn absent_or_hidden<const MARKS: Marks, T>(member: &Option<T>) -> bool {
 
 #[cfg(test)]
 #[rustfmt::skip]
+#[expect(dead_code, unreachable_pub, reason = "generated as the product's are")]
 mod events;
 #[cfg(test)]
 #[rustfmt::skip]
+#[expect(unreachable_pub, reason = "generated as the product's are")]
 mod marked;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::{MmapRegionBuilder, MmapRegionError};
 use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap};
 
-use super::{Layout, MemoryError};
+use super::{Layout, MemoryError, bus_error};
 
 const PAGE: u64 = 4096;
 /// What one memory slot of KVM takes: a page less than 8 TiB (`KVM_MEM_MAX_NR_PAGES`). No machine
@@ -204,6 +204,9 @@ impl RamBackend {
             .with_mmap_flags(flags)
             .build()
             .map_err(|source| self.failed("mapping", into_io(source)))?;
+        if self.file.is_some() {
+            bus_error::watch(mapping.as_ptr(), size, &self.title());
+        }
         self.advise(mapping.as_ptr(), size)?;
         GuestRegionMmap::new(mapping, GuestAddress(start)).ok_or_else(|| MemoryError::TooLarge {
             id: spec.id.clone(),
@@ -233,6 +236,15 @@ impl RamBackend {
         // A child (`-daemonize`, tests) must not get the guest's memory.
         advise(start, size, libc::MADV_DONTFORK)
             .map_err(|source| self.failed("keeping it from child processes", source))
+    }
+
+    /// What the last words call it.
+    fn title(&self) -> String {
+        let id = &self.spec.id;
+        match &self.spec.host {
+            HostMemory::File { name, .. } => format!("memory backend '{id}' ('{name}')"),
+            HostMemory::Memfd { .. } | HostMemory::Anonymous => format!("memory backend '{id}'"),
+        }
     }
 
     fn failed(&self, what: &'static str, source: io::Error) -> MemoryError {

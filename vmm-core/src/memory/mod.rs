@@ -11,9 +11,11 @@
 //!   kernel, initrd ──► load::pread ─────────────────────► guest memory
 //! ```
 //!
-//! Read next: [`layout`] (the map), [`backend`] (what is behind it), [`load`].
+//! Read next: [`layout`] (the map), [`backend`] (what is behind it), `bus_error` (when that is gone),
+//! [`load`].
 
 pub mod backend;
+mod bus_error;
 pub mod layout;
 pub mod load;
 

@@ -11,11 +11,10 @@ use std::mem;
 use std::ptr;
 
 use super::names;
+use crate::last_words::Line;
 
 /// `si_code` of a signal that a filter sent.
 const SYS_SECCOMP: i32 = 1;
-/// The longest name of a thread, with the zero after it.
-const NAME: usize = 16;
 
 /// Reports calls that filters trap, from now on.
 ///
@@ -57,66 +56,22 @@ extern "C" fn on_violation(
     // SAFETY: SA_SIGINFO: the kernel gives a whole siginfo_t, larger than this view of it; all
     // members are plain numbers.
     let info = unsafe { &*info.cast::<SigSys>() };
-    let mut name = [0_u8; NAME];
-    // SAFETY: the call writes at most 16 bytes, zero included.
-    unsafe { libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr()) };
     let mut line = Line::default();
     line.add(b"sesame: sealed: thread '");
-    line.add(name.split(|byte| *byte == 0).next().unwrap_or_default());
+    line.add_thread();
     if info.code == SYS_SECCOMP {
         line.add(b"' made the system call ");
         line.add(names::of(i64::from(info.call)).as_bytes());
         line.add(b" (");
-        line.add_number(info.call.unsigned_abs());
+        line.add_number(info.call.unsigned_abs().into());
         line.add(b"), which it may not make");
     } else {
         line.add(b"' was sent SIGSYS");
     }
     line.add(b": the process ends\n");
-    let line = line.text();
-    // SAFETY: bytes of our own stack; abort is async-signal-safe and does not come back.
-    unsafe {
-        libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len());
-        libc::abort();
-    }
-}
-
-/// Text without an allocation.
-struct Line {
-    bytes: [u8; 160],
-    len: usize,
-}
-
-impl Default for Line {
-    fn default() -> Self {
-        Self {
-            bytes: [0; 160],
-            len: 0,
-        }
-    }
-}
-
-impl Line {
-    fn add(&mut self, text: &[u8]) {
-        for byte in text {
-            if let Some(place) = self.bytes.get_mut(self.len) {
-                *place = *byte;
-                self.len += 1;
-            }
-        }
-    }
-
-    fn add_number(&mut self, number: u32) {
-        if number >= 10 {
-            self.add_number(number / 10);
-        }
-        let digit = u8::try_from(number % 10).unwrap_or(0);
-        self.add(&[b'0' + digit]);
-    }
-
-    fn text(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
+    line.write();
+    // SAFETY: abort is async-signal-safe and does not come back.
+    unsafe { libc::abort() }
 }
 
 #[cfg(test)]
