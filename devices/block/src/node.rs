@@ -91,6 +91,28 @@ impl ExtentGuard {
     }
 }
 
+impl ExtentGuard {
+    /// Whether the mapping never moves, so that another guard may stand for this one.
+    #[must_use]
+    pub fn is_unmoving(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl Extent {
+    /// How many bytes it covers.
+    #[must_use]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "an extent covers at least one byte"
+    )]
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::At { len, .. } | Self::Zero { len } | Self::Slow { len } => *len,
+        }
+    }
+}
+
 impl Drop for ExtentGuard {
     fn drop(&mut self) {
         if let Some(holders) = &self.0 {

@@ -4,4 +4,5 @@
 //! [`NodeRef`](crate::node::NodeRef); it opens nothing. Read next: [`raw`], the layout that is none.
 
 pub mod blkdebug;
+pub mod qcow2;
 pub mod raw;

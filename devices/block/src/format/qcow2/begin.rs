@@ -1,0 +1,200 @@
+//! From reading to writing and back: what the header must say before the first change, and what it
+//! may say again when all is written.
+//!
+//! ```text
+//!   open ── reads only ──► begin_writing ── writes ──► settle ── reads only ──► …
+//!                            │ repair, if dirty          │ everything written
+//!                            │ unknown autoclear off     └ dirty bit off
+//!                            │ bitmaps marked in use
+//!                            └ dirty bit on, if lazy
+//! ```
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use super::error::ImageError;
+use super::features::{AutoClear, Compatible, Incompatible};
+use super::image::{Image, Meta};
+use crate::engine::Io;
+use crate::node::errno;
+
+impl Meta {
+    /// Whether refcounts may be written late, because the dirty bit is set for that.
+    pub(super) fn is_lazy(&self) -> bool {
+        self.header.incompatible.contains(Incompatible::DIRTY)
+            && self.header.compatible.contains(Compatible::LAZY_REFCOUNTS)
+    }
+}
+
+impl Image {
+    /// Makes the image ready for changes, once.
+    pub(super) async fn begin_writing(&self, io: &Io, meta: &mut Meta) -> io::Result<()> {
+        if self.corrupt.load(Ordering::SeqCst) {
+            return Err(errno(libc::EIO));
+        }
+        if self.writing.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        if meta.header.incompatible.contains(Incompatible::CORRUPT) {
+            return Err(errno(libc::EIO));
+        }
+        // What was read before was not checked for overlaps.
+        self.map.forget();
+        self.collect_fixed(io, meta).await?;
+        let length = self.file().len();
+        meta.zero_from = self.geometry.ceil(length);
+        if meta.header.incompatible.contains(Incompatible::DIRTY) {
+            self.repair(io, meta).await?;
+            meta.header.incompatible.remove(Incompatible::DIRTY);
+        }
+        if self.mark_bitmaps(io, meta).await? {
+            self.file().flush(io).await?;
+        }
+        meta.header.autoclear &= AutoClear::all();
+        if meta.header.bitmaps.is_none() {
+            meta.header.autoclear.remove(AutoClear::BITMAPS);
+        }
+        let lazy = meta.header.compatible.contains(Compatible::LAZY_REFCOUNTS);
+        let lazy = lazy && meta.header.version >= 3;
+        meta.header.incompatible.set(Incompatible::DIRTY, lazy);
+        if self.save_header(io, meta).await? {
+            self.file().flush(io).await?;
+        }
+        self.writing.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Writes everything that waits; afterwards the file is as if the image were closed.
+    pub(super) async fn settle(&self, io: &Io) -> io::Result<()> {
+        let mut meta = self.meta.take().await;
+        if !self.writing.load(Ordering::SeqCst) || self.corrupt.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        // The second round frees what the first one let go of.
+        self.write_back(io, &mut meta).await?;
+        self.write_back(io, &mut meta).await?;
+        if meta.is_lazy() {
+            self.save_refcounts(io, &mut meta).await?;
+            self.file().flush(io).await?;
+            meta.header.incompatible.remove(Incompatible::DIRTY);
+            self.save_header(io, &mut meta).await?;
+        }
+        self.file().flush(io).await?;
+        self.writing.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// Records what backs the image.
+    pub(super) async fn change_backing(
+        &self,
+        io: &Io,
+        file: Option<&str>,
+        format: Option<&str>,
+    ) -> io::Result<()> {
+        let long = |text: &str| text.len() > super::header::MAX_BACKING_NAME;
+        if file.is_some_and(long) || (file.is_some() && self.raw_data) {
+            return Err(errno(libc::EINVAL));
+        }
+        let mut meta = self.meta.take().await;
+        self.begin_writing(io, &mut meta).await?;
+        let old = meta.header.clone();
+        meta.header.backing_file = file.map(str::to_owned);
+        meta.header.backing_format = format.map(str::to_owned);
+        if let Err(error) = self.save_header(io, &mut meta).await {
+            meta.header = old;
+            return Err(error);
+        }
+        self.file().flush(io).await
+    }
+
+    /// Writes what changed of the header; says whether that was anything. In whole sectors of 512
+    /// bytes: a change of numbers only is one sector, which storage writes whole or not at all.
+    pub(super) async fn save_header(&self, io: &Io, meta: &mut Meta) -> io::Result<bool> {
+        let bytes = meta.header.encode().map_err(io::Error::from)?;
+        let sectors = bytes.chunks(512).zip(meta.header_bytes.chunks(512));
+        let changed: Vec<usize> = sectors
+            .enumerate()
+            .filter(|(_, (new, old))| new != old)
+            .map(|(index, _)| index * 512)
+            .collect();
+        let (Some(first), Some(last)) = (changed.first(), changed.last()) else {
+            return Ok(false);
+        };
+        let end = (last + 512).min(bytes.len());
+        self.file()
+            .write(io, *first as u64, &bytes[*first..end])
+            .await?;
+        meta.header_bytes = bytes;
+        Ok(true)
+    }
+
+    /// Says in the file that it is corrupt.
+    pub(super) async fn write_corrupt_bit(&self, io: &Io, meta: &mut Meta) -> io::Result<()> {
+        if meta.header.version >= 3 {
+            meta.header.incompatible.insert(Incompatible::CORRUPT);
+            self.save_header(io, meta).await?;
+            self.file().flush(io).await?;
+        }
+        Ok(())
+    }
+
+    /// Finds out where the tables are; refuses an image whose tables overlap each other.
+    async fn collect_fixed(&self, io: &Io, meta: &mut Meta) -> io::Result<()> {
+        meta.fixed.clear();
+        let bits = self.geometry.cluster_bits;
+        let mut twice = None;
+        for (offset, len) in self.tables(meta) {
+            for cluster in offset >> bits..(offset + len).div_ceil(1 << bits) {
+                if !meta.fixed.insert(cluster) {
+                    twice = Some(cluster << bits);
+                }
+            }
+        }
+        if let Some(at) = twice {
+            let why = format!("two tables lie at offset {at:#x}");
+            return Err(self.mark_corrupt(io, meta, &why).await);
+        }
+        Ok(())
+    }
+
+    /// As [`collect_fixed`](Self::collect_fixed), after one of the tables has moved.
+    pub(super) fn note_fixed(&self, meta: &mut Meta) {
+        let bits = self.geometry.cluster_bits;
+        meta.fixed = self
+            .tables(meta)
+            .into_iter()
+            .flat_map(|(offset, len)| offset >> bits..(offset + len).div_ceil(1 << bits))
+            .collect();
+    }
+
+    /// Offset and length of the header and every table of the active state, and of the tables of
+    /// snapshots and bitmaps.
+    fn tables(&self, meta: &Meta) -> Vec<(u64, u64)> {
+        let size = self.geometry.cluster_size();
+        let header = &meta.header;
+        let (reftable, clusters) = meta.refcounts.table_place();
+        let l1 = self.map.l1_entries();
+        let mut tables = vec![
+            (0, size),
+            (header.l1_offset, l1.len() as u64 * 8),
+            (reftable, u64::from(clusters) * size),
+        ];
+        tables.extend(meta.refcounts.block_offsets().map(|offset| (offset, size)));
+        let l2 = l1
+            .iter()
+            .filter_map(|entry| self.geometry.l2_table(*entry).ok()?);
+        tables.extend(l2.map(|offset| (offset, size)));
+        if let Some(bitmaps) = header.bitmaps {
+            tables.push((bitmaps.directory_offset, bitmaps.directory_size));
+        }
+        tables
+    }
+
+    /// Why writing is refused from the start, if it is.
+    pub(super) fn refuse_writing(header: &super::header::Header) -> Result<(), ImageError> {
+        if header.incompatible.contains(Incompatible::CORRUPT) {
+            return Err(ImageError::Corrupt);
+        }
+        Ok(())
+    }
+}

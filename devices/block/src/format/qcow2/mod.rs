@@ -1,0 +1,51 @@
+//! The node `qcow2`: a disk of clusters that appear when they are written, over another disk.
+//!
+//! ```text
+//!   guest range ─► map ─┬─ data, nobody else's ─► extent: At the file (no lock but a shard's)
+//!                       ├─ zeros, nothing below ─► extent: Zero
+//!                       └─ else: slow
+//!        read:  below ─► backing node      compressed ─► decompress      shared ─► file
+//!        write: range taken ─► turn taken ─► clusters allocated ─► turn back
+//!                 ─► data and what surrounds it written ─► turn taken ─► map changed
+//!
+//!   write back (a flush, or too much waits), so that a crash anywhere leaves leaks at worst:
+//!        refcounts up ─► L2 tables ─► L1 ─► old places are let go: refcounts down, next time
+//! ```
+//!
+//! Everything comes from the format's public specification. The room knows files only as nodes, and
+//! everything that an image says is checked before it is used.
+//!
+//! Read next: [`geometry`] (the arithmetic), [`header`], [`map`] (lookups), [`image`] (what is held
+//! in memory), [`flush`] (what is written when).
+
+mod allocate;
+mod begin;
+mod bitmaps;
+mod bytes;
+mod compress;
+mod error;
+mod features;
+mod flush;
+mod geometry;
+mod header;
+mod holders;
+mod image;
+mod map;
+mod node;
+mod open;
+mod read;
+mod refcount;
+mod repair;
+mod snapshots;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod write;
+mod zero;
+
+pub use compress::Compression;
+pub use error::ImageError;
+pub use node::Qcow2Node;
+pub use open::{Children, Outside, Tuning, peek};
+pub use snapshots::Snapshot;

@@ -1,0 +1,202 @@
+//! The driver's face to the graph.
+
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{PoisonError, RwLock};
+
+use super::error::ImageError;
+use super::image::Image;
+use super::map::{Kind, Look};
+use super::open::{Children, Tuning, open};
+use crate::engine::{Io, Window};
+use crate::node::{
+    BlockNode, Extent, Intent, IoFuture, Limits, Place, Status, WriteFlags, ZeroFlags,
+};
+
+/// A qcow2 image as a node.
+pub struct Qcow2Node {
+    image: Image,
+    /// What the header says backs the image: file and format.
+    backing_name: RwLock<Option<(String, Option<String>)>>,
+}
+
+impl Qcow2Node {
+    /// Opens the image in `children.file` for the node `name`.
+    ///
+    /// # Errors
+    /// It is not an image, not one that can be used, or a child is missing or of no use.
+    pub async fn open(
+        io: &Io,
+        name: &str,
+        children: Children,
+        tuning: Tuning,
+        read_only: bool,
+    ) -> Result<Self, ImageError> {
+        let image = open(io, name, children, tuning, read_only).await?;
+        let backing_name = {
+            let meta = image.meta.take().await;
+            let format = meta.header.backing_format.clone();
+            meta.header.backing_file.clone().map(|file| (file, format))
+        };
+        Ok(Self {
+            image,
+            backing_name: RwLock::new(backing_name),
+        })
+    }
+
+    /// Whether the first bytes of a run that may be written are written in place.
+    fn is_in_place(&self, copied: bool) -> bool {
+        copied
+            && self.image.writing.load(Ordering::Acquire)
+            && !self.image.corrupt.load(Ordering::Acquire)
+    }
+
+    fn below_extent(&self, offset: u64, len: u64) -> Extent {
+        let Some(below) = self.image.below() else {
+            return Extent::Zero { len };
+        };
+        let end = below.len();
+        if offset >= end {
+            return Extent::Zero { len };
+        }
+        let len = len.min(end - offset);
+        if below.is_aligned(offset | len) {
+            below.node().extent(offset, len, Intent::Read)
+        } else {
+            Extent::Slow { len }
+        }
+    }
+}
+
+impl BlockNode for Qcow2Node {
+    fn length(&self) -> u64 {
+        self.image.size.load(Ordering::Relaxed)
+    }
+
+    fn limits(&self) -> Limits {
+        let file = self.image.clusters();
+        Limits {
+            request_alignment: file.node().limits().request_alignment,
+            discard: true,
+            write_zeroes: true,
+        }
+    }
+
+    fn extent(&self, offset: u64, len: u64, intent: Intent) -> Extent {
+        let image = &self.image;
+        let Look::Found(run) = image.map.look(&image.holders, offset, len) else {
+            return Extent::Slow { len };
+        };
+        let len = run.len;
+        match (run.kind, intent) {
+            (Kind::Zero, Intent::Read) => Extent::Zero { len },
+            (Kind::Below, Intent::Read) => self.below_extent(offset, len),
+            (Kind::Data { host, copied }, _) => {
+                let clusters = image.clusters();
+                let inside = host.saturating_add(len) <= clusters.len();
+                if !inside || (intent == Intent::Write && !self.is_in_place(copied)) {
+                    return Extent::Slow { len };
+                }
+                match clusters.node().extent(host, len, intent) {
+                    Extent::At {
+                        file,
+                        offset,
+                        len,
+                        memory_alignment,
+                        guard,
+                    } if guard.is_unmoving() => Extent::At {
+                        file,
+                        offset,
+                        len,
+                        memory_alignment,
+                        guard: run.guard,
+                    },
+                    Extent::Zero { len } if intent == Intent::Read => Extent::Zero { len },
+                    // A mapping below that may move is that node's own business.
+                    other => Extent::Slow { len: other.len() },
+                }
+            }
+            _ => Extent::Slow { len },
+        }
+    }
+
+    fn read<'a>(&'a self, io: &'a Io, offset: u64, into: Window<'a>) -> IoFuture<'a> {
+        Box::pin(self.image.read(io, offset, into))
+    }
+
+    fn write<'a>(
+        &'a self,
+        io: &'a Io,
+        offset: u64,
+        from: Window<'a>,
+        flags: WriteFlags,
+    ) -> IoFuture<'a> {
+        Box::pin(self.image.write(io, offset, from, flags))
+    }
+
+    fn write_zeroes<'a>(
+        &'a self,
+        io: &'a Io,
+        offset: u64,
+        len: u64,
+        flags: ZeroFlags,
+    ) -> IoFuture<'a> {
+        Box::pin(self.image.write_zeroes(io, offset, len, flags))
+    }
+
+    fn discard<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a> {
+        Box::pin(self.image.discard(io, offset, len))
+    }
+
+    fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
+        Box::pin(self.image.flush(io))
+    }
+
+    fn status<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a, Status> {
+        Box::pin(async move {
+            let run = self.image.find(io, offset, len).await?;
+            let place = match run.kind {
+                Kind::Zero => Place::Zero,
+                Kind::Below => Place::Below,
+                Kind::Data { host, .. } => Place::Data { at: Some(host) },
+                Kind::Compressed { .. } => Place::Data { at: None },
+            };
+            Ok(Status {
+                len: run.len,
+                place,
+            })
+        })
+    }
+
+    fn settle<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
+        Box::pin(self.image.settle(io))
+    }
+
+    fn change_backing<'a>(
+        &'a self,
+        io: &'a Io,
+        file: Option<&'a str>,
+        format: Option<&'a str>,
+    ) -> IoFuture<'a> {
+        Box::pin(async move {
+            self.image.change_backing(io, file, format).await?;
+            let name = file.map(|file| (file.to_owned(), format.map(str::to_owned)));
+            let place = self.backing_name.write();
+            *place.unwrap_or_else(PoisonError::into_inner) = name;
+            Ok(())
+        })
+    }
+
+    fn backing_name(&self) -> Option<(String, Option<String>)> {
+        let name = self.backing_name.read();
+        name.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl fmt::Debug for Qcow2Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Qcow2Node")
+            .field("name", &self.image.name)
+            .finish_non_exhaustive()
+    }
+}
