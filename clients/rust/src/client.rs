@@ -1,7 +1,7 @@
 //! The client that waits: one thread, one command at a time.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -154,6 +154,29 @@ impl Client {
         Events(self)
     }
 
+    /// Takes in what the server has sent and returns at once; what came is then there for
+    /// [`Client::take_event`]. For those who poll the socket (see [`AsFd`]) beside other things.
+    ///
+    /// # Errors
+    /// The session has ended or failed.
+    pub fn receive_ready(&mut self) -> Result<(), Error> {
+        let mut buffer = [0; 1 << 14];
+        loop {
+            match socket::receive_ready(&self.socket, &mut buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                received => match buffer.get(..received?).unwrap_or_default() {
+                    [] => return Err(Error::Closed),
+                    bytes => self.inbox.receive(bytes)?,
+                },
+            }
+        }
+    }
+
+    /// The oldest event that has come and that nobody has taken.
+    pub fn take_event(&mut self) -> Option<TimedEvent> {
+        self.inbox.event()
+    }
+
     /// How many events were dropped because nobody asked for them.
     pub fn lost_events(&self) -> u64 {
         self.inbox.lost()
@@ -191,6 +214,12 @@ impl Client {
             [] => Err(Error::Closed),
             bytes => self.inbox.receive(bytes),
         }
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -14,6 +14,8 @@ pub struct TimedEvent {
     pub time: SystemTime,
     /// What happened.
     pub event: Event,
+    /// What came with it, as it came: for programs that show or keep any event.
+    pub data: Value,
 }
 
 /// An event as it comes.
@@ -33,15 +35,22 @@ struct Timestamp {
 }
 
 impl WireEvent {
-    pub(crate) fn read(self) -> Result<TimedEvent, serde_json::Error> {
+    /// Reads it as its name says. A server of another version may say more or less with a known
+    /// name: then it is an unknown event, and the session goes on.
+    pub(crate) fn read(self) -> TimedEvent {
         let since_epoch = self.timestamp.and_then(|time| {
             let seconds = Duration::from_secs(u64::try_from(time.seconds).ok()?);
             Some(seconds + Duration::from_micros(u64::try_from(time.microseconds).ok()?))
         });
         let time = since_epoch.and_then(|passed| SystemTime::UNIX_EPOCH.checked_add(passed));
-        Ok(TimedEvent {
+        let event = Event::read(self.event.clone(), self.data.clone());
+        TimedEvent {
             time: time.unwrap_or(SystemTime::UNIX_EPOCH),
-            event: Event::read(self.event, self.data)?,
-        })
+            event: event.unwrap_or_else(|_| Event::Unknown {
+                name: self.event,
+                data: self.data.clone(),
+            }),
+            data: self.data,
+        }
     }
 }

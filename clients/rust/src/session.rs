@@ -144,8 +144,8 @@ impl Session {
         let wrong = |why| Error::protocol(message, why);
         let mut value: Value = serde_json::from_slice(message).map_err(wrong)?;
         if !value["event"].is_null() {
-            let event = serde_json::from_value(value).and_then(WireEvent::read);
-            return Ok(Message::Event(event.map_err(wrong)?));
+            let event: WireEvent = serde_json::from_value(value).map_err(wrong)?;
+            return Ok(Message::Event(event.read()));
         }
         if !value["QMP"].is_null() {
             let greeting = serde_json::from_value(value["QMP"].take());
@@ -218,6 +218,17 @@ mod tests {
             panic!("unknown");
         };
         assert_eq!((name.as_str(), &data["a"]), ("NEW", &1.into()));
+        assert_eq!(&timed.data, data);
+    }
+
+    #[test]
+    fn a_known_event_with_foreign_data_is_an_unknown_one() {
+        let [Message::Event(timed)] = &told("{\"event\": \"DEVICE_DELETED\", \"data\": 7}\n")[..]
+        else {
+            panic!("an event");
+        };
+        assert!(matches!(timed.event, Event::Unknown { .. }), "{timed:?}");
+        assert_eq!((timed.event.name(), &timed.data), ("DEVICE_DELETED", &7.into()));
     }
 
     #[test]

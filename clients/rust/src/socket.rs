@@ -31,6 +31,15 @@ pub fn send(socket: &impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Res
 /// # Errors
 /// Those of `recv`.
 pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
-    let (received, _) = retry_on_intr(|| recv(socket, &mut *buffer, RecvFlags::empty()))?;
+    receive_how(socket, buffer, RecvFlags::empty())
+}
+
+/// The same without waiting: `WouldBlock` when nothing has come.
+pub(crate) fn receive_ready(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    receive_how(socket, buffer, RecvFlags::DONTWAIT)
+}
+
+fn receive_how(socket: &impl AsFd, buffer: &mut [u8], how: RecvFlags) -> io::Result<usize> {
+    let (received, _) = retry_on_intr(|| recv(socket, &mut *buffer, how))?;
     Ok(received)
 }
