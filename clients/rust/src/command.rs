@@ -2,8 +2,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// A command with its arguments.
@@ -87,5 +87,35 @@ impl<'fd, C: Command> IntoRequest<'fd> for Request<'fd, C> {
 
     fn into_request(self) -> Self {
         self
+    }
+}
+
+/// Reads an optional member that is there: null is its value, and not its absence.
+pub(crate) fn present<'de, T, D>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use crate::control::SchemaInfoObjectMember;
+
+    #[test]
+    fn a_member_that_is_null_is_there() {
+        let read = |member: Value| -> SchemaInfoObjectMember {
+            serde_json::from_value(member).expect("a member")
+        };
+        let optional = json!({"name": "a", "type": "str", "default": null});
+        assert_eq!(read(optional.clone()).default, Some(Value::Null));
+        assert_eq!(
+            serde_json::to_value(read(optional.clone())).ok(),
+            Some(optional)
+        );
+        assert_eq!(read(json!({"name": "a", "type": "str"})).default, None);
     }
 }

@@ -228,7 +228,10 @@ mod tests {
             panic!("an event");
         };
         assert!(matches!(timed.event, Event::Unknown { .. }), "{timed:?}");
-        assert_eq!((timed.event.name(), &timed.data), ("DEVICE_DELETED", &7.into()));
+        assert_eq!(
+            (timed.event.name(), &timed.data),
+            ("DEVICE_DELETED", &7.into())
+        );
     }
 
     #[test]

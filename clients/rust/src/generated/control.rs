@@ -201,6 +201,7 @@ pub struct SchemaInfoObjectMember {
     pub r#type: String,
     /// Null where the member may be absent.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::command::present")]
     pub default: Option<serde_json::Value>,
     /// Its feature flags.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -285,6 +285,7 @@ pub struct CpuModelInfo {
     pub name: String,
     /// An object that has a member for each property.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::command::present")]
     pub props: Option<serde_json::Value>,
 }
 

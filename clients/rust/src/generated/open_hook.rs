@@ -266,6 +266,7 @@ pub struct OpenPlanCommand {
     pub command: String,
     /// Its arguments, as it would be sent (default: none).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::command::present")]
     pub arguments: Option<serde_json::Value>,
 }
 
@@ -291,6 +292,7 @@ pub struct QueryOpenPlan {
     pub command: Option<String>,
     /// Its arguments, as it would be sent (default: none).
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::command::present")]
     pub arguments: Option<serde_json::Value>,
     /// Several commands, one after the other, such as those that add a device with all that is
     /// behind it.

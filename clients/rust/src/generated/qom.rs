@@ -15,6 +15,7 @@ pub struct ObjectPropertyInfo {
     /// What its absence means.
     #[serde(rename = "default-value")]
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::command::present")]
     pub default_value: Option<serde_json::Value>,
 }
 

@@ -5,7 +5,7 @@ use quote::quote;
 
 use super::RustClient;
 use crate::emit::{doc_lines, ident};
-use crate::ir::{Branch, EnumValue, Kind, Member, TypeDef};
+use crate::ir::{Branch, Builtin, EnumValue, Kind, Member, TypeDef, TypeRef};
 use crate::naming::{camel, snake};
 
 impl RustClient<'_> {
@@ -53,14 +53,33 @@ impl RustClient<'_> {
         let rename = (name.to_string().trim_start_matches("r#") != wire)
             .then(|| quote! { #[serde(rename = #wire)] });
         if member.optional {
+            // To serde null is absence; where null is a value, what is there is kept.
+            let null = self.takes_null(&member.ty).then(|| {
+                quote! { #[serde(default, deserialize_with = "crate::command::present")] }
+            });
             return quote! {
                 #doc
                 #rename
                 #[serde(skip_serializing_if = "Option::is_none")]
+                #null
                 pub #name: Option<#rust>,
             };
         }
         quote! { #doc #rename pub #name: #rust, }
+    }
+
+    fn takes_null(&self, ty: &TypeRef) -> bool {
+        match ty {
+            TypeRef::Builtin(builtin) => matches!(builtin, Builtin::Null | Builtin::Any),
+            TypeRef::Array(_) => false,
+            TypeRef::Named(name) => match self.emitter.schema.types.get(name).map(|ty| &ty.kind) {
+                Some(Kind::Alternate(branches)) => branches
+                    .iter()
+                    .filter_map(|branch| branch.ty.as_ref())
+                    .any(|ty| self.takes_null(ty)),
+                _ => false,
+            },
+        }
     }
 
     fn union(&self, ty: &TypeDef, base: &[Member], tag: &str, branches: &[Branch]) -> TokenStream {
