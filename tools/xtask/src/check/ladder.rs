@@ -43,6 +43,7 @@ const LADDER: &[(&str, &[&str])] = &[
             "vmm-core",
         ],
     ),
+    ("sesame-ctl", &["sesame-qmp"]),
     ("sesame-open-hook", &["qapi-schema"]),
     ("xtask", &["guest", "qapi-gen", "tests"]),
 ];
