@@ -7,7 +7,7 @@
 //!
 //! Read next: [`bus`] (how an access finds its device), [`virtio`] (how a queue runs),
 //! [`pci`] (the tree, hot-plug), [`legacy`] (the parts of a PC that are older than PCI),
-//! [`lifecycle`] (what every device goes through).
+//! [`lifecycle`] (what every device goes through), [`vm_clock`] (the time they live in).
 
 pub mod bus;
 pub mod chardev;
@@ -21,3 +21,4 @@ pub mod reactor;
 pub mod repeats;
 pub mod serial;
 pub mod virtio;
+pub mod vm_clock;

@@ -1,6 +1,7 @@
 //! Events on their way to every negotiated session, stamped and rate limited.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use qapi_schema::block_core::BlockErrorAction;
@@ -42,11 +43,40 @@ struct Stamped {
 /// Which events are limited together: those of one name and of one device.
 type LimitKey = (&'static str, String);
 
+/// A clock that is not the host's.
+struct LimitClock(Box<dyn Fn() -> Instant + Send + Sync>);
+
+impl fmt::Debug for LimitClock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LimitClock")
+    }
+}
+
+/// The rate limits of events on a clock that somebody else looks at. Made by
+/// [`Server::limit_by`](crate::Server::limit_by).
+#[derive(Debug)]
+pub struct EventLimits(pub(crate) Arc<EventHub>);
+
+impl EventLimits {
+    /// When an event that is held back may go out.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.limiter().deadline()
+    }
+
+    /// Sends those events whose time has come.
+    pub fn send_due(&self, now: Instant) {
+        self.0.send_due_by(now);
+    }
+}
+
 /// Where events go.
 #[derive(Debug)]
 pub(crate) struct EventHub {
     listeners: Mutex<Vec<Arc<Line>>>,
     limiter: Mutex<Limiter<LimitKey, Stamped>>,
+    /// The clock of the limits, where it is not the host's.
+    clock: OnceLock<LimitClock>,
     bell: Arc<Bell>,
 }
 
@@ -55,6 +85,7 @@ impl EventHub {
         Self {
             listeners: Mutex::new(Vec::new()),
             limiter: Mutex::new(Limiter::new()),
+            clock: OnceLock::new(),
             bell,
         }
     }
@@ -73,15 +104,28 @@ impl EventHub {
         drop(dropped_without_lock);
     }
 
-    /// Sends those events whose time has come.
+    /// From now on the limits hold by `clock`, and [`send_due`](Self::send_due) is idle.
+    pub(crate) fn limit_by(&self, clock: Box<dyn Fn() -> Instant + Send + Sync>) {
+        // A second clock would tear what runs by the first.
+        let _ = self.clock.set(LimitClock(clock));
+    }
+
+    /// Sends those events whose time has come by the host's clock.
     pub(crate) fn send_due(&self, now: Instant) {
+        if self.clock.get().is_none() {
+            self.send_due_by(now);
+        }
+    }
+
+    fn send_due_by(&self, now: Instant) {
         let due = self.limiter().due(now);
         due.iter().for_each(|stamped| self.send(stamped));
     }
 
     /// When to call [`send_due`](Self::send_due) again.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.limiter().deadline()
+        let on_host = self.clock.get().is_none();
+        on_host.then(|| self.limiter().deadline()).flatten()
     }
 
     /// Sends all events that wait for their time: the process ends.
@@ -139,7 +183,11 @@ impl EventSink for EventHub {
         let Some(key) = key else {
             return self.send(&stamped);
         };
-        let offered = self.limiter().offer(Instant::now(), key, stamped);
+        let now = self
+            .clock
+            .get()
+            .map_or_else(Instant::now, |clock| (clock.0)());
+        let offered = self.limiter().offer(now, key, stamped);
         if let Some(stamped) = offered {
             self.send(&stamped);
             self.bell.ring(Note::Clock);
@@ -185,5 +233,30 @@ mod tests {
             Some(("BLOCK_IO_ERROR", "/machine/peripheral/disk0".into()))
         );
         assert_eq!(limit_key(&Event::Stop), None);
+    }
+
+    #[test]
+    fn limits_on_another_clock_are_over_when_that_says_so() {
+        let start = Instant::now();
+        let hub = Arc::new(EventHub::new(Arc::new(Bell::new())));
+        hub.limit_by(Box::new(move || start));
+        let limits = EventLimits(Arc::clone(&hub));
+        let change = || {
+            Event::VserportChange(qapi_schema::char::VserportChange {
+                id: "port".into(),
+                open: true,
+            })
+        };
+        hub.emit(change());
+        hub.emit(change());
+        let due = limits.deadline().expect("one is held");
+        assert!(due > start);
+        assert_eq!(hub.deadline(), None, "nobody waits on the host's clock");
+        hub.send_due(due);
+        assert_eq!(limits.deadline(), Some(due));
+        limits.send_due(due);
+        assert!(limits.deadline().is_some_and(|next| next > due));
+        limits.send_due(due + std::time::Duration::from_secs(2));
+        assert_eq!(limits.deadline(), None, "nothing is held any more");
     }
 }

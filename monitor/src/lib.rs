@@ -65,6 +65,7 @@ mod transport;
 pub use builtin::{Version, scope_of};
 pub use call::Call;
 pub use dispatch::Phase;
+pub use events::EventLimits;
 pub use policy::{ClientPolicy, CommandPolicy, LONGEST_POLICY, PolicyError};
 pub use print::Style;
 pub use server::{Endpoint, FdScope, MonitorError, MonitorSpec, Server, ServerSpec};

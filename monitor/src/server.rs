@@ -16,7 +16,7 @@ use crate::builtin::{self, Version};
 use crate::call::Call;
 use crate::dispatch::{Phase, SharedPhase, permit};
 use crate::door::Entrance;
-use crate::events::EventHub;
+use crate::events::{EventHub, EventLimits};
 use crate::inbox::{Inbox, Pending, Queued};
 use crate::io::{Io, NewMonitor, WAKER, Way};
 use crate::line::{Bell, Key, Line, Manner, Note};
@@ -371,6 +371,16 @@ impl Server {
     #[must_use]
     pub fn serve_builtin(&self, call: Call) -> Option<Call> {
         self.0.serve_builtin(call)
+    }
+
+    /// Holds the rate limits of events by `clock` from now on; who owns the clock looks at the
+    /// result when it moves.
+    pub fn limit_by(
+        &self,
+        clock: impl Fn() -> std::time::Instant + Send + Sync + 'static,
+    ) -> EventLimits {
+        self.0.events.limit_by(Box::new(clock));
+        EventLimits(Arc::clone(&self.0.events))
     }
 
     /// Where events go.

@@ -63,6 +63,7 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
     let vcpu_mail = vm.mailbox.clone();
     let host = MachineHost {
         kvm,
+        clock: vm.clock.clone(),
         memory: memory(vm, door, config, RAM_ID)?,
         notices: vm.mailbox.notices(),
         vcpu_events: Arc::new(move |event| vcpu_mail.send(Letter::Vcpu(event))),

@@ -17,6 +17,7 @@ use devices::pci::intx::Wire;
 use devices::pci::{ConfigPorts, Ecam, PciHost, ports};
 use devices::serial::Uart16550;
 use devices::serial::uart16550::{COM, PORTS};
+use devices::vm_clock::VmClock;
 
 use super::MachineError;
 use super::acpi::SerialPort;
@@ -40,7 +41,9 @@ pub struct SerialSpec {
 pub struct BoardSpec {
     /// The store of files for the guest.
     pub fw_cfg: Arc<FwCfg>,
-    /// The clock's start and the RAM it tells of.
+    /// The time that devices live in.
+    pub clock: VmClock,
+    /// The real-time clock's start and the RAM it tells of.
     pub rtc: RtcSpec,
     /// The serial ports.
     pub serials: Vec<SerialSpec>,
@@ -87,7 +90,7 @@ impl Board {
             devices: Vec::new(),
             serials: Vec::new(),
             wires: BTreeMap::new(),
-            pm: AcpiPm::new(Clock::monotonic(), sci, notices.clone()),
+            pm: AcpiPm::new(spec.clock.since_now(), sci, notices.clone()),
             rtc: Arc::new(Rtc::new(spec.rtc, Clock::wall())),
             pvpanic: false,
             notices: notices.clone(),

@@ -25,6 +25,7 @@ use devices::notice::NoticeSink;
 use devices::pci::bus::PciBus;
 use devices::pci::setup::{self, SetupSpec};
 use devices::pci::{PciHost, PciHostSpec, Spaces};
+use devices::vm_clock::VmClock;
 use fdset::{Lease, OpenFile};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
@@ -99,6 +100,8 @@ pub struct MachineHost {
     pub kvm: OpenFile,
     /// RAM.
     pub memory: RamBackend,
+    /// The time that devices live in.
+    pub clock: VmClock,
     /// Where devices send their news.
     pub notices: NoticeSink,
     /// Where vCPUs send theirs, from their own threads; must not block.
@@ -166,6 +169,7 @@ impl Q35 {
         let fw_cfg = FwCfg::new(firmware, memory.clone())?;
         let board = BoardSpec {
             fw_cfg: Arc::new(fw_cfg),
+            clock: host.clock,
             rtc: RtcSpec {
                 offset: spec.rtc_offset,
                 ram_below_4g: layout.low,

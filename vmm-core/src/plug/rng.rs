@@ -37,7 +37,7 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioRngProperties) -> Result<
             period: Duration::from_millis(u64::from(period)),
         },
     };
-    let rng = VirtioRng::new(source, rate, plug.vm.reactor.clone());
+    let rng = VirtioRng::new(source, rate, plug.vm.reactor.clone(), plug.vm.clock.clone());
     plug_virtio(plug, place, rng)?;
     Ok(Part::Function)
 }

@@ -5,9 +5,11 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use devices::bus::Bus;
 use devices::memory::GuestMem;
+use devices::vm_clock::TestedClock;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use super::irqs::TestedIrqs;
@@ -37,16 +39,17 @@ pub struct Target {
 pub(super) struct Session {
     /// `None` for a machine without a board.
     target: Option<Target>,
-    /// The tester's clock, in ns. Devices follow the host's: nothing else hangs on this one.
-    clock: u64,
+    /// The tester's clock: that of devices, and of the limits of events, where the tester is in
+    /// the place of the CPUs.
+    clock: Arc<TestedClock>,
 }
 
 /// Why a line is not answered with `OK`: the whole answer.
 type Refused = String;
 
 impl Session {
-    pub(super) fn new(target: Option<Target>) -> Self {
-        Self { target, clock: 0 }
+    pub(super) fn new(target: Option<Target>, clock: Arc<TestedClock>) -> Self {
+        Self { target, clock }
     }
 
     pub(super) fn aim(&mut self, target: Target) {
@@ -190,19 +193,32 @@ impl Session {
     }
 
     fn step_clock(&mut self, arguments: &[&str]) -> Result<String, Refused> {
-        if arguments.is_empty() {
-            return Err("FAIL no timer hangs on this clock: name a step".to_owned());
-        }
-        self.set_clock(self.clock.saturating_add(argument(arguments, 0)?))
+        let now = nanoseconds(self.clock.moved());
+        let to = match arguments {
+            [] => {
+                let next = self.clock.next_deadline().map(nanoseconds);
+                next.filter(|next| *next > now).ok_or(
+                    "FAIL cannot advance clock to the next deadline because there is no pending \
+                     deadline",
+                )?
+            }
+            [_, ..] => now.saturating_add(argument(arguments, 0)?),
+        };
+        self.set_clock(to)
     }
 
     fn set_clock(&mut self, to: u64) -> Result<String, Refused> {
-        if to < self.clock {
-            return Err(format!("FAIL the clock stands at {} already", self.clock));
+        let now = nanoseconds(self.clock.moved());
+        if to < now {
+            return Err(format!("FAIL the clock stands at {now} already"));
         }
-        self.clock = to;
+        self.clock.advance(Duration::from_nanos(to));
         Ok(format!("OK {to}"))
     }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Target {
@@ -326,6 +342,9 @@ mod tests {
     use std::sync::{Mutex, PoisonError};
 
     use devices::bus::BusDevice;
+    use std::time::Instant;
+
+    use devices::vm_clock::Timed;
     use vm_memory::GuestMemoryMmap;
 
     use super::*;
@@ -356,12 +375,15 @@ mod tests {
         mmio.insert(0x10_0000, 4, Arc::new(Registers::default()))
             .unwrap();
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
-        Session::new(Some(Target {
-            ports,
-            mmio,
-            memory: GuestMem::new(ram),
-            irqs: Some(super::super::irqs::tests::irqs().0),
-        }))
+        Session::new(
+            Some(Target {
+                ports,
+                mmio,
+                memory: GuestMem::new(ram),
+                irqs: Some(super::super::irqs::tests::irqs().0),
+            }),
+            TestedClock::new(),
+        )
     }
 
     fn conversation(lines: &[(&str, &str)]) {
@@ -438,9 +460,29 @@ mod tests {
             ("clock_set 199", "FAIL the clock stands at 200 already"),
             (
                 "clock_step",
-                "FAIL no timer hangs on this clock: name a step",
+                "FAIL cannot advance clock to the next deadline because there is no pending deadline",
             ),
         ]);
+    }
+
+    #[test]
+    fn a_step_without_a_length_goes_to_the_next_that_waits() {
+        struct Once(Mutex<Option<Instant>>);
+        impl Timed for Once {
+            fn deadline(&self) -> Option<Instant> {
+                *self.0.lock().unwrap()
+            }
+            fn run(&self, _now: Instant) {
+                self.0.lock().unwrap().take();
+            }
+        }
+        let mut session = session();
+        let at = session.clock.now() + Duration::from_nanos(700);
+        let once: Arc<dyn Timed> = Arc::new(Once(Mutex::new(Some(at))));
+        session.clock.add(Arc::downgrade(&once));
+        assert_eq!(session.answer("clock_step"), "OK 700");
+        assert_eq!(once.deadline(), None);
+        assert!(session.answer("clock_step").starts_with("FAIL"));
     }
 
     #[test]
@@ -452,7 +494,7 @@ mod tests {
             ("inb", "ERR missing argument"),
             ("inb x", "ERR 'x' is no number"),
         ]);
-        let mut boardless = Session::new(None);
+        let mut boardless = Session::new(None, TestedClock::new());
         assert!(boardless.answer("inb 0x80").starts_with("FAIL"));
         assert_eq!(boardless.answer("endianness"), "OK little");
     }

@@ -7,7 +7,7 @@
 //! ```text
 //!   tester ─► chardev ─► Qtest::receive: lines ─► Session::answer ─┬─ in*, out*  ─► ports
 //!     ▲                                             (command.rs)   ├─ read, write ─► RAM or a BAR
-//!     └─ chardev ◄─ backlog ◄─ one line for each ◄─────────────────┴─ clock_*: its own clock
+//!     └─ chardev ◄─ backlog ◄─ one line for each ◄─────────────────┴─ clock_*: TestedClock
 //!                      ▲
 //!                      └─ "IRQ raise N" ◄─ irqs.rs ◄─ a device's line, intercepted
 //! ```
@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use devices::chardev::{Chardev, ChardevError, ChardevLease, Frontend};
 use devices::reactor::Reactor;
+use devices::vm_clock::TestedClock;
 
 pub use command::Target;
 pub use irqs::{LineOf, TestedIrqs, TestedMsi};
@@ -58,14 +59,18 @@ struct State {
 
 impl Qtest {
     /// Connects to whoever is at the other end of `chardev`; they are listened to once they are
-    /// [admitted](Self::admit).
+    /// [admitted](Self::admit). They move `clock`.
     ///
     /// # Errors
     /// A device has the chardev.
-    pub fn serve(chardev: &Arc<Chardev>, log: Option<Log>) -> Result<Arc<Self>, ChardevError> {
+    pub fn serve(
+        chardev: &Arc<Chardev>,
+        log: Option<Log>,
+        clock: Arc<TestedClock>,
+    ) -> Result<Arc<Self>, ChardevError> {
         let qtest = Arc::new_cyclic(|this| Self {
             state: Mutex::new(State {
-                session: Session::new(None),
+                session: Session::new(None, clock),
                 log,
                 partial: Vec::new(),
                 backlog: Vec::new(),

@@ -33,6 +33,7 @@ use block::{BlockGraph, IoThread, IoThreadSpec, Rings};
 use devices::chardev::{ChardevRegistry, ChardevSpec};
 use devices::reactor::Reactor;
 use devices::repeats::Repeats;
+use devices::vm_clock::{Timed, VmClock};
 use fdset::{Door, OpenFile};
 use indexmap::IndexMap;
 use monitor::Server;
@@ -120,6 +121,10 @@ pub struct Vm {
     pub(crate) events: Arc<dyn EventSink>,
     pub(crate) mailbox: Mailbox,
     pub(crate) reactor: Reactor,
+    /// The time that devices live in.
+    pub(crate) clock: VmClock,
+    /// Keeps the limits of events on a tester's clock.
+    pub(crate) held_events: Option<Arc<dyn Timed>>,
     /// A tester that drives the machine.
     pub(crate) qtest: Option<Arc<Qtest>>,
     // The order of the fields is the order of their end: what uses comes before what is used.
@@ -171,6 +176,8 @@ impl Vm {
             devices: DeviceTree::default(),
             machine: VmMachine::None,
             objects: Objects::default(),
+            clock: VmClock::default(),
+            held_events: None,
             drives: Drives::default(),
             graph: BlockGraph::new(),
             monitor_chardevs: IndexMap::new(),

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::Interest;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -13,10 +13,11 @@ use virtio_queue::QueueState;
 use super::entropy::Entropy;
 use super::quota::{Quota, Rate};
 use crate::memory::GuestMemView;
-use crate::reactor::{Reactor, Readiness, Ready, Registration, Timer};
+use crate::reactor::{Reactor, Readiness, Ready, Registration};
 use crate::repeats::Repeats;
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 use crate::virtio::ring::{Broken, Ring, Slot};
+use crate::vm_clock::{VmClock, VmTimer};
 
 /// An entropy source (virtio 1.2, section 5).
 const DEVICE_TYPE: u16 = 4;
@@ -35,6 +36,7 @@ pub struct VirtioRng {
     source: Arc<dyn Entropy>,
     quota: Mutex<Quota>,
     reactor: Reactor,
+    clock: VmClock,
     slot: Slot,
     features: AtomicU64,
     driver: OnceLock<Arc<dyn DriverNotifier>>,
@@ -43,7 +45,7 @@ pub struct VirtioRng {
     /// Waits that could not be begun: the driver's next buffer tries again.
     stopped: Repeats,
     source_watch: Mutex<Option<Registration>>,
-    timer: Mutex<Option<Timer>>,
+    timer: Mutex<Option<VmTimer>>,
 }
 
 /// Why the device stopped filling.
@@ -59,14 +61,20 @@ enum Pause {
 }
 
 impl VirtioRng {
-    /// A device that gives bytes of `source` at `rate`.
+    /// A device that gives bytes of `source` at `rate`, by `clock`.
     #[must_use]
-    pub fn new(source: Arc<dyn Entropy>, rate: Rate, reactor: Reactor) -> Arc<Self> {
+    pub fn new(
+        source: Arc<dyn Entropy>,
+        rate: Rate,
+        reactor: Reactor,
+        clock: VmClock,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             source,
             quota: Mutex::new(Quota::new(rate)),
             reactor,
+            clock,
             slot: Slot::default(),
             features: AtomicU64::new(0),
             driver: OnceLock::new(),
@@ -101,7 +109,7 @@ impl VirtioRng {
     fn fill(&self, ring: &mut Ring, memory: &GuestMemView) -> Result<Pause, Broken> {
         let mut chunk = [0; CHUNK];
         for _ in 0..BATCH {
-            let now = Instant::now();
+            let now = self.clock.now();
             let left = match self.quota().left(now) {
                 Ok(left) => usize::try_from(left).unwrap_or(usize::MAX),
                 Err(period) => return Ok(Pause::Quota(period)),
@@ -171,7 +179,7 @@ impl VirtioRng {
     fn await_quota(&self, period: Duration) -> io::Result<()> {
         let mut timer = lock(&self.timer);
         if timer.is_none() {
-            *timer = Some(self.reactor.timer(self.handler())?);
+            *timer = Some(self.clock.timer(&self.reactor, self.handler())?);
         }
         if let Some(timer) = &*timer {
             timer.arm(period);

@@ -12,6 +12,7 @@ use super::*;
 use crate::reactor::{Reactor, Watched};
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::mock_driver::{DriverQueue, NEXT, Notified, PATIENCE, WRITE, guest_memory};
+use crate::vm_clock::{TestedClock, VmClock};
 
 /// Gives the same byte forever.
 struct Sevens;
@@ -28,7 +29,15 @@ impl Entropy for Sevens {
 }
 
 fn started(source: Arc<dyn Entropy>, rate: Rate) -> (Arc<VirtioRng>, DriverQueue, Arc<Notified>) {
-    let rng = VirtioRng::new(source, rate, Reactor::new());
+    started_by(VmClock::Host, source, rate)
+}
+
+fn started_by(
+    clock: VmClock,
+    source: Arc<dyn Entropy>,
+    rate: Rate,
+) -> (Arc<VirtioRng>, DriverQueue, Arc<Notified>) {
+    let rng = VirtioRng::new(source, rate, Reactor::new(), clock);
     let notified = Arc::new(Notified::default());
     rng.attach(Arc::clone(&notified) as _);
     let queue = DriverQueue::new(&guest_memory(), 0);
@@ -80,6 +89,29 @@ fn a_spent_quota_leaves_the_rest_of_the_buffers_for_the_next_period() {
     let state = rng.stop_queue(0).unwrap();
     assert_eq!(state.next_avail, 2);
     assert_eq!(queue.used_already(), None);
+}
+
+#[test]
+fn a_testers_clock_ends_a_period_when_it_is_moved() {
+    let rate = Rate {
+        max_bytes: 4,
+        period: Duration::from_secs(3600),
+    };
+    let clock = TestedClock::new();
+    let tested = VmClock::Tested(Arc::clone(&clock));
+    let (_rng, mut queue, _) = started_by(tested, Arc::new(Sevens), rate);
+    queue.give_room(4);
+    assert_eq!(queue.used(), [7; 4]);
+    queue.give_room(4);
+    let waited = std::time::Instant::now();
+    while clock.next_deadline().is_none() {
+        assert!(waited.elapsed() < PATIENCE, "the device waits for nothing");
+        std::thread::yield_now();
+    }
+    clock.advance(rate.period / 2);
+    assert_eq!(queue.used_already(), None);
+    clock.advance(rate.period);
+    assert_eq!(queue.used(), [7; 4]);
 }
 
 #[test]

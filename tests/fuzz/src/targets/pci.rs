@@ -18,6 +18,7 @@ use devices::pci::{
 };
 use devices::virtio::rng::{Builtin, Rate, VirtioRng};
 use devices::virtio::transport::{VirtioPci, VirtioPciSpec};
+use devices::vm_clock::VmClock;
 use vm_memory::GuestAddress;
 
 use crate::board::{Line, Nowhere, reactor};
@@ -75,7 +76,12 @@ fn card(id: &str) -> Arc<VirtioPci> {
     let memory = GuestMem::new(GuestMemView::from_ranges(&[range]).expect("memory"));
     VirtioPci::new(VirtioPciSpec {
         id: id.to_owned(),
-        device: VirtioRng::new(Arc::new(Builtin), Rate::UNLIMITED, reactor().clone()),
+        device: VirtioRng::new(
+            Arc::new(Builtin),
+            Rate::UNLIMITED,
+            reactor().clone(),
+            VmClock::Host,
+        ),
         memory,
         msi: Arc::new(Nowhere),
         doorbells: Arc::new(Nowhere),

@@ -23,6 +23,7 @@ use devices::virtio::console::{ConsoleSpec, PortKind, PortSpec, VirtioConsole};
 use devices::virtio::device::VirtioDevice;
 use devices::virtio::rng::{Builtin, Rate, VirtioRng};
 use devices::virtio::transport::{VirtioPci, VirtioPciSpec};
+use devices::vm_clock::VmClock;
 use fdset::{Door, FdRegistry, FdsetId, Handover, Origin, Scope};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
@@ -100,7 +101,12 @@ fn notices() -> NoticeSink {
 fn device(kind: Kind) -> Arc<dyn VirtioDevice> {
     match kind {
         Kind::Null | Kind::File => Arc::new(disk(kind)),
-        Kind::Rng => VirtioRng::new(Arc::new(Builtin), Rate::UNLIMITED, reactor().clone()),
+        Kind::Rng => VirtioRng::new(
+            Arc::new(Builtin),
+            Rate::UNLIMITED,
+            reactor().clone(),
+            VmClock::Host,
+        ),
         Kind::Console => console(),
     }
 }

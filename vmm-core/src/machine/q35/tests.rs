@@ -54,6 +54,7 @@ fn build(spec: Q35Spec, memory: RamBackendSpec) -> Option<Result<Bench, MachineE
     let told = Arc::clone(&notices);
     let host = MachineHost {
         kvm: fdset::OpenFile::new(kvm, None),
+        clock: VmClock::Host,
         memory: RamBackend::open(&door(), memory).unwrap(),
         notices: NoticeSink::new(move |notice| heard.add(notice)),
         vcpu_events: Arc::new(move |event| match event {
