@@ -217,8 +217,14 @@ fn finish(vm: &mut Vm, config: &Config, user: Option<&Account>) -> Result<()> {
         vm.seal()?;
     }
     vm.server.set_phase(Phase::Ready);
-    if !config.paused && config.incoming.is_none() {
+    if config.paused || config.incoming.is_some() {
+        return Ok(());
+    }
+    if config.preconfig {
+        // A client asked for it.
         vm.start()?;
+    } else {
+        vm.begin()?;
     }
     Ok(())
 }

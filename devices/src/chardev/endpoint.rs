@@ -152,7 +152,7 @@ fn reason(id: &str) -> String {
 }
 
 fn open_socket(id: &str, socket: &SocketSpec, door: &Door) -> Result<Endpoint, ChardevError> {
-    let address = socket.address.clone();
+    let mut address = socket.address.clone();
     let reason = reason(id);
     let hurry = |socket_fd: BorrowedFd<'_>| match socket.nodelay {
         true => fdset::set_nodelay(socket_fd)
@@ -163,6 +163,12 @@ fn open_socket(id: &str, socket: &SocketSpec, door: &Door) -> Result<Endpoint, C
         SocketRole::Server { wait } => {
             let listener = fdset::listen(door, &address, Role::Chardev, &reason)?;
             hurry(listener.as_fd())?;
+            // Port 0 stands for the one that it got.
+            if let (SocketAddress::Inet { port, .. }, Some(local)) =
+                (&mut address, listener.local())
+            {
+                *port = local.port();
+            }
             Ok(Endpoint::Listener {
                 listener,
                 address,

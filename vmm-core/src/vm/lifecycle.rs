@@ -29,6 +29,27 @@ impl Vm {
     /// # Errors
     /// The machine needs a reset first, or waits for its state.
     pub fn start(&mut self) -> Result<(), QmpError> {
+        if self.enter_running()? {
+            self.events.emit(Event::Resume);
+            self.machine.resume()?;
+        }
+        Ok(())
+    }
+
+    /// Lets the machine run at the end of its launch. Clients who are there already did not ask for
+    /// it, and are not told: they find it running, however quick they are.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn begin(&mut self) -> Result<(), QmpError> {
+        if self.enter_running()? {
+            self.machine.resume()?;
+        }
+        Ok(())
+    }
+
+    /// Changes the run state; whether the machine is to be let run.
+    fn enter_running(&mut self) -> Result<bool, QmpError> {
         if self.run_state.needs_reset() {
             return Err(QmpError::generic(
                 "Resetting the Virtual Machine is required",
@@ -42,11 +63,7 @@ impl Vm {
         };
         let started = next.is_running() && !self.run_state.is_running();
         self.run_state = next;
-        if started {
-            self.events.emit(Event::Resume);
-            self.machine.resume()?;
-        }
-        Ok(())
+        Ok(started)
     }
 
     /// Stops the machine: when this returns no vCPU runs and no request is in flight.

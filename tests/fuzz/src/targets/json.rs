@@ -1,7 +1,7 @@
 //! QMP's JSON against serde_json: what is JSON must be read, and as the same value; what is not
 //! must be refused, but for what QMP adds: text in single quotes, and `\'`. On purpose refused
-//! here: a key twice in one object, a number beyond all doubles, and more than 1024 levels (of
-//! which serde_json takes 128).
+//! here: a key twice in one object, a number beyond all doubles, what Unicode says is no character,
+//! and more than 1024 levels (of which serde_json takes 128).
 
 use serde_json::Value;
 
@@ -22,12 +22,37 @@ pub(super) fn run(input: &[u8]) {
             let more = input.contains(&b'\'') || depth(ours) > 100;
             assert!(more, "{ours} is not JSON: {error}");
         }
+        ([Err(error)], Ok(theirs)) if error != DUPLICATE => {
+            let character = error.ends_with("is not a valid Unicode character")
+                || error.ends_with("invalid UTF-8 sequence in string");
+            let seen = has_no_character(&theirs) || strings_in(&theirs) < strings_of(input);
+            assert!(character && seen, "{error}: {theirs}");
+        }
         ([Err(error)], Ok(theirs)) => {
-            assert_eq!(error, "JSON parse error, duplicate key", "{theirs}");
+            assert_eq!(error, DUPLICATE, "{theirs}");
             assert!(strings_in(&theirs) < strings_of(input), "{theirs}");
         }
         (ours, Ok(theirs)) => panic!("one value, {theirs}, was read as {ours:?}"),
         (_, Err(_)) => {}
+    }
+}
+
+const DUPLICATE: &str = "JSON parse error, duplicate key";
+
+/// Whether some text has what is no character. Of keys that came twice serde_json keeps one value,
+/// so that of the other cannot be seen.
+fn has_no_character(value: &Value) -> bool {
+    let none = |point: char| {
+        let point = u32::from(point);
+        (0xFDD0..=0xFDEF).contains(&point) || point & 0xFFFE == 0xFFFE
+    };
+    match value {
+        Value::String(text) => text.contains(none),
+        Value::Array(items) => items.iter().any(has_no_character),
+        Value::Object(members) => members
+            .iter()
+            .any(|(key, value)| key.contains(none) || has_no_character(value)),
+        _ => false,
     }
 }
 
