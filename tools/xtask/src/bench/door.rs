@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tests::hook::Manager;
 use tests::qmp::Client;
 
-use super::monitor::microseconds;
+use super::microseconds;
 use super::table::{Bar, Row};
 use crate::project::cargo;
 use crate::shell::output;

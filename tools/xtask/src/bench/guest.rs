@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::InsideOptions;
-use super::monitor::mebibytes;
+use super::mebibytes;
 use super::table::{Bar, Row};
 
 /// The guest's RAM is the one mapping that is at least so large.

@@ -1,27 +1,28 @@
 //! `cargo xtask bench`: ratios against the distribution's QEMU, never times alone.
 //!
 //! ```text
-//!   here:              monitor.rs  start to first answer · idle size · round trips
-//!   where KVM works:   guest.rs    start to the guest's init · size beyond the guest's RAM
-//!   both: A B A B A B ..., medians, one table
-//!   here:              door.rs     the one open and the open hook, which no peer has
+//!   qmp     here              qmp/      first answers · idle size · round trips · floods
+//!   guest   where KVM works   guest.rs  start to the guest's init · size beyond the guest's RAM
+//!           both: A B A B A B ..., one table
+//!   door    here              door.rs   the one open and the open hook, which no peer has
 //! ```
 //!
 //! The two programs take turns within one run, so that a busy machine slows both; the load is
 //! printed beside the table all the same.
 mod door;
 mod guest;
-mod monitor;
+mod qmp;
 mod table;
 
 use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tests::host_kvm::{self, Place};
 use tests::vm::Vmm;
 
@@ -30,15 +31,28 @@ use crate::lab;
 use crate::project;
 use crate::shell::{install_missing, step};
 use guest::Sample;
-use table::print;
+use table::{Row, print};
 
 /// The peer, as the distribution has it.
 const PEER: &str = "qemu-system-x86_64";
 /// Many times what the runs in the lab take.
 const INSIDE_TIME: Duration = Duration::from_secs(600);
 
+/// What can be measured by itself.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Part {
+    /// Monitors without a guest.
+    Qmp,
+    /// Boots, where KVM works.
+    Guest,
+    /// The one open and the open hook.
+    Door,
+}
+
 #[derive(Args)]
 pub(crate) struct Options {
+    /// Measure only this.
+    part: Option<Part>,
     /// Turns of each monitor measurement.
     #[arg(long, default_value_t = 15)]
     turns: usize,
@@ -67,11 +81,34 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         None => project::sesame("release")?,
     };
     let pair = [Vmm::at(&program), Vmm::at(on_path(PEER)?)];
+    let wanted = |part| options.part.is_none_or(|only| only == part);
+    let load = load()?;
+    if wanted(Part::Qmp) {
+        step("measuring monitors");
+        print("QEMU", &qmp::measure(&pair, options.turns)?);
+    }
+    if wanted(Part::Guest) {
+        print("QEMU", &guests(&pair, options.boots)?);
+    }
+    if wanted(Part::Door) {
+        step("measuring the one open");
+        print("without", &door::measure(&program)?);
+    }
+    println!();
+    println!(
+        "third-party crates in the binary: {} (at most {MOST_CRATES})",
+        third_party_crates()?
+    );
+    println!(
+        "load of this machine: {load} before, {} after",
+        self::load()?
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn guests(pair: &[Vmm; 2], boots: usize) -> Result<Vec<Row>> {
     let inits = project::inits()?;
     let files = project::guest_files(&inits)?;
-    step("measuring monitors");
-    let mut rows = monitor::measure(&pair, options.turns)?;
-    let door = door::measure(&program)?;
     let inside = |vmm: &Vmm| InsideOptions {
         vmm: vmm.program.clone(),
         kernel: files.kernel.clone(),
@@ -79,22 +116,17 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     };
     let place = host_kvm::place()?;
     step(&format!("measuring guests; {place}"));
-    rows.extend(guest::measure(&pair, options.boots, |vmm| match place {
+    guest::measure(pair, boots, |vmm| match place {
         Place::Host => guest::sample(&inside(vmm)),
         Place::Lab(_) => in_lab(&inits, &inside(vmm)),
-    })?);
-    print("QEMU", &rows);
-    print("without", &door);
-    println!();
-    println!(
-        "third-party crates in the binary: {} (at most {MOST_CRATES})",
-        third_party_crates()?
-    );
-    println!(
-        "load of this machine: {}",
-        fs::read_to_string("/proc/loadavg")?.trim()
-    );
-    Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// How many threads wanted a CPU of this machine in the last minute, on average, of how many.
+fn load() -> Result<String> {
+    let text = fs::read_to_string("/proc/loadavg")?;
+    let minute = text.split(' ').next().unwrap_or_default();
+    Ok(format!("{minute} on {} CPUs", available_parallelism()?))
 }
 
 /// Prints one sample as JSON for the program outside.
@@ -130,4 +162,13 @@ fn on_path(program: &str) -> Result<PathBuf> {
         .map(|folder| folder.join(program))
         .find(|path| path.exists())
         .with_context(|| format!("{program} is not on the path"))
+}
+
+fn microseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+#[expect(clippy::cast_precision_loss, reason = "sizes of processes, for people")]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
