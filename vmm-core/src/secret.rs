@@ -3,11 +3,12 @@
 //! libvirt hands each guest one, with which it would encrypt others. No object, device or node
 //! here asks for a secret, so it is read, to tell of one that cannot be had, and forgotten.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use fdset::{Access, Door, Request, Role};
+use nix::errno::Errno;
+use nix::sys::uio::pread;
 use qapi_schema::QmpError;
 
 use crate::base64;
@@ -53,8 +54,7 @@ pub fn check(door: &Door, id: &str, spec: &SecretSpec) -> Result<(), QmpError> {
             let reason = format!("object '{id}'");
             let request = Request::new(name, Access::ReadOnly, Role::Secret, &reason);
             let file = fdset::open(door, &request).map_err(|error| QmpError::from_error(&error))?;
-            let (fd, _lease) = file.into_parts();
-            read(&File::from(fd)).map_err(|error| {
+            read(file.as_fd()).map_err(|error| {
                 QmpError::generic(format!("cannot read secret '{id}' from '{name}': {error}"))
             })?
         }
@@ -78,13 +78,16 @@ pub fn check(door: &Door, id: &str, spec: &SecretSpec) -> Result<(), QmpError> {
 
 /// What is in a file from its beginning, and a byte more than a secret can have at most. The
 /// offset of a passed fd is neither used nor moved.
-fn read(file: &File) -> io::Result<Vec<u8>> {
+fn read(file: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];
     while bytes.len() <= LONGEST {
-        match file.read_at(&mut piece, bytes.len() as u64)? {
-            0 => break,
-            count => bytes.extend_from_slice(piece.get(..count).unwrap_or_default()),
+        let at = i64::try_from(bytes.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        match pread(file, &mut piece, at) {
+            Ok(0) => break,
+            Ok(count) => bytes.extend_from_slice(piece.get(..count).unwrap_or_default()),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(bytes)

@@ -126,6 +126,7 @@ fn guest_tests(options: &Options) -> Result<Count> {
         ("python3", "python3-venv"),
         ("socat", "socat"),
         ("mkfs.ext4", "e2fsprogs"),
+        ("unshare", "util-linux"),
         ("xz", "xz-utils"),
     ])?;
     let inits = project::inits()?;
@@ -194,6 +195,7 @@ fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, Stri
         ("SESAME_TYPESCRIPT", &typescript()?),
         ("SESAME_GO", &go()?),
         ("SESAME_OPEN_HOOK", &project::open_hook()?),
+        ("SESAME_LIBVIRT", &libvirt()?),
     ] {
         environment.insert(key.to_owned(), path.display().to_string());
     }
@@ -270,6 +272,14 @@ fn typescript() -> Result<PathBuf> {
     step("building the TypeScript client");
     let compiler = folder.join("node_modules/.bin/tsc");
     sh(Command::new(compiler).current_dir(&folder))?;
+    Ok(folder)
+}
+
+/// The distribution's libvirt, unpacked outside of the repository.
+fn libvirt() -> Result<PathBuf> {
+    let folder = artifacts::cache()?.join("libvirt");
+    let fetch = root().join("tests/interop/libvirt/fetch");
+    sh(Command::new(fetch).arg(&folder))?;
     Ok(folder)
 }
 

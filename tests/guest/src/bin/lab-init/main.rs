@@ -49,8 +49,7 @@ fn live() -> io::Result<()> {
         frame::send(&mut port, Kind::Failed, error.to_string().as_bytes())?;
         return Err(error);
     }
-    nix::unistd::chroot(ROOT)?;
-    std::env::set_current_dir("/")?;
+    become_root()?;
     loopback_up();
     frame::send(&mut port, Kind::Ready, b"")?;
     serve(&port)
@@ -79,6 +78,16 @@ fn build_root() -> io::Result<()> {
         mount_at("9p", tag, &target, &format!("{NINE_P},cache=mmap"))?;
     }
     Ok(())
+}
+
+/// Puts the new root over the old, and steps in. A chroot alone would not do: whoever enters a
+/// mount namespace of the lab (libvirt does) gets its root, which must be this one.
+fn become_root() -> io::Result<()> {
+    std::env::set_current_dir(ROOT)?;
+    let none: Option<&str> = None;
+    mount(Some("."), "/", none, MsFlags::MS_MOVE, none)?;
+    nix::unistd::chroot(".")?;
+    std::env::set_current_dir("/")
 }
 
 /// The host lists the writable shares as `TAG=FOLDER` lines in the initramfs.

@@ -1,0 +1,283 @@
+"""The life of a domain under libvirt: every virsh call with its verdict, and what the guest saw.
+
+Run by `run`, as root, where `within` has put libvirt and sesame. Ends with "done", or at the first
+call that goes wrong.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import pty
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+
+HERE = pathlib.Path(__file__).parent
+DOMAIN = "guest"
+MACHINE = "pc-q35-sesame1"
+DISK = "/var/lib/libvirt/images/disk.raw"
+SERIAL_LOG = "/var/log/libvirt/qemu/guest-serial.log"
+GUEST_LOG = "/var/log/libvirt/qemu/guest.log"
+DAEMON_LOG = "/var/log/libvirt/libvirtd.log"
+DAEMON_SOCKET = "/run/libvirt/libvirt-sock"
+DAEMON_PID = "/run/libvirtd.pid"
+# A boot in a machine made of software that has other work, too.
+BOOT_TIME = 120
+CALL_TIME = 60
+BLOCK = 4096
+
+
+class Trouble(Exception):
+    """What went wrong, in a line."""
+
+
+def until(what, condition, seconds=CALL_TIME):
+    """Waits until `condition` returns something true, and returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > deadline:
+            raise Trouble(f"{what}: not within {seconds} s")
+        time.sleep(0.1)
+    return found
+
+
+def verdict(good, what, started):
+    """One line of the report."""
+    print(f"{'ok' if good else 'FAILED':6} {what} ({time.monotonic() - started:.1f} s)", flush=True)
+
+
+def virsh(*words, expect=None):
+    """One call of virsh, which must succeed and, if told, say something."""
+    started = time.monotonic()
+    call = subprocess.run(
+        ["virsh", "--quiet", *words],
+        capture_output=True,
+        text=True,
+        timeout=BOOT_TIME,
+        check=False,
+    )
+    good = call.returncode == 0 and (expect is None or re.search(expect, call.stdout))
+    verdict(good, "virsh " + " ".join(words), started)
+    if not good:
+        wanted = f", wanted {expect}" if expect else ""
+        raise Trouble(f"{call.stdout}{call.stderr}exit status {call.returncode}{wanted}")
+    return call.stdout
+
+
+def state(expect):
+    """Waits until the domain is in that state."""
+    started = time.monotonic()
+    last = []
+
+    def is_there():
+        call = ["virsh", "--quiet", "domstate", "--reason", DOMAIN]
+        last[:] = subprocess.run(call, capture_output=True, text=True, check=False).stdout.split("\n")
+        return last[0] == expect
+
+    try:
+        until("domstate", is_there)
+    except Trouble:
+        verdict(False, f"virsh domstate --reason {DOMAIN}: {last[0]}, wanted {expect}", started)
+        raise
+    verdict(True, f"virsh domstate --reason {DOMAIN}: {expect}", started)
+
+
+class Guest:
+    """The program in the guest (tests/guest), over the channel that libvirt made."""
+
+    def __init__(self):
+        tree = ElementTree.fromstring(virsh("dumpxml", DOMAIN))
+        path = tree.find("devices/channel/source").get("path")
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(BOOT_TIME)
+        self.socket.connect(path)
+        self.lines = self.socket.makefile("r")
+
+    def ready(self, after):
+        """Waits for the guest to be up after `after`."""
+        started = time.monotonic()
+        while (line := self.lines.readline()) and json.loads(line).get("event") != "ready":
+            pass
+        verdict(line, f"the guest is up after {after}", started)
+        if not line:
+            raise Trouble("the channel ended")
+
+    def call(self, name, **arguments):
+        """Asks the guest something."""
+        self.socket.sendall(json.dumps({"id": name, "call": name, **arguments}).encode() + b"\n")
+        reply = json.loads(self.lines.readline())
+        if reply.get("id") != name or "error" in reply:
+            raise Trouble(f"in the guest: {name}: {reply}")
+        return reply["return"]
+
+    def answers(self):
+        """The guest runs."""
+        started = time.monotonic()
+        verdict(self.call("ping") == "pong", "the guest answers", started)
+
+
+class Terminal:
+    """`virsh console`, which wants a terminal."""
+
+    def __init__(self, device):
+        self.text = ""
+        self.command = ["virsh", "console", DOMAIN, "--devname", device, "--force"]
+        ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            self.command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        )
+        os.close(theirs)
+        self.ours = ours
+        threading.Thread(target=self._read, daemon=True).start()
+        until("virsh console", lambda: "Connected to domain" in self.text)
+
+    def _read(self):
+        with contextlib.suppress(OSError):
+            while piece := os.read(self.ours, BLOCK):
+                self.text += piece.decode(errors="replace")
+
+    def says(self, expect):
+        """Waits until the guest says that, and leaves by the key for it, ^]."""
+        started = time.monotonic()
+        try:
+            until("the console", lambda: expect in self.text)
+            os.write(self.ours, b"\x1d")
+            self.process.wait(CALL_TIME)
+        finally:
+            self.process.kill()
+            verdict(expect in self.text, f"{' '.join(self.command)}: {expect!r}", started)
+
+
+def start_daemon():
+    """Starts libvirtd, as its service would, and waits until it answers."""
+    subprocess.run(["libvirtd", "--daemon"], check=True)
+    until("libvirtd", lambda: os.path.exists(DAEMON_SOCKET))
+    virsh("uri", expect="qemu:///system")
+
+
+def restart_daemon():
+    """Stops libvirtd, leaves the domain to itself, and starts it again."""
+    started = time.monotonic()
+    pid = int(pathlib.Path(DAEMON_PID).read_text())
+    os.kill(pid, signal.SIGTERM)
+    until("the end of libvirtd", lambda: not os.path.exists(DAEMON_PID))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(DAEMON_SOCKET)
+    verdict(True, "libvirtd is stopped; the domain goes on", started)
+    start_daemon()
+
+
+def uses_devices(guest):
+    """The disk, the source of random numbers and the serial console are really there."""
+    started = time.monotonic()
+    disk = guest.call("disk-wait", serial="root", seconds=60)
+    guest.call("disk-write", disk=disk, seed=8, offset=0, length=BLOCK * 16)
+    guest.call("disk-verify", disk=disk, seed=8, offset=0, length=BLOCK * 16)
+    with open(DISK, "rb") as image:
+        written = any(image.read(BLOCK * 16))
+    verdict(written, f"the guest writes to {disk}, and it is in {DISK}", started)
+    rng = guest.call("read-file", path="/sys/class/misc/hw_random/rng_current").strip()
+    verdict(rng.startswith("virtio_rng"), f"the guest's source of random numbers is {rng}", started)
+    guest.call("write-file", path="/dev/ttyS0", text="a line\n")
+    log = pathlib.Path(SERIAL_LOG)
+    until("the serial console's log", lambda: "a line" in log.read_text(errors="replace"))
+    verdict(True, f"what the guest says on ttyS0 is in {SERIAL_LOG}", started)
+    if not (written and rng.startswith("virtio_rng")):
+        raise Trouble("a device does not work")
+
+
+def probed():
+    """Stage 1: libvirt finds out what sesame can do."""
+    virsh(
+        "domcapabilities",
+        *("--emulatorbin", "/usr/bin/sesame", "--virttype", "kvm", "--machine", "q35"),
+        expect=f"(?s)<machine>{MACHINE}<.*name='host-passthrough' supported='yes'",
+    )
+
+
+def started():
+    """Stage 2: a domain is defined and runs."""
+    virsh("define", str(HERE / "domain.xml"))
+    virsh("dumpxml", DOMAIN, expect=f"machine='{MACHINE}'")
+    virsh("start", DOMAIN)
+    state("running (booted)")
+    guest = Guest()
+    guest.ready("start")
+    uses_devices(guest)
+    virsh("dominfo", DOMAIN, expect=r"State:\s+running")
+    virsh("vcpuinfo", DOMAIN, expect=r"State:\s+running")
+    virsh("domstats", DOMAIN, "--state", "--vcpu", "--balloon", expect=r"vcpu\.0\.time=")
+    virsh("domblklist", DOMAIN, expect=f"vda +{DISK}")
+    virsh("ttyconsole", DOMAIN, expect="/dev/pts/")
+    return guest
+
+
+def lives(guest):
+    """Stage 3: its life, in which libvirtd is gone for a while."""
+    virsh("suspend", DOMAIN)
+    state("paused (user)")
+    virsh("resume", DOMAIN)
+    state("running (unpaused)")
+    guest.answers()
+    console = Terminal("console1")
+    virsh("reset", DOMAIN)
+    guest.ready("reset")
+    console.says("guest-init: up")
+    virsh("reboot", DOMAIN, "--mode", "acpi")
+    guest.ready("reboot")
+    restart_daemon()
+    virsh("list", expect=f"{DOMAIN} +running")
+    guest.answers()
+    virsh("suspend", DOMAIN)
+    state("paused (user)")
+    virsh("resume", DOMAIN)
+    guest.answers()
+    guest.call("reboot")
+    guest.ready("a reboot of its own")
+    virsh("shutdown", DOMAIN)
+    state("shut off (shutdown)")
+
+
+def ends():
+    """Once more, and by force."""
+    virsh("start", DOMAIN)
+    state("running (booted)")
+    virsh("destroy", DOMAIN)
+    state("shut off (destroyed)")
+    virsh("undefine", DOMAIN)
+
+
+def complaints():
+    """What libvirt did not like, in its own log, of what sesame answered."""
+    lines = pathlib.Path(DAEMON_LOG).read_text(errors="replace").splitlines()
+    return [line for line in lines if "QEMU command" in line or "monitor" in line.lower()]
+
+
+def main():
+    """All of it; what libvirt and sesame wrote is shown if it goes wrong."""
+    try:
+        subprocess.run(["libvirtd", "--version"], check=True)
+        subprocess.run(["virtlogd", "--daemon"], check=True)
+        start_daemon()
+        probed()
+        lives(started())
+        ends()
+        if found := complaints():
+            raise Trouble("libvirt's log complains:\n" + "\n".join(found))
+    except (Trouble, OSError, subprocess.SubprocessError) as error:
+        for log in (DAEMON_LOG, GUEST_LOG, SERIAL_LOG):
+            with contextlib.suppress(FileNotFoundError):
+                text = pathlib.Path(log).read_text(errors="replace").splitlines()
+                print(f"--- {log}:", *text[-40:], sep="\n")
+        print(f"FAILED {error}")
+        sys.exit(1)
+    print("done")
+
+
+main()
