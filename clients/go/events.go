@@ -76,6 +76,21 @@ type GuestPanickedEvent struct {
 // EventName is its name on the wire.
 func (GuestPanickedEvent) EventName() string { return "GUEST_PANICKED" }
 
+// GuestCrashloadedEvent: The guest's kernel gave up and goes on with its crash kernel.
+type GuestCrashloadedEvent struct {
+	// What becomes of the machine: it runs.
+	Action GuestPanicAction `json:"action"`
+}
+
+// EventName is its name on the wire.
+func (GuestCrashloadedEvent) EventName() string { return "GUEST_CRASHLOADED" }
+
+// GuestPvshutdownEvent: The guest says by pvpanic that it has shut down; the machine powers off.
+type GuestPvshutdownEvent struct{}
+
+// EventName is its name on the wire.
+func (GuestPvshutdownEvent) EventName() string { return "GUEST_PVSHUTDOWN" }
+
 // VMInternalErrorEvent: KVM cannot run the guest any further; the machine is in state
 // internal-error.
 type VMInternalErrorEvent struct {
@@ -158,6 +173,10 @@ func readEvent(name string, data json.RawMessage) Event {
 		err = variant[ShutdownEvent](data, &event)
 	case "GUEST_PANICKED":
 		err = variant[GuestPanickedEvent](data, &event)
+	case "GUEST_CRASHLOADED":
+		err = variant[GuestCrashloadedEvent](data, &event)
+	case "GUEST_PVSHUTDOWN":
+		err = variant[GuestPvshutdownEvent](data, &event)
 	case "VM_INTERNAL_ERROR":
 		err = variant[VMInternalErrorEvent](data, &event)
 	case "VSERPORT_CHANGE":

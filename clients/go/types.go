@@ -2990,7 +2990,8 @@ type DeviceOptionsPvpanic struct {
 	ID *string `json:"id,omitempty"`
 	// The I/O port (default: 0x505).
 	Ioport *uint16 `json:"ioport,omitempty"`
-	// Which events the guest may report, a set of bits (default: 3).
+	// Which events the guest may report, a set of bits: 1 a panic, 2 a crash kernel, 4 a shutdown
+	// (default: 7).
 	Events *uint8 `json:"events,omitempty"`
 }
 

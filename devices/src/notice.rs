@@ -16,6 +16,8 @@ pub enum Notice {
     GuestPanicked,
     /// The guest's kernel reported that it loads a crash kernel.
     GuestCrashLoaded,
+    /// The guest reported through pvpanic that it has shut down.
+    GuestPvShutdown,
     /// A guest program opened or closed a virtio-serial port.
     PortChange {
         /// The port's device id.

@@ -95,6 +95,23 @@ class GuestPanicked(Event):
 
 
 @dataclass
+class GuestCrashloaded(Event):
+    """The guest's kernel gave up and goes on with its crash kernel."""
+
+    EVENT: ClassVar[str] = "GUEST_CRASHLOADED"
+
+    action: GuestPanicAction
+    """What becomes of the machine: it runs."""
+
+
+@dataclass
+class GuestPvshutdown(Event):
+    """The guest says by pvpanic that it has shut down; the machine powers off."""
+
+    EVENT: ClassVar[str] = "GUEST_PVSHUTDOWN"
+
+
+@dataclass
 class VmInternalError(Event):
     """KVM cannot run the guest any further; the machine is in state internal-error."""
 
@@ -165,6 +182,8 @@ EVENTS: Mapping[str, Type[Event]] = {
     Powerdown.EVENT: Powerdown,
     Shutdown.EVENT: Shutdown,
     GuestPanicked.EVENT: GuestPanicked,
+    GuestCrashloaded.EVENT: GuestCrashloaded,
+    GuestPvshutdown.EVENT: GuestPvshutdown,
     VmInternalError.EVENT: VmInternalError,
     VserportChange.EVENT: VserportChange,
     BlockIoError.EVENT: BlockIoError,

@@ -2833,7 +2833,9 @@ class DeviceOptionsPvpanic(Struct):
     ioport: Optional[int] = None
     """The I/O port (default: 0x505)."""
     events: Optional[int] = None
-    """Which events the guest may report, a set of bits (default: 3)."""
+    """Which events the guest may report, a set of bits: 1 a panic, 2 a crash kernel, 4 a
+    shutdown (default: 7).
+    """
 
 
 @dataclass

@@ -12,15 +12,26 @@ pub const PANICKED: u8 = 1 << 0;
 /// Event bit: the guest's crash kernel takes over.
 pub const CRASH_LOADED: u8 = 1 << 1;
 
+/// Event bit: the guest has shut down in good order, and nobody needs to look at its disks.
+pub const SHUT_DOWN: u8 = 1 << 2;
+/// All events.
+pub const EVENTS: u8 = PANICKED | CRASH_LOADED | SHUT_DOWN;
+
 /// The port.
 #[derive(Debug)]
-pub struct Pvpanic(NoticeSink);
+pub struct Pvpanic {
+    notices: NoticeSink,
+    events: u8,
+}
 
 impl Pvpanic {
-    /// A port that reports to `notices`.
+    /// A port that reports those of `events` that there are to `notices`.
     #[must_use]
-    pub const fn new(notices: NoticeSink) -> Self {
-        Self(notices)
+    pub const fn new(notices: NoticeSink, events: u8) -> Self {
+        Self {
+            notices,
+            events: events & EVENTS,
+        }
     }
 }
 
@@ -31,17 +42,20 @@ impl BusDevice for Pvpanic {
     fn read(&self, _offset: u64, data: &mut [u8]) {
         data.fill(0);
         if let Some(first) = data.first_mut() {
-            *first = PANICKED | CRASH_LOADED;
+            *first = self.events;
         }
     }
 
     fn write(&self, _offset: u64, data: &[u8]) {
-        let events = data.first().copied().unwrap_or(0);
-        if events & PANICKED != 0 {
-            self.0.send(Notice::GuestPanicked);
-        }
-        if events & CRASH_LOADED != 0 {
-            self.0.send(Notice::GuestCrashLoaded);
+        let events = data.first().copied().unwrap_or(0) & self.events;
+        for (event, notice) in [
+            (PANICKED, Notice::GuestPanicked),
+            (CRASH_LOADED, Notice::GuestCrashLoaded),
+            (SHUT_DOWN, Notice::GuestPvShutdown),
+        ] {
+            if events & event != 0 {
+                self.notices.send(notice);
+            }
         }
     }
 }
@@ -56,18 +70,25 @@ mod tests {
     fn each_event_is_reported_and_unknown_bits_are_not() {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&heard);
-        let port = Pvpanic::new(NoticeSink::new(move |notice| {
+        let notices = NoticeSink::new(move |notice| {
             sink.lock().unwrap().push(notice);
-        }));
+        });
+        let port = Pvpanic::new(notices.clone(), 0xff);
         let mut events = [0];
         port.read(0, &mut events);
-        assert_eq!(events, [PANICKED | CRASH_LOADED]);
-        port.write(0, &[0xfc]);
-        port.write(0, &[PANICKED]);
-        port.write(0, &[CRASH_LOADED]);
-        assert_eq!(
-            *heard.lock().unwrap(),
-            [Notice::GuestPanicked, Notice::GuestCrashLoaded]
-        );
+        assert_eq!(events, [EVENTS]);
+        port.write(0, &[0xf8]);
+        for event in [PANICKED, CRASH_LOADED, SHUT_DOWN] {
+            port.write(0, &[event]);
+        }
+        let all = [
+            Notice::GuestPanicked,
+            Notice::GuestCrashLoaded,
+            Notice::GuestPvShutdown,
+        ];
+        assert_eq!(*heard.lock().unwrap(), all);
+        let panics_only = Pvpanic::new(notices, PANICKED);
+        panics_only.write(0, &[SHUT_DOWN | CRASH_LOADED]);
+        assert_eq!(heard.lock().unwrap().len(), all.len());
     }
 }

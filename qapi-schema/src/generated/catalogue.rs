@@ -223,7 +223,12 @@ pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
         Some(generator.subschema_for:: < super::run_state::Shutdown > ()), }, Entry {
         name : "GUEST_PANICKED", description : "The guest's kernel gave up.", input :
         None, output : Some(generator.subschema_for:: < super::run_state::GuestPanicked >
-        ()), }, Entry { name : "VM_INTERNAL_ERROR", description :
+        ()), }, Entry { name : "GUEST_CRASHLOADED", description :
+        "The guest's kernel gave up and goes on with its crash kernel.", input : None,
+        output : Some(generator.subschema_for:: < super::run_state::GuestCrashloaded >
+        ()), }, Entry { name : "GUEST_PVSHUTDOWN", description :
+        "The guest says by pvpanic that it has shut down; the machine powers off.", input
+        : None, output : None, }, Entry { name : "VM_INTERNAL_ERROR", description :
         "KVM cannot run the guest any further; the machine is in state internal-error.",
         input : None, output : Some(generator.subschema_for:: <
         super::run_state::VmInternalError > ()), }, Entry { name : "VSERPORT_CHANGE",

@@ -1013,7 +1013,8 @@ pub struct PvpanicProperties {
     /// The I/O port (default: 0x505).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ioport: Option<u16>,
-    /// Which events the guest may report, a set of bits (default: 3).
+    /// Which events the guest may report, a set of bits: 1 a panic, 2 a crash kernel, 4 a shutdown
+    /// (default: 7).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events: Option<u8>,
 }
@@ -1040,9 +1041,9 @@ impl crate::describe::Described for PvpanicProperties {
         crate::describe::MemberSpec::optional(
                 "events",
                 "uint8",
-                "which events the guest may report, a set of bits (default: 3)",
+                "which events the guest may report, a set of bits: 1 a panic, 2 a crash kernel, 4 a shutdown (default: 7)",
             )
-            .default_is("3"),
+            .default_is("7"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];

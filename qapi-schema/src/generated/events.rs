@@ -41,6 +41,12 @@ pub enum Event {
     /// The guest's kernel gave up.
     #[serde(rename = "GUEST_PANICKED")]
     GuestPanicked(super::run_state::GuestPanicked),
+    /// The guest's kernel gave up and goes on with its crash kernel.
+    #[serde(rename = "GUEST_CRASHLOADED")]
+    GuestCrashloaded(super::run_state::GuestCrashloaded),
+    /// The guest says by pvpanic that it has shut down; the machine powers off.
+    #[serde(rename = "GUEST_PVSHUTDOWN")]
+    GuestPvshutdown,
     /// KVM cannot run the guest any further; the machine is in state internal-error.
     #[serde(rename = "VM_INTERNAL_ERROR")]
     VmInternalError(super::run_state::VmInternalError),
@@ -66,6 +72,8 @@ impl Event {
         "POWERDOWN",
         "SHUTDOWN",
         "GUEST_PANICKED",
+        "GUEST_CRASHLOADED",
+        "GUEST_PVSHUTDOWN",
         "VM_INTERNAL_ERROR",
         "VSERPORT_CHANGE",
         "BLOCK_IO_ERROR",
@@ -82,6 +90,8 @@ impl Event {
             Self::Powerdown => "POWERDOWN",
             Self::Shutdown(_) => "SHUTDOWN",
             Self::GuestPanicked(_) => "GUEST_PANICKED",
+            Self::GuestCrashloaded(_) => "GUEST_CRASHLOADED",
+            Self::GuestPvshutdown => "GUEST_PVSHUTDOWN",
             Self::VmInternalError(_) => "VM_INTERNAL_ERROR",
             Self::VserportChange(_) => "VSERPORT_CHANGE",
             Self::BlockIoError(_) => "BLOCK_IO_ERROR",

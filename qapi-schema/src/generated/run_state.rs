@@ -597,6 +597,36 @@ impl crate::describe::Described for GuestPanicked {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Data of event `GUEST_CRASHLOADED`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct GuestCrashloaded {
+    /// What becomes of the machine: it runs.
+    pub action: GuestPanicAction,
+}
+
+impl crate::input::FromMembers for GuestCrashloaded {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            action: members.required("action")?,
+        })
+    }
+}
+
+crate::input::object_type!(GuestCrashloaded);
+
+impl crate::describe::Described for GuestCrashloaded {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+                "action",
+                "GuestPanicAction",
+                "what becomes of the machine: it runs",
+            )
+            .one_of(&["pause", "poweroff", "run"]),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// Data of event `VM_INTERNAL_ERROR`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VmInternalError {

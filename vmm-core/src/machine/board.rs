@@ -128,12 +128,12 @@ impl Board {
         Ok(())
     }
 
-    /// Adds the panic notifier. Before the machine's power-on, which tells the guest of it.
+    /// Adds the panic notifier, which can tell of `events`. Before the machine's power-on, which tells the guest of it.
     ///
     /// # Errors
     /// There is one already.
-    pub fn add_pvpanic(&mut self) -> Result<(), MachineError> {
-        let pvpanic = Arc::new(Pvpanic::new(self.notices.clone()));
+    pub fn add_pvpanic(&mut self, events: u8) -> Result<(), MachineError> {
+        let pvpanic = Arc::new(Pvpanic::new(self.notices.clone(), events));
         self.add(pvpanic::BASE, 1, pvpanic)?;
         self.pvpanic = true;
         Ok(())

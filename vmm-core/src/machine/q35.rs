@@ -384,12 +384,12 @@ impl Q35 {
         &self.board
     }
 
-    /// Adds a panic notifier, before [`power_on`](Self::power_on).
+    /// Adds a panic notifier that can tell of `events`, before [`power_on`](Self::power_on).
     ///
     /// # Errors
     /// There is one already.
-    pub fn add_pvpanic(&mut self) -> Result<(), MachineError> {
-        self.board.add_pvpanic()
+    pub fn add_pvpanic(&mut self, events: u8) -> Result<(), MachineError> {
+        self.board.add_pvpanic(events)
     }
 
     /// How many interrupt vectors are taken: for leak checks.

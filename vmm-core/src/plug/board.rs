@@ -10,9 +10,6 @@ use super::Plug;
 use crate::device_tree::Part;
 use crate::machine::board::SerialSpec;
 
-/// What the notifier can tell: a panic, and a crash kernel that is loaded.
-const PVPANIC_EVENTS: u8 = pvpanic::PANICKED | pvpanic::CRASH_LOADED;
-
 pub(super) fn plug_serial(
     plug: &mut Plug<'_>,
     options: IsaSerialProperties,
@@ -57,19 +54,15 @@ pub(super) fn plug_pvpanic(
     if options
         .ioport
         .is_some_and(|port| u64::from(port) != pvpanic::BASE)
-        || options
-            .events
-            .is_some_and(|events| events != PVPANIC_EVENTS)
     {
         return Err(QmpError::generic(format!(
-            "pvpanic: it has ioport={:#x} and events={}, and no others",
+            "pvpanic: it has ioport={:#x}, and no other",
             pvpanic::BASE,
-            PVPANIC_EVENTS
         )));
     }
     let board = plug.vm.machine.board_mut(&plug.name)?;
     board
-        .add_pvpanic()
+        .add_pvpanic(options.events.unwrap_or(pvpanic::EVENTS))
         .map_err(|error| QmpError::from_error(&error))?;
     Ok(Part::Board)
 }

@@ -9,8 +9,8 @@ use devices::notice::Notice;
 use qapi_schema::block_core::{BlockErrorAction, BlockIoError, IoOperationType};
 use qapi_schema::char::VserportChange;
 use qapi_schema::run_state::{
-    GuestPanicAction, GuestPanicked, PanicAction, RebootAction, Reset, Shutdown, ShutdownAction,
-    ShutdownCause, VmInternalError,
+    GuestCrashloaded, GuestPanicAction, GuestPanicked, PanicAction, RebootAction, Reset, Shutdown,
+    ShutdownAction, ShutdownCause, VmInternalError,
 };
 use qapi_schema::{Event, QmpError};
 
@@ -136,8 +136,14 @@ impl Vm {
             Notice::PowerOff => self.shut_down(ShutdownCause::GuestShutdown),
             Notice::Reset => self.reset_by_guest(),
             Notice::GuestPanicked => self.guest_panicked(),
-            // QEMU has an event for it that no client of ours knows yet.
+            Notice::GuestPvShutdown => {
+                self.events.emit(Event::GuestPvshutdown);
+                self.shut_down(ShutdownCause::GuestShutdown);
+            }
             Notice::GuestCrashLoaded => {
+                let action = GuestPanicAction::Run;
+                self.events
+                    .emit(Event::GuestCrashloaded(GuestCrashloaded { action }));
                 if let Some(times) = self.crash_kernels.note() {
                     tracing::warn!(times, "the guest loads its crash kernel");
                 }

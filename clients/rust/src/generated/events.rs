@@ -25,6 +25,10 @@ pub enum Event {
     Shutdown(super::run_state::Shutdown),
     /// The guest's kernel gave up.
     GuestPanicked(super::run_state::GuestPanicked),
+    /// The guest's kernel gave up and goes on with its crash kernel.
+    GuestCrashloaded(super::run_state::GuestCrashloaded),
+    /// The guest says by pvpanic that it has shut down; the machine powers off.
+    GuestPvshutdown,
     /// KVM cannot run the guest any further; the machine is in state internal-error.
     VmInternalError(super::run_state::VmInternalError),
     /// The guest opened or closed a port of a virtio-serial device.
@@ -54,6 +58,8 @@ impl Event {
             Self::Powerdown => "POWERDOWN",
             Self::Shutdown(_) => "SHUTDOWN",
             Self::GuestPanicked(_) => "GUEST_PANICKED",
+            Self::GuestCrashloaded(_) => "GUEST_CRASHLOADED",
+            Self::GuestPvshutdown => "GUEST_PVSHUTDOWN",
             Self::VmInternalError(_) => "VM_INTERNAL_ERROR",
             Self::VserportChange(_) => "VSERPORT_CHANGE",
             Self::BlockIoError(_) => "BLOCK_IO_ERROR",
@@ -76,6 +82,10 @@ impl Event {
                 "POWERDOWN" => Self::Powerdown,
                 "SHUTDOWN" => Self::Shutdown(serde_json::from_value(data)?),
                 "GUEST_PANICKED" => Self::GuestPanicked(serde_json::from_value(data)?),
+                "GUEST_CRASHLOADED" => {
+                    Self::GuestCrashloaded(serde_json::from_value(data)?)
+                }
+                "GUEST_PVSHUTDOWN" => Self::GuestPvshutdown,
                 "VM_INTERNAL_ERROR" => {
                     Self::VmInternalError(serde_json::from_value(data)?)
                 }

@@ -218,6 +218,13 @@ pub struct GuestPanicked {
     pub action: GuestPanicAction,
 }
 
+/// The guest's kernel gave up and goes on with its crash kernel.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct GuestCrashloaded {
+    /// What becomes of the machine: it runs.
+    pub action: GuestPanicAction,
+}
+
 /// KVM cannot run the guest any further; the machine is in state internal-error.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct VmInternalError {

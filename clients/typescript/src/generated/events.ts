@@ -4,6 +4,7 @@ import type {
   BlockIoErrorData,
   DeviceDeletedData,
   FdUnclaimedData,
+  GuestCrashloadedData,
   GuestPanickedData,
   OpenHookGoneData,
   ResetData,
@@ -37,6 +38,10 @@ export interface EventData {
   SHUTDOWN: ShutdownData;
   /** The guest's kernel gave up. */
   GUEST_PANICKED: GuestPanickedData;
+  /** The guest's kernel gave up and goes on with its crash kernel. */
+  GUEST_CRASHLOADED: GuestCrashloadedData;
+  /** The guest says by pvpanic that it has shut down; the machine powers off. */
+  GUEST_PVSHUTDOWN: undefined;
   /** KVM cannot run the guest any further; the machine is in state internal-error. */
   VM_INTERNAL_ERROR: VmInternalErrorData;
   /** The guest opened or closed a port of a virtio-serial device. */

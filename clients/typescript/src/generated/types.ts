@@ -889,6 +889,12 @@ export interface GuestPanickedData {
   action: GuestPanicAction;
 }
 
+/** Data of event `GUEST_CRASHLOADED`. */
+export interface GuestCrashloadedData {
+  /** What becomes of the machine: it runs. */
+  action: GuestPanicAction;
+}
+
 /** Data of event `VM_INTERNAL_ERROR`. */
 export interface VmInternalErrorData {
   /** The vCPU that cannot go on. */
@@ -2475,7 +2481,10 @@ export interface IsaSerialProperties {
 export interface PvpanicProperties {
   /** The I/O port (default: 0x505). */
   ioport?: number;
-  /** Which events the guest may report, a set of bits (default: 3). */
+  /**
+   * Which events the guest may report, a set of bits: 1 a panic, 2 a crash kernel, 4 a shutdown
+   * (default: 7).
+   */
   events?: number;
 }
 
