@@ -22,12 +22,14 @@
 
 pub mod artifacts;
 pub mod clients;
+pub mod ctl;
 pub mod fds;
 pub mod guest;
 pub mod hook;
 pub mod host_cpu;
 pub mod host_kvm;
 pub mod initramfs;
+pub mod job_server;
 pub mod kernels;
 pub mod lab;
 pub mod lines;
@@ -35,6 +37,7 @@ pub mod qmp;
 pub mod sealed;
 pub mod stray;
 pub mod table;
+pub mod terminal;
 pub mod vm;
 
 pub use vm::Vm;

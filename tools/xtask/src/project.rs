@@ -54,11 +54,11 @@ pub(crate) fn sesame(profile: &str) -> Result<PathBuf> {
     Ok(target()?.join(folder).join("sesame"))
 }
 
-/// Builds the reference server of the open hook.
-pub(crate) fn open_hook() -> Result<PathBuf> {
-    step("building sesame-open-hook");
-    run(cargo().args(["build", "-q", "-p", "sesame-open-hook"]))?;
-    Ok(target()?.join("debug/sesame-open-hook"))
+/// Builds a program of `tools`, such as the reference server of the open hook.
+pub(crate) fn tool(name: &str) -> Result<PathBuf> {
+    step(&format!("building {name}"));
+    run(cargo().args(["build", "-q", "-p", name]))?;
+    Ok(target()?.join("debug").join(name))
 }
 
 /// Builds the static programs that run as process 1.

@@ -232,13 +232,23 @@ impl From<SchemaInfoObject> for Object {
     }
 }
 
-/// The one of `known` that `name` is probably meant to be.
+/// The one of `known` that `name` is probably meant to be: one with few other letters, or the only
+/// one that goes on where `name` ends.
 pub(crate) fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
-    known
-        .map(|word| (distance(name, word), word))
+    let known: Vec<_> = known.collect();
+    let near = known
+        .iter()
+        .map(|word| (distance(name, word), *word))
         .filter(|(far, word)| *far <= 1 + word.len() / 5)
-        .min()
-        .map(|(_, word)| word)
+        .min();
+    let mut longer = known
+        .iter()
+        .filter(|word| name.len() > 2 && word.starts_with(name));
+    match (near, longer.next(), longer.next()) {
+        (Some((_, word)), _, _) => Some(word),
+        (None, Some(word), None) => Some(word),
+        _ => None,
+    }
 }
 
 /// ` (did you mean 'x'?)`, if there is an x.
@@ -294,6 +304,7 @@ mod tests {
         assert_eq!(nearest("filname"), Some("filename"));
         assert_eq!(nearest("node_name"), Some("node-name"));
         assert_eq!(nearest("device-add"), Some("device_add"));
+        assert_eq!(nearest("node"), Some("node-name"));
         assert_eq!(nearest("serial"), None);
     }
 }

@@ -35,6 +35,8 @@ use count::{Count, Tee, count, counted};
 const WITHOUT_GUEST: &[&str] = &[
     "bad_input-",
     "clients-",
+    "ctl-",
+    "ctl_terminal-",
     "fds-",
     "goes_on-",
     "interop-",
@@ -125,6 +127,7 @@ fn guest_tests(options: &Options) -> Result<Count> {
     install_missing(&[
         ("python3", "python3-venv"),
         ("socat", "socat"),
+        ("tmux", "tmux"),
         ("mkfs.ext4", "e2fsprogs"),
         ("unshare", "util-linux"),
         ("xz", "xz-utils"),
@@ -194,7 +197,8 @@ fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, Stri
         ("SESAME_PYTHON", &python()?),
         ("SESAME_TYPESCRIPT", &typescript()?),
         ("SESAME_GO", &go()?),
-        ("SESAME_OPEN_HOOK", &project::open_hook()?),
+        ("SESAME_OPEN_HOOK", &project::tool("sesame-open-hook")?),
+        ("SESAME_CTL", &project::tool("sesame-ctl")?),
         ("SESAME_LIBVIRT", &libvirt()?),
     ] {
         environment.insert(key.to_owned(), path.display().to_string());
