@@ -3,7 +3,9 @@
 //! `qemu-img` and `qemu-io` come with the distribution (Debian: qemu-utils); without them these
 //! tests fail.
 
+mod crash;
 mod crossed;
+mod memory;
 mod model;
 
 use std::path::PathBuf;
@@ -29,16 +31,18 @@ pub(super) struct Rig {
 
 /// Runs a program of QEMU's; its output, or a panic with it.
 pub(super) fn run(program: &str, arguments: &[&str]) -> String {
+    let (code, text) = run_with_status(program, arguments);
+    assert_eq!(code, 0, "{program} {arguments:?}:\n{text}");
+    text
+}
+
+/// Runs a program of QEMU's; how it ended, and what it said.
+pub(super) fn run_with_status(program: &str, arguments: &[&str]) -> (i32, String) {
     let output = Command::new(program).args(arguments).output();
     let output = output.expect("qemu-img and qemu-io must be installed (Debian: qemu-utils)");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(
-        output.status.success(),
-        "{program} {arguments:?}: {}\n{text}{errors}",
-        output.status
-    );
-    text
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    (output.status.code().unwrap_or(-1), text)
 }
 
 impl Rig {
@@ -165,14 +169,27 @@ impl Rig {
     }
 
     pub(super) fn zero(&self, node: &NodeRef, offset: u64, len: u64, unmap: bool) {
+        self.try_zero(node, offset, len, unmap).expect("zeros");
+    }
+
+    pub(super) fn try_zero(
+        &self,
+        node: &NodeRef,
+        offset: u64,
+        len: u64,
+        unmap: bool,
+    ) -> std::io::Result<()> {
         let node = node.clone();
         let flags = ZeroFlags {
             unmap,
             durable: false,
         };
-        let zeroed = self
-            .on_thread(move |io| async move { node.write_zeroes(&io, offset, len, flags).await });
-        zeroed.expect("zeros");
+        self.on_thread(move |io| async move { node.write_zeroes(&io, offset, len, flags).await })
+    }
+
+    pub(super) fn try_flush(&self, node: &NodeRef) -> std::io::Result<()> {
+        let node = node.clone();
+        self.on_thread(move |io| async move { node.flush(&io).await })
     }
 
     pub(super) fn discard(&self, node: &NodeRef, offset: u64, len: u64) {
@@ -183,9 +200,7 @@ impl Rig {
     }
 
     pub(super) fn flush(&self, node: &NodeRef) {
-        let node = node.clone();
-        let flushed = self.on_thread(move |io| async move { node.flush(&io).await });
-        flushed.expect("flush");
+        self.try_flush(node).expect("flush");
     }
 
     pub(super) fn settle(&self, node: &NodeRef) {
