@@ -1647,6 +1647,44 @@ type BlockdevCacheOptions struct {
 	NoFlush *bool `json:"no-flush,omitempty"`
 }
 
+// BlockdevRefOrNull: A block node, new or old, or none.
+type BlockdevRefOrNull struct {
+	// A node to be made on the way.
+	Definition *BlockdevOptions
+	// The name of a node that is there.
+	Reference *string
+	// No node.
+	Null *any
+}
+
+// MarshalJSON writes what is there.
+func (a BlockdevRefOrNull) MarshalJSON() ([]byte, error) {
+	switch {
+	case a.Definition != nil:
+		return json.Marshal(a.Definition)
+	case a.Reference != nil:
+		return json.Marshal(a.Reference)
+	case a.Null != nil:
+		return json.Marshal(a.Null)
+	default:
+		return []byte("null"), nil
+	}
+}
+
+// UnmarshalJSON tells the types apart.
+func (a *BlockdevRefOrNull) UnmarshalJSON(data []byte) error {
+	switch jsonKind(data) {
+	case '{':
+		return branch(data, &a.Definition)
+	case '"':
+		return branch(data, &a.Reference)
+	case 'n':
+		return branch(data, &a.Null)
+	default:
+		return nil
+	}
+}
+
 // BlockdevOptions: A block node to be made.
 type BlockdevOptions struct {
 	// Variant is what it is.
@@ -1674,6 +1712,8 @@ func (u *BlockdevOptions) UnmarshalJSON(data []byte) error {
 		return variant[BlockdevOptionsHostDevice](data, &u.Variant)
 	case "raw":
 		return variant[BlockdevOptionsRaw](data, &u.Variant)
+	case "qcow2":
+		return variant[BlockdevOptionsQcow2](data, &u.Variant)
 	case "null-co":
 		return variant[BlockdevOptionsNullCo](data, &u.Variant)
 	case "null-aio":
@@ -1783,6 +1823,56 @@ func (BlockdevOptionsRaw) isBlockdevOptions() {}
 func (v BlockdevOptionsRaw) MarshalJSON() ([]byte, error) {
 	type plain BlockdevOptionsRaw
 	return tagged(plain(v), "driver", "raw")
+}
+
+// BlockdevOptionsQcow2: An image whose clusters appear when they are written.
+type BlockdevOptionsQcow2 struct {
+	// Its name, which must be new.
+	NodeName *string `json:"node-name,omitempty"`
+	// What becomes of a guest's discard (default: ignore).
+	Discard *BlockdevDiscardOptions `json:"discard,omitempty"`
+	// How the host caches.
+	Cache *BlockdevCacheOptions `json:"cache,omitempty"`
+	// Whether nobody may write (default: false).
+	ReadOnly *bool `json:"read-only,omitempty"`
+	// Whether the node may become read-only where the storage is (default: false).
+	AutoReadOnly *bool `json:"auto-read-only,omitempty"`
+	// Whether others may write to the storage at the same time; only for a node that is read-only
+	// (default: false).
+	ForceShare *bool `json:"force-share,omitempty"`
+	// What becomes of a guest's write of zeroes (default: off).
+	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// The node with the image.
+	File BlockdevRef `json:"file"`
+	// The disk that shows through where nothing was written; null is none (default: the file that
+	// the image's header names, opened read-only. Its name must be a plain path, relative to the
+	// image, and its format must stand in the header).
+	Backing *BlockdevRefOrNull `json:"backing,omitempty"`
+	// The node with the guest's clusters, for images that have them outside (default: the file
+	// that the image's header names).
+	DataFile *BlockdevRef `json:"data-file,omitempty"`
+	// Whether refcounts are written only when the image is closed; the image is marked dirty
+	// meanwhile (default: as the image says).
+	LazyRefcounts *bool `json:"lazy-refcounts,omitempty"`
+	// Whether what the guest discards is discarded in the file, too (default: whether discard is
+	// unmap).
+	PassDiscardRequest *bool `json:"pass-discard-request,omitempty"`
+	// Bytes of tables that are kept in memory (default: 32 MiB).
+	L2CacheSize *int64 `json:"l2-cache-size,omitempty"`
+	// Bytes of a table that are read at once: a power of two from 512 to the size of a cluster
+	// (default: 4096).
+	L2CacheEntrySize *int64 `json:"l2-cache-entry-size,omitempty"`
+	// Accepted and without effect where l2-cache-size is given; else bytes of tables that are kept
+	// in memory.
+	CacheSize *int64 `json:"cache-size,omitempty"`
+}
+
+func (BlockdevOptionsQcow2) isBlockdevOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevOptionsQcow2) MarshalJSON() ([]byte, error) {
+	type plain BlockdevOptionsQcow2
+	return tagged(plain(v), "driver", "qcow2")
 }
 
 // BlockdevOptionsNullCo: No storage; writes vanish.
@@ -2313,16 +2403,126 @@ type BlockdevCacheInfo struct {
 	NoFlush bool `json:"no-flush"`
 }
 
+// Qcow2CompressionType: How compressed clusters are compressed.
+type Qcow2CompressionType string
+
+// The values of Qcow2CompressionType.
+const (
+	// Deflate.
+	Qcow2CompressionTypeZlib Qcow2CompressionType = "zlib"
+	// Zstandard.
+	Qcow2CompressionTypeZstd Qcow2CompressionType = "zstd"
+)
+
+// ImageInfoSpecificQCow2: What a qcow2 image says of itself.
+type ImageInfoSpecificQCow2 struct {
+	// Its version: "0.10" is 2, "1.1" is 3.
+	Compat string `json:"compat"`
+	// The name of the file with the guest's clusters.
+	DataFile *string `json:"data-file,omitempty"`
+	// Whether that file alone is the disk.
+	DataFileRaw *bool `json:"data-file-raw,omitempty"`
+	// Whether clusters have parts that appear one by one.
+	ExtendedL2 *bool `json:"extended-l2,omitempty"`
+	// Whether refcounts are written late.
+	LazyRefcounts *bool `json:"lazy-refcounts,omitempty"`
+	// Whether it was found to be corrupt.
+	Corrupt *bool `json:"corrupt,omitempty"`
+	// Bits of a refcount.
+	RefcountBits int64 `json:"refcount-bits"`
+	// How compressed clusters are compressed.
+	CompressionType Qcow2CompressionType `json:"compression-type"`
+}
+
+// ImageInfoSpecific: What an image says of itself.
+type ImageInfoSpecific struct {
+	// Variant is what it is.
+	Variant ImageInfoSpecificVariant
+}
+
+// ImageInfoSpecificVariant is one of the branches of ImageInfoSpecific, or UnknownVariant.
+type ImageInfoSpecificVariant interface{ isImageInfoSpecific() }
+
+func (UnknownVariant) isImageInfoSpecific() {}
+
+// MarshalJSON writes the branch.
+func (u ImageInfoSpecific) MarshalJSON() ([]byte, error) { return json.Marshal(u.Variant) }
+
+// UnmarshalJSON finds the branch by its discriminator.
+func (u *ImageInfoSpecific) UnmarshalJSON(data []byte) error {
+	tags, err := tagsOf(data, "type")
+	if err != nil {
+		return err
+	}
+	switch tags {
+	case "qcow2":
+		return variant[ImageInfoSpecificQcow2](data, &u.Variant)
+	default:
+		u.Variant = UnknownVariant{append([]byte(nil), data...)}
+		return nil
+	}
+}
+
+// ImageInfoSpecificQcow2: A qcow2 image.
+type ImageInfoSpecificQcow2 struct {
+	// What the image says.
+	Data ImageInfoSpecificQCow2 `json:"data"`
+}
+
+func (ImageInfoSpecificQcow2) isImageInfoSpecific() {}
+
+// MarshalJSON adds the discriminator.
+func (v ImageInfoSpecificQcow2) MarshalJSON() ([]byte, error) {
+	type plain ImageInfoSpecificQcow2
+	return tagged(plain(v), "type", "qcow2")
+}
+
+// SnapshotInfo: A state that an image keeps.
+type SnapshotInfo struct {
+	// Its id.
+	ID string `json:"id"`
+	// Its name.
+	Name string `json:"name"`
+	// Bytes of the machine's state.
+	VMStateSize int64 `json:"vm-state-size"`
+	// When it was taken, in seconds since 1970.
+	DateSec int64 `json:"date-sec"`
+	// And nanoseconds.
+	DateNsec int64 `json:"date-nsec"`
+	// How long the guest had run, in seconds.
+	VMClockSec int64 `json:"vm-clock-sec"`
+	// And nanoseconds.
+	VMClockNsec int64 `json:"vm-clock-nsec"`
+	// Instructions the guest had executed, where they were counted.
+	Icount *int64 `json:"icount,omitempty"`
+}
+
 // ImageInfo: What is stored in a node.
 type ImageInfo struct {
 	// Where it is.
 	Filename string `json:"filename"`
 	// Its driver.
 	Format string `json:"format"`
+	// Whether it was not closed, or is being written with lazy refcounts.
+	DirtyFlag *bool `json:"dirty-flag,omitempty"`
 	// The bytes that it takes on the host.
 	ActualSize *int64 `json:"actual-size,omitempty"`
 	// The bytes that the guest sees.
 	VirtualSize int64 `json:"virtual-size"`
+	// Bytes of a cluster.
+	ClusterSize *int64 `json:"cluster-size,omitempty"`
+	// The name of the backing file, as the image has it.
+	BackingFilename *string `json:"backing-filename,omitempty"`
+	// The same, as it was opened.
+	FullBackingFilename *string `json:"full-backing-filename,omitempty"`
+	// The format of the backing file, as the image has it.
+	BackingFilenameFormat *string `json:"backing-filename-format,omitempty"`
+	// The states that it keeps.
+	Snapshots []SnapshotInfo `json:"snapshots,omitempty"`
+	// What is stored in the node behind it.
+	BackingImage *ImageInfo `json:"backing-image,omitempty"`
+	// What it says of itself.
+	FormatSpecific *ImageInfoSpecific `json:"format-specific,omitempty"`
 }
 
 // BlockDeviceInfo: A block node.
@@ -2335,6 +2535,8 @@ type BlockDeviceInfo struct {
 	Ro bool `json:"ro"`
 	// Its driver.
 	Drv string `json:"drv"`
+	// The name of the backing file, as the image has it.
+	BackingFile *string `json:"backing_file,omitempty"`
 	// How many nodes back it.
 	BackingFileDepth int64 `json:"backing_file_depth"`
 	// Whether this process may write to it.

@@ -24,6 +24,29 @@ pub fn disk(size: u64) -> Result<File> {
     Ok(file)
 }
 
+/// An empty qcow2 image of `size` bytes, at most 512 MiB: clusters of 64 KiB, one for each table.
+pub fn image(size: u64) -> Result<File> {
+    const CLUSTER: usize = 65536;
+    let mut bytes = vec![0; 4 * CLUSTER];
+    let mut put = |at: usize, number: &[u8]| bytes[at..at + number.len()].copy_from_slice(number);
+    put(0, b"QFI\xfb\0\0\0\x03");
+    put(20, &16_u32.to_be_bytes());
+    put(24, &size.to_be_bytes());
+    put(36, &1_u32.to_be_bytes());
+    put(40, &(3 * CLUSTER as u64).to_be_bytes());
+    put(48, &(CLUSTER as u64).to_be_bytes());
+    put(56, &1_u32.to_be_bytes());
+    put(96, &4_u32.to_be_bytes());
+    put(100, &104_u32.to_be_bytes());
+    put(CLUSTER, &(2 * CLUSTER as u64).to_be_bytes());
+    for cluster in 0..4 {
+        put(2 * CLUSTER + 2 * cluster, &1_u16.to_be_bytes());
+    }
+    let mut file = tempfile::tempfile()?;
+    io::Write::write_all(&mut file, &bytes)?;
+    Ok(file)
+}
+
 /// A file opened for reading and writing.
 pub fn open_rw(path: &Path) -> Result<File> {
     fs::OpenOptions::new()

@@ -29,6 +29,8 @@ const FILE: &str = "@file";
 enum Hand {
     Nothing,
     Disk,
+    /// An empty qcow2 image.
+    Image,
     Memory,
     /// A file that can only be written.
     Output,
@@ -237,6 +239,18 @@ fn disks_and_devices() -> Vec<Row> {
             "blockdev-add",
             json!({"driver": "file", "node-name": "alone", "filename": "/dev/fdset/50"}),
         ),
+        row("add-fd", json!({"fdset-id": 53})).with(Hand::Image),
+        row(
+            "blockdev-add",
+            json!({"driver": "qcow2", "node-name": "image", "lazy-refcounts": true, "file": {
+            "driver": "file", "filename": "/dev/fdset/53"}}),
+        ),
+        // Longer: the file grows, on the thread that may do that.
+        row(
+            "block_resize",
+            json!({"node-name": "image", "size": 2 * MIB}),
+        ),
+        row("blockdev-del", json!({"node-name": "image"})),
         row(
             "blockdev-add",
             json!({"driver": "host_device", "node-name": "host",
@@ -384,6 +398,7 @@ impl Manager {
         Ok(Some(match hand {
             Hand::Nothing => return Ok(None),
             Hand::Disk => fds::disk(MIB)?.into(),
+            Hand::Image => fds::image(MIB)?.into(),
             Hand::Memory => fds::memfd(MIB)?,
             Hand::Output => File::create(self.folder.path().join("output"))?.into(),
             Hand::Device(path) => File::open(path)?.into(),

@@ -153,8 +153,9 @@ fn machine(config: &Config) -> Vec<Planned> {
     plan
 }
 
-/// A node, and with it its whole chain: the nodes inside it are walked as the graph opens them. A
-/// format whose header names further files has them among its children.
+/// A node, and with it its whole chain: the nodes inside it are walked as the graph opens them.
+/// Files that only an image's header names are not known before the image is open; who wants them
+/// in the plan gives them as nodes.
 fn node(spec: &NodeSpec) -> Vec<Planned> {
     let reason = match &spec.name {
         Some(name) => format!("node '{name}'"),
@@ -166,6 +167,7 @@ fn node(spec: &NodeSpec) -> Vec<Planned> {
         DriverSpec::NullCo(_)
         | DriverSpec::NullAio(_)
         | DriverSpec::Raw(_)
+        | DriverSpec::Qcow2(_)
         | DriverSpec::Blkdebug(_) => {
             let mut plan = rules(spec);
             let children = spec.driver.children().map(|(_, child)| match child {

@@ -466,6 +466,14 @@ BlockDeviceIoStatus = Literal["ok", "failed", "nospace"]
 """
 
 
+Qcow2CompressionType = Literal["zlib", "zstd"]
+"""How compressed clusters are compressed.
+
+- ``zlib``: Deflate.
+- ``zstd``: Zstandard.
+"""
+
+
 IoOperationType = Literal["read", "write"]
 """What was tried.
 
@@ -1810,6 +1818,63 @@ class BlockdevOptionsRaw(Struct):
 
 
 @dataclass
+class BlockdevOptionsQcow2(Struct):
+    """A block node to be made.
+
+    Where ``driver`` is ``qcow2``: an image whose clusters appear when they are written.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "qcow2"}
+
+    driver: Literal["qcow2"] = field(default="qcow2", init=False)
+    file: BlockdevRef
+    """The node with the image."""
+    node_name: Optional[str] = None
+    """Its name, which must be new."""
+    discard: Optional[BlockdevDiscardOptions] = None
+    """What becomes of a guest's discard (default: ignore)."""
+    cache: Optional[BlockdevCacheOptions] = None
+    """How the host caches."""
+    read_only: Optional[bool] = None
+    """Whether nobody may write (default: false)."""
+    auto_read_only: Optional[bool] = None
+    """Whether the node may become read-only where the storage is (default: false)."""
+    force_share: Optional[bool] = None
+    """Whether others may write to the storage at the same time; only for a node that is
+    read-only (default: false).
+    """
+    detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
+    """What becomes of a guest's write of zeroes (default: off)."""
+    backing: Optional[BlockdevRefOrNull] = None
+    """The disk that shows through where nothing was written; null is none (default: the file
+    that the image's header names, opened read-only. Its name must be a plain path, relative
+    to the image, and its format must stand in the header).
+    """
+    data_file: Optional[BlockdevRef] = None
+    """The node with the guest's clusters, for images that have them outside (default: the file
+    that the image's header names).
+    """
+    lazy_refcounts: Optional[bool] = None
+    """Whether refcounts are written only when the image is closed; the image is marked dirty
+    meanwhile (default: as the image says).
+    """
+    pass_discard_request: Optional[bool] = None
+    """Whether what the guest discards is discarded in the file, too (default: whether discard
+    is unmap).
+    """
+    l2_cache_size: Optional[int] = None
+    """Bytes of tables that are kept in memory (default: 32 MiB)."""
+    l2_cache_entry_size: Optional[int] = None
+    """Bytes of a table that are read at once: a power of two from 512 to the size of a cluster
+    (default: 4096).
+    """
+    cache_size: Optional[int] = None
+    """Accepted and without effect where l2-cache-size is given; else bytes of tables that are
+    kept in memory.
+    """
+
+
+@dataclass
 class BlockdevOptionsNullCo(Struct):
     """A block node to be made.
 
@@ -2254,6 +2319,64 @@ class BlockdevCacheInfo(Struct):
 
 
 @dataclass
+class ImageInfoSpecificQCow2(Struct):
+    """What a qcow2 image says of itself."""
+
+    compat: str
+    """Its version: "0.10" is 2, "1.1" is 3."""
+    refcount_bits: int
+    """Bits of a refcount."""
+    compression_type: Qcow2CompressionType
+    """How compressed clusters are compressed."""
+    data_file: Optional[str] = None
+    """The name of the file with the guest's clusters."""
+    data_file_raw: Optional[bool] = None
+    """Whether that file alone is the disk."""
+    extended_l2: Optional[bool] = None
+    """Whether clusters have parts that appear one by one."""
+    lazy_refcounts: Optional[bool] = None
+    """Whether refcounts are written late."""
+    corrupt: Optional[bool] = None
+    """Whether it was found to be corrupt."""
+
+
+@dataclass
+class ImageInfoSpecificQcow2(Struct):
+    """What an image says of itself.
+
+    Where ``type`` is ``qcow2``: a qcow2 image.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "qcow2"}
+
+    type: Literal["qcow2"] = field(default="qcow2", init=False)
+    data: ImageInfoSpecificQCow2
+    """What the image says."""
+
+
+@dataclass
+class SnapshotInfo(Struct):
+    """A state that an image keeps."""
+
+    id: str
+    """Its id."""
+    name: str
+    """Its name."""
+    vm_state_size: int
+    """Bytes of the machine's state."""
+    date_sec: int
+    """When it was taken, in seconds since 1970."""
+    date_nsec: int
+    """And nanoseconds."""
+    vm_clock_sec: int
+    """How long the guest had run, in seconds."""
+    vm_clock_nsec: int
+    """And nanoseconds."""
+    icount: Optional[int] = None
+    """Instructions the guest had executed, where they were counted."""
+
+
+@dataclass
 class ImageInfo(Struct):
     """What is stored in a node."""
 
@@ -2263,8 +2386,24 @@ class ImageInfo(Struct):
     """Its driver."""
     virtual_size: int
     """The bytes that the guest sees."""
+    dirty_flag: Optional[bool] = None
+    """Whether it was not closed, or is being written with lazy refcounts."""
     actual_size: Optional[int] = None
     """The bytes that it takes on the host."""
+    cluster_size: Optional[int] = None
+    """Bytes of a cluster."""
+    backing_filename: Optional[str] = None
+    """The name of the backing file, as the image has it."""
+    full_backing_filename: Optional[str] = None
+    """The same, as it was opened."""
+    backing_filename_format: Optional[str] = None
+    """The format of the backing file, as the image has it."""
+    snapshots: Optional[List[SnapshotInfo]] = None
+    """The states that it keeps."""
+    backing_image: Optional[ImageInfo] = None
+    """What is stored in the node behind it."""
+    format_specific: Optional[ImageInfoSpecific] = None
+    """What it says of itself."""
 
 
 @dataclass
@@ -2272,6 +2411,7 @@ class BlockDeviceInfo(Struct):
     """A block node."""
 
     NAMES: ClassVar[Mapping[str, str]] = {
+        "backing_file": "backing_file",
         "backing_file_depth": "backing_file_depth",
         "detect_zeroes": "detect_zeroes",
         "bps_rd": "bps_rd",
@@ -2315,6 +2455,8 @@ class BlockDeviceInfo(Struct):
     """The offset whose writing causes an event; 0 means none."""
     node_name: Optional[str] = None
     """Its name."""
+    backing_file: Optional[str] = None
+    """The name of the backing file, as the image has it."""
 
 
 @dataclass
@@ -3297,6 +3439,7 @@ BlockdevOptions = Union[
     BlockdevOptionsFile,
     BlockdevOptionsHostDevice,
     BlockdevOptionsRaw,
+    BlockdevOptionsQcow2,
     BlockdevOptionsNullCo,
     BlockdevOptionsNullAio,
     BlockdevOptionsBlkdebug,
@@ -3316,6 +3459,10 @@ BlockJobInfo = Union[
     BlockJobInfoSnapshotDelete,
 ]
 """One job that works on block nodes."""
+
+
+ImageInfoSpecific = Union[ImageInfoSpecificQcow2]
+"""What an image says of itself."""
 
 
 ObjectOptions = Union[
@@ -3344,6 +3491,10 @@ DeviceOptions = Union[
     DeviceOptionsVirtserialport,
 ]
 """A device to be plugged in."""
+
+
+BlockdevRefOrNull = Union[BlockdevOptions, str, None]
+"""A block node, new or old, or none."""
 
 
 BlockdevRef = Union[BlockdevOptions, str]

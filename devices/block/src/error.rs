@@ -4,7 +4,9 @@ use std::io;
 
 use fdset::Identity;
 
+use crate::engine::IoThreadError;
 use crate::format::blkdebug::config::ConfigError;
+use crate::format::qcow2::ImageError;
 use crate::permission::Permissions;
 
 /// Why a graph command was refused or a node could not be made. Where a client of QEMU matches on
@@ -68,6 +70,28 @@ pub enum BlockError {
         name: String,
         /// The limit.
         limit: usize,
+    },
+    /// An image that cannot be used.
+    #[error("Could not open node '{node}'")]
+    Image {
+        /// The node.
+        node: String,
+        /// Why.
+        #[source]
+        source: ImageError,
+    },
+    /// An image is opened by requests, and there is no thread for them.
+    #[error("Node '{node}' is an image, and no io-thread was given to open it on")]
+    NoThread {
+        /// The node.
+        node: String,
+    },
+    /// The thread on which images are opened has ended.
+    #[error("Images cannot be opened")]
+    Thread {
+        /// Why.
+        #[source]
+        source: IoThreadError,
     },
     /// A blkdebug node's file of rules cannot be read.
     #[error("Could not read the rules of node '{node}'")]

@@ -27,6 +27,7 @@ use fdset::{Door, OpenFile};
 use crate::account::{Account, Operation, Outcome, Totals};
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
+use crate::format::qcow2::Details;
 use crate::reopen::{OptionsCell, Prepared, Reopening, Untouched};
 use crate::spec::{DetectZeroes, DiscardMode, NodeOptions};
 
@@ -283,6 +284,11 @@ pub trait BlockNode: Send + Sync {
     /// What the image's header says backs it, as it stands there: file and format. By default
     /// nothing.
     fn backing_name(&self) -> Option<(String, Option<String>)> {
+        None
+    }
+
+    /// What an image says of itself, for lists. By default nothing.
+    fn details(&self) -> Option<Details> {
         None
     }
 }
@@ -740,6 +746,11 @@ impl NodeRef {
             return Err(errno(libc::EPERM));
         }
         self.0.body.change_backing(io, file, format).await
+    }
+
+    /// What an image says of itself.
+    pub fn details(&self) -> Option<Details> {
+        self.0.body.details()
     }
 
     /// What the image's header says backs it: file and format.

@@ -3,6 +3,7 @@
 //! Where an `Option` stands, absence has a meaning of its own, said beside it.
 
 use crate::format::blkdebug::rules::Rules;
+use crate::format::qcow2::Tuning;
 
 /// One node, and the nodes it brings with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +84,8 @@ pub enum DriverSpec {
     NullAio(NullSpec),
     /// The bytes of another node, or a window of them.
     Raw(RawSpec),
+    /// An image of clusters that appear when they are written.
+    Qcow2(Box<Qcow2Spec>),
     /// Another node, whose requests fail as rules say.
     Blkdebug(BlkdebugSpec),
 }
@@ -96,18 +99,39 @@ impl DriverSpec {
             Self::NullCo(_) => "null-co",
             Self::NullAio(_) => "null-aio",
             Self::Raw(_) => "raw",
+            Self::Qcow2(_) => "qcow2",
             Self::Blkdebug(_) => "blkdebug",
         }
     }
 
+    /// Whether the node, or one that comes inline with it, is opened by requests on an io-thread.
+    pub fn needs_thread(&self) -> bool {
+        matches!(self, Self::Qcow2(_))
+            || self.children().any(|(_, child)| match child {
+                ChildSpec::Named(_) => false,
+                ChildSpec::Inline(spec) => spec.driver.needs_thread(),
+            })
+    }
+
     /// Its children, by role.
     pub fn children(&self) -> impl Iterator<Item = (&'static str, &ChildSpec)> {
-        let file = match self {
+        let mut more = None;
+        let first = match self {
             Self::Raw(raw) => Some(("file", &raw.file)),
             Self::Blkdebug(blkdebug) => Some(("image", &blkdebug.image)),
+            Self::Qcow2(qcow2) => {
+                more = Some(qcow2);
+                Some(("file", &qcow2.file))
+            }
             _ => None,
         };
-        file.into_iter()
+        let data = more.and_then(|qcow2| qcow2.data_file.as_ref());
+        let backing = more.and_then(|qcow2| match &qcow2.backing {
+            BackingSpec::Child(child) => Some(("backing", child)),
+            BackingSpec::FromHeader | BackingSpec::Nothing => None,
+        });
+        let data = data.map(|data| ("data-file", data));
+        first.into_iter().chain(data).chain(backing)
     }
 }
 
@@ -136,6 +160,34 @@ pub struct RawSpec {
     pub offset: u64,
     /// The length in bytes; `None` follows the end of the other node.
     pub size: Option<u64>,
+}
+
+/// An image of clusters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Qcow2Spec {
+    /// The node with header and tables.
+    pub file: ChildSpec,
+    /// The node with the guest's clusters, for images that have them outside; `None` is the file
+    /// that the header names.
+    pub data_file: Option<ChildSpec>,
+    /// What is behind the image.
+    pub backing: BackingSpec,
+    /// Whether what the guest discards is discarded in the file; `None` as the node's own discards
+    /// are.
+    pub pass_discard: Option<bool>,
+    /// How it is handled.
+    pub tuning: Tuning,
+}
+
+/// What is behind an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackingSpec {
+    /// The file that the header names, if it names one.
+    FromHeader,
+    /// Nothing, whatever the header says.
+    Nothing,
+    /// This node.
+    Child(ChildSpec),
 }
 
 /// A node over another one that fails on purpose.

@@ -25,6 +25,9 @@ pub enum BlockdevDriver {
     /// A part of another node, or all of it.
     #[serde(rename = "raw")]
     Raw,
+    /// An image whose clusters appear when they are written.
+    #[serde(rename = "qcow2")]
+    Qcow2,
     /// No storage; writes vanish.
     #[serde(rename = "null-co")]
     NullCo,
@@ -42,6 +45,7 @@ impl BlockdevDriver {
         Self::File,
         Self::HostDevice,
         Self::Raw,
+        Self::Qcow2,
         Self::NullCo,
         Self::NullAio,
         Self::Blkdebug,
@@ -52,6 +56,7 @@ impl BlockdevDriver {
             Self::File => "file",
             Self::HostDevice => "host_device",
             Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
             Self::NullCo => "null-co",
             Self::NullAio => "null-aio",
             Self::Blkdebug => "blkdebug",
@@ -651,6 +656,156 @@ impl crate::describe::Described for BlockdevOptionsRaw {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// A block node, new or old, or none.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+#[serde(untagged)]
+pub enum BlockdevRefOrNull {
+    /// A node to be made on the way.
+    Definition(Box<BlockdevOptions>),
+    /// The name of a node that is there.
+    Reference(String),
+    /// No node.
+    Null(()),
+}
+
+impl crate::input::FromInput for BlockdevRefOrNull {
+    fn from_input(
+        value: serde_json::Value,
+        at: &crate::input::Path<'_>,
+        mode: crate::input::Mode,
+    ) -> Result<Self, crate::QmpError> {
+        match value {
+            serde_json::Value::Object(_) => {
+                crate::input::FromInput::from_input(value, at, mode)
+                    .map(Self::Definition)
+            }
+            serde_json::Value::String(_) => {
+                crate::input::FromInput::from_input(value, at, mode).map(Self::Reference)
+            }
+            serde_json::Value::Null => {
+                crate::input::FromInput::from_input(value, at, mode).map(Self::Null)
+            }
+            _ => Err(crate::input::wrong_type(at, "BlockdevRefOrNull")),
+        }
+    }
+}
+
+crate::input::deserialize_through_input!(BlockdevRefOrNull);
+
+/// An image whose clusters appear when they are written, over another disk. Formats are never
+/// guessed: an image is qcow2 because this driver is named.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockdevOptionsQcow2 {
+    /// The node with the image.
+    pub file: BlockdevRef,
+    /// The disk that shows through where nothing was written; null is none (default: the file that
+    /// the image's header names, opened read-only. Its name must be a plain path, relative to the
+    /// image, and its format must stand in the header).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing: Option<BlockdevRefOrNull>,
+    /// The node with the guest's clusters, for images that have them outside (default: the file
+    /// that the image's header names).
+    #[serde(rename = "data-file")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_file: Option<BlockdevRef>,
+    /// Whether refcounts are written only when the image is closed; the image is marked dirty
+    /// meanwhile (default: as the image says).
+    #[serde(rename = "lazy-refcounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lazy_refcounts: Option<bool>,
+    /// Whether what the guest discards is discarded in the file, too (default: whether discard is
+    /// unmap).
+    #[serde(rename = "pass-discard-request")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pass_discard_request: Option<bool>,
+    /// Bytes of tables that are kept in memory (default: 32 MiB).
+    #[serde(rename = "l2-cache-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub l2_cache_size: Option<i64>,
+    /// Bytes of a table that are read at once: a power of two from 512 to the size of a cluster
+    /// (default: 4096).
+    #[serde(rename = "l2-cache-entry-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub l2_cache_entry_size: Option<i64>,
+    /// Accepted and without effect where l2-cache-size is given; else bytes of tables that are
+    /// kept in memory.
+    #[serde(rename = "cache-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_size: Option<i64>,
+}
+
+impl crate::input::FromMembers for BlockdevOptionsQcow2 {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            file: members.required("file")?,
+            backing: members.optional("backing")?,
+            data_file: members.optional("data-file")?,
+            lazy_refcounts: members.optional("lazy-refcounts")?,
+            pass_discard_request: members.optional("pass-discard-request")?,
+            l2_cache_size: members.optional("l2-cache-size")?,
+            l2_cache_entry_size: members.optional("l2-cache-entry-size")?,
+            cache_size: members.optional("cache-size")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockdevOptionsQcow2);
+
+impl crate::describe::Described for BlockdevOptionsQcow2 {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "file",
+            "BlockdevRef",
+            "the node with the image",
+        ),
+        crate::describe::MemberSpec::optional(
+                "backing",
+                "BlockdevRefOrNull",
+                "the disk that shows through where nothing was written; null is none (default: the file that the image's header names, opened read-only. Its name must be a plain path, relative to the image, and its format must stand in the header)",
+            )
+            .default_is(
+                "the file that the image's header names, opened read-only. Its name must be a plain path, relative to the image, and its format must stand in the header",
+            ),
+        crate::describe::MemberSpec::optional(
+                "data-file",
+                "BlockdevRef",
+                "the node with the guest's clusters, for images that have them outside (default: the file that the image's header names)",
+            )
+            .default_is("the file that the image's header names"),
+        crate::describe::MemberSpec::optional(
+                "lazy-refcounts",
+                "bool",
+                "whether refcounts are written only when the image is closed; the image is marked dirty meanwhile (default: as the image says)",
+            )
+            .default_is("as the image says"),
+        crate::describe::MemberSpec::optional(
+                "pass-discard-request",
+                "bool",
+                "whether what the guest discards is discarded in the file, too (default: whether discard is unmap)",
+            )
+            .default_is("whether discard is unmap"),
+        crate::describe::MemberSpec::optional(
+                "l2-cache-size",
+                "int",
+                "bytes of tables that are kept in memory (default: 32 MiB)",
+            )
+            .default_is("32 MiB"),
+        crate::describe::MemberSpec::optional(
+                "l2-cache-entry-size",
+                "int",
+                "bytes of a table that are read at once: a power of two from 512 to the size of a cluster (default: 4096)",
+            )
+            .default_is("4096"),
+        crate::describe::MemberSpec::optional(
+            "cache-size",
+            "int",
+            "accepted and without effect where l2-cache-size is given; else bytes of tables that are kept in memory",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// A block node to be made.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevOptions {
@@ -699,6 +854,9 @@ pub enum BlockdevOptionsVariant {
     /// A part of another node, or all of it.
     #[serde(rename = "raw")]
     Raw(BlockdevOptionsRaw),
+    /// An image whose clusters appear when they are written.
+    #[serde(rename = "qcow2")]
+    Qcow2(BlockdevOptionsQcow2),
     /// No storage; writes vanish.
     #[serde(rename = "null-co")]
     NullCo(BlockdevOptionsNull),
@@ -717,6 +875,7 @@ impl BlockdevOptionsVariant {
             Self::File(_) => BlockdevDriver::File,
             Self::HostDevice(_) => BlockdevDriver::HostDevice,
             Self::Raw(_) => BlockdevDriver::Raw,
+            Self::Qcow2(_) => BlockdevDriver::Qcow2,
             Self::NullCo(_) => BlockdevDriver::NullCo,
             Self::NullAio(_) => BlockdevDriver::NullAio,
             Self::Blkdebug(_) => BlockdevDriver::Blkdebug,
@@ -751,6 +910,11 @@ impl crate::input::FromMembers for BlockdevOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                BlockdevDriver::Qcow2 => {
+                    BlockdevOptionsVariant::Qcow2(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 BlockdevDriver::NullCo => {
                     BlockdevOptionsVariant::NullCo(
                         crate::input::FromMembers::take(members)?,
@@ -776,7 +940,17 @@ crate::input::object_type!(BlockdevOptions);
 impl crate::describe::Described for BlockdevOptions {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
         crate::describe::MemberSpec::required("driver", "BlockdevDriver", "what it is")
-            .one_of(&["file", "host_device", "raw", "null-co", "null-aio", "blkdebug"]),
+            .one_of(
+                &[
+                    "file",
+                    "host_device",
+                    "raw",
+                    "qcow2",
+                    "null-co",
+                    "null-aio",
+                    "blkdebug",
+                ],
+            ),
         crate::describe::MemberSpec::optional(
             "node-name",
             "str",
@@ -836,6 +1010,11 @@ impl crate::describe::Described for BlockdevOptions {
             name: "raw",
             description: "a part of another node, or all of it",
             members: <BlockdevOptionsRaw as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "qcow2",
+            description: "an image whose clusters appear when they are written",
+            members: <BlockdevOptionsQcow2 as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "null-co",
@@ -1328,6 +1507,337 @@ impl crate::describe::Described for BlockdevCacheInfo {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// How compressed clusters are compressed.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum Qcow2CompressionType {
+    /// Deflate.
+    #[serde(rename = "zlib")]
+    Zlib,
+    /// Zstandard.
+    #[serde(rename = "zstd")]
+    Zstd,
+}
+
+impl Qcow2CompressionType {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Zlib, Self::Zstd];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Zlib => "zlib",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+crate::input::named_values!(Qcow2CompressionType);
+
+/// What a qcow2 image says of itself.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct ImageInfoSpecificQCow2 {
+    /// Its version: "0.10" is 2, "1.1" is 3.
+    pub compat: String,
+    /// The name of the file with the guest's clusters.
+    #[serde(rename = "data-file")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_file: Option<String>,
+    /// Whether that file alone is the disk.
+    #[serde(rename = "data-file-raw")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_file_raw: Option<bool>,
+    /// Whether clusters have parts that appear one by one.
+    #[serde(rename = "extended-l2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extended_l2: Option<bool>,
+    /// Whether refcounts are written late.
+    #[serde(rename = "lazy-refcounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lazy_refcounts: Option<bool>,
+    /// Whether it was found to be corrupt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrupt: Option<bool>,
+    /// Bits of a refcount.
+    #[serde(rename = "refcount-bits")]
+    pub refcount_bits: i64,
+    /// How compressed clusters are compressed.
+    #[serde(rename = "compression-type")]
+    pub compression_type: Qcow2CompressionType,
+}
+
+impl crate::input::FromMembers for ImageInfoSpecificQCow2 {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            compat: members.required("compat")?,
+            data_file: members.optional("data-file")?,
+            data_file_raw: members.optional("data-file-raw")?,
+            extended_l2: members.optional("extended-l2")?,
+            lazy_refcounts: members.optional("lazy-refcounts")?,
+            corrupt: members.optional("corrupt")?,
+            refcount_bits: members.required("refcount-bits")?,
+            compression_type: members.required("compression-type")?,
+        })
+    }
+}
+
+crate::input::object_type!(ImageInfoSpecificQCow2);
+
+impl crate::describe::Described for ImageInfoSpecificQCow2 {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "compat",
+            "str",
+            "its version: \"0.10\" is 2, \"1.1\" is 3",
+        ),
+        crate::describe::MemberSpec::optional(
+            "data-file",
+            "str",
+            "the name of the file with the guest's clusters",
+        ),
+        crate::describe::MemberSpec::optional(
+            "data-file-raw",
+            "bool",
+            "whether that file alone is the disk",
+        ),
+        crate::describe::MemberSpec::optional(
+            "extended-l2",
+            "bool",
+            "whether clusters have parts that appear one by one",
+        ),
+        crate::describe::MemberSpec::optional(
+            "lazy-refcounts",
+            "bool",
+            "whether refcounts are written late",
+        ),
+        crate::describe::MemberSpec::optional(
+            "corrupt",
+            "bool",
+            "whether it was found to be corrupt",
+        ),
+        crate::describe::MemberSpec::required(
+            "refcount-bits",
+            "int",
+            "bits of a refcount",
+        ),
+        crate::describe::MemberSpec::required(
+                "compression-type",
+                "Qcow2CompressionType",
+                "how compressed clusters are compressed",
+            )
+            .one_of(&["zlib", "zstd"]),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// QAPI struct `ImageInfoSpecificQCow2Wrapper`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct ImageInfoSpecificQCow2Wrapper {
+    /// What the image says.
+    pub data: ImageInfoSpecificQCow2,
+}
+
+impl crate::input::FromMembers for ImageInfoSpecificQCow2Wrapper {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            data: members.required("data")?,
+        })
+    }
+}
+
+crate::input::object_type!(ImageInfoSpecificQCow2Wrapper);
+
+impl crate::describe::Described for ImageInfoSpecificQCow2Wrapper {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "data",
+            "ImageInfoSpecificQCow2",
+            "what the image says",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Formats that say more of themselves.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum ImageInfoSpecificKind {
+    /// A qcow2 image.
+    #[serde(rename = "qcow2")]
+    Qcow2,
+}
+
+impl ImageInfoSpecificKind {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Qcow2];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
+crate::input::named_values!(ImageInfoSpecificKind);
+
+/// What an image says of itself.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct ImageInfoSpecific {
+    /// Which kind it is (`type` on the wire), with the members of that kind.
+    #[serde(flatten)]
+    pub r#type: ImageInfoSpecificVariant,
+}
+
+/// What [`ImageInfoSpecific`] holds beside its fixed members.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+#[serde(tag = "type")]
+pub enum ImageInfoSpecificVariant {
+    /// A qcow2 image.
+    #[serde(rename = "qcow2")]
+    Qcow2(ImageInfoSpecificQCow2Wrapper),
+}
+
+impl ImageInfoSpecificVariant {
+    /// The discriminator's value.
+    pub const fn tag(&self) -> ImageInfoSpecificKind {
+        match self {
+            Self::Qcow2(_) => ImageInfoSpecificKind::Qcow2,
+        }
+    }
+}
+
+impl crate::input::FromMembers for ImageInfoSpecific {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        let tag: ImageInfoSpecificKind = members.required("type")?;
+        Ok(Self {
+            r#type: match tag {
+                ImageInfoSpecificKind::Qcow2 => {
+                    ImageInfoSpecificVariant::Qcow2(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+            },
+        })
+    }
+}
+
+crate::input::object_type!(ImageInfoSpecific);
+
+impl crate::describe::Described for ImageInfoSpecific {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+                "type",
+                "ImageInfoSpecificKind",
+                "its format",
+            )
+            .one_of(&["qcow2"]),
+    ];
+    const TAG: Option<&'static str> = Some("type");
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[
+        crate::describe::VariantSpec {
+            name: "qcow2",
+            description: "a qcow2 image",
+            members: <ImageInfoSpecificQCow2Wrapper as crate::describe::Described>::MEMBERS,
+        },
+    ];
+}
+
+/// A state that an image keeps.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct SnapshotInfo {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Bytes of the machine's state.
+    #[serde(rename = "vm-state-size")]
+    pub vm_state_size: i64,
+    /// When it was taken, in seconds since 1970.
+    #[serde(rename = "date-sec")]
+    pub date_sec: i64,
+    /// And nanoseconds.
+    #[serde(rename = "date-nsec")]
+    pub date_nsec: i64,
+    /// How long the guest had run, in seconds.
+    #[serde(rename = "vm-clock-sec")]
+    pub vm_clock_sec: i64,
+    /// And nanoseconds.
+    #[serde(rename = "vm-clock-nsec")]
+    pub vm_clock_nsec: i64,
+    /// Instructions the guest had executed, where they were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icount: Option<i64>,
+}
+
+impl crate::input::FromMembers for SnapshotInfo {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.required("id")?,
+            name: members.required("name")?,
+            vm_state_size: members.required("vm-state-size")?,
+            date_sec: members.required("date-sec")?,
+            date_nsec: members.required("date-nsec")?,
+            vm_clock_sec: members.required("vm-clock-sec")?,
+            vm_clock_nsec: members.required("vm-clock-nsec")?,
+            icount: members.optional("icount")?,
+        })
+    }
+}
+
+crate::input::object_type!(SnapshotInfo);
+
+impl crate::describe::Described for SnapshotInfo {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("id", "str", "its id"),
+        crate::describe::MemberSpec::required("name", "str", "its name"),
+        crate::describe::MemberSpec::required(
+            "vm-state-size",
+            "int",
+            "bytes of the machine's state",
+        ),
+        crate::describe::MemberSpec::required(
+            "date-sec",
+            "int",
+            "when it was taken, in seconds since 1970",
+        ),
+        crate::describe::MemberSpec::required("date-nsec", "int", "and nanoseconds"),
+        crate::describe::MemberSpec::required(
+            "vm-clock-sec",
+            "int",
+            "how long the guest had run, in seconds",
+        ),
+        crate::describe::MemberSpec::required("vm-clock-nsec", "int", "and nanoseconds"),
+        crate::describe::MemberSpec::optional(
+            "icount",
+            "int",
+            "instructions the guest had executed, where they were counted",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// What is stored in a node.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ImageInfo {
@@ -1335,6 +1845,10 @@ pub struct ImageInfo {
     pub filename: String,
     /// Its driver.
     pub format: String,
+    /// Whether it was not closed, or is being written with lazy refcounts.
+    #[serde(rename = "dirty-flag")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_flag: Option<bool>,
     /// The bytes that it takes on the host.
     #[serde(rename = "actual-size")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -1342,6 +1856,33 @@ pub struct ImageInfo {
     /// The bytes that the guest sees.
     #[serde(rename = "virtual-size")]
     pub virtual_size: i64,
+    /// Bytes of a cluster.
+    #[serde(rename = "cluster-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_size: Option<i64>,
+    /// The name of the backing file, as the image has it.
+    #[serde(rename = "backing-filename")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename: Option<String>,
+    /// The same, as it was opened.
+    #[serde(rename = "full-backing-filename")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full_backing_filename: Option<String>,
+    /// The format of the backing file, as the image has it.
+    #[serde(rename = "backing-filename-format")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename_format: Option<String>,
+    /// The states that it keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<Vec<SnapshotInfo>>,
+    /// What is stored in the node behind it.
+    #[serde(rename = "backing-image")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_image: Option<Box<ImageInfo>>,
+    /// What it says of itself.
+    #[serde(rename = "format-specific")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format_specific: Option<ImageInfoSpecific>,
 }
 
 impl crate::input::FromMembers for ImageInfo {
@@ -1349,8 +1890,16 @@ impl crate::input::FromMembers for ImageInfo {
         Ok(Self {
             filename: members.required("filename")?,
             format: members.required("format")?,
+            dirty_flag: members.optional("dirty-flag")?,
             actual_size: members.optional("actual-size")?,
             virtual_size: members.required("virtual-size")?,
+            cluster_size: members.optional("cluster-size")?,
+            backing_filename: members.optional("backing-filename")?,
+            full_backing_filename: members.optional("full-backing-filename")?,
+            backing_filename_format: members.optional("backing-filename-format")?,
+            snapshots: members.optional("snapshots")?,
+            backing_image: members.optional("backing-image")?,
+            format_specific: members.optional("format-specific")?,
         })
     }
 }
@@ -1362,6 +1911,11 @@ impl crate::describe::Described for ImageInfo {
         crate::describe::MemberSpec::required("filename", "str", "where it is"),
         crate::describe::MemberSpec::required("format", "str", "its driver"),
         crate::describe::MemberSpec::optional(
+            "dirty-flag",
+            "bool",
+            "whether it was not closed, or is being written with lazy refcounts",
+        ),
+        crate::describe::MemberSpec::optional(
             "actual-size",
             "int",
             "the bytes that it takes on the host",
@@ -1370,6 +1924,41 @@ impl crate::describe::Described for ImageInfo {
             "virtual-size",
             "int",
             "the bytes that the guest sees",
+        ),
+        crate::describe::MemberSpec::optional(
+            "cluster-size",
+            "int",
+            "bytes of a cluster",
+        ),
+        crate::describe::MemberSpec::optional(
+            "backing-filename",
+            "str",
+            "the name of the backing file, as the image has it",
+        ),
+        crate::describe::MemberSpec::optional(
+            "full-backing-filename",
+            "str",
+            "the same, as it was opened",
+        ),
+        crate::describe::MemberSpec::optional(
+            "backing-filename-format",
+            "str",
+            "the format of the backing file, as the image has it",
+        ),
+        crate::describe::MemberSpec::optional(
+            "snapshots",
+            "[SnapshotInfo]",
+            "the states that it keeps",
+        ),
+        crate::describe::MemberSpec::optional(
+            "backing-image",
+            "ImageInfo",
+            "what is stored in the node behind it",
+        ),
+        crate::describe::MemberSpec::optional(
+            "format-specific",
+            "ImageInfoSpecific",
+            "what it says of itself",
         ),
     ];
     const TAG: Option<&'static str> = None;
@@ -1389,6 +1978,9 @@ pub struct BlockDeviceInfo {
     pub ro: bool,
     /// Its driver.
     pub drv: String,
+    /// The name of the backing file, as the image has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_file: Option<String>,
     /// How many nodes back it.
     pub backing_file_depth: i64,
     /// Whether this process may write to it.
@@ -1424,6 +2016,7 @@ impl crate::input::FromMembers for BlockDeviceInfo {
             node_name: members.optional("node-name")?,
             ro: members.required("ro")?,
             drv: members.required("drv")?,
+            backing_file: members.optional("backing_file")?,
             backing_file_depth: members.required("backing_file_depth")?,
             active: members.required("active")?,
             encrypted: members.required("encrypted")?,
@@ -1449,6 +2042,11 @@ impl crate::describe::Described for BlockDeviceInfo {
         crate::describe::MemberSpec::optional("node-name", "str", "its name"),
         crate::describe::MemberSpec::required("ro", "bool", "whether it is read-only"),
         crate::describe::MemberSpec::required("drv", "str", "its driver"),
+        crate::describe::MemberSpec::optional(
+            "backing_file",
+            "str",
+            "the name of the backing file, as the image has it",
+        ),
         crate::describe::MemberSpec::required(
             "backing_file_depth",
             "int",

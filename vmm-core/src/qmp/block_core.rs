@@ -193,6 +193,7 @@ impl Vm {
             )));
         }
         let spec = resolve::node::node(drive.node)?;
+        self.lend_thread(&spec)?;
         let node = self
             .graph
             .add_drive(door, spec)
@@ -223,6 +224,15 @@ impl Vm {
         self.drives.of_node(node).unwrap_or_default().to_owned()
     }
 
+    /// Gives the graph a thread if it will need one.
+    fn lend_thread(&mut self, spec: &block::spec::NodeSpec) -> Result<(), QmpError> {
+        if spec.driver.needs_thread() {
+            let thread = self.default_iothread()?;
+            self.graph.use_thread(thread);
+        }
+        Ok(())
+    }
+
     /// Adds a block node, from a command or from the command line.
     ///
     /// # Errors
@@ -233,6 +243,7 @@ impl Vm {
         options: BlockdevOptions,
     ) -> Result<(), QmpError> {
         let spec = resolve::node::node(options)?;
+        self.lend_thread(&spec)?;
         self.graph
             .add(door, spec)
             .map(drop)
@@ -243,13 +254,15 @@ impl Vm {
 fn node_info(view: &NodeView<'_>) -> BlockDeviceInfo {
     let node = view.node();
     let options = node.options();
-    let size = i64::try_from(node.len()).unwrap_or(i64::MAX);
+    let details = node.details();
+    let backing = details.and_then(|details| details.backing);
     BlockDeviceInfo {
         file: view.filename().to_owned(),
         node_name: Some(node.name().to_owned()),
         ro: node.is_read_only(),
         drv: node.driver().to_owned(),
-        backing_file_depth: 0,
+        backing_file: backing.map(|(name, _)| name),
+        backing_file_depth: i64::try_from(backing_depth(view)).unwrap_or(i64::MAX),
         active: true,
         encrypted: false,
         detect_zeroes: match options.detect_zeroes {
@@ -264,17 +277,47 @@ fn node_info(view: &NodeView<'_>) -> BlockDeviceInfo {
         iops: 0,
         iops_rd: 0,
         iops_wr: 0,
-        image: ImageInfo {
-            filename: view.filename().to_owned(),
-            format: node.driver().to_owned(),
-            actual_size: None,
-            virtual_size: size,
-        },
+        image: image_info(view),
         cache: BlockdevCacheInfo {
             writeback: true,
             direct: options.cache.direct,
             no_flush: options.cache.no_flush,
         },
         write_threshold: 0,
+    }
+}
+
+/// How many nodes are behind a node.
+fn backing_depth(view: &NodeView<'_>) -> usize {
+    let mut below = view.below();
+    let behind = below.find(|(role, _)| *role == "backing");
+    behind.map_or(0, |(_, behind)| 1 + backing_depth(&behind))
+}
+
+/// What is stored in a node, and behind it.
+fn image_info(view: &NodeView<'_>) -> ImageInfo {
+    let node = view.node();
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let details = node.details();
+    let behind = view.below().find(|(role, _)| *role == "backing");
+    let behind = behind.map(|(_, behind)| behind);
+    let named = details.as_ref().and_then(|details| details.backing.clone());
+    let snapshots = details.iter().flat_map(|details| &details.snapshots);
+    let snapshots: Vec<_> = snapshots.map(resolve::qcow2::snapshot).collect();
+    ImageInfo {
+        filename: view.filename().to_owned(),
+        format: node.driver().to_owned(),
+        dirty_flag: details.as_ref().map(|details| details.dirty),
+        actual_size: None,
+        virtual_size: number(node.len()),
+        cluster_size: details.as_ref().map(|details| number(details.cluster_size)),
+        full_backing_filename: behind
+            .filter(|_| named.is_some())
+            .map(|behind| behind.filename().to_owned()),
+        backing_filename_format: named.as_ref().and_then(|(_, format)| format.clone()),
+        backing_filename: named.map(|(name, _)| name),
+        snapshots: (!snapshots.is_empty()).then_some(snapshots),
+        backing_image: behind.map(|behind| Box::new(image_info(&behind))),
+        format_specific: details.as_ref().map(resolve::qcow2::specific),
     }
 }

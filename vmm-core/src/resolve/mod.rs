@@ -13,6 +13,7 @@ pub mod chardev;
 pub mod node;
 pub mod object;
 pub mod open_hook;
+pub mod qcow2;
 pub(crate) mod unmet;
 
 #[cfg(test)]

@@ -45,6 +45,9 @@ fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<Nod
             offset: raw.offset.unwrap_or(0),
             size: raw.size,
         }),
+        BlockdevOptionsVariant::Qcow2(qcow2) => {
+            DriverSpec::Qcow2(Box::new(super::qcow2::qcow2(qcow2, &own)?))
+        }
         BlockdevOptionsVariant::Blkdebug(blkdebug) => {
             DriverSpec::Blkdebug(blkdebug_spec(blkdebug, &own)?)
         }
@@ -69,7 +72,7 @@ fn refuse_unmet(options: &BlockdevOptions) -> Result<(), QmpError> {
             "latency-ns",
             "a null node answers at once",
         )]),
-        Kind::Raw(_) | Kind::Blkdebug(_) => Ok(()),
+        Kind::Raw(_) | Kind::Qcow2(_) | Kind::Blkdebug(_) => Ok(()),
     }
 }
 
@@ -192,7 +195,7 @@ fn out_of_range(parameter: &str, wanted: &str) -> QmpError {
     QmpError::generic(format!("Parameter '{parameter}' expects {wanted}"))
 }
 
-fn child(reference: BlockdevRef, parent: &NodeOptions) -> Result<ChildSpec, QmpError> {
+pub(super) fn child(reference: BlockdevRef, parent: &NodeOptions) -> Result<ChildSpec, QmpError> {
     Ok(match reference {
         BlockdevRef::Reference(name) => ChildSpec::Named(name),
         BlockdevRef::Definition(options) => {

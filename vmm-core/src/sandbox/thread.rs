@@ -243,7 +243,11 @@ pub(super) fn allowed(kind: ThreadKind, kick: i32, seal: i32) -> AllowList {
             allow_kvm(&mut list, &[0x81]);
         }
         ThreadKind::IoThread => {
-            always(&mut list, &[SYS_io_uring_enter, SYS_eventfd2]);
+            // An image grows while it is written.
+            always(
+                &mut list,
+                &[SYS_io_uring_enter, SYS_eventfd2, SYS_ftruncate],
+            );
             allow_kvm(&mut list, KVM_DEVICES);
         }
         ThreadKind::DevIo => {

@@ -269,9 +269,11 @@ impl Vm {
         }
     }
 
-    /// The end: the machine stops, clients get what is still on its way to them.
+    /// The end: the machine stops, images are written down, clients get what is still on its way
+    /// to them.
     pub(super) fn close(&mut self) {
         self.machine.pause();
+        self.graph.settle_all();
         self.open_hook.end();
         self.server.shutdown();
     }

@@ -15,6 +15,9 @@ pub enum BlockdevDriver {
     /// A part of another node, or all of it.
     #[serde(rename = "raw")]
     Raw,
+    /// An image whose clusters appear when they are written.
+    #[serde(rename = "qcow2")]
+    Qcow2,
     /// No storage; writes vanish.
     #[serde(rename = "null-co")]
     NullCo,
@@ -295,6 +298,77 @@ impl BlockdevOptionsRaw {
     }
 }
 
+/// A block node, new or old, or none.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+#[serde(untagged)]
+pub enum BlockdevRefOrNull {
+    /// A node to be made on the way.
+    Definition(Box<BlockdevOptions>),
+    /// The name of a node that is there.
+    Reference(String),
+    /// No node.
+    Null(()),
+}
+
+/// An image whose clusters appear when they are written, over another disk. Formats are never
+/// guessed: an image is qcow2 because this driver is named.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockdevOptionsQcow2 {
+    /// The node with the image.
+    pub file: BlockdevRef,
+    /// The disk that shows through where nothing was written; null is none (default: the file that
+    /// the image's header names, opened read-only. Its name must be a plain path, relative to the
+    /// image, and its format must stand in the header).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "crate::command::present")]
+    pub backing: Option<BlockdevRefOrNull>,
+    /// The node with the guest's clusters, for images that have them outside (default: the file
+    /// that the image's header names).
+    #[serde(rename = "data-file")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_file: Option<BlockdevRef>,
+    /// Whether refcounts are written only when the image is closed; the image is marked dirty
+    /// meanwhile (default: as the image says).
+    #[serde(rename = "lazy-refcounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lazy_refcounts: Option<bool>,
+    /// Whether what the guest discards is discarded in the file, too (default: whether discard is
+    /// unmap).
+    #[serde(rename = "pass-discard-request")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pass_discard_request: Option<bool>,
+    /// Bytes of tables that are kept in memory (default: 32 MiB).
+    #[serde(rename = "l2-cache-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub l2_cache_size: Option<i64>,
+    /// Bytes of a table that are read at once: a power of two from 512 to the size of a cluster
+    /// (default: 4096).
+    #[serde(rename = "l2-cache-entry-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub l2_cache_entry_size: Option<i64>,
+    /// Accepted and without effect where l2-cache-size is given; else bytes of tables that are
+    /// kept in memory.
+    #[serde(rename = "cache-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_size: Option<i64>,
+}
+
+impl BlockdevOptionsQcow2 {
+    /// With what must be given, and all else absent.
+    pub fn new(file: BlockdevRef) -> Self {
+        Self {
+            file,
+            backing: None,
+            data_file: None,
+            lazy_refcounts: None,
+            pass_discard_request: None,
+            l2_cache_size: None,
+            l2_cache_entry_size: None,
+            cache_size: None,
+        }
+    }
+}
+
 /// A block node to be made.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct BlockdevOptions {
@@ -360,6 +434,9 @@ pub enum BlockdevOptionsVariant {
     /// A part of another node, or all of it.
     #[serde(rename = "raw")]
     Raw(BlockdevOptionsRaw),
+    /// An image whose clusters appear when they are written.
+    #[serde(rename = "qcow2")]
+    Qcow2(BlockdevOptionsQcow2),
     /// No storage; writes vanish.
     #[serde(rename = "null-co")]
     NullCo(BlockdevOptionsNull),
@@ -543,6 +620,120 @@ pub struct BlockdevCacheInfo {
     pub no_flush: bool,
 }
 
+/// How compressed clusters are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[non_exhaustive]
+pub enum Qcow2CompressionType {
+    /// Deflate.
+    #[serde(rename = "zlib")]
+    Zlib,
+    /// Zstandard.
+    #[serde(rename = "zstd")]
+    Zstd,
+    /// One that this version does not know. It can be received, not sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// What a qcow2 image says of itself.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct ImageInfoSpecificQCow2 {
+    /// Its version: "0.10" is 2, "1.1" is 3.
+    pub compat: String,
+    /// The name of the file with the guest's clusters.
+    #[serde(rename = "data-file")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_file: Option<String>,
+    /// Whether that file alone is the disk.
+    #[serde(rename = "data-file-raw")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_file_raw: Option<bool>,
+    /// Whether clusters have parts that appear one by one.
+    #[serde(rename = "extended-l2")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extended_l2: Option<bool>,
+    /// Whether refcounts are written late.
+    #[serde(rename = "lazy-refcounts")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lazy_refcounts: Option<bool>,
+    /// Whether it was found to be corrupt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub corrupt: Option<bool>,
+    /// Bits of a refcount.
+    #[serde(rename = "refcount-bits")]
+    pub refcount_bits: i64,
+    /// How compressed clusters are compressed.
+    #[serde(rename = "compression-type")]
+    pub compression_type: Qcow2CompressionType,
+}
+
+/// QAPI struct `ImageInfoSpecificQCow2Wrapper`.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct ImageInfoSpecificQCow2Wrapper {
+    /// What the image says.
+    pub data: ImageInfoSpecificQCow2,
+}
+
+/// Formats that say more of themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[non_exhaustive]
+pub enum ImageInfoSpecificKind {
+    /// A qcow2 image.
+    #[serde(rename = "qcow2")]
+    Qcow2,
+    /// One that this version does not know. It can be received, not sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// What an image says of itself.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct ImageInfoSpecific {
+    /// Which kind it is (`type`), with the members of that kind.
+    #[serde(flatten)]
+    pub r#type: ImageInfoSpecificVariant,
+}
+
+/// What [`ImageInfoSpecific`] holds beside its fixed members.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+#[serde(tag = "type")]
+#[non_exhaustive]
+pub enum ImageInfoSpecificVariant {
+    /// A qcow2 image.
+    #[serde(rename = "qcow2")]
+    Qcow2(ImageInfoSpecificQCow2Wrapper),
+    /// One that this version does not know. It can be received, not sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// A state that an image keeps.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct SnapshotInfo {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Bytes of the machine's state.
+    #[serde(rename = "vm-state-size")]
+    pub vm_state_size: i64,
+    /// When it was taken, in seconds since 1970.
+    #[serde(rename = "date-sec")]
+    pub date_sec: i64,
+    /// And nanoseconds.
+    #[serde(rename = "date-nsec")]
+    pub date_nsec: i64,
+    /// How long the guest had run, in seconds.
+    #[serde(rename = "vm-clock-sec")]
+    pub vm_clock_sec: i64,
+    /// And nanoseconds.
+    #[serde(rename = "vm-clock-nsec")]
+    pub vm_clock_nsec: i64,
+    /// Instructions the guest had executed, where they were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icount: Option<i64>,
+}
+
 /// What is stored in a node.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct ImageInfo {
@@ -550,6 +741,10 @@ pub struct ImageInfo {
     pub filename: String,
     /// Its driver.
     pub format: String,
+    /// Whether it was not closed, or is being written with lazy refcounts.
+    #[serde(rename = "dirty-flag")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_flag: Option<bool>,
     /// The bytes that it takes on the host.
     #[serde(rename = "actual-size")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -557,6 +752,33 @@ pub struct ImageInfo {
     /// The bytes that the guest sees.
     #[serde(rename = "virtual-size")]
     pub virtual_size: i64,
+    /// Bytes of a cluster.
+    #[serde(rename = "cluster-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster_size: Option<i64>,
+    /// The name of the backing file, as the image has it.
+    #[serde(rename = "backing-filename")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename: Option<String>,
+    /// The same, as it was opened.
+    #[serde(rename = "full-backing-filename")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full_backing_filename: Option<String>,
+    /// The format of the backing file, as the image has it.
+    #[serde(rename = "backing-filename-format")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_filename_format: Option<String>,
+    /// The states that it keeps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<Vec<SnapshotInfo>>,
+    /// What is stored in the node behind it.
+    #[serde(rename = "backing-image")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_image: Option<Box<ImageInfo>>,
+    /// What it says of itself.
+    #[serde(rename = "format-specific")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format_specific: Option<ImageInfoSpecific>,
 }
 
 /// A block node.
@@ -572,6 +794,9 @@ pub struct BlockDeviceInfo {
     pub ro: bool,
     /// Its driver.
     pub drv: String,
+    /// The name of the backing file, as the image has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_file: Option<String>,
     /// How many nodes back it.
     pub backing_file_depth: i64,
     /// Whether this process may write to it.

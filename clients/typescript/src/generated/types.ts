@@ -1477,6 +1477,8 @@ export type BlockdevDriver =
   | "host_device"
   /** A part of another node, or all of it. */
   | "raw"
+  /** An image whose clusters appear when they are written. */
+  | "qcow2"
   /** No storage; writes vanish. */
   | "null-co"
   /** The same. */
@@ -1614,6 +1616,51 @@ export interface BlockdevOptionsRaw {
   size?: number;
 }
 
+/** A block node, new or old, or none. */
+export type BlockdevRefOrNull = BlockdevOptions | string | null;
+
+/**
+ * An image whose clusters appear when they are written, over another disk. Formats are never
+ * guessed: an image is qcow2 because this driver is named.
+ */
+export interface BlockdevOptionsQcow2 {
+  /** The node with the image. */
+  file: BlockdevRef;
+  /**
+   * The disk that shows through where nothing was written; null is none (default: the file that
+   * the image's header names, opened read-only. Its name must be a plain path, relative to the
+   * image, and its format must stand in the header).
+   */
+  backing?: BlockdevRefOrNull;
+  /**
+   * The node with the guest's clusters, for images that have them outside (default: the file that
+   * the image's header names).
+   */
+  "data-file"?: BlockdevRef;
+  /**
+   * Whether refcounts are written only when the image is closed; the image is marked dirty
+   * meanwhile (default: as the image says).
+   */
+  "lazy-refcounts"?: boolean;
+  /**
+   * Whether what the guest discards is discarded in the file, too (default: whether discard is
+   * unmap).
+   */
+  "pass-discard-request"?: boolean;
+  /** Bytes of tables that are kept in memory (default: 32 MiB). */
+  "l2-cache-size"?: number;
+  /**
+   * Bytes of a table that are read at once: a power of two from 512 to the size of a cluster
+   * (default: 4096).
+   */
+  "l2-cache-entry-size"?: number;
+  /**
+   * Accepted and without effect where l2-cache-size is given; else bytes of tables that are kept
+   * in memory.
+   */
+  "cache-size"?: number;
+}
+
 /** A block node to be made. */
 export type BlockdevOptions = BlockdevOptionsAlways & (
   /** A regular file. */
@@ -1622,6 +1669,8 @@ export type BlockdevOptions = BlockdevOptionsAlways & (
   | ({ driver: "host_device" } & BlockdevOptionsFile)
   /** A part of another node, or all of it. */
   | ({ driver: "raw" } & BlockdevOptionsRaw)
+  /** An image whose clusters appear when they are written. */
+  | ({ driver: "qcow2" } & BlockdevOptionsQcow2)
   /** No storage; writes vanish. */
   | ({ driver: "null-co" } & BlockdevOptionsNull)
   /** The same. */
@@ -1745,16 +1794,94 @@ export interface BlockdevCacheInfo {
   "no-flush": boolean;
 }
 
+/** How compressed clusters are compressed. */
+export type Qcow2CompressionType =
+  /** Deflate. */
+  | "zlib"
+  /** Zstandard. */
+  | "zstd";
+
+/** What a qcow2 image says of itself. */
+export interface ImageInfoSpecificQCow2 {
+  /** Its version: "0.10" is 2, "1.1" is 3. */
+  compat: string;
+  /** The name of the file with the guest's clusters. */
+  "data-file"?: string;
+  /** Whether that file alone is the disk. */
+  "data-file-raw"?: boolean;
+  /** Whether clusters have parts that appear one by one. */
+  "extended-l2"?: boolean;
+  /** Whether refcounts are written late. */
+  "lazy-refcounts"?: boolean;
+  /** Whether it was found to be corrupt. */
+  corrupt?: boolean;
+  /** Bits of a refcount. */
+  "refcount-bits": number;
+  /** How compressed clusters are compressed. */
+  "compression-type": Qcow2CompressionType;
+}
+
+export interface ImageInfoSpecificQCow2Wrapper {
+  /** What the image says. */
+  data: ImageInfoSpecificQCow2;
+}
+
+/** Formats that say more of themselves. */
+export type ImageInfoSpecificKind =
+  /** A qcow2 image. */
+  | "qcow2";
+
+/** What an image says of itself. */
+export type ImageInfoSpecific =
+  /** A qcow2 image. */
+  | ({ type: "qcow2" } & ImageInfoSpecificQCow2Wrapper);
+
+/** A state that an image keeps. */
+export interface SnapshotInfo {
+  /** Its id. */
+  id: string;
+  /** Its name. */
+  name: string;
+  /** Bytes of the machine's state. */
+  "vm-state-size": number;
+  /** When it was taken, in seconds since 1970. */
+  "date-sec": number;
+  /** And nanoseconds. */
+  "date-nsec": number;
+  /** How long the guest had run, in seconds. */
+  "vm-clock-sec": number;
+  /** And nanoseconds. */
+  "vm-clock-nsec": number;
+  /** Instructions the guest had executed, where they were counted. */
+  icount?: number;
+}
+
 /** What is stored in a node. */
 export interface ImageInfo {
   /** Where it is. */
   filename: string;
   /** Its driver. */
   format: string;
+  /** Whether it was not closed, or is being written with lazy refcounts. */
+  "dirty-flag"?: boolean;
   /** The bytes that it takes on the host. */
   "actual-size"?: number;
   /** The bytes that the guest sees. */
   "virtual-size": number;
+  /** Bytes of a cluster. */
+  "cluster-size"?: number;
+  /** The name of the backing file, as the image has it. */
+  "backing-filename"?: string;
+  /** The same, as it was opened. */
+  "full-backing-filename"?: string;
+  /** The format of the backing file, as the image has it. */
+  "backing-filename-format"?: string;
+  /** The states that it keeps. */
+  snapshots?: SnapshotInfo[];
+  /** What is stored in the node behind it. */
+  "backing-image"?: ImageInfo;
+  /** What it says of itself. */
+  "format-specific"?: ImageInfoSpecific;
 }
 
 /** A block node. */
@@ -1767,6 +1894,8 @@ export interface BlockDeviceInfo {
   ro: boolean;
   /** Its driver. */
   drv: string;
+  /** The name of the backing file, as the image has it. */
+  backing_file?: string;
   /** How many nodes back it. */
   backing_file_depth: number;
   /** Whether this process may write to it. */

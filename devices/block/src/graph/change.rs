@@ -320,6 +320,9 @@ impl BlockGraph {
                 .get(&name)
                 .is_some_and(|entry| entry.owner == Owner::Parent && entry.jobs.is_empty())
                 && self.first_use(&name).is_none();
+            if let Some(entry) = self.nodes.get(&name).filter(|_| unused) {
+                self.settle(&entry.node);
+            }
             if unused && let Some(entry) = self.nodes.shift_remove(&name) {
                 gone.extend(entry.children.into_edges().map(|edge| edge.child));
             }

@@ -19,6 +19,7 @@
 //! opened on the way is closed again.
 
 pub(crate) mod change;
+mod image;
 mod place;
 pub mod sketch;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use fdset::{Access, Door, Request, Role};
 use indexmap::IndexMap;
 
 use self::place::{Children, place_child};
+use crate::engine::IoThread;
 use crate::error::BlockError;
 use crate::format::blkdebug::rules::Rules;
 use crate::format::blkdebug::{BlkdebugNode, config};
@@ -81,6 +83,8 @@ struct Entry {
 pub struct BlockGraph {
     nodes: IndexMap<String, Entry>,
     next_auto: u64,
+    /// Where images are opened and settled.
+    thread: Option<IoThread>,
 }
 
 /// One node as lists show it.
@@ -244,6 +248,12 @@ impl BlockGraph {
                 let node = RawNode::new(&name, slot, raw.offset, raw.size)?;
                 (Box::new(node), filename)
             }
+            DriverSpec::Qcow2(qcow2) => {
+                let image =
+                    self.build_image(door, &name, *qcow2, &mut options, next_auto, built)?;
+                children = image.2;
+                (image.0, image.1)
+            }
             DriverSpec::Blkdebug(blkdebug) => {
                 // The file first: whoever writes its rules may take a while.
                 let rules = rules(door, &name, &blkdebug)?;
@@ -329,6 +339,9 @@ impl BlockGraph {
         }
         let mut gone = vec![name.to_owned()];
         while let Some(name) = gone.pop() {
+            if let Ok(entry) = self.entry(&name) {
+                self.settle(&entry.node);
+            }
             let Some(entry) = self.nodes.shift_remove(&name) else {
                 continue;
             };

@@ -106,10 +106,6 @@ pub(super) fn place_child(
 }
 
 /// Enters what backs a node, if anything does, and gives the place where it is found.
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "the first format with a backing node comes next")
-)]
 pub(super) fn place_backing(children: &mut Children, backing: Option<NodeRef>) -> BackingSlot {
     let slot = BackingSlot::new(None);
     children.backing = Some(slot.clone());

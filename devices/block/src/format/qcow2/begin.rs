@@ -125,6 +125,7 @@ impl Image {
             .write(io, *first as u64, &bytes[*first..end])
             .await?;
         meta.header_bytes = bytes;
+        self.show(meta);
         Ok(true)
     }
 

@@ -114,6 +114,8 @@ impl Image {
             let (index, inside) = self.map.slice_place(slice);
             let (Ok(Some(table)), Some(words)) = (self.map.table(index), self.map.words(slice))
             else {
+                // Its table has gone, and all it mapped with it.
+                self.map.mark_clean(slice);
                 continue;
             };
             let bytes = from_words(&words);

@@ -6,13 +6,16 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use super::compress::Compression;
+use super::details::Details;
 use super::geometry::{BadEntry, Geometry};
 use super::header::Header;
 use super::holders::{Holders, Old};
 use super::map::{Look, Map, Run};
 use super::refcount::Refcounts;
+use super::snapshots::Snapshot;
 use super::storage::Storage;
 use super::turn::{Ranges, Turn};
 use crate::engine::Io;
@@ -46,11 +49,15 @@ pub(super) struct Image {
     pub(super) corrupt: AtomicBool,
     /// Whether discarded clusters are discarded in the file, too.
     pub(super) pass_discard: bool,
+    /// What lists show, as of the last change.
+    pub(super) details: RwLock<Details>,
 }
 
 /// What only the task with the turn sees.
 pub(super) struct Meta {
     pub(super) header: Header,
+    /// The states that the image keeps, and the length of their table in bytes.
+    pub(super) snapshots: (Vec<Snapshot>, u64),
     /// The first cluster as it is in the file.
     pub(super) header_bytes: Vec<u8>,
     pub(super) refcounts: Refcounts,
@@ -98,6 +105,12 @@ impl Image {
     /// The file with the guest's clusters.
     pub(super) fn clusters(&self) -> Storage {
         Storage::new(self.data.as_ref().unwrap_or(&self.file).load())
+    }
+
+    /// Has lists show what the header says now.
+    pub(super) fn show(&self, meta: &Meta) {
+        let new = Details::new(&meta.header, meta.snapshots.0.clone());
+        *self.details.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 
     /// The file with the tables.

@@ -23,6 +23,8 @@ mod begin;
 mod bitmaps;
 mod bytes;
 mod compress;
+mod create;
+mod details;
 mod error;
 mod features;
 mod flush;
@@ -36,6 +38,7 @@ mod open;
 mod read;
 mod refcount;
 mod repair;
+mod resize;
 mod snapshots;
 mod storage;
 #[cfg(test)]
@@ -45,6 +48,8 @@ mod write;
 mod zero;
 
 pub use compress::Compression;
+pub use create::{NewImage, Preallocation, create};
+pub use details::Details;
 pub use error::ImageError;
 pub use node::Qcow2Node;
 pub use open::{Children, Outside, Tuning, peek};

@@ -1,23 +1,22 @@
 //! The driver's face to the graph.
 
 use std::fmt;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::{PoisonError, RwLock};
 
+use super::details::Details;
 use super::error::ImageError;
 use super::image::Image;
 use super::map::{Kind, Look};
 use super::open::{Children, Tuning, open};
 use crate::engine::{Io, Window};
 use crate::node::{
-    BlockNode, Extent, Intent, IoFuture, Limits, Place, Status, WriteFlags, ZeroFlags,
+    BlockNode, Extent, Intent, IoFuture, Limits, Place, ResizeFuture, Status, WriteFlags, ZeroFlags,
 };
 
 /// A qcow2 image as a node.
 pub struct Qcow2Node {
     image: Image,
-    /// What the header says backs the image: file and format.
-    backing_name: RwLock<Option<(String, Option<String>)>>,
 }
 
 impl Qcow2Node {
@@ -33,15 +32,7 @@ impl Qcow2Node {
         read_only: bool,
     ) -> Result<Self, ImageError> {
         let image = open(io, name, children, tuning, read_only).await?;
-        let backing_name = {
-            let meta = image.meta.take().await;
-            let format = meta.header.backing_format.clone();
-            meta.header.backing_file.clone().map(|file| (file, format))
-        };
-        Ok(Self {
-            image,
-            backing_name: RwLock::new(backing_name),
-        })
+        Ok(Self { image })
     }
 
     /// Whether the first bytes of a run that may be written are written in place.
@@ -168,6 +159,10 @@ impl BlockNode for Qcow2Node {
         })
     }
 
+    fn resize<'a>(&'a self, io: &'a Io, len: u64) -> ResizeFuture<'a> {
+        Box::pin(self.image.resize(io, len))
+    }
+
     fn settle<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
         Box::pin(self.image.settle(io))
     }
@@ -178,18 +173,16 @@ impl BlockNode for Qcow2Node {
         file: Option<&'a str>,
         format: Option<&'a str>,
     ) -> IoFuture<'a> {
-        Box::pin(async move {
-            self.image.change_backing(io, file, format).await?;
-            let name = file.map(|file| (file.to_owned(), format.map(str::to_owned)));
-            let place = self.backing_name.write();
-            *place.unwrap_or_else(PoisonError::into_inner) = name;
-            Ok(())
-        })
+        Box::pin(self.image.change_backing(io, file, format))
     }
 
     fn backing_name(&self) -> Option<(String, Option<String>)> {
-        let name = self.backing_name.read();
-        name.unwrap_or_else(PoisonError::into_inner).clone()
+        self.details()?.backing
+    }
+
+    fn details(&self) -> Option<Details> {
+        let details = self.image.details.read();
+        Some(details.unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 

@@ -1,9 +1,11 @@
 //! Opening: the header's gate, then the tables that are held in memory.
 
 use std::collections::HashSet;
+use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::bytes::words;
+use super::details::Details;
 use super::error::ImageError;
 use super::features::AutoClear;
 use super::header::Header;
@@ -140,14 +142,14 @@ pub(super) async fn open(
     let reftable = reftable.map_err(ImageError::storage("read the refcount table"))?;
     let place = (header.reftable_offset, header.reftable_clusters);
     let refcounts = Refcounts::new(geometry, Refcounts::table_from(&reftable), place);
-    // Read only to see that they can be.
-    snapshots::read(io, &file, &header).await?;
+    let snapshots = snapshots::read(io, &file, &header).await?;
     if let Some(extension) = header.bitmaps
         && header.autoclear.contains(AutoClear::BITMAPS)
     {
         bitmaps::read(io, &file, extension, geometry).await?;
     }
     let l1 = (header.l1_offset, l1);
+    let details = RwLock::new(Details::new(&header, snapshots.0.clone()));
     Ok(Image {
         name: name.to_owned(),
         geometry,
@@ -162,6 +164,7 @@ pub(super) async fn open(
         ranges: Ranges::default(),
         meta: Turn::new(Meta {
             header,
+            snapshots,
             header_bytes,
             refcounts,
             loose: Vec::new(),
@@ -173,5 +176,6 @@ pub(super) async fn open(
         unsaved: AtomicBool::new(false),
         corrupt: AtomicBool::new(false),
         pass_discard: tuning.pass_discard,
+        details,
     })
 }

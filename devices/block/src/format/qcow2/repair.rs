@@ -14,7 +14,6 @@ use super::bitmaps::data_clusters;
 use super::bytes::words;
 use super::geometry::{Cluster, Entry};
 use super::image::{Image, Meta};
-use super::snapshots;
 use crate::engine::Io;
 use crate::node::errno;
 
@@ -89,9 +88,9 @@ impl Image {
         let active = self.map.l1_entries();
         ranges.push((meta.header.l1_offset, active.len() as u64 * 8));
         self.add_tables(&active, &mut tables);
-        let (list, len) = snapshots::read(io, &file, &meta.header).await?;
-        if len > 0 {
-            ranges.push((meta.header.snapshots_offset, len));
+        let (list, len) = &meta.snapshots;
+        if *len > 0 {
+            ranges.push((meta.header.snapshots_offset, *len));
         }
         for snapshot in list {
             let len = u64::from(snapshot.l1_entries) * 8;

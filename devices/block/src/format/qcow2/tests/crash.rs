@@ -31,7 +31,12 @@ struct Allowed(Vec<BTreeSet<u8>>);
 
 impl Allowed {
     fn new(bytes: &[u8]) -> Self {
-        Self(bytes.chunks(512).map(|sector| BTreeSet::from([sector[0]])).collect())
+        Self(
+            bytes
+                .chunks(512)
+                .map(|sector| BTreeSet::from([sector[0]]))
+                .collect(),
+        )
     }
 
     fn also(&mut self, offset: usize, len: usize, byte: u8) {
@@ -67,7 +72,14 @@ struct Story {
     written: Vec<(usize, usize, usize, u8)>,
 }
 
-fn tell(rig: &Rig, node: &NodeRef, memory: &Memory, start: &[u8], seed: u8, rounds: usize) -> Story {
+fn tell(
+    rig: &Rig,
+    node: &NodeRef,
+    memory: &Memory,
+    start: &[u8],
+    seed: u8,
+    rounds: usize,
+) -> Story {
     let mut dice = dice(seed);
     let mut model = start.to_vec();
     let mut story = Story {
@@ -154,9 +166,15 @@ const LAYOUTS: [&str; 6] = [
 fn image(rig: &Rig, layout: &str) -> (Memory, Vec<u8>) {
     rig.create("start", layout, SIZE as u64);
     // Something compressed, and something that is there.
-    rig.qemu_io("start", &["write -c -P 251 0 128k", "write -P 252 512k 64k"]);
+    rig.qemu_io(
+        "start",
+        &["write -c -P 251 0 128k", "write -P 252 512k 64k"],
+    );
     let start = rig.as_qemu_reads("start");
-    (Memory::new(std::fs::read(rig.path("start")).expect("image")), start)
+    (
+        Memory::new(std::fs::read(rig.path("start")).expect("image")),
+        start,
+    )
 }
 
 fn open(rig: &Rig, memory: &Memory, lazy: bool) -> NodeRef {
@@ -166,7 +184,8 @@ fn open(rig: &Rig, memory: &Memory, lazy: bool) -> NodeRef {
         lazy_refcounts: Some(lazy),
         pass_discard: true,
     };
-    rig.open_on(memory.node(), None, None, tuning).expect("image")
+    rig.open_on(memory.node(), None, None, tuning)
+        .expect("image")
 }
 
 #[test]
@@ -213,20 +232,27 @@ fn power_cut_at_any_time_leaves_no_error_and_all_that_was_flushed() {
             }
             for _ in 0..3 {
                 let mut bytes = synced.clone();
-                let mut kept: Vec<&Change> =
-                    since.iter().copied().filter(|_| dice.below(2) == 0).collect();
+                let mut kept: Vec<&Change> = since
+                    .iter()
+                    .copied()
+                    .filter(|_| dice.below(2) == 0)
+                    .collect();
                 if !kept.is_empty() {
                     let turn = dice.below(kept.len());
                     kept.rotate_left(turn);
                 }
                 // Where two of them overlap, the later one wins or is not there: their order counts.
-                kept.sort_by_key(|change| since.iter().position(|other| std::ptr::eq(*other, *change)));
+                kept.sort_by_key(|change| {
+                    since.iter().position(|other| std::ptr::eq(*other, *change))
+                });
                 kept.iter().for_each(|change| apply(&mut bytes, change));
                 let what = format!("{layout}: power cut before sync {step}");
                 let seen = judge(&rig, &bytes, &what);
                 story.allowed(step).check(&seen, &what);
             }
-            since.drain(..).for_each(|change| apply(&mut synced, change));
+            since
+                .drain(..)
+                .for_each(|change| apply(&mut synced, change));
         }
     }
 }
@@ -293,7 +319,8 @@ fn try_everything(
         }
     }
     // What nobody waited for failed without a request: the flush at the end says it.
-    if told.is_none() && !memory.will_fail()
+    if told.is_none()
+        && !memory.will_fail()
         && let Err(error) = rig.try_flush(node)
     {
         told = error.raw_os_error();

@@ -5,11 +5,11 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::engine::{Io, Window};
+use crate::node::ResizeError;
 use crate::node::{
     BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, ResizeFuture, WriteFlags, ZeroFlags,
     errno,
 };
-use crate::node::ResizeError;
 use crate::toy::OPTIONS;
 
 /// A change of the storage.
@@ -142,13 +142,7 @@ impl BlockNode for Memory {
         Box::pin(ready(self.change(Change::Write(at(offset), bytes))))
     }
 
-    fn write_zeroes<'a>(
-        &'a self,
-        _: &'a Io,
-        offset: u64,
-        len: u64,
-        _: ZeroFlags,
-    ) -> IoFuture<'a> {
+    fn write_zeroes<'a>(&'a self, _: &'a Io, offset: u64, len: u64, _: ZeroFlags) -> IoFuture<'a> {
         let change = Change::Write(at(offset), vec![0; at(len)]);
         Box::pin(ready(self.change(change)))
     }

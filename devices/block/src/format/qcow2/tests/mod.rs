@@ -5,6 +5,7 @@
 
 mod crash;
 mod crossed;
+mod made;
 mod memory;
 mod model;
 
