@@ -166,7 +166,7 @@ impl control::Commands for Builtin<'_> {
     }
 
     fn quit(&mut self, _cx: &mut dyn Context) -> Result<(), QmpError> {
-        (self.shared.quit)();
+        (self.shared.quit)(&*self.shared.events);
         Ok(())
     }
 }

@@ -43,8 +43,8 @@ pub struct ServerSpec {
     /// thread `qmp-io`; must not block.
     pub out_of_band: Box<dyn Fn(Call) + Send + Sync>,
     /// Notes that a client asked for the end of the process. Called on the thread that serves
-    /// builtin commands; events emitted here precede the reply.
-    pub quit: Box<dyn Fn() + Send + Sync>,
+    /// builtin commands; events emitted there precede the reply.
+    pub quit: Box<dyn Fn(&dyn EventSink) + Send + Sync>,
 }
 
 /// One monitor (`-mon`, `-qmp`).
@@ -177,7 +177,7 @@ pub(crate) struct Shared {
     pub(crate) wake_main: Box<dyn Fn() + Send + Sync>,
     pub(crate) serve_now: Box<dyn Fn(Call) -> Option<Call> + Send + Sync>,
     pub(crate) out_of_band: Box<dyn Fn(Call) + Send + Sync>,
-    pub(crate) quit: Box<dyn Fn() + Send + Sync>,
+    pub(crate) quit: Box<dyn Fn(&dyn EventSink) + Send + Sync>,
     thread: Mutex<IoThread>,
 }
 

@@ -27,7 +27,7 @@ fn server(registry: Arc<FdRegistry>) -> Server {
         wake_main: Box::new(|| ()),
         serve_now: Box::new(Some),
         out_of_band: Box::new(drop),
-        quit: Box::new(|| ()),
+        quit: Box::new(|_| ()),
     })
 }
 

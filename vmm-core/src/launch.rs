@@ -18,6 +18,7 @@ use std::fs::File;
 use std::io::Read;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result};
 use fdset::{
@@ -25,6 +26,8 @@ use fdset::{
     Request, Role, Scope,
 };
 use monitor::{Phase, Server, ServerSpec, Version};
+use qapi_schema::Event;
+use qapi_schema::run_state::{Shutdown, ShutdownCause};
 
 pub use self::activation::Activation;
 use self::monitors::Kept;
@@ -280,6 +283,7 @@ fn identity(config: &Config) -> Identity {
 
 fn server(registry: Arc<FdRegistry>, mailbox: &Mailbox, cell: VmCell, phase: Phase) -> Server {
     let (wake, quit) = (mailbox.clone(), mailbox.clone());
+    let told = AtomicBool::new(false);
     let (major, minor, micro) = QEMU_VERSION;
     Server::new(ServerSpec {
         registry,
@@ -298,7 +302,15 @@ fn server(registry: Arc<FdRegistry>, mailbox: &Mailbox, cell: VmCell, phase: Pha
                 "The command {name} does not support OOB"
             ))));
         }),
-        quit: Box::new(move || quit.send(Letter::Quit)),
+        quit: Box::new(move |events| {
+            if !told.swap(true, Ordering::Relaxed) {
+                events.emit(Event::Shutdown(Shutdown {
+                    guest: false,
+                    reason: ShutdownCause::HostQmpQuit,
+                }));
+            }
+            quit.send(Letter::Quit);
+        }),
     })
 }
 

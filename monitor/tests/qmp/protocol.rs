@@ -187,7 +187,7 @@ fn pretty_monitors_get_four_spaces_per_level() {
     );
     assert_eq!(
         client.ask("{'execute': 'qmp_capabilities', 'id': []}"),
-        "{\n    \"return\": {},\n    \"id\": []\n}"
+        "{\n    \"return\": {\n    },\n    \"id\": [\n    ]\n}"
     );
 }
 

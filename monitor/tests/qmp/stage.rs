@@ -43,7 +43,7 @@ impl Stage {
             }),
             serve_now: Box::new(Some),
             out_of_band: Box::new(drop),
-            quit: Box::new(|| ()),
+            quit: Box::new(|_| ()),
         });
         Self {
             server,

@@ -17,11 +17,10 @@ mod rights;
 
 use qapi_schema::qdev::{Commands as _, DeviceDel};
 use qapi_schema::qom::{Commands as _, ObjectDel, QomGet, QomList};
-use qapi_schema::run_state::Commands as _;
+use qapi_schema::run_state::{Commands as _, ShutdownCause};
 use qapi_schema::{Context, QmpError};
 
 use crate::cli;
-use crate::letters::Letter;
 use crate::vm::Vm;
 
 type Run = fn(&mut Vm, &mut dyn Context, &str) -> Result<String, QmpError>;
@@ -114,7 +113,7 @@ const COMMANDS: &[Command] = &[
         },
     ),
     command("quit|q", "", "ends the program", |vm, _, _| {
-        vm.mailbox.send(Letter::Quit);
+        vm.shut_down(ShutdownCause::HostQmpQuit);
         Ok(String::new())
     }),
     command("stop|s", "", "stops the machine", |vm, _, _| {

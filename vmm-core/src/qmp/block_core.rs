@@ -42,11 +42,7 @@ impl Commands for Vm {
     }
 
     fn query_block(&mut self, _cx: &mut dyn Context) -> Result<Vec<BlockInfo>, QmpError> {
-        let idle = self.drives.iter().filter(|(_, drive)| {
-            let on_it = |disk: DiskView<'_>| disk.device.node().name() == drive.node;
-            !self.disks().any(on_it)
-        });
-        let idle = idle.map(|(id, drive)| BlockInfo {
+        let idle = self.idle_drives().map(|(id, drive)| BlockInfo {
             device: id.to_owned(),
             qdev: None,
             r#type: "unknown".to_owned(),
@@ -217,6 +213,14 @@ impl Vm {
             // Another node or device has it still: it stays with that.
             tracing::debug!(id, %error, "a drive's node stays");
         }
+    }
+
+    /// The drives that no disk has.
+    pub(super) fn idle_drives(&self) -> impl Iterator<Item = (&str, &Drive)> {
+        self.drives.iter().filter(|(_, drive)| {
+            let on_it = |disk: DiskView<'_>| disk.device.node().name() == drive.node;
+            !self.disks().any(on_it)
+        })
     }
 
     /// The id of the drive that a disk stands on; empty without one.

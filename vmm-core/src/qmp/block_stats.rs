@@ -28,7 +28,18 @@ impl Commands for Vm {
                 parent: node.and_then(|view| storage(&view)),
             }
         });
-        Ok(disks.collect())
+        // Drives that no disk has yet: nothing was asked of them.
+        let idle = self.idle_drives().map(|(id, drive)| {
+            let node = self.graph.node(&drive.node).ok();
+            BlockStats {
+                device: Some(id.to_owned()),
+                qdev: None,
+                node_name: Some(drive.node.clone()),
+                stats: numbers(Totals::default()),
+                parent: node.and_then(|view| storage(&view)),
+            }
+        });
+        Ok(disks.chain(idle).collect())
     }
 }
 

@@ -126,7 +126,8 @@ impl Vm {
                 self.hear_notice(notice);
             }
             Letter::Ask(question) => self.open_hook.ask_for(question),
-            Letter::Quit => self.shut_down(ShutdownCause::HostQmpQuit),
+            // Clients have been told, before the reply.
+            Letter::Quit => self.ended = Some(ExitCode::SUCCESS),
             Letter::Vcpu(VcpuEvent::Fault { index, fault }) => self.hear_fault(index, &fault),
         }
     }

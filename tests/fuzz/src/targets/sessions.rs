@@ -126,7 +126,7 @@ impl Stage {
                 None
             }),
             out_of_band: Box::new(drop),
-            quit: Box::new(|| ()),
+            quit: Box::new(|_| ()),
         });
         let (ours, client) = UnixStream::pair().expect("a pair");
         client.set_nonblocking(true).expect("a socket");
