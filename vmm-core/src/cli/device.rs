@@ -17,9 +17,36 @@ use super::error::Problem;
 use super::help;
 use super::read::{self, Form};
 
-/// Globals of parts that are soldered on elsewhere, and that hold here as they are: there is no
-/// watchdog that could reset the machine.
-const SOLDERED: &[(&str, &str)] = &[("ICH9-LPC", "noreboot")];
+/// A global of a part that is soldered on elsewhere, and how it is here.
+struct Soldered {
+    driver: &'static str,
+    property: &'static str,
+    type_name: &'static str,
+    /// What holds here, and why; without it any value does, as it makes no difference.
+    holds: Option<(u64, &'static str)>,
+}
+
+const NO_SLEEP: Option<(u64, &str)> = Some((1, "this machine has no sleep states"));
+
+/// Every such global: there is no watchdog that could reset the machine, and no sleep.
+const SOLDERED: &[Soldered] = &[
+    soldered("noreboot", "bool", None),
+    soldered("disable_s3", "uint64", NO_SLEEP),
+    soldered("disable_s4", "uint64", NO_SLEEP),
+];
+
+const fn soldered(
+    property: &'static str,
+    type_name: &'static str,
+    holds: Option<(u64, &'static str)>,
+) -> Soldered {
+    Soldered {
+        driver: "ICH9-LPC",
+        property,
+        type_name,
+        holds,
+    }
+}
 
 pub(super) fn take_object(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
     if matches!(given.text, "help" | "?") {
@@ -140,10 +167,16 @@ pub(super) fn take_global(draft: &mut Draft, given: &Given<'_>) -> Result<Step, 
             read::typed(parsed.value, parsed.mode)?
         }
     };
-    let soldered = |part: &(&str, &str)| *part == (&global.driver, &global.property);
-    if SOLDERED.iter().any(soldered) {
-        read_as("bool", &global.property, &global.value)?;
-        return Ok(Step::Next);
+    let is_meant = |one: &&Soldered| one.driver == global.driver && one.property == global.property;
+    if let Some(part) = SOLDERED.iter().find(is_meant) {
+        let value = read_as(part.type_name, &global.property, &global.value)?;
+        return match part.holds {
+            Some((holds, why)) if value != holds => Err(Problem::new(format!(
+                "{}.{}={}: {why}; only {holds} is possible",
+                part.driver, part.property, global.value
+            ))),
+            _ => Ok(Step::Next),
+        };
     }
     let driver = known_driver(&global.driver)?;
     let names = || driver.properties().iter().map(|property| property.name);

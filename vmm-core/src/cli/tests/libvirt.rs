@@ -98,6 +98,10 @@ pub(super) const GUEST: &[&str] = &[
     r#"{"id":"audio1","driver":"none"}"#,
     "-global",
     "ICH9-LPC.noreboot=off",
+    "-global",
+    "ICH9-LPC.disable_s3=1",
+    "-global",
+    "ICH9-LPC.disable_s4=1",
     "-watchdog-action",
     "reset",
     "-sandbox",
@@ -132,4 +136,10 @@ fn a_guest_of_libvirt_is_understood() {
     assert!(config.messages.timestamp && config.boot.strict);
     assert_eq!(config.actions.shutdown, Some(ShutdownAction::Pause));
     assert!(config.serials.is_empty(), "isa-serial is the port");
+}
+
+#[test]
+fn sleep_cannot_be_asked_for() {
+    let error = error(&["-global", "ICH9-LPC.disable_s3=0"]);
+    assert!(error.contains("no sleep states"), "{error}");
 }
