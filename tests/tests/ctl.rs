@@ -287,7 +287,7 @@ fn a_session_is_recorded_and_replayed_on_another_vm() -> Result<()> {
     let script = first.path("session.txt");
     let lines = format!(
         "blockdev-add file node-name=disk filename!<>{}\nquery-status\nstop\nquery-status\n\
-         blockdev-del disk\n",
+         {{\"execute\": \"blockdev-del\", \"arguments\": {{\"node-name\": \"disk\"}}}}\n",
         first.disk
     );
     let mut session = first.ctl.command();
@@ -356,4 +356,23 @@ fn a_look_shows_state_and_nodes() -> Result<()> {
     assert_eq!(said.stdout.matches("running").count(), 2, "{said:?}");
     assert!(said.stdout.contains("zero"), "{said:?}");
     stage.end()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn a_look_at_a_machine_shows_its_vcpus_and_disks() -> Result<()> {
+    let port = ["-device", "pcie-root-port,id=port0"];
+    let listening = Listening::start(Vm::paused().cpus(2).args(port))?;
+    let ctl = Ctl::at(&listening.socket)?;
+    ctl.reply("blockdev-add null-co node-name=zero size=1G")?;
+    ctl.reply("device_add virtio-blk-pci id=d0 drive=zero bus=port0")?;
+    let said = ctl.run(&["top", "--count", "2", "--interval", "0.05"])?;
+    assert_eq!((said.status, said.stderr.as_str()), (0, ""), "{said:?}");
+    let lines: Vec<_> = said.stdout.lines().collect();
+    // The second look knows how much processor time the threads have had since the first.
+    let busy = |line: &&&str| line.trim_start().starts_with("1 ") && line.ends_with('%');
+    assert_eq!(lines.iter().filter(busy).count(), 1, "{}", said.stdout);
+    let disk = |line: &&&str| line.starts_with("zero ") && line.contains("/machine/peripheral/d0");
+    assert_eq!(lines.iter().filter(disk).count(), 2, "{}", said.stdout);
+    listening.vm.shutdown_clean()
 }

@@ -57,9 +57,6 @@ impl Console {
 
     /// Does what a line says, and writes the answer.
     pub(crate) fn line(&mut self, session: &mut Session, text: &str) -> Result<(), Failure> {
-        if text.starts_with('{') {
-            return self.raw(session, text);
-        }
         let line = Line::read(text)?;
         match line.words.split_first() {
             Some((first, rest)) => match Local::of(first) {
@@ -93,17 +90,6 @@ impl Console {
             self.output.json(&ended?)?;
         }
         Ok(())
-    }
-
-    /// A request as it goes over the wire, pasted in.
-    fn raw(&mut self, session: &mut Session, text: &str) -> Result<(), Failure> {
-        let wrong = |why: String| Failure::Usage(format!("this is no QMP request: {why}"));
-        let mut request: Value =
-            serde_json::from_str(text).map_err(|why| wrong(why.to_string()))?;
-        let command = request["execute"].as_str().map(str::to_owned);
-        let command = command.ok_or_else(|| wrong("no \"execute\"".to_owned()))?;
-        let reply = session.execute(&command, request["arguments"].take(), &[])?;
-        self.output.json(&reply)
     }
 
     fn local(

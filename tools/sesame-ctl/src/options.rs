@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser};
+use serde_json::Value;
 
 use crate::arguments::{files::FileArg, words};
 use crate::failure::Failure;
@@ -93,8 +94,12 @@ impl Options {
 }
 
 impl Line {
-    /// Reads a line of the prompt or of a script.
+    /// Reads a line of the prompt or of a script. It may also be a request as it goes over the wire,
+    /// pasted in.
     pub(crate) fn read(text: &str) -> Result<Self, Failure> {
+        if text.starts_with('{') {
+            return Self::request(text).map_err(Failure::Usage);
+        }
         let words = words::split(text).map_err(Failure::Usage)?;
         let parsed = OneLine::try_parse_from(words).map_err(|error| {
             let text = error.to_string();
@@ -102,6 +107,19 @@ impl Line {
             Failure::Usage(first.trim_start_matches("error: ").to_owned())
         })?;
         Ok(parsed.line)
+    }
+
+    fn request(text: &str) -> Result<Self, String> {
+        let request: Value =
+            serde_json::from_str(text).map_err(|why| format!("this is no QMP request: {why}"))?;
+        let command = request["execute"].as_str();
+        let command = command.ok_or("this is no QMP request: it has no \"execute\"")?;
+        let arguments = request.get("arguments").map(Value::to_string);
+        let words = [command.to_owned()].into_iter().chain(arguments);
+        Ok(Self {
+            words: words.collect(),
+            ..Self::default()
+        })
     }
 
     /// The line as it is typed.
@@ -150,5 +168,17 @@ mod tests {
         assert_eq!(Line::read(&line.text()).expect("the same"), line);
         let failure = Line::read("x --fd d").expect_err("wrong");
         assert!(failure.line().contains("'d' is no NAME"), "{failure}");
+    }
+
+    #[test]
+    fn a_request_of_the_wire_is_a_line() {
+        let text = r#"{"execute": "device_del", "arguments": {"id": "d 0"}, "id": 1}"#;
+        let line = Line::read(text).expect("a request");
+        assert_eq!(line.words, ["device_del", r#"{"id":"d 0"}"#]);
+        assert_eq!(Line::read(&line.text()).expect("the same"), line);
+        let line = Line::read(r#"{"execute": "query-name"}"#).expect("a request");
+        assert_eq!(line.words, ["query-name"]);
+        let failure = Line::read(r#"{"exec-oob": "x"}"#).expect_err("wrong");
+        assert!(failure.line().contains("no \"execute\""), "{failure}");
     }
 }

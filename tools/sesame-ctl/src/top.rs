@@ -162,11 +162,12 @@ fn disks(text: &mut String, before: &Look, now: &Look, passed: Option<Duration>)
         "\n{:24} {:>8} {:>8} {:>12} {:>12}  DEVICE",
         "DISK", "RD/S", "WR/S", "RD B/S", "WR B/S"
     );
-    for (index, disk) in list(&now.disks).iter().enumerate() {
+    for disk in list(&now.disks) {
         let node = word(&disk["inserted"]["node-name"]);
         let counter = |look: &Look, name: &str| {
-            let statistics = list(&look.statistics).get(index)?;
-            statistics["stats"][name].as_f64()
+            let same = |counted: &&Value| counted["qdev"] == disk["qdev"];
+            let counted = list(&look.statistics).iter().find(same)?;
+            counted["stats"][name].as_f64()
         };
         let rate = |name| {
             let grown = counter(now, name)? - counter(before, name)?;
@@ -218,7 +219,8 @@ mod tests {
             name: json!({"name": "web"}),
             vcpus: json!([{"cpu-index": 0, "thread-id": 77}]),
             disks: json!([{"device": "", "qdev": "d0", "inserted": {"node-name": "disk"}}]),
-            statistics: json!([{"stats": {"rd_operations": reads, "wr_operations": 0}}]),
+            statistics: json!([{"qdev": "other", "stats": {"rd_operations": 7}},
+                                {"qdev": "d0", "stats": {"rd_operations": reads, "wr_operations": 0}}]),
             nodes: json!([{"node-name": "disk", "drv": "raw", "file": "x",
                            "image": {"virtual-size": 64 << 20}}]),
             jobs: json!([{"id": "j", "type": "mirror", "status": "running",
