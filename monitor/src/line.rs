@@ -11,7 +11,7 @@ use qapi_schema::{MonitorId, SessionId};
 
 use crate::io::NewMonitor;
 use crate::policy::Rights;
-use crate::print::Style;
+use crate::print::{Message, Style};
 use crate::server::FdScope;
 use crate::transport::{Outlet, Sent};
 
@@ -123,7 +123,7 @@ impl Line {
     }
 
     /// Sends one message. A client that is slow, or gone, is for `qmp-io` to look after.
-    pub(crate) fn send(&self, message: &[u8]) {
+    pub(crate) fn send(&self, message: &Message<'_>) {
         match self.outlet.send(message) {
             Sent::Through | Sent::Waiting => {}
             Sent::BeganToWait | Sent::Gone | Sent::Overrun => {

@@ -3,7 +3,10 @@
 //!
 //! Values come here as text in wire form (`qapi_schema::to_wire`, [`Reply`]): one line, `", "` and
 //! `": "` between things, ASCII only. So a message is put together without parsing anything, and
-//! `pretty=on` only moves white space.
+//! `pretty=on` only moves white space. Nor is a reply copied: the kernel gathers the pieces.
+
+use std::borrow::Cow;
+use std::io::IoSlice;
 
 use qapi_schema::{ErrorClass, QmpError, Reply, to_wire};
 use serde::Serialize;
@@ -26,15 +29,44 @@ struct ErrorBody<'a> {
     desc: &'a str,
 }
 
+/// One message in the pieces that it is sent in.
+#[derive(Clone, Debug)]
+pub(crate) struct Message<'a>([Cow<'a, [u8]>; 3]);
+
+impl Message<'_> {
+    /// A message in one piece.
+    pub(crate) fn whole(bytes: Vec<u8>) -> Self {
+        Self([bytes.into(), Cow::default(), Cow::default()])
+    }
+
+    /// The pieces, for the kernel.
+    pub(crate) fn slices(&self) -> [IoSlice<'_>; 3] {
+        self.0.each_ref().map(|piece| IoSlice::new(piece))
+    }
+}
+
 /// A command's reply as a message.
-pub(crate) fn success(style: Style, id: Option<&Value>, reply: &Reply) -> Vec<u8> {
-    let id = id.map(|id| format!(", \"id\": {}", wire(id)));
-    let id = id.as_deref().unwrap_or_default();
-    message(style, &["{\"return\": ", reply.as_str(), id, "}"])
+pub(crate) fn success<'a>(style: Style, id: Option<&Value>, reply: &'a Reply) -> Message<'a> {
+    let begin = "{\"return\": ";
+    let end: Cow<'_, str> = match id {
+        Some(id) => format!(", \"id\": {}}}\r\n", wire(id)).into(),
+        None => "}\r\n".into(),
+    };
+    match style {
+        Style::Line => {
+            let end = match end {
+                Cow::Owned(text) => text.into_bytes().into(),
+                Cow::Borrowed(text) => text.as_bytes().into(),
+            };
+            let piece = |text: &'a str| Cow::Borrowed(text.as_bytes());
+            Message([piece(begin), piece(reply.as_str()), end])
+        }
+        Style::Pretty => message(style, &[begin, reply.as_str(), end.trim_ascii_end()]),
+    }
 }
 
 /// A command's failure as a message.
-pub(crate) fn failure(style: Style, id: Option<&Value>, error: &QmpError) -> Vec<u8> {
+pub(crate) fn failure(style: Style, id: Option<&Value>, error: &QmpError) -> Message<'static> {
     let id = id.map(|id| format!("\"id\": {}, ", wire(id)));
     let id = id.as_deref().unwrap_or_default();
     let body = wire(&ErrorBody {
@@ -45,17 +77,13 @@ pub(crate) fn failure(style: Style, id: Option<&Value>, error: &QmpError) -> Vec
 }
 
 /// Text in wire form, in pieces, as a message.
-pub(crate) fn message(style: Style, pieces: &[&str]) -> Vec<u8> {
-    let size = pieces.iter().map(|piece| piece.len()).sum::<usize>();
-    let mut bytes = Vec::with_capacity(size + 2);
-    for piece in pieces {
-        bytes.extend_from_slice(piece.as_bytes());
-    }
+pub(crate) fn message(style: Style, pieces: &[&str]) -> Message<'static> {
+    let mut bytes = pieces.concat().into_bytes();
     if style == Style::Pretty {
         bytes = pretty(&bytes);
     }
     bytes.extend_from_slice(b"\r\n");
-    bytes
+    Message::whole(bytes)
 }
 
 /// Ids and errors are values and strings, which can always be written.
@@ -120,8 +148,8 @@ mod tests {
 
     use super::*;
 
-    fn text(bytes: Vec<u8>) -> String {
-        String::from_utf8(bytes).expect("ASCII")
+    fn text(message: Message<'_>) -> String {
+        String::from_utf8(message.0.concat()).expect("ASCII")
     }
 
     #[test]
@@ -140,6 +168,14 @@ mod tests {
             text(failure(Style::Line, None, &error)),
             "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no \\\"x\\\"\"}}\r\n"
         );
+    }
+
+    #[test]
+    fn a_reply_is_sent_from_where_it_stands() {
+        let reply = Reply::of(&json!([1, 2])).expect("a value");
+        let message = success(Style::Line, Some(&json!(7)), &reply);
+        let [_, sent, _] = message.slices();
+        assert!(std::ptr::eq(&raw const *sent, reply.as_str().as_bytes()));
     }
 
     #[test]

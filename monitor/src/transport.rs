@@ -15,7 +15,7 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,8 +23,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fdset::scm::{Received, expect_only_fds, recv_with_fds};
 use fdset::{Lease, OpenFile};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
+use nix::sys::socket::{MsgFlags, Shutdown, sendmsg, shutdown};
 use nix::sys::stat::{SFlag, fstat};
+use nix::sys::uio::writev;
+
+use crate::print::Message;
 
 /// How many bytes may wait for a client before it counts as one that does not read.
 pub(crate) const QUEUE_LIMIT: usize = 8 << 20;
@@ -92,12 +95,12 @@ impl Port {
         self.socket && received.bytes < room && received.fds.is_empty()
     }
 
-    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let sent = if self.socket {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-            send(self.fd.as_raw_fd(), bytes, flags)?
+            sendmsg::<()>(self.fd.as_raw_fd(), pieces, &[], flags, None)?
         } else {
-            nix::unistd::write(&self.fd, bytes)?
+            writev(&self.fd, pieces)?
         };
         Ok(sent)
     }
@@ -182,7 +185,7 @@ impl Outlet {
     }
 
     /// Sends one message, or as much of it as the client takes now, and keeps the rest.
-    pub(crate) fn send(&self, message: &[u8]) -> Sent {
+    pub(crate) fn send(&self, message: &Message<'_>) -> Sent {
         let mut queue = self.queue();
         let sent = queue.put(message);
         self.load.store(queue.load(), Ordering::Release);
@@ -230,24 +233,25 @@ impl Outlet {
 }
 
 impl Queue {
-    fn put(&mut self, message: &[u8]) -> Sent {
+    fn put(&mut self, message: &Message<'_>) -> Sent {
         if let Some(end) = self.ended {
             return end;
         }
         if self.waiting.len() > QUEUE_LIMIT {
             return self.end(Sent::Overrun);
         }
+        let mut pieces = message.slices();
+        let mut rest = pieces.as_mut_slice();
         if !self.waiting.is_empty() {
-            self.waiting.extend(message);
+            self.keep(rest);
             return Sent::Waiting;
         }
-        let mut rest = message;
         while !rest.is_empty() {
             match self.send(rest) {
-                Ok(sent) => rest = rest.get(sent..).unwrap_or_default(),
+                Ok(sent) => IoSlice::advance_slices(&mut rest, sent),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.waiting.extend(rest);
+                    self.keep(rest);
                     return Sent::BeganToWait;
                 }
                 Err(_) => return self.end(Sent::Gone),
@@ -261,7 +265,8 @@ impl Queue {
             return end;
         }
         while !self.waiting.is_empty() {
-            match self.send(self.waiting.as_slices().0) {
+            let (first, second) = self.waiting.as_slices();
+            match self.send(&[IoSlice::new(first), IoSlice::new(second)]) {
                 Ok(sent) => drop(self.waiting.drain(..sent)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Waiting,
@@ -270,6 +275,13 @@ impl Queue {
         }
         self.waiting.shrink_to(QUEUE_KEPT);
         Sent::Through
+    }
+
+    /// Keeps what the client does not take now.
+    fn keep(&mut self, pieces: &[IoSlice<'_>]) {
+        for piece in pieces {
+            self.waiting.extend(piece.iter());
+        }
     }
 
     fn load(&self) -> usize {
@@ -285,9 +297,9 @@ impl Queue {
         *self.ended.get_or_insert(why)
     }
 
-    fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         match &self.port {
-            Some(port) => port.send(bytes),
+            Some(port) => port.send(pieces),
             None => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
@@ -312,7 +324,10 @@ mod tests {
         let mut wanted = Vec::new();
         for number in 0..20_000_u32 {
             let message = format!("message {number}\r\n");
-            assert_ne!(outlet.send(message.as_bytes()), Sent::Gone);
+            assert_ne!(
+                outlet.send(&Message::whole(message.clone().into_bytes())),
+                Sent::Gone
+            );
             wanted.extend(message.bytes());
         }
         assert!(!outlet.is_settled());
@@ -329,7 +344,7 @@ mod tests {
     #[test]
     fn a_client_that_never_reads_is_an_overrun_with_a_bounded_queue() {
         let (outlet, _client) = outlet();
-        let message = vec![b'x'; 1 << 20];
+        let message = Message::whole(vec![b'x'; 1 << 20]);
         let sent: Vec<_> = (0..12).map(|_| outlet.send(&message)).collect();
         assert_eq!(sent.first(), Some(&Sent::BeganToWait));
         assert_eq!(sent.get(1), Some(&Sent::Waiting));
@@ -341,9 +356,9 @@ mod tests {
     fn a_client_that_is_gone_takes_nothing() {
         let (outlet, client) = outlet();
         drop(client);
-        assert_eq!(outlet.send(b"x"), Sent::Gone);
+        assert_eq!(outlet.send(&Message::whole(b"x".to_vec())), Sent::Gone);
         outlet.close();
-        assert_eq!(outlet.send(b"x"), Sent::Gone);
+        assert_eq!(outlet.send(&Message::whole(b"x".to_vec())), Sent::Gone);
     }
 
     #[test]
