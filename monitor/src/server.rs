@@ -278,9 +278,8 @@ impl Server {
                 output: port(output)?,
             },
         };
-        self.start(monitor)?;
         let (first_client, arrival) = sync_channel(1);
-        self.0.bell.ring(Note::Add(Box::new(NewMonitor {
+        let new = NewMonitor {
             manner: Manner {
                 id: monitor,
                 style: spec.style,
@@ -293,7 +292,8 @@ impl Server {
             },
             way,
             first_client: spec.wait.then_some(first_client),
-        })));
+        };
+        self.hand_over(monitor, new)?;
         if spec.wait {
             // The other end is dropped when nobody can come any more: then there is no waiting.
             let _ = arrival.recv();
@@ -301,17 +301,23 @@ impl Server {
         Ok(())
     }
 
-    /// Starts `qmp-io` unless it runs.
-    fn start(&self, monitor: MonitorId) -> Result<(), MonitorError> {
+    /// Hands a monitor to `qmp-io`, and starts that unless it runs.
+    fn hand_over(&self, monitor: MonitorId, new: NewMonitor) -> Result<(), MonitorError> {
+        let note = Note::Add(Box::new(new));
         let mut thread = self.0.thread();
         match *thread {
-            IoThread::Running { .. } => return Ok(()),
+            IoThread::Running { .. } => {
+                self.0.bell.ring(note);
+                return Ok(());
+            }
             IoThread::Ended => return Err(MonitorError::Ended { monitor }),
             IoThread::NotStarted => {}
         }
         let poll = Poll::new()?;
         self.0.bell.connect(Waker::new(poll.registry(), WAKER)?);
         let io = Io::new(Arc::clone(&self.0), poll);
+        // Before the thread begins: then it greets at once, and nobody has to wake it for that.
+        self.0.bell.ring(note);
         let (tell, told) = sync_channel(1);
         let handle = thread::Builder::new()
             .name("qmp-io".into())
