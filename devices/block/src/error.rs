@@ -80,6 +80,15 @@ pub enum BlockError {
         #[source]
         source: ImageError,
     },
+    /// The snapshots inside an image stay as they are.
+    #[error("The snapshots of node '{node}' cannot be changed")]
+    Snapshots {
+        /// The node.
+        node: String,
+        /// Why.
+        #[source]
+        source: ImageError,
+    },
     /// An image is opened by requests, and there is no thread for them.
     #[error("Node '{node}' is an image, and no io-thread was given to open it on")]
     NoThread {

@@ -27,7 +27,7 @@ use fdset::{Door, OpenFile};
 use crate::account::{Account, Operation, Outcome, Totals};
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
-use crate::format::qcow2::Details;
+use crate::format::qcow2::{Details, ImageError, SnapshotChange};
 use crate::reopen::{OptionsCell, Prepared, Reopening, Untouched};
 use crate::spec::{DetectZeroes, DiscardMode, NodeOptions};
 
@@ -164,6 +164,9 @@ pub enum ResizeError {
 /// The future of a change of the length.
 pub type ResizeFuture<'a> = Pin<Box<dyn Future<Output = Result<(), ResizeError>> + 'a>>;
 
+/// The future of a change of an image's snapshots.
+pub type SnapshotFuture<'a> = Pin<Box<dyn Future<Output = Result<(), ImageError>> + 'a>>;
+
 /// What is behind the first bytes of a range, for whoever copies a node or shows its map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -285,6 +288,13 @@ pub trait BlockNode: Send + Sync {
     /// nothing.
     fn backing_name(&self) -> Option<(String, Option<String>)> {
         None
+    }
+
+    /// Changes the states that an image keeps inside, or goes back to one. The node is writable and
+    /// drained. By default it cannot.
+    fn change_snapshots<'a>(&'a self, _io: &'a Io, _change: SnapshotChange) -> SnapshotFuture<'a> {
+        let why = "its driver keeps no internal snapshots".to_owned();
+        Box::pin(std::future::ready(Err(ImageError::Cannot(why))))
     }
 
     /// What an image says of itself, for lists. By default nothing.
@@ -746,6 +756,26 @@ impl NodeRef {
             return Err(errno(libc::EPERM));
         }
         self.0.body.change_backing(io, file, format).await
+    }
+
+    /// Changes the states that an image keeps inside, or goes back to one; the node is drained.
+    ///
+    /// # Errors
+    /// The node is read-only, its driver keeps none, there is no such one, or the storage failed.
+    pub async fn change_snapshots(
+        &self,
+        io: &Io,
+        change: SnapshotChange,
+    ) -> Result<(), BlockError> {
+        let node = || self.name().to_owned();
+        if self.is_read_only() {
+            return Err(BlockError::ReadOnly { node: node() });
+        }
+        let changed = self.0.body.change_snapshots(io, change).await;
+        changed.map_err(|source| BlockError::Snapshots {
+            node: node(),
+            source,
+        })
     }
 
     /// What an image says of itself.

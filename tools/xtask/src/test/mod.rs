@@ -85,6 +85,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 /// Everything that needs no guest. Guest tests count as ignored here; they have their turn.
 fn unit_tests() -> Result<Count> {
+    // The judges of images, and who else writes them.
+    install_missing(&[("qemu-img", "qemu-utils"), ("qemu-io", "qemu-utils")])?;
     step("unit tests");
     let mut command = cargo();
     if has("cargo-nextest") {

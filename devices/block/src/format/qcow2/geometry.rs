@@ -104,7 +104,7 @@ impl Geometry {
 
     /// Refcounts in one refcount block.
     pub(super) fn refcounts_per_block(self) -> u64 {
-        self.cluster_size() * 8 >> self.refcount_order
+        (self.cluster_size() * 8) >> self.refcount_order
     }
 
     /// The largest refcount.
@@ -186,7 +186,7 @@ impl Geometry {
             return Err(BadEntry::NotInPlace(host));
         }
         let (allocated, zero) = if self.extended {
-            ((bitmap & 0xffff_ffff) as u32, (bitmap >> 32) as u32)
+            halves(bitmap)
         } else if word & ZERO != 0 {
             if !self.zero_flag {
                 return Err(BadEntry::ZeroInVersion2);
@@ -243,8 +243,10 @@ impl Geometry {
         Entry { word, bitmap: 0 }
     }
 
-    /// The entry of a compressed cluster of `len` bytes at `at`; `None` where it does not fit into
+    /// The entry of a compressed cluster of `len` bytes at `at`, to see that entries are read as
+    /// they are meant; `None` where it does not fit into
     /// an entry.
+    #[cfg(test)]
     pub(super) fn encode_compressed(self, at: u64, len: u64) -> Option<Entry> {
         let offset_bits = 62 - (self.cluster_bits - 8);
         let last = at.checked_add(len.checked_sub(1)?)?;
@@ -257,15 +259,18 @@ impl Geometry {
     }
 }
 
+/// The lower and the upper half of a bitmap.
+fn halves(bitmap: u64) -> (u32, u32) {
+    let [a, b, c, d, lower @ ..] = bitmap.to_be_bytes();
+    (u32::from_be_bytes(lower), u32::from_be_bytes([a, b, c, d]))
+}
+
 /// Bits `from` to `to`, without `to`; at most 32.
 fn mask(from: u64, to: u64) -> u32 {
+    // The lowest `count` bits of 32.
+    let lowest = |count: u64| u32::MAX.checked_shr(u32::try_from(32 - count).unwrap_or(0));
     let (from, to) = (from.min(32), to.min(32));
-    if from >= to {
-        return 0;
-    }
-    // Both are at most 32.
-    let (from, to) = (from as u32, to as u32);
-    u32::MAX >> (32 - (to - from)) << from
+    lowest(to).unwrap_or(0) & !lowest(from).unwrap_or(0)
 }
 
 /// An entry of an L2 table: one word, or two where there are subclusters.

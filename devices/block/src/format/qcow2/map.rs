@@ -234,7 +234,7 @@ impl Map {
         let shard = self.shard(slice_number).read();
         let shard = shard.unwrap_or_else(PoisonError::into_inner);
         let slice = shard.get(&slice_number)?;
-        let index = guest % self.slice_span() >> self.geometry.cluster_bits;
+        let index = (guest % self.slice_span()) >> self.geometry.cluster_bits;
         Some(entry_at(&slice.words, index, self.geometry))
     }
 
@@ -253,7 +253,7 @@ impl Map {
     /// As [`set`](Self::set), with the entry as it will lie in the file.
     pub(super) fn set_entry(&self, guest: u64, entry: Entry) {
         let number = self.slice_of(guest);
-        let index = guest % self.slice_span() >> self.geometry.cluster_bits;
+        let index = (guest % self.slice_span()) >> self.geometry.cluster_bits;
         let Ok(index) = usize::try_from(index) else {
             return;
         };

@@ -41,6 +41,7 @@ mod repair;
 mod resize;
 mod snapshots;
 mod storage;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -53,4 +54,4 @@ pub use details::Details;
 pub use error::ImageError;
 pub use node::Qcow2Node;
 pub use open::{Children, Outside, Tuning, peek};
-pub use snapshots::Snapshot;
+pub use snapshots::{Snapshot, SnapshotChange};

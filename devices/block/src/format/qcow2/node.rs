@@ -9,9 +9,11 @@ use super::error::ImageError;
 use super::image::Image;
 use super::map::{Kind, Look};
 use super::open::{Children, Tuning, open};
+use super::snapshots::SnapshotChange;
 use crate::engine::{Io, Window};
 use crate::node::{
-    BlockNode, Extent, Intent, IoFuture, Limits, Place, ResizeFuture, Status, WriteFlags, ZeroFlags,
+    BlockNode, Extent, Intent, IoFuture, Limits, Place, ResizeFuture, SnapshotFuture, Status,
+    WriteFlags, ZeroFlags,
 };
 
 /// A qcow2 image as a node.
@@ -178,6 +180,10 @@ impl BlockNode for Qcow2Node {
 
     fn backing_name(&self) -> Option<(String, Option<String>)> {
         self.details()?.backing
+    }
+
+    fn change_snapshots<'a>(&'a self, io: &'a Io, change: SnapshotChange) -> SnapshotFuture<'a> {
+        Box::pin(self.image.change_snapshots(io, change))
     }
 
     fn details(&self) -> Option<Details> {

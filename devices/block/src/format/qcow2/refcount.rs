@@ -346,6 +346,42 @@ impl Refcounts {
         }
     }
 
+    /// Entries of the table.
+    pub(super) fn table_len(&self) -> u64 {
+        self.table.len() as u64
+    }
+
+    /// The same counts at other places, all of them in memory and none in the file.
+    pub(super) async fn moved(
+        &mut self,
+        io: &Io,
+        file: &Storage,
+        blocks: &[u64],
+        place: (u64, u32),
+    ) -> io::Result<Self> {
+        let mut next = Self::new(self.geometry, self.table.clone(), place);
+        let mut places = blocks.iter();
+        for index in 0..self.table.len() {
+            let Some(offset) = self.block_offset(index)? else {
+                continue;
+            };
+            let size = self.geometry.cluster_size();
+            let bytes = match self.blocks.get(&index) {
+                Some(block) => block.bytes.clone(),
+                None => file.read(io, offset, size).await?,
+            };
+            let block = Block {
+                bytes,
+                dirty: true,
+                used: 0,
+            };
+            next.blocks.insert(index, block);
+            next.table[index] = *places.next().ok_or_else(|| errno(libc::EIO))?;
+        }
+        next.table_dirty = true;
+        Ok(next)
+    }
+
     /// Whether nothing here differs from the file.
     pub(super) fn is_clean(&self) -> bool {
         !self.table_dirty && self.blocks.values().all(|block| !block.dirty)
@@ -430,7 +466,7 @@ pub(super) fn write_count(block: &mut [u8], order: u32, entry: u64, count: u64) 
     if order < 3 {
         let per_byte = 8 >> order;
         let shift = (entry % per_byte) << order;
-        let mask = ((1_u16 << (1 << order)) - 1) as u8;
+        let mask = u8::MAX >> (8 - (1 << order));
         if let Some(byte) = block.get_mut(entry / per_byte) {
             *byte = *byte & !(mask << shift) | (bytes[7] & mask) << shift;
         }
@@ -458,7 +494,7 @@ mod tests {
             let before: Vec<u64> = (0..64).map(|i| read_count(&block, order, i)).collect();
             write_count(&mut block, order, entry, count & most);
             for other in 0..64 {
-                let wanted = if other == entry { count & most } else { before[other as usize] };
+                let wanted = if other == entry { count & most } else { before[usize::try_from(other).expect("small")] };
                 prop_assert_eq!(read_count(&block, order, other), wanted);
             }
         }

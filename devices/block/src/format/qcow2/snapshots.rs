@@ -39,7 +39,36 @@ pub struct Snapshot {
     pub(super) extra: Vec<u8>,
 }
 
+/// What is to become of an image's snapshots. The image is drained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SnapshotChange {
+    /// Keep the present state.
+    Create(Snapshot),
+    /// Go back to the snapshot with this id, which stays. The disk's length may change.
+    Apply(String),
+    /// Forget the snapshot with this id.
+    Delete(String),
+}
+
 impl Snapshot {
+    /// A snapshot to be made, at `seconds` and `nanoseconds` since 1970.
+    #[must_use]
+    pub fn new(id: &str, name: &str, seconds: u32, nanoseconds: u32) -> Self {
+        Self {
+            l1_offset: 0,
+            l1_entries: 0,
+            id: id.to_owned(),
+            name: name.to_owned(),
+            seconds,
+            nanoseconds,
+            clock: 0,
+            vm_state: 0,
+            size: 0,
+            icount: None,
+            extra: Vec::new(),
+        }
+    }
+
     /// Reads one entry; also how long it is.
     fn parse(bytes: &[u8], geometry: Geometry, size: u64) -> Option<(Self, usize)> {
         let extra_len = u32_at(bytes, 36).filter(|len| *len <= MAX_EXTRA)? as usize;

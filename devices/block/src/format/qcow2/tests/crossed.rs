@@ -1,6 +1,6 @@
 //! One option after the other, each read and written by both.
 
-use super::{Rig, Tuning, run};
+use super::{Rig, Tuning, run, stripe};
 use crate::toy::OPTIONS;
 
 const MIB: u64 = 1 << 20;
@@ -118,7 +118,7 @@ fn cluster_is_filled_from_the_backing_file_which_may_be_shorter_or_longer() {
     ] {
         let raw = rig.path("base");
         let size = usize::try_from(base).expect("small");
-        let pattern: Vec<u8> = (0..size).map(|i| (i / 512 % 251) as u8 + 1).collect();
+        let pattern: Vec<u8> = (0..size).map(|i| stripe(i, 251)).collect();
         std::fs::write(&raw, &pattern).expect("base");
         let options = format!(
             "backing_file={raw},backing_fmt=raw{}{layout}",

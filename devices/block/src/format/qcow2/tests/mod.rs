@@ -3,8 +3,14 @@
 //! `qemu-img` and `qemu-io` come with the distribution (Debian: qemu-utils); without them these
 //! tests fail.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests play the manager: they make the images"
+)]
+
 mod crash;
 mod crossed;
+mod kept;
 mod made;
 mod memory;
 mod model;
@@ -44,6 +50,11 @@ pub(super) fn run_with_status(program: &str, arguments: &[&str]) -> (i32, String
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text).into_owned();
     (output.status.code().unwrap_or(-1), text)
+}
+
+/// The byte at `at` of a pattern whose sectors differ, `period` of them.
+pub(super) fn stripe(at: usize, period: usize) -> u8 {
+    u8::try_from(at / 512 % period + 1).expect("at most 255")
 }
 
 impl Rig {

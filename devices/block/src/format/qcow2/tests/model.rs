@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Rig, Tuning};
+use super::{Rig, Tuning, stripe};
 use crate::toy::OPTIONS;
 
 /// Bytes of the disk: not a multiple of its clusters.
@@ -73,7 +73,7 @@ proptest! {
         let mut model = vec![0_u8; size];
         if backed {
             for (i, byte) in model.iter_mut().take(size / 2).enumerate() {
-                *byte = (i / 512 % 250) as u8 + 1;
+                *byte = stripe(i, 250);
             }
             std::fs::write(rig.path("base"), &model[..size / 2 / 512 * 512]).expect("base");
             model[size / 2 / 512 * 512..].fill(0);
