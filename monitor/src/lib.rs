@@ -68,4 +68,4 @@ pub use dispatch::Phase;
 pub use events::EventLimits;
 pub use policy::{ClientPolicy, CommandPolicy, LONGEST_POLICY, PolicyError};
 pub use print::Style;
-pub use server::{Endpoint, FdScope, MonitorError, MonitorSpec, Server, ServerSpec};
+pub use server::{Endpoint, FdScope, MonitorError, MonitorSpec, Quit, Server, ServerSpec};

@@ -24,6 +24,9 @@ use crate::policy::{ClientPolicy, CommandPolicy, Rights};
 use crate::print::Style;
 use crate::transport::Port;
 
+/// What is called when a client asks for the end; with where events go.
+pub type Quit = Box<dyn Fn(&dyn EventSink) + Send + Sync>;
+
 /// What a server needs from the process around it.
 pub struct ServerSpec {
     /// Where `getfd` and `add-fd` put what they get.
@@ -44,7 +47,7 @@ pub struct ServerSpec {
     pub out_of_band: Box<dyn Fn(Call) + Send + Sync>,
     /// Notes that a client asked for the end of the process. Called on the thread that serves
     /// builtin commands; events emitted there precede the reply.
-    pub quit: Box<dyn Fn(&dyn EventSink) + Send + Sync>,
+    pub quit: Quit,
 }
 
 /// One monitor (`-mon`, `-qmp`).
@@ -177,7 +180,7 @@ pub(crate) struct Shared {
     pub(crate) wake_main: Box<dyn Fn() + Send + Sync>,
     pub(crate) serve_now: Box<dyn Fn(Call) -> Option<Call> + Send + Sync>,
     pub(crate) out_of_band: Box<dyn Fn(Call) + Send + Sync>,
-    pub(crate) quit: Box<dyn Fn(&dyn EventSink) + Send + Sync>,
+    pub(crate) quit: Quit,
     thread: Mutex<IoThread>,
 }
 
