@@ -366,6 +366,18 @@ fn life() -> Vec<Row> {
             "qom-get",
             json!({"path": "/machine/peripheral/d2", "property": "type"}),
         ),
+        row(
+            "human-monitor-command",
+            json!({"command-line": "qemu-io disk \"write -P 1 0 4k\""}),
+        ),
+        row(
+            "human-monitor-command",
+            json!({"command-line": "qemu-io disk \"aio_read -P 1 0 4k\""}),
+        ),
+        row(
+            "human-monitor-command",
+            json!({"command-line": "qemu-io disk aio_flush"}),
+        ),
         row("remove-fd-alias", json!({"path": "/images/a"})),
         row("remove-fd", json!({"fdset-id": 52})),
         row("seal", json!({"level": "passed"})),

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use qapi_schema::block_core::{Commands as _, QueryNamedBlockNodes};
+use qapi_schema::block_stats::{Commands as _, QueryBlockstats};
 use qapi_schema::char::Commands as _;
 use qapi_schema::job::Commands as _;
 use qapi_schema::machine::Commands as _;
@@ -19,6 +20,7 @@ type Show = fn(&mut Vm, &mut dyn Context) -> Result<String, QmpError>;
 /// Every subject, sorted: its name, what is told, who tells it.
 const SUBJECTS: &[(&str, &str, Show)] = &[
     ("block", "the disks and their nodes", block),
+    ("blockstats", "what the disks were asked", blockstats),
     ("chardev", "the chardevs", chardev),
     ("cpus", "the vCPUs", cpus),
     ("iothreads", "the threads for I/O", iothreads),
@@ -32,6 +34,7 @@ const SUBJECTS: &[(&str, &str, Show)] = &[
         capabilities,
     ),
     ("name", "what the guest is called", name),
+    ("network", "the network cards and where they lead", network),
     ("pci", "the PCI functions", pci),
     ("qtree", "the devices", qtree),
     ("status", "what the machine is doing", status),
@@ -211,6 +214,41 @@ fn block(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
         let _ = write!(text, "\n    Cache mode:       {mode}");
         text
     });
+    Ok(lines(shown, ""))
+}
+
+fn blockstats(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    let disks = vm.query_blockstats(cx, QueryBlockstats::default())?;
+    let shown = disks.into_iter().map(|disk| {
+        let stats = disk.stats;
+        format!(
+            "{}: rd_bytes={} wr_bytes={} rd_operations={} wr_operations={} flush_operations={} \
+             wr_total_time_ns={} rd_total_time_ns={} flush_total_time_ns={} rd_merged={} \
+             wr_merged={} idle_time_ns={}",
+            disk.device.unwrap_or_default(),
+            stats.rd_bytes,
+            stats.wr_bytes,
+            stats.rd_operations,
+            stats.wr_operations,
+            stats.flush_operations,
+            stats.wr_total_time_ns,
+            stats.rd_total_time_ns,
+            stats.flush_total_time_ns,
+            stats.rd_merged,
+            stats.wr_merged,
+            stats.idle_time_ns.unwrap_or(0)
+        )
+    });
+    Ok(lines(shown, ""))
+}
+
+/// As in QEMU, a line for each network card: none can be made.
+fn network(vm: &mut Vm, _cx: &mut dyn Context) -> Result<String, QmpError> {
+    let cards = vm
+        .devices
+        .iter()
+        .filter(|(_, one)| one.driver.contains("-net"));
+    let shown = cards.map(|(name, one)| format!("{name}: model={}", one.driver));
     Ok(lines(shown, ""))
 }
 

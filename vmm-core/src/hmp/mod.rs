@@ -10,11 +10,14 @@
 //!
 //! A failure is text too. Names and shapes of lines are QEMU's where scripts read them.
 //!
-//! Read next: [`info`] for what can be asked, [`rights`] for who may.
+//! Read next: [`info`] for what can be asked, [`rights`] for who may, [`qemu_io`] for testers of
+//! images.
 
 mod info;
+pub(crate) mod qemu_io;
 mod rights;
 
+use qapi_schema::block_core::{BlockResize, Commands as _};
 use qapi_schema::qdev::{Commands as _, DeviceDel};
 use qapi_schema::qom::{Commands as _, ObjectDel, QomGet, QomList};
 use qapi_schema::run_state::{Commands as _, ShutdownCause};
@@ -52,6 +55,18 @@ const fn command(
 
 /// Every command, sorted by name.
 const COMMANDS: &[Command] = &[
+    command(
+        "block_resize",
+        "device size",
+        "changes the length of a disk or node; MiB, or with a unit",
+        block_resize,
+    ),
+    command(
+        "commit",
+        "device|all",
+        "merges a disk's changes into what backs it",
+        commit,
+    ),
     command("cont|c", "", "lets the machine run", |vm, cx, _| {
         vm.cont(cx).map(quiet)
     }),
@@ -85,6 +100,12 @@ const COMMANDS: &[Command] = &[
         let id = id.to_owned();
         vm.object_del(cx, ObjectDel { id }).map(quiet)
     }),
+    command(
+        "qemu-io",
+        "[-d] node \"command\"",
+        "does a request of a tester; 'qemu-io NODE help' lists them on standard output",
+        qemu_io::run,
+    ),
     command(
         "qom-get",
         "path property",
@@ -130,6 +151,47 @@ const COMMANDS: &[Command] = &[
         vm.system_reset(cx).map(quiet)
     }),
 ];
+
+fn block_resize(vm: &mut Vm, cx: &mut dyn Context, text: &str) -> Result<String, QmpError> {
+    let (name, size) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
+    let size = megabytes(size.trim())?;
+    let args = BlockResize {
+        device: Some(name.to_owned()),
+        node_name: Some(name.to_owned()),
+        size,
+    };
+    vm.block_resize(cx, args).map(quiet)
+}
+
+/// A size as people write it: without a unit in MiB, as in QEMU.
+fn megabytes(text: &str) -> Result<i64, QmpError> {
+    let wrong = || {
+        QmpError::generic(format!(
+            "invalid size '{text}': a number, or one with a unit"
+        ))
+    };
+    let (count, unit) = match text.strip_suffix(|last: char| last.is_ascii_alphabetic()) {
+        Some(count) => (count, text.chars().next_back().unwrap_or('M')),
+        None => (text, 'M'),
+    };
+    let shift = "bkmgtpe"
+        .find(unit.to_ascii_lowercase())
+        .ok_or_else(wrong)?
+        * 10;
+    let count: i64 = count.parse().map_err(|_| wrong())?;
+    count.checked_mul(1 << shift).ok_or_else(wrong)
+}
+
+/// No command merges a node into the one that backs it; whoever asks is told what does.
+fn commit(vm: &mut Vm, _cx: &mut dyn Context, name: &str) -> Result<String, QmpError> {
+    if name != "all" {
+        vm.find_node(Some(name), Some(name))?;
+    }
+    Err(QmpError::generic(
+        "no node here can be merged into its backing node: 'qemu-img commit' does that, with an \
+         image that no machine uses",
+    ))
+}
 
 /// The text of a command that says nothing.
 fn quiet((): ()) -> String {

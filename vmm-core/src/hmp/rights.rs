@@ -6,9 +6,11 @@ use qapi_schema::{Context, QmpError};
 /// What lines do in QMP's words, where it is not the command of their own name. A line that stands
 /// nowhere here and has no command of its name is for those who may send everything.
 const DOES: &[(&str, &[&str])] = &[
+    ("commit", &["query-named-block-nodes"]),
     ("help", &[]),
     ("info", &[]),
     ("info block", &["query-block", "query-named-block-nodes"]),
+    ("info blockstats", &["query-blockstats"]),
     ("info chardev", &["query-chardev"]),
     ("info cpus", &["query-cpus-fast"]),
     ("info iothreads", &["query-iothreads"]),
@@ -18,6 +20,7 @@ const DOES: &[(&str, &[&str])] = &[
     ("info memory_size_summary", &["query-memory-size-summary"]),
     ("info migrate_capabilities", &["query-migrate-capabilities"]),
     ("info name", &["query-name"]),
+    ("info network", &["qom-list"]),
     ("info pci", &["query-pci"]),
     ("info qtree", &["qom-list"]),
     ("info status", &["query-status"]),
@@ -25,6 +28,8 @@ const DOES: &[(&str, &[&str])] = &[
     ("info version", &["query-version"]),
     ("nmi", &["inject-nmi"]),
     ("object_del", &["object-del"]),
+    // It changes what is on disks: for who may give the guest other disks.
+    ("qemu-io", &["blockdev-add", "device_add", "block_resize"]),
 ];
 
 /// Whether the client may give the line that begins with the command `names` (its names, separated

@@ -45,6 +45,7 @@ use crate::cli::config::GlobalSpec;
 use crate::device_tree::{Claim, DeviceTree};
 use crate::drives::Drives;
 use crate::event_loop::{EventLoop, Mailbox};
+use crate::hmp::qemu_io::Outstanding;
 use crate::hook::OpenHook;
 use crate::memory::RamBackend;
 use crate::objects::Objects;
@@ -149,6 +150,8 @@ pub struct Vm {
     /// What is left to be built once `x-exit-preconfig` comes.
     pub(crate) rest: Option<Rest>,
     default_iothread: Option<IoThread>,
+    /// Requests of testers that are under way.
+    pub(crate) outstanding: Outstanding,
     /// Where io-threads get their rings.
     pub(crate) rings: Rings,
     pub(crate) sandbox: Sandbox,
@@ -188,6 +191,7 @@ impl Vm {
             migration_events: false,
             rest: None,
             default_iothread: None,
+            outstanding: Outstanding::default(),
             rings: Rings::default(),
             sandbox: Sandbox::default(),
             crash_kernels: Repeats::default(),

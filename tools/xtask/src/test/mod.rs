@@ -34,6 +34,7 @@ use count::{Count, Tee, count, counted};
 /// Test programs that need a monitor, a paused machine, or a guest of a few bytes: any KVM will do.
 const WITHOUT_GUEST: &[&str] = &[
     "bad_input-",
+    "by_line-",
     "clients-",
     "ctl-",
     "ctl_terminal-",
