@@ -1381,6 +1381,9 @@ type ChardevSocket struct {
 	Nodelay *bool `json:"nodelay,omitempty"`
 	// How long after losing a connection to connect again, in ms; 0 never does (default: 0).
 	ReconnectMs *int64 `json:"reconnect-ms,omitempty"`
+	// The id of an object tls-creds-x509: what is said is encrypted. Only for a monitor's socket,
+	// on the command line.
+	TlsCreds *string `json:"tls-creds,omitempty"`
 }
 
 // ChardevPty: A new pseudo terminal.
@@ -2835,6 +2838,17 @@ const (
 	SecretFormatBase64 SecretFormat = "base64"
 )
 
+// QCryptoTLSCredsEndpoint: Which side of TLS is spoken.
+type QCryptoTLSCredsEndpoint string
+
+// The values of QCryptoTLSCredsEndpoint.
+const (
+	// The one that calls.
+	QCryptoTLSCredsEndpointClient QCryptoTLSCredsEndpoint = "client"
+	// The one that is called.
+	QCryptoTLSCredsEndpointServer QCryptoTLSCredsEndpoint = "server"
+)
+
 // ObjectOptions: An object to be made.
 type ObjectOptions struct {
 	// Variant is what it is.
@@ -2868,6 +2882,8 @@ func (u *ObjectOptions) UnmarshalJSON(data []byte) error {
 		return variant[ObjectOptionsRngRandom](data, &u.Variant)
 	case "secret":
 		return variant[ObjectOptionsSecret](data, &u.Variant)
+	case "tls-creds-x509":
+		return variant[ObjectOptionsTlsCredsX509](data, &u.Variant)
 	case "rng-builtin":
 		return variant[ObjectOptionsRngBuiltin](data, &u.Variant)
 	default:
@@ -3047,6 +3063,40 @@ func (ObjectOptionsSecret) isObjectOptions() {}
 func (v ObjectOptionsSecret) MarshalJSON() ([]byte, error) {
 	type plain ObjectOptionsSecret
 	return tagged(plain(v), "qom-type", "secret")
+}
+
+// ObjectOptionsTlsCredsX509: Certificates and a key.
+type ObjectOptionsTlsCredsX509 struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// Which side is spoken; only server (default: server).
+	Endpoint *QCryptoTLSCredsEndpoint `json:"endpoint,omitempty"`
+	// A directory with server-cert.pem and server-key.pem, and with ca-cert.pem where clients are
+	// verified; each is opened by its path. What the next three name is not looked for there.
+	Dir *string `json:"dir,omitempty"`
+	// The server's certificate with those between it and the client's authority: a file,
+	// "fd:NAME", or "/dev/fdset/ID".
+	Certificate *string `json:"certificate,omitempty"`
+	// The certificate's key; the same forms.
+	Key *string `json:"key,omitempty"`
+	// The certificates of those who sign the certificates of clients; the same forms.
+	Authority *string `json:"authority,omitempty"`
+	// Whether clients must show a certificate that the authority has signed (default: true).
+	VerifyPeer *bool `json:"verify-peer,omitempty"`
+	// Whether the certificates are checked when they are read; they always are (default: true).
+	SanityCheck *bool `json:"sanity-check,omitempty"`
+	// Which ciphers may be used; must not be given.
+	Priority *string `json:"priority,omitempty"`
+	// The secret with which the key is encrypted; must not be given.
+	Passwordid *string `json:"passwordid,omitempty"`
+}
+
+func (ObjectOptionsTlsCredsX509) isObjectOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v ObjectOptionsTlsCredsX509) MarshalJSON() ([]byte, error) {
+	type plain ObjectOptionsTlsCredsX509
+	return tagged(plain(v), "qom-type", "tls-creds-x509")
 }
 
 // ObjectOptionsRngBuiltin: Random numbers from the host's kernel.

@@ -141,6 +141,7 @@ impl Door {
             };
             match fdset::accept(listener)
                 .and_then(Port::of_caller)
+                .and_then(|port| port.wrapped(self.manner.tls.as_ref()))
                 .map(Arc::new)
             {
                 Ok(port) if !self.knows(&port) => {}

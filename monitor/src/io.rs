@@ -97,6 +97,9 @@ enum Farewell {
     /// It does not read.
     #[error("the client does not read: more than {QUEUE_LIMIT} bytes wait for it")]
     Overrun,
+    /// It does not speak TLS, or shows no certificate that it should.
+    #[error("TLS cannot be spoken with the client: {0}")]
+    NotTls(#[source] io::Error),
     /// Its output cannot be watched.
     #[error("the client cannot be watched")]
     Unwatched(#[from] io::Error),
@@ -319,6 +322,7 @@ impl Io {
             style,
             fd_scope,
             rights,
+            tls: _,
         } = manner;
         let scope = Scope::Session {
             monitor: id.0,
@@ -392,6 +396,11 @@ impl Io {
         }
         if client.session.state() != State::Draining {
             self.read(client)?;
+            if client.output.is_encrypted() {
+                // What the handshake has to say was not there before.
+                let waits = client.line.outlet.flush() == Sent::Waiting;
+                self.await_output(client, waits)?;
+            }
         }
         if client.session.state() == State::Draining
             && self.shared.inbox.is_quiet(client.line.key)
@@ -429,6 +438,9 @@ impl Io {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     client.more = false;
                     return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                    return Err(Farewell::NotTls(error));
                 }
                 Err(_) => return Err(Farewell::Gone),
             };

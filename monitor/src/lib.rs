@@ -60,6 +60,7 @@ mod print;
 mod request;
 mod server;
 mod session;
+pub mod tls;
 mod transport;
 
 pub use builtin::{Version, scope_of};
@@ -69,3 +70,4 @@ pub use events::EventLimits;
 pub use policy::{ClientPolicy, CommandPolicy, LONGEST_POLICY, PolicyError};
 pub use print::Style;
 pub use server::{Endpoint, FdScope, MonitorError, MonitorSpec, Quit, Server, ServerSpec};
+pub use tls::{TlsError, TlsServer, TlsSpec};

@@ -13,6 +13,7 @@ use crate::io::NewMonitor;
 use crate::policy::Rights;
 use crate::print::{Message, Style};
 use crate::server::FdScope;
+use crate::tls::TlsServer;
 use crate::transport::{Outlet, Sent};
 
 /// One session or one monitor, within the thread `qmp-io`. Never used twice.
@@ -35,6 +36,8 @@ pub(crate) struct Manner {
     pub(crate) style: Style,
     /// How long what its clients hand over stays.
     pub(crate) fd_scope: FdScope,
+    /// How what is said over it is encrypted, if it is.
+    pub(crate) tls: Option<TlsServer>,
     /// What it is called, whom it serves, and what they may ask.
     pub(crate) rights: Arc<Rights>,
 }

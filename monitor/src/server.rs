@@ -22,6 +22,7 @@ use crate::io::{Io, NewMonitor, WAKER, Way};
 use crate::line::{Bell, Key, Line, Manner, Note};
 use crate::policy::{ClientPolicy, CommandPolicy, Rights};
 use crate::print::Style;
+use crate::tls::TlsServer;
 use crate::transport::Port;
 
 /// What is called when a client asks for the end; with where events go.
@@ -61,6 +62,8 @@ pub struct MonitorSpec {
     pub style: Style,
     /// How long what its clients hand over stays.
     pub fd_scope: FdScope,
+    /// How what its clients say is encrypted, if it is.
+    pub tls: Option<TlsServer>,
     /// Whom it serves.
     pub clients: ClientPolicy,
     /// What they may ask.
@@ -82,6 +85,7 @@ impl MonitorSpec {
             name: format!("monitor{}", id.0),
             style: Style::Line,
             fd_scope: FdScope::Monitor,
+            tls: None,
             clients: ClientPolicy::default(),
             commands: CommandPolicy::everything(),
             endpoint,
@@ -261,8 +265,10 @@ impl Server {
             let name = spec.name;
             return Err(MonitorError::Faceless { name, way });
         }
+        let tls = spec.tls.clone();
         let port = |fd| {
             Port::new(fd)
+                .and_then(|port| port.wrapped(tls.as_ref()))
                 .map(Arc::new)
                 .map_err(|source| MonitorError::Port { monitor, source })
         };
@@ -287,6 +293,7 @@ impl Server {
                 id: monitor,
                 style: spec.style,
                 fd_scope: spec.fd_scope,
+                tls: spec.tls,
                 rights: Arc::new(Rights {
                     name: spec.name,
                     clients: spec.clients,

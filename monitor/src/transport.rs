@@ -29,6 +29,8 @@ use nix::sys::uio::writev;
 
 use crate::print::Message;
 
+use crate::tls::{Tls, TlsServer};
+
 /// How many bytes may wait for a client before it counts as one that does not read.
 pub(crate) const QUEUE_LIMIT: usize = 8 << 20;
 /// How many bytes may wait before the client's next requests are left unread.
@@ -45,6 +47,8 @@ pub(crate) struct Port {
     restore: Option<OFlag>,
     /// The line of the ledger, while the client is there.
     lease: Option<Lease>,
+    /// What stands between the bytes of the session and those of the socket.
+    tls: Option<Tls>,
 }
 
 impl Port {
@@ -66,6 +70,7 @@ impl Port {
             socket,
             restore,
             lease: None,
+            tls: None,
         })
     }
 
@@ -77,8 +82,29 @@ impl Port {
         Ok(port)
     }
 
+    /// The same, with all that is said encrypted, if there is a server for that.
+    pub(crate) fn wrapped(mut self, server: Option<&TlsServer>) -> io::Result<Self> {
+        self.tls = server.map(TlsServer::connection).transpose()?;
+        Ok(self)
+    }
+
+    /// Whether what is said is encrypted: then there may be something to send that nobody said.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// What has come in; no bytes means that the client sends no more.
     pub(crate) fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        if let Some(tls) = &self.tls {
+            // Over TLS no fds come: the kernel gives them with bytes that nobody can read.
+            let receive = |cipher: &mut [u8]| Ok(recv_with_fds(&self.fd, cipher)?.bytes);
+            let bytes = tls.receive(buffer, receive, |bytes| self.send_bytes(bytes))?;
+            return Ok(Received {
+                bytes,
+                fds: Vec::new(),
+                truncated: false,
+            });
+        }
         if self.socket {
             return recv_with_fds(&self.fd, buffer);
         }
@@ -92,10 +118,38 @@ impl Port {
     /// Whether the kernel has nothing more to give after `received`, for which `room` bytes of
     /// buffer were offered: a short read says so, unless fds cut it short.
     pub(crate) fn is_emptied_by(&self, received: &Received, room: usize) -> bool {
-        self.socket && received.bytes < room && received.fds.is_empty()
+        self.socket && self.tls.is_none() && received.bytes < room && received.fds.is_empty()
     }
 
     fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let Some(tls) = &self.tls else {
+            return self.send_plain(pieces);
+        };
+        // Piece by piece: what is left is sent by the next call.
+        let first = pieces.iter().find(|piece| !piece.is_empty());
+        first.map_or(Ok(0), |piece| {
+            tls.send(piece, |bytes| self.send_bytes(bytes))
+        })
+    }
+
+    /// Whether something waits that the peer must have before the next byte.
+    fn is_backlogged(&self) -> bool {
+        self.tls.as_ref().is_some_and(Tls::is_backlogged)
+    }
+
+    /// Sends what waits so; false: the peer does not take it yet.
+    fn settle(&self) -> io::Result<bool> {
+        match &self.tls {
+            Some(tls) => tls.flush(|bytes| self.send_bytes(bytes)),
+            None => Ok(true),
+        }
+    }
+
+    fn send_bytes(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.send_plain(&[IoSlice::new(bytes)])
+    }
+
+    fn send_plain(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
         let sent = if self.socket {
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
             sendmsg::<()>(self.fd.as_raw_fd(), pieces, &[], flags, None)?
@@ -107,6 +161,9 @@ impl Port {
 
     /// Tells the peer that this is the end, although somebody may still hold the fd.
     fn hang_up(&self) {
+        if let Some(tls) = &self.tls {
+            tls.close(|bytes| self.send_bytes(bytes));
+        }
         if self.socket {
             // A peer that is gone already is no news.
             let _ = shutdown(self.fd.as_raw_fd(), Shutdown::Both);
@@ -157,6 +214,8 @@ pub(crate) struct Outlet {
     /// How many bytes wait, or [`ENDED`]: lets `qmp-io` look without the lock, which the thread
     /// that answers holds just when the client's next request comes in.
     load: AtomicUsize,
+    /// Whether more may wait than was sent here: what a handshake has to say.
+    encrypted: bool,
 }
 
 /// The load of an outlet that sends nothing any more.
@@ -175,6 +234,7 @@ impl Outlet {
     /// An outlet to `port`.
     pub(crate) fn new(port: Arc<Port>) -> Self {
         Self {
+            encrypted: port.is_encrypted(),
             queue: Mutex::new(Queue {
                 port: Some(port),
                 waiting: VecDeque::new(),
@@ -194,7 +254,7 @@ impl Outlet {
 
     /// Sends what waits, as far as the client takes it.
     pub(crate) fn flush(&self) -> Sent {
-        if self.load.load(Ordering::Acquire) == 0 {
+        if self.load.load(Ordering::Acquire) == 0 && !self.encrypted {
             return Sent::Through;
         }
         let mut queue = self.queue();
@@ -257,7 +317,10 @@ impl Queue {
                 Err(_) => return self.end(Sent::Gone),
             }
         }
-        Sent::Through
+        match self.load() {
+            0 => Sent::Through,
+            _ => Sent::BeganToWait,
+        }
     }
 
     fn flush(&mut self) -> Sent {
@@ -274,7 +337,11 @@ impl Queue {
             }
         }
         self.waiting.shrink_to(QUEUE_KEPT);
-        Sent::Through
+        match self.port.as_ref().map(|port| port.settle()) {
+            None | Some(Ok(true)) => Sent::Through,
+            Some(Ok(false)) => Sent::Waiting,
+            Some(Err(_)) => self.end(Sent::Gone),
+        }
     }
 
     /// Keeps what the client does not take now.
@@ -287,7 +354,10 @@ impl Queue {
     fn load(&self) -> usize {
         match self.ended {
             Some(_) => ENDED,
-            None => self.waiting.len(),
+            None => {
+                let backlog = self.port.as_ref().is_some_and(|port| port.is_backlogged());
+                self.waiting.len().max(usize::from(backlog))
+            }
         }
     }
 

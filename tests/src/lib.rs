@@ -38,6 +38,7 @@ pub mod sealed;
 pub mod stray;
 pub mod table;
 pub mod terminal;
+pub mod tls;
 pub mod vm;
 
 pub use vm::Vm;

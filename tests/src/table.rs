@@ -105,6 +105,8 @@ pub enum Resource {
     MonitorListener,
     /// A monitor's connection.
     MonitorConnection,
+    /// A key or certificate for TLS.
+    TlsKey,
     /// The file that says what a monitor's clients may send.
     MonitorCommands,
 }
@@ -364,6 +366,14 @@ pub const TABLE: &[Row] = &[
         role: "chardev",
         kinds: "connected unix, TCP or vsock socket",
         cells: SOCKET_AT_LAUNCH,
+    },
+    Row {
+        resource: Resource::TlsKey,
+        title: "Key and certificates for TLS",
+        spelled: "`tls-creds-x509`: `key`, `certificate`, `authority`",
+        role: "secret",
+        kinds: "regular file, memfd",
+        cells: FILE,
     },
     Row {
         resource: Resource::MonitorCommands,

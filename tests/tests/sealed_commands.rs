@@ -31,6 +31,8 @@ enum Hand {
     Disk,
     /// An empty qcow2 image.
     Image,
+    /// One of the test certificates.
+    Tls(&'static str),
     Memory,
     /// A file that can only be written.
     Output,
@@ -155,6 +157,17 @@ fn objects() -> Vec<Row> {
         row(
             "object-add",
             json!({"qom-type": "secret", "id": "secret-by-path", "file": FILE}),
+        )
+        .wants_to_open(),
+        named("tls-key", Hand::Tls("server-key.pem")),
+        named("tls-certificate", Hand::Tls("server-cert.pem")),
+        object(
+            "tls-creds-x509",
+            json!({"verify-peer": false, "key": "fd:tls-key", "certificate": "fd:tls-certificate"}),
+        ),
+        row(
+            "object-add",
+            json!({"qom-type": "tls-creds-x509", "id": "tls-by-path", "dir": tests::tls::file("")}),
         )
         .wants_to_open(),
         row(
@@ -411,6 +424,7 @@ impl Manager {
             Hand::Nothing => return Ok(None),
             Hand::Disk => fds::disk(MIB)?.into(),
             Hand::Image => fds::image(MIB)?.into(),
+            Hand::Tls(name) => fds::open_ro(&tests::tls::file(name))?.into(),
             Hand::Memory => fds::memfd(MIB)?,
             Hand::Output => File::create(self.folder.path().join("output"))?.into(),
             Hand::Device(path) => File::open(path)?.into(),

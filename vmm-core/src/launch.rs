@@ -27,6 +27,7 @@ use fdset::{
 };
 use monitor::{Phase, Server, ServerSpec, Version};
 use qapi_schema::Event;
+use qapi_schema::qom::{ObjectOptions, ObjectOptionsVariant};
 use qapi_schema::run_state::{Shutdown, ShutdownCause};
 
 pub use self::activation::Activation;
@@ -142,6 +143,7 @@ pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> R
         .as_deref()
         .map(|name| fdset::pid_file(&door, name, "-pidfile"))
         .transpose()?;
+    add_objects(&mut vm, &door, &config, is_tls)?;
     let kept = add_chardevs(&mut vm, &door, &config)?;
     qtest::serve(&mut vm, &door, &config)?;
     add_backends(&mut vm, &door, &config)?;
@@ -232,13 +234,30 @@ fn finish(vm: &mut Vm, config: &Config, user: Option<&Account>) -> Result<()> {
     Ok(())
 }
 
-/// What devices and the machine name by id.
-fn add_backends(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
-    for options in config.objects.clone() {
+/// Whether it is what monitors name, and so is made before them.
+fn is_tls(options: &ObjectOptions) -> bool {
+    matches!(options.qom_type, ObjectOptionsVariant::TlsCredsX509(_))
+}
+
+/// Those objects that are `wanted` now.
+fn add_objects(
+    vm: &mut Vm,
+    door: &Door,
+    config: &Config,
+    wanted: impl Fn(&ObjectOptions) -> bool,
+) -> Result<()> {
+    let objects = config.objects.iter().filter(|options| wanted(options));
+    for options in objects.cloned() {
         let id = options.id.clone();
         vm.add_object(door, options)
             .with_context(|| format!("-object {id}"))?;
     }
+    Ok(())
+}
+
+/// What devices and the machine name by id.
+fn add_backends(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
+    add_objects(vm, door, config, |options| !is_tls(options))?;
     for options in config.blockdevs.clone() {
         let name = options.node_name.clone().unwrap_or_default();
         vm.add_node(door, options)
@@ -335,8 +354,10 @@ fn add_chardevs(vm: &mut Vm, door: &Door, config: &Config) -> Result<Vec<Kept>> 
     let mut kept = Vec::new();
     for chardev in &config.chardevs {
         let id = &chardev.id;
-        let spec = resolve::chardev::chardev(chardev.backend.clone())
-            .with_context(|| format!("-chardev {id}"))?;
+        let mut backend = chardev.backend.clone();
+        let is_monitor = config.monitors.iter().any(|one| one.chardev == *id);
+        let tls = is_monitor.then(|| resolve::chardev::take_tls(&mut backend));
+        let spec = resolve::chardev::chardev(backend).with_context(|| format!("-chardev {id}"))?;
         let mut monitors = config.monitors.iter().enumerate();
         let monitor = monitors.find(|(_, monitor)| monitor.chardev == *id);
         let Some((number, monitor)) = monitor else {
@@ -347,7 +368,9 @@ fn add_chardevs(vm: &mut Vm, door: &Door, config: &Config) -> Result<Vec<Kept>> 
             }
             continue;
         };
-        kept.push(monitors::add(vm, door, id, &spec, number, monitor)?);
+        let tls = tls.flatten();
+        let place = monitors::Place { id, number, tls };
+        kept.push(monitors::add(vm, door, &place, &spec, monitor)?);
     }
     for monitor in &config.monitors {
         if !config

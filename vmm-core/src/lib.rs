@@ -38,5 +38,6 @@ pub mod resolve;
 pub mod run_state;
 pub mod sandbox;
 pub mod secret;
+pub mod tls_creds;
 pub mod types;
 pub mod vm;

@@ -9,6 +9,7 @@ use block::{IoThread, Rings};
 use devices::virtio::rng::{Builtin, Entropy, EntropyFile};
 use fdset::{Access, Door, Request, Role};
 use indexmap::IndexMap;
+use monitor::TlsServer;
 use qapi_schema::QmpError;
 use serde_json::Value;
 
@@ -36,6 +37,8 @@ pub enum Backend {
     Entropy(Arc<dyn Entropy>),
     /// A secret, which nobody here asks for: only its name is kept.
     Secret,
+    /// What monitors speak TLS with.
+    TlsCreds(TlsServer),
 }
 
 /// One object.
@@ -123,6 +126,17 @@ impl Objects {
                 _ => None,
             },
         )
+    }
+
+    /// Notes that `user` speaks TLS with the credentials `id`, and hands them over.
+    ///
+    /// # Errors
+    /// There are none of this id.
+    pub fn claim_tls(&mut self, id: &str, user: &str) -> Result<TlsServer, QmpError> {
+        self.claim(id, user, "tls-creds-x509", |backend| match backend {
+            Backend::TlsCreds(server) => Some(server.clone()),
+            _ => None,
+        })
     }
 
     /// Hands the memory backend `id` over to `user`, for good.
@@ -265,5 +279,6 @@ fn build(door: &Door, rings: &Rings, id: &str, spec: ObjectSpec) -> Result<Backe
             secret::check(door, id, &spec)?;
             Backend::Secret
         }
+        ObjectSpec::TlsCreds(spec) => Backend::TlsCreds(spec.open(door, id)?),
     })
 }

@@ -90,7 +90,10 @@ pub fn config(config: &Config) -> Vec<Planned> {
         plan.push(Planned::new(&request, Expected::RegularFile));
     }
     for options in &config.chardevs {
-        if let Ok(spec) = resolve::chardev::chardev(options.backend.clone()) {
+        let mut backend = options.backend.clone();
+        // What a monitor encrypts with is an object, and planned as one.
+        resolve::chardev::take_tls(&mut backend);
+        if let Ok(spec) = resolve::chardev::chardev(backend) {
             plan.extend(chardev(&options.id, &spec));
         }
     }
@@ -240,6 +243,14 @@ fn object(id: &str, spec: &ObjectSpec) -> Vec<Planned> {
             }
             SecretSource::Text(_) => Vec::new(),
         },
+        ObjectSpec::TlsCreds(spec) => {
+            let reason = format!("object '{id}'");
+            let planned = spec.names().map(|name| {
+                let request = Request::new(name, Access::ReadOnly, Role::Secret, &reason);
+                Planned::new(&request, Expected::RegularFile)
+            });
+            planned.collect()
+        }
         ObjectSpec::Memory(_) | ObjectSpec::IoThread(_) | ObjectSpec::RngBuiltin => Vec::new(),
     }
 }

@@ -50,14 +50,7 @@ impl std::fmt::Debug for SecretSource {
 pub fn check(door: &Door, id: &str, spec: &SecretSpec) -> Result<(), QmpError> {
     let bytes = match &spec.source {
         SecretSource::Text(text) => text.clone().into_bytes(),
-        SecretSource::File(name) => {
-            let reason = format!("object '{id}'");
-            let request = Request::new(name, Access::ReadOnly, Role::Secret, &reason);
-            let file = fdset::open(door, &request).map_err(|error| QmpError::from_error(&error))?;
-            read(file.as_fd()).map_err(|error| {
-                QmpError::generic(format!("cannot read secret '{id}' from '{name}': {error}"))
-            })?
-        }
+        SecretSource::File(name) => content(door, id, name)?,
     };
     if bytes.len() > LONGEST {
         return Err(QmpError::generic(format!(
@@ -74,6 +67,19 @@ pub fn check(door: &Door, id: &str, spec: &SecretSpec) -> Result<(), QmpError> {
         )));
     }
     Ok(())
+}
+
+/// What the object `id` reads from the file `name`.
+///
+/// # Errors
+/// It cannot be opened or read.
+pub fn content(door: &Door, id: &str, name: &str) -> Result<Vec<u8>, QmpError> {
+    let reason = format!("object '{id}'");
+    let request = Request::new(name, Access::ReadOnly, Role::Secret, &reason);
+    let file = fdset::open(door, &request).map_err(|error| QmpError::from_error(&error))?;
+    read(file.as_fd()).map_err(|error| {
+        QmpError::generic(format!("cannot read secret '{id}' from '{name}': {error}"))
+    })
 }
 
 /// What is in a file from its beginning, and a byte more than a secret can have at most. The

@@ -553,6 +553,14 @@ SecretFormat = Literal["raw", "base64"]
 """
 
 
+QCryptoTLSCredsEndpoint = Literal["client", "server"]
+"""Which side of TLS is spoken.
+
+- ``client``: The one that calls.
+- ``server``: The one that is called.
+"""
+
+
 BlockdevOnError = Literal["report", "ignore", "enospc", "stop", "auto"]
 """What to do when a request of a disk fails.
 
@@ -1541,6 +1549,10 @@ class ChardevSocket(Struct):
     """Whether small packets are sent at once; only for TCP (default: false)."""
     reconnect_ms: Optional[int] = None
     """How long after losing a connection to connect again, in ms; 0 never does (default: 0)."""
+    tls_creds: Optional[str] = None
+    """The id of an object tls-creds-x509: what is said is encrypted. Only for a monitor's
+    socket, on the command line.
+    """
 
 
 @dataclass
@@ -2889,6 +2901,43 @@ class ObjectOptionsSecret(Struct):
 
 
 @dataclass
+class ObjectOptionsTlsCredsX509(Struct):
+    """An object to be made.
+
+    Where ``qom-type`` is ``tls-creds-x509``: certificates and a key.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"qom-type": "tls-creds-x509"}
+
+    qom_type: Literal["tls-creds-x509"] = field(default="tls-creds-x509", init=False)
+    id: str
+    """Its id, which must be new."""
+    endpoint: Optional[QCryptoTLSCredsEndpoint] = None
+    """Which side is spoken; only server (default: server)."""
+    dir: Optional[str] = None
+    """A directory with server-cert.pem and server-key.pem, and with ca-cert.pem where clients
+    are verified; each is opened by its path. What the next three name is not looked for
+    there.
+    """
+    certificate: Optional[str] = None
+    """The server's certificate with those between it and the client's authority: a file,
+    "fd:NAME", or "/dev/fdset/ID".
+    """
+    key: Optional[str] = None
+    """The certificate's key; the same forms."""
+    authority: Optional[str] = None
+    """The certificates of those who sign the certificates of clients; the same forms."""
+    verify_peer: Optional[bool] = None
+    """Whether clients must show a certificate that the authority has signed (default: true)."""
+    sanity_check: Optional[bool] = None
+    """Whether the certificates are checked when they are read; they always are (default: true)."""
+    priority: Optional[str] = None
+    """Which ciphers may be used; must not be given."""
+    passwordid: Optional[str] = None
+    """The secret with which the key is encrypted; must not be given."""
+
+
+@dataclass
 class ObjectOptionsRngBuiltin(Struct):
     """An object to be made.
 
@@ -3472,6 +3521,7 @@ ObjectOptions = Union[
     ObjectOptionsMemoryBackendRam,
     ObjectOptionsRngRandom,
     ObjectOptionsSecret,
+    ObjectOptionsTlsCredsX509,
     ObjectOptionsRngBuiltin,
 ]
 """An object to be made."""

@@ -6,3 +6,4 @@ mod flow;
 mod protocol;
 mod rights;
 mod stage;
+mod tls;

@@ -534,6 +534,11 @@ pub struct ChardevSocket {
     #[serde(rename = "reconnect-ms")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reconnect_ms: Option<i64>,
+    /// The id of an object tls-creds-x509: what is said is encrypted. Only for a monitor's socket,
+    /// on the command line.
+    #[serde(rename = "tls-creds")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_creds: Option<String>,
 }
 
 impl crate::input::FromMembers for ChardevSocket {
@@ -546,6 +551,7 @@ impl crate::input::FromMembers for ChardevSocket {
             wait: members.optional("wait")?,
             nodelay: members.optional("nodelay")?,
             reconnect_ms: members.optional("reconnect-ms")?,
+            tls_creds: members.optional("tls-creds")?,
         })
     }
 }
@@ -594,6 +600,11 @@ impl crate::describe::Described for ChardevSocket {
                 "how long after losing a connection to connect again, in ms; 0 never does (default: 0)",
             )
             .default_is("0"),
+        crate::describe::MemberSpec::optional(
+            "tls-creds",
+            "str",
+            "the id of an object tls-creds-x509: what is said is encrypted. Only for a monitor's socket, on the command line",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];

@@ -1758,6 +1758,10 @@ pub struct ChardevSocketOptions {
     #[serde(rename = "reconnect-ms")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reconnect_ms: Option<i64>,
+    /// The id of an object tls-creds-x509: what is said is encrypted; only for a monitor's socket.
+    #[serde(rename = "tls-creds")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_creds: Option<String>,
 }
 
 impl crate::input::FromMembers for ChardevSocketOptions {
@@ -1778,6 +1782,7 @@ impl crate::input::FromMembers for ChardevSocketOptions {
             wait: members.optional("wait")?,
             nodelay: members.optional("nodelay")?,
             reconnect_ms: members.optional("reconnect-ms")?,
+            tls_creds: members.optional("tls-creds")?,
         })
     }
 }
@@ -1860,6 +1865,11 @@ impl crate::describe::Described for ChardevSocketOptions {
                 "how long after losing a connection to connect again, in ms (default: 0)",
             )
             .default_is("0"),
+        crate::describe::MemberSpec::optional(
+            "tls-creds",
+            "str",
+            "the id of an object tls-creds-x509: what is said is encrypted; only for a monitor's socket",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];

@@ -934,6 +934,154 @@ impl crate::describe::Described for SecretProperties {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Which side of TLS is spoken.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum QCryptoTLSCredsEndpoint {
+    /// The one that calls.
+    #[serde(rename = "client")]
+    Client,
+    /// The one that is called.
+    #[serde(rename = "server")]
+    Server,
+}
+
+impl QCryptoTLSCredsEndpoint {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Client, Self::Server];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+crate::input::named_values!(QCryptoTLSCredsEndpoint);
+
+/// Certificates and a key, all in PEM, for a monitor that speaks TLS (tls-creds of its
+/// chardev). They are read when the object is made, so that the files, and the right to open
+/// them, can go.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct TlsCredsX509Properties {
+    /// Which side is spoken; only server (default: server).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<QCryptoTLSCredsEndpoint>,
+    /// A directory with server-cert.pem and server-key.pem, and with ca-cert.pem where clients are
+    /// verified; each is opened by its path. What the next three name is not looked for there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<String>,
+    /// The server's certificate with those between it and the client's authority: a file,
+    /// "fd:NAME", or "/dev/fdset/ID".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// The certificate's key; the same forms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The certificates of those who sign the certificates of clients; the same forms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
+    /// Whether clients must show a certificate that the authority has signed (default: true).
+    #[serde(rename = "verify-peer")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify_peer: Option<bool>,
+    /// Whether the certificates are checked when they are read; they always are (default: true).
+    #[serde(rename = "sanity-check")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sanity_check: Option<bool>,
+    /// Which ciphers may be used; must not be given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<String>,
+    /// The secret with which the key is encrypted; must not be given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passwordid: Option<String>,
+}
+
+impl crate::input::FromMembers for TlsCredsX509Properties {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            endpoint: members.optional("endpoint")?,
+            dir: members.optional("dir")?,
+            certificate: members.optional("certificate")?,
+            key: members.optional("key")?,
+            authority: members.optional("authority")?,
+            verify_peer: members.optional("verify-peer")?,
+            sanity_check: members.optional("sanity-check")?,
+            priority: members.optional("priority")?,
+            passwordid: members.optional("passwordid")?,
+        })
+    }
+}
+
+crate::input::object_type!(TlsCredsX509Properties);
+
+impl crate::describe::Described for TlsCredsX509Properties {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+                "endpoint",
+                "QCryptoTLSCredsEndpoint",
+                "which side is spoken; only server (default: server)",
+            )
+            .one_of(&["client", "server"])
+            .default_is("server"),
+        crate::describe::MemberSpec::optional(
+            "dir",
+            "str",
+            "a directory with server-cert.pem and server-key.pem, and with ca-cert.pem where clients are verified; each is opened by its path. What the next three name is not looked for there.",
+        ),
+        crate::describe::MemberSpec::optional(
+            "certificate",
+            "str",
+            "the server's certificate with those between it and the client's authority: a file, \"fd:NAME\", or \"/dev/fdset/ID\"",
+        ),
+        crate::describe::MemberSpec::optional(
+            "key",
+            "str",
+            "the certificate's key; the same forms",
+        ),
+        crate::describe::MemberSpec::optional(
+            "authority",
+            "str",
+            "the certificates of those who sign the certificates of clients; the same forms",
+        ),
+        crate::describe::MemberSpec::optional(
+                "verify-peer",
+                "bool",
+                "whether clients must show a certificate that the authority has signed (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "sanity-check",
+                "bool",
+                "whether the certificates are checked when they are read; they always are (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+            "priority",
+            "str",
+            "which ciphers may be used; must not be given",
+        ),
+        crate::describe::MemberSpec::optional(
+            "passwordid",
+            "str",
+            "the secret with which the key is encrypted; must not be given",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// What an object is.
 #[derive(
     Clone,
@@ -969,6 +1117,9 @@ pub enum ObjectType {
     /// A secret for other objects to name.
     #[serde(rename = "secret")]
     Secret,
+    /// Certificates and a key.
+    #[serde(rename = "tls-creds-x509")]
+    TlsCredsX509,
 }
 
 impl ObjectType {
@@ -981,6 +1132,7 @@ impl ObjectType {
         Self::RngBuiltin,
         Self::RngRandom,
         Self::Secret,
+        Self::TlsCredsX509,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -992,6 +1144,7 @@ impl ObjectType {
             Self::RngBuiltin => "rng-builtin",
             Self::RngRandom => "rng-random",
             Self::Secret => "secret",
+            Self::TlsCredsX509 => "tls-creds-x509",
         }
     }
 }
@@ -1030,6 +1183,9 @@ pub enum ObjectOptionsVariant {
     /// A secret for other objects to name.
     #[serde(rename = "secret")]
     Secret(SecretProperties),
+    /// Certificates and a key.
+    #[serde(rename = "tls-creds-x509")]
+    TlsCredsX509(TlsCredsX509Properties),
     /// Random numbers from the host's kernel.
     #[serde(rename = "rng-builtin")]
     RngBuiltin,
@@ -1045,6 +1201,7 @@ impl ObjectOptionsVariant {
             Self::MemoryBackendRam(_) => ObjectType::MemoryBackendRam,
             Self::RngRandom(_) => ObjectType::RngRandom,
             Self::Secret(_) => ObjectType::Secret,
+            Self::TlsCredsX509(_) => ObjectType::TlsCredsX509,
             Self::RngBuiltin => ObjectType::RngBuiltin,
         }
     }
@@ -1086,6 +1243,11 @@ impl crate::input::FromMembers for ObjectOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                ObjectType::TlsCredsX509 => {
+                    ObjectOptionsVariant::TlsCredsX509(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 ObjectType::RngBuiltin => ObjectOptionsVariant::RngBuiltin,
             },
         })
@@ -1106,6 +1268,7 @@ impl crate::describe::Described for ObjectOptions {
                     "rng-builtin",
                     "rng-random",
                     "secret",
+                    "tls-creds-x509",
                 ],
             ),
         crate::describe::MemberSpec::required("id", "str", "its id, which must be new"),
@@ -1141,6 +1304,11 @@ impl crate::describe::Described for ObjectOptions {
             name: "secret",
             description: "a secret for other objects to name",
             members: <SecretProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "tls-creds-x509",
+            description: "certificates and a key",
+            members: <TlsCredsX509Properties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "rng-builtin",

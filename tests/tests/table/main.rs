@@ -66,6 +66,8 @@ fn command(resource: Resource, name: &str) -> Option<(&'static str, Value, &'sta
         Resource::Memfd => object(json!({"qom-type": "memory-backend-memfd", "id": "o",
             "size": MIB, "fd": name})),
         Resource::Entropy => object(json!({"qom-type": "rng-random", "id": "o", "filename": name})),
+        Resource::TlsKey => object(json!({"qom-type": "tls-creds-x509", "id": "o",
+            "verify-peer": false, "certificate": "/dev/fdset/98", "key": name})),
         Resource::Secret => object(json!({"qom-type": "secret", "id": "o", "file": name})),
         Resource::ChardevOutput => chardev("file", json!({"out": name})),
         Resource::ChardevInput => chardev("file", json!({"out": "/dev/fdset/99", "in": name})),
@@ -156,6 +158,9 @@ impl Stage {
         let null = File::create("/dev/null")?;
         vm.qmp
             .execute_with("add-fd", json!({"fdset-id": 99}), &[null.as_fd()])?;
+        let certificate = fds::open_ro(&tests::tls::file("server-cert.pem"))?;
+        vm.qmp
+            .execute_with("add-fd", json!({"fdset-id": 98}), &[certificate.as_fd()])?;
         Ok(Self { row, stock, vm })
     }
 

@@ -95,6 +95,7 @@ impl Stock {
                 fds::open_ro(&self.path("blob"))?.into()
             }
             Resource::Kvm => fds::open_rw(Path::new("/dev/kvm"))?.into(),
+            Resource::TlsKey => fds::open_ro(&tests::tls::file("server-key.pem"))?.into(),
             Resource::MonitorCommands => {
                 fs::write(self.path("rules"), "read-only\ndeny qom-*\n")?;
                 fds::open_ro(&self.path("rules"))?.into()
@@ -135,6 +136,7 @@ impl Stock {
                 self.ends.push(UnixListener::bind(&path)?.into());
                 path
             }
+            Resource::TlsKey => tests::tls::file("server-key.pem"),
             Resource::MonitorCommands => {
                 drop(self.fd(resource)?);
                 self.path("rules")

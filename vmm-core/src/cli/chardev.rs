@@ -205,6 +205,7 @@ fn socket_arguments(socket: ChardevSocketOptions) -> Result<ChardevSocket, Probl
         wait: server.then_some(socket.wait.unwrap_or(true)),
         nodelay: socket.nodelay,
         reconnect_ms: socket.reconnect_ms,
+        tls_creds: socket.tls_creds,
         logfile: socket.logfile,
         logappend: socket.logappend,
     })

@@ -97,18 +97,28 @@ fn rules(door: &Door, name: &str) -> Result<String> {
     Ok(text)
 }
 
-/// Opens the chardev `id` and gives it to the server as monitor `number`.
+/// Which monitor it is.
+pub(super) struct Place<'c> {
+    /// The id of its chardev.
+    pub(super) id: &'c str,
+    /// Its number.
+    pub(super) number: usize,
+    /// The id of its TLS credentials.
+    pub(super) tls: Option<String>,
+}
+
+/// Opens a monitor's chardev and gives it to the server.
 ///
 /// # Errors
 /// It cannot be opened, or no client could ever talk through it.
 pub(super) fn add(
     vm: &mut Vm,
     door: &Door,
-    id: &str,
+    place: &Place<'_>,
     spec: &ChardevSpec,
-    number: usize,
     monitor: &crate::cli::config::MonitorSpec,
 ) -> Result<Kept> {
+    let Place { id, number, tls } = place;
     let what = || format!("-chardev {id}");
     if spec.log.is_some() {
         bail!("-chardev {id}: a monitor's chardev takes no logfile");
@@ -129,7 +139,11 @@ pub(super) fn add(
     }
     let (endpoint, wait) = kept.take(id, endpoint)?;
     let commands = commands(door, monitor)?;
-    let id_number = u32::try_from(number).context("-mon: too many monitors")?;
+    let tls = tls
+        .as_deref()
+        .map(|creds| vm.objects.claim_tls(creds, &format!("chardev {id}")))
+        .transpose()?;
+    let id_number = u32::try_from(*number).context("-mon: too many monitors")?;
     vm.server
         .add_monitor(MonitorSpec {
             id: MonitorId(id_number),
@@ -140,12 +154,13 @@ pub(super) fn add(
                 Style::Line
             },
             fd_scope: monitor.fd_scope,
+            tls,
             clients: monitor.clients.clone(),
             commands,
             endpoint,
             wait,
         })
         .with_context(what)?;
-    vm.monitor_chardevs.insert(id.to_owned(), filename);
+    vm.monitor_chardevs.insert((*id).to_owned(), filename);
     Ok(kept)
 }

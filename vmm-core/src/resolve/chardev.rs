@@ -17,6 +17,14 @@ const RING_SIZE: u64 = 64 * 1024;
 /// Bytes of the longest abstract name: `sun_path` without the zero that it begins with.
 const ABSTRACT_NAME: usize = 107;
 
+/// The TLS credentials that a monitor's chardev names, taken out of it: they are the monitor's.
+pub fn take_tls(backend: &mut ChardevBackend) -> Option<String> {
+    match &mut backend.r#type {
+        ChardevBackendVariant::Socket(wrapped) => wrapped.data.tls_creds.take(),
+        _ => None,
+    }
+}
+
 /// What a chardev is to be.
 ///
 /// # Errors
@@ -98,6 +106,11 @@ fn socket_spec(socket: ChardevSocket) -> Result<SocketSpec, QmpError> {
         (false, 0) => SocketRole::Client,
         (false, interval) => SocketRole::Reconnecting(Duration::from_millis(interval)),
     };
+    unmet::refuse(&[(
+        socket.tls_creds.is_some(),
+        "tls-creds",
+        "TLS is spoken by monitors only, which are given on the command line",
+    )])?;
     let address = address(socket.addr)?;
     let nodelay = socket.nodelay.unwrap_or(false);
     let is_unix = matches!(

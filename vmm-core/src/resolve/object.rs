@@ -12,6 +12,7 @@ use qapi_schema::qom::{
 use super::unmet;
 use crate::memory::{HostMemory, RamBackendSpec};
 use crate::secret::{SecretSource, SecretSpec};
+use crate::tls_creds::TlsCredsSpec;
 
 /// Where random bytes come from when an `rng-random` names no file.
 const RANDOM_FILE: &str = "/dev/urandom";
@@ -32,6 +33,8 @@ pub enum ObjectSpec {
     },
     /// A secret.
     Secret(SecretSpec),
+    /// Certificates and a key.
+    TlsCreds(TlsCredsSpec),
 }
 
 /// What an object is to be, with its id.
@@ -53,6 +56,7 @@ pub fn object(options: ObjectOptions) -> Result<(String, ObjectSpec), QmpError> 
             filename: random.filename.unwrap_or_else(|| RANDOM_FILE.to_owned()),
         },
         Kind::Secret(properties) => ObjectSpec::Secret(secret(properties)?),
+        Kind::TlsCredsX509(properties) => ObjectSpec::TlsCreds(TlsCredsSpec::new(properties)?),
     };
     Ok((id, spec))
 }
@@ -82,7 +86,11 @@ fn refuse_unmet(object: &ObjectOptionsVariant) -> Result<(), QmpError> {
             ])?;
             file.reserve
         }
-        Kind::Iothread(_) | Kind::RngBuiltin | Kind::RngRandom(_) | Kind::Secret(_) => None,
+        Kind::Iothread(_)
+        | Kind::RngBuiltin
+        | Kind::RngRandom(_)
+        | Kind::Secret(_)
+        | Kind::TlsCredsX509(_) => None,
     };
     unmet::refuse(&[(
         reserve == Some(false),

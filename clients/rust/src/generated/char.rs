@@ -255,6 +255,11 @@ pub struct ChardevSocket {
     #[serde(rename = "reconnect-ms")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reconnect_ms: Option<i64>,
+    /// The id of an object tls-creds-x509: what is said is encrypted. Only for a monitor's socket,
+    /// on the command line.
+    #[serde(rename = "tls-creds")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_creds: Option<String>,
 }
 
 impl ChardevSocket {
@@ -268,6 +273,7 @@ impl ChardevSocket {
             wait: None,
             nodelay: None,
             reconnect_ms: None,
+            tls_creds: None,
         }
     }
 }

@@ -369,6 +369,59 @@ pub struct SecretProperties {
     pub file: Option<String>,
 }
 
+/// Which side of TLS is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[non_exhaustive]
+pub enum QCryptoTLSCredsEndpoint {
+    /// The one that calls.
+    #[serde(rename = "client")]
+    Client,
+    /// The one that is called.
+    #[serde(rename = "server")]
+    Server,
+    /// One that this version does not know. It can be received, not sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// Certificates and a key, all in PEM, for a monitor that speaks TLS (tls-creds of its
+/// chardev). They are read when the object is made, so that the files, and the right to open
+/// them, can go.
+#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct TlsCredsX509Properties {
+    /// Which side is spoken; only server (default: server).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<QCryptoTLSCredsEndpoint>,
+    /// A directory with server-cert.pem and server-key.pem, and with ca-cert.pem where clients are
+    /// verified; each is opened by its path. What the next three name is not looked for there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dir: Option<String>,
+    /// The server's certificate with those between it and the client's authority: a file,
+    /// "fd:NAME", or "/dev/fdset/ID".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<String>,
+    /// The certificate's key; the same forms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The certificates of those who sign the certificates of clients; the same forms.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
+    /// Whether clients must show a certificate that the authority has signed (default: true).
+    #[serde(rename = "verify-peer")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verify_peer: Option<bool>,
+    /// Whether the certificates are checked when they are read; they always are (default: true).
+    #[serde(rename = "sanity-check")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sanity_check: Option<bool>,
+    /// Which ciphers may be used; must not be given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<String>,
+    /// The secret with which the key is encrypted; must not be given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passwordid: Option<String>,
+}
+
 /// What an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[non_exhaustive]
@@ -394,6 +447,9 @@ pub enum ObjectType {
     /// A secret for other objects to name.
     #[serde(rename = "secret")]
     Secret,
+    /// Certificates and a key.
+    #[serde(rename = "tls-creds-x509")]
+    TlsCredsX509,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -439,6 +495,9 @@ pub enum ObjectOptionsVariant {
     /// A secret for other objects to name.
     #[serde(rename = "secret")]
     Secret(SecretProperties),
+    /// Certificates and a key.
+    #[serde(rename = "tls-creds-x509")]
+    TlsCredsX509(TlsCredsX509Properties),
     /// Random numbers from the host's kernel.
     #[serde(rename = "rng-builtin")]
     RngBuiltin,

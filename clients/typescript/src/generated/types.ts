@@ -1343,6 +1343,11 @@ export interface ChardevSocket {
   nodelay?: boolean;
   /** How long after losing a connection to connect again, in ms; 0 never does (default: 0). */
   "reconnect-ms"?: number;
+  /**
+   * The id of an object tls-creds-x509: what is said is encrypted. Only for a monitor's socket, on
+   * the command line.
+   */
+  "tls-creds"?: string;
 }
 
 /** A new pseudo terminal. */
@@ -2369,6 +2374,44 @@ export interface SecretProperties {
   file?: string;
 }
 
+/** Which side of TLS is spoken. */
+export type QCryptoTLSCredsEndpoint =
+  /** The one that calls. */
+  | "client"
+  /** The one that is called. */
+  | "server";
+
+/**
+ * Certificates and a key, all in PEM, for a monitor that speaks TLS (tls-creds of its chardev).
+ * They are read when the object is made, so that the files, and the right to open them, can go.
+ */
+export interface TlsCredsX509Properties {
+  /** Which side is spoken; only server (default: server). */
+  endpoint?: QCryptoTLSCredsEndpoint;
+  /**
+   * A directory with server-cert.pem and server-key.pem, and with ca-cert.pem where clients are
+   * verified; each is opened by its path. What the next three name is not looked for there.
+   */
+  dir?: string;
+  /**
+   * The server's certificate with those between it and the client's authority: a file, "fd:NAME",
+   * or "/dev/fdset/ID".
+   */
+  certificate?: string;
+  /** The certificate's key; the same forms. */
+  key?: string;
+  /** The certificates of those who sign the certificates of clients; the same forms. */
+  authority?: string;
+  /** Whether clients must show a certificate that the authority has signed (default: true). */
+  "verify-peer"?: boolean;
+  /** Whether the certificates are checked when they are read; they always are (default: true). */
+  "sanity-check"?: boolean;
+  /** Which ciphers may be used; must not be given. */
+  priority?: string;
+  /** The secret with which the key is encrypted; must not be given. */
+  passwordid?: string;
+}
+
 /** What an object is. */
 export type ObjectType =
   /** A thread for I/O. */
@@ -2384,7 +2427,9 @@ export type ObjectType =
   /** Random numbers from a file of the host. */
   | "rng-random"
   /** A secret for other objects to name. */
-  | "secret";
+  | "secret"
+  /** Certificates and a key. */
+  | "tls-creds-x509";
 
 /** An object to be made. */
 export type ObjectOptions = ObjectOptionsAlways & (
@@ -2400,6 +2445,8 @@ export type ObjectOptions = ObjectOptionsAlways & (
   | ({ "qom-type": "rng-random" } & RngRandomProperties)
   /** A secret for other objects to name. */
   | ({ "qom-type": "secret" } & SecretProperties)
+  /** Certificates and a key. */
+  | ({ "qom-type": "tls-creds-x509" } & TlsCredsX509Properties)
   /** Random numbers from the host's kernel. */
   | ({ "qom-type": "rng-builtin" })
 );
