@@ -34,6 +34,7 @@ use crate::busy_poll::{self, BusyPoll};
 use crate::call::Call;
 use crate::dispatch::{Route, admit};
 use crate::door::{self, Door, Entrance};
+use crate::farewell::Farewell;
 use crate::inbox::{Pending, Queued};
 use crate::ledger;
 use crate::line::{Key, Line, Manner, Note};
@@ -41,7 +42,7 @@ use crate::print;
 use crate::request::{Refusal, Request};
 use crate::server::{FdScope, Shared};
 use crate::session::{Cause, Incoming, Session, State};
-use crate::transport::{Outlet, Port, QUEUE_LIMIT, Sent};
+use crate::transport::{Outlet, Port, Sent};
 
 /// The waker's token; keys begin after it.
 pub(crate) const WAKER: Token = Token(0);
@@ -86,23 +87,6 @@ struct Client {
     /// Whether to be told when the output has room; asked only while something waits, because
     /// else each message that the client takes would wake this thread.
     awaits_output: bool,
-}
-
-/// Why a client is no longer served; what is worth a line in the log says so.
-#[derive(Debug, thiserror::Error)]
-enum Farewell {
-    /// It has gone, or has all it asked for.
-    #[error("the client has gone")]
-    Gone,
-    /// It does not read.
-    #[error("the client does not read: more than {QUEUE_LIMIT} bytes wait for it")]
-    Overrun,
-    /// It does not speak TLS, or shows no certificate that it should.
-    #[error("TLS cannot be spoken with the client: {0}")]
-    NotTls(#[source] io::Error),
-    /// Its output cannot be watched.
-    #[error("the client cannot be watched")]
-    Unwatched(#[from] io::Error),
 }
 
 /// The loop's state.

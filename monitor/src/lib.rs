@@ -46,6 +46,7 @@ mod call;
 mod dispatch;
 mod door;
 mod events;
+mod farewell;
 mod framer;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;

@@ -131,6 +131,12 @@ impl CommandPolicy {
         }
     }
 
+    /// Whether they may send this one.
+    #[must_use]
+    pub fn allows(&self, command: &CommandSpec) -> bool {
+        self.verdict(command) == Verdict::Allowed
+    }
+
     fn verdict(&self, command: &CommandSpec) -> Verdict {
         match &self.verdicts {
             None => Verdict::Allowed,

@@ -10,6 +10,7 @@ mod options;
 mod pci;
 mod plans;
 mod registry;
+mod rules;
 mod schema;
 mod sessions;
 mod virtio;
@@ -55,6 +56,11 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "arguments",
         about: "commands' and options' arguments: strict, and the same in both forms",
         run: arguments::run,
+    },
+    Target {
+        name: "rules",
+        about: "what a monitor's clients may send: read twice, in either order",
+        run: rules::run,
     },
     Target {
         name: "options",
