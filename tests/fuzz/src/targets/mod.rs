@@ -4,6 +4,7 @@
 mod arguments;
 mod framing;
 mod hook;
+mod images;
 mod json;
 mod kernels;
 mod options;
@@ -76,6 +77,11 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "kernels",
         about: "bzImage and PVH ELF files: loaded inside the guest, or refused",
         run: kernels::run,
+    },
+    Target {
+        name: "images",
+        about: "qcow2 images: read, written and settled, or refused; what is only read stays as it is",
+        run: images::run,
     },
     Target {
         name: "schema",

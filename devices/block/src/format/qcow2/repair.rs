@@ -116,6 +116,10 @@ impl Image {
         }
         for (table, times) in tables {
             counts.add(table >> bits, times)?;
+            if table >= file.len() {
+                // Nothing but zeros, and there may be many.
+                continue;
+            }
             let bytes = file.read(io, table, size).await?;
             self.count_table(io, meta, &words(&bytes), times, &mut counts)
                 .await?;

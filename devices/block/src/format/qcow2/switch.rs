@@ -321,6 +321,9 @@ impl Image {
             if tables {
                 self.step(io, counts, table >> bits, step).await?;
             }
+            if table >= file.len() {
+                continue;
+            }
             let bytes = file.read(io, table, self.geometry.cluster_size()).await?;
             for entry in self.entries(&words(&bytes)) {
                 for cluster in self.clusters_of(entry)? {

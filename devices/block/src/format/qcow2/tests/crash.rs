@@ -64,6 +64,16 @@ impl Allowed {
     }
 }
 
+/// Requests in one story. More with SESAME_TORTURE set: each write of the storage takes two runs of
+/// `qemu-img`.
+fn rounds() -> usize {
+    if std::env::var_os("SESAME_TORTURE").is_some() {
+        120
+    } else {
+        12
+    }
+}
+
 /// Requests that touch everything, and what the disk may hold after which step of the storage.
 struct Story {
     /// At a flush: how many changes the storage had seen, and what each sector then was.
@@ -196,7 +206,7 @@ fn process_killed_after_any_write_leaves_no_error_and_all_that_was_flushed() {
         let first = memory.bytes();
         let node = open(&rig, &memory, false);
         let seed = u8::try_from(number).expect("small");
-        let story = tell(&rig, &node, &memory, &start, seed, 24);
+        let story = tell(&rig, &node, &memory, &start, seed, rounds());
         let log = memory.log();
         let mut bytes = first;
         for (step, change) in log.iter().enumerate() {
@@ -219,7 +229,7 @@ fn power_cut_at_any_time_leaves_no_error_and_all_that_was_flushed() {
         let first = memory.bytes();
         let node = open(&rig, &memory, false);
         let seed = 100 + u8::try_from(number).expect("small");
-        let story = tell(&rig, &node, &memory, &start, seed, 24);
+        let story = tell(&rig, &node, &memory, &start, seed, rounds());
         let log = memory.log();
         let mut dice = dice(seed);
         // What was synced is there; of what came after, anything may be.

@@ -14,6 +14,7 @@ mod kept;
 mod made;
 mod memory;
 mod model;
+mod together;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,0 +1,182 @@
+//! Files given as qcow2 images: opened, read, written, settled, and opened again.
+//!
+//! What must hold: whatever header and tables say, each request ends with bytes or an error; what
+//! was written reads the same at once; and a file that nobody wrote to is as it was.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, OnceLock};
+
+use block::format::qcow2::Tuning;
+use block::spec::{
+    BackingSpec, CacheSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec,
+    NodeOptions, NodeSpec, Qcow2Spec,
+};
+use block::{
+    BlockGraph, Io, IoThread, IoThreadSpec, NodeRef, Segments, Status, WriteFlags, ZeroFlags,
+};
+use fdset::{Door, FdRegistry, FdsetId, Handover, Origin, Scope};
+
+const SECTOR: usize = 512;
+/// The longest image: what is cheap to copy for each input.
+const LONGEST: usize = 1 << 18;
+
+pub(super) fn run(input: &[u8]) {
+    let [choices, image @ ..] = input else {
+        return;
+    };
+    if image.len() > LONGEST {
+        return;
+    }
+    let file = tempfile::tempfile().expect("a file");
+    file.write_all_at(image, 0).expect("room on the disk");
+    let read_only = choices & 1 != 0;
+    let mut graph = BlockGraph::new();
+    let Some(node) = open(&mut graph, &file, read_only) else {
+        assert!(
+            bytes(&file) == image,
+            "an image that was refused has changed"
+        );
+        return;
+    };
+    on_thread(&node, move |io, node| async move { look(&io, &node).await });
+    assert!(
+        bytes(&file) == image,
+        "an image that was only read has changed"
+    );
+    if read_only {
+        return;
+    }
+    let kind = choices >> 1;
+    on_thread(&node, move |io, node| async move {
+        change(&io, &node, kind).await
+    });
+    drop(node);
+    graph.remove("image").expect("nobody uses it");
+    // What is there now is an image still, or one that says that it is corrupt.
+    let again = open(&mut BlockGraph::new(), &file, true);
+    assert!(
+        again.is_some(),
+        "an image that was written cannot be opened"
+    );
+}
+
+fn bytes(file: &File) -> Vec<u8> {
+    let len = file.metadata().expect("a file").len();
+    let mut bytes = vec![0; usize::try_from(len).expect("short")];
+    file.read_exact_at(&mut bytes, 0).expect("all of it");
+    bytes
+}
+
+fn iothread() -> &'static IoThread {
+    static IOTHREAD: OnceLock<IoThread> = OnceLock::new();
+    IOTHREAD.get_or_init(|| {
+        let id = "images".to_owned();
+        IoThread::start(IoThreadSpec { id }).expect("a thread and a ring")
+    })
+}
+
+/// Runs a task to its end; a task that panics ends the thread, which is a finding.
+fn on_thread<F>(node: &NodeRef, make: impl FnOnce(Io, NodeRef) -> F + Send + 'static)
+where
+    F: Future<Output = ()> + 'static,
+{
+    let node = node.clone();
+    let done = iothread().run(move |io| make(io, node));
+    done.expect("the task ends");
+}
+
+fn open(graph: &mut BlockGraph, file: &File, read_only: bool) -> Option<NodeRef> {
+    let registry = Arc::new(FdRegistry::new());
+    let door = Door::new(Arc::clone(&registry), Scope::Process);
+    let fd = file.try_clone().expect("a second fd");
+    let passed = Handover::new(fd.into(), Origin::CommandLine);
+    registry.add(passed, FdsetId::new(0).ok(), None);
+    let options = NodeOptions {
+        read_only,
+        auto_read_only: false,
+        discard: DiscardMode::Unmap,
+        detect_zeroes: DetectZeroes::Off,
+        cache: CacheSpec {
+            direct: false,
+            no_flush: true,
+        },
+    };
+    let storage = NodeSpec {
+        name: None,
+        // The fd can be written, and an image that is only read must not be.
+        options: NodeOptions {
+            read_only: false,
+            ..options
+        },
+        driver: DriverSpec::File(FileSpec {
+            filename: "/dev/fdset/0".to_owned(),
+        }),
+    };
+    let driver = DriverSpec::Qcow2(Box::new(Qcow2Spec {
+        file: ChildSpec::Inline(Box::new(storage)),
+        data_file: None,
+        backing: BackingSpec::Nothing,
+        pass_discard: None,
+        tuning: Tuning::default(),
+    }));
+    let spec = NodeSpec {
+        name: Some("image".to_owned()),
+        options,
+        driver,
+    };
+    graph.use_thread(iothread().clone());
+    graph.add(&door, spec).ok()
+}
+
+/// Places worth a look: the ends, the middle, and what lies at powers of two.
+fn places(node: &NodeRef) -> Vec<u64> {
+    let sectors = node.len() / SECTOR as u64;
+    let mut places = vec![0, 1, 7, 64, 128, 1024, sectors / 2];
+    places.push(sectors.saturating_sub(1));
+    places.retain(|sector| *sector < sectors);
+    places.iter().map(|sector| sector * SECTOR as u64).collect()
+}
+
+async fn look(io: &Io, node: &NodeRef) {
+    let into = Segments::owned(8 * SECTOR, 4096).expect("memory");
+    for at in places(node) {
+        let len = (node.len() - at).min(into.len()) / SECTOR as u64 * SECTOR as u64;
+        // An error is an answer.
+        drop(node.read(io, at, into.all().part(0, len)).await);
+        if let Ok(Status { len: told, .. }) = node.status(io, at, len).await {
+            assert!((1..=len).contains(&told), "{told} of {len} bytes");
+        }
+    }
+}
+
+async fn change(io: &Io, node: &NodeRef, kind: u8) {
+    let sector = Segments::owned(SECTOR, 4096).expect("memory");
+    let seen = Segments::owned(SECTOR, 4096).expect("memory");
+    for (number, at) in places(node).into_iter().enumerate() {
+        let byte = u8::try_from(number + 1).expect("few");
+        sector.all().copy_from(&[byte; SECTOR]);
+        let flags = WriteFlags::default();
+        if node.write(io, at, sector.all(), flags).await.is_ok()
+            && node.read(io, at, seen.all()).await.is_ok()
+        {
+            let mut bytes = [0; SECTOR];
+            seen.all().copy_to(&mut bytes);
+            assert_eq!(bytes, [byte; SECTOR], "at {at}");
+        }
+        if number % 3 == usize::from(kind % 3) {
+            let len = (node.len() - at).min(1 << 17) / SECTOR as u64 * SECTOR as u64;
+            let unmap = kind & 4 != 0;
+            let flags = ZeroFlags {
+                unmap,
+                durable: false,
+            };
+            drop(node.write_zeroes(io, at, len, flags).await);
+            drop(node.discard(io, at, len).await);
+        }
+        if kind & 8 != 0 {
+            drop(node.flush(io).await);
+        }
+    }
+    drop(node.flush(io).await);
+}
