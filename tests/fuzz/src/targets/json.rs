@@ -58,7 +58,7 @@ fn has_no_character(value: &Value) -> bool {
 
 /// Equal but for how a double is rounded, which serde_json does in a quicker and rougher way, and
 /// but for `-0`, which is an integer here.
-fn same(ours: &Value, theirs: &Value) -> bool {
+pub(super) fn same(ours: &Value, theirs: &Value) -> bool {
     match (ours, theirs) {
         (Value::Number(ours), Value::Number(theirs)) => {
             let (Some(a), Some(b)) = (ours.as_f64(), theirs.as_f64()) else {

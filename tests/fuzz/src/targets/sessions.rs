@@ -88,7 +88,13 @@ fn check(answers: &[Value], text: &[u8]) {
         ids.sort_by_key(key);
         expected.sort_by_key(key);
     }
-    assert_eq!(ids, expected);
+    // Doubles went through serde_json once more on one side.
+    let alike = |pair: (&Option<&Value>, &Option<&Value>)| match pair {
+        (Some(came), Some(wanted)) => super::json::same(came, wanted),
+        (came, wanted) => came == wanted,
+    };
+    let all = ids.len() == expected.len() && ids.iter().zip(&expected).all(alike);
+    assert!(all, "{ids:?} came, wanted were {expected:?}");
 }
 
 /// A server with its main loop on this thread.
