@@ -228,7 +228,8 @@ def started():
     is_confined()
     virsh("dominfo", DOMAIN, expect=r"State:\s+running")
     virsh("vcpuinfo", DOMAIN, expect=r"State:\s+running")
-    virsh("domstats", DOMAIN, "--state", "--vcpu", "--balloon", expect=r"vcpu\.0\.time=")
+    virsh("domstats", DOMAIN, expect=r"(?s)vcpu\.0\.time=.*block\.0\.wr\.bytes=[1-9]")
+    virsh("domblkstat", DOMAIN, "vda", expect="vda wr_bytes [1-9]")
     virsh("domblklist", DOMAIN, expect=f"vda +{DISK}")
     virsh("ttyconsole", DOMAIN, expect="/dev/pts/")
     return guest
