@@ -523,6 +523,42 @@ func (c *Conn) BlockResize(ctx context.Context, args BlockResizeArguments) error
 	return c.Execute(ctx, "block_resize", args, nil)
 }
 
+// BlockdevSnapshotArguments is what BlockdevSnapshot takes.
+type BlockdevSnapshotArguments struct {
+	// The name of the node whose users get the overlay.
+	Node string `json:"node"`
+	// The name of the overlay: a node that nothing uses and that has nothing behind it.
+	Overlay string `json:"overlay"`
+}
+
+// BlockdevSnapshot: Puts an overlay between a node and everything that uses it: what is written
+// from now on goes to the overlay, and the node keeps what it has. The node becomes read-only
+// where that is possible.
+func (c *Conn) BlockdevSnapshot(ctx context.Context, args BlockdevSnapshotArguments) error {
+	return c.Execute(ctx, "blockdev-snapshot", args, nil)
+}
+
+// BlockdevSnapshotSyncArguments is what BlockdevSnapshotSync takes.
+type BlockdevSnapshotSyncArguments struct {
+	// The drive or device whose node it is of; this or node-name must be given.
+	Device *string `json:"device,omitempty"`
+	// The name of that node.
+	NodeName *string `json:"node-name,omitempty"`
+	// The overlay: a path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID".
+	SnapshotFile string `json:"snapshot-file"`
+	// A name for the overlay, which must be new.
+	SnapshotNodeName *string `json:"snapshot-node-name,omitempty"`
+	// What the overlay is (default: qcow2).
+	Format *string `json:"format,omitempty"`
+	// Where it comes from; must be existing (default: absolute-paths).
+	Mode *NewImageMode `json:"mode,omitempty"`
+}
+
+// BlockdevSnapshotSync: Opens an overlay and does what blockdev-snapshot does with it.
+func (c *Conn) BlockdevSnapshotSync(ctx context.Context, args BlockdevSnapshotSyncArguments) error {
+	return c.Execute(ctx, "blockdev-snapshot-sync", args, nil)
+}
+
 // QueryBlockJobs: Lists the jobs that work on block nodes.
 //
 // Returns: one entry for each job.
@@ -530,6 +566,157 @@ func (c *Conn) QueryBlockJobs(ctx context.Context) ([]BlockJobInfo, error) {
 	var reply []BlockJobInfo
 	err := c.Execute(ctx, "query-block-jobs", nil, &reply)
 	return reply, err
+}
+
+// BlockStreamArguments is what BlockStream takes.
+type BlockStreamArguments struct {
+	// The job's id; by default that of the drive.
+	JobID *string `json:"job-id,omitempty"`
+	// The drive, device or node: the overlay.
+	Device string `json:"device"`
+	// The file name of the node down to which to go, which stays behind the overlay.
+	Base *string `json:"base,omitempty"`
+	// The same by node name.
+	BaseNode *string `json:"base-node,omitempty"`
+	// What the image will say backs it (default: the name of the base).
+	BackingFile *string `json:"backing-file,omitempty"`
+	// Accepted and without effect: what the image says of the format below is always a format
+	// (default: false).
+	BackingMaskProtocol *bool `json:"backing-mask-protocol,omitempty"`
+	// The lowest node that is moved, by node name, in place of base.
+	Bottom *string `json:"bottom,omitempty"`
+	// The most it may do in a second, in bytes; 0 is no limit (default: 0).
+	Speed *int64 `json:"speed,omitempty"`
+	// What it does when a request fails; auto means report (default: report).
+	OnError *BlockdevOnError `json:"on-error,omitempty"`
+	// Whether it finalizes by itself (default: true).
+	AutoFinalize *bool `json:"auto-finalize,omitempty"`
+	// Whether it goes by itself once it is concluded (default: true).
+	AutoDismiss *bool `json:"auto-dismiss,omitempty"`
+}
+
+// BlockStream: Begins a job that moves what shows through an overlay into it, down to a base or
+// all of it.
+func (c *Conn) BlockStream(ctx context.Context, args BlockStreamArguments) error {
+	return c.Execute(ctx, "block-stream", args, nil)
+}
+
+// BlockCommitArguments is what BlockCommit takes.
+type BlockCommitArguments struct {
+	// The job's id; by default that of the drive.
+	JobID *string `json:"job-id,omitempty"`
+	// The drive, device or node at the top of the chain.
+	Device string `json:"device"`
+	// The node into which to move (default: the lowest of the chain).
+	BaseNode *string `json:"base-node,omitempty"`
+	// The same by file name.
+	Base *string `json:"base,omitempty"`
+	// The topmost node that is moved (default: device).
+	TopNode *string `json:"top-node,omitempty"`
+	// The same by file name.
+	Top *string `json:"top,omitempty"`
+	// What the image above the topmost will say backs it (default: the name of the base).
+	BackingFile *string `json:"backing-file,omitempty"`
+	// Accepted and without effect: what the image says of the format below is always a format
+	// (default: false).
+	BackingMaskProtocol *bool `json:"backing-mask-protocol,omitempty"`
+	// The most it may do in a second, in bytes; 0 is no limit (default: 0).
+	Speed *int64 `json:"speed,omitempty"`
+	// What it does when a request fails; auto means report (default: report).
+	OnError *BlockdevOnError `json:"on-error,omitempty"`
+	// Whether it finalizes by itself (default: true).
+	AutoFinalize *bool `json:"auto-finalize,omitempty"`
+	// Whether it goes by itself once it is concluded (default: true).
+	AutoDismiss *bool `json:"auto-dismiss,omitempty"`
+}
+
+// BlockCommit: Begins a job that moves what nodes above a base hold into the base. If the topmost
+// is what users write to, the job becomes ready, goes on following them, and job-complete gives
+// them the base.
+func (c *Conn) BlockCommit(ctx context.Context, args BlockCommitArguments) error {
+	return c.Execute(ctx, "block-commit", args, nil)
+}
+
+// BlockJobSetSpeedArguments is what BlockJobSetSpeed takes.
+type BlockJobSetSpeedArguments struct {
+	// The job's id.
+	Device string `json:"device"`
+	// The most it may do in a second, in bytes; 0 is no limit.
+	Speed int64 `json:"speed"`
+}
+
+// BlockJobSetSpeed: Limits a job.
+func (c *Conn) BlockJobSetSpeed(ctx context.Context, args BlockJobSetSpeedArguments) error {
+	return c.Execute(ctx, "block-job-set-speed", args, nil)
+}
+
+// BlockJobCancelArguments is what BlockJobCancel takes.
+type BlockJobCancelArguments struct {
+	// The job's id.
+	Device string `json:"device"`
+	// Whether to end it whatever its state (default: false).
+	Force *bool `json:"force,omitempty"`
+}
+
+// BlockJobCancel: Ends a job without its result. One that is ready keeps what it has and ends
+// well, unless it is forced.
+func (c *Conn) BlockJobCancel(ctx context.Context, args BlockJobCancelArguments) error {
+	return c.Execute(ctx, "block-job-cancel", args, nil)
+}
+
+// BlockJobPauseArguments is what BlockJobPause takes.
+type BlockJobPauseArguments struct {
+	// The job's id.
+	Device string `json:"device"`
+}
+
+// BlockJobPause: Has a job wait at its next step.
+func (c *Conn) BlockJobPause(ctx context.Context, args BlockJobPauseArguments) error {
+	return c.Execute(ctx, "block-job-pause", args, nil)
+}
+
+// BlockJobResumeArguments is what BlockJobResume takes.
+type BlockJobResumeArguments struct {
+	// The job's id.
+	Device string `json:"device"`
+}
+
+// BlockJobResume: Has a job go on that was told to wait.
+func (c *Conn) BlockJobResume(ctx context.Context, args BlockJobResumeArguments) error {
+	return c.Execute(ctx, "block-job-resume", args, nil)
+}
+
+// BlockJobCompleteArguments is what BlockJobComplete takes.
+type BlockJobCompleteArguments struct {
+	// The job's id.
+	Device string `json:"device"`
+}
+
+// BlockJobComplete: Has a job end that is ready.
+func (c *Conn) BlockJobComplete(ctx context.Context, args BlockJobCompleteArguments) error {
+	return c.Execute(ctx, "block-job-complete", args, nil)
+}
+
+// BlockJobDismissArguments is what BlockJobDismiss takes.
+type BlockJobDismissArguments struct {
+	// The job's id.
+	ID string `json:"id"`
+}
+
+// BlockJobDismiss: Forgets a job that is concluded.
+func (c *Conn) BlockJobDismiss(ctx context.Context, args BlockJobDismissArguments) error {
+	return c.Execute(ctx, "block-job-dismiss", args, nil)
+}
+
+// BlockJobFinalizeArguments is what BlockJobFinalize takes.
+type BlockJobFinalizeArguments struct {
+	// The job's id.
+	ID string `json:"id"`
+}
+
+// BlockJobFinalize: Makes the result of a job so that is pending.
+func (c *Conn) BlockJobFinalize(ctx context.Context, args BlockJobFinalizeArguments) error {
+	return c.Execute(ctx, "block-job-finalize", args, nil)
 }
 
 // QueryBlock: Lists the disks.
@@ -565,6 +752,72 @@ func (c *Conn) QueryJobs(ctx context.Context) ([]JobInfo, error) {
 	return reply, err
 }
 
+// JobPauseArguments is what JobPause takes.
+type JobPauseArguments struct {
+	// Its id.
+	ID string `json:"id"`
+}
+
+// JobPause: Has a job wait at its next step.
+func (c *Conn) JobPause(ctx context.Context, args JobPauseArguments) error {
+	return c.Execute(ctx, "job-pause", args, nil)
+}
+
+// JobResumeArguments is what JobResume takes.
+type JobResumeArguments struct {
+	// Its id.
+	ID string `json:"id"`
+}
+
+// JobResume: Has a job go on that was told to wait.
+func (c *Conn) JobResume(ctx context.Context, args JobResumeArguments) error {
+	return c.Execute(ctx, "job-resume", args, nil)
+}
+
+// JobCancelArguments is what JobCancel takes.
+type JobCancelArguments struct {
+	// Its id.
+	ID string `json:"id"`
+}
+
+// JobCancel: Ends a job without its result.
+func (c *Conn) JobCancel(ctx context.Context, args JobCancelArguments) error {
+	return c.Execute(ctx, "job-cancel", args, nil)
+}
+
+// JobCompleteArguments is what JobComplete takes.
+type JobCompleteArguments struct {
+	// Its id.
+	ID string `json:"id"`
+}
+
+// JobComplete: Has a job end that is ready.
+func (c *Conn) JobComplete(ctx context.Context, args JobCompleteArguments) error {
+	return c.Execute(ctx, "job-complete", args, nil)
+}
+
+// JobDismissArguments is what JobDismiss takes.
+type JobDismissArguments struct {
+	// Its id.
+	ID string `json:"id"`
+}
+
+// JobDismiss: Forgets a job that is concluded.
+func (c *Conn) JobDismiss(ctx context.Context, args JobDismissArguments) error {
+	return c.Execute(ctx, "job-dismiss", args, nil)
+}
+
+// JobFinalizeArguments is what JobFinalize takes.
+type JobFinalizeArguments struct {
+	// Its id.
+	ID string `json:"id"`
+}
+
+// JobFinalize: Makes the result of a job so that is pending.
+func (c *Conn) JobFinalize(ctx context.Context, args JobFinalizeArguments) error {
+	return c.Execute(ctx, "job-finalize", args, nil)
+}
+
 // QueryBlockstatsArguments is what QueryBlockstats takes.
 type QueryBlockstatsArguments struct {
 	// Whether to list nodes instead of disks (default: false).
@@ -578,6 +831,21 @@ func (c *Conn) QueryBlockstats(ctx context.Context, args QueryBlockstatsArgument
 	var reply []BlockStats
 	err := c.Execute(ctx, "query-blockstats", args, &reply)
 	return reply, err
+}
+
+// TransactionArguments is what Transaction takes.
+type TransactionArguments struct {
+	// What to do, in this order.
+	Actions []TransactionAction `json:"actions"`
+	// How.
+	Properties *TransactionProperties `json:"properties,omitempty"`
+}
+
+// Transaction: Does all of several actions, or none of them. Everything that can fail (opening
+// files, asking the open hook, checking who uses what) happens while the guest goes on; it waits
+// only while the disks are exchanged.
+func (c *Conn) Transaction(ctx context.Context, args TransactionArguments) error {
+	return c.Execute(ctx, "transaction", args, nil)
 }
 
 // QomListArguments is what QomList takes.

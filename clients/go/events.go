@@ -118,6 +118,83 @@ type VserportChangeEvent struct {
 // EventName is its name on the wire.
 func (VserportChangeEvent) EventName() string { return "VSERPORT_CHANGE" }
 
+// BlockJobCompletedEvent: A job has ended.
+type BlockJobCompletedEvent struct {
+	// What it does.
+	Type JobType `json:"type"`
+	// The job's id.
+	Device string `json:"device"`
+	// How much there is to do, in bytes.
+	Len int64 `json:"len"`
+	// How much is done, in bytes.
+	Offset int64 `json:"offset"`
+	// The limit in bytes per second; 0 is none.
+	Speed int64 `json:"speed"`
+	// Why it failed, if it did.
+	Error *string `json:"error,omitempty"`
+}
+
+// EventName is its name on the wire.
+func (BlockJobCompletedEvent) EventName() string { return "BLOCK_JOB_COMPLETED" }
+
+// BlockJobCancelledEvent: A job was cancelled.
+type BlockJobCancelledEvent struct {
+	// What it does.
+	Type JobType `json:"type"`
+	// The job's id.
+	Device string `json:"device"`
+	// How much there is to do, in bytes.
+	Len int64 `json:"len"`
+	// How much is done, in bytes.
+	Offset int64 `json:"offset"`
+	// The limit in bytes per second; 0 is none.
+	Speed int64 `json:"speed"`
+}
+
+// EventName is its name on the wire.
+func (BlockJobCancelledEvent) EventName() string { return "BLOCK_JOB_CANCELLED" }
+
+// BlockJobReadyEvent: A job can be completed.
+type BlockJobReadyEvent struct {
+	// What it does.
+	Type JobType `json:"type"`
+	// The job's id.
+	Device string `json:"device"`
+	// How much there is to do, in bytes.
+	Len int64 `json:"len"`
+	// How much is done, in bytes.
+	Offset int64 `json:"offset"`
+	// The limit in bytes per second; 0 is none.
+	Speed int64 `json:"speed"`
+}
+
+// EventName is its name on the wire.
+func (BlockJobReadyEvent) EventName() string { return "BLOCK_JOB_READY" }
+
+// BlockJobErrorEvent: A request of a job failed.
+type BlockJobErrorEvent struct {
+	// The job's id.
+	Device string `json:"device"`
+	// What was tried.
+	Operation IoOperationType `json:"operation"`
+	// What the job does about it.
+	Action BlockErrorAction `json:"action"`
+}
+
+// EventName is its name on the wire.
+func (BlockJobErrorEvent) EventName() string { return "BLOCK_JOB_ERROR" }
+
+// BlockJobPendingEvent: A job waits for job-finalize.
+type BlockJobPendingEvent struct {
+	// What it does.
+	Type JobType `json:"type"`
+	// The job's id.
+	ID string `json:"id"`
+}
+
+// EventName is its name on the wire.
+func (BlockJobPendingEvent) EventName() string { return "BLOCK_JOB_PENDING" }
+
 // BlockIOErrorEvent: A request of a disk failed.
 type BlockIOErrorEvent struct {
 	// The disk's place in the object tree.
@@ -138,6 +215,17 @@ type BlockIOErrorEvent struct {
 
 // EventName is its name on the wire.
 func (BlockIOErrorEvent) EventName() string { return "BLOCK_IO_ERROR" }
+
+// JobStatusChangeEvent: A job has another state.
+type JobStatusChangeEvent struct {
+	// Its id.
+	ID string `json:"id"`
+	// The new state.
+	Status JobStatus `json:"status"`
+}
+
+// EventName is its name on the wire.
+func (JobStatusChangeEvent) EventName() string { return "JOB_STATUS_CHANGE" }
 
 // DeviceDeletedEvent: A device is gone, and everything it used is free.
 type DeviceDeletedEvent struct {
@@ -181,8 +269,20 @@ func readEvent(name string, data json.RawMessage) Event {
 		err = variant[VMInternalErrorEvent](data, &event)
 	case "VSERPORT_CHANGE":
 		err = variant[VserportChangeEvent](data, &event)
+	case "BLOCK_JOB_COMPLETED":
+		err = variant[BlockJobCompletedEvent](data, &event)
+	case "BLOCK_JOB_CANCELLED":
+		err = variant[BlockJobCancelledEvent](data, &event)
+	case "BLOCK_JOB_READY":
+		err = variant[BlockJobReadyEvent](data, &event)
+	case "BLOCK_JOB_ERROR":
+		err = variant[BlockJobErrorEvent](data, &event)
+	case "BLOCK_JOB_PENDING":
+		err = variant[BlockJobPendingEvent](data, &event)
 	case "BLOCK_IO_ERROR":
 		err = variant[BlockIOErrorEvent](data, &event)
+	case "JOB_STATUS_CHANGE":
+		err = variant[JobStatusChangeEvent](data, &event)
 	case "DEVICE_DELETED":
 		err = variant[DeviceDeletedEvent](data, &event)
 	default:

@@ -2012,6 +2012,41 @@ func (a *BlockdevRef) UnmarshalJSON(data []byte) error {
 	}
 }
 
+// OverlaySnapshot: A snapshot with an overlay that is there.
+type OverlaySnapshot struct {
+	// The name of the node whose users get the overlay.
+	Node string `json:"node"`
+	// The name of the overlay: a node that nothing uses and that has nothing behind it.
+	Overlay string `json:"overlay"`
+}
+
+// NewImageMode: Where an image comes from.
+type NewImageMode string
+
+// The values of NewImageMode.
+const (
+	// It is there.
+	NewImageModeExisting NewImageMode = "existing"
+	// Not supported: make it with qemu-img, or hand in one that is made.
+	NewImageModeAbsolutePaths NewImageMode = "absolute-paths"
+)
+
+// FileSnapshot: A snapshot with an overlay that is opened on the way.
+type FileSnapshot struct {
+	// The drive or device whose node it is of; this or node-name must be given.
+	Device *string `json:"device,omitempty"`
+	// The name of that node.
+	NodeName *string `json:"node-name,omitempty"`
+	// The overlay: a path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID".
+	SnapshotFile string `json:"snapshot-file"`
+	// A name for the overlay, which must be new.
+	SnapshotNodeName *string `json:"snapshot-node-name,omitempty"`
+	// What the overlay is (default: qcow2).
+	Format *string `json:"format,omitempty"`
+	// Where it comes from; must be existing (default: absolute-paths).
+	Mode *NewImageMode `json:"mode,omitempty"`
+}
+
 // BlockDeviceIoStatus: How a disk is doing.
 type BlockDeviceIoStatus string
 
@@ -2395,6 +2430,23 @@ func (v BlockJobInfoSnapshotDelete) MarshalJSON() ([]byte, error) {
 	type plain BlockJobInfoSnapshotDelete
 	return tagged(plain(v), "type", "snapshot-delete")
 }
+
+// BlockdevOnError: What to do when a request of a disk or a job fails.
+type BlockdevOnError string
+
+// The values of BlockdevOnError.
+const (
+	// Tell the guest; a job fails.
+	BlockdevOnErrorReport BlockdevOnError = "report"
+	// Go on; a job fails at its end. Not to be had for disks.
+	BlockdevOnErrorIgnore BlockdevOnError = "ignore"
+	// Stop if the storage is full, else report. Not to be had for disks.
+	BlockdevOnErrorEnospc BlockdevOnError = "enospc"
+	// Stop: a job waits until it is told to try again. Not to be had for disks.
+	BlockdevOnErrorStop BlockdevOnError = "stop"
+	// Report.
+	BlockdevOnErrorAuto BlockdevOnError = "auto"
+)
 
 // BlockdevCacheInfo: How a node is cached.
 type BlockdevCacheInfo struct {
@@ -2805,6 +2857,101 @@ type BlockStats struct {
 	Parent *BlockStats `json:"parent,omitempty"`
 }
 
+// Abort: Nothing: this action fails.
+type Abort struct{}
+
+// TransactionAction: One action of a transaction.
+type TransactionAction struct {
+	// Variant is what it is.
+	Variant TransactionActionVariant
+}
+
+// TransactionActionVariant is one of the branches of TransactionAction, or UnknownVariant.
+type TransactionActionVariant interface{ isTransactionAction() }
+
+func (UnknownVariant) isTransactionAction() {}
+
+// MarshalJSON writes the branch.
+func (u TransactionAction) MarshalJSON() ([]byte, error) { return json.Marshal(u.Variant) }
+
+// UnmarshalJSON finds the branch by its discriminator.
+func (u *TransactionAction) UnmarshalJSON(data []byte) error {
+	tags, err := tagsOf(data, "type")
+	if err != nil {
+		return err
+	}
+	switch tags {
+	case "abort":
+		return variant[TransactionActionAbort](data, &u.Variant)
+	case "blockdev-snapshot":
+		return variant[TransactionActionBlockdevSnapshot](data, &u.Variant)
+	case "blockdev-snapshot-sync":
+		return variant[TransactionActionBlockdevSnapshotSync](data, &u.Variant)
+	default:
+		u.Variant = UnknownVariant{append([]byte(nil), data...)}
+		return nil
+	}
+}
+
+// TransactionActionAbort: It fails, and with it the whole transaction.
+type TransactionActionAbort struct {
+	// Nothing.
+	Data Abort `json:"data"`
+}
+
+func (TransactionActionAbort) isTransactionAction() {}
+
+// MarshalJSON adds the discriminator.
+func (v TransactionActionAbort) MarshalJSON() ([]byte, error) {
+	type plain TransactionActionAbort
+	return tagged(plain(v), "type", "abort")
+}
+
+// TransactionActionBlockdevSnapshot: What the command of that name does.
+type TransactionActionBlockdevSnapshot struct {
+	// Its arguments.
+	Data OverlaySnapshot `json:"data"`
+}
+
+func (TransactionActionBlockdevSnapshot) isTransactionAction() {}
+
+// MarshalJSON adds the discriminator.
+func (v TransactionActionBlockdevSnapshot) MarshalJSON() ([]byte, error) {
+	type plain TransactionActionBlockdevSnapshot
+	return tagged(plain(v), "type", "blockdev-snapshot")
+}
+
+// TransactionActionBlockdevSnapshotSync: What the command of that name does.
+type TransactionActionBlockdevSnapshotSync struct {
+	// Its arguments.
+	Data FileSnapshot `json:"data"`
+}
+
+func (TransactionActionBlockdevSnapshotSync) isTransactionAction() {}
+
+// MarshalJSON adds the discriminator.
+func (v TransactionActionBlockdevSnapshotSync) MarshalJSON() ([]byte, error) {
+	type plain TransactionActionBlockdevSnapshotSync
+	return tagged(plain(v), "type", "blockdev-snapshot-sync")
+}
+
+// ActionCompletionMode: What becomes of jobs that a transaction has begun once one of them fails.
+type ActionCompletionMode string
+
+// The values of ActionCompletionMode.
+const (
+	// The others go on.
+	ActionCompletionModeIndividual ActionCompletionMode = "individual"
+	// The others are cancelled.
+	ActionCompletionModeGrouped ActionCompletionMode = "grouped"
+)
+
+// TransactionProperties: How a transaction is done.
+type TransactionProperties struct {
+	// What becomes of its jobs once one fails (default: individual).
+	CompletionMode *ActionCompletionMode `json:"completion-mode,omitempty"`
+}
+
 // ObjectPropertyInfo: One property of an object or type.
 type ObjectPropertyInfo struct {
 	// Its name.
@@ -3112,23 +3259,6 @@ func (v ObjectOptionsRngBuiltin) MarshalJSON() ([]byte, error) {
 	type plain ObjectOptionsRngBuiltin
 	return tagged(plain(v), "qom-type", "rng-builtin")
 }
-
-// BlockdevOnError: What to do when a request of a disk fails.
-type BlockdevOnError string
-
-// The values of BlockdevOnError.
-const (
-	// Tell the guest.
-	BlockdevOnErrorReport BlockdevOnError = "report"
-	// Tell the guest that all is well; not to be had.
-	BlockdevOnErrorIgnore BlockdevOnError = "ignore"
-	// Stop the machine if the storage is full, else tell the guest; not to be had.
-	BlockdevOnErrorEnospc BlockdevOnError = "enospc"
-	// Stop the machine; not to be had.
-	BlockdevOnErrorStop BlockdevOnError = "stop"
-	// Report.
-	BlockdevOnErrorAuto BlockdevOnError = "auto"
-)
 
 // DeviceOptions: A device to be plugged in.
 type DeviceOptions struct {

@@ -161,7 +161,7 @@ pub(crate) fn take_passed(
         return Ok((fd, Origin::CommandLine));
     }
     match door.registry().take_if(door.scope(), name_or_number, check) {
-        Some(Ok(passed)) => {
+        Some(Ok((_, passed))) => {
             let origin = passed.origin();
             Ok((passed.into_fd(), origin))
         }

@@ -114,10 +114,18 @@ fn open_named(door: &Door, name: &str, request: &Request<'_>) -> Result<OpenFile
         })
     };
     match door.registry().take_if(door.scope(), name, fits) {
-        Some(Ok(passed)) => {
+        Some(Ok((owner, passed))) => {
             let nature = nature.unwrap_or(passed.nature());
-            let lease = door.lease(wanted(), Via::Name, nature, Some(passed.origin()));
-            Ok(OpenFile::new(passed.into_fd(), Some(lease)))
+            let origin = passed.origin();
+            let fd = match door.escrow() {
+                None => passed.into_fd(),
+                Some(escrow) => {
+                    let kept = escrow.keep(owner, name, passed);
+                    kept.map_err(|source| OpenError::os(wanted(), source))?
+                }
+            };
+            let lease = door.lease(wanted(), Via::Name, nature, Some(origin));
+            Ok(OpenFile::new(fd, Some(lease)))
         }
         Some(Err(error)) => Err(error),
         None => Err(OpenError::NoSuchName { wanted: wanted() }),

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::alias::Aliases;
 use crate::error::{OpenError, RegistryError, Wanted};
+use crate::escrow::Escrow;
 use crate::handover::{Handover, Origin};
 use crate::hook::{Answers, Asker, Given, HookError, Told, Wish};
 use crate::inherited::{Claims, Inherited, NoClaim, take_unclaimed};
@@ -334,13 +335,28 @@ impl FdRegistry {
         scope: Scope,
         name: &str,
         check: impl FnOnce(BorrowedFd<'_>) -> Result<(), E>,
-    ) -> Option<Result<Handover, E>> {
+    ) -> Option<Result<(Scope, Handover), E>> {
         let mut books = self.books();
         let (owner, fd) = books.names.find(scope, name)?;
         if let Err(fault) = check(fd.as_fd()) {
             return Some(Err(fault));
         }
-        books.names.remove(owner, name).map(Ok)
+        let passed = books.names.remove(owner, name)?;
+        Some(Ok((owner, passed)))
+    }
+
+    /// Gives a named fd back that was taken, unless the name has been given anew; then it is
+    /// closed.
+    pub(crate) fn restore_named(&self, scope: Scope, name: &str, passed: Handover) {
+        let mut books = self.books();
+        let taken = books.names.find(scope, name);
+        let replaced = if taken.is_some_and(|(owner, _)| owner == scope) {
+            Some(passed)
+        } else {
+            books.names.add(scope, name, passed)
+        };
+        drop(books);
+        drop(replaced);
     }
 
     /// Duplicates a member of a set and counts a lease, which [`Self::end`] takes back.
@@ -428,6 +444,8 @@ pub struct Door {
     answers: Option<Arc<Answers>>,
     /// Who can ask the hook later.
     asker: Option<Arc<dyn Asker>>,
+    /// Where named fds wait until they are used up.
+    escrow: Option<Arc<Escrow>>,
 }
 
 impl Door {
@@ -439,6 +457,7 @@ impl Door {
             scope,
             answers: None,
             asker: None,
+            escrow: None,
         }
     }
 
@@ -468,6 +487,19 @@ impl Door {
             answers: Some(answers),
             ..self
         }
+    }
+
+    /// The same door, through which named fds are opened and not used up before `escrow` says so.
+    #[must_use]
+    pub fn with_escrow(self, escrow: Arc<Escrow>) -> Self {
+        Self {
+            escrow: Some(escrow),
+            ..self
+        }
+    }
+
+    pub(crate) fn escrow(&self) -> Option<&Escrow> {
+        self.escrow.as_deref()
     }
 
     /// Takes the open hook's answer for this name; `None`: it was not asked.

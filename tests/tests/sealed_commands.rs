@@ -227,6 +227,69 @@ fn chardevs() -> Vec<Row> {
     ]
 }
 
+/// A chain of images and the jobs on it; a job that is named in vain is refused by both.
+fn snapshots_and_jobs() -> Vec<Row> {
+    let image = |set: u32, name: &str| {
+        let file = json!({"driver": "file", "filename": format!("/dev/fdset/{set}")});
+        [
+            row("add-fd", json!({"fdset-id": set})).with(Hand::Image),
+            row(
+                "blockdev-add",
+                json!({"driver": "qcow2", "node-name": name, "backing": null, "file": file}),
+            ),
+        ]
+    };
+    let sync = |name: &str| {
+        json!({"node-name": "first", "snapshot-file": name, "mode": "existing",
+            "snapshot-node-name": "third"})
+    };
+    let mut rows: Vec<Row> = image(60, "base").into_iter().collect();
+    rows.extend(image(61, "first"));
+    rows.extend([
+        row(
+            "blockdev-snapshot",
+            json!({"node": "base", "overlay": "first"}),
+        ),
+        row("add-fd", json!({"fdset-id": 62})).with(Hand::Image),
+        row("blockdev-snapshot-sync", sync("/dev/fdset/62")),
+        row(
+            "transaction",
+            json!({"actions": [{"type": "abort", "data": {}}]}),
+        ),
+        row(
+            "block-stream",
+            json!({"device": "first", "job-id": "stream", "auto-dismiss": false}),
+        ),
+        row(
+            "block-commit",
+            json!({"device": "base", "job-id": "commit"}),
+        ),
+    ]);
+    for verb in ["pause", "resume", "cancel", "complete"] {
+        let (plain, block) = match verb {
+            "pause" => ("job-pause", "block-job-pause"),
+            "resume" => ("job-resume", "block-job-resume"),
+            "cancel" => ("job-cancel", "block-job-cancel"),
+            _ => ("job-complete", "block-job-complete"),
+        };
+        rows.push(row(plain, json!({"id": "none"})));
+        rows.push(row(block, json!({"device": "none"})));
+    }
+    for command in [
+        "job-dismiss",
+        "job-finalize",
+        "block-job-dismiss",
+        "block-job-finalize",
+    ] {
+        rows.push(row(command, json!({"id": "none"})));
+    }
+    rows.push(row(
+        "block-job-set-speed",
+        json!({"device": "none", "speed": 1}),
+    ));
+    rows
+}
+
 fn disks_and_devices() -> Vec<Row> {
     let device = |id: u32, driver: &str, more: Value| {
         let mut options = json!({"driver": driver, "id": format!("d{id}")});
@@ -400,7 +463,14 @@ fn life() -> Vec<Row> {
 }
 
 fn table() -> Vec<Row> {
-    let parts = [books(), objects(), chardevs(), disks_and_devices(), life()];
+    let parts = [
+        books(),
+        objects(),
+        chardevs(),
+        disks_and_devices(),
+        snapshots_and_jobs(),
+        life(),
+    ];
     parts.into_iter().flatten().collect()
 }
 

@@ -83,6 +83,7 @@ const OPERATIONS: &[&str] = &[
     "WRITEV",
     "FSYNC",
     "FALLOCATE",
+    "TIMEOUT",
     "POLL_ADD",
     "ASYNC_CANCEL",
 ];

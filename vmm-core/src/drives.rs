@@ -46,6 +46,13 @@ impl Drives {
         drives.find_map(|(id, drive)| (drive.node == node).then_some(id))
     }
 
+    /// Has the drive of the node `from` follow its users to `to`.
+    pub fn follow(&mut self, from: &str, to: &str) {
+        for drive in self.0.values_mut().filter(|drive| drive.node == from) {
+            to.clone_into(&mut drive.node);
+        }
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Drive)> {
         self.0.iter().map(|(id, drive)| (id.as_str(), drive))

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use block::job::JobNews;
 use devices::notice::Notice;
 use fdset::{Told, Wish};
 
@@ -25,6 +26,8 @@ pub enum Letter {
     Vcpu(VcpuEvent),
     /// Something that is opened again wants the open hook asked.
     Ask(Question),
+    /// A job has news.
+    Job(String, JobNews),
     /// A client asks for the end.
     Quit,
 }

@@ -12,6 +12,8 @@
 use block::spec::{ChildSpec, DriverSpec, NodeSpec};
 use devices::chardev::{BackendSpec, ChardevSpec, SocketRole};
 use fdset::{Access, Existing, Expected, Request, Role, SocketAddress, Wish};
+use qapi_schema::block_core::FileSnapshot;
+use qapi_schema::transaction::{Transaction, TransactionActionVariant};
 use qapi_schema::{QmpError, find_command, input};
 use serde_json::Value;
 
@@ -22,6 +24,7 @@ use crate::memory::{HostMemory, RamBackendSpec};
 use crate::resolve;
 use crate::resolve::object::ObjectSpec;
 use crate::secret::SecretSource;
+use crate::transaction;
 
 /// Permission bits of files that are created.
 const MODE: u32 = 0o600;
@@ -56,6 +59,16 @@ pub fn command(name: &str, arguments: Value) -> Result<Vec<Planned>, QmpError> {
         "blockdev-add" => {
             let spec = resolve::node::node(input::arguments(arguments)?)?;
             Ok(node(&spec))
+        }
+        "blockdev-snapshot-sync" => Ok(overlay(&input::arguments(arguments)?)),
+        "transaction" => {
+            let args: Transaction = input::arguments(arguments)?;
+            let overlays = args.actions.iter().map(|action| match &action.r#type {
+                TransactionActionVariant::BlockdevSnapshotSync(action) => overlay(&action.data),
+                TransactionActionVariant::BlockdevSnapshot(_)
+                | TransactionActionVariant::Abort(_) => Vec::new(),
+            });
+            Ok(overlays.flatten().collect())
         }
         "object-add" => {
             let (id, spec) = resolve::object::object(input::arguments(arguments)?)?;
@@ -154,6 +167,12 @@ fn machine(config: &Config) -> Vec<Planned> {
     });
     plan.extend(accels);
     plan
+}
+
+/// The overlay of a snapshot. It is cached as what it goes above, which is not known here.
+fn overlay(snapshot: &FileSnapshot) -> Vec<Planned> {
+    let spec = transaction::overlay::spec(snapshot, transaction::overlay::PLAIN);
+    spec.map(|spec| node(&spec)).unwrap_or_default()
 }
 
 /// A node, and with it its whole chain: the nodes inside it are walked as the graph opens them.

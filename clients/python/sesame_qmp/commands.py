@@ -14,6 +14,7 @@ from .types import (
     BlockInfo,
     BlockJobInfo,
     BlockStats,
+    BlockdevOnError,
     BlockdevOptions,
     ChardevBackend,
     ChardevInfo,
@@ -41,6 +42,7 @@ from .types import (
     MemoryInfo,
     MigrationCapabilityStatus,
     NameInfo,
+    NewImageMode,
     ObjectOptions,
     ObjectPropertyInfo,
     ObjectTypeInfo,
@@ -56,6 +58,8 @@ from .types import (
     ShutdownAction,
     StatusInfo,
     TargetInfo,
+    TransactionAction,
+    TransactionProperties,
     UuidInfo,
     VersionInfo,
 )
@@ -540,6 +544,44 @@ class Commands(Caller):
         """
         self._run("block_resize", {"device": device, "node-name": node_name, "size": size})
 
+    def blockdev_snapshot(self, node: str, overlay: str) -> None:
+        """Puts an overlay between a node and everything that uses it: what is written from now
+        on goes to the overlay, and the node keeps what it has. The node becomes read-only
+        where that is possible.
+
+        Args:
+            node: The name of the node whose users get the overlay.
+            overlay: The name of the overlay: a node that nothing uses and that has nothing
+                behind it.
+        """
+        self._run("blockdev-snapshot", {"node": node, "overlay": overlay})
+
+    def blockdev_snapshot_sync(
+        self,
+        snapshot_file: str,
+        *,
+        device: Optional[str] = None,
+        node_name: Optional[str] = None,
+        snapshot_node_name: Optional[str] = None,
+        format: Optional[str] = None,
+        mode: Optional[NewImageMode] = None,
+    ) -> None:
+        """Opens an overlay and does what blockdev-snapshot does with it.
+
+        Args:
+            device: The drive or device whose node it is of; this or node-name must be given.
+            node_name: The name of that node.
+            snapshot_file: The overlay: a path, "fd:NAME" for an fd handed in by getfd, or
+                "/dev/fdset/ID".
+            snapshot_node_name: A name for the overlay, which must be new.
+            format: What the overlay is (default: qcow2).
+            mode: Where it comes from; must be existing (default: absolute-paths).
+        """
+        self._run(
+            "blockdev-snapshot-sync",
+            {"device": device, "node-name": node_name, "snapshot-file": snapshot_file, "snapshot-node-name": snapshot_node_name, "format": format, "mode": mode},
+        )
+
     def query_block_jobs(self) -> List[BlockJobInfo]:
         """Lists the jobs that work on block nodes.
 
@@ -547,6 +589,144 @@ class Commands(Caller):
             One entry for each job.
         """
         return self._ask("query-block-jobs", None, List[BlockJobInfo])
+
+    def block_stream(
+        self,
+        device: str,
+        *,
+        job_id: Optional[str] = None,
+        base: Optional[str] = None,
+        base_node: Optional[str] = None,
+        backing_file: Optional[str] = None,
+        backing_mask_protocol: Optional[bool] = None,
+        bottom: Optional[str] = None,
+        speed: Optional[int] = None,
+        on_error: Optional[BlockdevOnError] = None,
+        auto_finalize: Optional[bool] = None,
+        auto_dismiss: Optional[bool] = None,
+    ) -> None:
+        """Begins a job that moves what shows through an overlay into it, down to a base or all
+        of it.
+
+        Args:
+            job_id: The job's id; by default that of the drive.
+            device: The drive, device or node: the overlay.
+            base: The file name of the node down to which to go, which stays behind the
+                overlay.
+            base_node: The same by node name.
+            backing_file: What the image will say backs it (default: the name of the base).
+            backing_mask_protocol: Accepted and without effect: what the image says of the
+                format below is always a format (default: false).
+            bottom: The lowest node that is moved, by node name, in place of base.
+            speed: The most it may do in a second, in bytes; 0 is no limit (default: 0).
+            on_error: What it does when a request fails; auto means report (default: report).
+            auto_finalize: Whether it finalizes by itself (default: true).
+            auto_dismiss: Whether it goes by itself once it is concluded (default: true).
+        """
+        self._run(
+            "block-stream",
+            {"job-id": job_id, "device": device, "base": base, "base-node": base_node, "backing-file": backing_file, "backing-mask-protocol": backing_mask_protocol, "bottom": bottom, "speed": speed, "on-error": on_error, "auto-finalize": auto_finalize, "auto-dismiss": auto_dismiss},
+        )
+
+    def block_commit(
+        self,
+        device: str,
+        *,
+        job_id: Optional[str] = None,
+        base_node: Optional[str] = None,
+        base: Optional[str] = None,
+        top_node: Optional[str] = None,
+        top: Optional[str] = None,
+        backing_file: Optional[str] = None,
+        backing_mask_protocol: Optional[bool] = None,
+        speed: Optional[int] = None,
+        on_error: Optional[BlockdevOnError] = None,
+        auto_finalize: Optional[bool] = None,
+        auto_dismiss: Optional[bool] = None,
+    ) -> None:
+        """Begins a job that moves what nodes above a base hold into the base. If the topmost is
+        what users write to, the job becomes ready, goes on following them, and job-complete
+        gives them the base.
+
+        Args:
+            job_id: The job's id; by default that of the drive.
+            device: The drive, device or node at the top of the chain.
+            base_node: The node into which to move (default: the lowest of the chain).
+            base: The same by file name.
+            top_node: The topmost node that is moved (default: device).
+            top: The same by file name.
+            backing_file: What the image above the topmost will say backs it (default: the name
+                of the base).
+            backing_mask_protocol: Accepted and without effect: what the image says of the
+                format below is always a format (default: false).
+            speed: The most it may do in a second, in bytes; 0 is no limit (default: 0).
+            on_error: What it does when a request fails; auto means report (default: report).
+            auto_finalize: Whether it finalizes by itself (default: true).
+            auto_dismiss: Whether it goes by itself once it is concluded (default: true).
+        """
+        self._run(
+            "block-commit",
+            {"job-id": job_id, "device": device, "base-node": base_node, "base": base, "top-node": top_node, "top": top, "backing-file": backing_file, "backing-mask-protocol": backing_mask_protocol, "speed": speed, "on-error": on_error, "auto-finalize": auto_finalize, "auto-dismiss": auto_dismiss},
+        )
+
+    def block_job_set_speed(self, device: str, speed: int) -> None:
+        """Limits a job.
+
+        Args:
+            device: The job's id.
+            speed: The most it may do in a second, in bytes; 0 is no limit.
+        """
+        self._run("block-job-set-speed", {"device": device, "speed": speed})
+
+    def block_job_cancel(self, device: str, *, force: Optional[bool] = None) -> None:
+        """Ends a job without its result. One that is ready keeps what it has and ends well,
+        unless it is forced.
+
+        Args:
+            device: The job's id.
+            force: Whether to end it whatever its state (default: false).
+        """
+        self._run("block-job-cancel", {"device": device, "force": force})
+
+    def block_job_pause(self, device: str) -> None:
+        """Has a job wait at its next step.
+
+        Args:
+            device: The job's id.
+        """
+        self._run("block-job-pause", {"device": device})
+
+    def block_job_resume(self, device: str) -> None:
+        """Has a job go on that was told to wait.
+
+        Args:
+            device: The job's id.
+        """
+        self._run("block-job-resume", {"device": device})
+
+    def block_job_complete(self, device: str) -> None:
+        """Has a job end that is ready.
+
+        Args:
+            device: The job's id.
+        """
+        self._run("block-job-complete", {"device": device})
+
+    def block_job_dismiss(self, id: str) -> None:
+        """Forgets a job that is concluded.
+
+        Args:
+            id: The job's id.
+        """
+        self._run("block-job-dismiss", {"id": id})
+
+    def block_job_finalize(self, id: str) -> None:
+        """Makes the result of a job so that is pending.
+
+        Args:
+            id: The job's id.
+        """
+        self._run("block-job-finalize", {"id": id})
 
     def query_block(self) -> List[BlockInfo]:
         """Lists the disks.
@@ -575,6 +755,54 @@ class Commands(Caller):
         """
         return self._ask("query-jobs", None, List[JobInfo])
 
+    def job_pause(self, id: str) -> None:
+        """Has a job wait at its next step.
+
+        Args:
+            id: Its id.
+        """
+        self._run("job-pause", {"id": id})
+
+    def job_resume(self, id: str) -> None:
+        """Has a job go on that was told to wait.
+
+        Args:
+            id: Its id.
+        """
+        self._run("job-resume", {"id": id})
+
+    def job_cancel(self, id: str) -> None:
+        """Ends a job without its result.
+
+        Args:
+            id: Its id.
+        """
+        self._run("job-cancel", {"id": id})
+
+    def job_complete(self, id: str) -> None:
+        """Has a job end that is ready.
+
+        Args:
+            id: Its id.
+        """
+        self._run("job-complete", {"id": id})
+
+    def job_dismiss(self, id: str) -> None:
+        """Forgets a job that is concluded.
+
+        Args:
+            id: Its id.
+        """
+        self._run("job-dismiss", {"id": id})
+
+    def job_finalize(self, id: str) -> None:
+        """Makes the result of a job so that is pending.
+
+        Args:
+            id: Its id.
+        """
+        self._run("job-finalize", {"id": id})
+
     def query_blockstats(self, *, query_nodes: Optional[bool] = None) -> List[BlockStats]:
         """Tells what disks or nodes were asked until now.
 
@@ -585,6 +813,22 @@ class Commands(Caller):
             One entry for each disk, or for each node.
         """
         return self._ask("query-blockstats", {"query-nodes": query_nodes}, List[BlockStats])
+
+    def transaction(
+        self,
+        actions: List[TransactionAction],
+        *,
+        properties: Optional[TransactionProperties] = None,
+    ) -> None:
+        """Does all of several actions, or none of them. Everything that can fail (opening
+        files, asking the open hook, checking who uses what) happens while the guest goes on;
+        it waits only while the disks are exchanged.
+
+        Args:
+            actions: What to do, in this order.
+            properties: How.
+        """
+        self._run("transaction", {"actions": actions, "properties": properties})
 
     def qom_list(self, path: str) -> List[ObjectPropertyInfo]:
         """Lists the properties of an object.

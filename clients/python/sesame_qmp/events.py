@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Mapping, Optional, Type
 
 from ._wire import Event
-from .types import BlockErrorAction, FdWaiting, GuestPanicAction, IoOperationType, ShutdownCause
+from .types import (
+    BlockErrorAction,
+    FdWaiting,
+    GuestPanicAction,
+    IoOperationType,
+    JobStatus,
+    JobType,
+    ShutdownCause,
+)
 
 
 @dataclass
@@ -140,6 +148,88 @@ class VserportChange(Event):
 
 
 @dataclass
+class BlockJobCompleted(Event):
+    """A job has ended."""
+
+    EVENT: ClassVar[str] = "BLOCK_JOB_COMPLETED"
+
+    type: JobType
+    """What it does."""
+    device: str
+    """The job's id."""
+    len: int
+    """How much there is to do, in bytes."""
+    offset: int
+    """How much is done, in bytes."""
+    speed: int
+    """The limit in bytes per second; 0 is none."""
+    error: Optional[str] = None
+    """Why it failed, if it did."""
+
+
+@dataclass
+class BlockJobCancelled(Event):
+    """A job was cancelled."""
+
+    EVENT: ClassVar[str] = "BLOCK_JOB_CANCELLED"
+
+    type: JobType
+    """What it does."""
+    device: str
+    """The job's id."""
+    len: int
+    """How much there is to do, in bytes."""
+    offset: int
+    """How much is done, in bytes."""
+    speed: int
+    """The limit in bytes per second; 0 is none."""
+
+
+@dataclass
+class BlockJobReady(Event):
+    """A job can be completed."""
+
+    EVENT: ClassVar[str] = "BLOCK_JOB_READY"
+
+    type: JobType
+    """What it does."""
+    device: str
+    """The job's id."""
+    len: int
+    """How much there is to do, in bytes."""
+    offset: int
+    """How much is done, in bytes."""
+    speed: int
+    """The limit in bytes per second; 0 is none."""
+
+
+@dataclass
+class BlockJobError(Event):
+    """A request of a job failed."""
+
+    EVENT: ClassVar[str] = "BLOCK_JOB_ERROR"
+
+    device: str
+    """The job's id."""
+    operation: IoOperationType
+    """What was tried."""
+    action: BlockErrorAction
+    """What the job does about it."""
+
+
+@dataclass
+class BlockJobPending(Event):
+    """A job waits for job-finalize."""
+
+    EVENT: ClassVar[str] = "BLOCK_JOB_PENDING"
+
+    type: JobType
+    """What it does."""
+    id: str
+    """The job's id."""
+
+
+@dataclass
 class BlockIoError(Event):
     """A request of a disk failed."""
 
@@ -159,6 +249,18 @@ class BlockIoError(Event):
     """The node that failed."""
     nospace: Optional[bool] = None
     """Whether the storage is full; only when the machine was stopped."""
+
+
+@dataclass
+class JobStatusChange(Event):
+    """A job has another state."""
+
+    EVENT: ClassVar[str] = "JOB_STATUS_CHANGE"
+
+    id: str
+    """Its id."""
+    status: JobStatus
+    """The new state."""
 
 
 @dataclass
@@ -186,7 +288,13 @@ EVENTS: Mapping[str, Type[Event]] = {
     GuestPvshutdown.EVENT: GuestPvshutdown,
     VmInternalError.EVENT: VmInternalError,
     VserportChange.EVENT: VserportChange,
+    BlockJobCompleted.EVENT: BlockJobCompleted,
+    BlockJobCancelled.EVENT: BlockJobCancelled,
+    BlockJobReady.EVENT: BlockJobReady,
+    BlockJobError.EVENT: BlockJobError,
+    BlockJobPending.EVENT: BlockJobPending,
     BlockIoError.EVENT: BlockIoError,
+    JobStatusChange.EVENT: JobStatusChange,
     DeviceDeleted.EVENT: DeviceDeleted,
 }
 """Every event by its name on the wire."""

@@ -457,12 +457,31 @@ BlockdevAioOptions = Literal["threads", "native", "io_uring"]
 """
 
 
+NewImageMode = Literal["existing", "absolute-paths"]
+"""Where an image comes from.
+
+- ``existing``: It is there.
+- ``absolute-paths``: Not supported: make it with qemu-img, or hand in one that is made.
+"""
+
+
 BlockDeviceIoStatus = Literal["ok", "failed", "nospace"]
 """How a disk is doing.
 
 - ``ok``: Well.
 - ``failed``: A request failed and stopped the machine.
 - ``nospace``: The same, because the storage is full.
+"""
+
+
+BlockdevOnError = Literal["report", "ignore", "enospc", "stop", "auto"]
+"""What to do when a request of a disk or a job fails.
+
+- ``report``: Tell the guest; a job fails.
+- ``ignore``: Go on; a job fails at its end. Not to be had for disks.
+- ``enospc``: Stop if the storage is full, else report. Not to be had for disks.
+- ``stop``: Stop: a job waits until it is told to try again. Not to be had for disks.
+- ``auto``: Report.
 """
 
 
@@ -545,6 +564,14 @@ JobStatus = Literal[
 """
 
 
+ActionCompletionMode = Literal["individual", "grouped"]
+"""What becomes of jobs that a transaction has begun once one of them fails.
+
+- ``individual``: The others go on.
+- ``grouped``: The others are cancelled.
+"""
+
+
 SecretFormat = Literal["raw", "base64"]
 """How a secret is written.
 
@@ -558,17 +585,6 @@ QCryptoTLSCredsEndpoint = Literal["client", "server"]
 
 - ``client``: The one that calls.
 - ``server``: The one that is called.
-"""
-
-
-BlockdevOnError = Literal["report", "ignore", "enospc", "stop", "auto"]
-"""What to do when a request of a disk fails.
-
-- ``report``: Tell the guest.
-- ``ignore``: Tell the guest that all is well; not to be had.
-- ``enospc``: Stop the machine if the storage is full, else tell the guest; not to be had.
-- ``stop``: Stop the machine; not to be had.
-- ``auto``: Report.
 """
 
 
@@ -1993,6 +2009,34 @@ class BlockdevOptionsBlkdebug(Struct):
 
 
 @dataclass
+class OverlaySnapshot(Struct):
+    """A snapshot with an overlay that is there."""
+
+    node: str
+    """The name of the node whose users get the overlay."""
+    overlay: str
+    """The name of the overlay: a node that nothing uses and that has nothing behind it."""
+
+
+@dataclass
+class FileSnapshot(Struct):
+    """A snapshot with an overlay that is opened on the way."""
+
+    snapshot_file: str
+    """The overlay: a path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID"."""
+    device: Optional[str] = None
+    """The drive or device whose node it is of; this or node-name must be given."""
+    node_name: Optional[str] = None
+    """The name of that node."""
+    snapshot_node_name: Optional[str] = None
+    """A name for the overlay, which must be new."""
+    format: Optional[str] = None
+    """What the overlay is (default: qcow2)."""
+    mode: Optional[NewImageMode] = None
+    """Where it comes from; must be existing (default: absolute-paths)."""
+
+
+@dataclass
 class BlockJobInfoMirror(Struct):
     """One job that works on block nodes.
 
@@ -2696,6 +2740,61 @@ class BlockStats(Struct):
     """The node, or the one that is the disk's medium."""
     parent: Optional[BlockStats] = None
     """Those of the node below, where the storage is."""
+
+
+@dataclass
+class Abort(Struct):
+    """Nothing: this action fails."""
+
+
+@dataclass
+class TransactionActionAbort(Struct):
+    """One action of a transaction.
+
+    Where ``type`` is ``abort``: it fails, and with it the whole transaction.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "abort"}
+
+    type: Literal["abort"] = field(default="abort", init=False)
+    data: Abort
+    """Nothing."""
+
+
+@dataclass
+class TransactionActionBlockdevSnapshot(Struct):
+    """One action of a transaction.
+
+    Where ``type`` is ``blockdev-snapshot``: what the command of that name does.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "blockdev-snapshot"}
+
+    type: Literal["blockdev-snapshot"] = field(default="blockdev-snapshot", init=False)
+    data: OverlaySnapshot
+    """Its arguments."""
+
+
+@dataclass
+class TransactionActionBlockdevSnapshotSync(Struct):
+    """One action of a transaction.
+
+    Where ``type`` is ``blockdev-snapshot-sync``: what the command of that name does.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "blockdev-snapshot-sync"}
+
+    type: Literal["blockdev-snapshot-sync"] = field(default="blockdev-snapshot-sync", init=False)
+    data: FileSnapshot
+    """Its arguments."""
+
+
+@dataclass
+class TransactionProperties(Struct):
+    """How a transaction is done."""
+
+    completion_mode: Optional[ActionCompletionMode] = None
+    """What becomes of its jobs once one fails (default: individual)."""
 
 
 @dataclass
@@ -3512,6 +3611,14 @@ BlockJobInfo = Union[
 
 ImageInfoSpecific = Union[ImageInfoSpecificQcow2]
 """What an image says of itself."""
+
+
+TransactionAction = Union[
+    TransactionActionAbort,
+    TransactionActionBlockdevSnapshot,
+    TransactionActionBlockdevSnapshotSync,
+]
+"""One action of a transaction."""
 
 
 ObjectOptions = Union[

@@ -38,11 +38,13 @@
 //! [`engine`] (how bytes move), [`protocol::null`] (the smallest driver).
 
 pub mod account;
+pub mod dirty;
 pub mod drain;
 pub mod engine;
 mod error;
 pub mod format;
 pub mod graph;
+pub mod job;
 pub mod node;
 #[cfg(test)]
 mod node_tests;
@@ -56,6 +58,7 @@ pub mod spec;
 mod toy;
 
 pub use account::{Account, Operation, Outcome, Sums, Totals};
+pub use dirty::DirtyMap;
 pub use drain::{Drain, Gate, Seat};
 pub use engine::{GuestView, Io, IoThread, IoThreadError, IoThreadSpec, Rings, Segments, Window};
 pub use error::BlockError;

@@ -25,6 +25,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use fdset::{Door, OpenFile};
 
 use crate::account::{Account, Operation, Outcome, Totals};
+use crate::dirty::{DirtyMap, Trackers};
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
 use crate::format::qcow2::{Details, ImageError, SnapshotChange};
@@ -33,6 +34,9 @@ use crate::spec::{DetectZeroes, DiscardMode, NodeOptions};
 
 /// The future of a slow operation. It stays on the thread that made it.
 pub type IoFuture<'a, T = ()> = Pin<Box<dyn Future<Output = io::Result<T>> + 'a>>;
+
+/// The same for work that owns what it needs.
+pub type OwnedFuture = IoFuture<'static>;
 
 /// The largest node: offsets must fit the kernel's signed ones.
 pub const MAX_LEN: u64 = i64::MAX as u64;
@@ -244,6 +248,13 @@ pub trait BlockNode: Send + Sync {
         Box::pin(std::future::ready(Err(unable)))
     }
 
+    /// Copies into this node what shows through from below in a range, where nothing is stored here
+    /// yet; what is written at the same moment wins, and what the node reads as never changes. By
+    /// default `ENOTSUP`.
+    fn populate<'a>(&'a self, _io: &'a Io, _offset: u64, _len: u64) -> IoFuture<'a> {
+        Box::pin(std::future::ready(Err(errno(libc::ENOTSUP))))
+    }
+
     /// The node whose extents this one hands on as its own, and where in it this one begins; for
     /// the books of the node below, which does not see such requests.
     fn below(&self) -> Option<(NodeRef, u64)> {
@@ -309,6 +320,7 @@ struct Node {
     options: OptionsCell,
     limits: Limits,
     account: Account,
+    trackers: Trackers,
     body: Box<dyn BlockNode>,
 }
 
@@ -342,6 +354,7 @@ impl NodeRef {
             options: OptionsCell::new(options),
             limits,
             account: Account::new(),
+            trackers: Trackers::default(),
             body,
         })))
     }
@@ -401,6 +414,10 @@ impl NodeRef {
             Err(_) => Outcome::Failed,
         };
         self.0.account.enter(operation, len, outcome);
+        if matches!(operation, Operation::Write | Operation::Unmap) {
+            // Also after a failure: some of it may have been written.
+            self.0.trackers.mark(offset, len);
+        }
         if operation == Operation::Write && result.is_ok() {
             self.0.account.reach(offset.saturating_add(len));
         }
@@ -679,6 +696,26 @@ impl NodeRef {
         let status = self.0.body.status(io, offset, len).await?;
         let len = progress(status.len)?.min(len);
         Ok(Status { len, ..status })
+    }
+
+    /// Copies into this node what shows through from below; see [`BlockNode::populate`].
+    ///
+    /// # Errors
+    /// `EPERM` on a read-only node, `EIO` outside it, `ENOTSUP` where nothing shows through, or
+    /// what the storage said.
+    pub async fn populate(&self, io: &Io, offset: u64, len: u64) -> io::Result<()> {
+        self.check_change(offset, len, false)?;
+        self.0.body.populate(io, offset, len).await
+    }
+
+    /// Has every write that ends from now on marked in `map`. The node is drained.
+    pub fn track(&self, map: Arc<DirtyMap>) {
+        self.0.trackers.add(map);
+    }
+
+    /// Marks no more in `map`.
+    pub fn untrack(&self, map: &Arc<DirtyMap>) {
+        self.0.trackers.remove(map);
     }
 
     /// Changes the node's length; what is added reads as zeros. The caller sees to it that nobody

@@ -1135,6 +1135,159 @@ impl crate::describe::Described for BlockResize {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// A snapshot with an overlay that is there.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct OverlaySnapshot {
+    /// The name of the node whose users get the overlay.
+    pub node: String,
+    /// The name of the overlay: a node that nothing uses and that has nothing behind it.
+    pub overlay: String,
+}
+
+impl crate::input::FromMembers for OverlaySnapshot {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            node: members.required("node")?,
+            overlay: members.required("overlay")?,
+        })
+    }
+}
+
+crate::input::object_type!(OverlaySnapshot);
+
+impl crate::describe::Described for OverlaySnapshot {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "node",
+            "str",
+            "the name of the node whose users get the overlay",
+        ),
+        crate::describe::MemberSpec::required(
+            "overlay",
+            "str",
+            "the name of the overlay: a node that nothing uses and that has nothing behind it",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Where an image comes from.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum NewImageMode {
+    /// It is there.
+    #[serde(rename = "existing")]
+    Existing,
+    /// Not supported: make it with qemu-img, or hand in one that is made.
+    #[serde(rename = "absolute-paths")]
+    AbsolutePaths,
+}
+
+impl NewImageMode {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Existing, Self::AbsolutePaths];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Existing => "existing",
+            Self::AbsolutePaths => "absolute-paths",
+        }
+    }
+}
+
+crate::input::named_values!(NewImageMode);
+
+/// A snapshot with an overlay that is opened on the way.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FileSnapshot {
+    /// The drive or device whose node it is of; this or node-name must be given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The name of that node.
+    #[serde(rename = "node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// The overlay: a path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID".
+    #[serde(rename = "snapshot-file")]
+    pub snapshot_file: String,
+    /// A name for the overlay, which must be new.
+    #[serde(rename = "snapshot-node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_node_name: Option<String>,
+    /// What the overlay is (default: qcow2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// Where it comes from; must be existing (default: absolute-paths).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<NewImageMode>,
+}
+
+impl crate::input::FromMembers for FileSnapshot {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            device: members.optional("device")?,
+            node_name: members.optional("node-name")?,
+            snapshot_file: members.required("snapshot-file")?,
+            snapshot_node_name: members.optional("snapshot-node-name")?,
+            format: members.optional("format")?,
+            mode: members.optional("mode")?,
+        })
+    }
+}
+
+crate::input::object_type!(FileSnapshot);
+
+impl crate::describe::Described for FileSnapshot {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+            "device",
+            "str",
+            "the drive or device whose node it is of; this or node-name must be given",
+        ),
+        crate::describe::MemberSpec::optional(
+            "node-name",
+            "str",
+            "the name of that node",
+        ),
+        crate::describe::MemberSpec::required(
+            "snapshot-file",
+            "str",
+            "the overlay: a path, \"fd:NAME\" for an fd handed in by getfd, or \"/dev/fdset/ID\"",
+        ),
+        crate::describe::MemberSpec::optional(
+            "snapshot-node-name",
+            "str",
+            "a name for the overlay, which must be new",
+        ),
+        crate::describe::MemberSpec::optional(
+                "format",
+                "str",
+                "what the overlay is (default: qcow2)",
+            )
+            .default_is("qcow2"),
+        crate::describe::MemberSpec::optional(
+                "mode",
+                "NewImageMode",
+                "where it comes from; must be existing (default: absolute-paths)",
+            )
+            .one_of(&["existing", "absolute-paths"])
+            .default_is("absolute-paths"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// How a disk is doing.
 #[derive(
     Clone,
@@ -1459,6 +1612,813 @@ impl crate::describe::Described for BlockJobInfo {
             members: &[],
         },
     ];
+}
+
+/// What to do when a request of a disk or a job fails.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum BlockdevOnError {
+    /// Tell the guest; a job fails.
+    #[serde(rename = "report")]
+    Report,
+    /// Go on; a job fails at its end. Not to be had for disks.
+    #[serde(rename = "ignore")]
+    Ignore,
+    /// Stop if the storage is full, else report. Not to be had for disks.
+    #[serde(rename = "enospc")]
+    Enospc,
+    /// Stop: a job waits until it is told to try again. Not to be had for disks.
+    #[serde(rename = "stop")]
+    Stop,
+    /// Report.
+    #[serde(rename = "auto")]
+    Auto,
+}
+
+impl BlockdevOnError {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[
+        Self::Report,
+        Self::Ignore,
+        Self::Enospc,
+        Self::Stop,
+        Self::Auto,
+    ];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Report => "report",
+            Self::Ignore => "ignore",
+            Self::Enospc => "enospc",
+            Self::Stop => "stop",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+crate::input::named_values!(BlockdevOnError);
+
+/// Arguments of command `block-stream`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockStream {
+    /// The job's id; by default that of the drive.
+    #[serde(rename = "job-id")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<String>,
+    /// The drive, device or node: the overlay.
+    pub device: String,
+    /// The file name of the node down to which to go, which stays behind the overlay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// The same by node name.
+    #[serde(rename = "base-node")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_node: Option<String>,
+    /// What the image will say backs it (default: the name of the base).
+    #[serde(rename = "backing-file")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_file: Option<String>,
+    /// Accepted and without effect: what the image says of the format below is always a format
+    /// (default: false).
+    #[serde(rename = "backing-mask-protocol")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_mask_protocol: Option<bool>,
+    /// The lowest node that is moved, by node name, in place of base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bottom: Option<String>,
+    /// The most it may do in a second, in bytes; 0 is no limit (default: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed: Option<i64>,
+    /// What it does when a request fails; auto means report (default: report).
+    #[serde(rename = "on-error")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_error: Option<BlockdevOnError>,
+    /// Whether it finalizes by itself (default: true).
+    #[serde(rename = "auto-finalize")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_finalize: Option<bool>,
+    /// Whether it goes by itself once it is concluded (default: true).
+    #[serde(rename = "auto-dismiss")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_dismiss: Option<bool>,
+}
+
+impl crate::input::FromMembers for BlockStream {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            job_id: members.optional("job-id")?,
+            device: members.required("device")?,
+            base: members.optional("base")?,
+            base_node: members.optional("base-node")?,
+            backing_file: members.optional("backing-file")?,
+            backing_mask_protocol: members.optional("backing-mask-protocol")?,
+            bottom: members.optional("bottom")?,
+            speed: members.optional("speed")?,
+            on_error: members.optional("on-error")?,
+            auto_finalize: members.optional("auto-finalize")?,
+            auto_dismiss: members.optional("auto-dismiss")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockStream);
+
+impl crate::describe::Described for BlockStream {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+            "job-id",
+            "str",
+            "the job's id; by default that of the drive",
+        ),
+        crate::describe::MemberSpec::required(
+            "device",
+            "str",
+            "the drive, device or node: the overlay",
+        ),
+        crate::describe::MemberSpec::optional(
+            "base",
+            "str",
+            "the file name of the node down to which to go, which stays behind the overlay",
+        ),
+        crate::describe::MemberSpec::optional(
+            "base-node",
+            "str",
+            "the same by node name",
+        ),
+        crate::describe::MemberSpec::optional(
+                "backing-file",
+                "str",
+                "what the image will say backs it (default: the name of the base)",
+            )
+            .default_is("the name of the base"),
+        crate::describe::MemberSpec::optional(
+                "backing-mask-protocol",
+                "bool",
+                "accepted and without effect: what the image says of the format below is always a format (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+            "bottom",
+            "str",
+            "the lowest node that is moved, by node name, in place of base",
+        ),
+        crate::describe::MemberSpec::optional(
+                "speed",
+                "int",
+                "the most it may do in a second, in bytes; 0 is no limit (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "on-error",
+                "BlockdevOnError",
+                "what it does when a request fails; auto means report (default: report)",
+            )
+            .one_of(&["report", "ignore", "enospc", "stop", "auto"])
+            .default_is("report"),
+        crate::describe::MemberSpec::optional(
+                "auto-finalize",
+                "bool",
+                "whether it finalizes by itself (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "auto-dismiss",
+                "bool",
+                "whether it goes by itself once it is concluded (default: true)",
+            )
+            .default_is("true"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `block-commit`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockCommit {
+    /// The job's id; by default that of the drive.
+    #[serde(rename = "job-id")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<String>,
+    /// The drive, device or node at the top of the chain.
+    pub device: String,
+    /// The node into which to move (default: the lowest of the chain).
+    #[serde(rename = "base-node")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_node: Option<String>,
+    /// The same by file name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// The topmost node that is moved (default: device).
+    #[serde(rename = "top-node")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_node: Option<String>,
+    /// The same by file name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top: Option<String>,
+    /// What the image above the topmost will say backs it (default: the name of the base).
+    #[serde(rename = "backing-file")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_file: Option<String>,
+    /// Accepted and without effect: what the image says of the format below is always a format
+    /// (default: false).
+    #[serde(rename = "backing-mask-protocol")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_mask_protocol: Option<bool>,
+    /// The most it may do in a second, in bytes; 0 is no limit (default: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed: Option<i64>,
+    /// What it does when a request fails; auto means report (default: report).
+    #[serde(rename = "on-error")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_error: Option<BlockdevOnError>,
+    /// Whether it finalizes by itself (default: true).
+    #[serde(rename = "auto-finalize")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_finalize: Option<bool>,
+    /// Whether it goes by itself once it is concluded (default: true).
+    #[serde(rename = "auto-dismiss")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_dismiss: Option<bool>,
+}
+
+impl crate::input::FromMembers for BlockCommit {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            job_id: members.optional("job-id")?,
+            device: members.required("device")?,
+            base_node: members.optional("base-node")?,
+            base: members.optional("base")?,
+            top_node: members.optional("top-node")?,
+            top: members.optional("top")?,
+            backing_file: members.optional("backing-file")?,
+            backing_mask_protocol: members.optional("backing-mask-protocol")?,
+            speed: members.optional("speed")?,
+            on_error: members.optional("on-error")?,
+            auto_finalize: members.optional("auto-finalize")?,
+            auto_dismiss: members.optional("auto-dismiss")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockCommit);
+
+impl crate::describe::Described for BlockCommit {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+            "job-id",
+            "str",
+            "the job's id; by default that of the drive",
+        ),
+        crate::describe::MemberSpec::required(
+            "device",
+            "str",
+            "the drive, device or node at the top of the chain",
+        ),
+        crate::describe::MemberSpec::optional(
+                "base-node",
+                "str",
+                "the node into which to move (default: the lowest of the chain)",
+            )
+            .default_is("the lowest of the chain"),
+        crate::describe::MemberSpec::optional("base", "str", "the same by file name"),
+        crate::describe::MemberSpec::optional(
+                "top-node",
+                "str",
+                "the topmost node that is moved (default: device)",
+            )
+            .default_is("device"),
+        crate::describe::MemberSpec::optional("top", "str", "the same by file name"),
+        crate::describe::MemberSpec::optional(
+                "backing-file",
+                "str",
+                "what the image above the topmost will say backs it (default: the name of the base)",
+            )
+            .default_is("the name of the base"),
+        crate::describe::MemberSpec::optional(
+                "backing-mask-protocol",
+                "bool",
+                "accepted and without effect: what the image says of the format below is always a format (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "speed",
+                "int",
+                "the most it may do in a second, in bytes; 0 is no limit (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "on-error",
+                "BlockdevOnError",
+                "what it does when a request fails; auto means report (default: report)",
+            )
+            .one_of(&["report", "ignore", "enospc", "stop", "auto"])
+            .default_is("report"),
+        crate::describe::MemberSpec::optional(
+                "auto-finalize",
+                "bool",
+                "whether it finalizes by itself (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "auto-dismiss",
+                "bool",
+                "whether it goes by itself once it is concluded (default: true)",
+            )
+            .default_is("true"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `block-job-set-speed`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobSetSpeed {
+    /// The job's id.
+    pub device: String,
+    /// The most it may do in a second, in bytes; 0 is no limit.
+    pub speed: i64,
+}
+
+impl crate::input::FromMembers for BlockJobSetSpeed {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            device: members.required("device")?,
+            speed: members.required("speed")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobSetSpeed);
+
+impl crate::describe::Described for BlockJobSetSpeed {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("device", "str", "the job's id"),
+        crate::describe::MemberSpec::required(
+            "speed",
+            "int",
+            "the most it may do in a second, in bytes; 0 is no limit",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `block-job-cancel`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobCancel {
+    /// The job's id.
+    pub device: String,
+    /// Whether to end it whatever its state (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+}
+
+impl crate::input::FromMembers for BlockJobCancel {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            device: members.required("device")?,
+            force: members.optional("force")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobCancel);
+
+impl crate::describe::Described for BlockJobCancel {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("device", "str", "the job's id"),
+        crate::describe::MemberSpec::optional(
+                "force",
+                "bool",
+                "whether to end it whatever its state (default: false)",
+            )
+            .default_is("false"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `block-job-pause`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobPause {
+    /// The job's id.
+    pub device: String,
+}
+
+impl crate::input::FromMembers for BlockJobPause {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            device: members.required("device")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobPause);
+
+impl crate::describe::Described for BlockJobPause {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("device", "str", "the job's id"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `block-job-resume`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobResume {
+    /// The job's id.
+    pub device: String,
+}
+
+impl crate::input::FromMembers for BlockJobResume {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            device: members.required("device")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobResume);
+
+impl crate::describe::Described for BlockJobResume {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("device", "str", "the job's id"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `block-job-complete`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobComplete {
+    /// The job's id.
+    pub device: String,
+}
+
+impl crate::input::FromMembers for BlockJobComplete {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            device: members.required("device")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobComplete);
+
+impl crate::describe::Described for BlockJobComplete {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("device", "str", "the job's id"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `block-job-dismiss`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobDismiss {
+    /// The job's id.
+    pub id: String,
+}
+
+impl crate::input::FromMembers for BlockJobDismiss {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.required("id")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobDismiss);
+
+impl crate::describe::Described for BlockJobDismiss {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("id", "str", "the job's id"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `block-job-finalize`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobFinalize {
+    /// The job's id.
+    pub id: String,
+}
+
+impl crate::input::FromMembers for BlockJobFinalize {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.required("id")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobFinalize);
+
+impl crate::describe::Described for BlockJobFinalize {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("id", "str", "the job's id"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Data of event `BLOCK_JOB_COMPLETED`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobCompleted {
+    /// What it does.
+    pub r#type: super::job::JobType,
+    /// The job's id.
+    pub device: String,
+    /// How much there is to do, in bytes.
+    pub len: i64,
+    /// How much is done, in bytes.
+    pub offset: i64,
+    /// The limit in bytes per second; 0 is none.
+    pub speed: i64,
+    /// Why it failed, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl crate::input::FromMembers for BlockJobCompleted {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            r#type: members.required("type")?,
+            device: members.required("device")?,
+            len: members.required("len")?,
+            offset: members.required("offset")?,
+            speed: members.required("speed")?,
+            error: members.optional("error")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobCompleted);
+
+impl crate::describe::Described for BlockJobCompleted {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("type", "JobType", "what it does")
+            .one_of(
+                &[
+                    "commit",
+                    "stream",
+                    "mirror",
+                    "backup",
+                    "create",
+                    "amend",
+                    "snapshot-load",
+                    "snapshot-save",
+                    "snapshot-delete",
+                ],
+            ),
+        crate::describe::MemberSpec::required("device", "str", "the job's id"),
+        crate::describe::MemberSpec::required(
+            "len",
+            "int",
+            "how much there is to do, in bytes",
+        ),
+        crate::describe::MemberSpec::required(
+            "offset",
+            "int",
+            "how much is done, in bytes",
+        ),
+        crate::describe::MemberSpec::required(
+            "speed",
+            "int",
+            "the limit in bytes per second; 0 is none",
+        ),
+        crate::describe::MemberSpec::optional("error", "str", "why it failed, if it did"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Data of event `BLOCK_JOB_CANCELLED`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobCancelled {
+    /// What it does.
+    pub r#type: super::job::JobType,
+    /// The job's id.
+    pub device: String,
+    /// How much there is to do, in bytes.
+    pub len: i64,
+    /// How much is done, in bytes.
+    pub offset: i64,
+    /// The limit in bytes per second; 0 is none.
+    pub speed: i64,
+}
+
+impl crate::input::FromMembers for BlockJobCancelled {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            r#type: members.required("type")?,
+            device: members.required("device")?,
+            len: members.required("len")?,
+            offset: members.required("offset")?,
+            speed: members.required("speed")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobCancelled);
+
+impl crate::describe::Described for BlockJobCancelled {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("type", "JobType", "what it does")
+            .one_of(
+                &[
+                    "commit",
+                    "stream",
+                    "mirror",
+                    "backup",
+                    "create",
+                    "amend",
+                    "snapshot-load",
+                    "snapshot-save",
+                    "snapshot-delete",
+                ],
+            ),
+        crate::describe::MemberSpec::required("device", "str", "the job's id"),
+        crate::describe::MemberSpec::required(
+            "len",
+            "int",
+            "how much there is to do, in bytes",
+        ),
+        crate::describe::MemberSpec::required(
+            "offset",
+            "int",
+            "how much is done, in bytes",
+        ),
+        crate::describe::MemberSpec::required(
+            "speed",
+            "int",
+            "the limit in bytes per second; 0 is none",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Data of event `BLOCK_JOB_READY`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobReady {
+    /// What it does.
+    pub r#type: super::job::JobType,
+    /// The job's id.
+    pub device: String,
+    /// How much there is to do, in bytes.
+    pub len: i64,
+    /// How much is done, in bytes.
+    pub offset: i64,
+    /// The limit in bytes per second; 0 is none.
+    pub speed: i64,
+}
+
+impl crate::input::FromMembers for BlockJobReady {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            r#type: members.required("type")?,
+            device: members.required("device")?,
+            len: members.required("len")?,
+            offset: members.required("offset")?,
+            speed: members.required("speed")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobReady);
+
+impl crate::describe::Described for BlockJobReady {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("type", "JobType", "what it does")
+            .one_of(
+                &[
+                    "commit",
+                    "stream",
+                    "mirror",
+                    "backup",
+                    "create",
+                    "amend",
+                    "snapshot-load",
+                    "snapshot-save",
+                    "snapshot-delete",
+                ],
+            ),
+        crate::describe::MemberSpec::required("device", "str", "the job's id"),
+        crate::describe::MemberSpec::required(
+            "len",
+            "int",
+            "how much there is to do, in bytes",
+        ),
+        crate::describe::MemberSpec::required(
+            "offset",
+            "int",
+            "how much is done, in bytes",
+        ),
+        crate::describe::MemberSpec::required(
+            "speed",
+            "int",
+            "the limit in bytes per second; 0 is none",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Data of event `BLOCK_JOB_ERROR`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobError {
+    /// The job's id.
+    pub device: String,
+    /// What was tried.
+    pub operation: IoOperationType,
+    /// What the job does about it.
+    pub action: BlockErrorAction,
+}
+
+impl crate::input::FromMembers for BlockJobError {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            device: members.required("device")?,
+            operation: members.required("operation")?,
+            action: members.required("action")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobError);
+
+impl crate::describe::Described for BlockJobError {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("device", "str", "the job's id"),
+        crate::describe::MemberSpec::required(
+                "operation",
+                "IoOperationType",
+                "what was tried",
+            )
+            .one_of(&["read", "write"]),
+        crate::describe::MemberSpec::required(
+                "action",
+                "BlockErrorAction",
+                "what the job does about it",
+            )
+            .one_of(&["ignore", "report", "stop"]),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Data of event `BLOCK_JOB_PENDING`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockJobPending {
+    /// What it does.
+    pub r#type: super::job::JobType,
+    /// The job's id.
+    pub id: String,
+}
+
+impl crate::input::FromMembers for BlockJobPending {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            r#type: members.required("type")?,
+            id: members.required("id")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockJobPending);
+
+impl crate::describe::Described for BlockJobPending {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("type", "JobType", "what it does")
+            .one_of(
+                &[
+                    "commit",
+                    "stream",
+                    "mirror",
+                    "backup",
+                    "create",
+                    "amend",
+                    "snapshot-load",
+                    "snapshot-save",
+                    "snapshot-delete",
+                ],
+            ),
+        crate::describe::MemberSpec::required("id", "str", "the job's id"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
 /// How a node is cached.
@@ -2392,6 +3352,20 @@ pub trait Commands {
         cx: &mut dyn crate::Context,
         args: BlockResize,
     ) -> Result<(), crate::QmpError>;
+    /// Puts an overlay between a node and everything that uses it: what is written from now on
+    /// goes to the overlay, and the node keeps what it has. The node becomes read-only where that
+    /// is possible.
+    fn blockdev_snapshot(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: OverlaySnapshot,
+    ) -> Result<(), crate::QmpError>;
+    /// Opens an overlay and does what blockdev-snapshot does with it.
+    fn blockdev_snapshot_sync(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: FileSnapshot,
+    ) -> Result<(), crate::QmpError>;
     /// Lists the jobs that work on block nodes.
     ///
     /// Returns: one entry for each job.
@@ -2399,6 +3373,63 @@ pub trait Commands {
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<BlockJobInfo>, crate::QmpError>;
+    /// Begins a job that moves what shows through an overlay into it, down to a base or all of it.
+    fn block_stream(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockStream,
+    ) -> Result<(), crate::QmpError>;
+    /// Begins a job that moves what nodes above a base hold into the base. If the topmost is what
+    /// users write to, the job becomes ready, goes on following them, and job-complete gives them
+    /// the base.
+    fn block_commit(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockCommit,
+    ) -> Result<(), crate::QmpError>;
+    /// Limits a job.
+    fn block_job_set_speed(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockJobSetSpeed,
+    ) -> Result<(), crate::QmpError>;
+    /// Ends a job without its result. One that is ready keeps what it has and ends well, unless it
+    /// is forced.
+    fn block_job_cancel(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockJobCancel,
+    ) -> Result<(), crate::QmpError>;
+    /// Has a job wait at its next step.
+    fn block_job_pause(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockJobPause,
+    ) -> Result<(), crate::QmpError>;
+    /// Has a job go on that was told to wait.
+    fn block_job_resume(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockJobResume,
+    ) -> Result<(), crate::QmpError>;
+    /// Has a job end that is ready.
+    fn block_job_complete(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockJobComplete,
+    ) -> Result<(), crate::QmpError>;
+    /// Forgets a job that is concluded.
+    fn block_job_dismiss(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockJobDismiss,
+    ) -> Result<(), crate::QmpError>;
+    /// Makes the result of a job so that is pending.
+    fn block_job_finalize(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockJobFinalize,
+    ) -> Result<(), crate::QmpError>;
     /// Lists the disks.
     ///
     /// Returns: one entry for each disk.
@@ -2439,9 +3470,64 @@ pub fn dispatch(
             handler.block_resize(cx, args)?;
             Ok(crate::Reply::EMPTY)
         }
+        "blockdev-snapshot" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.blockdev_snapshot(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "blockdev-snapshot-sync" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.blockdev_snapshot_sync(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
         "query-block-jobs" => {
             crate::input::no_arguments(arguments)?;
             crate::Reply::of(&handler.query_block_jobs(cx)?)
+        }
+        "block-stream" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.block_stream(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "block-commit" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.block_commit(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "block-job-set-speed" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.block_job_set_speed(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "block-job-cancel" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.block_job_cancel(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "block-job-pause" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.block_job_pause(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "block-job-resume" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.block_job_resume(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "block-job-complete" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.block_job_complete(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "block-job-dismiss" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.block_job_dismiss(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "block-job-finalize" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.block_job_finalize(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         "query-block" => {
             crate::input::no_arguments(arguments)?;

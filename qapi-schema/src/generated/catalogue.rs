@@ -141,28 +141,76 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         "block_resize", description :
         "Changes the length of a node, under its disk too: the guest is told of the new size.",
         input : Some(generator.subschema_for:: < super::block_core::BlockResize > ()),
-        output : None, }, Entry { name : "query-block-jobs", description :
+        output : None, }, Entry { name : "blockdev-snapshot", description :
+        "Puts an overlay between a node and everything that uses it: what is written from now on goes to the overlay, and the node keeps what it has. The node becomes read-only where that is possible.",
+        input : Some(generator.subschema_for:: < super::block_core::OverlaySnapshot >
+        ()), output : None, }, Entry { name : "blockdev-snapshot-sync", description :
+        "Opens an overlay and does what blockdev-snapshot does with it.", input :
+        Some(generator.subschema_for:: < super::block_core::FileSnapshot > ()), output :
+        None, }, Entry { name : "query-block-jobs", description :
         "Lists the jobs that work on block nodes.", input : None, output : Some(generator
         .subschema_for:: < Vec < super::block_core::BlockJobInfo > > ()), }, Entry { name
-        : "query-block", description : "Lists the disks.", input : None, output :
-        Some(generator.subschema_for:: < Vec < super::block_core::BlockInfo > > ()), },
-        Entry { name : "query-named-block-nodes", description : "Lists the block nodes.",
-        input : Some(generator.subschema_for:: < super::block_core::QueryNamedBlockNodes
-        > ()), output : Some(generator.subschema_for:: < Vec <
-        super::block_core::BlockDeviceInfo > > ()), }, Entry { name : "query-jobs",
-        description : "Lists the jobs.", input : None, output : Some(generator
-        .subschema_for:: < Vec < super::job::JobInfo > > ()), }, Entry { name :
-        "query-blockstats", description :
+        : "block-stream", description :
+        "Begins a job that moves what shows through an overlay into it, down to a base or all of it.",
+        input : Some(generator.subschema_for:: < super::block_core::BlockStream > ()),
+        output : None, }, Entry { name : "block-commit", description :
+        "Begins a job that moves what nodes above a base hold into the base. If the topmost is what users write to, the job becomes ready, goes on following them, and job-complete gives them the base.",
+        input : Some(generator.subschema_for:: < super::block_core::BlockCommit > ()),
+        output : None, }, Entry { name : "block-job-set-speed", description :
+        "Limits a job.", input : Some(generator.subschema_for:: <
+        super::block_core::BlockJobSetSpeed > ()), output : None, }, Entry { name :
+        "block-job-cancel", description :
+        "Ends a job without its result. One that is ready keeps what it has and ends well, unless it is forced.",
+        input : Some(generator.subschema_for:: < super::block_core::BlockJobCancel > ()),
+        output : None, }, Entry { name : "block-job-pause", description :
+        "Has a job wait at its next step.", input : Some(generator.subschema_for:: <
+        super::block_core::BlockJobPause > ()), output : None, }, Entry { name :
+        "block-job-resume", description : "Has a job go on that was told to wait.", input
+        : Some(generator.subschema_for:: < super::block_core::BlockJobResume > ()),
+        output : None, }, Entry { name : "block-job-complete", description :
+        "Has a job end that is ready.", input : Some(generator.subschema_for:: <
+        super::block_core::BlockJobComplete > ()), output : None, }, Entry { name :
+        "block-job-dismiss", description : "Forgets a job that is concluded.", input :
+        Some(generator.subschema_for:: < super::block_core::BlockJobDismiss > ()), output
+        : None, }, Entry { name : "block-job-finalize", description :
+        "Makes the result of a job so that is pending.", input : Some(generator
+        .subschema_for:: < super::block_core::BlockJobFinalize > ()), output : None, },
+        Entry { name : "query-block", description : "Lists the disks.", input : None,
+        output : Some(generator.subschema_for:: < Vec < super::block_core::BlockInfo > >
+        ()), }, Entry { name : "query-named-block-nodes", description :
+        "Lists the block nodes.", input : Some(generator.subschema_for:: <
+        super::block_core::QueryNamedBlockNodes > ()), output : Some(generator
+        .subschema_for:: < Vec < super::block_core::BlockDeviceInfo > > ()), }, Entry {
+        name : "query-jobs", description : "Lists the jobs.", input : None, output :
+        Some(generator.subschema_for:: < Vec < super::job::JobInfo > > ()), }, Entry {
+        name : "job-pause", description : "Has a job wait at its next step.", input :
+        Some(generator.subschema_for:: < super::job::JobPause > ()), output : None, },
+        Entry { name : "job-resume", description :
+        "Has a job go on that was told to wait.", input : Some(generator.subschema_for::
+        < super::job::JobResume > ()), output : None, }, Entry { name : "job-cancel",
+        description : "Ends a job without its result.", input : Some(generator
+        .subschema_for:: < super::job::JobCancel > ()), output : None, }, Entry { name :
+        "job-complete", description : "Has a job end that is ready.", input :
+        Some(generator.subschema_for:: < super::job::JobComplete > ()), output : None, },
+        Entry { name : "job-dismiss", description : "Forgets a job that is concluded.",
+        input : Some(generator.subschema_for:: < super::job::JobDismiss > ()), output :
+        None, }, Entry { name : "job-finalize", description :
+        "Makes the result of a job so that is pending.", input : Some(generator
+        .subschema_for:: < super::job::JobFinalize > ()), output : None, }, Entry { name
+        : "query-blockstats", description :
         "Tells what disks or nodes were asked until now.", input : Some(generator
         .subschema_for:: < super::block_stats::QueryBlockstats > ()), output :
         Some(generator.subschema_for:: < Vec < super::block_stats::BlockStats > > ()), },
-        Entry { name : "qom-list", description : "Lists the properties of an object.",
-        input : Some(generator.subschema_for:: < super::qom::QomList > ()), output :
-        Some(generator.subschema_for:: < Vec < super::qom::ObjectPropertyInfo > > ()), },
-        Entry { name : "qom-get", description : "Reads one property of an object.", input
-        : Some(generator.subschema_for:: < super::qom::QomGet > ()), output :
-        Some(generator.subschema_for:: < serde_json::Value > ()), }, Entry { name :
-        "qom-set", description :
+        Entry { name : "transaction", description :
+        "Does all of several actions, or none of them. Everything that can fail (opening files, asking the open hook, checking who uses what) happens while the guest goes on; it waits only while the disks are exchanged.",
+        input : Some(generator.subschema_for:: < super::transaction::Transaction > ()),
+        output : None, }, Entry { name : "qom-list", description :
+        "Lists the properties of an object.", input : Some(generator.subschema_for:: <
+        super::qom::QomList > ()), output : Some(generator.subschema_for:: < Vec <
+        super::qom::ObjectPropertyInfo > > ()), }, Entry { name : "qom-get", description
+        : "Reads one property of an object.", input : Some(generator.subschema_for:: <
+        super::qom::QomGet > ()), output : Some(generator.subschema_for:: <
+        serde_json::Value > ()), }, Entry { name : "qom-set", description :
         "Changes one property of an object that is in use: the numbers of an iothread.",
         input : Some(generator.subschema_for:: < super::qom::QomSet > ()), output : None,
         }, Entry { name : "qom-list-properties", description :
@@ -234,10 +282,24 @@ pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
         super::run_state::VmInternalError > ()), }, Entry { name : "VSERPORT_CHANGE",
         description : "The guest opened or closed a port of a virtio-serial device.",
         input : None, output : Some(generator.subschema_for:: <
-        super::char::VserportChange > ()), }, Entry { name : "BLOCK_IO_ERROR",
-        description : "A request of a disk failed.", input : None, output :
-        Some(generator.subschema_for:: < super::block_core::BlockIoError > ()), }, Entry
-        { name : "DEVICE_DELETED", description :
+        super::char::VserportChange > ()), }, Entry { name : "BLOCK_JOB_COMPLETED",
+        description : "A job has ended.", input : None, output : Some(generator
+        .subschema_for:: < super::block_core::BlockJobCompleted > ()), }, Entry { name :
+        "BLOCK_JOB_CANCELLED", description : "A job was cancelled.", input : None, output
+        : Some(generator.subschema_for:: < super::block_core::BlockJobCancelled > ()), },
+        Entry { name : "BLOCK_JOB_READY", description : "A job can be completed.", input
+        : None, output : Some(generator.subschema_for:: <
+        super::block_core::BlockJobReady > ()), }, Entry { name : "BLOCK_JOB_ERROR",
+        description : "A request of a job failed.", input : None, output : Some(generator
+        .subschema_for:: < super::block_core::BlockJobError > ()), }, Entry { name :
+        "BLOCK_JOB_PENDING", description : "A job waits for job-finalize.", input : None,
+        output : Some(generator.subschema_for:: < super::block_core::BlockJobPending >
+        ()), }, Entry { name : "BLOCK_IO_ERROR", description :
+        "A request of a disk failed.", input : None, output : Some(generator
+        .subschema_for:: < super::block_core::BlockIoError > ()), }, Entry { name :
+        "JOB_STATUS_CHANGE", description : "A job has another state.", input : None,
+        output : Some(generator.subschema_for:: < super::job::JobStatusChange > ()), },
+        Entry { name : "DEVICE_DELETED", description :
         "A device is gone, and everything it used is free.", input : None, output :
         Some(generator.subschema_for:: < super::qdev::DeviceDeleted > ()), }
     ]

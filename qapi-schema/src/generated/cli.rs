@@ -863,10 +863,10 @@ pub struct DriveOptions {
     pub copy_on_read: Option<bool>,
     /// What to do when a write fails (default: report).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub werror: Option<super::devices::BlockdevOnError>,
+    pub werror: Option<super::block_core::BlockdevOnError>,
     /// What to do when a read fails (default: report).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rerror: Option<super::devices::BlockdevOnError>,
+    pub rerror: Option<super::block_core::BlockdevOnError>,
 }
 
 impl crate::input::FromMembers for DriveOptions {

@@ -172,60 +172,6 @@ impl crate::describe::Described for VirtioPciProperties {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
-/// What to do when a request of a disk fails.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    schemars::JsonSchema,
-)]
-pub enum BlockdevOnError {
-    /// Tell the guest.
-    #[serde(rename = "report")]
-    Report,
-    /// Tell the guest that all is well; not to be had.
-    #[serde(rename = "ignore")]
-    Ignore,
-    /// Stop the machine if the storage is full, else tell the guest; not to be had.
-    #[serde(rename = "enospc")]
-    Enospc,
-    /// Stop the machine; not to be had.
-    #[serde(rename = "stop")]
-    Stop,
-    /// Report.
-    #[serde(rename = "auto")]
-    Auto,
-}
-
-impl BlockdevOnError {
-    /// Every value, in the schema's order.
-    pub const ALL: &'static [Self] = &[
-        Self::Report,
-        Self::Ignore,
-        Self::Enospc,
-        Self::Stop,
-        Self::Auto,
-    ];
-    /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Report => "report",
-            Self::Ignore => "ignore",
-            Self::Enospc => "enospc",
-            Self::Stop => "stop",
-            Self::Auto => "auto",
-        }
-    }
-}
-
-crate::input::named_values!(BlockdevOnError);
-
 /// A virtio disk.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VirtioBlkProperties {
@@ -314,10 +260,10 @@ pub struct VirtioBlkProperties {
     pub write_zeroes: Option<bool>,
     /// What to do when a write fails (default: auto).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub werror: Option<BlockdevOnError>,
+    pub werror: Option<super::block_core::BlockdevOnError>,
     /// What to do when a read fails (default: auto).
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rerror: Option<BlockdevOnError>,
+    pub rerror: Option<super::block_core::BlockdevOnError>,
     /// Whether others may write to the medium at the same time (default: false).
     #[serde(rename = "share-rw")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -53,9 +53,27 @@ pub enum Event {
     /// The guest opened or closed a port of a virtio-serial device.
     #[serde(rename = "VSERPORT_CHANGE")]
     VserportChange(super::char::VserportChange),
+    /// A job has ended.
+    #[serde(rename = "BLOCK_JOB_COMPLETED")]
+    BlockJobCompleted(super::block_core::BlockJobCompleted),
+    /// A job was cancelled.
+    #[serde(rename = "BLOCK_JOB_CANCELLED")]
+    BlockJobCancelled(super::block_core::BlockJobCancelled),
+    /// A job can be completed.
+    #[serde(rename = "BLOCK_JOB_READY")]
+    BlockJobReady(super::block_core::BlockJobReady),
+    /// A request of a job failed.
+    #[serde(rename = "BLOCK_JOB_ERROR")]
+    BlockJobError(super::block_core::BlockJobError),
+    /// A job waits for job-finalize.
+    #[serde(rename = "BLOCK_JOB_PENDING")]
+    BlockJobPending(super::block_core::BlockJobPending),
     /// A request of a disk failed.
     #[serde(rename = "BLOCK_IO_ERROR")]
     BlockIoError(super::block_core::BlockIoError),
+    /// A job has another state.
+    #[serde(rename = "JOB_STATUS_CHANGE")]
+    JobStatusChange(super::job::JobStatusChange),
     /// A device is gone, and everything it used is free.
     #[serde(rename = "DEVICE_DELETED")]
     DeviceDeleted(super::qdev::DeviceDeleted),
@@ -76,7 +94,13 @@ impl Event {
         "GUEST_PVSHUTDOWN",
         "VM_INTERNAL_ERROR",
         "VSERPORT_CHANGE",
+        "BLOCK_JOB_COMPLETED",
+        "BLOCK_JOB_CANCELLED",
+        "BLOCK_JOB_READY",
+        "BLOCK_JOB_ERROR",
+        "BLOCK_JOB_PENDING",
         "BLOCK_IO_ERROR",
+        "JOB_STATUS_CHANGE",
         "DEVICE_DELETED",
     ];
     /// The name on the wire.
@@ -94,7 +118,13 @@ impl Event {
             Self::GuestPvshutdown => "GUEST_PVSHUTDOWN",
             Self::VmInternalError(_) => "VM_INTERNAL_ERROR",
             Self::VserportChange(_) => "VSERPORT_CHANGE",
+            Self::BlockJobCompleted(_) => "BLOCK_JOB_COMPLETED",
+            Self::BlockJobCancelled(_) => "BLOCK_JOB_CANCELLED",
+            Self::BlockJobReady(_) => "BLOCK_JOB_READY",
+            Self::BlockJobError(_) => "BLOCK_JOB_ERROR",
+            Self::BlockJobPending(_) => "BLOCK_JOB_PENDING",
             Self::BlockIoError(_) => "BLOCK_IO_ERROR",
+            Self::JobStatusChange(_) => "JOB_STATUS_CHANGE",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
         }
     }

@@ -244,6 +244,200 @@ impl crate::describe::Described for JobInfo {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Arguments of command `job-pause`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct JobPause {
+    /// Its id.
+    pub id: String,
+}
+
+impl crate::input::FromMembers for JobPause {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.required("id")?,
+        })
+    }
+}
+
+crate::input::object_type!(JobPause);
+
+impl crate::describe::Described for JobPause {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("id", "str", "its id"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `job-resume`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct JobResume {
+    /// Its id.
+    pub id: String,
+}
+
+impl crate::input::FromMembers for JobResume {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.required("id")?,
+        })
+    }
+}
+
+crate::input::object_type!(JobResume);
+
+impl crate::describe::Described for JobResume {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("id", "str", "its id"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `job-cancel`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct JobCancel {
+    /// Its id.
+    pub id: String,
+}
+
+impl crate::input::FromMembers for JobCancel {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.required("id")?,
+        })
+    }
+}
+
+crate::input::object_type!(JobCancel);
+
+impl crate::describe::Described for JobCancel {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("id", "str", "its id"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `job-complete`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct JobComplete {
+    /// Its id.
+    pub id: String,
+}
+
+impl crate::input::FromMembers for JobComplete {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.required("id")?,
+        })
+    }
+}
+
+crate::input::object_type!(JobComplete);
+
+impl crate::describe::Described for JobComplete {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("id", "str", "its id"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `job-dismiss`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct JobDismiss {
+    /// Its id.
+    pub id: String,
+}
+
+impl crate::input::FromMembers for JobDismiss {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.required("id")?,
+        })
+    }
+}
+
+crate::input::object_type!(JobDismiss);
+
+impl crate::describe::Described for JobDismiss {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("id", "str", "its id"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `job-finalize`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct JobFinalize {
+    /// Its id.
+    pub id: String,
+}
+
+impl crate::input::FromMembers for JobFinalize {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.required("id")?,
+        })
+    }
+}
+
+crate::input::object_type!(JobFinalize);
+
+impl crate::describe::Described for JobFinalize {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("id", "str", "its id"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Data of event `JOB_STATUS_CHANGE`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct JobStatusChange {
+    /// Its id.
+    pub id: String,
+    /// The new state.
+    pub status: JobStatus,
+}
+
+impl crate::input::FromMembers for JobStatusChange {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.required("id")?,
+            status: members.required("status")?,
+        })
+    }
+}
+
+crate::input::object_type!(JobStatusChange);
+
+impl crate::describe::Described for JobStatusChange {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("id", "str", "its id"),
+        crate::describe::MemberSpec::required("status", "JobStatus", "the new state")
+            .one_of(
+                &[
+                    "undefined",
+                    "created",
+                    "running",
+                    "paused",
+                    "ready",
+                    "standby",
+                    "waiting",
+                    "pending",
+                    "aborting",
+                    "concluded",
+                    "null",
+                ],
+            ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// The commands of `job.json`, for whoever implements them.
 pub trait Commands {
     /// Lists the jobs.
@@ -253,6 +447,42 @@ pub trait Commands {
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<Vec<JobInfo>, crate::QmpError>;
+    /// Has a job wait at its next step.
+    fn job_pause(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: JobPause,
+    ) -> Result<(), crate::QmpError>;
+    /// Has a job go on that was told to wait.
+    fn job_resume(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: JobResume,
+    ) -> Result<(), crate::QmpError>;
+    /// Ends a job without its result.
+    fn job_cancel(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: JobCancel,
+    ) -> Result<(), crate::QmpError>;
+    /// Has a job end that is ready.
+    fn job_complete(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: JobComplete,
+    ) -> Result<(), crate::QmpError>;
+    /// Forgets a job that is concluded.
+    fn job_dismiss(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: JobDismiss,
+    ) -> Result<(), crate::QmpError>;
+    /// Makes the result of a job so that is pending.
+    fn job_finalize(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: JobFinalize,
+    ) -> Result<(), crate::QmpError>;
 }
 
 /// Parses a command's arguments, runs it, and writes its reply.
@@ -266,6 +496,36 @@ pub fn dispatch(
         "query-jobs" => {
             crate::input::no_arguments(arguments)?;
             crate::Reply::of(&handler.query_jobs(cx)?)
+        }
+        "job-pause" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.job_pause(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "job-resume" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.job_resume(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "job-cancel" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.job_cancel(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "job-complete" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.job_complete(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "job-dismiss" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.job_dismiss(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "job-finalize" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.job_finalize(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

@@ -16,10 +16,11 @@ mod names;
 
 use std::fmt::Write as _;
 
+use qapi_schema::block_core::BlockdevOnError;
 use qapi_schema::block_core::{BlockdevDriver, BlockdevOptions};
 use qapi_schema::cli::{DriveInterface, DriveOptions};
 use qapi_schema::describe::Described;
-use qapi_schema::devices::{BlockdevOnError, DeviceOptions};
+use qapi_schema::devices::DeviceOptions;
 use qapi_schema::input::Mode;
 use serde_json::{Map, Value, json};
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use block::Usage;
 use devices::virtio::blk::{VirtioBlk, VirtioBlkSpec};
 use qapi_schema::QmpError;
+use qapi_schema::block_core::BlockdevOnError;
 use qapi_schema::common::OnOffAuto;
-use qapi_schema::devices::{BlockdevOnError, VirtioBlkProperties};
+use qapi_schema::devices::VirtioBlkProperties;
 
 use super::Plug;
 use super::pci::{plug_virtio, virtio_place};

@@ -2,20 +2,26 @@
 
 use std::sync::Arc;
 
+use block::job::Jobs;
 use block::{BlockError, NodeView};
 use devices::virtio::blk::VirtioBlk;
 use qapi_schema::block_core::{
-    BlockDeviceInfo, BlockDeviceIoStatus, BlockInfo, BlockJobInfo, BlockResize, BlockdevCacheInfo,
-    BlockdevDel, BlockdevDetectZeroesOptions, BlockdevOptions, Commands, ImageInfo,
-    QueryNamedBlockNodes,
+    BlockCommit, BlockDeviceInfo, BlockDeviceIoStatus, BlockInfo, BlockJobCancel, BlockJobComplete,
+    BlockJobDismiss, BlockJobFinalize, BlockJobInfo, BlockJobPause, BlockJobResume,
+    BlockJobSetSpeed, BlockResize, BlockStream, BlockdevCacheInfo, BlockdevDel,
+    BlockdevDetectZeroesOptions, BlockdevOptions, Commands, FileSnapshot, ImageInfo,
+    OverlaySnapshot, QueryNamedBlockNodes,
 };
 use qapi_schema::{Context, QmpError};
 
+use super::job;
 use crate::cli::config::DriveSpec;
 use crate::device_tree::path;
 use crate::drives::Drive;
+use crate::jobs::{self, End};
 use crate::plug::VIRTIO_CHILD;
 use crate::resolve;
+use crate::transaction::Action;
 use crate::vm::Vm;
 
 impl Commands for Vm {
@@ -32,6 +38,26 @@ impl Commands for Vm {
         self.graph
             .remove(&args.node_name)
             .map_err(|error| QmpError::from_error(&error))
+    }
+
+    fn blockdev_snapshot(
+        &mut self,
+        cx: &mut dyn Context,
+        args: OverlaySnapshot,
+    ) -> Result<(), QmpError> {
+        let door = self.door_of(cx);
+        let actions = vec![Action::Snapshot(args)];
+        self.transact(&door, actions).map(drop)
+    }
+
+    fn blockdev_snapshot_sync(
+        &mut self,
+        cx: &mut dyn Context,
+        args: FileSnapshot,
+    ) -> Result<(), QmpError> {
+        let door = self.door_of(cx);
+        let actions = vec![Action::SnapshotSync(args)];
+        self.transact(&door, actions).map(drop)
     }
 
     fn block_resize(&mut self, _cx: &mut dyn Context, args: BlockResize) -> Result<(), QmpError> {
@@ -71,9 +97,91 @@ impl Commands for Vm {
         Ok(info.chain(idle).collect())
     }
 
+    fn block_stream(&mut self, cx: &mut dyn Context, args: BlockStream) -> Result<(), QmpError> {
+        let door = self.door_of(cx);
+        self.begin_stream(&door, args)
+    }
+
+    fn block_commit(&mut self, cx: &mut dyn Context, args: BlockCommit) -> Result<(), QmpError> {
+        let door = self.door_of(cx);
+        self.begin_commit(&door, args)
+    }
+
+    fn block_job_set_speed(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: BlockJobSetSpeed,
+    ) -> Result<(), QmpError> {
+        self.block_job(&args.device, |jobs, _| {
+            jobs.set_speed(&args.device, jobs::speed(args.speed)?)
+                .map_err(job::refused)
+        })
+    }
+
+    fn block_job_cancel(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: BlockJobCancel,
+    ) -> Result<(), QmpError> {
+        let force = args.force.unwrap_or(false);
+        self.block_job(&args.device, |jobs, vm| {
+            jobs.cancel(&args.device, force, vm).map_err(job::refused)
+        })
+    }
+
+    fn block_job_pause(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: BlockJobPause,
+    ) -> Result<(), QmpError> {
+        self.block_job(&args.device, |jobs, _| {
+            jobs.pause(&args.device).map_err(job::refused)
+        })
+    }
+
+    fn block_job_resume(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: BlockJobResume,
+    ) -> Result<(), QmpError> {
+        self.block_job(&args.device, |jobs, _| {
+            jobs.resume(&args.device).map_err(job::refused)
+        })
+    }
+
+    fn block_job_complete(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: BlockJobComplete,
+    ) -> Result<(), QmpError> {
+        self.block_job(&args.device, |jobs, _| {
+            jobs.complete(&args.device).map_err(job::refused)
+        })
+    }
+
+    fn block_job_dismiss(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: BlockJobDismiss,
+    ) -> Result<(), QmpError> {
+        self.block_job(&args.id, |jobs, vm| {
+            jobs.dismiss(&args.id, vm).map_err(job::refused)
+        })
+    }
+
+    fn block_job_finalize(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: BlockJobFinalize,
+    ) -> Result<(), QmpError> {
+        self.block_job(&args.id, |jobs, vm| {
+            jobs.finalize(&args.id, vm).map_err(job::refused)
+        })
+    }
+
     fn query_block_jobs(&mut self, _cx: &mut dyn Context) -> Result<Vec<BlockJobInfo>, QmpError> {
-        // No command begins one.
-        Ok(Vec::new())
+        let views = self.jobs.views().filter(|view| view.kind.is_block_job());
+        Ok(views.map(job::block_job_info).collect())
     }
 
     fn query_named_block_nodes(
@@ -128,6 +236,16 @@ impl Vm {
                 node.unwrap_or_default()
             ))
         })
+    }
+
+    /// Tells a job something that works for the users of block nodes.
+    fn block_job(
+        &mut self,
+        id: &str,
+        tell: impl FnOnce(&mut Jobs<End>, &mut Self) -> Result<(), QmpError>,
+    ) -> Result<(), QmpError> {
+        self.jobs.check_block_job(id).map_err(job::refused)?;
+        self.with_jobs(tell)
     }
 
     fn resize_node(&mut self, name: &str, len: u64) -> Result<(), QmpError> {
@@ -229,7 +347,7 @@ impl Vm {
     }
 
     /// Gives the graph a thread if it will need one.
-    fn lend_thread(&mut self, spec: &block::spec::NodeSpec) -> Result<(), QmpError> {
+    pub(crate) fn lend_thread(&mut self, spec: &block::spec::NodeSpec) -> Result<(), QmpError> {
         if spec.driver.needs_thread() {
             let thread = self.default_iothread()?;
             self.graph.use_thread(thread);

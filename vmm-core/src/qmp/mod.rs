@@ -16,3 +16,4 @@ mod qdev;
 mod qom;
 mod run_state;
 mod sandbox;
+mod transaction;

@@ -126,6 +126,7 @@ impl Vm {
                 self.hear_notice(notice);
             }
             Letter::Ask(question) => self.open_hook.ask_for(question),
+            Letter::Job(id, news) => self.hear_job(&id, news),
             // Clients have been told, before the reply.
             Letter::Quit => self.ended = Some(ExitCode::SUCCESS),
             Letter::Vcpu(VcpuEvent::Fault { index, fault }) => self.hear_fault(index, &fault),

@@ -29,6 +29,7 @@ use std::time::Instant;
 pub use cell::VmCell;
 pub use machine::{CpuView, VmMachine, cpu_path};
 
+use block::job::Jobs;
 use block::{BlockGraph, IoThread, IoThreadSpec, Rings};
 use devices::chardev::{ChardevRegistry, ChardevSpec};
 use devices::reactor::Reactor;
@@ -47,6 +48,7 @@ use crate::drives::Drives;
 use crate::event_loop::{EventLoop, Mailbox};
 use crate::hmp::qemu_io::Outstanding;
 use crate::hook::OpenHook;
+use crate::jobs::End;
 use crate::memory::RamBackend;
 use crate::objects::Objects;
 use crate::qtest::Qtest;
@@ -134,6 +136,7 @@ pub struct Vm {
     pub(crate) objects: Objects,
     pub(crate) drives: Drives,
     pub(crate) graph: BlockGraph,
+    pub(crate) jobs: Jobs<End>,
     pub(crate) chardevs: ChardevRegistry,
     /// The chardevs that monitors talk through, and where each leads.
     pub(crate) monitor_chardevs: IndexMap<String, String>,
@@ -183,6 +186,7 @@ impl Vm {
             held_events: None,
             drives: Drives::default(),
             graph: BlockGraph::new(),
+            jobs: Jobs::default(),
             monitor_chardevs: IndexMap::new(),
             globals: Vec::new(),
             kvm_enabled: false,
@@ -307,8 +311,9 @@ impl Vm {
         for claim in claims {
             match claim {
                 Claim::Object(id) => self.objects.release(id, name),
-                Claim::Node(node) => {
-                    self.graph.detach(node, name);
+                // It may have another one by now: a snapshot's overlay.
+                Claim::Node(_) => {
+                    self.graph.detach_device(name);
                 }
                 // It goes only with a device that was there.
                 Claim::Drive(_) => {}

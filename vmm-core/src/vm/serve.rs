@@ -13,7 +13,7 @@ use std::sync::Arc;
 use monitor::Call;
 use qapi_schema::{
     Module, QmpError, Reply, block_core, block_stats, char, drivers, job, machine, migration, misc,
-    open_hook, pci, qdev, qom, run_state, sandbox,
+    open_hook, pci, qdev, qom, run_state, sandbox, transaction,
 };
 
 use super::Vm;
@@ -85,6 +85,7 @@ impl Vm {
             Module::Qom => qom::dispatch(self, name, call, arguments),
             Module::RunState => run_state::dispatch(self, name, call, arguments),
             Module::Sandbox => sandbox::dispatch(self, name, call, arguments),
+            Module::Transaction => transaction::dispatch(self, name, call, arguments),
             Module::Control | Module::Fds => Err(QmpError::command_not_found(name)),
         }
     }

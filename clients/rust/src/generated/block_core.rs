@@ -509,6 +509,79 @@ impl BlockResize {
     }
 }
 
+/// A snapshot with an overlay that is there.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct OverlaySnapshot {
+    /// The name of the node whose users get the overlay.
+    pub node: String,
+    /// The name of the overlay: a node that nothing uses and that has nothing behind it.
+    pub overlay: String,
+}
+
+impl OverlaySnapshot {
+    /// With what must be given, and all else absent.
+    pub fn new(node: impl Into<String>, overlay: impl Into<String>) -> Self {
+        Self {
+            node: node.into(),
+            overlay: overlay.into(),
+        }
+    }
+}
+
+/// Where an image comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[non_exhaustive]
+pub enum NewImageMode {
+    /// It is there.
+    #[serde(rename = "existing")]
+    Existing,
+    /// Not supported: make it with qemu-img, or hand in one that is made.
+    #[serde(rename = "absolute-paths")]
+    AbsolutePaths,
+    /// One that this version does not know. It can be received, not sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// A snapshot with an overlay that is opened on the way.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct FileSnapshot {
+    /// The drive or device whose node it is of; this or node-name must be given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// The name of that node.
+    #[serde(rename = "node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// The overlay: a path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID".
+    #[serde(rename = "snapshot-file")]
+    pub snapshot_file: String,
+    /// A name for the overlay, which must be new.
+    #[serde(rename = "snapshot-node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot_node_name: Option<String>,
+    /// What the overlay is (default: qcow2).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<String>,
+    /// Where it comes from; must be existing (default: absolute-paths).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mode: Option<NewImageMode>,
+}
+
+impl FileSnapshot {
+    /// With what must be given, and all else absent.
+    pub fn new(snapshot_file: impl Into<String>) -> Self {
+        Self {
+            device: None,
+            node_name: None,
+            snapshot_file: snapshot_file.into(),
+            snapshot_node_name: None,
+            format: None,
+            mode: None,
+        }
+    }
+}
+
 /// How a disk is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[non_exhaustive]
@@ -606,6 +679,343 @@ pub enum BlockJobInfoVariant {
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
+}
+
+/// What to do when a request of a disk or a job fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[non_exhaustive]
+pub enum BlockdevOnError {
+    /// Tell the guest; a job fails.
+    #[serde(rename = "report")]
+    Report,
+    /// Go on; a job fails at its end. Not to be had for disks.
+    #[serde(rename = "ignore")]
+    Ignore,
+    /// Stop if the storage is full, else report. Not to be had for disks.
+    #[serde(rename = "enospc")]
+    Enospc,
+    /// Stop: a job waits until it is told to try again. Not to be had for disks.
+    #[serde(rename = "stop")]
+    Stop,
+    /// Report.
+    #[serde(rename = "auto")]
+    Auto,
+    /// One that this version does not know. It can be received, not sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// Begins a job that moves what shows through an overlay into it, down to a base or all of it.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockStream {
+    /// The job's id; by default that of the drive.
+    #[serde(rename = "job-id")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<String>,
+    /// The drive, device or node: the overlay.
+    pub device: String,
+    /// The file name of the node down to which to go, which stays behind the overlay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// The same by node name.
+    #[serde(rename = "base-node")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_node: Option<String>,
+    /// What the image will say backs it (default: the name of the base).
+    #[serde(rename = "backing-file")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_file: Option<String>,
+    /// Accepted and without effect: what the image says of the format below is always a format
+    /// (default: false).
+    #[serde(rename = "backing-mask-protocol")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_mask_protocol: Option<bool>,
+    /// The lowest node that is moved, by node name, in place of base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bottom: Option<String>,
+    /// The most it may do in a second, in bytes; 0 is no limit (default: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed: Option<i64>,
+    /// What it does when a request fails; auto means report (default: report).
+    #[serde(rename = "on-error")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_error: Option<BlockdevOnError>,
+    /// Whether it finalizes by itself (default: true).
+    #[serde(rename = "auto-finalize")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_finalize: Option<bool>,
+    /// Whether it goes by itself once it is concluded (default: true).
+    #[serde(rename = "auto-dismiss")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_dismiss: Option<bool>,
+}
+
+impl BlockStream {
+    /// With what must be given, and all else absent.
+    pub fn new(device: impl Into<String>) -> Self {
+        Self {
+            job_id: None,
+            device: device.into(),
+            base: None,
+            base_node: None,
+            backing_file: None,
+            backing_mask_protocol: None,
+            bottom: None,
+            speed: None,
+            on_error: None,
+            auto_finalize: None,
+            auto_dismiss: None,
+        }
+    }
+}
+
+/// Begins a job that moves what nodes above a base hold into the base. If the topmost is what
+/// users write to, the job becomes ready, goes on following them, and job-complete gives them
+/// the base.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockCommit {
+    /// The job's id; by default that of the drive.
+    #[serde(rename = "job-id")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<String>,
+    /// The drive, device or node at the top of the chain.
+    pub device: String,
+    /// The node into which to move (default: the lowest of the chain).
+    #[serde(rename = "base-node")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_node: Option<String>,
+    /// The same by file name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// The topmost node that is moved (default: device).
+    #[serde(rename = "top-node")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top_node: Option<String>,
+    /// The same by file name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub top: Option<String>,
+    /// What the image above the topmost will say backs it (default: the name of the base).
+    #[serde(rename = "backing-file")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_file: Option<String>,
+    /// Accepted and without effect: what the image says of the format below is always a format
+    /// (default: false).
+    #[serde(rename = "backing-mask-protocol")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing_mask_protocol: Option<bool>,
+    /// The most it may do in a second, in bytes; 0 is no limit (default: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed: Option<i64>,
+    /// What it does when a request fails; auto means report (default: report).
+    #[serde(rename = "on-error")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_error: Option<BlockdevOnError>,
+    /// Whether it finalizes by itself (default: true).
+    #[serde(rename = "auto-finalize")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_finalize: Option<bool>,
+    /// Whether it goes by itself once it is concluded (default: true).
+    #[serde(rename = "auto-dismiss")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_dismiss: Option<bool>,
+}
+
+impl BlockCommit {
+    /// With what must be given, and all else absent.
+    pub fn new(device: impl Into<String>) -> Self {
+        Self {
+            job_id: None,
+            device: device.into(),
+            base_node: None,
+            base: None,
+            top_node: None,
+            top: None,
+            backing_file: None,
+            backing_mask_protocol: None,
+            speed: None,
+            on_error: None,
+            auto_finalize: None,
+            auto_dismiss: None,
+        }
+    }
+}
+
+/// Limits a job.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockJobSetSpeed {
+    /// The job's id.
+    pub device: String,
+    /// The most it may do in a second, in bytes; 0 is no limit.
+    pub speed: i64,
+}
+
+impl BlockJobSetSpeed {
+    /// With what must be given, and all else absent.
+    pub fn new(device: impl Into<String>, speed: i64) -> Self {
+        Self {
+            device: device.into(),
+            speed,
+        }
+    }
+}
+
+/// Ends a job without its result. One that is ready keeps what it has and ends well, unless it
+/// is forced.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockJobCancel {
+    /// The job's id.
+    pub device: String,
+    /// Whether to end it whatever its state (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+}
+
+impl BlockJobCancel {
+    /// With what must be given, and all else absent.
+    pub fn new(device: impl Into<String>) -> Self {
+        Self {
+            device: device.into(),
+            force: None,
+        }
+    }
+}
+
+/// Has a job wait at its next step.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockJobPause {
+    /// The job's id.
+    pub device: String,
+}
+
+impl BlockJobPause {
+    /// With what must be given, and all else absent.
+    pub fn new(device: impl Into<String>) -> Self {
+        Self { device: device.into() }
+    }
+}
+
+/// Has a job go on that was told to wait.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockJobResume {
+    /// The job's id.
+    pub device: String,
+}
+
+impl BlockJobResume {
+    /// With what must be given, and all else absent.
+    pub fn new(device: impl Into<String>) -> Self {
+        Self { device: device.into() }
+    }
+}
+
+/// Has a job end that is ready.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockJobComplete {
+    /// The job's id.
+    pub device: String,
+}
+
+impl BlockJobComplete {
+    /// With what must be given, and all else absent.
+    pub fn new(device: impl Into<String>) -> Self {
+        Self { device: device.into() }
+    }
+}
+
+/// Forgets a job that is concluded.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockJobDismiss {
+    /// The job's id.
+    pub id: String,
+}
+
+impl BlockJobDismiss {
+    /// With what must be given, and all else absent.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into() }
+    }
+}
+
+/// Makes the result of a job so that is pending.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockJobFinalize {
+    /// The job's id.
+    pub id: String,
+}
+
+impl BlockJobFinalize {
+    /// With what must be given, and all else absent.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into() }
+    }
+}
+
+/// A job has ended.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockJobCompleted {
+    /// What it does.
+    pub r#type: super::job::JobType,
+    /// The job's id.
+    pub device: String,
+    /// How much there is to do, in bytes.
+    pub len: i64,
+    /// How much is done, in bytes.
+    pub offset: i64,
+    /// The limit in bytes per second; 0 is none.
+    pub speed: i64,
+    /// Why it failed, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A job was cancelled.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockJobCancelled {
+    /// What it does.
+    pub r#type: super::job::JobType,
+    /// The job's id.
+    pub device: String,
+    /// How much there is to do, in bytes.
+    pub len: i64,
+    /// How much is done, in bytes.
+    pub offset: i64,
+    /// The limit in bytes per second; 0 is none.
+    pub speed: i64,
+}
+
+/// A job can be completed.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockJobReady {
+    /// What it does.
+    pub r#type: super::job::JobType,
+    /// The job's id.
+    pub device: String,
+    /// How much there is to do, in bytes.
+    pub len: i64,
+    /// How much is done, in bytes.
+    pub offset: i64,
+    /// The limit in bytes per second; 0 is none.
+    pub speed: i64,
+}
+
+/// A request of a job failed.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockJobError {
+    /// The job's id.
+    pub device: String,
+    /// What was tried.
+    pub operation: IoOperationType,
+    /// What the job does about it.
+    pub action: BlockErrorAction,
+}
+
+/// A job waits for job-finalize.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockJobPending {
+    /// What it does.
+    pub r#type: super::job::JobType,
+    /// The job's id.
+    pub id: String,
 }
 
 /// How a node is cached.
@@ -949,6 +1359,42 @@ impl crate::Command for BlockResize {
 }
 
 impl crate::Plain for BlockResize {}
+/// Puts an overlay between a node and everything that uses it: what is written from now on
+/// goes to the overlay, and the node keeps what it has. The node becomes read-only where that
+/// is possible.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(transparent)]
+pub struct BlockdevSnapshot(
+    /// What there is to say.
+    pub OverlaySnapshot,
+);
+
+impl crate::Command for BlockdevSnapshot {
+    const NAME: &'static str = "blockdev-snapshot";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockdevSnapshot {}
+/// Opens an overlay and does what blockdev-snapshot does with it.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(transparent)]
+pub struct BlockdevSnapshotSync(
+    /// What there is to say.
+    pub FileSnapshot,
+);
+
+impl crate::Command for BlockdevSnapshotSync {
+    const NAME: &'static str = "blockdev-snapshot-sync";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockdevSnapshotSync {}
 /// Lists the jobs that work on block nodes.
 ///
 /// Returns: one entry for each job.
@@ -961,6 +1407,87 @@ impl crate::Command for QueryBlockJobs {
 }
 
 impl crate::Plain for QueryBlockJobs {}
+impl crate::Command for BlockStream {
+    const NAME: &'static str = "block-stream";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockStream {}
+impl crate::Command for BlockCommit {
+    const NAME: &'static str = "block-commit";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockCommit {}
+impl crate::Command for BlockJobSetSpeed {
+    const NAME: &'static str = "block-job-set-speed";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockJobSetSpeed {}
+impl crate::Command for BlockJobCancel {
+    const NAME: &'static str = "block-job-cancel";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockJobCancel {}
+impl crate::Command for BlockJobPause {
+    const NAME: &'static str = "block-job-pause";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockJobPause {}
+impl crate::Command for BlockJobResume {
+    const NAME: &'static str = "block-job-resume";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockJobResume {}
+impl crate::Command for BlockJobComplete {
+    const NAME: &'static str = "block-job-complete";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockJobComplete {}
+impl crate::Command for BlockJobDismiss {
+    const NAME: &'static str = "block-job-dismiss";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockJobDismiss {}
+impl crate::Command for BlockJobFinalize {
+    const NAME: &'static str = "block-job-finalize";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockJobFinalize {}
 /// Lists the disks.
 ///
 /// Returns: one entry for each disk.

@@ -33,8 +33,20 @@ pub enum Event {
     VmInternalError(super::run_state::VmInternalError),
     /// The guest opened or closed a port of a virtio-serial device.
     VserportChange(super::char::VserportChange),
+    /// A job has ended.
+    BlockJobCompleted(super::block_core::BlockJobCompleted),
+    /// A job was cancelled.
+    BlockJobCancelled(super::block_core::BlockJobCancelled),
+    /// A job can be completed.
+    BlockJobReady(super::block_core::BlockJobReady),
+    /// A request of a job failed.
+    BlockJobError(super::block_core::BlockJobError),
+    /// A job waits for job-finalize.
+    BlockJobPending(super::block_core::BlockJobPending),
     /// A request of a disk failed.
     BlockIoError(super::block_core::BlockIoError),
+    /// A job has another state.
+    JobStatusChange(super::job::JobStatusChange),
     /// A device is gone, and everything it used is free.
     DeviceDeleted(super::qdev::DeviceDeleted),
     /// An event that this version does not know.
@@ -62,7 +74,13 @@ impl Event {
             Self::GuestPvshutdown => "GUEST_PVSHUTDOWN",
             Self::VmInternalError(_) => "VM_INTERNAL_ERROR",
             Self::VserportChange(_) => "VSERPORT_CHANGE",
+            Self::BlockJobCompleted(_) => "BLOCK_JOB_COMPLETED",
+            Self::BlockJobCancelled(_) => "BLOCK_JOB_CANCELLED",
+            Self::BlockJobReady(_) => "BLOCK_JOB_READY",
+            Self::BlockJobError(_) => "BLOCK_JOB_ERROR",
+            Self::BlockJobPending(_) => "BLOCK_JOB_PENDING",
             Self::BlockIoError(_) => "BLOCK_IO_ERROR",
+            Self::JobStatusChange(_) => "JOB_STATUS_CHANGE",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
             Self::Unknown { name, .. } => name,
         }
@@ -90,7 +108,21 @@ impl Event {
                     Self::VmInternalError(serde_json::from_value(data)?)
                 }
                 "VSERPORT_CHANGE" => Self::VserportChange(serde_json::from_value(data)?),
+                "BLOCK_JOB_COMPLETED" => {
+                    Self::BlockJobCompleted(serde_json::from_value(data)?)
+                }
+                "BLOCK_JOB_CANCELLED" => {
+                    Self::BlockJobCancelled(serde_json::from_value(data)?)
+                }
+                "BLOCK_JOB_READY" => Self::BlockJobReady(serde_json::from_value(data)?),
+                "BLOCK_JOB_ERROR" => Self::BlockJobError(serde_json::from_value(data)?),
+                "BLOCK_JOB_PENDING" => {
+                    Self::BlockJobPending(serde_json::from_value(data)?)
+                }
                 "BLOCK_IO_ERROR" => Self::BlockIoError(serde_json::from_value(data)?),
+                "JOB_STATUS_CHANGE" => {
+                    Self::JobStatusChange(serde_json::from_value(data)?)
+                }
                 "DEVICE_DELETED" => Self::DeviceDeleted(serde_json::from_value(data)?),
                 _ => Self::Unknown { name, data },
             },

@@ -100,6 +100,99 @@ pub struct JobInfo {
     pub error: Option<String>,
 }
 
+/// Has a job wait at its next step.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct JobPause {
+    /// Its id.
+    pub id: String,
+}
+
+impl JobPause {
+    /// With what must be given, and all else absent.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into() }
+    }
+}
+
+/// Has a job go on that was told to wait.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct JobResume {
+    /// Its id.
+    pub id: String,
+}
+
+impl JobResume {
+    /// With what must be given, and all else absent.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into() }
+    }
+}
+
+/// Ends a job without its result.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct JobCancel {
+    /// Its id.
+    pub id: String,
+}
+
+impl JobCancel {
+    /// With what must be given, and all else absent.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into() }
+    }
+}
+
+/// Has a job end that is ready.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct JobComplete {
+    /// Its id.
+    pub id: String,
+}
+
+impl JobComplete {
+    /// With what must be given, and all else absent.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into() }
+    }
+}
+
+/// Forgets a job that is concluded.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct JobDismiss {
+    /// Its id.
+    pub id: String,
+}
+
+impl JobDismiss {
+    /// With what must be given, and all else absent.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into() }
+    }
+}
+
+/// Makes the result of a job so that is pending.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct JobFinalize {
+    /// Its id.
+    pub id: String,
+}
+
+impl JobFinalize {
+    /// With what must be given, and all else absent.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into() }
+    }
+}
+
+/// A job has another state.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct JobStatusChange {
+    /// Its id.
+    pub id: String,
+    /// The new state.
+    pub status: JobStatus,
+}
+
 /// Lists the jobs.
 ///
 /// Returns: one entry for each job.
@@ -112,3 +205,57 @@ impl crate::Command for QueryJobs {
 }
 
 impl crate::Plain for QueryJobs {}
+impl crate::Command for JobPause {
+    const NAME: &'static str = "job-pause";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for JobPause {}
+impl crate::Command for JobResume {
+    const NAME: &'static str = "job-resume";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for JobResume {}
+impl crate::Command for JobCancel {
+    const NAME: &'static str = "job-cancel";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for JobCancel {}
+impl crate::Command for JobComplete {
+    const NAME: &'static str = "job-complete";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for JobComplete {}
+impl crate::Command for JobDismiss {
+    const NAME: &'static str = "job-dismiss";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for JobDismiss {}
+impl crate::Command for JobFinalize {
+    const NAME: &'static str = "job-finalize";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for JobFinalize {}

@@ -38,6 +38,9 @@ pub mod job;
 /// Disks: what they were asked.
 pub mod block_stats;
 
+/// Transactions: all of several actions, or none.
+pub mod transaction;
+
 /// Objects: backends with an id, and the tree that everything stands in.
 pub mod qom;
 

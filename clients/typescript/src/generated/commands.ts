@@ -5,11 +5,20 @@ import type {
   AddFdAliasArguments,
   AddFdArguments,
   AddfdInfo,
+  BlockCommitArguments,
   BlockDeviceInfo,
   BlockInfo,
+  BlockJobCancelArguments,
+  BlockJobCompleteArguments,
+  BlockJobDismissArguments,
+  BlockJobFinalizeArguments,
   BlockJobInfo,
+  BlockJobPauseArguments,
+  BlockJobResumeArguments,
+  BlockJobSetSpeedArguments,
   BlockResizeArguments,
   BlockStats,
+  BlockStreamArguments,
   BlockdevDelArguments,
   BlockdevOptions,
   ChardevAddArguments,
@@ -31,11 +40,18 @@ import type {
   FdLedger,
   FdUnclaimedSetArguments,
   FdsetInfo,
+  FileSnapshot,
   GetfdArguments,
   HotpluggableCPU,
   HumanMonitorCommandArguments,
   IOThreadInfo,
+  JobCancelArguments,
+  JobCompleteArguments,
+  JobDismissArguments,
+  JobFinalizeArguments,
   JobInfo,
+  JobPauseArguments,
+  JobResumeArguments,
   KvmInfo,
   MachineInfo,
   Memdev,
@@ -50,6 +66,7 @@ import type {
   OpenHookInfo,
   OpenHookSetArguments,
   OpenPlanEntry,
+  OverlaySnapshot,
   PciInfo,
   QomGetArguments,
   QomListArguments,
@@ -69,6 +86,7 @@ import type {
   SetActionArguments,
   StatusInfo,
   TargetInfo,
+  TransactionArguments,
   UuidInfo,
   VersionInfo,
 } from "./types.js";
@@ -466,12 +484,78 @@ export abstract class Commands extends Caller {
   }
 
   /**
+   * Puts an overlay between a node and everything that uses it: what is written from now on goes
+   * to the overlay, and the node keeps what it has. The node becomes read-only where that is
+   * possible.
+   */
+  blockdevSnapshot(args: OverlaySnapshot): Promise<void> {
+    return this.run("blockdev-snapshot", args);
+  }
+
+  /** Opens an overlay and does what blockdev-snapshot does with it. */
+  blockdevSnapshotSync(args: FileSnapshot): Promise<void> {
+    return this.run("blockdev-snapshot-sync", args);
+  }
+
+  /**
    * Lists the jobs that work on block nodes.
    *
    * @returns One entry for each job.
    */
   queryBlockJobs(): Promise<BlockJobInfo[]> {
     return this.run("query-block-jobs");
+  }
+
+  /** Begins a job that moves what shows through an overlay into it, down to a base or all of it. */
+  blockStream(args: BlockStreamArguments): Promise<void> {
+    return this.run("block-stream", args);
+  }
+
+  /**
+   * Begins a job that moves what nodes above a base hold into the base. If the topmost is what
+   * users write to, the job becomes ready, goes on following them, and job-complete gives them the
+   * base.
+   */
+  blockCommit(args: BlockCommitArguments): Promise<void> {
+    return this.run("block-commit", args);
+  }
+
+  /** Limits a job. */
+  blockJobSetSpeed(args: BlockJobSetSpeedArguments): Promise<void> {
+    return this.run("block-job-set-speed", args);
+  }
+
+  /**
+   * Ends a job without its result. One that is ready keeps what it has and ends well, unless it is
+   * forced.
+   */
+  blockJobCancel(args: BlockJobCancelArguments): Promise<void> {
+    return this.run("block-job-cancel", args);
+  }
+
+  /** Has a job wait at its next step. */
+  blockJobPause(args: BlockJobPauseArguments): Promise<void> {
+    return this.run("block-job-pause", args);
+  }
+
+  /** Has a job go on that was told to wait. */
+  blockJobResume(args: BlockJobResumeArguments): Promise<void> {
+    return this.run("block-job-resume", args);
+  }
+
+  /** Has a job end that is ready. */
+  blockJobComplete(args: BlockJobCompleteArguments): Promise<void> {
+    return this.run("block-job-complete", args);
+  }
+
+  /** Forgets a job that is concluded. */
+  blockJobDismiss(args: BlockJobDismissArguments): Promise<void> {
+    return this.run("block-job-dismiss", args);
+  }
+
+  /** Makes the result of a job so that is pending. */
+  blockJobFinalize(args: BlockJobFinalizeArguments): Promise<void> {
+    return this.run("block-job-finalize", args);
   }
 
   /**
@@ -501,6 +585,36 @@ export abstract class Commands extends Caller {
     return this.run("query-jobs");
   }
 
+  /** Has a job wait at its next step. */
+  jobPause(args: JobPauseArguments): Promise<void> {
+    return this.run("job-pause", args);
+  }
+
+  /** Has a job go on that was told to wait. */
+  jobResume(args: JobResumeArguments): Promise<void> {
+    return this.run("job-resume", args);
+  }
+
+  /** Ends a job without its result. */
+  jobCancel(args: JobCancelArguments): Promise<void> {
+    return this.run("job-cancel", args);
+  }
+
+  /** Has a job end that is ready. */
+  jobComplete(args: JobCompleteArguments): Promise<void> {
+    return this.run("job-complete", args);
+  }
+
+  /** Forgets a job that is concluded. */
+  jobDismiss(args: JobDismissArguments): Promise<void> {
+    return this.run("job-dismiss", args);
+  }
+
+  /** Makes the result of a job so that is pending. */
+  jobFinalize(args: JobFinalizeArguments): Promise<void> {
+    return this.run("job-finalize", args);
+  }
+
   /**
    * Tells what disks or nodes were asked until now.
    *
@@ -508,6 +622,15 @@ export abstract class Commands extends Caller {
    */
   queryBlockstats(args: QueryBlockstatsArguments = {}): Promise<BlockStats[]> {
     return this.run("query-blockstats", args);
+  }
+
+  /**
+   * Does all of several actions, or none of them. Everything that can fail (opening files, asking
+   * the open hook, checking who uses what) happens while the guest goes on; it waits only while
+   * the disks are exchanged.
+   */
+  transaction(args: TransactionArguments): Promise<void> {
+    return this.run("transaction", args);
   }
 
   /**

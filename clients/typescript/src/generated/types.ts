@@ -1724,6 +1724,37 @@ export interface BlockResizeArguments {
   size: number;
 }
 
+/** A snapshot with an overlay that is there. */
+export interface OverlaySnapshot {
+  /** The name of the node whose users get the overlay. */
+  node: string;
+  /** The name of the overlay: a node that nothing uses and that has nothing behind it. */
+  overlay: string;
+}
+
+/** Where an image comes from. */
+export type NewImageMode =
+  /** It is there. */
+  | "existing"
+  /** Not supported: make it with qemu-img, or hand in one that is made. */
+  | "absolute-paths";
+
+/** A snapshot with an overlay that is opened on the way. */
+export interface FileSnapshot {
+  /** The drive or device whose node it is of; this or node-name must be given. */
+  device?: string;
+  /** The name of that node. */
+  "node-name"?: string;
+  /** The overlay: a path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID". */
+  "snapshot-file": string;
+  /** A name for the overlay, which must be new. */
+  "snapshot-node-name"?: string;
+  /** What the overlay is (default: qcow2). */
+  format?: string;
+  /** Where it comes from; must be existing (default: absolute-paths). */
+  mode?: NewImageMode;
+}
+
 /** How a disk is doing. */
 export type BlockDeviceIoStatus =
   /** Well. */
@@ -1787,6 +1818,187 @@ export interface BlockJobInfoAlways {
   "auto-dismiss": boolean;
   /** Why it failed, if it did. */
   error?: string;
+}
+
+/** What to do when a request of a disk or a job fails. */
+export type BlockdevOnError =
+  /** Tell the guest; a job fails. */
+  | "report"
+  /** Go on; a job fails at its end. Not to be had for disks. */
+  | "ignore"
+  /** Stop if the storage is full, else report. Not to be had for disks. */
+  | "enospc"
+  /** Stop: a job waits until it is told to try again. Not to be had for disks. */
+  | "stop"
+  /** Report. */
+  | "auto";
+
+/** Arguments of command `block-stream`. */
+export interface BlockStreamArguments {
+  /** The job's id; by default that of the drive. */
+  "job-id"?: string;
+  /** The drive, device or node: the overlay. */
+  device: string;
+  /** The file name of the node down to which to go, which stays behind the overlay. */
+  base?: string;
+  /** The same by node name. */
+  "base-node"?: string;
+  /** What the image will say backs it (default: the name of the base). */
+  "backing-file"?: string;
+  /**
+   * Accepted and without effect: what the image says of the format below is always a format
+   * (default: false).
+   */
+  "backing-mask-protocol"?: boolean;
+  /** The lowest node that is moved, by node name, in place of base. */
+  bottom?: string;
+  /** The most it may do in a second, in bytes; 0 is no limit (default: 0). */
+  speed?: number;
+  /** What it does when a request fails; auto means report (default: report). */
+  "on-error"?: BlockdevOnError;
+  /** Whether it finalizes by itself (default: true). */
+  "auto-finalize"?: boolean;
+  /** Whether it goes by itself once it is concluded (default: true). */
+  "auto-dismiss"?: boolean;
+}
+
+/** Arguments of command `block-commit`. */
+export interface BlockCommitArguments {
+  /** The job's id; by default that of the drive. */
+  "job-id"?: string;
+  /** The drive, device or node at the top of the chain. */
+  device: string;
+  /** The node into which to move (default: the lowest of the chain). */
+  "base-node"?: string;
+  /** The same by file name. */
+  base?: string;
+  /** The topmost node that is moved (default: device). */
+  "top-node"?: string;
+  /** The same by file name. */
+  top?: string;
+  /** What the image above the topmost will say backs it (default: the name of the base). */
+  "backing-file"?: string;
+  /**
+   * Accepted and without effect: what the image says of the format below is always a format
+   * (default: false).
+   */
+  "backing-mask-protocol"?: boolean;
+  /** The most it may do in a second, in bytes; 0 is no limit (default: 0). */
+  speed?: number;
+  /** What it does when a request fails; auto means report (default: report). */
+  "on-error"?: BlockdevOnError;
+  /** Whether it finalizes by itself (default: true). */
+  "auto-finalize"?: boolean;
+  /** Whether it goes by itself once it is concluded (default: true). */
+  "auto-dismiss"?: boolean;
+}
+
+/** Arguments of command `block-job-set-speed`. */
+export interface BlockJobSetSpeedArguments {
+  /** The job's id. */
+  device: string;
+  /** The most it may do in a second, in bytes; 0 is no limit. */
+  speed: number;
+}
+
+/** Arguments of command `block-job-cancel`. */
+export interface BlockJobCancelArguments {
+  /** The job's id. */
+  device: string;
+  /** Whether to end it whatever its state (default: false). */
+  force?: boolean;
+}
+
+/** Arguments of command `block-job-pause`. */
+export interface BlockJobPauseArguments {
+  /** The job's id. */
+  device: string;
+}
+
+/** Arguments of command `block-job-resume`. */
+export interface BlockJobResumeArguments {
+  /** The job's id. */
+  device: string;
+}
+
+/** Arguments of command `block-job-complete`. */
+export interface BlockJobCompleteArguments {
+  /** The job's id. */
+  device: string;
+}
+
+/** Arguments of command `block-job-dismiss`. */
+export interface BlockJobDismissArguments {
+  /** The job's id. */
+  id: string;
+}
+
+/** Arguments of command `block-job-finalize`. */
+export interface BlockJobFinalizeArguments {
+  /** The job's id. */
+  id: string;
+}
+
+/** Data of event `BLOCK_JOB_COMPLETED`. */
+export interface BlockJobCompletedData {
+  /** What it does. */
+  type: JobType;
+  /** The job's id. */
+  device: string;
+  /** How much there is to do, in bytes. */
+  len: number;
+  /** How much is done, in bytes. */
+  offset: number;
+  /** The limit in bytes per second; 0 is none. */
+  speed: number;
+  /** Why it failed, if it did. */
+  error?: string;
+}
+
+/** Data of event `BLOCK_JOB_CANCELLED`. */
+export interface BlockJobCancelledData {
+  /** What it does. */
+  type: JobType;
+  /** The job's id. */
+  device: string;
+  /** How much there is to do, in bytes. */
+  len: number;
+  /** How much is done, in bytes. */
+  offset: number;
+  /** The limit in bytes per second; 0 is none. */
+  speed: number;
+}
+
+/** Data of event `BLOCK_JOB_READY`. */
+export interface BlockJobReadyData {
+  /** What it does. */
+  type: JobType;
+  /** The job's id. */
+  device: string;
+  /** How much there is to do, in bytes. */
+  len: number;
+  /** How much is done, in bytes. */
+  offset: number;
+  /** The limit in bytes per second; 0 is none. */
+  speed: number;
+}
+
+/** Data of event `BLOCK_JOB_ERROR`. */
+export interface BlockJobErrorData {
+  /** The job's id. */
+  device: string;
+  /** What was tried. */
+  operation: IoOperationType;
+  /** What the job does about it. */
+  action: BlockErrorAction;
+}
+
+/** Data of event `BLOCK_JOB_PENDING`. */
+export interface BlockJobPendingData {
+  /** What it does. */
+  type: JobType;
+  /** The job's id. */
+  id: string;
 }
 
 /** How a node is cached. */
@@ -2049,6 +2261,50 @@ export interface JobInfo {
   error?: string;
 }
 
+/** Arguments of command `job-pause`. */
+export interface JobPauseArguments {
+  /** Its id. */
+  id: string;
+}
+
+/** Arguments of command `job-resume`. */
+export interface JobResumeArguments {
+  /** Its id. */
+  id: string;
+}
+
+/** Arguments of command `job-cancel`. */
+export interface JobCancelArguments {
+  /** Its id. */
+  id: string;
+}
+
+/** Arguments of command `job-complete`. */
+export interface JobCompleteArguments {
+  /** Its id. */
+  id: string;
+}
+
+/** Arguments of command `job-dismiss`. */
+export interface JobDismissArguments {
+  /** Its id. */
+  id: string;
+}
+
+/** Arguments of command `job-finalize`. */
+export interface JobFinalizeArguments {
+  /** Its id. */
+  id: string;
+}
+
+/** Data of event `JOB_STATUS_CHANGE`. */
+export interface JobStatusChangeData {
+  /** Its id. */
+  id: string;
+  /** The new state. */
+  status: JobStatus;
+}
+
 /** What a disk was asked during an interval. */
 export interface BlockDeviceTimedStats {
   /** How long the interval is, in seconds. */
@@ -2183,6 +2439,66 @@ export interface BlockStats {
 export interface QueryBlockstatsArguments {
   /** Whether to list nodes instead of disks (default: false). */
   "query-nodes"?: boolean;
+}
+
+/** Nothing: this action fails. */
+export interface Abort {}
+
+/** What an action of a transaction does. */
+export type TransactionActionKind =
+  /** It fails, and with it the whole transaction. */
+  | "abort"
+  /** What the command of that name does. */
+  | "blockdev-snapshot"
+  /** What the command of that name does. */
+  | "blockdev-snapshot-sync";
+
+/** An action that fails. */
+export interface AbortWrapper {
+  /** Nothing. */
+  data: Abort;
+}
+
+/** A snapshot as an action. */
+export interface BlockdevSnapshotWrapper {
+  /** Its arguments. */
+  data: OverlaySnapshot;
+}
+
+/** A snapshot as an action. */
+export interface BlockdevSnapshotSyncWrapper {
+  /** Its arguments. */
+  data: FileSnapshot;
+}
+
+/** One action of a transaction. */
+export type TransactionAction =
+  /** It fails, and with it the whole transaction. */
+  | ({ type: "abort" } & AbortWrapper)
+  /** What the command of that name does. */
+  | ({ type: "blockdev-snapshot" } & BlockdevSnapshotWrapper)
+  /** What the command of that name does. */
+  | ({ type: "blockdev-snapshot-sync" } & BlockdevSnapshotSyncWrapper);
+
+/** What becomes of jobs that a transaction has begun once one of them fails. */
+export type ActionCompletionMode =
+  /** The others go on. */
+  | "individual"
+  /** The others are cancelled. */
+  | "grouped";
+
+/** How a transaction is done. */
+export interface TransactionProperties {
+  /** What becomes of its jobs once one fails (default: individual). */
+  "completion-mode"?: ActionCompletionMode;
+}
+
+/** Arguments of command `transaction`. */
+export interface TransactionArguments {
+  /** What to do, in this order. */
+  actions: TransactionAction[];
+  /** How. */
+  properties?: TransactionProperties;
 }
 
 /** One property of an object or type. */
@@ -2462,19 +2778,6 @@ export interface ObjectDelArguments {
   /** Its id. */
   id: string;
 }
-
-/** What to do when a request of a disk fails. */
-export type BlockdevOnError =
-  /** Tell the guest. */
-  | "report"
-  /** Tell the guest that all is well; not to be had. */
-  | "ignore"
-  /** Stop the machine if the storage is full, else tell the guest; not to be had. */
-  | "enospc"
-  /** Stop the machine; not to be had. */
-  | "stop"
-  /** Report. */
-  | "auto";
 
 /** A virtio disk. */
 export interface VirtioBlkProperties {

@@ -20,13 +20,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::task::{Wake, Waker};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use fdset::OpenFile;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::buffers::Window;
 use super::executor::TaskSet;
-use super::ring::{Op, Ring, Watch};
+use super::ring::{Op, Ring, Timer, Watch};
 use super::rings::{NoRing, Rings};
 
 /// How many tasks run at once on one thread; more wait for their turn.
@@ -176,6 +177,11 @@ impl Io {
     /// fallocate(2) with its mode bits.
     pub fn allocate(&self, file: &Arc<OpenFile>, mode: i32, offset: u64, len: u64) -> Op {
         self.ring.fallocate(file, mode, offset, len)
+    }
+
+    /// Rests for a while; dropping it early ends the rest.
+    pub fn sleep(&self, rest: Duration) -> Timer {
+        self.ring.timeout(rest)
     }
 
     /// Watches an eventfd, and keeps it until the watch ends.
@@ -483,6 +489,20 @@ mod tests {
                     .expect("event");
             })
             .expect("answer");
+    }
+
+    #[test]
+    fn rest_lasts_as_long_as_asked_and_ends_with_its_dropping() {
+        let thread = thread("t4");
+        let rested = thread.run(|io| async move {
+            let began = std::time::Instant::now();
+            drop(io.sleep(Duration::from_secs(3600)));
+            io.sleep(Duration::from_millis(20)).await.expect("a timer");
+            began.elapsed()
+        });
+        assert!(rested.expect("answer") >= Duration::from_millis(20));
+        // Ends at once: the long rest is over.
+        drop(thread);
     }
 
     #[test]

@@ -28,5 +28,5 @@ pub(crate) mod transfer;
 pub use buffers::{AlignedBuf, GuestView, OutsideMemory, Segments, Window};
 pub use executor::TaskSet;
 pub use iothread::{Io, IoThread, IoThreadError, IoThreadSpec};
-pub use ring::{Op, Watch};
+pub use ring::{Op, Timer, Watch};
 pub use rings::Rings;

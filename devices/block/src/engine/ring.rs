@@ -7,7 +7,7 @@
 //! ```
 //!
 //! This is the only place that writes submission entries. The operations are: readv, writev, fsync,
-//! fallocate, poll_add, async_cancel; no ring can do any other (`rings`).
+//! fallocate, timeout, poll_add, async_cancel; no ring can do any other (`rings`).
 #![expect(
     unsafe_code,
     reason = "submission entries carry addresses and fd numbers"
@@ -24,6 +24,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use fdset::OpenFile;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
@@ -60,6 +61,7 @@ struct Slot {
     memory: Keep,
     file: Option<Arc<OpenFile>>,
     watched: Option<Box<dyn AsRawFd>>,
+    timer: Option<Box<types::Timespec>>,
 }
 
 impl Slot {
@@ -70,6 +72,7 @@ impl Slot {
             memory: Keep::Nothing,
             file: None,
             watched: None,
+            timer: None,
         }
     }
 
@@ -79,6 +82,7 @@ impl Slot {
         self.memory = Keep::Nothing;
         self.file = None;
         self.watched = None;
+        self.timer = None;
     }
 }
 
@@ -300,6 +304,27 @@ impl Ring {
         })
     }
 
+    /// Completes after `rest`.
+    pub(super) fn timeout(self: &Rc<Self>, rest: Duration) -> Timer {
+        let (index, entry) = {
+            let mut slots = self.slots.borrow_mut();
+            let index = slots.take();
+            let slot = &mut slots.all[index];
+            slot.state = State::Waiting(None);
+            let timer = slot.timer.insert(Box::new(rest.into()));
+            let timer: *const types::Timespec = &raw const **timer;
+            (index, opcode::Timeout::new(timer).build())
+        };
+        if let Err(error) = self.submit(&entry.user_data(index as u64)) {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            self.slots.borrow_mut().all[index].state = State::Done(-errno);
+        }
+        Timer(Op {
+            ring: Rc::clone(self),
+            index: Some(index),
+        })
+    }
+
     /// Watches an eventfd until the watch is dropped. The fd's counter is never read: each signal
     /// is one event.
     pub(super) fn watch(self: &Rc<Self>, fd: Box<dyn AsRawFd>) -> io::Result<Watch> {
@@ -386,6 +411,38 @@ impl Drop for Op {
             Some(State::Done(_)) => slots.give_back(index),
             Some(state) => *state = State::Orphaned,
             None => {}
+        }
+    }
+}
+
+/// A rest, which ends early where it is dropped.
+#[must_use = "a rest is awaited, or it is over at once"]
+pub struct Timer(Op);
+
+impl Future for Timer {
+    type Output = io::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match Pin::new(&mut self.0).poll(cx) {
+            Poll::Pending => Poll::Pending,
+            // The kernel's word for a timer that has run out.
+            Poll::Ready(Err(error)) if error.raw_os_error() == Some(libc::ETIME) => {
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(result) => Poll::Ready(result.map(drop)),
+        }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        let waiting = self.0.index.filter(|index| {
+            let slots = self.0.ring.slots.borrow();
+            let state = slots.all.get(*index).map(|slot| &slot.state);
+            matches!(state, Some(State::Waiting(_)))
+        });
+        if let Some(index) = waiting {
+            self.0.ring.cancel(index);
         }
     }
 }

@@ -25,11 +25,12 @@ use io_uring::{Builder, IoUring, opcode};
 const ENTRIES: u32 = 256;
 
 /// All that a ring of ours can do.
-const OPERATIONS: [u8; 6] = [
+const OPERATIONS: [u8; 7] = [
     opcode::Readv::CODE,
     opcode::Writev::CODE,
     opcode::Fsync::CODE,
     opcode::Fallocate::CODE,
+    opcode::Timeout::CODE,
     opcode::PollAdd::CODE,
     opcode::AsyncCancel::CODE,
 ];

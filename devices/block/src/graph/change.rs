@@ -11,7 +11,7 @@ use std::time::Duration;
 use fdset::Door;
 
 use super::sketch::{Drawn, Link, Sketch, link_of};
-use super::{BlockGraph, Entry, Owner};
+use super::{BlockGraph, Entry, Hold, Owner};
 use crate::drain::{Drain, Gate};
 use crate::error::BlockError;
 use crate::node::NodeRef;
@@ -36,6 +36,17 @@ impl BlockGraph {
             sketch.draw(name, drawn(entry));
         }
         sketch
+    }
+
+    /// Draws a node that came after the sketch was made, with what stands below it.
+    pub fn draw_into(&self, sketch: &mut Sketch, name: &str) {
+        let mut new = vec![name.to_owned()];
+        while let Some(name) = new.pop() {
+            if let (None, Some(entry)) = (sketch.node(&name), self.nodes.get(&name)) {
+                sketch.draw(&name, drawn(entry));
+                new.extend(entry.children.edges().map(|edge| edge.child.clone()));
+            }
+        }
     }
 
     /// Plans a snapshot on a sketch which may hold others of the same transaction.
@@ -89,6 +100,15 @@ impl BlockGraph {
     fn move_users(&mut self, from: &str, to: &NodeRef) -> Vec<NodeRef> {
         let mut old = Vec::new();
         let mut users = Vec::new();
+        let owner = |name: &str| self.nodes.get(name).map(|entry| entry.owner);
+        if (owner(from), owner(to.name())) == (Some(Owner::Drive), Some(Owner::Parent)) {
+            // The drive goes along, and what it had belongs to whoever stands on it.
+            for (name, owner) in [(from, Owner::Parent), (to.name(), Owner::Drive)] {
+                if let Some(entry) = self.nodes.get_mut(name) {
+                    entry.owner = owner;
+                }
+            }
+        }
         if let Some(entry) = self.nodes.get_mut(from) {
             users = std::mem::take(&mut entry.devices);
         }
@@ -217,6 +237,11 @@ impl BlockGraph {
                 continue;
             };
             gates.extend(entry.devices.iter().map(|user| user.root.gate().clone()));
+            for hold in &entry.jobs {
+                if !gates.iter().any(|gate| gate.is(&hold.gate)) {
+                    gates.push(hold.gate.clone());
+                }
+            }
             open.extend(self.parents(name).map(|(_, parent)| parent));
         }
         Drain::begin(gates)
@@ -275,9 +300,9 @@ impl BlockGraph {
     pub fn check_idle(&self, name: &str) -> Result<(), BlockError> {
         match self.entry(name)?.jobs.first() {
             None => Ok(()),
-            Some((_, kind)) => Err(BlockError::Busy {
+            Some(hold) => Err(BlockError::Busy {
                 node: name.to_owned(),
-                kind,
+                kind: hold.kind,
             }),
         }
     }
@@ -291,13 +316,18 @@ impl BlockGraph {
         names: &[String],
         job: &str,
         kind: &'static str,
+        gate: &Gate,
     ) -> Result<(), BlockError> {
         for name in names {
             self.check_idle(name)?;
         }
         for name in names {
             if let Some(entry) = self.nodes.get_mut(name) {
-                entry.jobs.push((job.to_owned(), kind));
+                entry.jobs.push(Hold {
+                    job: job.to_owned(),
+                    kind,
+                    gate: gate.clone(),
+                });
             }
         }
         Ok(())
@@ -306,7 +336,7 @@ impl BlockGraph {
     /// Gives back what a job held.
     pub fn let_go(&mut self, job: &str) {
         for entry in self.nodes.values_mut() {
-            entry.jobs.retain(|(id, _)| id != job);
+            entry.jobs.retain(|hold| hold.job != job);
         }
     }
 
@@ -327,6 +357,11 @@ impl BlockGraph {
                 gone.extend(entry.children.into_edges().map(|edge| edge.child));
             }
         }
+    }
+
+    /// Removes an overlay that was added for nothing.
+    pub fn abandon(&mut self, name: &str) {
+        self.release_unused(name);
     }
 
     /// The node that shows through `name`, if there is one.

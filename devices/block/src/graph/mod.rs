@@ -32,6 +32,7 @@ use fdset::{Access, Door, Request, Role};
 use indexmap::IndexMap;
 
 use self::place::{Children, place_child};
+use crate::drain::Gate;
 use crate::engine::IoThread;
 use crate::error::BlockError;
 use crate::format::blkdebug::rules::Rules;
@@ -75,7 +76,16 @@ struct Entry {
     children: Children,
     devices: Vec<Device>,
     /// Jobs that work on it, and what each is: the node and its place stay as they are.
-    jobs: Vec<(String, &'static str)>,
+    jobs: Vec<Hold>,
+}
+
+/// A job's hold on a node.
+#[derive(Clone, Debug)]
+struct Hold {
+    job: String,
+    kind: &'static str,
+    /// Where the job's loop is parked.
+    gate: Gate,
 }
 
 /// The nodes and how they hang together.
@@ -159,6 +169,15 @@ impl BlockGraph {
     /// As [`add`](Self::add).
     pub fn add_drive(&mut self, door: &Door, spec: NodeSpec) -> Result<NodeRef, BlockError> {
         self.add_owned(door, spec, Owner::Drive)
+    }
+
+    /// Adds a node that nobody removes by name, as the overlay of a snapshot: it goes with its
+    /// last user. Until it has one, [`abandon`](Self::abandon) removes it.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    pub fn add_overlay(&mut self, door: &Door, spec: NodeSpec) -> Result<NodeRef, BlockError> {
+        self.add_owned(door, spec, Owner::Parent)
     }
 
     fn add_owned(
@@ -405,6 +424,7 @@ impl BlockGraph {
     /// # Errors
     /// There is no such node, it is read-only, or somebody relies on its length.
     pub fn to_resize(&self, name: &str, by: &str) -> Result<NodeRef, BlockError> {
+        self.check_idle(name)?;
         let node = self.entry(name)?.node.clone();
         if node.is_read_only() {
             return Err(BlockError::ReadOnly {
@@ -417,6 +437,14 @@ impl BlockGraph {
         };
         self.check_user(name, by.to_owned(), usage)?;
         Ok(node)
+    }
+
+    /// Takes back what [`attach`](Self::attach) gave, whichever node the device has by now.
+    pub fn detach_device(&mut self, device: &str) -> bool {
+        let has = |entry: &Entry| entry.devices.iter().any(|user| user.id == device);
+        let node = self.nodes.iter().find(|(_, entry)| has(entry));
+        let node = node.map(|(name, _)| name.clone());
+        node.is_some_and(|name| self.detach(&name, device))
     }
 
     /// Whether everyone who uses `name`, or what it stands on, agrees with one more user.

@@ -608,7 +608,7 @@ fn snapshot_moves_the_disk_to_the_overlay_and_a_second_use_of_it_is_refused() {
         "The overlay is already in use"
     );
     graph
-        .hold(&["one".to_owned()], "job0", "commit")
+        .hold(&["one".to_owned()], "job0", "commit", &Gate::new())
         .expect("idle");
     assert_eq!(
         refusal(graph.plan_snapshot(&mut sketch, "one", "two")),

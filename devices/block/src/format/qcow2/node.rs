@@ -165,6 +165,10 @@ impl BlockNode for Qcow2Node {
         Box::pin(self.image.resize(io, len))
     }
 
+    fn populate<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a> {
+        Box::pin(self.image.populate(io, offset, len))
+    }
+
     fn settle<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
         Box::pin(self.image.settle(io))
     }

@@ -12,11 +12,14 @@ use std::sync::atomic::Ordering;
 use super::allocate::Fresh;
 use super::geometry::{Cluster, Standard};
 use super::image::{Image, Meta};
+use super::map::Kind;
 use crate::engine::{Io, Segments, Window};
 use crate::node::{WriteFlags, errno};
 
 /// The most bytes written in one piece.
 const MAX_PIECE: u64 = 8 << 20;
+/// The most bytes copied up from below in one piece.
+const MAX_COPY: u64 = 1 << 20;
 /// Up to so many bytes the data and what surrounds them are put together in memory.
 const MAX_BOUNCE: u64 = 256 << 10;
 
@@ -56,10 +59,19 @@ impl Image {
     /// Writes the first part of a range; returns how much.
     async fn write_piece(&self, io: &Io, guest: u64, from: Window<'_>) -> io::Result<u64> {
         let geometry = self.geometry;
-        let slice_end = (self.map.slice_of(guest) + 1).saturating_mul(self.map.slice_span());
-        let from = from.part(0, slice_end - guest);
+        let from = from.part(0, self.slice_end(guest) - guest);
         let all = geometry.floor(guest)..geometry.ceil(guest + from.len());
         let _range = self.ranges.take(all).await;
+        self.write_held(io, guest, from).await
+    }
+
+    /// Where the slice of tables ends that has this guest offset.
+    fn slice_end(&self, guest: u64) -> u64 {
+        (self.map.slice_of(guest) + 1).saturating_mul(self.map.slice_span())
+    }
+
+    /// Writes the first part of a range that is taken, within one slice; returns how much.
+    async fn write_held(&self, io: &Io, guest: u64, from: Window<'_>) -> io::Result<u64> {
         let plan = {
             let mut meta = self.meta.take().await;
             self.begin_writing(io, &mut meta).await?;
@@ -79,6 +91,33 @@ impl Image {
         self.own_table(io, &mut meta, guest).await?;
         self.link(io, &mut meta, guest, &plan).await?;
         Ok(plan.len)
+    }
+
+    /// Copies what shows through from below in a range to where nothing is stored yet. A write of
+    /// the same range waits, or was first and wins.
+    pub(super) async fn populate(&self, io: &Io, guest: u64, len: u64) -> io::Result<()> {
+        let end = guest.saturating_add(len);
+        let room = usize::try_from(MAX_COPY.min(len)).map_err(io::Error::other)?;
+        let buffer = Segments::owned(room, 4096)?;
+        let mut at = guest;
+        while at < end {
+            let most = end.min(self.slice_end(at)) - at;
+            let piece = most.min(MAX_COPY);
+            let all = self.geometry.floor(at)..self.geometry.ceil(at + piece);
+            let _range = self.ranges.take(all).await;
+            let (kind, run) = {
+                let run = self.find(io, at, piece).await?;
+                (run.kind, run.len)
+            };
+            if !matches!(kind, Kind::Below) {
+                at += run;
+                continue;
+            }
+            let part = buffer.all().part(0, run);
+            self.read(io, at, part).await?;
+            at += self.write_held(io, at, part).await?;
+        }
+        Ok(())
     }
 
     /// What the entry of a guest offset says; its slice is here.

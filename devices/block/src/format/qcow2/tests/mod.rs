@@ -10,6 +10,7 @@
 
 mod crash;
 mod crossed;
+mod jobs;
 mod kept;
 mod made;
 mod memory;

@@ -1,0 +1,181 @@
+//! Which parts of a node were written: one bit for each piece, set when a write has ended.
+//!
+//! ```text
+//!   write ends ──► mark ──► |..1..11....1.| ──► take ──► a run of pieces to copy, bits cleared
+//! ```
+//!
+//! Whoever takes a run clears its bits before it reads the bytes, and a write sets them after it
+//! has ended: so bytes that changed during the reading are marked again, and none is missed.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// The maps that want to know of a node's writes. Without any, a write costs one look at a flag.
+#[derive(Debug, Default)]
+pub(crate) struct Trackers {
+    any: AtomicBool,
+    maps: RwLock<Vec<Arc<DirtyMap>>>,
+}
+
+impl Trackers {
+    pub(crate) fn mark(&self, offset: u64, len: u64) {
+        if self.any.load(Ordering::Acquire) {
+            let maps = self.maps.read().unwrap_or_else(PoisonError::into_inner);
+            maps.iter().for_each(|map| map.mark(offset, len));
+        }
+    }
+
+    /// One more map. The node is drained, or a write under way may escape it.
+    pub(crate) fn add(&self, map: Arc<DirtyMap>) {
+        let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
+        maps.push(map);
+        self.any.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn remove(&self, map: &Arc<DirtyMap>) {
+        let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
+        maps.retain(|other| !Arc::ptr_eq(other, map));
+        self.any.store(!maps.is_empty(), Ordering::Release);
+    }
+}
+
+/// The bits. Marking takes no lock and allocates nothing.
+#[derive(Debug)]
+pub struct DirtyMap {
+    words: Box<[AtomicU64]>,
+    /// The piece in bytes: a power of two.
+    granularity: u64,
+    marked: AtomicU64,
+    /// The word where the next search begins.
+    hand: AtomicU64,
+}
+
+impl DirtyMap {
+    /// A map without a mark, for `len` bytes in pieces of `granularity`. What grows beyond `len`
+    /// is marked by the last bit.
+    #[must_use]
+    pub fn new(len: u64, granularity: u64) -> Self {
+        let granularity = granularity.max(512).next_power_of_two();
+        let words = len.div_ceil(granularity).div_ceil(64).max(1);
+        Self {
+            words: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            granularity,
+            marked: AtomicU64::new(0),
+            hand: AtomicU64::new(0),
+        }
+    }
+
+    /// The piece in bytes.
+    #[must_use]
+    pub fn granularity(&self) -> u64 {
+        self.granularity
+    }
+
+    /// Bytes in all marked pieces.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.marked
+            .load(Ordering::SeqCst)
+            .saturating_mul(self.granularity)
+    }
+
+    /// Marks every piece that the range touches.
+    pub fn mark(&self, offset: u64, len: u64) {
+        if len == 0 {
+            return;
+        }
+        let first = offset / self.granularity;
+        let last = offset.saturating_add(len - 1) / self.granularity;
+        for piece in first..=last {
+            let Some(word) = self.word(piece / 64) else {
+                return;
+            };
+            let bit = 1 << (piece % 64);
+            if word.fetch_or(bit, Ordering::SeqCst) & bit == 0 {
+                self.marked.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+
+    fn word(&self, index: u64) -> Option<&AtomicU64> {
+        self.words.get(usize::try_from(index).ok()?)
+    }
+
+    /// Takes a run of marked pieces, at most `limit` bytes (and at least one piece): its offset
+    /// and length. The search goes round and round.
+    #[must_use]
+    pub fn take(&self, limit: u64) -> Option<(u64, u64)> {
+        let count = self.words.len() as u64;
+        let start = self.hand.load(Ordering::Relaxed).min(count - 1);
+        for step in 0..=count {
+            let index = (start + step) % count;
+            let bits = self.word(index)?.load(Ordering::SeqCst);
+            if bits == 0 {
+                continue;
+            }
+            self.hand.store(index, Ordering::Relaxed);
+            let first = index * 64 + u64::from(bits.trailing_zeros());
+            let most = (limit / self.granularity).max(1);
+            let mut taken = 0;
+            while taken < most && self.clear(first + taken) {
+                taken += 1;
+            }
+            if taken > 0 {
+                return Some((first * self.granularity, taken * self.granularity));
+            }
+        }
+        None
+    }
+
+    fn clear(&self, piece: u64) -> bool {
+        let bit = 1 << (piece % 64);
+        let had = self
+            .word(piece / 64)
+            .is_some_and(|word| word.fetch_and(!bit, Ordering::SeqCst) & bit != 0);
+        if had {
+            self.marked.fetch_sub(1, Ordering::SeqCst);
+        }
+        had
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn taken_runs_are_bounded_and_marks_beyond_the_end_are_nobodys() {
+        let map = DirtyMap::new(1 << 20, 4096);
+        map.mark(4096, 5 * 4096);
+        map.mark(u64::MAX - 1, 2);
+        assert_eq!(map.count(), 5 * 4096);
+        assert_eq!(map.take(2 * 4096), Some((4096, 2 * 4096)));
+        assert_eq!(map.take(1), Some((3 * 4096, 4096)));
+        assert_eq!(map.take(1 << 20), Some((4 * 4096, 2 * 4096)));
+        assert_eq!(map.take(1 << 20), None);
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_marked_is_taken_once(ranges in prop::collection::vec((0..1_000_000u64, 1..50_000u64), 0..20)) {
+            let map = DirtyMap::new(2_000_000, 4096);
+            let mut model = BTreeSet::new();
+            for (offset, len) in &ranges {
+                map.mark(*offset, *len);
+                model.extend(offset / 4096..=(offset + len - 1) / 4096);
+            }
+            prop_assert_eq!(map.count(), model.len() as u64 * 4096);
+            while let Some((offset, len)) = map.take(64 << 10) {
+                for piece in offset / 4096..(offset + len) / 4096 {
+                    prop_assert!(model.remove(&piece));
+                }
+            }
+            prop_assert!(model.is_empty());
+            prop_assert_eq!(map.count(), 0);
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Jobs: work on nodes that goes on after its command has been answered.
+//!
+//! ```text
+//!   main:       Jobs ── verbs ──► Control ──┐            graph changes at the end, under drain
+//!                 ▲                         ▼
+//!                 └── JobNews ◄── loop: stream, commit   (a task on an io-thread)
+//!                                           │
+//!                                           ▼
+//!                              nodes: status, read, write, populate
+//! ```
+//!
+//! The state machine ([`status`]) is pure. The loops know nodes and their [`JobCx`], never the
+//! graph: what changes there when they end is done on the main loop. Killing the process at any
+//! moment leaves images that read as before.
+//!
+//! Read next: [`status`] (the states), [`control`] (what both sides share), [`stream`] (the
+//! simplest loop).
+
+pub mod chain;
+pub mod commit;
+pub mod control;
+pub mod registry;
+pub mod status;
+pub mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use control::{Control, ErrorAction, JobCx, JobFailure, JobNews, JobSink, OnError};
+pub use registry::{JobError, JobEvent, JobKind, JobSpec, JobView, Jobs, Trouble, World};
+pub use status::{JobStatus, JobVerb};

@@ -1,0 +1,164 @@
+//! `block-stream`: an overlay takes in what is between it and a base.
+
+use block::Gate;
+use block::job::JobKind;
+use block::job::chain::Chain;
+use block::job::stream::{StreamSpec, stream};
+use fdset::Door;
+use qapi_schema::QmpError;
+use qapi_schema::block_core::BlockStream;
+
+use super::{End, Manners, Rights, recorded_name, refused};
+use crate::vm::Vm;
+
+/// What a stream changes at its end.
+#[derive(Debug)]
+pub(crate) struct StreamEnd {
+    top: String,
+    base: Option<String>,
+    /// What the header is to say, if not the base's name.
+    backing_file: Option<String>,
+    /// The lowest node that was streamed.
+    last: String,
+    pub(super) rights: Rights,
+}
+
+impl Vm {
+    /// Begins a stream.
+    ///
+    /// # Errors
+    /// A node is missing or busy, or the overlay cannot be written.
+    pub(crate) fn begin_stream(&mut self, door: &Door, args: BlockStream) -> Result<(), QmpError> {
+        let manners = Manners {
+            id: args.job_id.clone(),
+            speed: args.speed,
+            on_error: args.on_error,
+            auto_finalize: args.auto_finalize,
+            auto_dismiss: args.auto_dismiss,
+        };
+        let top = self.find_node(Some(&args.device), Some(&args.device))?;
+        let id = self.job_id(&manners, &args.device)?;
+        super::speed(manners.speed.unwrap_or(0))?;
+        let chain = self.graph.chain(&top);
+        let base = self.stream_base(&args, &top, &chain)?;
+        if args.backing_file.is_some() && base.is_none() {
+            return Err(QmpError::generic(
+                "backing file specified, but streaming the entire chain",
+            ));
+        }
+        let held: Vec<String> = chain
+            .iter()
+            .take_while(|name| Some(*name) != base.as_ref())
+            .cloned()
+            .collect();
+        for name in &held {
+            self.graph
+                .check_idle(name)
+                .map_err(|error| refused(&error))?;
+        }
+        let rights = Rights::take(&self.graph, door, &[&top]).map_err(|error| refused(&error))?;
+        let gate = Gate::new();
+        let hold = self.graph.hold(&held, &id, "stream", &gate);
+        hold.map_err(|error| refused(&error))?;
+        let node = |name: &String| Some(self.graph.node(name).ok()?.node().clone());
+        let mut nodes: Vec<_> = held.iter().filter_map(node).collect();
+        if nodes.is_empty() {
+            return Err(QmpError::device_not_found(&args.device));
+        }
+        let spec = StreamSpec {
+            top: nodes.remove(0),
+            between: Chain::new(nodes),
+            on_error: manners.on_error(),
+        };
+        let end = StreamEnd {
+            last: held.last().cloned().unwrap_or_else(|| top.clone()),
+            top,
+            base,
+            backing_file: args.backing_file,
+            rights,
+        };
+        let end = (JobKind::Stream, End::Stream(end));
+        self.begin_job(&id, end, &manners, &gate, move |cx| stream(cx, spec))
+    }
+
+    fn stream_base(
+        &self,
+        args: &BlockStream,
+        top: &str,
+        chain: &[String],
+    ) -> Result<Option<String>, QmpError> {
+        let both = [&args.base, &args.base_node, &args.bottom];
+        if both.iter().filter(|one| one.is_some()).count() > 1 {
+            return Err(QmpError::generic(
+                "'base', 'base-node' and 'bottom' cannot be specified at the same time",
+            ));
+        }
+        if let Some(file) = &args.base {
+            let found = chain.iter().skip(1).find(|name| {
+                let view = self.graph.node(name).ok();
+                view.is_some_and(|view| view.filename() == file)
+            });
+            let found = found.ok_or_else(|| {
+                QmpError::generic(format!("Can't find '{file}' in the backing chain"))
+            })?;
+            return Ok(Some(found.clone()));
+        }
+        if let Some(name) = &args.base_node {
+            self.graph.node(name).map_err(|error| refused(&error))?;
+            if name == top || !chain.contains(name) {
+                return Err(QmpError::generic(format!(
+                    "Node '{name}' is not a backing image of '{}'",
+                    args.device
+                )));
+            }
+            return Ok(Some(name.clone()));
+        }
+        if let Some(name) = &args.bottom {
+            self.graph.node(name).map_err(|error| refused(&error))?;
+            let at = chain.iter().position(|node| node == name);
+            let at = at.ok_or_else(|| {
+                QmpError::generic(format!(
+                    "Node '{name}' is not in a chain starting from '{}'",
+                    args.device
+                ))
+            })?;
+            return Ok(chain.get(at + 1).cloned());
+        }
+        Ok(None)
+    }
+
+    pub(super) fn finish_stream(&mut self, job: &str, end: &mut StreamEnd) -> Result<(), String> {
+        let top = self
+            .graph
+            .node(&end.top)
+            .map_err(|error| error.to_string())?;
+        let top = top.node().clone();
+        let is_backed = self.graph.backing_of(&end.top).ok().flatten().is_some();
+        if is_backed && end.base.as_ref() != Some(&end.top) {
+            let name = end.base.as_ref().map(|base| {
+                let last = self.graph.node(&end.last).map(|view| view.node().clone());
+                let (name, format) = recorded_name(&self.graph, base, &last.unwrap_or(top.clone()));
+                (end.backing_file.clone().unwrap_or(name), format)
+            });
+            let drain = self.graph.drain(&[&end.top]);
+            let node = top.clone();
+            let changed = self.run_on_nodes(move |io| async move {
+                let (file, format) = match &name {
+                    Some((file, format)) => (Some(file.as_str()), Some(format.as_str())),
+                    None => (None, None),
+                };
+                node.change_backing(&io, file, format).await
+            });
+            let set = changed.and_then(|()| {
+                self.graph.let_go(job);
+                let set = self.graph.set_backing(&end.top, end.base.as_deref());
+                set.map_err(|error| error.to_string())
+            });
+            drop(drain);
+            set?;
+        }
+        self.graph.let_go(job);
+        self.give_back(&mut end.rights);
+        Ok(())
+    }
+}

@@ -1,0 +1,247 @@
+//! Transactions: several changes of the block graph, all or none.
+//!
+//! ```text
+//!   actions ─► prepare each: names, opens, permissions on one sketch      guest runs
+//!                │    └ refused ─► abort those before it: nothing has changed
+//!                ▼
+//!              flush what will be left behind                             guest runs
+//!                ▼
+//!              drain ─► settle ─► commit each: cannot fail ─► end         guest waits: measured
+//!                            └ the storage fails ─► abort
+//!                ▼
+//!              clean: old nodes become read-only, names are used up       guest runs
+//! ```
+//!
+//! The open hook was asked for all files at once before this began ([`crate::plan`]). This room
+//! knows the graph and no QMP session. One command that snapshots is a transaction of one action.
+//!
+//! To add an action: a variant of [`Action`] and of `Step`, with its arm in `prepare`, `commit` and
+//! `clean`; what it opens belongs into [`crate::plan`] too.
+
+pub(crate) mod overlay;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use block::{Append, BlockGraph, IoThread, NodeRef, Sketch};
+use fdset::{Door, Escrow};
+use qapi_schema::QmpError;
+use qapi_schema::block_core::{FileSnapshot, OverlaySnapshot};
+
+use crate::vm::Vm;
+
+/// What one action is to do.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    /// Fail.
+    Abort,
+    /// Put an overlay that is there above a node.
+    Snapshot(OverlaySnapshot),
+    /// Open an overlay and put it above a node.
+    SnapshotSync(FileSnapshot),
+}
+
+/// An action that was prepared.
+#[derive(Debug)]
+enum Step {
+    Append {
+        change: Append,
+        /// Whether the overlay was made for this and goes if it does not come to it.
+        opened: bool,
+    },
+}
+
+/// A transaction under way.
+struct Work {
+    sketch: Sketch,
+    steps: Vec<Step>,
+    door: Door,
+}
+
+impl Work {
+    /// The node that the users of `name` will have by now.
+    fn newest<'a>(&'a self, name: &'a str) -> &'a str {
+        self.steps
+            .iter()
+            .fold(name, |name, Step::Append { change, .. }| {
+                if change.node == name {
+                    &change.overlay
+                } else {
+                    name
+                }
+            })
+    }
+}
+
+impl Vm {
+    /// Does all `actions` or none of them. Returns how long the users of the nodes waited.
+    ///
+    /// # Errors
+    /// The first action that cannot be done; nothing has changed then.
+    pub(crate) fn transact(
+        &mut self,
+        door: &Door,
+        actions: Vec<Action>,
+    ) -> Result<Duration, QmpError> {
+        let escrow = Arc::new(Escrow::new(Arc::clone(door.registry())));
+        let mut work = Work {
+            sketch: self.graph.sketch(),
+            steps: Vec::new(),
+            door: door.clone().with_escrow(Arc::clone(&escrow)),
+        };
+        let prepared = actions
+            .into_iter()
+            .try_for_each(|action| self.prepare(&mut work, action));
+        let done = prepared.and_then(|()| self.exchange(&work.steps));
+        match done {
+            Ok(pause) => {
+                escrow.use_up();
+                self.clean(&work);
+                Ok(pause)
+            }
+            Err(error) => {
+                self.abort(&work.steps);
+                Err(error)
+            }
+        }
+    }
+
+    fn prepare(&mut self, work: &mut Work, action: Action) -> Result<(), QmpError> {
+        let step = match action {
+            Action::Abort => {
+                return Err(QmpError::generic("Transaction aborted using Abort action"));
+            }
+            Action::Snapshot(snapshot) => {
+                let node = self.named_node(&snapshot.node)?;
+                let node = work.newest(&node).to_owned();
+                let overlay = self.named_node(&snapshot.overlay)?;
+                let change = self.plan(&mut work.sketch, &node, &overlay)?;
+                Step::Append {
+                    change,
+                    opened: false,
+                }
+            }
+            Action::SnapshotSync(snapshot) => self.prepare_sync(work, snapshot)?,
+        };
+        work.steps.push(step);
+        Ok(())
+    }
+
+    fn prepare_sync(&mut self, work: &mut Work, snapshot: FileSnapshot) -> Result<Step, QmpError> {
+        let node = self.snapshot_source(&snapshot)?;
+        let node = work.newest(&node).to_owned();
+        let options = self.node_options(&node)?;
+        let spec = overlay::spec(&snapshot, options)?;
+        let overlay = self.open_overlay(&work.door, spec)?;
+        // The sketch was made before this node was.
+        self.graph.draw_into(&mut work.sketch, &overlay);
+        match self.plan(&mut work.sketch, &node, &overlay) {
+            Ok(change) => Ok(Step::Append {
+                change,
+                opened: true,
+            }),
+            Err(error) => {
+                self.graph.abandon(&overlay);
+                Err(error)
+            }
+        }
+    }
+
+    fn plan(&self, sketch: &mut Sketch, node: &str, overlay: &str) -> Result<Append, QmpError> {
+        let change = self.graph.plan_snapshot(sketch, node, overlay);
+        change.map_err(|error| QmpError::from_error(&error))
+    }
+
+    /// The part that the guest waits for.
+    fn exchange(&mut self, steps: &[Step]) -> Result<Duration, QmpError> {
+        let iothread = self.default_iothread()?;
+        let left: Vec<NodeRef> = steps
+            .iter()
+            .filter_map(|Step::Append { change, .. }| self.graph.node(&change.node).ok())
+            .map(|view| view.node().clone())
+            .collect();
+        // Most of it now, so that little is left once the guest waits.
+        all(&iothread, &left, Work::FLUSH)?;
+        let names: Vec<&str> = left.iter().map(NodeRef::name).collect();
+        let drain = self.graph.drain(&names);
+        let settled = all(&iothread, &left, Work::SETTLE);
+        let mut old = Vec::new();
+        if settled.is_ok() {
+            for Step::Append { change, .. } in steps {
+                old.extend(self.graph.append(change));
+                self.drives.follow(&change.node, &change.overlay);
+            }
+        }
+        let pause = drain.end();
+        drop(old);
+        settled?;
+        let micros = pause.as_micros();
+        tracing::info!(nodes = left.len(), micros, "exchanged under running users");
+        Ok(pause)
+    }
+
+    fn abort(&mut self, steps: &[Step]) {
+        for Step::Append { change, opened } in steps.iter().rev() {
+            if *opened {
+                self.graph.abandon(&change.overlay);
+            }
+        }
+    }
+
+    /// What was left behind needs no right to write any more, where it can be given back.
+    fn clean(&mut self, work: &Work) {
+        for Step::Append { change, .. } in &work.steps {
+            if let Err(error) = make_read_only(&self.graph, &work.door, &change.node) {
+                tracing::debug!(node = change.node, %error, "stays writable");
+            }
+        }
+    }
+}
+
+/// One flush or settling of a node.
+type Duty = fn(NodeRef, block::Io) -> block::node::OwnedFuture;
+
+impl Work {
+    const FLUSH: Duty = |node, io| Box::pin(async move { node.flush(&io).await });
+    const SETTLE: Duty = |node, io| Box::pin(async move { node.settle(&io).await });
+}
+
+/// Does the same for all nodes at once, and waits for the last.
+fn all(iothread: &IoThread, nodes: &[NodeRef], duty: Duty) -> Result<(), QmpError> {
+    let (tell, told) = std::sync::mpsc::channel();
+    for node in nodes {
+        let (node, tell) = (node.clone(), tell.clone());
+        iothread.spawn(move |io| async move {
+            let name = node.name().to_owned();
+            // Nobody listens once one has failed.
+            drop(tell.send((name, duty(node, io).await)));
+        });
+    }
+    drop(tell);
+    let mut first = Ok(());
+    for (name, result) in told {
+        if let Err(error) = result
+            && first.is_ok()
+        {
+            first = Err(QmpError::generic(format!(
+                "Could not flush node '{name}': {error}"
+            )));
+        }
+    }
+    first
+}
+
+fn make_read_only(graph: &BlockGraph, door: &Door, node: &str) -> Result<(), block::BlockError> {
+    let options = graph.node(node)?.node().options();
+    let read_only = block::spec::NodeOptions {
+        read_only: true,
+        ..options
+    };
+    let changes = graph.prepare_reopen(door, node, read_only)?;
+    let drain = graph.drain(&[node]);
+    for change in changes {
+        change.commit();
+    }
+    drop(drain);
+    Ok(())
+}
