@@ -34,7 +34,8 @@ impl Image {
             .await?;
         let (cluster, clusters) = taken;
         let bits = self.geometry.cluster_bits;
-        let over = (cluster..cluster + clusters).find(|cluster| meta.fixed.contains(cluster));
+        let over =
+            (cluster..cluster + clusters).find(|cluster| meta.refcounts.fixed.contains(cluster));
         if let Some(over) = over {
             let why = format!("the table at offset {:#x} is counted free", over << bits);
             return Err(self.mark_corrupt(io, meta, &why).await);
@@ -105,7 +106,7 @@ impl Image {
             self.map
                 .set_l1_entry(index, Geometry::l1_entry(fresh.offset));
             let bits = self.geometry.cluster_bits;
-            meta.fixed.insert(fresh.offset >> bits);
+            meta.refcounts.fixed.insert(fresh.offset >> bits);
             if let Some(shared) = table {
                 meta.let_go(shared >> bits, 1, false);
             }

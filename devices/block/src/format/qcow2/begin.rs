@@ -141,19 +141,16 @@ impl Image {
 
     /// Finds out where the tables are; refuses an image whose tables overlap each other.
     async fn collect_fixed(&self, io: &Io, meta: &mut Meta) -> io::Result<()> {
-        meta.fixed.clear();
+        meta.refcounts.fixed.clear();
         let bits = self.geometry.cluster_bits;
-        let mut twice = None;
         for (offset, len) in self.tables(meta) {
             for cluster in offset >> bits..(offset + len).div_ceil(1 << bits) {
-                if !meta.fixed.insert(cluster) {
-                    twice = Some(cluster << bits);
+                if !meta.refcounts.fixed.insert(cluster) {
+                    let at = cluster << bits;
+                    let why = format!("two tables lie at offset {at:#x}");
+                    return Err(self.mark_corrupt(io, meta, &why).await);
                 }
             }
-        }
-        if let Some(at) = twice {
-            let why = format!("two tables lie at offset {at:#x}");
-            return Err(self.mark_corrupt(io, meta, &why).await);
         }
         Ok(())
     }
@@ -161,7 +158,7 @@ impl Image {
     /// As [`collect_fixed`](Self::collect_fixed), after one of the tables has moved.
     pub(super) fn note_fixed(&self, meta: &mut Meta) {
         let bits = self.geometry.cluster_bits;
-        meta.fixed = self
+        meta.refcounts.fixed = self
             .tables(meta)
             .into_iter()
             .flat_map(|(offset, len)| offset >> bits..(offset + len).div_ceil(1 << bits))
@@ -185,6 +182,15 @@ impl Image {
             .iter()
             .filter_map(|entry| self.geometry.l2_table(*entry).ok()?);
         tables.extend(l2.map(|offset| (offset, size)));
+        let (snapshots, len) = &meta.snapshots;
+        tables.push((header.snapshots_offset, *len));
+        // As far as the file goes: there may be many, and long ones.
+        let end = self.file().len();
+        tables.extend(snapshots.iter().map(|kept| {
+            let len = u64::from(kept.l1_entries) * 8;
+            let inside = end.saturating_sub(kept.l1_offset);
+            (kept.l1_offset, len.min(inside))
+        }));
         if let Some(bitmaps) = header.bitmaps {
             tables.push((bitmaps.directory_offset, bitmaps.directory_size));
         }

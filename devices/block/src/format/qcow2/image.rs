@@ -3,7 +3,6 @@
 //! The map is looked up by everyone. Everything else that changes is the [`Meta`], which one task
 //! at a time has (the image's *turn*).
 
-use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -66,8 +65,6 @@ pub(super) struct Meta {
     /// Places that the file does not refer to either; used again once everyone who saw them
     /// mapped is gone.
     pub(super) resting: Option<(Old, Vec<Loose>)>,
-    /// Clusters of the file with tables in them: never written as data.
-    pub(super) fixed: HashSet<u64>,
     /// From this offset on the file has zeros, because nothing was ever written there.
     pub(super) zero_from: u64,
 }
@@ -165,13 +162,16 @@ impl Image {
 
     /// Refuses tables that map the guest's data over tables: a write would destroy them.
     async fn check_overlap(&self, io: &Io, meta: &mut Meta, words: &[u64]) -> io::Result<()> {
-        if self.geometry.external || meta.fixed.is_empty() {
+        if self.geometry.external || meta.refcounts.fixed.is_empty() {
             return Ok(());
         }
         let step = if self.geometry.extended { 2 } else { 1 };
         for word in words.iter().step_by(step) {
             if let Some(host) = Geometry::standard_host(*word)
-                && meta.fixed.contains(&(host >> self.geometry.cluster_bits))
+                && meta
+                    .refcounts
+                    .fixed
+                    .contains(&(host >> self.geometry.cluster_bits))
             {
                 let why = format!("an L2 entry maps data over the table at offset {host:#x}");
                 return Err(self.mark_corrupt(io, meta, &why).await);

@@ -1,6 +1,5 @@
 //! Opening: the header's gate, then the tables that are held in memory.
 
-use std::collections::HashSet;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
@@ -169,7 +168,6 @@ pub(super) async fn open(
             refcounts,
             loose: Vec::new(),
             resting: None,
-            fixed: HashSet::new(),
             zero_from: u64::MAX,
         }),
         writing: AtomicBool::new(false),

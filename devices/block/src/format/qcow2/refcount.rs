@@ -8,7 +8,7 @@
 //! Changes are made in memory and written by [`write_back`](super::flush), which knows what must be
 //! in the file before what.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 
 use super::bytes::{from_words, words};
@@ -42,6 +42,8 @@ pub(super) struct Refcounts {
     clock: u64,
     /// No cluster below this one is free.
     first_free: u64,
+    /// Clusters with tables in them: never given away, whatever their counts say.
+    pub(super) fixed: HashSet<u64>,
 }
 
 impl Refcounts {
@@ -56,6 +58,7 @@ impl Refcounts {
             blocks: HashMap::new(),
             clock: 0,
             first_free: 0,
+            fixed: HashSet::new(),
         }
     }
 
@@ -217,6 +220,11 @@ impl Refcounts {
         }
         while !self.load(io, file, index).await? {
             let cluster = self.next_free(io, file, self.first_free).await?;
+            if self.fixed.contains(&cluster) {
+                let at = cluster << self.geometry.cluster_bits;
+                tracing::error!(at, "qcow2: image is corrupt: a table is counted free");
+                return Err(errno(libc::EIO));
+            }
             let (home, entry) = self.place_of(cluster);
             if home >= self.table.len() {
                 self.lengthen(home)?;
@@ -234,6 +242,7 @@ impl Refcounts {
                 used: self.clock,
             };
             self.blocks.insert(new, block);
+            self.fixed.insert(cluster);
             self.table[new] = offset;
             self.table_dirty = true;
             self.put(home, entry, 1);

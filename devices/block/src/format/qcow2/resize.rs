@@ -168,7 +168,9 @@ impl Image {
                 self.unsaved.store(true, Ordering::SeqCst);
                 self.map.set_l1_entry(index, 0);
                 meta.let_go(table >> geometry.cluster_bits, 1, false);
-                meta.fixed.remove(&(table >> geometry.cluster_bits));
+                meta.refcounts
+                    .fixed
+                    .remove(&(table >> geometry.cluster_bits));
             }
         }
         self.write_back(io, &mut meta).await

@@ -278,3 +278,19 @@ fn dirty_image_is_repaired_by_the_first_write_and_by_no_read() {
     let wanted = rig.read(&node, 0, 64 << 20);
     assert!(rig.as_qemu_reads("lazy.qcow2") == wanted);
 }
+
+#[test]
+fn image_whose_refcounts_are_not_there_is_not_written_over_its_own_tables() {
+    let rig = Rig::new();
+    rig.create("disk", "", MIB);
+    rig.qemu_io("disk", &["write -P 1 0 64k"]);
+    let mut bytes = std::fs::read(rig.path("disk")).expect("image");
+    bytes[48..56].copy_from_slice(&0x4000_0000_u64.to_be_bytes());
+    std::fs::write(rig.path("disk"), &bytes).expect("image");
+    let node = rig.open("disk");
+    let refused = rig.try_write(&node, 512 << 10, vec![2; 512]);
+    assert_eq!(refused.map_err(|e| e.raw_os_error()), Err(Some(libc::EIO)));
+    rig.settle(&node);
+    let after = std::fs::read(rig.path("disk")).expect("image");
+    assert!(after[..bytes.len()] == bytes, "nothing was overwritten");
+}

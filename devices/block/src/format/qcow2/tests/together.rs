@@ -36,7 +36,7 @@ fn threads_that_write_side_by_side_lose_nothing() {
                 let sector = Segments::owned(512, 4096).expect("memory");
                 let byte = u8::try_from(task + 1).expect("small");
                 sector.all().copy_from(&[byte; 512]);
-                for round in 0..300 {
+                for round in 0..280 {
                     let at = (round * 12 + task) * 512 * 4;
                     let flags = WriteFlags {
                         durable: round % 64 == 63,
@@ -57,7 +57,7 @@ fn threads_that_write_side_by_side_lose_nothing() {
         drop(tell);
         assert_eq!(told.iter().count(), 12, "all came to their end");
         let mut wanted = vec![0; 8 << 20];
-        for number in 0..300 * 12_usize {
+        for number in 0..280 * 12_usize {
             let byte = u8::try_from(number % 12 + 1).expect("small");
             wanted[number * 2048..number * 2048 + 512].fill(byte);
         }
