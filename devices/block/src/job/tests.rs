@@ -221,7 +221,7 @@ fn active_commit_follows_its_writer_until_the_pivot() {
             round += 1;
             std::thread::yield_now();
         }
-        drop(tell.send(round));
+        tell.send(round).expect("the test listens");
     });
     let dirty = Arc::new(DirtyMap::new(LEN, CLUSTER));
     let drain = Drain::begin(vec![root.gate().clone()]);
