@@ -21,7 +21,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use self::graph::{Graph, Listing, Node};
 use self::lists::{BY_NUMBER, EXEMPT, Exemption, HARMLESS};
@@ -57,10 +57,17 @@ pub(super) fn check() -> Result<Complaints> {
 
 fn read(program: &Path) -> Result<Graph> {
     let run = |tool: &str, options: &[&str]| output(Command::new(tool).args(options).arg(program));
+    let sections = run("readelf", &["-SW"])?;
+    ensure!(
+        !sections.contains(" .relr.dyn "),
+        "the relocations of {} are packed, which hides where its calls lead: link it without \
+         pack-relative-relocs",
+        program.display()
+    );
     Ok(Graph::new(&Listing {
         disassembly: &run("objdump", &["-d", "-C", "--no-show-raw-insn"])?,
         relocations: &run("readelf", &["-rW"])?,
-        sections: &run("readelf", &["-SW"])?,
+        sections: &sections,
     }))
 }
 
