@@ -1,8 +1,9 @@
 //! A guest whose VMM can open nothing any more.
+use std::fs::File;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::sealed::{Rings, Strace, is_sealed};
 use tests::{Vm, fds};
@@ -10,15 +11,20 @@ use tests::{Vm, fds};
 const MIB: u64 = 1 << 20;
 const SOON: Duration = Duration::from_secs(120);
 
-/// A disk comes by fd, is written and read, and goes.
-fn add_use_and_remove_a_disk(vm: &mut Vm) -> Result<()> {
-    let file = fds::disk(8 * MIB)?;
+/// Hands `file` over; the name that it can be opened by, and its set.
+fn hand_in(vm: &mut Vm, file: &File) -> Result<(String, Value)> {
     let set = vm.qmp.execute_with("add-fd", json!({}), &[file.as_fd()])?;
-    let filename = format!("/dev/fdset/{}", set["fdset-id"]);
+    let set = set["fdset-id"].clone();
+    Ok((format!("/dev/fdset/{set}"), set))
+}
+
+/// A disk comes by fd, is written and read, is snapshotted and committed, and goes.
+fn add_use_and_remove_a_disk(vm: &mut Vm) -> Result<()> {
+    let (filename, set) = hand_in(vm, &fds::image(8 * MIB)?)?;
     vm.execute("object-add", json!({"qom-type": "iothread", "id": "late"}))?;
     vm.execute(
         "blockdev-add",
-        json!({"driver": "raw", "node-name": "late", "file": {
+        json!({"driver": "qcow2", "node-name": "late", "file": {
             "driver": "file", "node-name": "late-file", "filename": filename}}),
     )?;
     vm.execute(
@@ -26,17 +32,37 @@ fn add_use_and_remove_a_disk(vm: &mut Vm) -> Result<()> {
         json!({"driver": "virtio-blk-pci", "id": "late", "drive": "late", "serial": "late",
             "bus": "port0", "iothread": "late"}),
     )?;
-    let guest = vm.guest()?;
-    let disk = guest.disk("late")?;
-    let range = json!({"disk": disk, "offset": 0, "length": 2 * MIB, "seed": 42});
-    guest.call("disk-write", range.clone())?;
-    guest.call("disk-verify", range)?;
+    let disk = vm.guest()?.disk("late")?;
+    let range = |seed: u64| json!({"disk": disk, "offset": seed * 2 * MIB, "length": 2 * MIB, "seed": seed});
+    vm.guest()?.call("disk-write", range(0))?;
+    snapshot_and_commit(vm, range(1), range(2))?;
+    for seed in 0..3 {
+        vm.guest()?.call("disk-verify", range(seed))?;
+    }
     vm.execute("device_del", json!({"id": "late"}))?;
     let is_ours = |event: &Value| event["data"]["device"] == "late";
     vm.qmp.event_where("DEVICE_DELETED", SOON, is_ours)?;
     vm.execute("blockdev-del", json!({"node-name": "late"}))?;
     vm.execute("object-del", json!({"id": "late"}))?;
-    vm.execute("remove-fd", json!({"fdset-id": set["fdset-id"]}))?;
+    vm.execute("remove-fd", json!({"fdset-id": set}))?;
+    Ok(())
+}
+
+/// The guest writes once into the overlay, and once while that is committed to the disk again.
+fn snapshot_and_commit(vm: &mut Vm, into_the_overlay: Value, while_committed: Value) -> Result<()> {
+    let (filename, set) = hand_in(vm, &fds::image(8 * MIB)?)?;
+    let snapshot = json!({"type": "blockdev-snapshot-sync", "data": {"node-name": "late",
+        "snapshot-file": filename, "snapshot-node-name": "over", "format": "qcow2",
+        "mode": "existing"}});
+    vm.execute("transaction", json!({"actions": [snapshot]}))?;
+    vm.guest()?.call("disk-write", into_the_overlay)?;
+    vm.execute("block-commit", json!({"device": "over", "job-id": "home"}))?;
+    vm.qmp.event("BLOCK_JOB_READY", SOON)?;
+    vm.guest()?.call("disk-write", while_committed)?;
+    vm.execute("block-job-complete", json!({"device": "home"}))?;
+    let done = vm.qmp.event("BLOCK_JOB_COMPLETED", SOON)?;
+    ensure!(done["data"]["error"].is_null(), "{done}");
+    vm.execute("remove-fd", json!({"fdset-id": set}))?;
     Ok(())
 }
 
@@ -118,7 +144,7 @@ fn strace_sees_no_forbidden_call_in_the_life_of_a_sealed_guest() -> Result<()> {
     );
     assert_eq!(calls.forbidden(), None);
     // It saw the guest run, the disks work, and a thread that began after the seal.
-    for call in ["ioctl", "io_uring_enter", "recvmsg", "sendto", "clone"] {
+    for call in ["ioctl", "io_uring_enter", "recvmsg", "sendmsg", "clone"] {
         assert!(calls.names().contains(call), "{call}");
     }
     assert!(calls.threads().len() > threads_at_first);
