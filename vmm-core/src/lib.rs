@@ -39,6 +39,7 @@ pub mod resolve;
 pub mod run_state;
 pub mod sandbox;
 pub mod secret;
+mod start_code;
 pub mod tls_creds;
 mod transaction;
 pub mod types;

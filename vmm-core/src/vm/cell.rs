@@ -23,6 +23,7 @@ use qapi_schema::{CommandSpec, Module};
 
 use super::Vm;
 use crate::event_loop::{EventLoop, Mailbox};
+use crate::start_code::StartCode;
 
 /// Commands of the VM that only look at what is in memory: they call no device, no file and no
 /// other thread.
@@ -85,6 +86,7 @@ impl VmCell {
     /// The main loop cannot wait any more.
     pub fn run(&self, vm: Vm, event_loop: &mut EventLoop) -> io::Result<ExitCode> {
         *self.lock() = Some(vm);
+        let mut start_code = StartCode::held();
         loop {
             let deadline = {
                 let mut place = self.lock();
@@ -102,7 +104,9 @@ impl VmCell {
                 vm.watch_hook(event_loop);
                 vm.open_hook.deadline(Instant::now())
             };
-            event_loop.wait(deadline)?;
+            let before = Instant::now();
+            event_loop.wait(start_code.wake_by(deadline, before))?;
+            start_code.waited(before.elapsed());
         }
     }
 

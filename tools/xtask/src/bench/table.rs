@@ -11,6 +11,10 @@ pub(super) enum Bar {
     Times(f64),
     /// The median is at most so much more than the other's, in the row's unit.
     Above(f64),
+    /// The median is at least so much, whatever the other's.
+    AtLeast(f64),
+    /// The median is at most so much, whatever the other's.
+    AtMost(f64),
     /// Nothing: it is there to be seen.
     Shown,
 }
@@ -96,6 +100,16 @@ impl Row {
                     above <= most,
                 )
             }
+            Bar::AtLeast(least) => verdict(
+                format!("{:.0}", ours.median),
+                format!("≥ {least:.0}"),
+                ours.median >= least,
+            ),
+            Bar::AtMost(most) => verdict(
+                format!("{:.1}", ours.median),
+                format!("≤ {most:.0}"),
+                ours.median <= most,
+            ),
             Bar::Shown => verdict(format!("{median:.3}"), String::new(), true),
         }
     }
@@ -175,6 +189,8 @@ mod tests {
             (Bar::ShareOfBoth(1.25), Bar::ShareOfBoth(1.2)),
             (Bar::Times(0.25), Bar::Times(0.26)),
             (Bar::Above(-3.0), Bar::Above(-3.1)),
+            (Bar::AtLeast(1.0), Bar::AtLeast(1.1)),
+            (Bar::AtMost(1.0), Bar::AtMost(0.9)),
         ] {
             assert!(is_met(met), "{met:?}");
             assert!(!is_met(missed), "{missed:?}");

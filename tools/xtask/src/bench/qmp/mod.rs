@@ -1,12 +1,14 @@
-//! A monitor without a guest: how soon it answers, how much it weighs, how quick a round trip is,
+//! A monitor, first without a guest: how soon it answers, how much it weighs, how quick a round trip is,
 //! and how much it gets done when many ask at once.
 //!
 //! ```text
 //!   turn 1: sesame, QEMU · turn 2: sesame, QEMU · ...        all samples of a row in one pot
 //!             │ each time a new process
 //!             ├─ subject.rs   one client: first answers, weight, round trips
-//!             └─ flood.rs     64 clients that never wait for an answer before they ask again
+//!             ├─ flood.rs     64 clients that never wait for an answer before they ask again
+//!             └─ busy.rs      a guest that never rests, beside 100,000 commands a second
 //! ```
+mod busy;
 mod flood;
 mod subject;
 
@@ -37,7 +39,7 @@ const HAND_OVER: &[u8] = b"{\"execute\": \"getfd\", \"arguments\": {\"fdname\": 
 const CLOSE: &[u8] = b"{\"execute\": \"closefd\", \"arguments\": {\"fdname\": \"f\"}}\n";
 
 /// What is measured, in the order of [`sample`]: what, its unit, what is wanted.
-const ROWS: [(&str, &str, Bar); 10] = [
+const ROWS: [(&str, &str, Bar); 13] = [
     ("start to the greeting", "ms", Bar::Share(1.0 / 10.0)),
     ("start to the first answer", "ms", Bar::Share(1.0 / 8.0)),
     ("size (PSS) when idle", "MiB", Bar::Share(1.0 / 12.0)),
@@ -48,6 +50,13 @@ const ROWS: [(&str, &str, Bar); 10] = [
     ("commands of 64 clients at once", "1/s", Bar::Times(10.0)),
     ("its CPU time for each", "us", Bar::Share(1.0 / 10.0)),
     ("the clients' CPU time for each", "us", Bar::Shown),
+    (
+        "commands beside a busy guest",
+        "1/s",
+        Bar::AtLeast(95_000.0),
+    ),
+    ("it loses of its pace by CPU time", "%", Bar::AtMost(2.0)),
+    ("it loses of its pace by the clock", "%", Bar::AtMost(2.0)),
 ];
 
 /// Of each row, what one turn gave.
@@ -91,6 +100,7 @@ fn sample(vmm: &Vmm) -> Result<Samples> {
     let schemas = times(SCHEMAS, || subject.client()?.time(SCHEMA, &[]))?;
     subject.quit()?;
     let flood = flood::measure(vmm)?;
+    let busy = busy::measure(vmm)?;
     Ok([
         vec![greeting.as_secs_f64() * 1e3],
         vec![first_answer.as_secs_f64() * 1e3],
@@ -102,6 +112,9 @@ fn sample(vmm: &Vmm) -> Result<Samples> {
         vec![flood.per_second],
         vec![flood.cpu_time],
         vec![flood.client_cpu_time],
+        vec![busy.answers],
+        vec![busy.per_cpu_time],
+        vec![busy.per_second],
     ])
 }
 

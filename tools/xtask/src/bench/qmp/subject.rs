@@ -82,23 +82,14 @@ impl Subject {
 
     /// All its threads.
     pub(super) fn threads(&self) -> Result<Vec<Pid>> {
-        fs::read_dir(format!("/proc/{}/task", self.pid()))?
-            .map(|thread| {
-                Ok(Pid::from_raw(
-                    thread?.file_name().to_string_lossy().parse()?,
-                ))
-            })
-            .collect()
+        threads(self.pid())
     }
 
     /// The CPU time that its threads have taken so far.
     pub(super) fn cpu_time(&self) -> Result<Duration> {
-        let process = self.pid();
         let mut sum = Duration::ZERO;
         for thread in self.threads()? {
-            let text = fs::read_to_string(format!("/proc/{process}/task/{thread}/schedstat"))?;
-            let nanoseconds = text.split(' ').next().unwrap_or_default().parse()?;
-            sum += Duration::from_nanos(nanoseconds);
+            sum += Spent::of(self.pid(), thread)?.running;
         }
         Ok(sum)
     }
@@ -112,6 +103,39 @@ impl Subject {
     }
 }
 
+/// All threads of a process.
+pub(super) fn threads(process: u32) -> Result<Vec<Pid>> {
+    fs::read_dir(format!("/proc/{process}/task"))?
+        .map(|thread| {
+            Ok(Pid::from_raw(
+                thread?.file_name().to_string_lossy().parse()?,
+            ))
+        })
+        .collect()
+}
+
+/// The time that a thread has spent so far; while it runs, as of the last timer interrupt.
+pub(super) struct Spent {
+    pub(super) running: Duration,
+    /// It could run, and others had the CPU.
+    pub(super) queueing: Duration,
+}
+
+impl Spent {
+    pub(super) fn of(process: u32, thread: Pid) -> Result<Self> {
+        let text = fs::read_to_string(format!("/proc/{process}/task/{thread}/schedstat"))?;
+        let mut nanoseconds = text.split_ascii_whitespace().map(str::parse);
+        let mut next = || -> Result<Duration> {
+            let number = nanoseconds.next().context("schedstat is short")?;
+            Ok(Duration::from_nanos(number?))
+        };
+        Ok(Self {
+            running: next()?,
+            queueing: next()?,
+        })
+    }
+}
+
 /// One connection to a monitor.
 pub(super) struct Wire {
     pub(super) stream: UnixStream,
@@ -119,7 +143,8 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    fn new(stream: UnixStream) -> Self {
+    /// On a connected socket; nothing is said or read yet.
+    pub(super) fn new(stream: UnixStream) -> Self {
         Self {
             stream,
             answer: vec![0; ROOM],
