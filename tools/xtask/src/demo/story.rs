@@ -20,7 +20,7 @@ use anyhow::{Context, Result, ensure};
 use command_fds::{CommandFdExt, FdMapping};
 use guest::pattern;
 use serde_json::{Value, json};
-use tests::fds::{open_ro, open_rw};
+use tests::fds::{image, open_ro, open_rw};
 use tests::guest::Guest;
 use tests::qmp::Client;
 use tests::vm::Vmm;
@@ -34,6 +34,12 @@ const NOBODY: u32 = 65534;
 const SOON: Duration = Duration::from_secs(60);
 const LETTER: &str = "written by the guest, through an fd\n";
 const SEED: u64 = 2026;
+/// How long a disk is.
+const DISK: u64 = 64 * MIB;
+/// How much the guest writes to the second disk, and where: first, and into its snapshot.
+const WRITTEN: u64 = 4 * MIB;
+const EARLY: u64 = MIB;
+const LATER: u64 = 16 * MIB;
 /// Where the files begin among the VMM's fds; the sockets come first and are in no set.
 const FIRST_FD: i32 = 20;
 const SOCKETS: usize = 2;
@@ -78,9 +84,16 @@ pub(crate) fn tell(show: &Show, vmm: &Path, kernel: &Path, initrd: &Path) -> Res
     show.chapter("The guest mounts the disk and writes to it");
     write_letter(show, &mut machine)?;
 
-    show.chapter("A second disk arrives while the guest runs, is used, and goes");
+    show.chapter("A second disk arrives while the guest runs, and is used");
     add_disk(show, &mut machine, "late", &late, "port1")?;
-    use_late_disk(show, &mut machine)?;
+    use_late_disk(show, &mut machine, EARLY)?;
+    if machine.is_sesame {
+        show.chapter("A snapshot of it is taken, written to, and committed, by fds alone");
+        take_snapshot(show, &mut machine)?;
+        use_late_disk(show, &mut machine, LATER)?;
+        commit_snapshot(show, &mut machine)?;
+    }
+    show.chapter("The second disk goes again");
     remove_disk(show, &mut machine, "late")?;
     machine.qmp.execute("query-fdsets", json!({}))?;
 
@@ -92,7 +105,12 @@ pub(crate) fn tell(show: &Show, vmm: &Path, kernel: &Path, initrd: &Path) -> Res
     ensure!(status.success(), "sesame ended with {status}");
 
     show.chapter("On the host, the bytes are where the guest put them");
-    verify(show, &disk, &late)?;
+    let written: &[_] = if machine.is_sesame {
+        &[EARLY, LATER]
+    } else {
+        &[EARLY]
+    };
+    verify(show, &disk, &late, written)?;
     let console = fs::read_to_string(folder.path().join("console.log"))?;
     ensure!(!console.is_empty(), "the console log is empty");
     show.note(&format!(
@@ -107,7 +125,7 @@ pub(crate) fn tell(show: &Show, vmm: &Path, kernel: &Path, initrd: &Path) -> Res
 fn make_disks(disk: &Path, late: &Path) -> Result<()> {
     for path in [disk, late] {
         let file = File::create(path)?;
-        file.set_len(64 * MIB)?;
+        file.set_len(DISK)?;
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
     }
     let output = system("mkfs.ext4").args(["-q", "-F"]).arg(disk).output()?;
@@ -270,11 +288,40 @@ fn write_letter(show: &Show, machine: &mut Machine) -> Result<()> {
 }
 
 /// The guest writes the pattern that [`verify`] looks for.
-fn use_late_disk(show: &Show, machine: &mut Machine) -> Result<()> {
+fn use_late_disk(show: &Show, machine: &mut Machine, offset: u64) -> Result<()> {
     let name = machine.guest.disk("late")?;
-    let range = json!({"disk": name, "offset": MIB, "length": 4 * MIB, "seed": SEED});
+    let range = json!({"disk": name, "offset": offset, "length": WRITTEN, "seed": SEED});
     ask(show, machine, "disk-write", range.clone())?;
     ask(show, machine, "disk-verify", range)
+}
+
+/// Hands in an empty image, and has the guest's writes go there from now on.
+fn take_snapshot(show: &Show, machine: &mut Machine) -> Result<()> {
+    let overlay = image(DISK)?;
+    show.hand("an empty qcow2 image");
+    let name = json!({"fdname": "overlay"});
+    machine
+        .qmp
+        .execute_with("getfd", name, &[overlay.as_fd()])?;
+    let snapshot = json!({"type": "blockdev-snapshot-sync", "data": {"node-name": "late",
+        "snapshot-file": "fd:overlay", "snapshot-node-name": "overlay", "format": "qcow2",
+        "mode": "existing"}});
+    machine
+        .qmp
+        .execute("transaction", json!({"actions": [snapshot]}))?;
+    Ok(())
+}
+
+/// Brings what went to the image home to the disk, which the guest then writes to again.
+fn commit_snapshot(show: &Show, machine: &mut Machine) -> Result<()> {
+    let job = json!({"device": "overlay", "job-id": "home"});
+    machine.qmp.execute("block-commit", job)?;
+    machine.qmp.event("BLOCK_JOB_READY", SOON)?;
+    machine.qmp.execute("job-complete", json!({"id": "home"}))?;
+    let done = machine.qmp.event("BLOCK_JOB_COMPLETED", SOON)?;
+    ensure!(done["data"]["error"].is_null(), "the commit failed: {done}");
+    show.note("late.raw holds it all, and the image is closed");
+    Ok(())
 }
 
 /// Hands in a disk, makes a block node of it, and plugs it into a port.
@@ -324,7 +371,7 @@ fn ask(show: &Show, machine: &mut Machine, call: &str, arguments: Value) -> Resu
 }
 
 /// The letter as debugfs reads it from the image, and the pattern at its place.
-fn verify(show: &Show, disk: &Path, late: &Path) -> Result<()> {
+fn verify(show: &Show, disk: &Path, late: &Path, written: &[u64]) -> Result<()> {
     let check = system("e2fsck").args(["-f", "-n"]).arg(disk).output()?;
     ensure!(
         check.status.success(),
@@ -340,15 +387,20 @@ fn verify(show: &Show, disk: &Path, late: &Path) -> Result<()> {
     show.note(&format!(
         "disk.raw: e2fsck finds it clean, /letter says {letter:?}"
     ));
-    let length = usize::try_from(4 * MIB)?;
-    let mut bytes = vec![0; length];
-    open_ro(late)?.read_exact_at(&mut bytes, MIB)?;
-    let difference = pattern::first_difference(&bytes, SEED, MIB);
-    ensure!(
-        difference.is_none(),
-        "late.raw differs at byte {difference:?}"
-    );
-    show.note("late.raw: 4 MiB of pattern, every byte as written");
+    let late = open_ro(late)?;
+    let mut bytes = vec![0; usize::try_from(WRITTEN)?];
+    for &offset in written {
+        late.read_exact_at(&mut bytes, offset)?;
+        let difference = pattern::first_difference(&bytes, SEED, offset);
+        ensure!(
+            difference.is_none(),
+            "late.raw differs at byte {difference:?}"
+        );
+    }
+    let mib = WRITTEN * written.len() as u64 / MIB;
+    show.note(&format!(
+        "late.raw: {mib} MiB of pattern, every byte as written"
+    ));
     Ok(())
 }
 
