@@ -24,8 +24,8 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use serde_json::json;
 
-use super::QUERY;
 use super::subject::{Spent, Wire, threads};
+use super::{QUERY, REST};
 
 /// The calling thread, for the kernel.
 const THIS_THREAD: Pid = Pid::from_raw(0);
@@ -58,6 +58,8 @@ pub(super) fn measure(vmm: &Vmm) -> Result<Busy> {
     let mut stage = Stage::new(vmm)?;
     stage.place(&ours, &the_guests)?;
     sched_setaffinity(THIS_THREAD, &ours)?;
+    // The kernel's count of a thread's queueing jumps when the thread changes its CPU.
+    thread::sleep(REST);
     let busy = stage.measure();
     sched_setaffinity(THIS_THREAD, &everywhere)?;
     stage.vm.shutdown_clean()?;
