@@ -35,6 +35,13 @@ pub struct Module {
     pub events: Vec<Event>,
 }
 
+impl Module {
+    /// How many commands and events there are.
+    pub(crate) fn entities(&self) -> usize {
+        self.commands.len() + self.events.len()
+    }
+}
+
 /// The types that QAPI brings along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Builtin {
@@ -231,6 +238,8 @@ pub struct Branch {
 pub struct Command {
     /// Its name on the wire.
     pub name: String,
+    /// How many commands and events stand before it in its file.
+    pub place: usize,
     /// Its arguments, a key of [`Schema::types`].
     pub args: Option<String>,
     /// What it returns.
@@ -262,6 +271,8 @@ pub struct Command {
 pub struct Event {
     /// Its name on the wire.
     pub name: String,
+    /// How many commands and events stand before it in its file.
+    pub place: usize,
     /// Its data, a key of [`Schema::types`].
     pub args: Option<String>,
     /// Its feature flags.

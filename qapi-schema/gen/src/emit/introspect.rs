@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use indexmap::{IndexMap, IndexSet};
 use serde_json::{Map, Value, json};
 
-use crate::ir::{Branch, Builtin, Kind, Member, Schema, TypeRef};
+use crate::ir::{Branch, Builtin, Command, Event, Kind, Member, Schema, TypeRef};
 
 /// The object type without members, which no definition names.
 const EMPTY: &str = "q_empty";
@@ -27,28 +27,15 @@ pub(super) fn entities(schema: &Schema) -> Vec<Value> {
         out: Vec::new(),
     };
     for module in &schema.modules {
+        // Commands and events as they stand in the file, among each other.
+        let mut events = module.events.iter().peekable();
         for command in &module.commands {
-            let args = walk.use_object(command.args.as_deref());
-            let returns = match &command.returns {
-                Some(ty) => walk.use_type(ty),
-                None => walk.use_object(None),
-            };
-            let mut entity = json!({ "name": command.name, "meta-type": "command" });
-            add_features(&mut entity, &command.features);
-            entity["arg-type"] = args.into();
-            entity["ret-type"] = returns.into();
-            if command.allow_oob {
-                entity["allow-oob"] = true.into();
+            while let Some(event) = events.next_if(|event| event.place < command.place) {
+                walk.event(event);
             }
-            walk.out.push(entity);
+            walk.command(command);
         }
-        for event in &module.events {
-            let args = walk.use_object(event.args.as_deref());
-            let mut entity = json!({ "name": event.name, "meta-type": "event" });
-            add_features(&mut entity, &event.features);
-            entity["arg-type"] = args.into();
-            walk.out.push(entity);
-        }
+        events.for_each(|event| walk.event(event));
     }
     let mut next = 0;
     while let Some(ty) = walk.used.get_index(next).cloned() {
@@ -59,6 +46,30 @@ pub(super) fn entities(schema: &Schema) -> Vec<Value> {
 }
 
 impl Walk<'_> {
+    fn command(&mut self, command: &Command) {
+        let args = self.use_object(command.args.as_deref());
+        let returns = match &command.returns {
+            Some(ty) => self.use_type(ty),
+            None => self.use_object(None),
+        };
+        let mut entity = json!({ "name": command.name, "meta-type": "command" });
+        add_features(&mut entity, &command.features);
+        entity["arg-type"] = args.into();
+        entity["ret-type"] = returns.into();
+        if command.allow_oob {
+            entity["allow-oob"] = true.into();
+        }
+        self.out.push(entity);
+    }
+
+    fn event(&mut self, event: &Event) {
+        let args = self.use_object(event.args.as_deref());
+        let mut entity = json!({ "name": event.name, "meta-type": "event" });
+        add_features(&mut entity, &event.features);
+        entity["arg-type"] = args.into();
+        self.out.push(entity);
+    }
+
     fn number(&mut self, name: &str) -> String {
         let next = self.numbers.len();
         self.numbers

@@ -35,8 +35,10 @@ pub(super) fn command(
         Some(name) => Some(check_returns(resolver, of, resolver.type_ref(name)?)?),
     };
     let doc = of.doc.as_ref();
-    schema.modules[of.module].commands.push(Command {
+    let module = &mut schema.modules[of.module];
+    module.commands.push(Command {
         name: of.name.clone(),
+        place: module.entities(),
         args,
         returns,
         features: of.features.clone(),
@@ -62,8 +64,10 @@ pub(super) fn event(
         return Err(SchemaError::new(&of.span, "wanted an event"));
     };
     let args = arguments(resolver, of, args.as_ref(), *boxed, schema)?;
-    schema.modules[of.module].events.push(Event {
+    let module = &mut schema.modules[of.module];
+    module.events.push(Event {
         name: of.name.clone(),
+        place: module.entities(),
         args,
         features: of.features.clone(),
         feature_docs: feature_docs(of.doc.as_ref()),
