@@ -211,7 +211,8 @@ func (c *Conn) QueryOpenHook(ctx context.Context) (OpenHookInfo, error) {
 
 // QueryOpenPlanArguments is what QueryOpenPlan takes.
 type QueryOpenPlanArguments struct {
-	// The command: blockdev-add, object-add, chardev-add, open-hook-set; any other opens nothing.
+	// The command: blockdev-add, blockdev-snapshot-sync, transaction, block-commit, block-stream,
+	// object-add, chardev-add, open-hook-set; any other opens nothing.
 	Command *string `json:"command,omitempty"`
 	// Its arguments, as it would be sent (default: none).
 	Arguments any `json:"arguments,omitempty"`
@@ -224,8 +225,10 @@ type QueryOpenPlanArguments struct {
 }
 
 // QueryOpenPlan: Tells what a command, several commands or a whole launch would open, in that
-// order, without running anything or touching any file. A block node opens what its whole chain
-// opens. Exactly one of command, commands and command-line is given.
+// order, without running anything. A block node opens what its whole chain opens: where a name of
+// an image's chain is left to the image, its header is read if its file can be had now, by a
+// passed fd (a name is not used up) or, without an open hook, by a path; otherwise the plan ends
+// there. No other file is touched. At most one of command, commands and command-line is given.
 //
 // Returns: one entry for each open.
 func (c *Conn) QueryOpenPlan(ctx context.Context, args QueryOpenPlanArguments) ([]OpenPlanEntry, error) {

@@ -521,6 +521,11 @@ type OpenRole string
 const (
 	// The storage of a block node.
 	OpenRoleImage OpenRole = "image"
+	// A backing file that only an image's header names: the name is the wish of whoever made the
+	// image.
+	OpenRoleBacking OpenRole = "backing"
+	// An external data file that only an image's header names.
+	OpenRoleDataFile OpenRole = "data-file"
 	// Guest memory.
 	OpenRoleMemory OpenRole = "memory"
 	// The guest's kernel.
@@ -690,6 +695,9 @@ type OpenPlanEntry struct {
 	Present *bool `json:"present,omitempty"`
 	// Which file the passed fd leads to.
 	Identity *FileIdentity `json:"identity,omitempty"`
+	// Why the plan ends here: the file is an image, or under one, whose header cannot be read yet,
+	// so that what it names is not in the plan.
+	Ends *string `json:"ends,omitempty"`
 }
 
 // OpenPlanCommand: One command of several.

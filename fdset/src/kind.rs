@@ -202,7 +202,12 @@ impl Role {
     #[must_use]
     pub fn kinds(self) -> &'static [Kind] {
         match self {
-            Self::Image | Self::Kernel | Self::Initrd | Self::Firmware => STORAGE,
+            Self::Image
+            | Self::Backing
+            | Self::DataFile
+            | Self::Kernel
+            | Self::Initrd
+            | Self::Firmware => STORAGE,
             Self::Memory => &[Kind::File, Kind::Memfd],
             Self::Kvm => &[Kind::Kvm],
             Self::PidFile | Self::Secret => &[Kind::File, Kind::Memfd],
@@ -226,7 +231,13 @@ impl Role {
     pub(crate) fn is_one_file(self) -> bool {
         matches!(
             self,
-            Self::Image | Self::Kernel | Self::Initrd | Self::Firmware | Self::Memory
+            Self::Image
+                | Self::Backing
+                | Self::DataFile
+                | Self::Kernel
+                | Self::Initrd
+                | Self::Firmware
+                | Self::Memory
         )
     }
 }

@@ -69,7 +69,7 @@ pub use inherited::{Inherited, inherited, passed, passed_if, standard_streams};
 pub use kind::{Kind, Nature};
 pub use lease::{FileType, Identity, Lease, OpenFile};
 pub use ledger::{Place, Use, Via, Waiting};
-pub use look::{Found, Source, look};
+pub use look::{Found, Source, look, peek};
 pub use open::{null, open};
 pub use pidfile::{PidFile, pid_file};
 pub use policy::Policy;

@@ -1,7 +1,9 @@
 //! Looking before opening: where a name would be opened from, and what is there.
 //!
 //! Nothing is used up and nothing outside this process is touched: a passed fd is looked at, a
-//! path is not.
+//! path is not. To look *into* what would be opened, there is [`peek`].
+
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use crate::kind::Nature;
 use crate::lease::Identity;
@@ -61,6 +63,32 @@ pub fn look(door: &Door, request: &Request<'_>) -> Found {
     }
 }
 
+/// A duplicate of the passed fd, or of the open hook's answer, that `request` would be served with:
+/// to read what is in it. The name, the answer and the set's leases stay as they are. `None` where
+/// there is none that would do; a path is not opened.
+#[must_use]
+pub fn peek(door: &Door, request: &Request<'_>) -> Option<OwnedFd> {
+    if let Some(name) = request.name.strip_prefix(NAMED_PREFIX) {
+        // A check that refuses leaves the fd where it is.
+        let copy = |fd: BorrowedFd<'_>| {
+            let nature = Nature::of(fd);
+            let serves = request.is_served_by(nature) && request.takes(nature.kind);
+            let copy = serves.then(|| fd.try_clone_to_owned().ok());
+            Err::<(), _>(copy.flatten())
+        };
+        let seen = door.registry().take_if(door.scope(), name, copy);
+        return seen?.err().flatten();
+    }
+    let set = match request.name.strip_prefix(SET_PREFIX) {
+        Some(id) => Some(FdsetId::parse(id)?),
+        None => door.registry().alias(request.name),
+    };
+    match set {
+        Some(set) => door.registry().peek(set, request),
+        None => door.peek_answer(request.name, request.access),
+    }
+}
+
 impl Found {
     fn passed(source: Source, identity: Option<Identity>) -> Self {
         Self {
@@ -115,6 +143,35 @@ mod tests {
             assert!(open(&door, &request).is_ok());
         }
         // No lease is left behind: an emptied set vanishes.
+        door.registry().remove(3, None).expect("the set is there");
+        assert!(door.registry().query().is_empty());
+    }
+
+    #[test]
+    fn a_peek_reads_what_will_be_opened_and_leaves_it_there() {
+        let answers = Arc::new(crate::hook::Answers::new());
+        let door = Door::new(Arc::new(FdRegistry::new()), Scope::Monitor(0));
+        let door = door.with_answers(Arc::clone(&answers));
+        let file = || -> OwnedFd { tempfile::tempfile().expect("a file").into() };
+        let id = FdsetId::new(3).ok();
+        door.registry().add(passed(file()), id, None);
+        let named = door
+            .registry()
+            .add_named(Scope::Monitor(0), "disk", passed(file()));
+        named.expect("good name");
+        answers.put("/no/a", Access::ReadWrite, Ok(file()), None);
+        for name in ["fd:disk", "/dev/fdset/3", "/no/a"] {
+            let request = Request::new(name, Access::ReadWrite, Role::Image, "");
+            let seen = peek(&door, &request).map(|fd| Nature::of(fd).identity);
+            assert!(seen.is_some(), "{name}");
+            assert!(door.registry().uses().is_empty());
+            let file = open(&door, &request).expect("still there");
+            assert_eq!(seen, Some(file.identity().ok()), "{name}");
+        }
+        for gone in ["fd:disk", "/no/a", "/dev/null", "/dev/fdset/x"] {
+            let request = Request::new(gone, Access::ReadWrite, Role::Image, "");
+            assert!(peek(&door, &request).is_none(), "{gone}");
+        }
         door.registry().remove(3, None).expect("the set is there");
         assert!(door.registry().query().is_empty());
     }

@@ -369,6 +369,11 @@ impl FdRegistry {
         self.books().sets.look(id, request)
     }
 
+    /// A duplicate of the member of a set that would serve `request`; nothing is counted.
+    pub(crate) fn peek(&self, id: FdsetId, request: &Request<'_>) -> Option<OwnedFd> {
+        self.books().sets.peek(id, request)
+    }
+
     /// Writes a line into the ledger, which [`Self::end`] strikes.
     pub(crate) fn begin(&self, entry: Use) -> UseId {
         self.books().ledger.begin(entry)
@@ -500,6 +505,11 @@ impl Door {
 
     pub(crate) fn escrow(&self) -> Option<&Escrow> {
         self.escrow.as_deref()
+    }
+
+    /// A duplicate of the fd that the open hook answered for this name; the answer stays.
+    pub(crate) fn peek_answer(&self, name: &str, access: Access) -> Option<OwnedFd> {
+        self.answers.as_ref()?.peek(name, access)
     }
 
     /// Takes the open hook's answer for this name; `None`: it was not asked.

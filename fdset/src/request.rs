@@ -74,6 +74,10 @@ impl fmt::Display for Access {
 pub enum Role {
     /// The storage of a block node.
     Image,
+    /// A backing file that only an image's header names.
+    Backing,
+    /// An external data file that only an image's header names.
+    DataFile,
     /// A guest memory backend.
     Memory,
     /// The guest's kernel.
@@ -114,6 +118,8 @@ impl fmt::Display for Role {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Image => "image",
+            Self::Backing => "backing file",
+            Self::DataFile => "data file",
             Self::Memory => "guest memory",
             Self::Kernel => "kernel",
             Self::Initrd => "initrd",

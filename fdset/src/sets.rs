@@ -284,6 +284,12 @@ impl Fdsets {
         Some(member.passed.nature())
     }
 
+    /// A duplicate of the member that serves `request`; it counts no lease.
+    pub(crate) fn peek(&mut self, id: FdsetId, request: &Request<'_>) -> Option<OwnedFd> {
+        let member = self.0.get_mut(&id)?.serving(request).ok()?;
+        member.passed.as_fd().try_clone_to_owned().ok()
+    }
+
     /// All members, each with its set and its text, by rising id.
     pub(crate) fn members(
         &mut self,

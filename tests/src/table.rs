@@ -388,6 +388,14 @@ pub const TABLE: &[Row] = &[
 /// Roles of the schema that have no row, and why.
 pub const WITHOUT_ROW: &[(&str, &str)] = &[
     ("monitor", "a monitor's socket is that of its chardev"),
+    (
+        "backing",
+        "its name stands in an image: an alias, the hook or a path answers for it (tests/image_chain)",
+    ),
+    (
+        "data-file",
+        "its name stands in an image: an alias, the hook or a path answers for it (tests/image_chain)",
+    ),
     ("net", "there are no network devices"),
     ("snapshot", "there are no snapshots"),
     (

@@ -7,9 +7,14 @@
 //! ```
 //!
 //! Pure: nothing is opened, no VM is looked at. It tells names and access modes as the rooms that
-//! open have them, so a change there is a change here; a test holds both together.
+//! open have them, so a change there is a change here; a test holds both together. What only an
+//! image's header names stands in the plan as an [`Image`], which [`chain`] replaces by what it
+//! names as soon as its file can be read.
 
-use block::spec::{ChildSpec, DriverSpec, NodeSpec};
+pub mod chain;
+
+use block::graph::{Absent, HeaderPlace};
+use block::spec::{BackingSpec, ChildSpec, DriverSpec, FileSpec, NodeOptions, NodeSpec, Qcow2Spec};
 use devices::chardev::{BackendSpec, ChardevSpec, SocketRole};
 use fdset::{Access, Existing, Expected, Request, Role, SocketAddress, Wish};
 use qapi_schema::block_core::FileSnapshot;
@@ -38,15 +43,41 @@ pub struct Planned {
     pub fallback: bool,
     /// Whether everything fails without it.
     pub required: bool,
+    /// The node that it is the file of, if that has a name.
+    pub node: Option<String>,
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Something is opened.
+    Open(Planned),
+    /// The same, and the open hook was asked for it or need not be.
+    Settled(Planned),
+    /// A header is read, and what it names is opened.
+    Image(chain::Image),
+}
+
+impl From<Planned> for Step {
+    fn from(planned: Planned) -> Self {
+        Self::Open(planned)
+    }
 }
 
 impl Planned {
-    fn new(request: &Request<'_>, expected: Expected) -> Self {
+    /// An open that everything fails without.
+    #[must_use]
+    pub fn of(wish: Wish) -> Self {
         Self {
-            wish: Wish::new(request, expected),
+            wish,
             fallback: false,
             required: true,
+            node: None,
         }
+    }
+
+    fn new(request: &Request<'_>, expected: Expected) -> Self {
+        Self::of(Wish::new(request, expected))
     }
 }
 
@@ -54,7 +85,7 @@ impl Planned {
 ///
 /// # Errors
 /// There is no such command, or its arguments are wrong: as the command itself would say.
-pub fn command(name: &str, arguments: Value) -> Result<Vec<Planned>, QmpError> {
+pub fn command(name: &str, arguments: Value) -> Result<Vec<Step>, QmpError> {
     match name {
         "blockdev-add" => {
             let spec = resolve::node::node(input::arguments(arguments)?)?;
@@ -72,11 +103,14 @@ pub fn command(name: &str, arguments: Value) -> Result<Vec<Planned>, QmpError> {
         }
         "object-add" => {
             let (id, spec) = resolve::object::object(input::arguments(arguments)?)?;
-            Ok(object(&id, &spec))
+            Ok(steps(object(&id, &spec)))
         }
         "chardev-add" => {
             let args: qapi_schema::char::ChardevAdd = input::arguments(arguments)?;
-            Ok(chardev(&args.id, &resolve::chardev::chardev(args.backend)?))
+            Ok(steps(chardev(
+                &args.id,
+                &resolve::chardev::chardev(args.backend)?,
+            )))
         }
         other => match find_command(other) {
             Some(_) => Ok(Vec::new()),
@@ -95,7 +129,7 @@ pub fn hook(spec: &HookSpec, reason: &str) -> Option<Planned> {
 
 /// What a launch will open, in this order. What is wrong with it is left to the launch to tell.
 #[must_use]
-pub fn config(config: &Config) -> Vec<Planned> {
+pub fn config(config: &Config) -> Vec<Step> {
     let mut plan = Vec::new();
     if let Some(name) = &config.pidfile {
         let request = Request::new(name, Access::WriteOnly, Role::PidFile, "-pidfile");
@@ -120,20 +154,25 @@ pub fn config(config: &Config) -> Vec<Planned> {
             plan.extend(object(&id, &spec));
         }
     }
+    let mut plan = steps(plan);
     let drives = config.drives.iter().map(|drive| &drive.node);
     for options in config.blockdevs.iter().chain(drives) {
         if let Ok(spec) = resolve::node::node(options.clone()) {
             plan.extend(node(&spec));
         }
     }
-    plan.extend(machine(config));
+    plan.extend(steps(machine(config)));
     let log = config.qtest.iter().filter_map(|qtest| qtest.log.as_deref());
     plan.extend(log.map(|name| {
         let request = Request::new(name, Access::WriteOnly, Role::Log, "-qtest-log");
         let request = request.create(MODE, Existing::Truncate);
-        Planned::new(&request, Expected::Stream)
+        Planned::new(&request, Expected::Stream).into()
     }));
     plan
+}
+
+fn steps(plan: Vec<Planned>) -> Vec<Step> {
+    plan.into_iter().map(Step::Open).collect()
 }
 
 fn machine(config: &Config) -> Vec<Planned> {
@@ -170,49 +209,108 @@ fn machine(config: &Config) -> Vec<Planned> {
 }
 
 /// The overlay of a snapshot. It is cached as what it goes above, which is not known here.
-fn overlay(snapshot: &FileSnapshot) -> Vec<Planned> {
+fn overlay(snapshot: &FileSnapshot) -> Vec<Step> {
     let spec = transaction::overlay::spec(snapshot, transaction::overlay::PLAIN);
     spec.map(|spec| node(&spec)).unwrap_or_default()
 }
 
 /// A node, and with it its whole chain: the nodes inside it are walked as the graph opens them.
-/// Files that only an image's header names are not known before the image is open; who wants them
-/// in the plan gives them as nodes.
-fn node(spec: &NodeSpec) -> Vec<Planned> {
+fn node(spec: &NodeSpec) -> Vec<Step> {
     let reason = match &spec.name {
         Some(name) => format!("node '{name}'"),
         None => "a node without a name".to_owned(),
     };
-    let (file, expected) = match &spec.driver {
-        DriverSpec::File(file) => (file, Expected::RegularFile),
-        DriverSpec::HostDevice(file) => (file, Expected::BlockDevice),
+    walk(spec, &reason, &[])
+}
+
+/// What `spec` opens, for `reason`, below the images `above`.
+fn walk(spec: &NodeSpec, reason: &str, above: &[HeaderPlace]) -> Vec<Step> {
+    match &spec.driver {
+        DriverSpec::File(file) => steps(storage(spec, file, Expected::RegularFile, reason)),
+        DriverSpec::HostDevice(file) => steps(storage(spec, file, Expected::BlockDevice, reason)),
+        DriverSpec::Qcow2(qcow2) => image(spec, qcow2, reason, above),
         DriverSpec::NullCo(_)
         | DriverSpec::NullAio(_)
         | DriverSpec::Raw(_)
-        | DriverSpec::Qcow2(_)
         | DriverSpec::Blkdebug(_) => {
-            let mut plan = rules(spec);
-            let children = spec.driver.children().map(|(_, child)| match child {
-                ChildSpec::Named(_) => Vec::new(),
-                ChildSpec::Inline(child) => node(child),
-            });
-            plan.extend(children.flatten());
-            return plan;
+            let mut plan = steps(rules(spec));
+            let children = spec.driver.children();
+            plan.extend(children.flat_map(|(_, below)| child(below, reason, above)));
+            plan
+        }
+    }
+}
+
+/// A child that comes inline; one that is there already opens nothing.
+fn child(spec: &ChildSpec, reason: &str, above: &[HeaderPlace]) -> Vec<Step> {
+    match spec {
+        ChildSpec::Named(_) => Vec::new(),
+        ChildSpec::Inline(spec) => match &spec.name {
+            Some(name) => walk(spec, &format!("node '{name}'"), above),
+            None => walk(spec, reason, above),
+        },
+    }
+}
+
+/// An image: its file, then what its header names, then what is given for below it.
+fn image(spec: &NodeSpec, qcow2: &Qcow2Spec, reason: &str, above: &[HeaderPlace]) -> Vec<Step> {
+    let mut plan = child(&qcow2.file, reason, above);
+    let absent = Absent {
+        data_file: qcow2.data_file.is_none(),
+        backing: qcow2.backing == BackingSpec::FromHeader,
+    };
+    if absent != Absent::default() {
+        let wishes = plan.iter().filter_map(|step| match step {
+            Step::Open(planned) => Some(planned.wish.clone()),
+            Step::Settled(_) | Step::Image(_) => None,
+        });
+        let file = match &qcow2.file {
+            ChildSpec::Named(name) => chain::File::Node(name.clone()),
+            ChildSpec::Inline(file) => match &file.driver {
+                DriverSpec::File(_) | DriverSpec::HostDevice(_) => {
+                    chain::File::Opened(wishes.collect())
+                }
+                _ => chain::File::Hidden,
+            },
+        };
+        plan.push(Step::Image(chain::Image {
+            file,
+            absent,
+            options: spec.options,
+            reason: reason.to_owned(),
+            above: above.to_vec(),
+            ends: None,
+        }));
+    }
+    let given = spec.driver.children().filter(|(role, _)| *role != "file");
+    plan.extend(given.flat_map(|(_, below)| child(below, reason, above)));
+    plan
+}
+
+/// The file of a node, which may turn out to be only to be read.
+fn storage(spec: &NodeSpec, file: &FileSpec, expected: Expected, reason: &str) -> Vec<Planned> {
+    let NodeOptions {
+        cache,
+        read_only,
+        auto_read_only,
+        ..
+    } = spec.options;
+    let planned = |access| {
+        let request = Request::new(&file.filename, access, file.role, reason);
+        Planned {
+            node: spec.name.clone(),
+            ..Planned::new(&request.direct(cache.direct), expected)
         }
     };
-    let planned = |access| {
-        let request = Request::new(&file.filename, access, Role::Image, &reason);
-        Planned::new(&request.direct(spec.options.cache.direct), expected)
-    };
-    let read_only = planned(Access::ReadOnly);
-    match (spec.options.read_only, spec.options.auto_read_only) {
-        (true, _) => vec![read_only],
+    let reading = planned(Access::ReadOnly);
+    match (read_only, auto_read_only) {
+        (true, _) => vec![reading],
         (false, false) => vec![planned(Access::ReadWrite)],
         (false, true) => vec![
             planned(Access::ReadWrite),
             Planned {
                 fallback: true,
-                ..read_only
+                ..reading
             },
         ],
     }
@@ -341,8 +439,16 @@ mod tests {
 
     use super::*;
 
+    fn opens(steps: Vec<Step>) -> Vec<Planned> {
+        let opens = steps.into_iter().filter_map(|step| match step {
+            Step::Open(planned) => Some(planned),
+            Step::Settled(_) | Step::Image(_) => None,
+        });
+        opens.collect()
+    }
+
     fn planned(name: &str, arguments: Value) -> Vec<Planned> {
-        command(name, arguments).expect("good arguments")
+        opens(command(name, arguments).expect("good arguments"))
     }
 
     /// Name, access and kind of each.
@@ -505,7 +611,7 @@ mod tests {
         else {
             panic!("a good command line");
         };
-        let plan = config(&launch);
+        let plan = opens(config(&launch));
         let pid = ("/p", Access::WriteOnly, Expected::RegularFile);
         assert_eq!(short(&plan)[..2], [pid, wanted]);
     }

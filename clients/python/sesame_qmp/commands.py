@@ -262,12 +262,16 @@ class Commands(Caller):
         command_line: Optional[List[str]] = None,
     ) -> List[OpenPlanEntry]:
         """Tells what a command, several commands or a whole launch would open, in that order,
-        without running anything or touching any file. A block node opens what its whole
-        chain opens. Exactly one of ``command``, ``commands`` and ``command-line`` is given.
+        without running anything. A block node opens what its whole chain opens: where a name
+        of an image's chain is left to the image, its header is read if its file can be had
+        now, by a passed fd (a name is not used up) or, without an open hook, by a path;
+        otherwise the plan ends there. No other file is touched. At most one of ``command``,
+        ``commands`` and ``command-line`` is given.
 
         Args:
-            command: The command: blockdev-add, object-add, chardev-add, open-hook-set; any
-                other opens nothing.
+            command: The command: blockdev-add, blockdev-snapshot-sync, transaction,
+                block-commit, block-stream, object-add, chardev-add, open-hook-set; any other opens
+                nothing.
             arguments: Its arguments, as it would be sent (default: none).
             commands: Several commands, one after the other, such as those that add a device
                 with all that is behind it.

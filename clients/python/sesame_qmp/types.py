@@ -137,6 +137,8 @@ FdSource = Literal["name", "fdset", "hook", "path", "address", "anonymous", "acc
 
 OpenRole = Literal[
     "image",
+    "backing",
+    "data-file",
     "memory",
     "kernel",
     "initrd",
@@ -157,6 +159,9 @@ OpenRole = Literal[
 """What something is opened for.
 
 - ``image``: The storage of a block node.
+- ``backing``: A backing file that only an image's header names: the name is the wish of whoever
+made the image.
+- ``data-file``: An external data file that only an image's header names.
 - ``memory``: Guest memory.
 - ``kernel``: The guest's kernel.
 - ``initrd``: The guest's initial RAM disk.
@@ -1026,6 +1031,10 @@ class OpenPlanEntry(Struct):
     """
     identity: Optional[FileIdentity] = None
     """Which file the passed fd leads to."""
+    ends: Optional[str] = None
+    """Why the plan ends here: the file is an image, or under one, whose header cannot be read
+    yet, so that what it names is not in the plan.
+    """
 
 
 @dataclass

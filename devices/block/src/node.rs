@@ -22,7 +22,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fdset::{Door, OpenFile};
+use fdset::{Door, OpenFile, Wish};
 
 use crate::account::{Account, Operation, Outcome, Totals};
 use crate::dirty::{DirtyMap, Trackers};
@@ -267,6 +267,11 @@ pub trait BlockNode: Send + Sync {
     /// the first write that follows. By default a flush.
     fn settle<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
         self.flush(io)
+    }
+
+    /// What [`prepare_reopen`](Self::prepare_reopen) will open to become so, and cannot do without.
+    fn reopening_opens(&self, _to: &NodeOptions) -> Option<Wish> {
+        None
     }
 
     /// Prepares for other options, of which the driver's body has a stake in `read_only` (and
@@ -760,6 +765,11 @@ impl NodeRef {
             return Ok(());
         }
         self.0.body.settle(io).await
+    }
+
+    /// What [`prepare_reopen`](Self::prepare_reopen) will open.
+    pub fn reopening_opens(&self, to: &NodeOptions) -> Option<Wish> {
+        self.0.body.reopening_opens(to)
     }
 
     /// Prepares the node for other options; nothing has changed yet. Host caching stays as it is.

@@ -2,6 +2,8 @@
 //!
 //! Where an `Option` stands, absence has a meaning of its own, said beside it.
 
+use fdset::Role;
+
 use crate::format::blkdebug::rules::Rules;
 use crate::format::qcow2::Tuning;
 
@@ -140,6 +142,8 @@ impl DriverSpec {
 pub struct FileSpec {
     /// What `fdset::open` is asked for: `/dev/fdset/N`, `fd:NAME` or a path.
     pub filename: String,
+    /// What it is for: [`Role::Image`], or the role of a file that only an image's header names.
+    pub role: Role,
 }
 
 /// A node over nothing.

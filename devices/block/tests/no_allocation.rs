@@ -51,7 +51,10 @@ fn node(file: &tempfile::NamedTempFile) -> NodeRef {
         },
     };
     let filename = file.path().to_str().expect("plain path").to_owned();
-    let driver = DriverSpec::File(FileSpec { filename });
+    let driver = DriverSpec::File(FileSpec {
+        filename,
+        role: fdset::Role::Image,
+    });
     let spec = NodeSpec {
         name: Some("disk".to_owned()),
         options,

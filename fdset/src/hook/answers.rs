@@ -66,6 +66,14 @@ impl Answers {
         Some(list.remove(at).outcome)
     }
 
+    /// A duplicate of the fd that the next open of `name` will take.
+    pub(crate) fn peek(&self, name: &str, access: Access) -> Option<OwnedFd> {
+        let list = self.list();
+        let mut answers = list.iter();
+        let answer = answers.find(|answer| answer.name == name && answer.access == access)?;
+        answer.outcome.as_ref().ok()?.fd.try_clone().ok()
+    }
+
     fn list(&self) -> MutexGuard<'_, Vec<Answer>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -61,7 +61,7 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         "Tells how the open hook does.", input : None, output : Some(generator
         .subschema_for:: < super::open_hook::OpenHookInfo > ()), }, Entry { name :
         "query-open-plan", description :
-        "Tells what a command, several commands or a whole launch would open, in that order, without running anything or touching any file. A block node opens what its whole chain opens. Exactly one of @command, @commands and @command-line is given.",
+        "Tells what a command, several commands or a whole launch would open, in that order, without running anything. A block node opens what its whole chain opens: where a name of an image's chain is left to the image, its header is read if its file can be had now, by a passed fd (a name is not used up) or, without an open hook, by a path; otherwise the plan ends there. No other file is touched. At most one of @command, @commands and @command-line is given.",
         input : Some(generator.subschema_for:: < super::open_hook::QueryOpenPlan > ()),
         output : Some(generator.subschema_for:: < Vec < super::open_hook::OpenPlanEntry >
         > ()), }, Entry { name : "seal", description :

@@ -19,6 +19,13 @@ pub enum OpenRole {
     /// The storage of a block node.
     #[serde(rename = "image")]
     Image,
+    /// A backing file that only an image's header names: the name is the wish of whoever made the
+    /// image.
+    #[serde(rename = "backing")]
+    Backing,
+    /// An external data file that only an image's header names.
+    #[serde(rename = "data-file")]
+    DataFile,
     /// Guest memory.
     #[serde(rename = "memory")]
     Memory,
@@ -73,6 +80,8 @@ impl OpenRole {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
         Self::Image,
+        Self::Backing,
+        Self::DataFile,
         Self::Memory,
         Self::Kernel,
         Self::Initrd,
@@ -94,6 +103,8 @@ impl OpenRole {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Image => "image",
+            Self::Backing => "backing",
+            Self::DataFile => "data-file",
             Self::Memory => "memory",
             Self::Kernel => "kernel",
             Self::Initrd => "initrd",
@@ -326,6 +337,8 @@ impl crate::describe::Described for OpenWish {
             .one_of(
                 &[
                     "image",
+                    "backing",
+                    "data-file",
                     "memory",
                     "kernel",
                     "initrd",
@@ -477,6 +490,8 @@ impl crate::describe::Described for OpenHookOpen {
             .one_of(
                 &[
                     "image",
+                    "backing",
+                    "data-file",
                     "memory",
                     "kernel",
                     "initrd",
@@ -919,6 +934,10 @@ pub struct OpenPlanEntry {
     /// Which file the passed fd leads to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<FileIdentity>,
+    /// Why the plan ends here: the file is an image, or under one, whose header cannot be read
+    /// yet, so that what it names is not in the plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ends: Option<String>,
 }
 
 impl crate::input::FromMembers for OpenPlanEntry {
@@ -938,6 +957,7 @@ impl crate::input::FromMembers for OpenPlanEntry {
             required: members.required("required")?,
             present: members.optional("present")?,
             identity: members.optional("identity")?,
+            ends: members.optional("ends")?,
         })
     }
 }
@@ -955,6 +975,8 @@ impl crate::describe::Described for OpenPlanEntry {
             .one_of(
                 &[
                     "image",
+                    "backing",
+                    "data-file",
                     "memory",
                     "kernel",
                     "initrd",
@@ -1044,6 +1066,11 @@ impl crate::describe::Described for OpenPlanEntry {
             "FileIdentity",
             "which file the passed fd leads to",
         ),
+        crate::describe::MemberSpec::optional(
+            "ends",
+            "str",
+            "why the plan ends here: the file is an image, or under one, whose header cannot be read yet, so that what it names is not in the plan",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
@@ -1087,7 +1114,8 @@ impl crate::describe::Described for OpenPlanCommand {
 /// Arguments of command `query-open-plan`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct QueryOpenPlan {
-    /// The command: blockdev-add, object-add, chardev-add, open-hook-set; any other opens nothing.
+    /// The command: blockdev-add, blockdev-snapshot-sync, transaction, block-commit, block-stream,
+    /// object-add, chardev-add, open-hook-set; any other opens nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
     /// Its arguments, as it would be sent (default: none).
@@ -1122,7 +1150,7 @@ impl crate::describe::Described for QueryOpenPlan {
         crate::describe::MemberSpec::optional(
             "command",
             "str",
-            "the command: blockdev-add, object-add, chardev-add, open-hook-set; any other opens nothing",
+            "the command: blockdev-add, blockdev-snapshot-sync, transaction, block-commit, block-stream, object-add, chardev-add, open-hook-set; any other opens nothing",
         ),
         crate::describe::MemberSpec::optional(
                 "arguments",
@@ -1201,8 +1229,10 @@ pub trait Commands {
         cx: &mut dyn crate::Context,
     ) -> Result<OpenHookInfo, crate::QmpError>;
     /// Tells what a command, several commands or a whole launch would open, in that order, without
-    /// running anything or touching any file. A block node opens what its whole chain opens.
-    /// Exactly one of `command`, `commands` and `command-line` is given.
+    /// running anything. A block node opens what its whole chain opens: where a name of an image's
+    /// chain is left to the image, its header is read if its file can be had now, by a passed fd
+    /// (a name is not used up) or, without an open hook, by a path; otherwise the plan ends there.
+    /// No other file is touched. At most one of `command`, `commands` and `command-line` is given.
     ///
     /// Returns: one entry for each open.
     fn query_open_plan(

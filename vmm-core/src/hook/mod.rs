@@ -10,6 +10,7 @@
 //!           parked: Call + Round ── one request for each ─► HookClient ─► manager
 //!                │                                              │
 //!                │◄──── tend: answers, refusals, deadlines ─────┘
+//!                ├─ all in, and a header among them names more ─► asked for too, level by level
 //!                ├─ all in ─► run it, with the answers in its door; what it leaves is closed
 //!                ├─ its client has gone ─► the manager is told, nothing is run
 //!                └─ the VM ends ─► an error
@@ -32,14 +33,14 @@ use std::time::{Duration, Instant};
 use fdset::hook::Finished;
 use fdset::{Door, HookClient, OpenError, SocketAddress, Source, Told, look};
 use monitor::Call;
+use qapi_schema::QmpError;
 use qapi_schema::open_hook::{OpenHookGone, OpenHookInfo, OpenHookState};
-use qapi_schema::{CommandSpec, QmpError};
 
 pub use wire::{JsonLines, wire_access, wire_existing, wire_kind, wire_role};
 
 use self::round::Round;
 use crate::letters::Question;
-use crate::plan::Planned;
+use crate::plan::{Planned, Step};
 
 /// An open hook to be set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +56,8 @@ pub struct HookSpec {
 struct Parked {
     call: Call,
     round: Round,
+    /// The plan, whose images name more once they can be read.
+    steps: Vec<Step>,
 }
 
 /// The open hook, set or not.
@@ -115,29 +118,31 @@ impl OpenHook {
         self.client.is_some()
     }
 
-    /// What of `plan` the hook is to be asked.
+    /// What the hook is to be asked of `steps` that were not settled before; they are now.
     #[must_use]
-    pub fn questions(&self, door: &Door, mut plan: Vec<Planned>) -> Vec<Planned> {
-        plan.retain(|planned| {
-            self.is_set() && look(door, &planned.wish.request()).source == Source::Path
-        });
-        plan
-    }
-
-    /// Asks for all of `plan`, on behalf of `command` if there is one.
-    pub fn ask(&mut self, plan: Vec<Planned>, command: Option<&'static str>) -> Round {
-        let mut round = Round::new(plan, command);
-        if let Some(client) = &mut self.client {
-            round.ask(client, Instant::now());
+    pub fn questions(&self, door: &Door, steps: &mut [Step]) -> Vec<Planned> {
+        let mut questions = Vec::new();
+        for step in steps {
+            if let Step::Open(planned) = step {
+                if self.is_set() && look(door, &planned.wish.request()).source == Source::Path {
+                    questions.push(planned.clone());
+                }
+                *step = Step::Settled(planned.clone());
+            }
         }
-        round
+        questions
     }
 
-    /// Keeps a call until the answers to `plan` are in.
-    pub fn park(&mut self, call: Call, plan: Vec<Planned>) {
-        let CommandSpec { name, .. } = call.command;
-        let round = self.ask(plan, Some(name));
-        self.parked.push(Parked { call, round });
+    /// Asks for all of `plan` as a part of `round`.
+    pub fn ask(&mut self, round: &mut Round, plan: Vec<Planned>) {
+        if let Some(client) = &mut self.client {
+            round.ask(client, plan, Instant::now());
+        }
+    }
+
+    /// Keeps a call until the answers are in that `round` waits for.
+    pub fn park(&mut self, call: Call, round: Round, steps: Vec<Step>) {
+        self.parked.push(Parked { call, round, steps });
     }
 
     /// Asks for what is opened again without a command, and tells when the answer is in.
@@ -146,12 +151,8 @@ impl OpenHook {
         if !self.is_set() {
             return told(Arc::default());
         }
-        let planned = Planned {
-            wish,
-            fallback: false,
-            required: true,
-        };
-        let round = self.ask(vec![planned], None);
+        let mut round = Round::new(None);
+        self.ask(&mut round, vec![Planned::of(wish)]);
         self.loose.push((round, told));
     }
 
@@ -184,14 +185,14 @@ impl OpenHook {
         })
     }
 
-    /// The next parked call that can go on, with its answers.
-    pub fn next_ready(&mut self) -> Option<(Call, Round)> {
+    /// The next parked call that can go on, with its answers and its plan.
+    pub fn next_ready(&mut self) -> Option<(Call, Round, Vec<Step>)> {
         let at = self
             .parked
             .iter()
             .position(|parked| parked.round.is_done())?;
-        let Parked { call, round } = self.parked.remove(at);
-        Some((call, round))
+        let Parked { call, round, steps } = self.parked.remove(at);
+        Some((call, round, steps))
     }
 
     /// Gives up what the clients who asked for it no longer wait for.
@@ -235,7 +236,9 @@ impl OpenHook {
     }
 
     fn cancel(&mut self, at: usize, why: &str) {
-        let Parked { call, mut round } = self.parked.remove(at);
+        let Parked {
+            call, mut round, ..
+        } = self.parked.remove(at);
         if let Some(client) = &mut self.client {
             round.give_up(client);
         }

@@ -38,29 +38,40 @@ pub struct Round {
     command: Option<&'static str>,
     /// Who answers.
     peer: Option<Peer>,
+    /// Something failed without which nothing can go on.
+    failed: bool,
 }
 
 impl Round {
-    /// A plan of which nothing is asked yet, for `command` if there is one.
+    /// A plan without a step yet, for `command` if there is one.
     #[must_use]
-    pub fn new(plan: Vec<Planned>, command: Option<&'static str>) -> Self {
-        let steps = plan.into_iter().map(|planned| (planned, Step::Later));
+    pub fn new(command: Option<&'static str>) -> Self {
         Self {
-            steps: steps.collect(),
+            steps: Vec::new(),
             answers: Arc::new(Answers::new()),
             command,
             peer: None,
+            failed: false,
         }
     }
 
-    /// Asks for everything that is no fallback.
-    pub fn ask(&mut self, client: &mut HookClient, now: Instant) {
+    /// Adds `plan`, and asks for everything in it that is no fallback.
+    pub fn ask(&mut self, client: &mut HookClient, plan: Vec<Planned>, now: Instant) {
         self.peer = client.peer();
-        for (planned, step) in &mut self.steps {
-            if !planned.fallback {
-                *step = Step::Asked(client.ask(planned.wish.clone(), self.command, now));
-            }
+        for planned in plan {
+            let step = if planned.fallback {
+                Step::Later
+            } else {
+                Step::Asked(client.ask(planned.wish.clone(), self.command, now))
+            };
+            self.steps.push((planned, step));
         }
+    }
+
+    /// Whether something failed without which nothing can go on: there is no use in asking more.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 
     /// Takes an answer in if it is one of this round's; otherwise gives it back.
@@ -90,6 +101,7 @@ impl Round {
                     .get(at)
                     .is_some_and(|(planned, _)| planned.required)
                 {
+                    self.failed = true;
                     self.give_up(client);
                 }
             }
@@ -173,6 +185,7 @@ mod tests {
             wish: Wish::new(&request, Expected::Stream),
             fallback,
             required,
+            node: None,
         }
     }
 
@@ -188,9 +201,9 @@ mod tests {
         fn new(plan: Vec<Planned>) -> Self {
             let (ours, manager) = UnixStream::pair().expect("a pair");
             let mut client = HookClient::new(ours.into(), Box::new(JsonLines), PATIENCE);
-            let mut round = Round::new(plan, None);
+            let mut round = Round::new(None);
             let now = Instant::now();
-            round.ask(&mut client, now);
+            round.ask(&mut client, plan, now);
             Self {
                 round,
                 client,
@@ -271,7 +284,7 @@ mod tests {
             planned("/c", true, true),
         ]);
         stage.answer("{\"id\": 1, \"error\": \"no\"}\n", &[]);
-        assert!(stage.round.is_done());
+        assert!(stage.round.is_done() && stage.round.has_failed());
         assert_eq!(stage.requests("cancel"), 1);
         for name in ["/b", "/c"] {
             assert!(text(stage.open(name)).ends_with("before the open hook answered"));
@@ -291,7 +304,7 @@ mod tests {
         let pipe = std::io::pipe().expect("a pipe").0;
         stage.answer("{\"id\": 2}\n", &[pipe.as_fd()]);
         assert!(stage.round.is_done());
-        assert!(stage.open("/b").is_ok());
+        assert!(stage.open("/b").is_ok() && !stage.round.has_failed());
     }
 
     #[test]

@@ -58,6 +58,8 @@ fn line(id: u64, request: OpenHookRequestVariant) -> Vec<u8> {
 pub fn wire_role(role: Role) -> OpenRole {
     match role {
         Role::Image => OpenRole::Image,
+        Role::Backing => OpenRole::Backing,
+        Role::DataFile => OpenRole::DataFile,
         Role::Memory => OpenRole::Memory,
         Role::Kernel => OpenRole::Kernel,
         Role::Initrd => OpenRole::Initrd,

@@ -6,7 +6,7 @@ use block::job::JobKind;
 use block::job::chain::Chain;
 use block::job::commit::{CommitSpec, catch_up, commit, commit_active};
 use block::{DirtyMap, Gate, NodeRef};
-use fdset::Door;
+use fdset::{Door, Wish};
 use qapi_schema::QmpError;
 use qapi_schema::block_core::BlockCommit;
 
@@ -51,7 +51,28 @@ struct Places {
     base: usize,
 }
 
+impl Places {
+    /// What must be writable: the base, and whatever will name it in its header.
+    fn to_write(&self) -> Vec<&str> {
+        let above = self.top.checked_sub(1);
+        let nodes = [Some(self.base), above].into_iter().flatten();
+        nodes
+            .filter_map(|at| self.chain.get(at))
+            .map(String::as_str)
+            .collect()
+    }
+}
+
 impl Vm {
+    /// What [`begin_commit`](Self::begin_commit) will open.
+    ///
+    /// # Errors
+    /// As there, where a node is missing.
+    pub(crate) fn commit_opens(&self, args: &BlockCommit) -> Result<Vec<Wish>, QmpError> {
+        let places = self.commit_places(args)?;
+        Rights::opens(&self.graph, &places.to_write()).map_err(|error| refused(&error))
+    }
+
     /// Begins a commit.
     ///
     /// # Errors
@@ -81,11 +102,8 @@ impl Vm {
                 .map_err(|error| refused(&error))?;
         }
         let base = places.chain[places.base].clone();
-        let mut to_write = vec![base.as_str()];
-        if !is_active {
-            to_write.push(&places.chain[first]);
-        }
-        let rights = Rights::take(&self.graph, door, &to_write).map_err(|error| refused(&error))?;
+        let rights =
+            Rights::take(&self.graph, door, &places.to_write()).map_err(|error| refused(&error))?;
         let gate = Gate::new();
         let hold = self.graph.hold(&held, &id, "commit", &gate);
         hold.map_err(|error| refused(&error))?;

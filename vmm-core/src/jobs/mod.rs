@@ -26,7 +26,7 @@ use block::job::{
     Jobs, OnError, World,
 };
 use block::{BlockError, BlockGraph, Gate, IoThread, NodeRef, Reopening};
-use fdset::Door;
+use fdset::{Door, Wish};
 use qapi_schema::block_core::{
     BlockErrorAction, BlockJobCancelled, BlockJobCompleted, BlockJobError, BlockJobPending,
     BlockJobReady, BlockdevOnError, IoOperationType,
@@ -110,6 +110,22 @@ impl Rights {
         changes.into_iter().for_each(Reopening::commit);
         drop(drain);
         Ok(rights)
+    }
+
+    /// What [`take`](Self::take) will open.
+    fn opens(graph: &BlockGraph, names: &[&str]) -> Result<Vec<Wish>, BlockError> {
+        let mut wishes: Vec<Wish> = Vec::new();
+        for name in names {
+            let options = graph.node(name)?.node().options();
+            if options.read_only {
+                let writable = block::spec::NodeOptions {
+                    read_only: false,
+                    ..options
+                };
+                wishes.extend(graph.reopening_opens(name, writable)?);
+            }
+        }
+        Ok(wishes)
     }
 
     /// Gives them back.

@@ -4,7 +4,7 @@ use block::Gate;
 use block::job::JobKind;
 use block::job::chain::Chain;
 use block::job::stream::{StreamSpec, stream};
-use fdset::Door;
+use fdset::{Door, Wish};
 use qapi_schema::QmpError;
 use qapi_schema::block_core::BlockStream;
 
@@ -24,6 +24,15 @@ pub(crate) struct StreamEnd {
 }
 
 impl Vm {
+    /// What [`begin_stream`](Self::begin_stream) will open.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub(crate) fn stream_opens(&self, args: &BlockStream) -> Result<Vec<Wish>, QmpError> {
+        let top = self.find_node(Some(&args.device), Some(&args.device))?;
+        Rights::opens(&self.graph, &[&top]).map_err(|error| refused(&error))
+    }
+
     /// Begins a stream.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! The open hook of a launch: everything is asked for at once, before the first thing is built.
+//! The open hook of a launch: everything is asked for before the first thing is built: all at
+//! once, and then what the headers of images name, level by level.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +9,9 @@ use fdset::{Answers, Door};
 
 use crate::cli::Config;
 use crate::event_loop::EventLoop;
+use crate::hook::round::Round;
 use crate::plan;
+use crate::plan::chain::{self, Reader};
 use crate::vm::Vm;
 
 /// Sets the hook that `config` names and waits for its answers to what `config` will open. An
@@ -29,13 +32,32 @@ pub(super) fn ask(
     if let Some(fd) = vm.open_hook.take_unwatched() {
         event_loop.watch_hook(fd).context("-open-hook")?;
     }
-    let plan = vm.open_hook.questions(door, plan::config(config));
-    let mut round = vm.open_hook.ask(plan, None);
+    let mut steps = plan::config(config);
+    let mut round = Round::new(None);
+    let door = door.clone().with_answers(Arc::clone(round.answers()));
+    loop {
+        let reader = Reader {
+            graph: &vm.graph,
+            door: &door,
+            paths: false,
+        };
+        chain::expand(&mut steps, &[], &reader);
+        let questions = vm.open_hook.questions(&door, &mut steps);
+        if questions.is_empty() || round.has_failed() {
+            return Ok(Arc::clone(round.answers()));
+        }
+        vm.open_hook.ask(&mut round, questions);
+        wait(vm, event_loop, &mut round)?;
+    }
+}
+
+/// Waits until everything is answered that `round` asks for.
+fn wait(vm: &mut Vm, event_loop: &mut EventLoop, round: &mut Round) -> Result<()> {
     loop {
         let now = Instant::now();
-        vm.open_hook.tend(now, Some(&mut round));
+        vm.open_hook.tend(now, Some(&mut *round));
         if round.is_done() {
-            return Ok(Arc::clone(round.answers()));
+            return Ok(());
         }
         if let Some(request) = event_loop.next_end_request() {
             bail!(

@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 
 use crate::cli::{self, Outcome};
 use crate::hook::{wire_access, wire_existing, wire_kind, wire_role};
-use crate::plan::{self, Planned};
+use crate::plan::chain::{self, Reader};
+use crate::plan::{self, Planned, Step};
 use crate::resolve;
 use crate::vm::Vm;
 
@@ -43,54 +44,36 @@ impl Commands for Vm {
     ) -> Result<Vec<OpenPlanEntry>, QmpError> {
         let door = self.door_of(cx);
         let mut used_up = BTreeSet::new();
-        let steps = steps(args)?.into_iter();
-        let entries = steps.map(|(step, planned)| OpenPlanEntry {
-            step,
-            ..self.entry(&door, planned, &mut used_up)
-        });
-        Ok(entries.collect())
-    }
-}
-
-/// Everything that is asked about, each with its place among several commands.
-fn steps(args: QueryOpenPlan) -> Result<Vec<(Option<u32>, Planned)>, QmpError> {
-    match (args.command, args.commands, args.command_line) {
-        (Some(command), None, None) => {
-            let plan = command_plan(&command, args.arguments)?;
-            Ok(plan.into_iter().map(|planned| (None, planned)).collect())
-        }
-        (None, Some(commands), None) if args.arguments.is_none() => {
-            let mut steps = Vec::new();
-            for (step, OpenPlanCommand { command, arguments }) in (0..).zip(commands) {
-                let plan = command_plan(&command, arguments)?;
-                steps.extend(plan.into_iter().map(|planned| (Some(step), planned)));
+        let reader = Reader {
+            graph: &self.graph,
+            door: &door,
+            paths: !self.open_hook.is_set(),
+        };
+        let mut earlier = Vec::new();
+        let mut entries: Vec<OpenPlanEntry> = Vec::new();
+        for (step, mut steps) in self.plans(args)? {
+            chain::expand(&mut steps, &earlier, &reader);
+            let first = entries.len();
+            for planned in &steps {
+                match planned {
+                    Step::Open(planned) | Step::Settled(planned) => entries.push(OpenPlanEntry {
+                        step,
+                        ..self.entry(&door, planned.clone(), &mut used_up)
+                    }),
+                    Step::Image(image) => {
+                        if let Some(entry) = entries.get_mut(first..).and_then(<[_]>::last_mut) {
+                            entry.ends.clone_from(&image.ends);
+                        }
+                    }
+                }
             }
-            Ok(steps)
+            earlier.append(&mut steps);
         }
-        (None, None, Some(options)) if args.arguments.is_none() => {
-            let plan = launch_plan(options)?;
-            Ok(plan.into_iter().map(|planned| (None, planned)).collect())
-        }
-        // Nothing asked, nothing opened.
-        (None, None, None) if args.arguments.is_none() => Ok(Vec::new()),
-        _ => Err(QmpError::generic(
-            "query-open-plan wants at most one of 'command' (with its 'arguments'), 'commands' and \
-             'command-line'",
-        )),
+        Ok(entries)
     }
 }
 
-fn command_plan(command: &str, arguments: Option<Value>) -> Result<Vec<Planned>, QmpError> {
-    let arguments = arguments.unwrap_or_else(|| Value::Object(Map::new()));
-    if command != "open-hook-set" {
-        return plan::command(command, arguments);
-    }
-    let args: OpenHookSet = input::arguments(arguments)?;
-    let spec = resolve::open_hook::open_hook(args.fd, args.path, args.timeout_ms)?;
-    Ok(plan::hook(&spec, command).into_iter().collect())
-}
-
-fn launch_plan(options: Vec<String>) -> Result<Vec<Planned>, QmpError> {
+fn launch_plan(options: Vec<String>) -> Result<Vec<Step>, QmpError> {
     let config = match cli::parse(options.into_iter().map(OsString::from), no_file) {
         Ok(Outcome::Run(config)) => config,
         Ok(Outcome::Print(_)) => {
@@ -102,10 +85,50 @@ fn launch_plan(options: Vec<String>) -> Result<Vec<Planned>, QmpError> {
     };
     let hook = config.open_hook.as_ref();
     let hook = hook.and_then(|spec| plan::hook(spec, "-open-hook"));
-    Ok(hook.into_iter().chain(plan::config(&config)).collect())
+    let hook = hook.map(Step::Open).into_iter();
+    Ok(hook.chain(plan::config(&config)).collect())
 }
 
+/// The plan of a command, with its place among several.
+type Numbered = (Option<u32>, Vec<Step>);
+
 impl Vm {
+    /// Everything that is asked about.
+    fn plans(&self, args: QueryOpenPlan) -> Result<Vec<Numbered>, QmpError> {
+        match (args.command, args.commands, args.command_line) {
+            (Some(command), None, None) => {
+                Ok(vec![(None, self.command_plan(&command, args.arguments)?)])
+            }
+            (None, Some(commands), None) if args.arguments.is_none() => {
+                let plans = (0..).zip(commands).map(|(step, one)| {
+                    let OpenPlanCommand { command, arguments } = one;
+                    Ok((Some(step), self.command_plan(&command, arguments)?))
+                });
+                plans.collect()
+            }
+            (None, None, Some(options)) if args.arguments.is_none() => {
+                Ok(vec![(None, launch_plan(options)?)])
+            }
+            // Nothing asked, nothing opened.
+            (None, None, None) if args.arguments.is_none() => Ok(Vec::new()),
+            _ => Err(QmpError::generic(
+                "query-open-plan wants at most one of 'command' (with its 'arguments'), \
+                 'commands' and 'command-line'",
+            )),
+        }
+    }
+
+    fn command_plan(&self, command: &str, arguments: Option<Value>) -> Result<Vec<Step>, QmpError> {
+        let arguments = arguments.unwrap_or_else(|| Value::Object(Map::new()));
+        if command != "open-hook-set" {
+            return self.plan_of(command, arguments);
+        }
+        let args: OpenHookSet = input::arguments(arguments)?;
+        let spec = resolve::open_hook::open_hook(args.fd, args.path, args.timeout_ms)?;
+        let hook = plan::hook(&spec, command);
+        Ok(hook.map(Step::Open).into_iter().collect())
+    }
+
     /// How an open would go; `used_up` are the fd names that opens before it take.
     fn entry(
         &self,
@@ -117,6 +140,7 @@ impl Vm {
             wish,
             fallback,
             required,
+            node: _,
         } = planned;
         let request = wish.request();
         let found = look(door, &request);
@@ -141,6 +165,7 @@ impl Vm {
             create: wish.create.map(|create| wire_existing(create.existing)),
             direct: wish.direct,
             step: None,
+            ends: None,
             source,
             fallback,
             required,

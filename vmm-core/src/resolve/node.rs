@@ -110,6 +110,7 @@ fn node_options(options: &BlockdevOptions, parent: Option<&NodeOptions>) -> Node
 fn file_spec(file: BlockdevOptionsFile) -> FileSpec {
     FileSpec {
         filename: file.filename,
+        role: fdset::Role::Image,
     }
 }
 

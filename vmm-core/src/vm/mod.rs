@@ -229,8 +229,8 @@ impl Vm {
             // A device's news came before the request that is looked at next: it goes first.
             if let Some(letter) = event_loop.next_letter() {
                 self.hear(letter);
-            } else if let Some((call, round)) = self.open_hook.next_ready() {
-                self.resume(call, &round);
+            } else if let Some((call, round, steps)) = self.open_hook.next_ready() {
+                self.go_on(call, round, steps);
             } else if let Some(call) = self.server.next_request() {
                 self.serve(call);
             } else {

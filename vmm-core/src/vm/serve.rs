@@ -4,7 +4,8 @@
 //!   call ─► the monitor's own? ─► answered
 //!             │ no
 //!             ▼ does it open what nobody passed, and is there an open hook?
-//!             ├─ yes ─► parked until the manager has answered ─► resume ┐
+//!             ├─ yes ─► parked until the manager has answered ─► go on ─┐
+//!             │           └─ again, while headers of images name more   │
 //!             └─ no ───────────────────────────────────────────────────┴─► dispatch ─► reply
 //! ```
 
@@ -12,13 +13,16 @@ use std::sync::Arc;
 
 use monitor::Call;
 use qapi_schema::{
-    Module, QmpError, Reply, block_core, block_stats, char, drivers, job, machine, migration, misc,
-    open_hook, pci, qdev, qom, run_state, sandbox, transaction,
+    Module, QmpError, Reply, block_core, block_stats, char, drivers, input, job, machine,
+    migration, misc, open_hook, pci, qdev, qom, run_state, sandbox, transaction,
 };
+
+use serde_json::Value;
 
 use super::Vm;
 use crate::hook::round::Round;
-use crate::plan::{self, Planned};
+use crate::plan::chain::{self, Reader};
+use crate::plan::{self, Planned, Step};
 
 impl Vm {
     /// Runs one call and answers it.
@@ -27,16 +31,34 @@ impl Vm {
         let Some(call) = self.server.serve_builtin(call) else {
             return;
         };
-        let questions = self.questions(&call);
-        if questions.is_empty() {
-            self.carry_out(call);
-        } else {
-            self.open_hook.park(call, questions);
+        let steps = self.unasked(&call);
+        if steps.is_empty() {
+            return self.carry_out(call);
         }
+        let round = Round::new(Some(call.command.name));
+        self.go_on(call, round, steps);
     }
 
-    /// Runs a call that has waited, with what the open hook has answered in its door.
-    pub(super) fn resume(&mut self, call: Call, round: &Round) {
+    /// Asks the open hook for what is known to be needed and was not asked for yet: after each
+    /// round the headers of images may name more. When nothing is left the call runs, with the
+    /// answers in its door.
+    pub(super) fn go_on(&mut self, call: Call, mut round: Round, mut steps: Vec<Step>) {
+        let door = self
+            .door_of(&call)
+            .with_answers(Arc::clone(round.answers()));
+        if !round.has_failed() {
+            let reader = Reader {
+                graph: &self.graph,
+                door: &door,
+                paths: false,
+            };
+            chain::expand(&mut steps, &[], &reader);
+            let questions = self.open_hook.questions(&door, &mut steps);
+            if !questions.is_empty() {
+                self.open_hook.ask(&mut round, questions);
+                return self.open_hook.park(call, round, steps);
+            }
+        }
         let answers = round.answers();
         let with_answers = self.door.clone().with_answers(Arc::clone(answers));
         let plain = std::mem::replace(&mut self.door, with_answers);
@@ -52,21 +74,31 @@ impl Vm {
         call.finish(result);
     }
 
-    /// What the open hook is to be asked before the call can run. Of a call that is wrong
+    /// What the open hook may have to be asked for before the call can run. Of a call that is wrong
     /// nothing: it will say so itself.
-    fn questions(&self, call: &Call) -> Vec<Planned> {
+    fn unasked(&self, call: &Call) -> Vec<Step> {
         if !self.open_hook.is_set() {
             return Vec::new();
         }
-        let plan = plan::command(call.command.name, call.arguments.clone()).unwrap_or_default();
-        self.open_hook.questions(&self.door_of(call), plan)
+        let plan = self.plan_of(call.command.name, call.arguments.clone());
+        plan.unwrap_or_default()
     }
 
-    fn dispatch(
-        &mut self,
-        call: &mut Call,
-        mut arguments: serde_json::Value,
-    ) -> Result<Reply, QmpError> {
+    /// What the command `name` will open.
+    ///
+    /// # Errors
+    /// There is no such command, or its arguments are wrong.
+    pub(crate) fn plan_of(&self, name: &str, arguments: Value) -> Result<Vec<Step>, QmpError> {
+        let wishes = match name {
+            "block-commit" => self.commit_opens(&input::arguments(arguments)?)?,
+            "block-stream" => self.stream_opens(&input::arguments(arguments)?)?,
+            _ => return plan::command(name, arguments),
+        };
+        let opens = wishes.into_iter().map(Planned::of);
+        Ok(opens.map(Step::Open).collect())
+    }
+
+    fn dispatch(&mut self, call: &mut Call, mut arguments: Value) -> Result<Reply, QmpError> {
         let name = call.command.name;
         match call.command.module {
             Module::BlockCore => block_core::dispatch(self, name, call, arguments),

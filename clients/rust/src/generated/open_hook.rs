@@ -9,6 +9,13 @@ pub enum OpenRole {
     /// The storage of a block node.
     #[serde(rename = "image")]
     Image,
+    /// A backing file that only an image's header names: the name is the wish of whoever made the
+    /// image.
+    #[serde(rename = "backing")]
+    Backing,
+    /// An external data file that only an image's header names.
+    #[serde(rename = "data-file")]
+    DataFile,
     /// Guest memory.
     #[serde(rename = "memory")]
     Memory,
@@ -257,6 +264,10 @@ pub struct OpenPlanEntry {
     /// Which file the passed fd leads to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<FileIdentity>,
+    /// Why the plan ends here: the file is an image, or under one, whose header cannot be read
+    /// yet, so that what it names is not in the plan.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ends: Option<String>,
 }
 
 /// One command of several.
@@ -281,13 +292,16 @@ impl OpenPlanCommand {
 }
 
 /// Tells what a command, several commands or a whole launch would open, in that order, without
-/// running anything or touching any file. A block node opens what its whole chain opens.
-/// Exactly one of `command`, `commands` and `command-line` is given.
+/// running anything. A block node opens what its whole chain opens: where a name of an image's
+/// chain is left to the image, its header is read if its file can be had now, by a passed fd
+/// (a name is not used up) or, without an open hook, by a path; otherwise the plan ends there.
+/// No other file is touched. At most one of `command`, `commands` and `command-line` is given.
 ///
 /// Returns: one entry for each open.
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct QueryOpenPlan {
-    /// The command: blockdev-add, object-add, chardev-add, open-hook-set; any other opens nothing.
+    /// The command: blockdev-add, blockdev-snapshot-sync, transaction, block-commit, block-stream,
+    /// object-add, chardev-add, open-hook-set; any other opens nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub command: Option<String>,
     /// Its arguments, as it would be sent (default: none).

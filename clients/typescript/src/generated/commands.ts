@@ -238,8 +238,10 @@ export abstract class Commands extends Caller {
 
   /**
    * Tells what a command, several commands or a whole launch would open, in that order, without
-   * running anything or touching any file. A block node opens what its whole chain opens. Exactly
-   * one of `command`, `commands` and `command-line` is given.
+   * running anything. A block node opens what its whole chain opens: where a name of an image's
+   * chain is left to the image, its header is read if its file can be had now, by a passed fd (a
+   * name is not used up) or, without an open hook, by a path; otherwise the plan ends there. No
+   * other file is touched. At most one of `command`, `commands` and `command-line` is given.
    *
    * @returns One entry for each open.
    */

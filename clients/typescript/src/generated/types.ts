@@ -474,6 +474,13 @@ export interface FdUnclaimedData {
 export type OpenRole =
   /** The storage of a block node. */
   | "image"
+  /**
+   * A backing file that only an image's header names: the name is the wish of whoever made the
+   * image.
+   */
+  | "backing"
+  /** An external data file that only an image's header names. */
+  | "data-file"
   /** Guest memory. */
   | "memory"
   /** The guest's kernel. */
@@ -644,6 +651,11 @@ export interface OpenPlanEntry {
   present?: boolean;
   /** Which file the passed fd leads to. */
   identity?: FileIdentity;
+  /**
+   * Why the plan ends here: the file is an image, or under one, whose header cannot be read yet,
+   * so that what it names is not in the plan.
+   */
+  ends?: string;
 }
 
 /** One command of several. */
@@ -656,7 +668,10 @@ export interface OpenPlanCommand {
 
 /** Arguments of command `query-open-plan`. */
 export interface QueryOpenPlanArguments {
-  /** The command: blockdev-add, object-add, chardev-add, open-hook-set; any other opens nothing. */
+  /**
+   * The command: blockdev-add, blockdev-snapshot-sync, transaction, block-commit, block-stream,
+   * object-add, chardev-add, open-hook-set; any other opens nothing.
+   */
   command?: string;
   /** Its arguments, as it would be sent (default: none). */
   arguments?: unknown;

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use fdset::Door;
+use fdset::{Door, Wish};
 
 use super::sketch::{Drawn, Link, Sketch, link_of};
 use super::{BlockGraph, Entry, Hold, Owner};
@@ -259,6 +259,38 @@ impl BlockGraph {
         to: NodeOptions,
     ) -> Result<Vec<Reopening>, BlockError> {
         self.check_idle(name)?;
+        let changes = self.reopened_with(name, to)?;
+        let mut sketch = self.sketch();
+        for (node, to) in &changes {
+            if let Some(drawn) = sketch.node(node.name()) {
+                drawn.read_only = to.read_only;
+            }
+        }
+        sketch.check()?;
+        let changes = changes.into_iter();
+        changes
+            .map(|(node, to)| node.prepare_reopen(door, to))
+            .collect()
+    }
+
+    /// What [`prepare_reopen`](Self::prepare_reopen) will open, and cannot do without.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn reopening_opens(&self, name: &str, to: NodeOptions) -> Result<Vec<Wish>, BlockError> {
+        let changes = self.reopened_with(name, to)?;
+        let wishes = changes.iter();
+        Ok(wishes
+            .filter_map(|(node, to)| node.reopening_opens(to))
+            .collect())
+    }
+
+    /// The node and the storage below it that goes along, with what they are to be.
+    fn reopened_with(
+        &self,
+        name: &str,
+        to: NodeOptions,
+    ) -> Result<Vec<(NodeRef, NodeOptions)>, BlockError> {
         let mut changes = vec![(self.entry(name)?.node.clone(), to)];
         let mut at = 0;
         while let Some((node, to)) = changes.get(at) {
@@ -280,17 +312,7 @@ impl BlockGraph {
                 }
             }
         }
-        let mut sketch = self.sketch();
-        for (node, to) in &changes {
-            if let Some(drawn) = sketch.node(node.name()) {
-                drawn.read_only = to.read_only;
-            }
-        }
-        sketch.check()?;
-        let changes = changes.into_iter();
-        changes
-            .map(|(node, to)| node.prepare_reopen(door, to))
-            .collect()
+        Ok(changes)
     }
 
     /// Whether a job leaves the node alone.

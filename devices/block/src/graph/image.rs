@@ -6,18 +6,21 @@
 //!                   └─ data file ────► given, or by the name in the header ─┴─► the image
 //! ```
 //!
-//! A name in a header is a wish of whoever made the image. It is opened as a path, through the
-//! same door as everything else and read-only below an image; it never names an fd that was handed
-//! over for something else.
+//! A name in a header is a wish of whoever made the image. It is opened as a path, an alias or by
+//! the open hook, through the same door as everything else, in a role of its own and, behind an
+//! image, read-only; it never names an fd that was handed over for something else.
 
-use fdset::Door;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use fdset::{Door, Identity, OpenFile, Role};
 
 use super::place::{Children, place_backing, place_child};
-use super::{BlockGraph, Built, MAX_DEPTH, agree_on_access};
+use super::{BlockGraph, Building, MAX_DEPTH, NodeView, agree_on_access};
 use crate::engine::IoThread;
 use crate::error::BlockError;
 use crate::format::qcow2::{self, ImageError, Outside, Qcow2Node, Tuning};
-use crate::node::{BlockNode, NodeRef};
+use crate::node::{BlockNode, Extent, Intent, NodeRef};
 use crate::spec::{
     BackingSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec, NodeOptions, NodeSpec,
     Qcow2Spec, RawSpec,
@@ -43,31 +46,35 @@ impl BlockGraph {
         name: &str,
         spec: Qcow2Spec,
         options: &mut NodeOptions,
-        next_auto: &mut u64,
-        built: &mut Vec<Built>,
+        building: &mut Building,
     ) -> Result<(Box<dyn BlockNode>, String, Children), BlockError> {
         let thread = self.thread(name)?;
         let failed = |source| BlockError::Image {
             node: name.to_owned(),
             source,
         };
-        // Every image of a chain adds its file first, so a chain in a circle comes to this end.
-        if built.len() > 2 * MAX_DEPTH {
+        if building.above.len() >= MAX_DEPTH {
             return Err(BlockError::TooDeep {
                 name: name.to_owned(),
                 limit: MAX_DEPTH,
             });
         }
         let mut children = Children::default();
-        let (file, filename) = self.child(door, spec.file, next_auto, built)?;
+        let (file, filename) = self.child(door, spec.file, building)?;
         agree_on_access(&file, options)?;
+        let place = header_file(&file).map(|(place, _)| place);
+        if place.is_some() && building.above.contains(&place) {
+            return Err(failed(circle(&filename)));
+        }
+        let above = building.above.len();
+        building.above.push(place);
         let image = file.clone();
         let outside = thread.run(move |io| async move { qcow2::peek(&io, &image).await });
         let outside = outside
             .map_err(|source| BlockError::Thread { source })?
             .map_err(failed)?;
         let data = match data_spec(spec.data_file, &outside, &filename, options).map_err(failed)? {
-            Some(data) => Some(self.child(door, data, next_auto, built)?.0),
+            Some(data) => Some(self.child(door, data, building)?.0),
             None => None,
         };
         if let Some(data) = &data {
@@ -81,9 +88,10 @@ impl BlockGraph {
             }
         };
         let backing = match backing {
-            Some(child) => Some(self.child(door, child, next_auto, built)?.0),
+            Some(child) => Some(self.child(door, child, building)?.0),
             None => None,
         };
+        building.above.truncate(above);
         let stands_on = qcow2::Children {
             file: place_child(&mut children, "file", file),
             data: data.map(|data| place_child(&mut children, "data-file", data)),
@@ -130,6 +138,86 @@ impl BlockGraph {
     }
 }
 
+/// Where an image's header is: a file, and a place in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeaderPlace {
+    /// The file.
+    pub identity: Identity,
+    /// Where in the file, in bytes.
+    pub offset: u64,
+}
+
+impl HeaderPlace {
+    /// Where the header is of an image whose first byte is at `offset` of `file`; `None` if the
+    /// kernel would not say.
+    pub fn of(file: &OpenFile, offset: u64) -> Option<Self> {
+        let identity = file.identity().ok()?;
+        Some(Self { identity, offset })
+    }
+}
+
+/// Which nodes below an image were not given, so that its header names them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Absent {
+    /// The data file, if the image has one.
+    pub data_file: bool,
+    /// What backs it.
+    pub backing: bool,
+}
+
+/// The nodes that a header brings along, in the order in which they are opened. `image` is the name
+/// of the image's own file, and `options` are those of its node.
+///
+/// # Errors
+/// A name in it leads to nothing that can be opened.
+pub fn named_in_header(
+    outside: Outside,
+    absent: Absent,
+    image: &str,
+    options: &NodeOptions,
+) -> Result<Vec<NodeSpec>, ImageError> {
+    let mut children = Vec::new();
+    if absent.data_file {
+        children.extend(data_spec(None, &outside, image, options)?);
+    }
+    if absent.backing {
+        children.extend(header_backing(outside.backing, image, options)?);
+    }
+    let inline = children.into_iter().filter_map(|child| match child {
+        ChildSpec::Inline(spec) => Some(*spec),
+        ChildSpec::Named(_) => None,
+    });
+    Ok(inline.collect())
+}
+
+/// That the image in `file` stands on itself.
+pub fn circle(file: &str) -> ImageError {
+    ImageError::Cannot(format!(
+        "its backing files go in a circle: '{file}' is behind itself; give 'backing' as a node, or \
+         correct the image with 'qemu-img rebase -u'"
+    ))
+}
+
+/// The file with the first byte of a node, if the node's bytes are plainly there.
+fn header_file(node: &NodeRef) -> Option<(HeaderPlace, Arc<OpenFile>)> {
+    if node.len() == 0 {
+        return None;
+    }
+    match node.extent(0, node.len().min(1 << 21), Intent::Read) {
+        Extent::At { file, offset, .. } => Some((HeaderPlace::of(&file, offset)?, file)),
+        Extent::Zero { .. } | Extent::Slow { .. } => None,
+    }
+}
+
+impl NodeView<'_> {
+    /// Reads which other files the image wants whose file this node is, and where its header is;
+    /// `None` if the node's bytes are not plainly in a file.
+    pub fn look_into(&self) -> Option<(HeaderPlace, Result<Outside, ImageError>)> {
+        let (place, file) = header_file(self.node())?;
+        Some((place, qcow2::look_into(file.as_fd(), place.offset)))
+    }
+}
+
 /// The node of an image's data file: the one given, or the one that its header names.
 fn data_spec(
     given: Option<ChildSpec>,
@@ -142,7 +230,11 @@ fn data_spec(
     }
     let name = outside.data_file.as_deref();
     let name = name.ok_or(ImageError::ChildMissing("data-file"))?;
-    Ok(Some(file_child(beside(image, name)?, *options)))
+    Ok(Some(file_child(
+        beside(image, name)?,
+        Role::DataFile,
+        *options,
+    )))
 }
 
 /// The node of the backing file that a header names.
@@ -161,7 +253,7 @@ fn header_backing(
         detect_zeroes: DetectZeroes::Off,
         cache: options.cache,
     };
-    let file = file_child(beside(image, &name)?, options);
+    let file = file_child(beside(image, &name)?, Role::Backing, options);
     let driver = match format.as_deref() {
         Some("raw") => DriverSpec::Raw(RawSpec {
             file,
@@ -191,15 +283,16 @@ fn header_backing(
     }))))
 }
 
-fn file_child(filename: String, options: NodeOptions) -> ChildSpec {
+fn file_child(filename: String, role: Role, options: NodeOptions) -> ChildSpec {
     ChildSpec::Inline(Box::new(NodeSpec {
         name: None,
         options,
-        driver: DriverSpec::File(FileSpec { filename }),
+        driver: DriverSpec::File(FileSpec { filename, role }),
     }))
 }
 
-/// The path of a file that a header names: relative to where the image is.
+/// The path of a file that a header names: relative to where the image is. Of an image that was
+/// handed in nobody knows where it is, so that its names stay as they are: an alias can be set.
 fn beside(image: &str, name: &str) -> Result<String, ImageError> {
     let name = name.strip_prefix("file:").unwrap_or(name);
     let scheme = name
@@ -212,10 +305,9 @@ fn beside(image: &str, name: &str) -> Result<String, ImageError> {
              ('backing', 'data-file')"
         )));
     }
+    let is_passed = image.starts_with("fd:") || image.starts_with("/dev/fdset/");
     match image.rsplit_once('/') {
-        Some((folder, _)) if !name.starts_with('/') && !image.starts_with("/dev/fdset/") => {
-            Ok(format!("{folder}/{name}"))
-        }
+        Some((folder, _)) if !name.starts_with('/') && !is_passed => Ok(format!("{folder}/{name}")),
         _ => Ok(name.to_owned()),
     }
 }
@@ -232,6 +324,7 @@ mod tests {
         assert_eq!(path("b.qcow2", "c"), Some("c".to_owned()));
         assert_eq!(path("/a/b.qcow2", "/c"), Some("/c".to_owned()));
         assert_eq!(path("/dev/fdset/3", "c"), Some("c".to_owned()));
+        assert_eq!(path("fd:a/b", "c"), Some("c".to_owned()));
         assert_eq!(path("/a/b", "file:/c"), Some("/c".to_owned()));
         for name in ["nbd://h/x", "json:{}", "fd:secret", "/dev/fdset/7"] {
             assert_eq!(path("/a/b", name), None, "{name}");

@@ -31,6 +31,7 @@ use std::io::Read;
 use fdset::{Access, Door, Request, Role};
 use indexmap::IndexMap;
 
+pub use self::image::{Absent, HeaderPlace, circle, named_in_header};
 use self::place::{Children, place_child};
 use crate::drain::Gate;
 use crate::engine::IoThread;
@@ -144,6 +145,25 @@ impl<'a> NodeView<'a> {
 /// A node that was made but is not in the graph yet.
 type Built = (String, Entry);
 
+/// The nodes of one command, while they are made.
+#[derive(Debug)]
+struct Building {
+    next_auto: u64,
+    built: Vec<Built>,
+    /// The images that what is made now stands under.
+    above: Vec<Option<HeaderPlace>>,
+}
+
+impl From<u64> for Building {
+    fn from(next_auto: u64) -> Self {
+        Self {
+            next_auto,
+            built: Vec::new(),
+            above: Vec::new(),
+        }
+    }
+}
+
 impl BlockGraph {
     /// A graph without nodes.
     pub fn new() -> Self {
@@ -187,9 +207,11 @@ impl BlockGraph {
         owner: Owner,
     ) -> Result<NodeRef, BlockError> {
         self.check_names(&spec)?;
-        let mut built = Vec::new();
-        let mut next_auto = self.next_auto;
-        let node = self.build(door, spec, owner, &mut next_auto, &mut built)?;
+        let mut building = Building::from(self.next_auto);
+        let node = self.build(door, spec, owner, &mut building)?;
+        let Building {
+            next_auto, built, ..
+        } = building;
         let mut sketch = self.sketch();
         for (name, entry) in &built {
             sketch.draw(name, change::drawn(entry));
@@ -238,12 +260,11 @@ impl BlockGraph {
         door: &Door,
         spec: NodeSpec,
         owner: Owner,
-        next_auto: &mut u64,
-        built: &mut Vec<Built>,
+        building: &mut Building,
     ) -> Result<NodeRef, BlockError> {
         let name = match spec.name {
             Some(name) => name,
-            None => self.auto_name(next_auto),
+            None => auto_name(&mut building.next_auto),
         };
         let driver = spec.driver.name();
         let mut options = spec.options;
@@ -261,22 +282,21 @@ impl BlockGraph {
                 (Box::new(NullNode::new(null)), format!("{driver}://"))
             }
             DriverSpec::Raw(raw) => {
-                let (child, filename) = self.child(door, raw.file, next_auto, built)?;
+                let (child, filename) = self.child(door, raw.file, building)?;
                 agree_on_access(&child, &mut options)?;
                 let slot = place_child(&mut children, "file", child);
                 let node = RawNode::new(&name, slot, raw.offset, raw.size)?;
                 (Box::new(node), filename)
             }
             DriverSpec::Qcow2(qcow2) => {
-                let image =
-                    self.build_image(door, &name, *qcow2, &mut options, next_auto, built)?;
+                let image = self.build_image(door, &name, *qcow2, &mut options, building)?;
                 children = image.2;
                 (image.0, image.1)
             }
             DriverSpec::Blkdebug(blkdebug) => {
                 // The file first: whoever writes its rules may take a while.
                 let rules = rules(door, &name, &blkdebug)?;
-                let (child, filename) = self.child(door, blkdebug.image, next_auto, built)?;
+                let (child, filename) = self.child(door, blkdebug.image, building)?;
                 agree_on_access(&child, &mut options)?;
                 let slot = place_child(&mut children, "image", child);
                 (Box::new(BlkdebugNode::new(slot, rules)), filename)
@@ -284,7 +304,7 @@ impl BlockGraph {
         };
         let node = NodeRef::new(name.clone(), driver, options, body)?;
         let devices = Vec::new();
-        built.push((
+        building.built.push((
             name,
             Entry {
                 node: node.clone(),
@@ -303,8 +323,7 @@ impl BlockGraph {
         &self,
         door: &Door,
         spec: ChildSpec,
-        next_auto: &mut u64,
-        built: &mut Vec<Built>,
+        building: &mut Building,
     ) -> Result<(NodeRef, String), BlockError> {
         match spec {
             ChildSpec::Named(name) => {
@@ -312,17 +331,14 @@ impl BlockGraph {
                 Ok((entry.node.clone(), entry.filename.clone()))
             }
             ChildSpec::Inline(spec) => {
-                let node = self.build(door, *spec, Owner::Parent, next_auto, built)?;
-                let filename = built.last().map(|(_, entry)| entry.filename.clone());
+                let node = self.build(door, *spec, Owner::Parent, building)?;
+                let filename = building
+                    .built
+                    .last()
+                    .map(|(_, entry)| entry.filename.clone());
                 Ok((node, filename.unwrap_or_default()))
             }
         }
-    }
-
-    /// A name no client can choose, because it begins with `#`.
-    fn auto_name(&self, next_auto: &mut u64) -> String {
-        *next_auto += 1;
-        format!("#block{next_auto:03}")
     }
 
     /// Removes a node that a command added, with the inline children nobody else uses.
@@ -516,7 +532,7 @@ fn open_file(
     kind: FileKind,
     options: &mut NodeOptions,
 ) -> Result<Box<dyn BlockNode>, BlockError> {
-    let (node, read_only) = FileNode::open(door, name, &file.filename, kind, options)?;
+    let (node, read_only) = FileNode::open(door, name, file, kind, options)?;
     options.read_only = read_only;
     Ok(Box::new(node))
 }
@@ -556,6 +572,12 @@ fn agree_on_access(child: &NodeRef, options: &mut NodeOptions) -> Result<(), Blo
         options.read_only = true;
     }
     Ok(())
+}
+
+/// A name no client can choose, because it begins with `#`.
+fn auto_name(next_auto: &mut u64) -> String {
+    *next_auto += 1;
+    format!("#block{next_auto:03}")
 }
 
 fn no_such(name: &str) -> BlockError {

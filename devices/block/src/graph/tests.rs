@@ -261,6 +261,7 @@ fn failed_add_leaves_neither_node_nor_fd() {
         options: OPTIONS,
         driver: DriverSpec::File(FileSpec {
             filename: filename.clone(),
+            role: Role::Image,
         }),
     };
     let driver = DriverSpec::Raw(RawSpec {

@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use fdset::{Access, Door, OpenError, OpenFile, Request, Role};
+use fdset::{Access, Door, Expected, OpenError, OpenFile, Request, Wish};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Whence, ftruncate, lseek};
@@ -29,7 +29,7 @@ use crate::node::{
 };
 use crate::reopen::{Prepared, Untouched};
 use crate::slot::Slot;
-use crate::spec::NodeOptions;
+use crate::spec::{FileSpec, NodeOptions};
 
 /// What a file node's driver takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl FileKind {
 pub struct FileNode {
     /// The node's name, and that of the file: both to open it again.
     name: String,
-    filename: String,
+    spec: FileSpec,
     kind: FileKind,
     file: Slot<Arc<OpenFile>>,
     /// The read-only file, while a node that began with it is writable.
@@ -92,15 +92,16 @@ impl FileNode {
     pub fn open(
         door: &Door,
         name: &str,
-        filename: &str,
+        spec: &FileSpec,
         kind: FileKind,
         options: &NodeOptions,
     ) -> Result<(Self, bool), BlockError> {
-        let (file, read_only) = open_file(door, name, filename, options)?;
+        let (file, read_only) = open_file(door, name, spec, options)?;
+        let filename = &spec.filename;
         let storage = |what| {
             move |source: io::Error| BlockError::Storage {
                 node: name.to_owned(),
-                filename: filename.to_owned(),
+                filename: filename.clone(),
                 what,
                 source,
             }
@@ -109,7 +110,7 @@ impl FileNode {
         if came != Some(kind) {
             return Err(BlockError::WrongKind {
                 driver: kind.driver(),
-                filename: filename.to_owned(),
+                filename: filename.clone(),
                 wanted: kind.noun(),
                 came: came.map_or("neither a file nor a block device", FileKind::noun),
             });
@@ -122,14 +123,14 @@ impl FileNode {
         if !len.is_multiple_of(u64::from(alignment.request)) {
             return Err(BlockError::UnalignedDirect {
                 node: name.to_owned(),
-                filename: filename.to_owned(),
+                filename: filename.clone(),
                 len,
                 alignment: alignment.request,
             });
         }
         let node = Self {
             name: name.to_owned(),
-            filename: filename.to_owned(),
+            spec: spec.clone(),
             kind,
             file: Slot::new(Arc::new(file)),
             resting: Slot::new(None),
@@ -247,11 +248,11 @@ impl FileNode {
             auto_read_only: false,
             ..*to
         };
-        let (file, _) = open_file(door, &self.name, &self.filename, &to)?;
+        let (file, _) = open_file(door, &self.name, &self.spec, &to)?;
         let storage = |what| {
             move |source: io::Error| BlockError::Storage {
                 node: self.name.clone(),
-                filename: self.filename.clone(),
+                filename: self.spec.filename.clone(),
                 what,
                 source,
             }
@@ -262,7 +263,7 @@ impl FileNode {
         if had != came {
             return Err(BlockError::OtherFile {
                 node: self.name.clone(),
-                filename: self.filename.clone(),
+                filename: self.spec.filename.clone(),
                 had,
                 came,
             });
@@ -286,12 +287,13 @@ impl FileNode {
 fn open_file(
     door: &Door,
     name: &str,
-    filename: &str,
+    spec: &FileSpec,
     options: &NodeOptions,
 ) -> Result<(OpenFile, bool), OpenError> {
     let reason = format!("node '{name}'");
-    let request =
-        |access| Request::new(filename, access, Role::Image, &reason).direct(options.cache.direct);
+    let request = |access| {
+        Request::new(&spec.filename, access, spec.role, &reason).direct(options.cache.direct)
+    };
     if options.read_only {
         return Ok((fdset::open(door, &request(Access::ReadOnly))?, true));
     }
@@ -396,6 +398,21 @@ impl BlockNode for FileNode {
 
     fn resize<'a>(&'a self, _: &'a Io, len: u64) -> ResizeFuture<'a> {
         Box::pin(std::future::ready(self.set_length(len)))
+    }
+
+    fn reopening_opens(&self, to: &NodeOptions) -> Option<Wish> {
+        // Back to reading there is a file at rest, or the one in use will do.
+        if to.read_only || !is_read_only(&self.file.load()) {
+            return None;
+        }
+        let FileSpec { filename, role } = &self.spec;
+        let reason = format!("node '{}'", self.name);
+        let request = Request::new(filename, Access::ReadWrite, *role, &reason);
+        let expected = match self.kind {
+            FileKind::Regular => Expected::RegularFile,
+            FileKind::BlockDevice => Expected::BlockDevice,
+        };
+        Some(Wish::new(&request.direct(to.cache.direct), expected))
     }
 
     fn prepare_reopen(

@@ -48,6 +48,7 @@ fn image(bytes: &[u8]) -> NamedTempFile {
 fn file_spec(filename: &str, options: NodeOptions) -> NodeSpec {
     let driver = DriverSpec::File(FileSpec {
         filename: filename.to_owned(),
+        role: Role::Image,
     });
     NodeSpec {
         name: Some("storage".to_owned()),
@@ -413,6 +414,7 @@ fn wrong_kind_of_file_is_refused_with_both_kinds() {
     let file = image(&[0; 512]);
     let driver = DriverSpec::HostDevice(FileSpec {
         filename: path(&file).to_owned(),
+        role: Role::Image,
     });
     let spec = NodeSpec {
         name: Some("dev".to_owned()),

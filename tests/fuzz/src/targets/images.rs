@@ -111,6 +111,7 @@ fn open(graph: &mut BlockGraph, file: &File, read_only: bool) -> Option<NodeRef>
         },
         driver: DriverSpec::File(FileSpec {
             filename: "/dev/fdset/0".to_owned(),
+            role: fdset::Role::Image,
         }),
     };
     let driver = DriverSpec::Qcow2(Box::new(Qcow2Spec {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use fdset::{Door, FdRegistry, Scope, look};
 use serde_json::Value;
-use vmm_core::plan;
+use vmm_core::plan::{self, Step};
 
 use crate::fds::Watch;
 
@@ -30,7 +30,10 @@ pub(super) fn run(input: &[u8]) {
     let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
     let planned = plan::command(name, arguments.clone());
     assert_eq!(planned, plan::command(name, arguments.clone()));
-    for open in planned.into_iter().flatten() {
+    for step in planned.into_iter().flatten() {
+        let Step::Open(open) = step else {
+            continue;
+        };
         let wanted = open.wish.name.as_str();
         assert!(
             mentions(&arguments, wanted) || DEFAULTS.contains(&wanted),

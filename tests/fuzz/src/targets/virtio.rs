@@ -125,6 +125,7 @@ fn disk(kind: Kind) -> VirtioBlk {
         door.registry().add(passed, FdsetId::new(0).ok(), None);
         DriverSpec::File(FileSpec {
             filename: "/dev/fdset/0".to_owned(),
+            role: fdset::Role::Image,
         })
     };
     let options = NodeOptions {

@@ -244,7 +244,10 @@ mod tests {
                         no_flush: false,
                     },
                 },
-                driver: DriverSpec::File(FileSpec { filename }),
+                driver: DriverSpec::File(FileSpec {
+                    filename,
+                    role: fdset::Role::Image,
+                }),
             };
             let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
             let mut graph = BlockGraph::new();

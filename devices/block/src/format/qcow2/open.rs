@@ -71,13 +71,19 @@ pub struct Outside {
 /// The storage fails, or the header is not one that can be used.
 pub async fn peek(io: &Io, file: &NodeRef) -> Result<Outside, ImageError> {
     let (header, _) = read_header(io, &Storage::new(file.clone())).await?;
-    Ok(Outside {
-        needs_data_file: header.geometry().external,
-        data_file: header.data_file,
-        backing: header
-            .backing_file
-            .map(|file| (file, header.backing_format)),
-    })
+    Ok(header.into())
+}
+
+impl From<Header> for Outside {
+    fn from(header: Header) -> Self {
+        Self {
+            needs_data_file: header.geometry().external,
+            data_file: header.data_file,
+            backing: header
+                .backing_file
+                .map(|file| (file, header.backing_format)),
+        }
+    }
 }
 
 /// The header, and the first cluster as it is in the file.

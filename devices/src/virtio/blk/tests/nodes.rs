@@ -32,7 +32,10 @@ fn node_over_file(len: u64, options: NodeOptions) -> (NodeRef, NamedTempFile) {
     file.as_file().set_len(len).expect("length");
     let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
     let filename = file.path().to_str().expect("plain path").to_owned();
-    let driver = DriverSpec::File(FileSpec { filename });
+    let driver = DriverSpec::File(FileSpec {
+        filename,
+        role: fdset::Role::Image,
+    });
     let spec = NodeSpec {
         name: Some("disk".to_owned()),
         options,

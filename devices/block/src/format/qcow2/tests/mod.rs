@@ -109,7 +109,10 @@ impl Rig {
         let spec = NodeSpec {
             name: Some("storage".to_owned()),
             options,
-            driver: DriverSpec::File(FileSpec { filename }),
+            driver: DriverSpec::File(FileSpec {
+                filename,
+                role: fdset::Role::Image,
+            }),
         };
         let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
         BlockGraph::new().add(&door, spec).expect("file")
