@@ -35,8 +35,8 @@ const PTY_REST: Duration = Duration::from_secs(1);
 /// What clients come through.
 #[derive(Debug)]
 pub(crate) enum Entrance {
-    /// They connect.
-    Listener(Listener),
+    /// They connect. The reserve is made with the monitor, while there are fds.
+    Listener(Listener, Reserve),
     /// They open the other end of this pty.
     Pty(Arc<Port>),
 }
@@ -55,7 +55,6 @@ pub(crate) struct Door {
     /// Which user was turned away last, and when that may be told again.
     told_stranger: Option<(Option<u32>, Instant)>,
     rests_until: Option<Instant>,
-    reserve: Option<Reserve>,
 }
 
 impl Door {
@@ -65,7 +64,6 @@ impl Door {
         entrance: Entrance,
         first_client: Option<SyncSender<()>>,
     ) -> Self {
-        let accepts = matches!(entrance, Entrance::Listener(_));
         Self {
             manner,
             entrance,
@@ -74,7 +72,6 @@ impl Door {
             told_full: false,
             told_stranger: None,
             rests_until: None,
-            reserve: accepts.then(Reserve::new),
         }
     }
 
@@ -91,7 +88,7 @@ impl Door {
     /// The fd that becomes readable when a client comes, where there is one.
     pub(crate) fn knocker(&self) -> Option<RawFd> {
         match &self.entrance {
-            Entrance::Listener(listener) => Some(listener.as_raw_fd()),
+            Entrance::Listener(listener, _) => Some(listener.as_raw_fd()),
             Entrance::Pty(_) => None,
         }
     }
@@ -102,7 +99,7 @@ impl Door {
             return None;
         }
         let port = match &self.entrance {
-            Entrance::Listener(_) => self.accept()?,
+            Entrance::Listener(..) => self.accept()?,
             Entrance::Pty(_) if self.clients > 0 => return None,
             Entrance::Pty(port) if is_hung_up(port) => {
                 self.rests_until = Some(Instant::now() + PTY_REST);
@@ -136,7 +133,7 @@ impl Door {
     /// Accepts one connection, turning away those who cannot be served.
     fn accept(&mut self) -> Option<Arc<Port>> {
         for _ in 0..TURNED_AWAY_AT_ONCE {
-            let Entrance::Listener(listener) = &self.entrance else {
+            let Entrance::Listener(listener, _) = &self.entrance else {
                 return None;
             };
             match fdset::accept(listener)
@@ -200,8 +197,7 @@ impl Door {
     /// Accepts with the fd kept in reserve, tells why that is all, and has the fd back. When even
     /// that fails, the door rests; false then, and when nobody waits.
     fn turn_away_by_reserve(&mut self, why: &str) -> bool {
-        let (Entrance::Listener(listener), Some(reserve)) = (&self.entrance, &mut self.reserve)
-        else {
+        let Entrance::Listener(listener, reserve) = &mut self.entrance else {
             return false;
         };
         let style = self.manner.style;

@@ -8,7 +8,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use fdset::{FdRegistry, Listener, Peer};
+use fdset::{FdRegistry, Listener, Peer, Reserve};
 use mio::{Poll, Waker};
 use qapi_schema::{EventSink, MonitorId};
 
@@ -273,7 +273,7 @@ impl Server {
                 .map_err(|source| MonitorError::Port { monitor, source })
         };
         let way = match spec.endpoint {
-            Endpoint::Listener(listener) => Way::Door(Entrance::Listener(listener)),
+            Endpoint::Listener(listener) => Way::Door(Entrance::Listener(listener, Reserve::new())),
             Endpoint::Pty(master) => Way::Door(Entrance::Pty(port(master)?)),
             Endpoint::Stream(fd) => {
                 let port = port(fd)?;

@@ -1,5 +1,10 @@
 //! The published JSON Schema: every command's arguments and reply and every event's data in one
 //! document (draft 2020-12).
+//!
+//! A document that it describes is a record of what was said:
+//! `{"commands": {"query-status": {"return": {..}}}, "events": {"RESET": {"data": {..}}}}`. That is
+//! what programs that make types of a schema begin with. Whoever looks something up by name finds it
+//! under `commands` and `events`.
 
 use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -38,15 +43,34 @@ pub fn json_schema() -> Value {
             (entry.name.to_owned(), value)
         })
         .collect();
+    let properties = json!({ "commands": record(&commands), "events": record(&events) });
     let mut document = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Sesame QMP",
+        "type": "object",
+        "properties": properties,
         "commands": commands,
         "events": events,
         "$defs": generator.take_definitions(true),
     });
     absent_is_not_null(&mut document);
     document
+}
+
+/// An object with any of these, each with any of its parts.
+fn record(entries: &Map<String, Value>) -> Value {
+    let properties: Map<String, Value> = entries
+        .iter()
+        .map(|(name, entry)| {
+            let mut parts = entry.clone();
+            if let Value::Object(parts) = &mut parts {
+                parts.remove("description");
+            }
+            let one = json!({ "type": "object", "properties": parts });
+            (name.clone(), one)
+        })
+        .collect();
+    json!({ "type": "object", "properties": properties })
 }
 
 /// An optional member may be absent, but `null` is refused where it is there: schemars, which goes

@@ -78,8 +78,8 @@ fn a_disk_is_handed_over_with_dotted_and_typed_arguments() -> Result<()> {
 #[ignore = "needs sesame: cargo xtask test"]
 fn a_command_that_fails_leaves_no_file_behind() -> Result<()> {
     let stage = Stage::new()?;
-    stage.ctl.reply("blockdev-add null-co node-name=n")?;
     let before = stage.listening.vm.usage()?;
+    stage.ctl.reply("blockdev-add null-co node-name=n")?;
     let disk = &stage.disk;
     let wrong = "blockdev-add file node-name=n";
     let files = [
