@@ -3,6 +3,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -45,6 +46,33 @@ pub fn image(size: u64) -> Result<File> {
     let mut file = tempfile::tempfile()?;
     io::Write::write_all(&mut file, &bytes)?;
     Ok(file)
+}
+
+/// As [`image`], 1 MiB, whose header names the backing file `name` of the format `format`.
+pub fn image_over(name: &str, format: &str) -> Result<File> {
+    let file = image(1 << 20)?;
+    file.write_all_at(&extension(0xe279_2aca, format)?, 104)?;
+    file.write_all_at(&512_u64.to_be_bytes(), 8)?;
+    file.write_all_at(&u32::try_from(name.len())?.to_be_bytes(), 16)?;
+    file.write_all_at(name.as_bytes(), 512)?;
+    Ok(file)
+}
+
+/// As [`image`], 1 MiB, whose header names the file with the data.
+pub fn image_with_data_in(name: &str) -> Result<File> {
+    const DATA_FILE_BIT: u64 = 1 << 2;
+    let file = image(1 << 20)?;
+    file.write_all_at(&extension(0x4441_5441, name)?, 104)?;
+    file.write_all_at(&DATA_FILE_BIT.to_be_bytes(), 72)?;
+    Ok(file)
+}
+
+/// An extension of an image's header: type, length, text.
+fn extension(kind: u32, text: &str) -> Result<Vec<u8>> {
+    let mut bytes = kind.to_be_bytes().to_vec();
+    bytes.extend(u32::try_from(text.len())?.to_be_bytes());
+    bytes.extend(text.as_bytes());
+    Ok(bytes)
 }
 
 /// A file opened for reading and writing.

@@ -65,6 +65,10 @@ pub enum Resource {
     ImageFile,
     /// A block device under a block node.
     BlockDevice,
+    /// A backing file that only an image's header names.
+    BackingFile,
+    /// A data file that only an image's header names.
+    DataFile,
     /// A file as guest memory.
     MemoryFile,
     /// A directory in which guest memory gets a file without a name.
@@ -175,7 +179,23 @@ const USED_UP: Refusal = Refusal {
     error: "a passed connection cannot be made again",
 };
 
+const NOT_OURS: Refusal = Refusal {
+    why: "a name in an image is the wish of whoever made the image, and leads to no fd that was \
+          handed in for something else; set an alias for it, or give the node (`backing`, \
+          `data-file`)",
+    error: "which is not a plain path",
+};
+
 const FILE: [Cell; 7] = [Yes, Yes, Yes, Yes, Yes, Yes, No(&NO_NUMBER)];
+const IN_A_HEADER: [Cell; 7] = [
+    No(&NOT_OURS),
+    No(&NOT_OURS),
+    No(&NOT_OURS),
+    Yes,
+    Yes,
+    Yes,
+    No(&NO_NUMBER),
+];
 const MADE_FILE: [Cell; 7] = [Yes, Yes, Yes, Yes, Yes, Yes, No(&MADE)];
 const FILE_AT_LAUNCH: [Cell; 7] = [No(&AT_LAUNCH), Yes, Yes, Yes, Yes, Yes, No(&NO_NUMBER)];
 const SOCKET: [Cell; 7] = [Yes; 7];
@@ -198,6 +218,22 @@ pub const TABLE: &[Row] = &[
         role: "image",
         kinds: "block device",
         cells: FILE,
+    },
+    Row {
+        resource: Resource::BackingFile,
+        title: "Backing file",
+        spelled: "the header of an image",
+        role: "backing",
+        kinds: "regular file, memfd",
+        cells: IN_A_HEADER,
+    },
+    Row {
+        resource: Resource::DataFile,
+        title: "Data file",
+        spelled: "the header of an image",
+        role: "data-file",
+        kinds: "regular file, memfd",
+        cells: IN_A_HEADER,
     },
     Row {
         resource: Resource::MemoryFile,
@@ -388,14 +424,6 @@ pub const TABLE: &[Row] = &[
 /// Roles of the schema that have no row, and why.
 pub const WITHOUT_ROW: &[(&str, &str)] = &[
     ("monitor", "a monitor's socket is that of its chardev"),
-    (
-        "backing",
-        "its name stands in an image: an alias, the hook or a path answers for it (tests/image_chain)",
-    ),
-    (
-        "data-file",
-        "its name stands in an image: an alias, the hook or a path answers for it (tests/image_chain)",
-    ),
     ("net", "there are no network devices"),
     ("snapshot", "there are no snapshots"),
     (

@@ -58,6 +58,8 @@ fn command(resource: Resource, name: &str) -> Option<(&'static str, Value, &'sta
     };
     match resource {
         Resource::ImageFile => node(json!({"driver": "file", "node-name": "n", "filename": name})),
+        Resource::BackingFile | Resource::DataFile => node(json!({"driver": "qcow2",
+            "node-name": "n", "file": {"driver": "file", "filename": "/dev/fdset/97"}})),
         Resource::BlockDevice => node(json!({"driver": "host_device", "node-name": "n",
             "filename": name, "read-only": true})),
         Resource::MemoryFile | Resource::MemoryDirectory => object(json!({
@@ -147,6 +149,8 @@ struct Stage {
     row: &'static Row,
     stock: Stock,
     vm: Vm,
+    /// Set 97 has the image of the cell before.
+    has_image: bool,
 }
 
 impl Stage {
@@ -161,7 +165,12 @@ impl Stage {
         let certificate = fds::open_ro(&tests::tls::file("server-cert.pem"))?;
         vm.qmp
             .execute_with("add-fd", json!({"fdset-id": 98}), &[certificate.as_fd()])?;
-        Ok(Self { row, stock, vm })
+        Ok(Self {
+            row,
+            stock,
+            vm,
+            has_image: false,
+        })
     }
 
     /// The name by which the resource is there from `source`.
@@ -191,6 +200,22 @@ impl Stage {
         })
     }
 
+    /// Makes the image of set 97 whose header is where `name` stands, for resources named there.
+    fn write_into_an_image(&mut self, name: &str) -> Result<()> {
+        let image = match self.row.resource {
+            Resource::BackingFile => fds::image_over(name, "raw")?,
+            Resource::DataFile => fds::image_with_data_in(name)?,
+            _ => return Ok(()),
+        };
+        let set = json!({"fdset-id": 97});
+        if self.has_image {
+            self.vm.execute("remove-fd", set.clone())?;
+        }
+        self.vm.qmp.execute_with("add-fd", set, &[image.as_fd()])?;
+        self.has_image = true;
+        Ok(())
+    }
+
     fn add_set(&mut self, set: u32) -> Result<()> {
         let fd = self.stock.fd(self.row.resource)?;
         let set = json!({"fdset-id": set});
@@ -200,6 +225,7 @@ impl Stage {
 
     fn check(&mut self, source: Source, cell: Cell) -> Result<()> {
         let name = self.offer(source)?;
+        self.write_into_an_image(&name)?;
         let opened = command(self.row.resource, &name).context("a command")?;
         let (add, arguments, remove, gone) = opened;
         match cell {
@@ -468,7 +494,7 @@ fn every_role_of_the_schema_has_a_row_or_a_reason() -> Result<()> {
     let roles = all
         .iter()
         .map(values)
-        .find(|values| values.starts_with(&["image".into(), "memory".into()]))
+        .find(|values| values.starts_with(&["image".into(), "backing".into()]))
         .context("the roles")?;
     for role in roles {
         let has_row = TABLE.iter().any(|row| row.role == role);

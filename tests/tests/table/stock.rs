@@ -48,7 +48,11 @@ impl Stock {
     /// Another fd of the kind that `resource` takes.
     pub(crate) fn fd(&mut self, resource: Resource) -> Result<OwnedFd> {
         Ok(match resource {
-            Resource::ImageFile | Resource::MemoryFile => {
+            Resource::BackingFile => {
+                drop(self.fd(Resource::ImageFile)?);
+                fds::open_ro(&self.path("file"))?.into()
+            }
+            Resource::ImageFile | Resource::DataFile | Resource::MemoryFile => {
                 let path = self.path("file");
                 if !path.exists() {
                     File::create_new(&path)?.set_len(MIB)?;
@@ -111,7 +115,11 @@ impl Stock {
             Resource::Entropy => "/dev/urandom".into(),
             Resource::Kernel => kernel()?,
             Resource::Kvm => "/dev/kvm".into(),
-            Resource::ImageFile | Resource::MemoryFile | Resource::Memfd => {
+            Resource::ImageFile
+            | Resource::BackingFile
+            | Resource::DataFile
+            | Resource::MemoryFile
+            | Resource::Memfd => {
                 drop(self.fd(Resource::MemoryFile)?);
                 self.path("file")
             }

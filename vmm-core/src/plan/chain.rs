@@ -164,3 +164,105 @@ type Read = Result<(HeaderPlace, Result<Outside, ImageError>, String), String>;
 fn told(error: &ImageError) -> String {
     QmpError::from_error(error).desc
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::OwnedFd;
+    use std::sync::Arc;
+
+    use fdset::{Answers, FdRegistry, Scope};
+    use serde_json::json;
+
+    use super::*;
+
+    /// The first cluster of an image that names the backing file `name`, a qcow2.
+    fn image_over(name: &str) -> OwnedFd {
+        let mut bytes = vec![0; 512];
+        let mut put = |at: usize, what: &[u8]| bytes[at..at + what.len()].copy_from_slice(what);
+        put(0, b"QFI\xfb\0\0\0\x03");
+        put(8, &256_u64.to_be_bytes());
+        put(16, &u32::try_from(name.len()).expect("short").to_be_bytes());
+        put(20, &9_u32.to_be_bytes());
+        put(48, &512_u64.to_be_bytes());
+        put(56, &1_u32.to_be_bytes());
+        put(96, &4_u32.to_be_bytes());
+        put(100, &104_u32.to_be_bytes());
+        put(104, b"\xe2\x79\x2a\xca\0\0\0\x05qcow2");
+        put(256, name.as_bytes());
+        let mut file = tempfile::tempfile().expect("a file");
+        file.write_all(&bytes).expect("written");
+        file.into()
+    }
+
+    fn plan_of(name: &str) -> Vec<Step> {
+        let arguments = json!({"driver": "qcow2", "node-name": "n",
+            "file": {"driver": "file", "filename": name}});
+        super::super::command("blockdev-add", arguments).expect("good arguments")
+    }
+
+    /// The names that are opened, and why the plan ends.
+    fn short(steps: &[Step]) -> (Vec<&str>, Option<&str>) {
+        let names = steps.iter().filter_map(|step| match step {
+            Step::Open(planned) => Some(planned.wish.name.as_str()),
+            Step::Settled(_) | Step::Image(_) => None,
+        });
+        let ends = steps.iter().find_map(|step| match step {
+            Step::Image(image) => image.ends.as_deref(),
+            Step::Open(_) | Step::Settled(_) => None,
+        });
+        (names.collect(), ends)
+    }
+
+    #[test]
+    fn each_answer_adds_what_its_header_names_until_the_chain_bites_its_tail() {
+        let answers = Arc::new(Answers::new());
+        let registry = Arc::new(FdRegistry::new());
+        let door = Door::new(registry, Scope::Process).with_answers(Arc::clone(&answers));
+        let graph = BlockGraph::new();
+        let reader = Reader {
+            graph: &graph,
+            door: &door,
+            paths: false,
+        };
+        let mut steps = plan_of("/i/a");
+        expand(&mut steps, &[], &reader);
+        let unasked = Some("the open hook was not asked for it");
+        assert_eq!(short(&steps), (vec!["/i/a"], unasked));
+        let first = image_over("b");
+        let again = first.try_clone().expect("an fd");
+        answers.put("/i/a", Access::ReadWrite, Ok(first), None);
+        expand(&mut steps, &[], &reader);
+        assert_eq!(short(&steps), (vec!["/i/a", "/i/b"], unasked));
+        answers.put("/i/b", Access::ReadOnly, Ok(image_over("./a")), None);
+        expand(&mut steps, &[], &reader);
+        assert_eq!(short(&steps).0, ["/i/a", "/i/b", "/i/./a"]);
+        answers.put("/i/./a", Access::ReadOnly, Ok(again), None);
+        expand(&mut steps, &[], &reader);
+        let (names, ends) = short(&steps);
+        assert_eq!(names.len(), 3);
+        assert!(ends.is_some_and(|ends| ends.contains("go in a circle")));
+        // All answers are still there for whoever opens.
+        for (name, access) in [("/i/a", Access::ReadWrite), ("/i/b", Access::ReadOnly)] {
+            let request = fdset::Request::new(name, access, fdset::Role::Image, "");
+            assert!(fdset::open(&door, &request).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_is_given_is_not_looked_up_and_nothing_passed_ends_the_plan() {
+        let arguments = json!({"driver": "qcow2", "node-name": "n", "backing": null,
+            "data-file": "d", "file": {"driver": "file", "filename": "/f"}});
+        let steps = super::super::command("blockdev-add", arguments).expect("good arguments");
+        assert!(steps.iter().all(|step| matches!(step, Step::Open(_))));
+        let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
+        let reader = Reader {
+            graph: &BlockGraph::new(),
+            door: &door,
+            paths: true,
+        };
+        let mut steps = plan_of("fd:nobody");
+        expand(&mut steps, &[], &reader);
+        assert_eq!(short(&steps).1, Some("no passed fd serves it yet"));
+    }
+}

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use fdset::{Door, Identity, OpenFile, Role};
 
 use super::place::{Children, place_backing, place_child};
-use super::{BlockGraph, Building, MAX_DEPTH, NodeView, agree_on_access};
+use super::{BlockGraph, Built, MAX_DEPTH, NodeView, agree_on_access};
 use crate::engine::IoThread;
 use crate::error::BlockError;
 use crate::format::qcow2::{self, ImageError, Outside, Qcow2Node, Tuning};
@@ -25,6 +25,25 @@ use crate::spec::{
     BackingSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec, NodeOptions, NodeSpec,
     Qcow2Spec, RawSpec,
 };
+
+/// The nodes of one command, while they are made.
+#[derive(Debug)]
+pub(super) struct Building {
+    pub(super) next_auto: u64,
+    pub(super) built: Vec<Built>,
+    /// The images that what is made now stands under.
+    above: Vec<Option<HeaderPlace>>,
+}
+
+impl From<u64> for Building {
+    fn from(next_auto: u64) -> Self {
+        Self {
+            next_auto,
+            built: Vec::new(),
+            above: Vec::new(),
+        }
+    }
+}
 
 impl BlockGraph {
     /// Gives the graph the thread on which images are opened and settled.
@@ -200,7 +219,7 @@ pub fn circle(file: &str) -> ImageError {
 
 /// The file with the first byte of a node, if the node's bytes are plainly there.
 fn header_file(node: &NodeRef) -> Option<(HeaderPlace, Arc<OpenFile>)> {
-    if node.len() == 0 {
+    if node.is_empty() {
         return None;
     }
     match node.extent(0, node.len().min(1 << 21), Intent::Read) {

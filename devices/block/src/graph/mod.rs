@@ -31,6 +31,7 @@ use std::io::Read;
 use fdset::{Access, Door, Request, Role};
 use indexmap::IndexMap;
 
+use self::image::Building;
 pub use self::image::{Absent, HeaderPlace, circle, named_in_header};
 use self::place::{Children, place_child};
 use crate::drain::Gate;
@@ -144,25 +145,6 @@ impl<'a> NodeView<'a> {
 
 /// A node that was made but is not in the graph yet.
 type Built = (String, Entry);
-
-/// The nodes of one command, while they are made.
-#[derive(Debug)]
-struct Building {
-    next_auto: u64,
-    built: Vec<Built>,
-    /// The images that what is made now stands under.
-    above: Vec<Option<HeaderPlace>>,
-}
-
-impl From<u64> for Building {
-    fn from(next_auto: u64) -> Self {
-        Self {
-            next_auto,
-            built: Vec::new(),
-            above: Vec::new(),
-        }
-    }
-}
 
 impl BlockGraph {
     /// A graph without nodes.
