@@ -33,9 +33,11 @@ use count::{Count, Tee, count, counted};
 
 /// Test programs that need a monitor, a paused machine, or a guest of a few bytes: any KVM will do.
 const WITHOUT_GUEST: &[&str] = &[
+    "bad_clients-",
     "bad_input-",
     "by_line-",
     "clients-",
+    "compat-",
     "ctl-",
     "ctl_terminal-",
     "fds-",
@@ -44,12 +46,16 @@ const WITHOUT_GUEST: &[&str] = &[
     "open_hook-",
     "open_hook_trouble-",
     "restart-",
+    "rights-",
+    "schema_consumers-",
     "seal-",
     "sealed_commands-",
     "signals-",
+    "snapshots-",
     "soak-",
     "starved-",
     "table-",
+    "tls-",
 ];
 /// No test program takes longer, even in the lab on a busy machine.
 const PROGRAM_TIME: Duration = Duration::from_secs(1500);
@@ -199,6 +205,7 @@ fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, Stri
         ("SESAME_VMM", &vmm),
         ("SESAME_PYTHON", &python()?),
         ("SESAME_TYPESCRIPT", &typescript()?),
+        ("SESAME_QUICKTYPE", &quicktype()?),
         ("SESAME_GO", &go()?),
         ("SESAME_OPEN_HOOK", &project::tool("sesame-open-hook")?),
         ("SESAME_CTL", &project::tool("sesame-ctl")?),
@@ -268,18 +275,35 @@ fn typescript() -> Result<PathBuf> {
             .arg(client.join(part))
             .arg(folder.join(part)))?;
     }
-    let wanted = fs::read_to_string(folder.join("package.json"))?;
-    let stamp = folder.join("installed.json");
-    if fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
-        step("fetching the TypeScript compiler");
-        let install = ["install", "--silent", "--ignore-scripts"];
-        sh(Command::new("npm").args(install).current_dir(&folder))?;
-        fs::write(stamp, wanted)?;
-    }
+    packages(&folder, "fetching the TypeScript compiler")?;
     step("building the TypeScript client");
     let compiler = folder.join("node_modules/.bin/tsc");
     sh(Command::new(compiler).current_dir(&folder))?;
     Ok(folder)
+}
+
+/// A folder with quicktype, which makes types of a JSON Schema.
+fn quicktype() -> Result<PathBuf> {
+    install_missing(&[("node", "nodejs"), ("npm", "npm")])?;
+    let folder = artifacts::cache()?.join("quicktype");
+    fs::create_dir_all(&folder)?;
+    let package = root().join("tests/interop/quicktype/package.json");
+    sh(Command::new("cp").arg(package).arg(&folder))?;
+    packages(&folder, "fetching quicktype")?;
+    Ok(folder)
+}
+
+/// What the `package.json` of a folder asks for, fetched once per version of that file.
+fn packages(folder: &Path, what: &str) -> Result<()> {
+    let wanted = fs::read_to_string(folder.join("package.json"))?;
+    let stamp = folder.join("installed.json");
+    if fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
+        step(what);
+        let install = ["install", "--silent", "--ignore-scripts"];
+        sh(Command::new("npm").args(install).current_dir(folder))?;
+        fs::write(stamp, wanted)?;
+    }
+    Ok(())
 }
 
 /// The distribution's libvirt, unpacked outside of the repository.
