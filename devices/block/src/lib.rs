@@ -46,6 +46,7 @@ pub mod format;
 pub mod graph;
 pub mod job;
 pub mod node;
+mod node_ref;
 #[cfg(test)]
 mod node_tests;
 mod permission;

@@ -42,6 +42,7 @@ const WITHOUT_GUEST: &[&str] = &[
     "ctl_terminal-",
     "fds-",
     "goes_on-",
+    "image_chain-",
     "interop-",
     "open_hook-",
     "open_hook_trouble-",
