@@ -15,6 +15,7 @@ from sesame_qmp import (
     ConnectionClosed,
     DeviceNotFound,
     GenericError,
+    __version__,
     events,
     types,
 )
@@ -40,6 +41,7 @@ def refused(kind, function, *arguments, **named):
 def plain(path):
     with Client.connect(path, timeout=30) as qmp:
         assert qmp.version == qmp.query_version(), qmp.version
+        assert qmp.version.package == f"sesame-{__version__}", qmp.version
         assert isinstance(qmp.query_status(), types.StatusInfo)
         assert {"add-fd", "quit"} <= {one.name for one in qmp.query_commands()}
         schema = qmp.query_qmp_schema()

@@ -1,7 +1,7 @@
-//! Foreign clients: QEMU's Python package, its shell, and a person with socat.
+//! Foreign clients: QEMU's Python package, its shell, the crate `qapi`, and a person with socat.
 //!
 //! `SESAME_PYTHON` is the Python of a virtual environment with `tests/interop/requirements.txt`;
-//! `cargo xtask test` makes it.
+//! `cargo xtask test` makes it, and builds `SESAME_QAPI_CLIENT`.
 use std::env;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,8 @@ use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use tests::Vm;
+use tests::clients::Listening;
+use tests::vm::variable;
 
 /// A monitor that listens on a socket in `folder`, besides the one of the harness.
 fn listening(folder: &Path) -> Result<(Vm, PathBuf)> {
@@ -50,6 +52,13 @@ fn the_python_client_holds_a_whole_session() -> Result<()> {
         String::from_utf8_lossy(&output.stderr)
     );
     vm.exit_clean()
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn the_crate_qapi_holds_a_whole_session() -> Result<()> {
+    let mut client = Command::new(variable("SESAME_QAPI_CLIENT")?);
+    Listening::start(Vm::monitor())?.session(&mut client)
 }
 
 #[test]

@@ -45,6 +45,7 @@ func plain(ctx context.Context, conn *qmp.Conn) {
 	version, err := conn.QueryVersion(ctx)
 	must(err)
 	want(version == conn.Version(), version)
+	want(version.Package == "sesame-"+qmp.Version, version)
 	schema, err := conn.QueryQmpSchema(ctx)
 	must(err)
 	found := false

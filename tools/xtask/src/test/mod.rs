@@ -46,6 +46,7 @@ const WITHOUT_GUEST: &[&str] = &[
     "interop-",
     "open_hook-",
     "open_hook_trouble-",
+    "packages-",
     "restart-",
     "rights-",
     "schema_consumers-",
@@ -184,7 +185,7 @@ fn guest_tests(options: &Options) -> Result<Count> {
     Ok(total)
 }
 
-/// What the test programs are told: the VMM, the guest's files, the foreign client's Python.
+/// What the test programs are told: the VMM, the guest's files, the foreign clients.
 fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, String>> {
     let vmm = match &options.vmm {
         Some(program) => program.clone(),
@@ -208,6 +209,7 @@ fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, Stri
         ("SESAME_TYPESCRIPT", &typescript()?),
         ("SESAME_QUICKTYPE", &quicktype()?),
         ("SESAME_GO", &go()?),
+        ("SESAME_QAPI_CLIENT", &qapi_client()?),
         ("SESAME_OPEN_HOOK", &project::tool("sesame-open-hook")?),
         ("SESAME_CTL", &project::tool("sesame-ctl")?),
         ("SESAME_LIBVIRT", &libvirt()?),
@@ -262,6 +264,19 @@ fn go() -> Result<PathBuf> {
         .arg(&program)
         .current_dir(source))?;
     Ok(program)
+}
+
+/// The program of tests/interop that uses the crate `qapi`, built with dependencies of its own.
+fn qapi_client() -> Result<PathBuf> {
+    step("building the client by the crate qapi");
+    let folder = artifacts::cache()?.join("qapi_client");
+    let manifest = root().join("tests/interop/qapi_client/Cargo.toml");
+    sh(cargo()
+        .args(["build", "-q", "--locked", "--manifest-path"])
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(&folder))?;
+    Ok(folder.join("debug/qapi_client"))
 }
 
 /// The TypeScript client, built outside of the repository.
