@@ -136,6 +136,12 @@ pub fn resident_size(pid: u32) -> Result<u64> {
     kibibytes(&status, "VmRSS:").context("status has no VmRSS")
 }
 
+/// What a process has in memory that is its own: not the pages of its program, which come and go.
+pub fn own_size(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    kibibytes(&status, "RssAnon:").context("status has no RssAnon")
+}
+
 /// The part of [`proportional_size`] in mappings whose whole size is at least `least` bytes: the
 /// guest's RAM, when `least` is below its size and above every other mapping's.
 pub fn proportional_size_of_large(pid: u32, least: u64) -> Result<u64> {

@@ -142,7 +142,7 @@ fn rejected_requests_with_fds_leave_nothing_however_many() -> Result<()> {
     for number in 0..WARM_UP {
         stage.reject(number)?;
     }
-    let (before, size) = (quiet_usage(&vm)?, fds::resident_size(vm.pid())?);
+    let (before, size) = (quiet_usage(&vm)?, fds::own_size(vm.pid())?);
     let start = Instant::now();
     for number in 0..count {
         stage
@@ -150,7 +150,7 @@ fn rejected_requests_with_fds_leave_nothing_however_many() -> Result<()> {
             .with_context(|| format!("rejection {number}"))?;
     }
     let time = start.elapsed();
-    let (after, grown) = (quiet_usage(&vm)?, fds::resident_size(vm.pid())?);
+    let (after, grown) = (quiet_usage(&vm)?, fds::own_size(vm.pid())?);
     println!(
         "{count} rejected requests in {:.1} s; before: {before}, {} KiB; after: {after}, {} KiB",
         time.as_secs_f64(),

@@ -189,7 +189,7 @@ mod tests {
             ("image ro", "line 1: wanted ROLES RIGHTS PATTERN"),
             ("\nimage xx /a", "line 2: 'xx' is none of ro, rw, rwc"),
             ("image ro a", "line 1: 'a' is no absolute path"),
-            ("disk ro /a", "line 1: 'disk' is none of image, memory"),
+            ("disk ro /a", "line 1: 'disk' is none of image, backing"),
         ] {
             let error = format!("{:#}", AllowList::parse(text).expect_err("wrong"));
             assert!(error.starts_with(wanted), "{error}");

@@ -10,6 +10,7 @@
 //! ```
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::error::ImageError;
@@ -142,11 +143,10 @@ impl Image {
     /// Finds out where the tables are; refuses an image whose tables overlap each other.
     async fn collect_fixed(&self, io: &Io, meta: &mut Meta) -> io::Result<()> {
         meta.refcounts.fixed.clear();
-        let bits = self.geometry.cluster_bits;
         for (offset, len) in self.tables(meta) {
-            for cluster in offset >> bits..(offset + len).div_ceil(1 << bits) {
+            for cluster in self.clusters_under(offset, len) {
                 if !meta.refcounts.fixed.insert(cluster) {
-                    let at = cluster << bits;
+                    let at = cluster << self.geometry.cluster_bits;
                     let why = format!("two tables lie at offset {at:#x}");
                     return Err(self.mark_corrupt(io, meta, &why).await);
                 }
@@ -157,12 +157,18 @@ impl Image {
 
     /// As [`collect_fixed`](Self::collect_fixed), after one of the tables has moved.
     pub(super) fn note_fixed(&self, meta: &mut Meta) {
-        let bits = self.geometry.cluster_bits;
         meta.refcounts.fixed = self
             .tables(meta)
             .into_iter()
-            .flat_map(|(offset, len)| offset >> bits..(offset + len).div_ceil(1 << bits))
+            .flat_map(|(offset, len)| self.clusters_under(offset, len))
             .collect();
+    }
+
+    /// The clusters that some bytes lie in. A hostile table may say that others lie at the end of
+    /// all numbers.
+    fn clusters_under(&self, offset: u64, len: u64) -> Range<u64> {
+        let bits = self.geometry.cluster_bits;
+        offset >> bits..offset.saturating_add(len).div_ceil(1 << bits)
     }
 
     /// Offset and length of the header and every table of the active state, and of the tables of
