@@ -110,7 +110,7 @@ impl Image {
             }
         }
         for (offset, len) in ranges {
-            for cluster in offset >> bits..(offset + len).div_ceil(size) {
+            for cluster in offset >> bits..offset.saturating_add(len).div_ceil(size) {
                 counts.add(cluster, 1)?;
             }
         }

@@ -310,7 +310,7 @@ impl Image {
         let (file, bits) = (self.file(), self.geometry.cluster_bits);
         if tables {
             let len = l1.entries.len() as u64 * 8;
-            for cluster in l1.offset >> bits..(l1.offset + len).div_ceil(1 << bits) {
+            for cluster in l1.offset >> bits..l1.offset.saturating_add(len).div_ceil(1 << bits) {
                 self.step(io, counts, cluster, step).await?;
             }
         }
