@@ -821,6 +821,22 @@ func (c *Conn) JobFinalize(ctx context.Context, args JobFinalizeArguments) error
 	return c.Execute(ctx, "job-finalize", args, nil)
 }
 
+// BlockdevCreateArguments is what BlockdevCreate takes.
+type BlockdevCreateArguments struct {
+	// The job's id.
+	JobID string `json:"job-id"`
+	// What to make.
+	Options BlockdevCreateOptions `json:"options"`
+}
+
+// BlockdevCreate: Begins a job that makes an image. It finalizes by itself and waits for
+// job-dismiss. What is wrong with the options, the job says at its end.
+//
+// Errors: - the id is taken or breaks the rules of ids - images of this driver are not made.
+func (c *Conn) BlockdevCreate(ctx context.Context, args BlockdevCreateArguments) error {
+	return c.Execute(ctx, "blockdev-create", args, nil)
+}
+
 // QueryBlockstatsArguments is what QueryBlockstats takes.
 type QueryBlockstatsArguments struct {
 	// Whether to list nodes instead of disks (default: false).

@@ -1553,6 +1553,27 @@ type ChardevReturn struct {
 	Pty *string `json:"pty,omitempty"`
 }
 
+// BlockdevDriver: What a block node is.
+type BlockdevDriver string
+
+// The values of BlockdevDriver.
+const (
+	// A regular file.
+	BlockdevDriverFile BlockdevDriver = "file"
+	// A block device of the host.
+	BlockdevDriverHostDevice BlockdevDriver = "host_device"
+	// A part of another node, or all of it.
+	BlockdevDriverRaw BlockdevDriver = "raw"
+	// An image whose clusters appear when they are written.
+	BlockdevDriverQcow2 BlockdevDriver = "qcow2"
+	// No storage; writes vanish.
+	BlockdevDriverNullCo BlockdevDriver = "null-co"
+	// The same.
+	BlockdevDriverNullAio BlockdevDriver = "null-aio"
+	// Another node, whose requests fail as rules say.
+	BlockdevDriverBlkdebug BlockdevDriver = "blkdebug"
+)
+
 // BlkdebugIOType: What a request does.
 type BlkdebugIOType string
 
@@ -2738,6 +2759,189 @@ type JobInfo struct {
 	TotalProgress int64 `json:"total-progress"`
 	// Why it failed, if it did.
 	Error *string `json:"error,omitempty"`
+}
+
+// PreallocMode: What of a new image is there before it is written.
+type PreallocMode string
+
+// The values of PreallocMode.
+const (
+	// Nothing.
+	PreallocModeOff PreallocMode = "off"
+	// The tables, and places for all clusters.
+	PreallocModeMetadata PreallocMode = "metadata"
+	// And the host's space for them.
+	PreallocModeFalloc PreallocMode = "falloc"
+	// And zeroes written to all of it.
+	PreallocModeFull PreallocMode = "full"
+)
+
+// BlockdevQcow2Version: A version of the format qcow2.
+type BlockdevQcow2Version string
+
+// The values of BlockdevQcow2Version.
+const (
+	// Version 2, also known as 0.10.
+	BlockdevQcow2VersionV2 BlockdevQcow2Version = "v2"
+	// Version 3, also known as 1.1.
+	BlockdevQcow2VersionV3 BlockdevQcow2Version = "v3"
+)
+
+// BlockdevCreateOptions: An image to be made.
+type BlockdevCreateOptions struct {
+	// Variant is what it is.
+	Variant BlockdevCreateOptionsVariant
+}
+
+// BlockdevCreateOptionsVariant is one of the branches of BlockdevCreateOptions, or UnknownVariant.
+type BlockdevCreateOptionsVariant interface{ isBlockdevCreateOptions() }
+
+func (UnknownVariant) isBlockdevCreateOptions() {}
+
+// MarshalJSON writes the branch.
+func (u BlockdevCreateOptions) MarshalJSON() ([]byte, error) { return json.Marshal(u.Variant) }
+
+// UnmarshalJSON finds the branch by its discriminator.
+func (u *BlockdevCreateOptions) UnmarshalJSON(data []byte) error {
+	tags, err := tagsOf(data, "driver")
+	if err != nil {
+		return err
+	}
+	switch tags {
+	case "file":
+		return variant[BlockdevCreateOptionsFile](data, &u.Variant)
+	case "qcow2":
+		return variant[BlockdevCreateOptionsQcow2](data, &u.Variant)
+	case "host_device":
+		return variant[BlockdevCreateOptionsHostDevice](data, &u.Variant)
+	case "raw":
+		return variant[BlockdevCreateOptionsRaw](data, &u.Variant)
+	case "null-co":
+		return variant[BlockdevCreateOptionsNullCo](data, &u.Variant)
+	case "null-aio":
+		return variant[BlockdevCreateOptionsNullAio](data, &u.Variant)
+	case "blkdebug":
+		return variant[BlockdevCreateOptionsBlkdebug](data, &u.Variant)
+	default:
+		u.Variant = UnknownVariant{append([]byte(nil), data...)}
+		return nil
+	}
+}
+
+// BlockdevCreateOptionsFile: A regular file.
+type BlockdevCreateOptionsFile struct {
+	// Where: a path, at which a missing file is made, or the name of a file that was handed in,
+	// "fd:NAME" or "/dev/fdset/ID". What is in it is lost.
+	Filename string `json:"filename"`
+	// Its length in bytes.
+	Size uint64 `json:"size"`
+	// What of it is there from the start; metadata is not to be had (default: off).
+	Preallocation *PreallocMode `json:"preallocation,omitempty"`
+	// Accepted and without effect: whoever wants a file without copy on write makes it in a
+	// directory that says so (default: false).
+	Nocow *bool `json:"nocow,omitempty"`
+}
+
+func (BlockdevCreateOptionsFile) isBlockdevCreateOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevCreateOptionsFile) MarshalJSON() ([]byte, error) {
+	type plain BlockdevCreateOptionsFile
+	return tagged(plain(v), "driver", "file")
+}
+
+// BlockdevCreateOptionsQcow2: An image whose clusters appear when they are written.
+type BlockdevCreateOptionsQcow2 struct {
+	// The node for the image; what is in it is lost.
+	File BlockdevRef `json:"file"`
+	// The node for the guest's clusters (default: none; they are in file).
+	DataFile *BlockdevRef `json:"data-file,omitempty"`
+	// Whether that node alone is to be the disk (default: false).
+	DataFileRaw *bool `json:"data-file-raw,omitempty"`
+	// Whether clusters have parts that appear one by one (default: false).
+	ExtendedL2 *bool `json:"extended-l2,omitempty"`
+	// The disk's length in bytes, a multiple of 512.
+	Size uint64 `json:"size"`
+	// Its version (default: v3).
+	Version *BlockdevQcow2Version `json:"version,omitempty"`
+	// The name of the file that is behind it, for its header. That file is not opened (default:
+	// none).
+	BackingFile *string `json:"backing-file,omitempty"`
+	// The format of that file, for the header.
+	BackingFmt *BlockdevDriver `json:"backing-fmt,omitempty"`
+	// Bytes of a cluster: a power of two from 512 to 2 MiB (default: 65536).
+	ClusterSize *uint64 `json:"cluster-size,omitempty"`
+	// What of it is there from the start (default: off).
+	Preallocation *PreallocMode `json:"preallocation,omitempty"`
+	// Whether refcounts are written late (default: false).
+	LazyRefcounts *bool `json:"lazy-refcounts,omitempty"`
+	// Bits of a refcount: a power of two from 1 to 64 (default: 16).
+	RefcountBits *int64 `json:"refcount-bits,omitempty"`
+	// How compressed clusters are compressed (default: zlib).
+	CompressionType *Qcow2CompressionType `json:"compression-type,omitempty"`
+}
+
+func (BlockdevCreateOptionsQcow2) isBlockdevCreateOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevCreateOptionsQcow2) MarshalJSON() ([]byte, error) {
+	type plain BlockdevCreateOptionsQcow2
+	return tagged(plain(v), "driver", "qcow2")
+}
+
+// BlockdevCreateOptionsHostDevice: A block device of the host.
+type BlockdevCreateOptionsHostDevice struct{}
+
+func (BlockdevCreateOptionsHostDevice) isBlockdevCreateOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevCreateOptionsHostDevice) MarshalJSON() ([]byte, error) {
+	type plain BlockdevCreateOptionsHostDevice
+	return tagged(plain(v), "driver", "host_device")
+}
+
+// BlockdevCreateOptionsRaw: A part of another node, or all of it.
+type BlockdevCreateOptionsRaw struct{}
+
+func (BlockdevCreateOptionsRaw) isBlockdevCreateOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevCreateOptionsRaw) MarshalJSON() ([]byte, error) {
+	type plain BlockdevCreateOptionsRaw
+	return tagged(plain(v), "driver", "raw")
+}
+
+// BlockdevCreateOptionsNullCo: No storage; writes vanish.
+type BlockdevCreateOptionsNullCo struct{}
+
+func (BlockdevCreateOptionsNullCo) isBlockdevCreateOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevCreateOptionsNullCo) MarshalJSON() ([]byte, error) {
+	type plain BlockdevCreateOptionsNullCo
+	return tagged(plain(v), "driver", "null-co")
+}
+
+// BlockdevCreateOptionsNullAio: The same.
+type BlockdevCreateOptionsNullAio struct{}
+
+func (BlockdevCreateOptionsNullAio) isBlockdevCreateOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevCreateOptionsNullAio) MarshalJSON() ([]byte, error) {
+	type plain BlockdevCreateOptionsNullAio
+	return tagged(plain(v), "driver", "null-aio")
+}
+
+// BlockdevCreateOptionsBlkdebug: Another node, whose requests fail as rules say.
+type BlockdevCreateOptionsBlkdebug struct{}
+
+func (BlockdevCreateOptionsBlkdebug) isBlockdevCreateOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevCreateOptionsBlkdebug) MarshalJSON() ([]byte, error) {
+	type plain BlockdevCreateOptionsBlkdebug
+	return tagged(plain(v), "driver", "blkdebug")
 }
 
 // BlockDeviceTimedStats: What a disk was asked during an interval.

@@ -265,6 +265,14 @@ fn snapshots_and_jobs() -> Vec<Row> {
             json!({"device": "base", "job-id": "commit"}),
         ),
     ]);
+    rows.extend([
+        row("add-fd", json!({"fdset-id": 63})).with(Hand::Disk),
+        row(
+            "blockdev-create",
+            json!({"job-id": "create", "options": {"driver": "file",
+                "filename": "/dev/fdset/63", "size": MIB}}),
+        ),
+    ]);
     for verb in ["pause", "resume", "cancel", "complete"] {
         let (plain, block) = match verb {
             "pause" => ("job-pause", "block-job-pause"),

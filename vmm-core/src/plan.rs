@@ -16,10 +16,12 @@ pub mod chain;
 mod tests;
 
 use block::graph::{Absent, HeaderPlace};
+use block::protocol::create::NewFile;
 use block::spec::{BackingSpec, ChildSpec, DriverSpec, FileSpec, NodeOptions, NodeSpec, Qcow2Spec};
 use devices::chardev::{BackendSpec, ChardevSpec, SocketRole};
 use fdset::{Access, Existing, Expected, Request, Role, SocketAddress, Wish};
 use qapi_schema::block_core::FileSnapshot;
+use qapi_schema::block_create::BlockdevCreate;
 use qapi_schema::transaction::{Transaction, TransactionActionVariant};
 use qapi_schema::{QmpError, find_command, input};
 use serde_json::Value;
@@ -29,6 +31,7 @@ use crate::cli::config::FwCfgSource;
 use crate::hook::HookSpec;
 use crate::memory::{HostMemory, RamBackendSpec};
 use crate::resolve;
+use crate::resolve::create::CreateSpec;
 use crate::resolve::object::ObjectSpec;
 use crate::secret::SecretSource;
 use crate::transaction;
@@ -102,6 +105,12 @@ pub fn command(name: &str, arguments: Value) -> Result<Vec<Step>, QmpError> {
                 | TransactionActionVariant::Abort(_) => Vec::new(),
             });
             Ok(overlays.flatten().collect())
+        }
+        "blockdev-create" => {
+            let args: BlockdevCreate = input::arguments(arguments)?;
+            // What is wrong with the options, the job will say.
+            let spec = resolve::create::create(args.options);
+            Ok(spec.map_or_else(|_| Vec::new(), |spec| new_image(&args.job_id, &spec)))
         }
         "object-add" => {
             let (id, spec) = resolve::object::object(input::arguments(arguments)?)?;
@@ -208,6 +217,23 @@ fn machine(config: &Config) -> Vec<Planned> {
     });
     plan.extend(accels);
     plan
+}
+
+/// What an image is made in.
+fn new_image(job: &str, spec: &CreateSpec) -> Vec<Step> {
+    let reason = format!("job '{job}'");
+    match spec {
+        CreateSpec::File(file) => {
+            let request = NewFile::request(&file.filename, &reason);
+            steps(vec![Planned::new(&request, Expected::RegularFile)])
+        }
+        CreateSpec::Qcow2(new) => {
+            let mut plan = child(&new.file, &reason, &[]);
+            let data = new.data_file.iter();
+            plan.extend(data.flat_map(|(data, _)| child(data, &reason, &[])));
+            plan
+        }
+    }
 }
 
 /// The overlay of a snapshot. It is cached as what it goes above, which is not known here.

@@ -14,6 +14,7 @@ from .types import (
     BlockInfo,
     BlockJobInfo,
     BlockStats,
+    BlockdevCreateOptions,
     BlockdevOnError,
     BlockdevOptions,
     ChardevBackend,
@@ -810,6 +811,20 @@ class AsyncCommands(AsyncCaller):
             id: Its id.
         """
         await self._run("job-finalize", {"id": id})
+
+    async def blockdev_create(self, job_id: str, options: BlockdevCreateOptions) -> None:
+        """Begins a job that makes an image. It finalizes by itself and waits for job-dismiss.
+        What is wrong with the options, the job says at its end.
+
+        Args:
+            job_id: The job's id.
+            options: What to make.
+
+        Raises:
+            - the id is taken or breaks the rules of ids.
+            - images of this driver are not made.
+        """
+        await self._run("blockdev-create", {"job-id": job_id, "options": options})
 
     async def query_blockstats(self, *, query_nodes: Optional[bool] = None) -> List[BlockStats]:
         """Tells what disks or nodes were asked until now.

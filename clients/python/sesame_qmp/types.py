@@ -415,6 +415,19 @@ CpuModelExpansionType = Literal["static", "full"]
 """
 
 
+BlockdevDriver = Literal["file", "host_device", "raw", "qcow2", "null-co", "null-aio", "blkdebug"]
+"""What a block node is.
+
+- ``file``: A regular file.
+- ``host_device``: A block device of the host.
+- ``raw``: A part of another node, or all of it.
+- ``qcow2``: An image whose clusters appear when they are written.
+- ``null-co``: No storage; writes vanish.
+- ``null-aio``: The same.
+- ``blkdebug``: Another node, whose requests fail as rules say.
+"""
+
+
 BlkdebugIOType = Literal["read", "write", "write-zeroes", "discard", "flush"]
 """What a request does.
 
@@ -566,6 +579,24 @@ JobStatus = Literal[
 - ``aborting``: Failed or cancelled, and cleaning up.
 - ``concluded``: At its end, until it is dismissed.
 - ``null``: Gone.
+"""
+
+
+PreallocMode = Literal["off", "metadata", "falloc", "full"]
+"""What of a new image is there before it is written.
+
+- ``off``: Nothing.
+- ``metadata``: The tables, and places for all clusters.
+- ``falloc``: And the host's space for them.
+- ``full``: And zeroes written to all of it.
+"""
+
+
+BlockdevQcow2Version = Literal["v2", "v3"]
+"""A version of the format qcow2.
+
+- ``v2``: Version 2, also known as 0.10.
+- ``v3``: Version 3, also known as 1.1.
 """
 
 
@@ -2563,6 +2594,130 @@ class JobInfo(Struct):
 
 
 @dataclass
+class BlockdevCreateOptionsFile(Struct):
+    """An image to be made.
+
+    Where ``driver`` is ``file``: a regular file.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "file"}
+
+    driver: Literal["file"] = field(default="file", init=False)
+    filename: str
+    """Where: a path, at which a missing file is made, or the name of a file that was handed in,
+    "fd:NAME" or "/dev/fdset/ID". What is in it is lost.
+    """
+    size: int
+    """Its length in bytes."""
+    preallocation: Optional[PreallocMode] = None
+    """What of it is there from the start; metadata is not to be had (default: off)."""
+    nocow: Optional[bool] = None
+    """Accepted and without effect: whoever wants a file without copy on write makes it in a
+    directory that says so (default: false).
+    """
+
+
+@dataclass
+class BlockdevCreateOptionsQcow2(Struct):
+    """An image to be made.
+
+    Where ``driver`` is ``qcow2``: an image whose clusters appear when they are written.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "qcow2"}
+
+    driver: Literal["qcow2"] = field(default="qcow2", init=False)
+    file: BlockdevRef
+    """The node for the image; what is in it is lost."""
+    size: int
+    """The disk's length in bytes, a multiple of 512."""
+    data_file: Optional[BlockdevRef] = None
+    """The node for the guest's clusters (default: none; they are in ``file``)."""
+    data_file_raw: Optional[bool] = None
+    """Whether that node alone is to be the disk (default: false)."""
+    extended_l2: Optional[bool] = None
+    """Whether clusters have parts that appear one by one (default: false)."""
+    version: Optional[BlockdevQcow2Version] = None
+    """Its version (default: v3)."""
+    backing_file: Optional[str] = None
+    """The name of the file that is behind it, for its header. That file is not opened (default:
+    none).
+    """
+    backing_fmt: Optional[BlockdevDriver] = None
+    """The format of that file, for the header."""
+    cluster_size: Optional[int] = None
+    """Bytes of a cluster: a power of two from 512 to 2 MiB (default: 65536)."""
+    preallocation: Optional[PreallocMode] = None
+    """What of it is there from the start (default: off)."""
+    lazy_refcounts: Optional[bool] = None
+    """Whether refcounts are written late (default: false)."""
+    refcount_bits: Optional[int] = None
+    """Bits of a refcount: a power of two from 1 to 64 (default: 16)."""
+    compression_type: Optional[Qcow2CompressionType] = None
+    """How compressed clusters are compressed (default: zlib)."""
+
+
+@dataclass
+class BlockdevCreateOptionsHostDevice(Struct):
+    """An image to be made.
+
+    Where ``driver`` is ``host_device``: a block device of the host.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "host_device"}
+
+    driver: Literal["host_device"] = field(default="host_device", init=False)
+
+
+@dataclass
+class BlockdevCreateOptionsRaw(Struct):
+    """An image to be made.
+
+    Where ``driver`` is ``raw``: a part of another node, or all of it.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "raw"}
+
+    driver: Literal["raw"] = field(default="raw", init=False)
+
+
+@dataclass
+class BlockdevCreateOptionsNullCo(Struct):
+    """An image to be made.
+
+    Where ``driver`` is ``null-co``: no storage; writes vanish.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "null-co"}
+
+    driver: Literal["null-co"] = field(default="null-co", init=False)
+
+
+@dataclass
+class BlockdevCreateOptionsNullAio(Struct):
+    """An image to be made.
+
+    Where ``driver`` is ``null-aio``: the same.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "null-aio"}
+
+    driver: Literal["null-aio"] = field(default="null-aio", init=False)
+
+
+@dataclass
+class BlockdevCreateOptionsBlkdebug(Struct):
+    """An image to be made.
+
+    Where ``driver`` is ``blkdebug``: another node, whose requests fail as rules say.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "blkdebug"}
+
+    driver: Literal["blkdebug"] = field(default="blkdebug", init=False)
+
+
+@dataclass
 class BlockDeviceTimedStats(Struct):
     """What a disk was asked during an interval."""
 
@@ -3620,6 +3775,18 @@ BlockJobInfo = Union[
 
 ImageInfoSpecific = Union[ImageInfoSpecificQcow2]
 """What an image says of itself."""
+
+
+BlockdevCreateOptions = Union[
+    BlockdevCreateOptionsFile,
+    BlockdevCreateOptionsQcow2,
+    BlockdevCreateOptionsHostDevice,
+    BlockdevCreateOptionsRaw,
+    BlockdevCreateOptionsNullCo,
+    BlockdevCreateOptionsNullAio,
+    BlockdevCreateOptionsBlkdebug,
+]
+"""An image to be made."""
 
 
 TransactionAction = Union[

@@ -197,7 +197,10 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         None, }, Entry { name : "job-finalize", description :
         "Makes the result of a job so that is pending.", input : Some(generator
         .subschema_for:: < super::job::JobFinalize > ()), output : None, }, Entry { name
-        : "query-blockstats", description :
+        : "blockdev-create", description :
+        "Begins a job that makes an image. It finalizes by itself and waits for job-dismiss. What is wrong with the options, the job says at its end.",
+        input : Some(generator.subschema_for:: < super::block_create::BlockdevCreate >
+        ()), output : None, }, Entry { name : "query-blockstats", description :
         "Tells what disks or nodes were asked until now.", input : Some(generator
         .subschema_for:: < super::block_stats::QueryBlockstats > ()), output :
         Some(generator.subschema_for:: < Vec < super::block_stats::BlockStats > > ()), },

@@ -25,6 +25,8 @@ pub enum Module {
     BlockCore,
     /// Jobs: work on block nodes that goes on after its command has been answered.
     Job,
+    /// Images: made and changed.
+    BlockCreate,
     /// Disks: what they were asked.
     BlockStats,
     /// Transactions: all of several actions, or none.
@@ -173,6 +175,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 13usize,
+        name: "blockdev-create",
+        module: Module::BlockCreate,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 14usize,
         name: "blockdev-del",
         module: Module::BlockCore,
         allow_oob: false,
@@ -182,7 +194,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 14usize,
+        number: 15usize,
         name: "blockdev-snapshot",
         module: Module::BlockCore,
         allow_oob: false,
@@ -192,7 +204,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 15usize,
+        number: 16usize,
         name: "blockdev-snapshot-sync",
         module: Module::BlockCore,
         allow_oob: false,
@@ -202,7 +214,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 16usize,
+        number: 17usize,
         name: "chardev-add",
         module: Module::Char,
         allow_oob: false,
@@ -212,7 +224,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 17usize,
+        number: 18usize,
         name: "chardev-remove",
         module: Module::Char,
         allow_oob: false,
@@ -222,7 +234,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 18usize,
+        number: 19usize,
         name: "closefd",
         module: Module::Fds,
         allow_oob: false,
@@ -232,7 +244,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 19usize,
+        number: 20usize,
         name: "cont",
         module: Module::RunState,
         allow_oob: false,
@@ -242,7 +254,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 20usize,
+        number: 21usize,
         name: "device-list-properties",
         module: Module::Qdev,
         allow_oob: false,
@@ -252,7 +264,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 21usize,
+        number: 22usize,
         name: "device_add",
         module: Module::Qdev,
         allow_oob: false,
@@ -262,7 +274,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["json-cli", "json-cli-hotplug"],
     },
     crate::CommandSpec {
-        number: 22usize,
+        number: 23usize,
         name: "device_del",
         module: Module::Qdev,
         allow_oob: false,
@@ -272,7 +284,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 23usize,
+        number: 24usize,
         name: "fd-unclaimed-set",
         module: Module::Fds,
         allow_oob: false,
@@ -282,7 +294,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 24usize,
+        number: 25usize,
         name: "getfd",
         module: Module::Fds,
         allow_oob: false,
@@ -292,7 +304,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 25usize,
+        number: 26usize,
         name: "human-monitor-command",
         module: Module::Misc,
         allow_oob: false,
@@ -302,7 +314,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 26usize,
+        number: 27usize,
         name: "inject-nmi",
         module: Module::RunState,
         allow_oob: false,
@@ -312,7 +324,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 27usize,
+        number: 28usize,
         name: "job-cancel",
         module: Module::Job,
         allow_oob: false,
@@ -322,7 +334,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 28usize,
+        number: 29usize,
         name: "job-complete",
         module: Module::Job,
         allow_oob: false,
@@ -332,7 +344,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 29usize,
+        number: 30usize,
         name: "job-dismiss",
         module: Module::Job,
         allow_oob: false,
@@ -342,7 +354,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 30usize,
+        number: 31usize,
         name: "job-finalize",
         module: Module::Job,
         allow_oob: false,
@@ -352,7 +364,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 31usize,
+        number: 32usize,
         name: "job-pause",
         module: Module::Job,
         allow_oob: false,
@@ -362,7 +374,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 32usize,
+        number: 33usize,
         name: "job-resume",
         module: Module::Job,
         allow_oob: false,
@@ -372,7 +384,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 33usize,
+        number: 34usize,
         name: "migrate-set-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -382,7 +394,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 34usize,
+        number: 35usize,
         name: "object-add",
         module: Module::Qom,
         allow_oob: false,
@@ -392,7 +404,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 35usize,
+        number: 36usize,
         name: "object-del",
         module: Module::Qom,
         allow_oob: false,
@@ -402,7 +414,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 36usize,
+        number: 37usize,
         name: "open-hook-clear",
         module: Module::OpenHook,
         allow_oob: false,
@@ -412,7 +424,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 37usize,
+        number: 38usize,
         name: "open-hook-set",
         module: Module::OpenHook,
         allow_oob: false,
@@ -422,7 +434,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 38usize,
+        number: 39usize,
         name: "qmp_capabilities",
         module: Module::Control,
         allow_oob: false,
@@ -432,7 +444,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 39usize,
+        number: 40usize,
         name: "qom-get",
         module: Module::Qom,
         allow_oob: false,
@@ -442,7 +454,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 40usize,
+        number: 41usize,
         name: "qom-list",
         module: Module::Qom,
         allow_oob: false,
@@ -452,7 +464,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 41usize,
+        number: 42usize,
         name: "qom-list-properties",
         module: Module::Qom,
         allow_oob: false,
@@ -462,7 +474,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 42usize,
+        number: 43usize,
         name: "qom-list-types",
         module: Module::Qom,
         allow_oob: false,
@@ -472,7 +484,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 43usize,
+        number: 44usize,
         name: "qom-set",
         module: Module::Qom,
         allow_oob: false,
@@ -482,7 +494,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 44usize,
+        number: 45usize,
         name: "query-block",
         module: Module::BlockCore,
         allow_oob: false,
@@ -492,7 +504,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 45usize,
+        number: 46usize,
         name: "query-block-jobs",
         module: Module::BlockCore,
         allow_oob: false,
@@ -502,7 +514,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 46usize,
+        number: 47usize,
         name: "query-blockstats",
         module: Module::BlockStats,
         allow_oob: false,
@@ -512,7 +524,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 47usize,
+        number: 48usize,
         name: "query-chardev",
         module: Module::Char,
         allow_oob: false,
@@ -522,7 +534,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 48usize,
+        number: 49usize,
         name: "query-command-line-options",
         module: Module::Misc,
         allow_oob: false,
@@ -532,7 +544,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 49usize,
+        number: 50usize,
         name: "query-commands",
         module: Module::Control,
         allow_oob: false,
@@ -542,7 +554,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 50usize,
+        number: 51usize,
         name: "query-cpu-definitions",
         module: Module::Machine,
         allow_oob: false,
@@ -552,7 +564,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 51usize,
+        number: 52usize,
         name: "query-cpu-model-expansion",
         module: Module::Machine,
         allow_oob: false,
@@ -562,7 +574,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 52usize,
+        number: 53usize,
         name: "query-cpus-fast",
         module: Module::Machine,
         allow_oob: false,
@@ -572,7 +584,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 53usize,
+        number: 54usize,
         name: "query-current-machine",
         module: Module::Machine,
         allow_oob: false,
@@ -582,7 +594,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 54usize,
+        number: 55usize,
         name: "query-events",
         module: Module::Control,
         allow_oob: false,
@@ -592,7 +604,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 55usize,
+        number: 56usize,
         name: "query-fd-aliases",
         module: Module::Fds,
         allow_oob: false,
@@ -602,7 +614,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 56usize,
+        number: 57usize,
         name: "query-fds",
         module: Module::Fds,
         allow_oob: false,
@@ -612,7 +624,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 57usize,
+        number: 58usize,
         name: "query-fdsets",
         module: Module::Fds,
         allow_oob: false,
@@ -622,7 +634,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 58usize,
+        number: 59usize,
         name: "query-hotpluggable-cpus",
         module: Module::Machine,
         allow_oob: false,
@@ -632,7 +644,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 59usize,
+        number: 60usize,
         name: "query-iothreads",
         module: Module::Machine,
         allow_oob: false,
@@ -642,7 +654,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 60usize,
+        number: 61usize,
         name: "query-jobs",
         module: Module::Job,
         allow_oob: false,
@@ -652,7 +664,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 61usize,
+        number: 62usize,
         name: "query-kvm",
         module: Module::Machine,
         allow_oob: false,
@@ -662,7 +674,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 62usize,
+        number: 63usize,
         name: "query-machines",
         module: Module::Machine,
         allow_oob: false,
@@ -672,7 +684,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 63usize,
+        number: 64usize,
         name: "query-memdev",
         module: Module::Machine,
         allow_oob: false,
@@ -682,7 +694,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 64usize,
+        number: 65usize,
         name: "query-memory-size-summary",
         module: Module::Machine,
         allow_oob: false,
@@ -692,7 +704,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 65usize,
+        number: 66usize,
         name: "query-migrate-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -702,7 +714,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 66usize,
+        number: 67usize,
         name: "query-name",
         module: Module::Machine,
         allow_oob: false,
@@ -712,7 +724,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 67usize,
+        number: 68usize,
         name: "query-named-block-nodes",
         module: Module::BlockCore,
         allow_oob: false,
@@ -722,7 +734,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 68usize,
+        number: 69usize,
         name: "query-open-hook",
         module: Module::OpenHook,
         allow_oob: false,
@@ -732,7 +744,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 69usize,
+        number: 70usize,
         name: "query-open-plan",
         module: Module::OpenHook,
         allow_oob: false,
@@ -742,7 +754,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 70usize,
+        number: 71usize,
         name: "query-pci",
         module: Module::Pci,
         allow_oob: false,
@@ -752,7 +764,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 71usize,
+        number: 72usize,
         name: "query-qmp-schema",
         module: Module::Control,
         allow_oob: false,
@@ -762,7 +774,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 72usize,
+        number: 73usize,
         name: "query-sandbox",
         module: Module::Sandbox,
         allow_oob: false,
@@ -772,7 +784,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 73usize,
+        number: 74usize,
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -782,7 +794,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 74usize,
+        number: 75usize,
         name: "query-target",
         module: Module::Machine,
         allow_oob: false,
@@ -792,7 +804,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 75usize,
+        number: 76usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -802,7 +814,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 76usize,
+        number: 77usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -812,7 +824,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 77usize,
+        number: 78usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -822,7 +834,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 78usize,
+        number: 79usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -832,7 +844,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 79usize,
+        number: 80usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -842,7 +854,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 80usize,
+        number: 81usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -852,7 +864,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 81usize,
+        number: 82usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -862,7 +874,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 82usize,
+        number: 83usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -872,7 +884,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 83usize,
+        number: 84usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -882,7 +894,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 84usize,
+        number: 85usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -892,7 +904,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 85usize,
+        number: 86usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -902,7 +914,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 86usize,
+        number: 87usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

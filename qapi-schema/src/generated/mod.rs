@@ -35,6 +35,9 @@ pub mod block_core;
 /// Jobs: work on block nodes that goes on after its command has been answered.
 pub mod job;
 
+/// Images: made and changed.
+pub mod block_create;
+
 /// Disks: what they were asked.
 pub mod block_stats;
 

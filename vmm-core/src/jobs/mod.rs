@@ -17,6 +17,7 @@
 //! Read next: `stream` (the simpler one), `commit`.
 
 mod commit;
+mod create;
 mod stream;
 
 use std::sync::Arc;
@@ -46,6 +47,8 @@ pub(crate) enum End {
     Commit(commit::CommitEnd),
     /// Who used the topmost node uses the base.
     Pivot(commit::PivotEnd),
+    /// Nothing: an image has been made.
+    Create(create::CreateEnd),
 }
 
 /// What commands that begin jobs have in common.
@@ -246,6 +249,10 @@ impl World<End> for Vm {
             End::Stream(end) => self.finish_stream(job, end),
             End::Commit(end) => self.finish_commit(job, end),
             End::Pivot(end) => self.finish_pivot(job, end, pivot),
+            End::Create(end) => {
+                self.end_create(job, end);
+                Ok(())
+            }
         }
     }
 
@@ -258,6 +265,7 @@ impl World<End> for Vm {
                 end.stop_tracking();
                 self.give_back(&mut end.rights);
             }
+            End::Create(end) => self.end_create(job, end),
         }
     }
 }

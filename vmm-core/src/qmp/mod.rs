@@ -3,6 +3,7 @@
 //! the wire type; it holds no state and decides nothing that a room of its own could decide.
 
 mod block_core;
+mod block_create;
 mod block_stats;
 mod char;
 mod cpu_models;

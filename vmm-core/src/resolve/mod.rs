@@ -10,6 +10,7 @@
 //! ```
 
 pub mod chardev;
+pub mod create;
 pub mod node;
 pub mod object;
 pub mod open_hook;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use monitor::Call;
 use qapi_schema::{
-    Module, QmpError, Reply, block_core, block_stats, char, drivers, input, job, machine,
-    migration, misc, open_hook, pci, qdev, qom, run_state, sandbox, transaction,
+    Module, QmpError, Reply, block_core, block_create, block_stats, char, drivers, input, job,
+    machine, migration, misc, open_hook, pci, qdev, qom, run_state, sandbox, transaction,
 };
 
 use serde_json::Value;
@@ -102,6 +102,7 @@ impl Vm {
         let name = call.command.name;
         match call.command.module {
             Module::BlockCore => block_core::dispatch(self, name, call, arguments),
+            Module::BlockCreate => block_create::dispatch(self, name, call, arguments),
             Module::BlockStats => block_stats::dispatch(self, name, call, arguments),
             Module::Char => char::dispatch(self, name, call, arguments),
             Module::Job => job::dispatch(self, name, call, arguments),

@@ -19,6 +19,7 @@ import type {
   BlockResizeArguments,
   BlockStats,
   BlockStreamArguments,
+  BlockdevCreateArguments,
   BlockdevDelArguments,
   BlockdevOptions,
   ChardevAddArguments,
@@ -615,6 +616,16 @@ export abstract class Commands extends Caller {
   /** Makes the result of a job so that is pending. */
   jobFinalize(args: JobFinalizeArguments): Promise<void> {
     return this.run("job-finalize", args);
+  }
+
+  /**
+   * Begins a job that makes an image. It finalizes by itself and waits for job-dismiss. What is
+   * wrong with the options, the job says at its end.
+   *
+   * @throws - the id is taken or breaks the rules of ids. - images of this driver are not made.
+   */
+  blockdevCreate(args: BlockdevCreateArguments): Promise<void> {
+    return this.run("blockdev-create", args);
   }
 
   /**

@@ -2320,6 +2320,100 @@ export interface JobStatusChangeData {
   status: JobStatus;
 }
 
+/** What of a new image is there before it is written. */
+export type PreallocMode =
+  /** Nothing. */
+  | "off"
+  /** The tables, and places for all clusters. */
+  | "metadata"
+  /** And the host's space for them. */
+  | "falloc"
+  /** And zeroes written to all of it. */
+  | "full";
+
+/** A new regular file. */
+export interface BlockdevCreateOptionsFile {
+  /**
+   * Where: a path, at which a missing file is made, or the name of a file that was handed in,
+   * "fd:NAME" or "/dev/fdset/ID". What is in it is lost.
+   */
+  filename: string;
+  /** Its length in bytes. */
+  size: number;
+  /** What of it is there from the start; metadata is not to be had (default: off). */
+  preallocation?: PreallocMode;
+  /**
+   * Accepted and without effect: whoever wants a file without copy on write makes it in a
+   * directory that says so (default: false).
+   */
+  nocow?: boolean;
+}
+
+/** A version of the format qcow2. */
+export type BlockdevQcow2Version =
+  /** Version 2, also known as 0.10. */
+  | "v2"
+  /** Version 3, also known as 1.1. */
+  | "v3";
+
+/** A new qcow2 image. It is not encrypted. */
+export interface BlockdevCreateOptionsQcow2 {
+  /** The node for the image; what is in it is lost. */
+  file: BlockdevRef;
+  /** The node for the guest's clusters (default: none; they are in `file`). */
+  "data-file"?: BlockdevRef;
+  /** Whether that node alone is to be the disk (default: false). */
+  "data-file-raw"?: boolean;
+  /** Whether clusters have parts that appear one by one (default: false). */
+  "extended-l2"?: boolean;
+  /** The disk's length in bytes, a multiple of 512. */
+  size: number;
+  /** Its version (default: v3). */
+  version?: BlockdevQcow2Version;
+  /**
+   * The name of the file that is behind it, for its header. That file is not opened (default:
+   * none).
+   */
+  "backing-file"?: string;
+  /** The format of that file, for the header. */
+  "backing-fmt"?: BlockdevDriver;
+  /** Bytes of a cluster: a power of two from 512 to 2 MiB (default: 65536). */
+  "cluster-size"?: number;
+  /** What of it is there from the start (default: off). */
+  preallocation?: PreallocMode;
+  /** Whether refcounts are written late (default: false). */
+  "lazy-refcounts"?: boolean;
+  /** Bits of a refcount: a power of two from 1 to 64 (default: 16). */
+  "refcount-bits"?: number;
+  /** How compressed clusters are compressed (default: zlib). */
+  "compression-type"?: Qcow2CompressionType;
+}
+
+/** An image to be made. */
+export type BlockdevCreateOptions =
+  /** A regular file. */
+  | ({ driver: "file" } & BlockdevCreateOptionsFile)
+  /** An image whose clusters appear when they are written. */
+  | ({ driver: "qcow2" } & BlockdevCreateOptionsQcow2)
+  /** A block device of the host. */
+  | ({ driver: "host_device" })
+  /** A part of another node, or all of it. */
+  | ({ driver: "raw" })
+  /** No storage; writes vanish. */
+  | ({ driver: "null-co" })
+  /** The same. */
+  | ({ driver: "null-aio" })
+  /** Another node, whose requests fail as rules say. */
+  | ({ driver: "blkdebug" });
+
+/** Arguments of command `blockdev-create`. */
+export interface BlockdevCreateArguments {
+  /** The job's id. */
+  "job-id": string;
+  /** What to make. */
+  options: BlockdevCreateOptions;
+}
+
 /** What a disk was asked during an interval. */
 export interface BlockDeviceTimedStats {
   /** How long the interval is, in seconds. */

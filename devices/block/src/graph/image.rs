@@ -132,6 +132,16 @@ impl BlockGraph {
         Ok((Box::new(node), filename, children))
     }
 
+    /// The node whose bytes are in this file, if there is one.
+    #[must_use]
+    pub fn stored_in(&self, file: Identity) -> Option<&str> {
+        let found = self.nodes.iter().find(|(_, entry)| {
+            let place = header_file(&entry.node).map(|(place, _)| place);
+            place.is_some_and(|place| place.identity == file)
+        });
+        found.map(|(name, _)| name.as_str())
+    }
+
     /// Writes down what the driver of a node that goes still keeps in memory.
     pub(super) fn settle(&self, node: &NodeRef) {
         let Some(thread) = self.thread.as_ref().filter(|_| !node.is_read_only()) else {

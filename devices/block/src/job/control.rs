@@ -64,6 +64,8 @@ pub enum JobFailure {
     Cancelled,
     /// The storage failed.
     Storage(io::Error),
+    /// It cannot be done; why.
+    Unable(String),
 }
 
 impl From<io::Error> for JobFailure {

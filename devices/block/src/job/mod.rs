@@ -24,7 +24,9 @@ pub mod status;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+pub mod world;
 
 pub use control::{Control, ErrorAction, JobCx, JobFailure, JobNews, JobSink, OnError};
-pub use registry::{JobError, JobEvent, JobKind, JobSpec, JobView, Jobs, Trouble, World};
+pub use registry::Jobs;
 pub use status::{JobStatus, JobVerb};
+pub use world::{JobError, JobEvent, JobKind, JobSpec, JobView, Trouble, World};

@@ -4,6 +4,7 @@
 //! `fdset::open`. Read next: [`file`](mod@file) for the one that matters, [`null`] for the shape of a driver.
 
 mod alignment;
+pub mod create;
 pub mod file;
 pub mod null;
 #[cfg(test)]

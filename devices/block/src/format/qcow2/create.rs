@@ -16,6 +16,9 @@ use crate::engine::Io;
 use crate::node::{MAX_LEN, NodeRef, ResizeError};
 use crate::slot::{BackingSlot, ChildSlot};
 
+/// The longest disk that QEMU's block layer knows: a whole GiB below 8 EiB.
+const MAX_SIZE: u64 = MAX_LEN / (1 << 30) * (1 << 30);
+
 /// What of a new image is there before it is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preallocation {
@@ -84,6 +87,10 @@ impl NewImage {
         };
         let cluster = self.cluster_size;
         wrong(
+            !self.size.is_multiple_of(512),
+            "Image size must be a multiple of 512 bytes",
+        )?;
+        wrong(
             !cluster.is_power_of_two() || !(512..=2 << 20).contains(&cluster),
             "Cluster size must be a power of two between 512 and 2048k",
         )?;
@@ -128,8 +135,7 @@ impl NewImage {
         )?;
         wrong(
             self.backing.is_some() && self.preallocation != Preallocation::Off && !self.extended_l2,
-            "Backing file and preallocation can only be used at the same time if extended_l2 is \
-             enabled",
+            "Backing file and preallocation can only be used at the same time if extended_l2 is on",
         )?;
         let long = |(name, _): &(String, Option<String>)| name.len() > MAX_BACKING_NAME;
         wrong(
@@ -137,12 +143,17 @@ impl NewImage {
             "Backing file name too long",
         )?;
         wrong(
-            !self.size.is_multiple_of(512) || self.size > MAX_LEN,
-            "Image size must be a multiple of 512 bytes and below 8 EiB",
+            self.size > MAX_LEN,
+            "Could not resize image: Image size cannot be negative",
         )?;
+        let text = format!(
+            "Could not resize image: offset({}) exceeds maximum({MAX_SIZE})",
+            self.size
+        );
+        wrong(self.size > MAX_SIZE, &text)?;
         wrong(
             !l1_fits(self.header().geometry(), self.size),
-            "Image is too large for clusters of this size: its L1 table would need more than 32 MiB",
+            "Could not resize image: Failed to grow the L1 table: File too large",
         )
     }
 

@@ -1,0 +1,108 @@
+//! A new regular file: made where its name is a path, emptied where it is there or was handed in.
+//!
+//! ```text
+//!   NewFile::open ── on main: the one thing that opens ──► NewFile::make ── on an io-thread:
+//!                                                          emptied, given its length and space
+//! ```
+
+use std::io;
+use std::sync::Arc;
+
+use fdset::{Access, Door, Existing, Identity, Kind, OpenError, OpenFile, Request, Role};
+use nix::unistd::ftruncate;
+
+use crate::engine::Io;
+use crate::engine::transfer::send_zeroes;
+use crate::format::qcow2::Preallocation;
+
+/// Permission bits of a file that is made, before the umask.
+const MODE: u32 = 0o644;
+/// Zeros are sent from memory that begins at such an address.
+const ALIGNMENT: usize = 4096;
+
+/// A file that is to be made anew. What is in it stays until [`make`](Self::make).
+#[derive(Clone, Debug)]
+pub struct NewFile(Arc<OpenFile>);
+
+impl NewFile {
+    /// What is asked of the one open.
+    #[must_use]
+    pub fn request<'a>(filename: &'a str, reason: &'a str) -> Request<'a> {
+        Request::new(filename, Access::ReadWrite, Role::Image, reason)
+            .kinds(&[Kind::File, Kind::Memfd])
+            .create(MODE, Existing::Keep)
+    }
+
+    /// Opens it, for `reason`.
+    ///
+    /// # Errors
+    /// It cannot be opened for reading and writing, or is no regular file.
+    pub fn open(door: &Door, filename: &str, reason: &str) -> Result<Self, OpenError> {
+        let file = fdset::open(door, &Self::request(filename, reason))?;
+        Ok(Self(Arc::new(file)))
+    }
+
+    /// Which file it is; `None` if the kernel would not say.
+    #[must_use]
+    pub fn identity(&self) -> Option<Identity> {
+        self.0.identity().ok()
+    }
+
+    /// Empties it, and gives it its length in bytes and what is to be there from the start.
+    ///
+    /// # Errors
+    /// The storage failed or is full.
+    pub async fn make(&self, io: &Io, size: u64, with: Preallocation) -> io::Result<()> {
+        let too_large = |_| io::Error::from_raw_os_error(libc::EFBIG);
+        let signed = i64::try_from(size).map_err(too_large)?;
+        ftruncate(&self.0, 0)?;
+        ftruncate(&self.0, signed)?;
+        match with {
+            _ if size == 0 => Ok(()),
+            Preallocation::Off | Preallocation::Metadata => Ok(()),
+            Preallocation::Falloc => io.allocate(&self.0, 0, 0, size).await.map(drop),
+            Preallocation::Full => {
+                send_zeroes(io, &self.0, 0, size, ALIGNMENT, false).await?;
+                io.sync(&self.0).await.map(drop)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
+
+    use fdset::{FdRegistry, Scope};
+
+    use super::*;
+    use crate::engine::{IoThread, IoThreadSpec};
+
+    #[test]
+    fn new_file_has_its_length_and_nothing_of_what_was_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("new");
+        let name = path.to_str().expect("a name").to_owned();
+        let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
+        let thread = IoThread::start(IoThreadSpec {
+            id: "new".to_owned(),
+        });
+        let thread = thread.expect("a thread");
+        for with in [
+            Preallocation::Off,
+            Preallocation::Falloc,
+            Preallocation::Full,
+        ] {
+            let mut old = std::fs::File::create(&path).expect("a file");
+            old.write_all(b"what was there").expect("written");
+            let new = NewFile::open(&door, &name, "a test").expect("opened");
+            let made = thread.run(move |io| async move { new.make(&io, 65536, with).await });
+            made.expect("run").expect("made");
+            assert_eq!(std::fs::read(&path).expect("read"), vec![0; 65536]);
+            let blocks = std::fs::metadata(&path).expect("there").blocks();
+            assert_eq!(blocks == 0, with == Preallocation::Off, "{with:?}");
+        }
+        assert!(NewFile::open(&door, "/dev/null", "a test").is_err());
+    }
+}
