@@ -1,9 +1,10 @@
 //! `cargo xtask oracle`: QEMU's own tests and schema tools judge us.
 //!
 //! ```text
-//!   qtest  ─► tools/oracle/run-qtests ─► QEMU's test programs ─ qtest, QMP ─► our binary
-//!   schema ─► tools/oracle/check-schema ─► QEMU's generator reads qapi-schema/schema
-//!               └ its introspection is ours?  and compare-schema: does it agree with QEMU's?
+//!   qtest   ─► tools/oracle/run-qtests ─► QEMU's test programs ─ qtest, QMP ─► our binary
+//!   iotests ─► tools/oracle/run-iotests ─► QEMU's tests of images ─ options, QMP ─► our binary
+//!   schema  ─► tools/oracle/check-schema ─► QEMU's generator reads qapi-schema/schema
+//!                └ its introspection is ours?  and compare-schema: does it agree with QEMU's?
 //! ```
 //!
 //! QEMU's sources and what is built of them stay in a cache outside the repository
@@ -32,6 +33,8 @@ pub(crate) struct Options {
 enum Judge {
     /// Runs QEMU's test programs against our binary and counts what passes.
     Qtest(QtestOptions),
+    /// Runs QEMU's tests of images and of the block layer with our binary as the emulator.
+    Iotests(IotestsOptions),
     /// Has QEMU's generator read our schema, and compares it with QEMU's.
     Schema,
 }
@@ -52,8 +55,32 @@ struct QtestOptions {
     baseline: Option<PathBuf>,
 }
 
+#[derive(Args)]
+struct IotestsOptions {
+    /// Tests (`040`, `qcow2:040`) or sets (`@vmm`, `@all`). Without any: those that drive an
+    /// emulator over QMP.
+    tests: Vec<String>,
+    /// The binary to be judged, instead of building ours.
+    #[arg(long)]
+    binary: Option<PathBuf>,
+    /// Runs what is out of scope, too.
+    #[arg(long)]
+    everything: bool,
+    /// Shows how the output of failing tests differs.
+    #[arg(long)]
+    diff: bool,
+    /// Keeps what each failing test prints, there.
+    #[arg(long)]
+    log: Option<PathBuf>,
+    /// Fails only on what passes in that list and not here.
+    #[arg(long)]
+    baseline: Option<PathBuf>,
+}
+
 /// What is known not to pass, with its reason.
 const ACCEPTED: &str = "tools/oracle/accepted-qtest-failures.txt";
+/// The same for tests of images.
+const ACCEPTED_IOTESTS: &str = "tools/oracle/accepted-iotest-failures.txt";
 
 /// What is tested when nothing is named: the programs that have something to say about us.
 const TESTS: [&str; 10] = [
@@ -74,6 +101,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     install_missing(&[("python3", "python3"), ("flock", "util-linux")])?;
     match &options.judge {
         Judge::Qtest(options) => qtest(options),
+        Judge::Iotests(options) => iotests(options),
         Judge::Schema => schema::run(),
     }
 }
@@ -85,11 +113,13 @@ fn script(name: &str) -> Command {
     command
 }
 
+/// The binary that was named, or ours.
+fn binary(named: Option<&PathBuf>) -> Result<PathBuf> {
+    named.map_or_else(|| project::sesame("dev"), |named| Ok(named.clone()))
+}
+
 fn qtest(options: &QtestOptions) -> Result<ExitCode> {
-    let binary = match &options.binary {
-        Some(binary) => binary.clone(),
-        None => project::sesame("dev")?,
-    };
+    let binary = binary(options.binary.as_ref())?;
     step("running QEMU's test programs (the first time they are built, for some minutes)");
     let mut command = script("run-qtests");
     if let Some(log) = &options.log {
@@ -105,5 +135,26 @@ fn qtest(options: &QtestOptions) -> Result<ExitCode> {
     } else {
         command.args(&options.tests);
     }
+    exit_code(&mut command)
+}
+
+fn iotests(options: &IotestsOptions) -> Result<ExitCode> {
+    let binary = binary(options.binary.as_ref())?;
+    step("running QEMU's tests of images (the first time its tools are built, for some minutes)");
+    let mut command = script("run-iotests");
+    if let Some(log) = &options.log {
+        command.arg("--log").arg(log);
+    }
+    if options.everything {
+        command.arg("--everything");
+    }
+    if options.diff {
+        command.arg("--diff");
+    }
+    match &options.baseline {
+        Some(baseline) => command.arg("--baseline").arg(baseline),
+        None => command.arg("--accepted").arg(root().join(ACCEPTED_IOTESTS)),
+    };
+    command.arg(binary).args(&options.tests);
     exit_code(&mut command)
 }
