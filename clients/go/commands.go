@@ -962,6 +962,31 @@ func (c *Conn) ObjectDel(ctx context.Context, args ObjectDelArguments) error {
 	return c.Execute(ctx, "object-del", args, nil)
 }
 
+// QueryBalloon: Asks how much memory the balloon leaves to the guest.
+//
+// Returns: the number.
+//
+// Errors: - DeviceNotActive, if there is no balloon.
+func (c *Conn) QueryBalloon(ctx context.Context) (BalloonInfo, error) {
+	var reply BalloonInfo
+	err := c.Execute(ctx, "query-balloon", nil, &reply)
+	return reply, err
+}
+
+// BalloonArguments is what Balloon takes.
+type BalloonArguments struct {
+	// The bytes to be left.
+	Value int64 `json:"value"`
+}
+
+// Balloon: Asks the guest to fill or empty its balloon until so much memory is left to it. It
+// takes its time, or never does.
+//
+// Errors: - DeviceNotActive, if there is no balloon.
+func (c *Conn) Balloon(ctx context.Context, args BalloonArguments) error {
+	return c.Execute(ctx, "balloon", args, nil)
+}
+
 // DeviceListPropertiesArguments is what DeviceListProperties takes.
 type DeviceListPropertiesArguments struct {
 	// The model.

@@ -227,6 +227,15 @@ type JobStatusChangeEvent struct {
 // EventName is its name on the wire.
 func (JobStatusChangeEvent) EventName() string { return "JOB_STATUS_CHANGE" }
 
+// BalloonChangeEvent: The guest has filled or emptied its balloon. Comes once a second at most.
+type BalloonChangeEvent struct {
+	// The bytes left to it.
+	Actual int64 `json:"actual"`
+}
+
+// EventName is its name on the wire.
+func (BalloonChangeEvent) EventName() string { return "BALLOON_CHANGE" }
+
 // DeviceDeletedEvent: A device is gone, and everything it used is free.
 type DeviceDeletedEvent struct {
 	// Its id, if it had one.
@@ -283,6 +292,8 @@ func readEvent(name string, data json.RawMessage) Event {
 		err = variant[BlockIOErrorEvent](data, &event)
 	case "JOB_STATUS_CHANGE":
 		err = variant[JobStatusChangeEvent](data, &event)
+	case "BALLOON_CHANGE":
+		err = variant[BalloonChangeEvent](data, &event)
 	case "DEVICE_DELETED":
 		err = variant[DeviceDeletedEvent](data, &event)
 	default:

@@ -3501,6 +3501,10 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsPvpanic](data, &u.Variant)
 	case "virtconsole":
 		return variant[DeviceOptionsVirtconsole](data, &u.Variant)
+	case "virtio-balloon-pci":
+		return variant[DeviceOptionsVirtioBalloonPCI](data, &u.Variant)
+	case "virtio-balloon-pci-non-transitional":
+		return variant[DeviceOptionsVirtioBalloonPCINonTransitional](data, &u.Variant)
 	case "virtio-blk-pci":
 		return variant[DeviceOptionsVirtioBlkPCI](data, &u.Variant)
 	case "virtio-blk-pci-non-transitional":
@@ -3617,6 +3621,90 @@ func (DeviceOptionsVirtconsole) isDeviceOptions() {}
 func (v DeviceOptionsVirtconsole) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsVirtconsole
 	return tagged(plain(v), "driver", "virtconsole")
+}
+
+// DeviceOptionsVirtioBalloonPCI: A memory balloon.
+type DeviceOptionsVirtioBalloonPCI struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// Whether the guest may take memory back before it kills a process for want of it (default:
+	// false).
+	DeflateOnOom *bool `json:"deflate-on-oom,omitempty"`
+	// Whether the guest tells of pages that it does not use, whose memory is given back until it
+	// uses them again (default: false).
+	FreePageReporting *bool `json:"free-page-reporting,omitempty"`
+}
+
+func (DeviceOptionsVirtioBalloonPCI) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVirtioBalloonPCI) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVirtioBalloonPCI
+	return tagged(plain(v), "driver", "virtio-balloon-pci")
+}
+
+// DeviceOptionsVirtioBalloonPCINonTransitional: The same.
+type DeviceOptionsVirtioBalloonPCINonTransitional struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// Whether the guest may take memory back before it kills a process for want of it (default:
+	// false).
+	DeflateOnOom *bool `json:"deflate-on-oom,omitempty"`
+	// Whether the guest tells of pages that it does not use, whose memory is given back until it
+	// uses them again (default: false).
+	FreePageReporting *bool `json:"free-page-reporting,omitempty"`
+}
+
+func (DeviceOptionsVirtioBalloonPCINonTransitional) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVirtioBalloonPCINonTransitional) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVirtioBalloonPCINonTransitional
+	return tagged(plain(v), "driver", "virtio-balloon-pci-non-transitional")
 }
 
 // DeviceOptionsVirtioBlkPCI: A disk.
@@ -3947,6 +4035,12 @@ func (DeviceOptionsVirtserialport) isDeviceOptions() {}
 func (v DeviceOptionsVirtserialport) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsVirtserialport
 	return tagged(plain(v), "driver", "virtserialport")
+}
+
+// BalloonInfo: What a guest has left of its memory.
+type BalloonInfo struct {
+	// Its bytes without those in the balloon.
+	Actual int64 `json:"actual"`
 }
 
 // MigrationCapability: What a move of the machine can be told to do.

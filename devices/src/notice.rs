@@ -25,6 +25,11 @@ pub enum Notice {
         /// Whether the guest side is now open.
         open: bool,
     },
+    /// The guest has filled or emptied its balloon.
+    BalloonChange {
+        /// The pages of 4 KiB in it.
+        pages: u32,
+    },
     /// A request of the guest failed on the host.
     BlockError {
         /// The device's id or QOM path.
@@ -60,6 +65,7 @@ impl Notice {
             | (Self::ChardevChange { id, .. }, Self::ChardevChange { id: other, .. }) => {
                 id == other
             }
+            (Self::BalloonChange { .. }, Self::BalloonChange { .. }) => true,
             _ => self == earlier,
         }
     }

@@ -52,6 +52,8 @@ pub const DRIVERS: &[DriverSpec] = &[
     driver("pcie-root-port", None, BusKind::Pci),
     driver("pvpanic", None, BusKind::Isa),
     driver("virtconsole", None, BusKind::VirtioSerial),
+    driver("virtio-balloon-pci", Some("virtio-balloon"), BusKind::Pci),
+    driver("virtio-balloon-pci-non-transitional", None, BusKind::Pci),
     driver("virtio-blk-pci", Some("virtio-blk"), BusKind::Pci),
     driver("virtio-blk-pci-non-transitional", None, BusKind::Pci),
     driver("virtio-rng-pci", Some("virtio-rng"), BusKind::Pci),

@@ -19,7 +19,7 @@ use tests::sealed::is_sealed;
 use tests::{Vm, fds};
 
 const MIB: u64 = 1 << 20;
-const PORTS: u32 = 6;
+const PORTS: u32 = 16;
 /// Paths of the manager's, for what stands for them in the table.
 const LISTENER: &str = "@listener";
 const FILE: &str = "@file";
@@ -384,6 +384,16 @@ fn disks_and_devices() -> Vec<Row> {
         device(8, "isa-serial", json!({"chardev": "file"})),
         device(9, "pcie-root-port", json!({"chassis": 90, "slot": 90})),
         device(10, "pvpanic", json!({})),
+        device(11, "virtio-balloon-pci", port(6)),
+        row("balloon", json!({"value": 64 * MIB})),
+        row("query-balloon", json!({})),
+        row(
+            "qom-set",
+            json!({"path": "/machine/peripheral/d11",
+            "property": "guest-stats-polling-interval", "value": 2}),
+        ),
+        row("device_del", json!({"id": "d11"})),
+        device(12, "virtio-balloon-pci-non-transitional", port(7)),
         row(
             "device-list-properties",
             json!({"typename": "virtio-blk-pci"}),

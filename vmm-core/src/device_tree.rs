@@ -11,11 +11,13 @@
 
 use std::sync::Arc;
 
+use devices::virtio::balloon::VirtioBalloon;
 use devices::virtio::blk::VirtioBlk;
 use devices::virtio::console::VirtioConsole;
 use indexmap::IndexMap;
 use qapi_schema::QmpError;
 
+use crate::plug;
 use crate::qom;
 use crate::resolve::object::check_id;
 
@@ -26,6 +28,8 @@ pub enum Part {
     Function,
     /// A disk.
     Disk(Arc<VirtioBlk>),
+    /// The memory balloon.
+    Balloon(Arc<VirtioBalloon>),
     /// A virtio-serial device, with the bus for its ports.
     Console(Arc<VirtioConsole>),
     /// A port of a virtio-serial device.
@@ -63,6 +67,16 @@ pub struct Device {
     pub claims: Vec<Claim>,
     /// Its picture.
     pub shown: qom::Object,
+}
+
+impl Device {
+    /// Its picture, with what it knows only now.
+    fn picture(&self) -> qom::Object {
+        match &self.part {
+            Part::Balloon(balloon) => plug::balloon::show(balloon, self.shown.clone()),
+            _ => self.shown.clone(),
+        }
+    }
 }
 
 /// All devices, in the order they were added.
@@ -131,6 +145,14 @@ impl DeviceTree {
         })
     }
 
+    /// The memory balloon.
+    pub fn balloon(&self) -> Option<&Arc<VirtioBalloon>> {
+        self.iter().find_map(|(_, device)| match &device.part {
+            Part::Balloon(balloon) => Some(balloon),
+            _ => None,
+        })
+    }
+
     /// The virtio-serial device whose bus has this name; any, without a name.
     pub fn console(&self, bus: Option<&str>) -> Option<(&str, &Arc<VirtioConsole>)> {
         self.iter().find_map(|(name, device)| match &device.part {
@@ -159,15 +181,9 @@ impl DeviceTree {
             (container(), container()),
             |(named, nameless), (name, device)| {
                 if device.id.is_some() {
-                    (
-                        named.with_child(name.clone(), device.shown.clone()),
-                        nameless,
-                    )
+                    (named.with_child(name.clone(), device.picture()), nameless)
                 } else {
-                    (
-                        named,
-                        nameless.with_child(name.clone(), device.shown.clone()),
-                    )
+                    (named, nameless.with_child(name.clone(), device.picture()))
                 }
             },
         )

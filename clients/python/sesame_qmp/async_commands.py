@@ -10,6 +10,7 @@ from typing import Any, List, Optional
 from ._wire import AsyncCaller, Fd
 from .types import (
     AddfdInfo,
+    BalloonInfo,
     BlockDeviceInfo,
     BlockInfo,
     BlockJobInfo,
@@ -937,6 +938,29 @@ class AsyncCommands(AsyncCaller):
             id: Its id.
         """
         await self._run("object-del", {"id": id})
+
+    async def query_balloon(self) -> BalloonInfo:
+        """Asks how much memory the balloon leaves to the guest.
+
+        Returns:
+            The number.
+
+        Raises:
+            - DeviceNotActive, if there is no balloon.
+        """
+        return await self._ask("query-balloon", None, BalloonInfo)
+
+    async def balloon(self, value: int) -> None:
+        """Asks the guest to fill or empty its balloon until so much memory is left to it. It
+        takes its time, or never does.
+
+        Args:
+            value: The bytes to be left.
+
+        Raises:
+            - DeviceNotActive, if there is no balloon.
+        """
+        await self._run("balloon", {"value": value})
 
     async def device_list_properties(self, typename: str) -> List[ObjectPropertyInfo]:
         """Lists the properties of a device model.

@@ -10,6 +10,7 @@ from typing import Any, List, Optional
 from ._wire import Caller, Fd
 from .types import (
     AddfdInfo,
+    BalloonInfo,
     BlockDeviceInfo,
     BlockInfo,
     BlockJobInfo,
@@ -929,6 +930,29 @@ class Commands(Caller):
             id: Its id.
         """
         self._run("object-del", {"id": id})
+
+    def query_balloon(self) -> BalloonInfo:
+        """Asks how much memory the balloon leaves to the guest.
+
+        Returns:
+            The number.
+
+        Raises:
+            - DeviceNotActive, if there is no balloon.
+        """
+        return self._ask("query-balloon", None, BalloonInfo)
+
+    def balloon(self, value: int) -> None:
+        """Asks the guest to fill or empty its balloon until so much memory is left to it. It
+        takes its time, or never does.
+
+        Args:
+            value: The bytes to be left.
+
+        Raises:
+            - DeviceNotActive, if there is no balloon.
+        """
+        self._run("balloon", {"value": value})
 
     def device_list_properties(self, typename: str) -> List[ObjectPropertyInfo]:
         """Lists the properties of a device model.

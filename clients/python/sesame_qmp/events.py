@@ -264,6 +264,16 @@ class JobStatusChange(Event):
 
 
 @dataclass
+class BalloonChange(Event):
+    """The guest has filled or emptied its balloon. Comes once a second at most."""
+
+    EVENT: ClassVar[str] = "BALLOON_CHANGE"
+
+    actual: int
+    """The bytes left to it."""
+
+
+@dataclass
 class DeviceDeleted(Event):
     """A device is gone, and everything it used is free."""
 
@@ -295,6 +305,7 @@ EVENTS: Mapping[str, Type[Event]] = {
     BlockJobPending.EVENT: BlockJobPending,
     BlockIoError.EVENT: BlockIoError,
     JobStatusChange.EVENT: JobStatusChange,
+    BalloonChange.EVENT: BalloonChange,
     DeviceDeleted.EVENT: DeviceDeleted,
 }
 """Every event by its name on the wire."""

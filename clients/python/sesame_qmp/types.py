@@ -3315,6 +3315,100 @@ class DeviceOptionsVirtconsole(Struct):
 
 
 @dataclass
+class DeviceOptionsVirtioBalloonPci(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``virtio-balloon-pci``: a memory balloon.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"iommu_platform": "iommu_platform"}
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "virtio-balloon-pci"}
+
+    driver: Literal["virtio-balloon-pci"] = field(default="virtio-balloon-pci", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    deflate_on_oom: Optional[bool] = None
+    """Whether the guest may take memory back before it kills a process for want of it (default:
+    false).
+    """
+    free_page_reporting: Optional[bool] = None
+    """Whether the guest tells of pages that it does not use, whose memory is given back until
+    it uses them again (default: false).
+    """
+
+
+@dataclass
+class DeviceOptionsVirtioBalloonPciNonTransitional(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``virtio-balloon-pci-non-transitional``: the same.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"iommu_platform": "iommu_platform"}
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "virtio-balloon-pci-non-transitional"}
+
+    driver: Literal["virtio-balloon-pci-non-transitional"] = field(default="virtio-balloon-pci-non-transitional", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    deflate_on_oom: Optional[bool] = None
+    """Whether the guest may take memory back before it kills a process for want of it (default:
+    false).
+    """
+    free_page_reporting: Optional[bool] = None
+    """Whether the guest tells of pages that it does not use, whose memory is given back until
+    it uses them again (default: false).
+    """
+
+
+@dataclass
 class DeviceOptionsVirtioBlkPci(Struct):
     """A device to be plugged in.
 
@@ -3687,6 +3781,14 @@ class DeviceOptionsVirtserialport(Struct):
 
 
 @dataclass
+class BalloonInfo(Struct):
+    """What a guest has left of its memory."""
+
+    actual: int
+    """Its bytes without those in the balloon."""
+
+
+@dataclass
 class MigrationCapabilityStatus(Struct):
     """One capability, on or off."""
 
@@ -3815,6 +3917,8 @@ DeviceOptions = Union[
     DeviceOptionsPcieRootPort,
     DeviceOptionsPvpanic,
     DeviceOptionsVirtconsole,
+    DeviceOptionsVirtioBalloonPci,
+    DeviceOptionsVirtioBalloonPciNonTransitional,
     DeviceOptionsVirtioBlkPci,
     DeviceOptionsVirtioBlkPciNonTransitional,
     DeviceOptionsVirtioRngPci,

@@ -8,9 +8,10 @@
 //!
 //! The transport knows registers, negotiation and interrupts; a device knows its queues and its
 //! configuration space. Neither knows the other's type: the seam is [`device::VirtioDevice`].
-//! Slow queues (rng, console) are served on the reactor's thread through `ring`; disks have
+//! Slow queues (rng, console, balloon) are served on the reactor's thread through `ring`; disks have
 //! io-threads of their own.
 
+pub mod balloon;
 pub mod blk;
 pub mod console;
 pub mod device;

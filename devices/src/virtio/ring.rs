@@ -78,9 +78,15 @@ impl Slot {
 
     /// Gives the queue back; nothing touches it any more.
     pub(super) fn stop(&self) -> Option<QueueState> {
+        self.stop_after(|_| ())
+    }
+
+    /// As [`stop`](Self::stop), with something done to the ring when nobody else sees it any more.
+    pub(super) fn stop_after(&self, last: impl FnOnce(&mut Ring)) -> Option<QueueState> {
         let watch = self.watch().take();
         drop(watch);
-        let ring = self.ring().take()?;
+        let mut ring = self.ring().take()?;
+        last(&mut ring);
         Some(ring.queue.state())
     }
 
@@ -165,8 +171,17 @@ impl Ring {
         chain: &Chain<'_>,
         written: usize,
     ) -> Result<(), Broken> {
+        self.add_used_head(memory, chain.head(), written)
+    }
+
+    /// As [`add_used`](Self::add_used), of a chain that was kept by its [head](Chain::head).
+    pub(super) fn add_used_head(
+        &mut self,
+        memory: &GuestMemView,
+        head: u16,
+        written: usize,
+    ) -> Result<(), Broken> {
         let written = u32::try_from(written).map_err(|_| Broken)?;
-        let head = chain.descriptors.head_index();
         self.queue
             .add_used(memory, head, written)
             .map_err(|_| Broken)
@@ -179,6 +194,22 @@ pub(super) struct Chain<'m> {
 }
 
 impl Chain<'_> {
+    /// Its name in the ring.
+    pub(super) fn head(&self) -> u16 {
+        self.descriptors.head_index()
+    }
+
+    /// Looks only whether it is well formed.
+    pub(super) fn check(&self) -> Result<(), Broken> {
+        self.writable().map(drop)
+    }
+
+    /// Where the device may write: addresses in guest memory, not looked at, and lengths.
+    pub(super) fn rooms(&self) -> impl Iterator<Item = Result<(u64, u32), Broken>> + '_ {
+        self.buffers(true)
+            .map(|room| room.map(|room| (room.addr().0, room.len())))
+    }
+
     /// How many bytes the device may write.
     pub(super) fn writable(&self) -> Result<usize, Broken> {
         let mut total = 0usize;

@@ -228,7 +228,13 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         super::qom::ObjectOptions > ()), output : None, }, Entry { name : "object-del",
         description : "Removes an object that nothing uses.", input : Some(generator
         .subschema_for:: < super::qom::ObjectDel > ()), output : None, }, Entry { name :
-        "device-list-properties", description :
+        "query-balloon", description :
+        "Asks how much memory the balloon leaves to the guest.", input : None, output :
+        Some(generator.subschema_for:: < super::balloon::BalloonInfo > ()), }, Entry {
+        name : "balloon", description :
+        "Asks the guest to fill or empty its balloon until so much memory is left to it. It takes its time, or never does.",
+        input : Some(generator.subschema_for:: < super::balloon::Balloon > ()), output :
+        None, }, Entry { name : "device-list-properties", description :
         "Lists the properties of a device model.", input : Some(generator.subschema_for::
         < super::qdev::DeviceListProperties > ()), output : Some(generator
         .subschema_for:: < Vec < super::qom::ObjectPropertyInfo > > ()), }, Entry { name
@@ -302,8 +308,11 @@ pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
         .subschema_for:: < super::block_core::BlockIoError > ()), }, Entry { name :
         "JOB_STATUS_CHANGE", description : "A job has another state.", input : None,
         output : Some(generator.subschema_for:: < super::job::JobStatusChange > ()), },
-        Entry { name : "DEVICE_DELETED", description :
-        "A device is gone, and everything it used is free.", input : None, output :
-        Some(generator.subschema_for:: < super::qdev::DeviceDeleted > ()), }
+        Entry { name : "BALLOON_CHANGE", description :
+        "The guest has filled or emptied its balloon. Comes once a second at most.",
+        input : None, output : Some(generator.subschema_for:: <
+        super::balloon::BalloonChange > ()), }, Entry { name : "DEVICE_DELETED",
+        description : "A device is gone, and everything it used is free.", input : None,
+        output : Some(generator.subschema_for:: < super::qdev::DeviceDeleted > ()), }
     ]
 }

@@ -25,14 +25,14 @@ pub enum Module {
     BlockCore,
     /// Jobs: work on block nodes that goes on after its command has been answered.
     Job,
-    /// Images: made and changed.
-    BlockCreate,
     /// Disks: what they were asked.
     BlockStats,
     /// Transactions: all of several actions, or none.
     Transaction,
     /// Objects: backends with an id, and the tree that everything stands in.
     Qom,
+    /// The memory balloon.
+    Balloon,
     /// Plugging devices in and out.
     Qdev,
     /// Moving a machine's state.
@@ -65,6 +65,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 2usize,
+        name: "balloon",
+        module: Module::Balloon,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 3usize,
         name: "block-commit",
         module: Module::BlockCore,
         allow_oob: false,
@@ -74,7 +84,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 3usize,
+        number: 4usize,
         name: "block-job-cancel",
         module: Module::BlockCore,
         allow_oob: false,
@@ -84,7 +94,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 4usize,
+        number: 5usize,
         name: "block-job-complete",
         module: Module::BlockCore,
         allow_oob: false,
@@ -94,7 +104,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 5usize,
+        number: 6usize,
         name: "block-job-dismiss",
         module: Module::BlockCore,
         allow_oob: false,
@@ -104,7 +114,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 6usize,
+        number: 7usize,
         name: "block-job-finalize",
         module: Module::BlockCore,
         allow_oob: false,
@@ -114,7 +124,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 7usize,
+        number: 8usize,
         name: "block-job-pause",
         module: Module::BlockCore,
         allow_oob: false,
@@ -124,7 +134,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 8usize,
+        number: 9usize,
         name: "block-job-resume",
         module: Module::BlockCore,
         allow_oob: false,
@@ -134,7 +144,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 9usize,
+        number: 10usize,
         name: "block-job-set-speed",
         module: Module::BlockCore,
         allow_oob: false,
@@ -144,7 +154,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 10usize,
+        number: 11usize,
         name: "block-stream",
         module: Module::BlockCore,
         allow_oob: false,
@@ -154,7 +164,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 11usize,
+        number: 12usize,
         name: "block_resize",
         module: Module::BlockCore,
         allow_oob: false,
@@ -164,19 +174,9 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 12usize,
+        number: 13usize,
         name: "blockdev-add",
         module: Module::BlockCore,
-        allow_oob: false,
-        allow_preconfig: true,
-        success_response: true,
-        fds: 0usize,
-        features: &[],
-    },
-    crate::CommandSpec {
-        number: 13usize,
-        name: "blockdev-create",
-        module: Module::BlockCreate,
         allow_oob: false,
         allow_preconfig: true,
         success_response: true,
@@ -495,6 +495,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 45usize,
+        name: "query-balloon",
+        module: Module::Balloon,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &["read-only"],
+    },
+    crate::CommandSpec {
+        number: 46usize,
         name: "query-block",
         module: Module::BlockCore,
         allow_oob: false,
@@ -504,7 +514,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 46usize,
+        number: 47usize,
         name: "query-block-jobs",
         module: Module::BlockCore,
         allow_oob: false,
@@ -514,7 +524,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 47usize,
+        number: 48usize,
         name: "query-blockstats",
         module: Module::BlockStats,
         allow_oob: false,
@@ -524,7 +534,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 48usize,
+        number: 49usize,
         name: "query-chardev",
         module: Module::Char,
         allow_oob: false,
@@ -534,7 +544,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 49usize,
+        number: 50usize,
         name: "query-command-line-options",
         module: Module::Misc,
         allow_oob: false,
@@ -544,7 +554,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 50usize,
+        number: 51usize,
         name: "query-commands",
         module: Module::Control,
         allow_oob: false,
@@ -554,7 +564,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 51usize,
+        number: 52usize,
         name: "query-cpu-definitions",
         module: Module::Machine,
         allow_oob: false,
@@ -564,7 +574,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 52usize,
+        number: 53usize,
         name: "query-cpu-model-expansion",
         module: Module::Machine,
         allow_oob: false,
@@ -574,7 +584,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 53usize,
+        number: 54usize,
         name: "query-cpus-fast",
         module: Module::Machine,
         allow_oob: false,
@@ -584,7 +594,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 54usize,
+        number: 55usize,
         name: "query-current-machine",
         module: Module::Machine,
         allow_oob: false,
@@ -594,7 +604,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 55usize,
+        number: 56usize,
         name: "query-events",
         module: Module::Control,
         allow_oob: false,
@@ -604,7 +614,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 56usize,
+        number: 57usize,
         name: "query-fd-aliases",
         module: Module::Fds,
         allow_oob: false,
@@ -614,7 +624,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 57usize,
+        number: 58usize,
         name: "query-fds",
         module: Module::Fds,
         allow_oob: false,
@@ -624,7 +634,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 58usize,
+        number: 59usize,
         name: "query-fdsets",
         module: Module::Fds,
         allow_oob: false,
@@ -634,7 +644,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 59usize,
+        number: 60usize,
         name: "query-hotpluggable-cpus",
         module: Module::Machine,
         allow_oob: false,
@@ -644,7 +654,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 60usize,
+        number: 61usize,
         name: "query-iothreads",
         module: Module::Machine,
         allow_oob: false,
@@ -654,7 +664,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 61usize,
+        number: 62usize,
         name: "query-jobs",
         module: Module::Job,
         allow_oob: false,
@@ -664,7 +674,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 62usize,
+        number: 63usize,
         name: "query-kvm",
         module: Module::Machine,
         allow_oob: false,
@@ -674,7 +684,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 63usize,
+        number: 64usize,
         name: "query-machines",
         module: Module::Machine,
         allow_oob: false,
@@ -684,7 +694,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 64usize,
+        number: 65usize,
         name: "query-memdev",
         module: Module::Machine,
         allow_oob: false,
@@ -694,7 +704,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 65usize,
+        number: 66usize,
         name: "query-memory-size-summary",
         module: Module::Machine,
         allow_oob: false,
@@ -704,7 +714,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 66usize,
+        number: 67usize,
         name: "query-migrate-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -714,7 +724,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 67usize,
+        number: 68usize,
         name: "query-name",
         module: Module::Machine,
         allow_oob: false,
@@ -724,7 +734,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 68usize,
+        number: 69usize,
         name: "query-named-block-nodes",
         module: Module::BlockCore,
         allow_oob: false,
@@ -734,7 +744,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 69usize,
+        number: 70usize,
         name: "query-open-hook",
         module: Module::OpenHook,
         allow_oob: false,
@@ -744,7 +754,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 70usize,
+        number: 71usize,
         name: "query-open-plan",
         module: Module::OpenHook,
         allow_oob: false,
@@ -754,7 +764,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 71usize,
+        number: 72usize,
         name: "query-pci",
         module: Module::Pci,
         allow_oob: false,
@@ -764,7 +774,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 72usize,
+        number: 73usize,
         name: "query-qmp-schema",
         module: Module::Control,
         allow_oob: false,
@@ -774,7 +784,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 73usize,
+        number: 74usize,
         name: "query-sandbox",
         module: Module::Sandbox,
         allow_oob: false,
@@ -784,7 +794,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 74usize,
+        number: 75usize,
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -794,7 +804,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 75usize,
+        number: 76usize,
         name: "query-target",
         module: Module::Machine,
         allow_oob: false,
@@ -804,7 +814,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 76usize,
+        number: 77usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -814,7 +824,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 77usize,
+        number: 78usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -824,7 +834,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 78usize,
+        number: 79usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -834,7 +844,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 79usize,
+        number: 80usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -844,7 +854,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 80usize,
+        number: 81usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -854,7 +864,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 81usize,
+        number: 82usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -864,7 +874,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 82usize,
+        number: 83usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -874,7 +884,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 83usize,
+        number: 84usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -884,7 +894,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 84usize,
+        number: 85usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -894,7 +904,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 85usize,
+        number: 86usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -904,7 +914,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 86usize,
+        number: 87usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -914,7 +924,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 87usize,
+        number: 88usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

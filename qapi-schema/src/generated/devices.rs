@@ -1021,6 +1021,12 @@ pub enum DeviceDriver {
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole,
+    /// A memory balloon.
+    #[serde(rename = "virtio-balloon-pci")]
+    VirtioBalloonPci,
+    /// The same.
+    #[serde(rename = "virtio-balloon-pci-non-transitional")]
+    VirtioBalloonPciNonTransitional,
     /// A disk.
     #[serde(rename = "virtio-blk-pci")]
     VirtioBlkPci,
@@ -1051,6 +1057,8 @@ impl DeviceDriver {
         Self::PcieRootPort,
         Self::Pvpanic,
         Self::Virtconsole,
+        Self::VirtioBalloonPci,
+        Self::VirtioBalloonPciNonTransitional,
         Self::VirtioBlkPci,
         Self::VirtioBlkPciNonTransitional,
         Self::VirtioRngPci,
@@ -1066,6 +1074,10 @@ impl DeviceDriver {
             Self::PcieRootPort => "pcie-root-port",
             Self::Pvpanic => "pvpanic",
             Self::Virtconsole => "virtconsole",
+            Self::VirtioBalloonPci => "virtio-balloon-pci",
+            Self::VirtioBalloonPciNonTransitional => {
+                "virtio-balloon-pci-non-transitional"
+            }
             Self::VirtioBlkPci => "virtio-blk-pci",
             Self::VirtioBlkPciNonTransitional => "virtio-blk-pci-non-transitional",
             Self::VirtioRngPci => "virtio-rng-pci",
@@ -1109,6 +1121,12 @@ pub enum DeviceOptionsVariant {
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole(VirtSerialPortProperties),
+    /// A memory balloon.
+    #[serde(rename = "virtio-balloon-pci")]
+    VirtioBalloonPci(super::balloon::VirtioBalloonProperties),
+    /// The same.
+    #[serde(rename = "virtio-balloon-pci-non-transitional")]
+    VirtioBalloonPciNonTransitional(super::balloon::VirtioBalloonProperties),
     /// A disk.
     #[serde(rename = "virtio-blk-pci")]
     VirtioBlkPci(VirtioBlkProperties),
@@ -1140,6 +1158,10 @@ impl DeviceOptionsVariant {
             Self::PcieRootPort(_) => DeviceDriver::PcieRootPort,
             Self::Pvpanic(_) => DeviceDriver::Pvpanic,
             Self::Virtconsole(_) => DeviceDriver::Virtconsole,
+            Self::VirtioBalloonPci(_) => DeviceDriver::VirtioBalloonPci,
+            Self::VirtioBalloonPciNonTransitional(_) => {
+                DeviceDriver::VirtioBalloonPciNonTransitional
+            }
             Self::VirtioBlkPci(_) => DeviceDriver::VirtioBlkPci,
             Self::VirtioBlkPciNonTransitional(_) => {
                 DeviceDriver::VirtioBlkPciNonTransitional
@@ -1181,6 +1203,16 @@ impl crate::input::FromMembers for DeviceOptions {
                 }
                 DeviceDriver::Virtconsole => {
                     DeviceOptionsVariant::Virtconsole(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::VirtioBalloonPci => {
+                    DeviceOptionsVariant::VirtioBalloonPci(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::VirtioBalloonPciNonTransitional => {
+                    DeviceOptionsVariant::VirtioBalloonPciNonTransitional(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -1235,6 +1267,8 @@ impl crate::describe::Described for DeviceOptions {
                     "pcie-root-port",
                     "pvpanic",
                     "virtconsole",
+                    "virtio-balloon-pci",
+                    "virtio-balloon-pci-non-transitional",
                     "virtio-blk-pci",
                     "virtio-blk-pci-non-transitional",
                     "virtio-rng-pci",
@@ -1277,6 +1311,16 @@ impl crate::describe::Described for DeviceOptions {
             name: "virtconsole",
             description: "a console of a virtio-serial device",
             members: <VirtSerialPortProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "virtio-balloon-pci",
+            description: "a memory balloon",
+            members: <super::balloon::VirtioBalloonProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "virtio-balloon-pci-non-transitional",
+            description: "the same",
+            members: <super::balloon::VirtioBalloonProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "virtio-blk-pci",

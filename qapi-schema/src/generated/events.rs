@@ -74,6 +74,9 @@ pub enum Event {
     /// A job has another state.
     #[serde(rename = "JOB_STATUS_CHANGE")]
     JobStatusChange(super::job::JobStatusChange),
+    /// The guest has filled or emptied its balloon. Comes once a second at most.
+    #[serde(rename = "BALLOON_CHANGE")]
+    BalloonChange(super::balloon::BalloonChange),
     /// A device is gone, and everything it used is free.
     #[serde(rename = "DEVICE_DELETED")]
     DeviceDeleted(super::qdev::DeviceDeleted),
@@ -101,6 +104,7 @@ impl Event {
         "BLOCK_JOB_PENDING",
         "BLOCK_IO_ERROR",
         "JOB_STATUS_CHANGE",
+        "BALLOON_CHANGE",
         "DEVICE_DELETED",
     ];
     /// The name on the wire.
@@ -125,6 +129,7 @@ impl Event {
             Self::BlockJobPending(_) => "BLOCK_JOB_PENDING",
             Self::BlockIoError(_) => "BLOCK_IO_ERROR",
             Self::JobStatusChange(_) => "JOB_STATUS_CHANGE",
+            Self::BalloonChange(_) => "BALLOON_CHANGE",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
         }
     }

@@ -50,6 +50,9 @@ pub mod qom;
 /// Device models and their properties.
 pub mod devices;
 
+/// The memory balloon.
+pub mod balloon;
+
 /// Plugging devices in and out.
 pub mod qdev;
 

@@ -150,6 +150,12 @@ impl RamBackend {
         &self.spec
     }
 
+    /// The size of the host's pages behind it, in bytes.
+    #[must_use]
+    pub fn page(&self) -> u64 {
+        self.page
+    }
+
     /// Maps the whole backend where `layout` places RAM.
     ///
     /// # Errors

@@ -18,9 +18,11 @@ pub mod backend;
 mod bus_error;
 pub mod layout;
 pub mod load;
+mod reclaim;
 
 pub use backend::{HostMemory, RamBackend, RamBackendSpec};
 pub use layout::{E820Entry, E820Kind, Layout};
+pub use reclaim::RamReclaim;
 
 /// The id of the memory that a machine makes itself.
 pub const RAM_ID: &str = "pc.ram";

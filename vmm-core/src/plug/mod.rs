@@ -11,6 +11,7 @@
 //!
 //! A new device model is one arm here and one file beside it.
 
+pub mod balloon;
 mod blk;
 mod board;
 mod pci;
@@ -56,6 +57,9 @@ pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
     let outcome = match options.driver {
         Kind::VirtioBlkPci(disk) | Kind::VirtioBlkPciNonTransitional(disk) => {
             blk::plug(&mut plug, disk)
+        }
+        Kind::VirtioBalloonPci(balloon) | Kind::VirtioBalloonPciNonTransitional(balloon) => {
+            balloon::plug(&mut plug, balloon)
         }
         Kind::VirtioRngPci(rng) | Kind::VirtioRngPciNonTransitional(rng) => {
             rng::plug(&mut plug, rng)
@@ -117,7 +121,7 @@ pub fn request_unplug(vm: &mut Vm, id: &str) -> Result<(), QmpError> {
             unplugged(vm, &name);
             Ok(())
         }
-        Some((Part::Function | Part::Disk(_) | Part::Console(_), _)) => {
+        Some((Part::Function | Part::Disk(_) | Part::Balloon(_) | Part::Console(_), _)) => {
             let pci = vm.machine.pci_host("device_del")?;
             pci.request_unplug(&name)
                 .map_err(|error| QmpError::from_error(&error))

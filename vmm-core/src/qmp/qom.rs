@@ -1,5 +1,6 @@
 //! `qom.json`: the object tree, and the objects that can be added to it.
 
+use devices::virtio::balloon::VirtioBalloon;
 use qapi_schema::qom::{
     Commands, ObjectDel, ObjectOptions, ObjectPropertyInfo, ObjectTypeInfo, QomGet, QomList,
     QomListProperties, QomListTypes, QomSet,
@@ -7,7 +8,9 @@ use qapi_schema::qom::{
 use qapi_schema::{Context, ErrorClass, QmpError};
 use serde_json::Value;
 
+use crate::device_tree::Part;
 use crate::objects::read_only;
+use crate::plug;
 use crate::qom::Object;
 use crate::resolve;
 use crate::types;
@@ -59,6 +62,9 @@ impl Commands for Vm {
         let name = args.path.strip_prefix("/objects/").unwrap_or(&args.path);
         match tree.at(&format!("/objects/{name}")) {
             Some(_) => self.objects.set(name, &args.property, &args.value),
+            None if let Some(balloon) = self.balloon_at(&args.path) => {
+                plug::balloon::set(balloon, object, &args.property, &args.value)
+            }
             None => Err(read_only(object, &args.property)),
         }
     }
@@ -120,6 +126,14 @@ impl Vm {
         let shown = picture(&options);
         let (id, spec) = resolve::object::object(options)?;
         self.objects.add(door, &self.rings, id, spec, shown)
+    }
+
+    fn balloon_at(&self, path: &str) -> Option<&VirtioBalloon> {
+        let name = self.devices.resolve(path)?;
+        match &self.devices.find(name)?.part {
+            Part::Balloon(balloon) => Some(balloon),
+            _ => None,
+        }
     }
 
     fn object_tree(&self) -> Object {

@@ -154,6 +154,7 @@ impl Vm {
                 self.events
                     .emit(Event::VserportChange(VserportChange { id, open }));
             }
+            Notice::BalloonChange { pages } => self.balloon_changed(pages),
             Notice::BlockError {
                 device,
                 node,

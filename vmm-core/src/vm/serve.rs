@@ -13,8 +13,7 @@ use std::sync::Arc;
 
 use monitor::Call;
 use qapi_schema::{
-    Module, QmpError, Reply, block_core, block_create, block_stats, char, drivers, input, job,
-    machine, migration, misc, open_hook, pci, qdev, qom, run_state, sandbox, transaction,
+    Module, QmpError, Reply, balloon, block_core, block_create, block_stats, char, drivers, input, job, machine, migration, misc, open_hook, pci, qdev, qom, run_state, sandbox, transaction,
 };
 
 use serde_json::Value;
@@ -101,6 +100,7 @@ impl Vm {
     fn dispatch(&mut self, call: &mut Call, mut arguments: Value) -> Result<Reply, QmpError> {
         let name = call.command.name;
         match call.command.module {
+            Module::Balloon => balloon::dispatch(self, name, call, arguments),
             Module::BlockCore => block_core::dispatch(self, name, call, arguments),
             Module::BlockCreate => block_create::dispatch(self, name, call, arguments),
             Module::BlockStats => block_stats::dispatch(self, name, call, arguments),

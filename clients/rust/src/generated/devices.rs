@@ -309,6 +309,12 @@ pub enum DeviceDriver {
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole,
+    /// A memory balloon.
+    #[serde(rename = "virtio-balloon-pci")]
+    VirtioBalloonPci,
+    /// The same.
+    #[serde(rename = "virtio-balloon-pci-non-transitional")]
+    VirtioBalloonPciNonTransitional,
     /// A disk.
     #[serde(rename = "virtio-blk-pci")]
     VirtioBlkPci,
@@ -377,6 +383,12 @@ pub enum DeviceOptionsVariant {
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole(VirtSerialPortProperties),
+    /// A memory balloon.
+    #[serde(rename = "virtio-balloon-pci")]
+    VirtioBalloonPci(super::balloon::VirtioBalloonProperties),
+    /// The same.
+    #[serde(rename = "virtio-balloon-pci-non-transitional")]
+    VirtioBalloonPciNonTransitional(super::balloon::VirtioBalloonProperties),
     /// A disk.
     #[serde(rename = "virtio-blk-pci")]
     VirtioBlkPci(VirtioBlkProperties),

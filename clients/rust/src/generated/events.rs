@@ -47,6 +47,8 @@ pub enum Event {
     BlockIoError(super::block_core::BlockIoError),
     /// A job has another state.
     JobStatusChange(super::job::JobStatusChange),
+    /// The guest has filled or emptied its balloon. Comes once a second at most.
+    BalloonChange(super::balloon::BalloonChange),
     /// A device is gone, and everything it used is free.
     DeviceDeleted(super::qdev::DeviceDeleted),
     /// An event that this version does not know.
@@ -81,6 +83,7 @@ impl Event {
             Self::BlockJobPending(_) => "BLOCK_JOB_PENDING",
             Self::BlockIoError(_) => "BLOCK_IO_ERROR",
             Self::JobStatusChange(_) => "JOB_STATUS_CHANGE",
+            Self::BalloonChange(_) => "BALLOON_CHANGE",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
             Self::Unknown { name, .. } => name,
         }
@@ -123,6 +126,7 @@ impl Event {
                 "JOB_STATUS_CHANGE" => {
                     Self::JobStatusChange(serde_json::from_value(data)?)
                 }
+                "BALLOON_CHANGE" => Self::BalloonChange(serde_json::from_value(data)?),
                 "DEVICE_DELETED" => Self::DeviceDeleted(serde_json::from_value(data)?),
                 _ => Self::Unknown { name, data },
             },

@@ -5,6 +5,8 @@ import type {
   AddFdAliasArguments,
   AddFdArguments,
   AddfdInfo,
+  BalloonArguments,
+  BalloonInfo,
   BlockCommitArguments,
   BlockDeviceInfo,
   BlockInfo,
@@ -695,6 +697,27 @@ export abstract class Commands extends Caller {
   /** Removes an object that nothing uses. */
   objectDel(args: ObjectDelArguments): Promise<void> {
     return this.run("object-del", args);
+  }
+
+  /**
+   * Asks how much memory the balloon leaves to the guest.
+   *
+   * @returns The number.
+   *
+   * @throws - DeviceNotActive, if there is no balloon.
+   */
+  queryBalloon(): Promise<BalloonInfo> {
+    return this.run("query-balloon");
+  }
+
+  /**
+   * Asks the guest to fill or empty its balloon until so much memory is left to it. It takes its
+   * time, or never does.
+   *
+   * @throws - DeviceNotActive, if there is no balloon.
+   */
+  balloon(args: BalloonArguments): Promise<void> {
+    return this.run("balloon", args);
   }
 
   /**

@@ -3086,6 +3086,10 @@ export type DeviceDriver =
   | "pvpanic"
   /** A console of a virtio-serial device. */
   | "virtconsole"
+  /** A memory balloon. */
+  | "virtio-balloon-pci"
+  /** The same. */
+  | "virtio-balloon-pci-non-transitional"
   /** A disk. */
   | "virtio-blk-pci"
   /** The same. */
@@ -3111,6 +3115,10 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "pvpanic" } & PvpanicProperties)
   /** A console of a virtio-serial device. */
   | ({ driver: "virtconsole" } & VirtSerialPortProperties)
+  /** A memory balloon. */
+  | ({ driver: "virtio-balloon-pci" } & VirtioBalloonProperties)
+  /** The same. */
+  | ({ driver: "virtio-balloon-pci-non-transitional" } & VirtioBalloonProperties)
   /** A disk. */
   | ({ driver: "virtio-blk-pci" } & VirtioBlkProperties)
   /** The same. */
@@ -3133,6 +3141,70 @@ export interface DeviceOptionsAlways {
   bus?: string;
   /** Its id, which must be new; without one it cannot be unplugged. */
   id?: string;
+}
+
+/**
+ * A virtio memory balloon: memory that the guest gives back while it has no use for it. A machine
+ * takes one.
+ *
+ * Its object has two properties more, for qom-get and qom-set: "guest-stats-polling-interval", the
+ * seconds from one question for statistics to the next (0: none is asked), and "guest-stats", what
+ * the guest answered last and when, in seconds since 1970; what it did not tell is
+ * 18446744073709551615.
+ */
+export interface VirtioBalloonProperties {
+  /**
+   * Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x (default:
+   * the first free slot).
+   */
+  addr?: string;
+  /** Whether other functions may share the slot (default: false). */
+  multifunction?: boolean;
+  /** Must be 0: the firmware tables name no slots (default: 0). */
+  "acpi-index"?: number;
+  /** Must not be off: there is no legacy interface (default: on). */
+  "disable-legacy"?: OnOffAuto;
+  /** Must not be true: there is no other interface (default: false). */
+  "disable-modern"?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  iommu_platform?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  ats?: boolean;
+  /** Must not be false: the kernel takes the guest's kicks (default: true). */
+  ioeventfd?: boolean;
+  /**
+   * How many MSI-X vectors there are (default: one for each queue and one for configuration
+   * changes).
+   */
+  vectors?: number;
+  /**
+   * Whether the guest may take memory back before it kills a process for want of it (default:
+   * false).
+   */
+  "deflate-on-oom"?: boolean;
+  /**
+   * Whether the guest tells of pages that it does not use, whose memory is given back until it
+   * uses them again (default: false).
+   */
+  "free-page-reporting"?: boolean;
+}
+
+/** What a guest has left of its memory. */
+export interface BalloonInfo {
+  /** Its bytes without those in the balloon. */
+  actual: number;
+}
+
+/** Arguments of command `balloon`. */
+export interface BalloonArguments {
+  /** The bytes to be left. */
+  value: number;
+}
+
+/** Data of event `BALLOON_CHANGE`. */
+export interface BalloonChangeData {
+  /** The bytes left to it. */
+  actual: number;
 }
 
 /** Arguments of command `device-list-properties`. */

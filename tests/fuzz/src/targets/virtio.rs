@@ -1,6 +1,6 @@
 //! A virtio driver gone mad: any bytes in its rings and buffers, any access to the device's
 //! registers and configuration space, resets at any time; for a disk over nothing, a disk over a
-//! file, a random number generator, and a console.
+//! file, a random number generator, a console, and a balloon.
 //!
 //! What must hold: no panic on any thread; whatever goes on, the device lets itself be reset, and
 //! then serves a driver that keeps the rules.
@@ -14,10 +14,11 @@ use block::spec::{
 use block::{BlockGraph, IoThread, IoThreadSpec};
 use devices::irq::IrqLine;
 use devices::lifecycle::Lifecycle;
-use devices::memory::{GuestMem, GuestMemView};
+use devices::memory::{GuestMem, GuestMemView, Reclaim};
 use devices::notice::NoticeSink;
 use devices::pci::intx::Wires;
 use devices::pci::{Attachment, PciFunction, SlotAddress, Spaces};
+use devices::virtio::balloon::{BalloonHost, BalloonSpec, VirtioBalloon};
 use devices::virtio::blk::{VirtioBlk, VirtioBlkSpec};
 use devices::virtio::console::{ConsoleSpec, PortKind, PortSpec, VirtioConsole};
 use devices::virtio::device::VirtioDevice;
@@ -55,11 +56,12 @@ pub(super) fn run(input: &[u8]) {
     let Ok(kind) = input.arbitrary::<u8>() else {
         return;
     };
-    let kind = match kind % 4 {
+    let kind = match kind % 5 {
         0 => Kind::Null,
         1 => Kind::File,
         2 => Kind::Rng,
-        _ => Kind::Console,
+        3 => Kind::Console,
+        _ => Kind::Balloon,
     };
     let mut driver = Driver::new(kind);
     driver.start(u64::MAX);
@@ -84,6 +86,7 @@ enum Kind {
     File,
     Rng,
     Console,
+    Balloon,
 }
 
 fn iothread() -> &'static IoThread {
@@ -108,6 +111,7 @@ fn device(kind: Kind) -> Arc<dyn VirtioDevice> {
             VmClock::Host,
         ),
         Kind::Console => console(),
+        Kind::Balloon => balloon(),
     }
 }
 
@@ -159,6 +163,33 @@ fn disk(kind: Kind) -> VirtioBlk {
         notices: notices(),
     };
     VirtioBlk::new(spec).expect("a disk")
+}
+
+/// Takes nothing, as if all pages were large ones.
+struct Keep;
+
+impl Reclaim for Keep {
+    fn reclaim(&self, _start: u64, _len: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn balloon() -> Arc<VirtioBalloon> {
+    let spec = BalloonSpec {
+        deflate_on_oom: true,
+        free_page_reporting: true,
+    };
+    let balloon = VirtioBalloon::new(
+        spec,
+        BalloonHost {
+            reclaim: Arc::new(Keep),
+            reactor: reactor().clone(),
+            clock: VmClock::Host,
+            notices: notices(),
+        },
+    );
+    balloon.set_polling_interval(1).expect("a timer");
+    balloon
 }
 
 fn console() -> Arc<VirtioConsole> {
@@ -407,7 +438,7 @@ impl Driver {
         for _ in 0..2 {
             match self.kind {
                 Kind::Null | Kind::File => iothread().run(|_| async {}).expect("it runs"),
-                Kind::Rng | Kind::Console => {
+                Kind::Rng | Kind::Console | Kind::Balloon => {
                     let (tell, told) = mpsc::channel();
                     let job = reactor().run(move || tell.send(()).expect("it is waited for"));
                     job.expect("it runs");
@@ -445,7 +476,7 @@ impl Driver {
                 self.describe(queue, 0, (buffers, 16, WRITE), 0);
                 16
             }
-            Kind::Console => {
+            Kind::Console | Kind::Balloon => {
                 self.describe(queue, 0, (buffers, 4, 0), 0);
                 0
             }
