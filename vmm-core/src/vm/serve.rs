@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use monitor::Call;
 use qapi_schema::{
-    Module, QmpError, Reply, balloon, block_core, block_create, block_stats, char, drivers, input, job, machine, migration, misc, open_hook, pci, qdev, qom, run_state, sandbox, transaction,
+    Module, QmpError, Reply, balloon, block_core, block_create, block_stats, char, drivers, input,
+    job, machine, migration, misc, open_hook, pci, qdev, qom, run_state, sandbox, transaction,
 };
 
 use serde_json::Value;
