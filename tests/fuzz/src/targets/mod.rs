@@ -84,6 +84,11 @@ pub(crate) const TARGETS: &[Target] = &[
         run: images::run,
     },
     Target {
+        name: "crafted",
+        about: "sound qcow2 images whose fields are then broken: overlaps, edges, beyond the end",
+        run: images::run_crafted,
+    },
+    Target {
         name: "schema",
         about: "the QAPI generator, on any schema file",
         run: schema::run,

@@ -140,8 +140,15 @@ impl Image {
         Ok(())
     }
 
-    /// Finds out where the tables are; refuses an image whose tables overlap each other.
+    /// Finds out where the tables are; refuses an image whose tables overlap each other, or whose
+    /// refcounts are nowhere.
     async fn collect_fixed(&self, io: &Io, meta: &mut Meta) -> io::Result<()> {
+        if let Some((number, at)) = meta.refcounts.misplaced(self.file().len()) {
+            let why = format!(
+                "entry {number} of the refcount table names offset {at:#x}, where no block can be"
+            );
+            return Err(self.mark_corrupt(io, meta, &why).await);
+        }
         meta.refcounts.fixed.clear();
         for (offset, len) in self.tables(meta) {
             for cluster in self.clusters_under(offset, len) {
@@ -166,7 +173,10 @@ impl Image {
 
     /// The clusters that some bytes lie in. A hostile table may say that others lie at the end of
     /// all numbers.
-    fn clusters_under(&self, offset: u64, len: u64) -> Range<u64> {
+    pub(super) fn clusters_under(&self, offset: u64, len: u64) -> Range<u64> {
+        if len == 0 {
+            return 0..0;
+        }
         let bits = self.geometry.cluster_bits;
         offset >> bits..offset.saturating_add(len).div_ceil(1 << bits)
     }
@@ -175,21 +185,13 @@ impl Image {
     /// snapshots and bitmaps.
     fn tables(&self, meta: &Meta) -> Vec<(u64, u64)> {
         let size = self.geometry.cluster_size();
-        let header = &meta.header;
-        let (reftable, clusters) = meta.refcounts.table_place();
+        let mut tables = self.tables_but_l2(meta);
         let l1 = self.map.l1_entries();
-        let mut tables = vec![
-            (0, size),
-            (header.l1_offset, l1.len() as u64 * 8),
-            (reftable, u64::from(clusters) * size),
-        ];
-        tables.extend(meta.refcounts.block_offsets().map(|offset| (offset, size)));
         let l2 = l1
             .iter()
             .filter_map(|entry| self.geometry.l2_table(*entry).ok()?);
         tables.extend(l2.map(|offset| (offset, size)));
-        let (snapshots, len) = &meta.snapshots;
-        tables.push((header.snapshots_offset, *len));
+        let snapshots = &meta.snapshots.0;
         // As far as the file goes: there may be many, and long ones.
         let end = self.file().len();
         tables.extend(snapshots.iter().map(|kept| {
@@ -197,6 +199,21 @@ impl Image {
             let inside = end.saturating_sub(kept.l1_offset);
             (kept.l1_offset, len.min(inside))
         }));
+        tables
+    }
+
+    /// As [`tables`](Self::tables), without L2 tables and what snapshots have.
+    pub(super) fn tables_but_l2(&self, meta: &Meta) -> Vec<(u64, u64)> {
+        let size = self.geometry.cluster_size();
+        let header = &meta.header;
+        let (reftable, clusters) = meta.refcounts.table_place();
+        let mut tables = vec![
+            (0, size),
+            (header.l1_offset, self.map.l1_entries().len() as u64 * 8),
+            (reftable, u64::from(clusters) * size),
+            (header.snapshots_offset, meta.snapshots.1),
+        ];
+        tables.extend(meta.refcounts.block_offsets().map(|offset| (offset, size)));
         if let Some(bitmaps) = header.bitmaps {
             tables.push((bitmaps.directory_offset, bitmaps.directory_size));
         }

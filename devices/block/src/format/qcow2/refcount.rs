@@ -10,6 +10,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::ops::Range;
 
 use super::bytes::{from_words, words};
 use super::geometry::{Geometry, MAX_HOST};
@@ -68,9 +69,30 @@ impl Refcounts {
         (index, cluster % per_block)
     }
 
-    /// Offsets of the blocks that there are.
+    /// Offsets of the blocks that there are, each the start of a cluster below [`MAX_HOST`].
     pub(super) fn block_offsets(&self) -> impl Iterator<Item = u64> {
-        self.table.iter().copied().filter(|offset| *offset != 0)
+        let possible = |offset: &u64| *offset != 0 && self.is_place(*offset);
+        self.table.iter().copied().filter(possible)
+    }
+
+    fn is_place(&self, offset: u64) -> bool {
+        self.geometry.is_aligned(offset) && offset < MAX_HOST
+    }
+
+    /// The first entry of the table, by number, that names no place for a block in a file of `len`
+    /// bytes.
+    pub(super) fn misplaced(&self, len: u64) -> Option<(usize, u64)> {
+        let entries = self.table.iter().copied().enumerate();
+        entries
+            .filter(|(_, offset)| *offset != 0)
+            .find(|(_, offset)| !self.is_place(*offset) || *offset >= len)
+    }
+
+    /// Where a cluster is, unless that is farther than entries can say.
+    fn offset_of(&self, cluster: u64) -> io::Result<u64> {
+        let offset = cluster.checked_mul(self.geometry.cluster_size());
+        let offset = offset.filter(|offset| *offset < MAX_HOST);
+        offset.ok_or_else(|| errno(libc::EFBIG))
     }
 
     /// Where the table is in the file, and its length in clusters.
@@ -84,7 +106,7 @@ impl Refcounts {
         if offset == 0 {
             return Ok(None);
         }
-        if !self.geometry.is_aligned(offset) || offset >= MAX_HOST {
+        if !self.is_place(offset) {
             tracing::error!(
                 offset,
                 "qcow2: a refcount block does not begin where a cluster does"
@@ -158,10 +180,14 @@ impl Refcounts {
         self.first_free = cluster;
     }
 
-    /// Whether there is a block for this cluster.
-    pub(super) fn has_block(&self, cluster: u64) -> bool {
-        let (index, _) = self.place_of(cluster);
-        self.table.get(index).is_some_and(|offset| *offset != 0)
+    /// The clusters that blocks count, block by block.
+    pub(super) fn described(&self) -> Vec<Range<u64>> {
+        let per_block = self.geometry.refcounts_per_block();
+        let there = self.table.iter().enumerate();
+        there
+            .filter(|(_, offset)| **offset != 0)
+            .map(|(index, _)| index as u64 * per_block..(index as u64 + 1) * per_block)
+            .collect()
     }
 
     /// Sets how often a cluster is used; makes its block if there is none.
@@ -233,7 +259,7 @@ impl Refcounts {
             // range of another one that is missing, that one comes first.
             let described = self.load(io, file, home).await?;
             let new = if described { index } else { home };
-            let offset = cluster << self.geometry.cluster_bits;
+            let offset = self.offset_of(cluster)?;
             let size = usize::try_from(self.geometry.cluster_size()).map_err(io::Error::other)?;
             self.make_room();
             let block = Block {
@@ -322,9 +348,7 @@ impl Refcounts {
                 break found;
             }
         };
-        if (start + len) << self.geometry.cluster_bits >= MAX_HOST {
-            return Err(errno(libc::EFBIG));
-        }
+        self.offset_of(start + len)?;
         for cluster in start..start + len {
             self.set(io, file, cluster, 1).await?;
         }

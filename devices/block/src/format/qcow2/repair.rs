@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
-use super::bitmaps::data_clusters;
+use super::bitmaps::{Bitmap, data_clusters};
 use super::bytes::words;
 use super::geometry::{Cluster, Entry};
 use super::image::{Image, Meta};
@@ -20,17 +20,22 @@ use crate::node::errno;
 /// The most clusters that are counted: 2^28 refer to 16 TiB at 64 KiB.
 const MAX_COUNTED: usize = 1 << 28;
 
+/// So many bytes at the end of the file a crash may have lost, and as many as the file still has.
+const LOST: u64 = 1 << 30;
+
 /// How often each cluster is used, by number.
 #[derive(Default)]
 struct Counts(BTreeMap<u64, u64>);
 
 impl Counts {
-    fn add(&mut self, cluster: u64, times: u64) -> io::Result<()> {
+    /// Counts more users of a cluster; says how many it has now.
+    fn add(&mut self, cluster: u64, times: u64) -> io::Result<u64> {
         if self.0.len() >= MAX_COUNTED {
             return Err(errno(libc::EFBIG));
         }
-        *self.0.entry(cluster).or_default() += times;
-        Ok(())
+        let count = self.0.entry(cluster).or_default();
+        *count = count.saturating_add(times);
+        Ok(*count)
     }
 }
 
@@ -46,6 +51,12 @@ impl Image {
         let file = self.file();
         let end = file.len().div_ceil(1 << bits);
         let last = counts.0.last_key_value().map_or(0, |(last, _)| last + 1);
+        // A crash may have lost the file's end, but not the most of it.
+        if last > end.saturating_mul(2).saturating_add(LOST >> bits) {
+            let at = (last - 1) << bits;
+            let why = format!("the tables refer to offset {at:#x}, far behind the file's end");
+            return Err(self.mark_corrupt(io, meta, &why).await);
+        }
         // Blocks made now lie behind everything: what is counted free may well be in use.
         meta.refcounts.search_from(end.max(last));
         for (cluster, wanted) in &counts.0 {
@@ -58,17 +69,13 @@ impl Image {
                 meta.refcounts.set(io, &file, *cluster, *wanted).await?;
             }
         }
-        let mut cluster = 0;
-        while cluster < end.max(last) {
-            if !meta.refcounts.has_block(cluster) {
-                cluster = (cluster + 1).next_multiple_of(self.geometry.refcounts_per_block());
-                continue;
+        for clusters in meta.refcounts.described() {
+            for cluster in clusters.start..clusters.end.min(end.max(last)) {
+                let wanted = counts.0.get(&cluster).copied().unwrap_or(0);
+                if meta.refcounts.count(io, &file, cluster).await? > wanted {
+                    meta.refcounts.set(io, &file, cluster, wanted).await?;
+                }
             }
-            let wanted = counts.0.get(&cluster).copied().unwrap_or(0);
-            if meta.refcounts.count(io, &file, cluster).await? > wanted {
-                meta.refcounts.set(io, &file, cluster, wanted).await?;
-            }
-            cluster += 1;
         }
         meta.refcounts.search_from(0);
         self.save_refcounts(io, meta).await?;
@@ -80,38 +87,21 @@ impl Image {
         let bits = self.geometry.cluster_bits;
         let file = self.file();
         let mut counts = Counts::default();
-        let mut ranges = vec![(0, size)];
-        let (reftable, clusters) = meta.refcounts.table_place();
-        ranges.push((reftable, u64::from(clusters) * size));
-        ranges.extend(meta.refcounts.block_offsets().map(|offset| (offset, size)));
         let mut tables = HashMap::new();
         let active = self.map.l1_entries();
-        ranges.push((meta.header.l1_offset, active.len() as u64 * 8));
         self.add_tables(&active, &mut tables);
-        let (list, len) = &meta.snapshots;
-        if *len > 0 {
-            ranges.push((meta.header.snapshots_offset, *len));
-        }
-        for snapshot in list {
+        let bitmaps = self.bitmaps(io, meta).await?.unwrap_or_default().1;
+        self.count_ranges(io, meta, &bitmaps, &mut counts).await?;
+        for snapshot in &meta.snapshots.0 {
             let len = u64::from(snapshot.l1_entries) * 8;
-            ranges.push((snapshot.l1_offset, len));
             let bytes = file.read(io, snapshot.l1_offset, len).await?;
             self.add_tables(&words(&bytes), &mut tables);
         }
-        if let Some(extension) = meta.header.bitmaps
-            && let Some((_, list)) = self.bitmaps(io, meta).await?
-        {
-            ranges.push((extension.directory_offset, extension.directory_size));
-            for bitmap in list {
-                let len = u64::from(bitmap.table_entries) * 8;
-                ranges.push((bitmap.table_offset, len));
-                let table = file.read(io, bitmap.table_offset, len).await?;
-                ranges.extend(data_clusters(&words(&table)).map(|offset| (offset, size)));
-            }
-        }
-        for (offset, len) in ranges {
-            for cluster in offset >> bits..offset.saturating_add(len).div_ceil(size) {
-                counts.add(cluster, 1)?;
+        for bitmap in &bitmaps {
+            let len = u64::from(bitmap.table_entries) * 8;
+            let table = file.read(io, bitmap.table_offset, len).await?;
+            for offset in data_clusters(&words(&table)) {
+                counts.add(offset >> bits, 1)?;
             }
         }
         for (table, times) in tables {
@@ -125,6 +115,40 @@ impl Image {
                 .await?;
         }
         Ok(counts)
+    }
+
+    /// Counts the clusters of all tables but L2 tables. Two at one place, or one behind the file's
+    /// end, would be read again and again: the image is corrupt.
+    async fn count_ranges(
+        &self,
+        io: &Io,
+        meta: &mut Meta,
+        bitmaps: &[Bitmap],
+        counts: &mut Counts,
+    ) -> io::Result<()> {
+        let mut ranges = self.tables_but_l2(meta);
+        let kept = meta.snapshots.0.iter();
+        let kept = kept.map(|one| (one.l1_offset, u64::from(one.l1_entries) * 8));
+        let bits = bitmaps.iter();
+        let bits = bits.map(|one| (one.table_offset, u64::from(one.table_entries) * 8));
+        let end = self.file().len();
+        for (offset, len) in kept.chain(bits).filter(|(_, len)| *len > 0) {
+            if offset.saturating_add(len) > end {
+                let why = format!("a table at offset {offset:#x} goes on behind the file's end");
+                return Err(self.mark_corrupt(io, meta, &why).await);
+            }
+            ranges.push((offset, len));
+        }
+        for (offset, len) in ranges {
+            for cluster in self.clusters_under(offset, len) {
+                if counts.add(cluster, 1)? > 1 {
+                    let at = cluster << self.geometry.cluster_bits;
+                    let why = format!("two tables lie at offset {at:#x}");
+                    return Err(self.mark_corrupt(io, meta, &why).await);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// How often each L2 table is used by an L1 table, on top of others.

@@ -145,20 +145,22 @@ impl Image {
         let end = geometry.ceil(old);
         let mut meta = self.meta.take().await;
         while at < end {
-            let stop = ((self.map.slice_of(at) + 1) * self.map.slice_span()).min(end);
-            let table = self.map.table(geometry.l1_index(at));
-            if matches!(table, Ok(Some(_))) {
-                self.relieve(io, &mut meta).await?;
-                self.own_table(io, &mut meta, at).await?;
-                while at < stop {
-                    let cluster = self.cluster(io, &mut meta, at).await?;
-                    self.unsaved.store(true, Ordering::SeqCst);
-                    self.map.set(at, Standard::default());
-                    self.let_go_of(&mut meta, cluster, true);
-                    at += geometry.cluster_size();
-                }
+            let index = geometry.l1_index(at);
+            if !matches!(self.map.table(index), Ok(Some(_))) {
+                // Nothing of a whole table, and a disk may say that it has very many.
+                at = (index + 1).saturating_mul(geometry.l2_span());
+                continue;
             }
-            at = stop;
+            let stop = ((self.map.slice_of(at) + 1) * self.map.slice_span()).min(end);
+            self.relieve(io, &mut meta).await?;
+            self.own_table(io, &mut meta, at).await?;
+            while at < stop {
+                let cluster = self.cluster(io, &mut meta, at).await?;
+                self.unsaved.store(true, Ordering::SeqCst);
+                self.map.set(at, Standard::default());
+                self.let_go_of(&mut meta, cluster, true);
+                at += geometry.cluster_size();
+            }
         }
         // Their entries are gone from the file before the tables are.
         self.write_back(io, &mut meta).await?;

@@ -12,6 +12,7 @@
 //! that a snapshot has. So all that changes is written anew, and the header's first sector says
 //! which of both is true. The image is drained meanwhile.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -53,6 +54,9 @@ struct Places {
     /// All of them: first cluster and how many.
     taken: Vec<(u64, u64)>,
 }
+
+/// The most bytes of refcounts that are written anew; those of 32 TiB at 64 KiB.
+const MAX_MOVED: u64 = 1 << 30;
 
 /// Adds or takes one user.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -152,6 +156,12 @@ impl Image {
 
     async fn table_of(&self, io: &Io, snapshot: &Snapshot) -> Result<Table, ImageError> {
         let len = u64::from(snapshot.l1_entries) * 8;
+        if snapshot.l1_offset.saturating_add(len) > self.file().len() {
+            let id = &snapshot.id;
+            return Err(ImageError::Inconsistent(format!(
+                "the L1 table of snapshot '{id}' goes on behind the file's end"
+            )));
+        }
         let bytes = self.file().read(io, snapshot.l1_offset, len).await;
         let bytes = bytes.map_err(ImageError::storage("read a snapshot's L1 table"))?;
         Ok(Table {
@@ -160,7 +170,31 @@ impl Image {
         })
     }
 
+    /// Whether a state is one that was written by somebody: each L2 table there once, in the file.
+    fn check_state(&self, state: &Table) -> Result<(), ImageError> {
+        let end = self.file().len();
+        let mut seen = HashSet::new();
+        for entry in &state.entries {
+            let table = self.geometry.l2_table(*entry);
+            let table = table.map_err(|bad| ImageError::Inconsistent(bad.to_string()))?;
+            if let Some(at) = table.filter(|at| *at >= end || !seen.insert(*at)) {
+                return Err(ImageError::Inconsistent(format!(
+                    "the L2 table at offset {at:#x} is there twice or behind the file's end"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     async fn switch(&self, io: &Io, meta: &mut Meta, goal: Goal) -> Result<(), ImageError> {
+        for state in goal.gone.iter().chain([&goal.source]) {
+            self.check_state(state)?;
+        }
+        let blocks = meta.refcounts.block_offsets().count() as u64;
+        if blocks.saturating_mul(self.geometry.cluster_size()) > MAX_MOVED {
+            let why = "it has more than 1 GiB of refcounts: use larger clusters".to_owned();
+            return Err(ImageError::Cannot(why));
+        }
         let needed = self.geometry.l1_entries_for(goal.size);
         if (goal.source.entries.len() as u64) < needed {
             let why = "a snapshot's L1 table is too small for its disk".to_owned();

@@ -9,7 +9,7 @@ use crate::node::NodeRef;
 const MIB: u64 = 1 << 20;
 const SIZE: usize = 2 << 20;
 
-fn change(rig: &Rig, node: &NodeRef, change: SnapshotChange) -> Result<(), BlockError> {
+pub(super) fn change(rig: &Rig, node: &NodeRef, change: SnapshotChange) -> Result<(), BlockError> {
     let node = node.clone();
     rig.on_thread(move |io| async move { node.change_snapshots(&io, change).await })
 }

@@ -10,6 +10,7 @@
 
 mod crash;
 mod crossed;
+mod hostile;
 mod jobs;
 mod kept;
 mod made;

@@ -3,17 +3,21 @@
 //! What must hold: whatever header and tables say, each request ends with bytes or an error; what
 //! was written reads the same at once; and a file that nobody wrote to is as it was.
 
+mod crafted;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, OnceLock};
 
-use block::format::qcow2::Tuning;
+use arbitrary::Unstructured;
+use block::format::qcow2::{Snapshot, SnapshotChange, Tuning};
 use block::spec::{
     BackingSpec, CacheSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec,
     NodeOptions, NodeSpec, Qcow2Spec,
 };
 use block::{
-    BlockGraph, Io, IoThread, IoThreadSpec, NodeRef, Segments, Status, WriteFlags, ZeroFlags,
+    BlockError, BlockGraph, Io, IoThread, IoThreadSpec, NodeRef, Segments, Status, WriteFlags,
+    ZeroFlags,
 };
 use fdset::{Door, FdRegistry, FdsetId, Handover, Origin, Scope};
 
@@ -21,18 +25,36 @@ const SECTOR: usize = 512;
 /// The longest image: what is cheap to copy for each input.
 const LONGEST: usize = 1 << 18;
 
+/// Bytes that are an image, behind one that says what is done to it.
 pub(super) fn run(input: &[u8]) {
-    let [choices, image @ ..] = input else {
-        return;
-    };
-    if image.len() > LONGEST {
-        return;
+    if let [choices, image @ ..] = input
+        && image.len() <= LONGEST
+    {
+        judge(*choices, image);
     }
+}
+
+/// An image that is made well, and then broken.
+pub(super) fn run_crafted(input: &[u8]) {
+    let mut input = Unstructured::new(input);
+    if let Ok(choices) = input.arbitrary()
+        && let Ok(image) = crafted::image(&mut input)
+    {
+        judge(choices, &image);
+    }
+}
+
+fn file_of(image: &[u8]) -> File {
     let file = tempfile::tempfile().expect("a file");
     file.write_all_at(image, 0).expect("room on the disk");
+    file
+}
+
+fn judge(choices: u8, image: &[u8]) {
+    let file = file_of(image);
     let read_only = choices & 1 != 0;
     let mut graph = BlockGraph::new();
-    let Some(node) = open(&mut graph, &file, read_only) else {
+    let Ok(node) = open(&mut graph, &file, read_only) else {
         assert!(
             bytes(&file) == image,
             "an image that was refused has changed"
@@ -55,10 +77,7 @@ pub(super) fn run(input: &[u8]) {
     graph.remove("image").expect("nobody uses it");
     // What is there now is an image still, or one that says that it is corrupt.
     let again = open(&mut BlockGraph::new(), &file, true);
-    assert!(
-        again.is_some(),
-        "an image that was written cannot be opened"
-    );
+    again.expect("an image that was written is opened");
 }
 
 fn bytes(file: &File) -> Vec<u8> {
@@ -86,7 +105,7 @@ where
     done.expect("the task ends");
 }
 
-fn open(graph: &mut BlockGraph, file: &File, read_only: bool) -> Option<NodeRef> {
+fn open(graph: &mut BlockGraph, file: &File, read_only: bool) -> Result<NodeRef, BlockError> {
     let registry = Arc::new(FdRegistry::new());
     let door = Door::new(Arc::clone(&registry), Scope::Process);
     let fd = file.try_clone().expect("a second fd");
@@ -127,7 +146,7 @@ fn open(graph: &mut BlockGraph, file: &File, read_only: bool) -> Option<NodeRef>
         driver,
     };
     graph.use_thread(iothread().clone());
-    graph.add(&door, spec).ok()
+    graph.add(&door, spec)
 }
 
 /// Places worth a look: the ends, the middle, and what lies at powers of two.
@@ -179,5 +198,35 @@ async fn change(io: &Io, node: &NodeRef, kind: u8) {
             drop(node.flush(io).await);
         }
     }
+    if kind & 16 != 0 {
+        keep_states(io, node).await;
+    }
     drop(node.flush(io).await);
+    if kind & 32 != 0 {
+        let len = node.len();
+        // Far longer would only fill the host's disk with tables.
+        drop(node.resize(io, len.saturating_add(1 << 20)).await);
+        drop(
+            node.resize(io, len / 2 / SECTOR as u64 * SECTOR as u64)
+                .await,
+        );
+    }
+    drop(node.settle(io).await);
+}
+
+/// Takes a state of the disk, goes back to one of the image's own, and deletes both.
+async fn keep_states(io: &Io, node: &NodeRef) {
+    let kept = node
+        .details()
+        .map_or(Vec::new(), |details| details.snapshots);
+    let own = kept.first().map_or("1", |first| &first.id).to_owned();
+    let changes = [
+        SnapshotChange::Create(Snapshot::new("new", "made here", 1, 2)),
+        SnapshotChange::Apply(own.clone()),
+        SnapshotChange::Delete(own),
+        SnapshotChange::Delete("new".to_owned()),
+    ];
+    for change in changes {
+        drop(node.change_snapshots(io, change).await);
+    }
 }
