@@ -108,6 +108,7 @@ impl Image {
             let bits = self.geometry.cluster_bits;
             meta.refcounts.fixed.insert(fresh.offset >> bits);
             if let Some(shared) = table {
+                meta.refcounts.fixed.remove(&(shared >> bits));
                 meta.let_go(shared >> bits, 1, false);
             }
         }

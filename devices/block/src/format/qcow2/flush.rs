@@ -172,6 +172,11 @@ impl Image {
         let bits = self.geometry.cluster_bits;
         let mut freed = 0..0;
         for cluster in place.cluster..place.cluster + place.count {
+            if meta.refcounts.fixed.contains(&cluster) {
+                let at = cluster << bits;
+                let why = format!("the table at offset {at:#x} was mapped as data, too");
+                return Err(self.mark_corrupt(io, meta, &why).await);
+            }
             let left = meta.refcounts.decrement(io, &self.file(), cluster).await?;
             match left {
                 Some(0) if freed.end == cluster => freed.end += 1,
