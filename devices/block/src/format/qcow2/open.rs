@@ -119,6 +119,10 @@ pub(super) async fn open(
         (Some(_), false) => return Err(ImageError::ChildUnwanted("data-file")),
         _ => {}
     }
+    if header.autoclear.contains(AutoClear::RAW_DATA_FILE) && !geometry.external {
+        let why = "data-file-raw requires a data file".to_owned();
+        return Err(ImageError::Options(why));
+    }
     for node in [Some(&children.file), children.data.as_ref()]
         .into_iter()
         .flatten()

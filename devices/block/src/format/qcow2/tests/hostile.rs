@@ -67,6 +67,19 @@ fn header_without_snapshots_may_name_any_place_for_them() {
 }
 
 #[test]
+fn raw_bit_without_a_data_file_is_refused_as_qemu_does() {
+    let rig = Rig::new();
+    rig.create("disk", "", MIB);
+    // Of the bits that are cleared by who does not know them: the raw data file's.
+    poked(&rig, "disk", 88, 2);
+    let opened = rig.open_on(rig.file("disk", OPTIONS), None, None, Tuning::default());
+    let error = opened.expect_err("refused").to_string();
+    assert_eq!(error, "data-file-raw requires a data file");
+    let (_, told) = super::run_with_status("qemu-img", &["info", &rig.path("disk")]);
+    assert!(told.contains(&error), "{told}");
+}
+
+#[test]
 fn repair_does_not_follow_entries_far_behind_the_end() {
     let rig = Rig::new();
     for (at, number, what) in [
