@@ -75,7 +75,7 @@ fn raw_bit_without_a_data_file_is_refused_as_qemu_does() {
     let opened = rig.open_on(rig.file("disk", OPTIONS), None, None, Tuning::default());
     let error = opened.expect_err("refused").to_string();
     assert_eq!(error, "data-file-raw requires a data file");
-    let (_, told) = super::run_with_status("qemu-img", &["info", &rig.path("disk")]);
+    let (_, told) = super::run_with_status("qemu-img", &["check", &rig.path("disk")]);
     assert!(told.contains(&error), "{told}");
 }
 
