@@ -4,11 +4,13 @@
 //!   qmp     here              qmp/      first answers · idle size · round trips · floods
 //!   guest   where KVM works   guest.rs  start to the guest's init · size beyond the guest's RAM
 //!           both: A B A B A B ..., one table
+//!   block   here              block/    requests to disks, first writes, block jobs
 //!   door    here              door.rs   the one open and the open hook, which no peer has
 //! ```
 //!
 //! The two programs take turns within one run, so that a busy machine slows both; the load is
 //! printed beside the table all the same.
+mod block;
 mod door;
 mod guest;
 mod qmp;
@@ -47,6 +49,8 @@ enum Part {
     Guest,
     /// The one open and the open hook.
     Door,
+    /// Disks and block jobs.
+    Block,
 }
 
 #[derive(Args)]
@@ -62,6 +66,8 @@ pub(crate) struct Options {
     /// Another program in place of sesame.
     #[arg(long, value_name = "PROGRAM")]
     vmm: Option<PathBuf>,
+    #[command(flatten)]
+    block: block::BlockOptions,
 }
 
 #[derive(Args)]
@@ -93,6 +99,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if wanted(Part::Door) {
         step("measuring the one open");
         print("without", &door::measure(&program)?);
+    }
+    if wanted(Part::Block) {
+        block::run(&pair, &project::target()?, &options.block)?;
     }
     println!();
     println!(

@@ -44,7 +44,7 @@ impl Spread {
 /// One line of the table: what, in which unit, ours beside another's, and what is wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row {
-    what: &'static str,
+    what: String,
     unit: &'static str,
     /// Ours, the other's.
     spreads: [Spread; 2],
@@ -54,13 +54,13 @@ pub(super) struct Row {
 impl Row {
     /// From samples of both, ours first.
     pub(super) fn new(
-        what: &'static str,
+        what: impl Into<String>,
         unit: &'static str,
         samples: [Vec<f64>; 2],
         bar: Bar,
     ) -> Self {
         Self {
-            what,
+            what: what.into(),
             unit,
             spreads: samples.map(Spread::of),
             bar,
@@ -88,8 +88,8 @@ impl Row {
                 )
             }
             Bar::Times(least) => verdict(
-                format!("{median:.1}"),
-                format!("≥ {least:.1}"),
+                format!("{median:.2}"),
+                format!("≥ {least:.2}"),
                 median >= least,
             ),
             Bar::Above(most) => {
@@ -124,11 +124,11 @@ struct Verdict {
 /// Prints the rows under each other; `other` is whom they compare with.
 pub(super) fn print(other: &str, rows: &[Row]) {
     println!();
-    println!("{:43} {:^31}   {other:^31}", "", "sesame");
+    println!("{:48} {:^31}   {other:^31}", "", "sesame");
     let heads = |names: [&str; 3]| names.map(|name| format!("{name:>10}")).concat();
     let quantiles = heads(["p50", "p99", "max"]);
     println!(
-        "{:43} {quantiles}   {quantiles} {:>12} {:>8}",
+        "{:48} {quantiles}   {quantiles} {:>12} {:>8}",
         "", "ratio", "wanted"
     );
     for row in rows {
@@ -143,7 +143,7 @@ pub(super) fn print(other: &str, rows: &[Row]) {
         let Verdict { is, wanted, met } = row.verdict();
         let missed = if met { "" } else { "  missed" };
         let what = format!("{}, {}", row.what, row.unit);
-        println!("{what:43} {ours}   {others} {is:>12} {wanted:>8}{missed}");
+        println!("{what:48} {ours}   {others} {is:>12} {wanted:>8}{missed}");
     }
 }
 

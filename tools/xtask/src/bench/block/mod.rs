@@ -1,0 +1,70 @@
+//! Disks against QEMU's: requests through virtio-blk without a guest, and jobs over QMP.
+//!
+//! ```text
+//!   fronts.rs   the program `devices/benches/disk`, one process for each sample:
+//!                 sesame      our device on an io-thread, in that process
+//!                 qsd         qemu-storage-daemon's vhost-user-blk export, on an io-thread
+//!                 QEMU        the same export of a running qemu-system
+//!                 io_uring    the raw file by one ring, nothing between
+//!   jobs.rs     commit and stream of a delta, from the command to the job's end
+//! ```
+//!
+//! All subjects see the same image with the same options, one after the other, again and again.
+//! The same driver sends the same requests through a queue in shared memory to all but `io_uring`,
+//! which says what file and kernel can do. CPU time is that of who serves, without the driver's.
+mod fronts;
+mod jobs;
+
+use std::path::Path;
+
+use anyhow::Result;
+use clap::Args;
+use tests::vm::Vmm;
+
+use super::table::print;
+use crate::shell::{install_missing, step};
+
+#[derive(Args)]
+pub(crate) struct BlockOptions {
+    /// Length of the disks under requests, in MiB.
+    #[arg(long, default_value_t = 1024)]
+    disk_mib: u64,
+    /// Length of the disks under jobs, in MiB; 4096 is the full measurement.
+    #[arg(long, default_value_t = 1024)]
+    job_mib: u64,
+    /// How long each piece of work goes on, in milliseconds.
+    #[arg(long, default_value_t = 1000)]
+    milliseconds: u64,
+    /// Turns of each disk measurement.
+    #[arg(long, default_value_t = 5)]
+    disk_turns: usize,
+    /// How the peer does its I/O: io_uring, native or threads.
+    #[arg(long, default_value = "io_uring")]
+    peer_aio: String,
+    /// Only these: requests, jobs.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+/// Measures and prints; the images lie below `folder`, which is on the disk under test.
+pub(super) fn run(pair: &[Vmm; 2], folder: &Path, options: &BlockOptions) -> Result<()> {
+    install_missing(&[
+        ("qemu-storage-daemon", "qemu-system-common"),
+        ("qemu-img", "qemu-utils"),
+    ])?;
+    let folder = tempfile::Builder::new()
+        .prefix("disks")
+        .tempdir_in(folder)?;
+    let wanted = |part: &str| options.only.is_empty() || options.only.iter().any(|one| one == part);
+    if wanted("requests") {
+        step("measuring requests to disks");
+        for (other, rows) in fronts::measure(&pair[1], folder.path(), options)? {
+            print(other, &rows);
+        }
+    }
+    if wanted("jobs") {
+        step("measuring block jobs");
+        print("QEMU", &jobs::measure(pair, folder.path(), options)?);
+    }
+    Ok(())
+}
