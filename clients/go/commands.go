@@ -837,6 +837,53 @@ func (c *Conn) BlockdevCreate(ctx context.Context, args BlockdevCreateArguments)
 	return c.Execute(ctx, "blockdev-create", args, nil)
 }
 
+// BlockdevReopenArguments is what BlockdevReopen takes.
+type BlockdevReopenArguments struct {
+	// What each node is to be, as it would be added; it is found by its node-name. What came
+	// inline with a node may be said inline again.
+	Options []BlockdevOptions `json:"options"`
+}
+
+// BlockdevReopen: Gives block nodes other options: all of them, or none if one cannot have them.
+// What is not said becomes its default again. read-only, auto-read-only, detect-zeroes, discard,
+// cache.no-flush and what is behind an image can change, and the node that raw or blkdebug stands
+// on, for one as long.
+//
+// Errors: - a node is missing, or a job works on it - an option that cannot change is not what it
+// was - what is behind an image is not said though there is something - a file cannot be opened
+// that way - a device, a job or another node would not agree.
+func (c *Conn) BlockdevReopen(ctx context.Context, args BlockdevReopenArguments) error {
+	return c.Execute(ctx, "blockdev-reopen", args, nil)
+}
+
+// ChangeBackingFileArguments is what ChangeBackingFile takes.
+type ChangeBackingFileArguments struct {
+	// The drive, device or node on top of the image's chain.
+	Device string `json:"device"`
+	// The node of the image; it is made writable for this, if it is not.
+	ImageNodeName string `json:"image-node-name"`
+	// The name. It is written as it is, and nothing is opened.
+	BackingFile string `json:"backing-file"`
+}
+
+// ChangeBackingFile: Changes the name of the backing file that an image's header has, not what is
+// behind its node.
+//
+// Errors: - there is no such disk or node, or the one is not in the chain of the other - nothing
+// is behind the image - it cannot be written.
+func (c *Conn) ChangeBackingFile(ctx context.Context, args ChangeBackingFileArguments) error {
+	return c.Execute(ctx, "change-backing-file", args, nil)
+}
+
+// XDebugQueryBlockGraph: Shows the block graph as permissions see it.
+//
+// Returns: its members, and who uses whom.
+func (c *Conn) XDebugQueryBlockGraph(ctx context.Context) (XDbgBlockGraph, error) {
+	var reply XDbgBlockGraph
+	err := c.Execute(ctx, "x-debug-query-block-graph", nil, &reply)
+	return reply, err
+}
+
 // QueryBlockstatsArguments is what QueryBlockstats takes.
 type QueryBlockstatsArguments struct {
 	// Whether to list nodes instead of disks (default: false).

@@ -2944,6 +2944,66 @@ func (v BlockdevCreateOptionsBlkdebug) MarshalJSON() ([]byte, error) {
 	return tagged(plain(v), "driver", "blkdebug")
 }
 
+// XDbgBlockGraphNodeType: A member of the block graph.
+type XDbgBlockGraphNodeType string
+
+// The values of XDbgBlockGraphNodeType.
+const (
+	// A disk.
+	XDbgBlockGraphNodeTypeBlockBackend XDbgBlockGraphNodeType = "block-backend"
+	// A job.
+	XDbgBlockGraphNodeTypeBlockJob XDbgBlockGraphNodeType = "block-job"
+	// A node.
+	XDbgBlockGraphNodeTypeBlockDriver XDbgBlockGraphNodeType = "block-driver"
+)
+
+// XDbgBlockGraphNode: A member of the block graph.
+type XDbgBlockGraphNode struct {
+	// A number for this reply.
+	ID uint64 `json:"id"`
+	// What it is.
+	Type XDbgBlockGraphNodeType `json:"type"`
+	// The id of the disk or job, or the name of the node.
+	Name string `json:"name"`
+}
+
+// BlockPermission: What somebody does with a node.
+type BlockPermission string
+
+// The values of BlockPermission.
+const (
+	// It reads, and what it reads belongs together.
+	BlockPermissionConsistentRead BlockPermission = "consistent-read"
+	// It changes what others read.
+	BlockPermissionWrite BlockPermission = "write"
+	// It writes without that.
+	BlockPermissionWriteUnchanged BlockPermission = "write-unchanged"
+	// It changes the length.
+	BlockPermissionResize BlockPermission = "resize"
+)
+
+// XDbgBlockGraphEdge: That one member of the block graph uses another.
+type XDbgBlockGraphEdge struct {
+	// Who uses.
+	Parent uint64 `json:"parent"`
+	// Who is used.
+	Child uint64 `json:"child"`
+	// As what: file, backing, root.
+	Name string `json:"name"`
+	// What the parent does.
+	Perm []BlockPermission `json:"perm"`
+	// What it lets others do.
+	SharedPerm []BlockPermission `json:"shared-perm"`
+}
+
+// XDbgBlockGraph: The block graph.
+type XDbgBlockGraph struct {
+	// Its members.
+	Nodes []XDbgBlockGraphNode `json:"nodes"`
+	// Who uses whom.
+	Edges []XDbgBlockGraphEdge `json:"edges"`
+}
+
 // BlockDeviceTimedStats: What a disk was asked during an interval.
 type BlockDeviceTimedStats struct {
 	// How long the interval is, in seconds.

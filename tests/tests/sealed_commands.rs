@@ -266,6 +266,15 @@ fn snapshots_and_jobs() -> Vec<Row> {
         ),
     ]);
     rows.extend([
+        row(
+            "blockdev-reopen",
+            json!({"options": [{"driver": "qcow2", "node-name": "none", "file": "none"}]}),
+        ),
+        row(
+            "change-backing-file",
+            json!({"device": "none", "image-node-name": "none", "backing-file": "x"}),
+        ),
+        row("x-debug-query-block-graph", json!({})),
         row("add-fd", json!({"fdset-id": 63})).with(Hand::Disk),
         row(
             "blockdev-create",

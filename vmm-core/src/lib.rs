@@ -28,6 +28,7 @@ pub mod letters;
 pub mod machine;
 pub mod memory;
 pub mod messages;
+mod nodes;
 pub mod objects;
 pub mod plan;
 pub mod plug;

@@ -64,6 +64,7 @@ from .types import (
     TransactionProperties,
     UuidInfo,
     VersionInfo,
+    XDbgBlockGraph,
 )
 
 
@@ -826,6 +827,57 @@ class AsyncCommands(AsyncCaller):
             - images of this driver are not made.
         """
         await self._run("blockdev-create", {"job-id": job_id, "options": options})
+
+    async def blockdev_reopen(self, options: List[BlockdevOptions]) -> None:
+        """Gives block nodes other options: all of them, or none if one cannot have them. What
+        is not said becomes its default again. read-only, auto-read-only, detect-zeroes,
+        discard, cache.no-flush and what is behind an image can change, and the node that raw
+        or blkdebug stands on, for one as long.
+
+        Args:
+            options: What each node is to be, as it would be added; it is found by its
+                node-name. What came inline with a node may be said inline again.
+
+        Raises:
+            - a node is missing, or a job works on it.
+            - an option that cannot change is not what it was.
+            - what is behind an image is not said though there is something.
+            - a file cannot be opened that way.
+            - a device, a job or another node would not agree.
+        """
+        await self._run("blockdev-reopen", {"options": options})
+
+    async def change_backing_file(
+        self,
+        device: str,
+        image_node_name: str,
+        backing_file: str,
+    ) -> None:
+        """Changes the name of the backing file that an image's header has, not what is behind
+        its node.
+
+        Args:
+            device: The drive, device or node on top of the image's chain.
+            image_node_name: The node of the image; it is made writable for this, if it is not.
+            backing_file: The name. It is written as it is, and nothing is opened.
+
+        Raises:
+            - there is no such disk or node, or the one is not in the chain of the other.
+            - nothing is behind the image.
+            - it cannot be written.
+        """
+        await self._run(
+            "change-backing-file",
+            {"device": device, "image-node-name": image_node_name, "backing-file": backing_file},
+        )
+
+    async def x_debug_query_block_graph(self) -> XDbgBlockGraph:
+        """Shows the block graph as permissions see it.
+
+        Returns:
+            Its members, and who uses whom.
+        """
+        return await self._ask("x-debug-query-block-graph", None, XDbgBlockGraph)
 
     async def query_blockstats(self, *, query_nodes: Optional[bool] = None) -> List[BlockStats]:
         """Tells what disks or nodes were asked until now.

@@ -600,6 +600,25 @@ BlockdevQcow2Version = Literal["v2", "v3"]
 """
 
 
+XDbgBlockGraphNodeType = Literal["block-backend", "block-job", "block-driver"]
+"""A member of the block graph.
+
+- ``block-backend``: A disk.
+- ``block-job``: A job.
+- ``block-driver``: A node.
+"""
+
+
+BlockPermission = Literal["consistent-read", "write", "write-unchanged", "resize"]
+"""What somebody does with a node.
+
+- ``consistent-read``: It reads, and what it reads belongs together.
+- ``write``: It changes what others read.
+- ``write-unchanged``: It writes without that.
+- ``resize``: It changes the length.
+"""
+
+
 ActionCompletionMode = Literal["individual", "grouped"]
 """What becomes of jobs that a transaction has begun once one of them fails.
 
@@ -2715,6 +2734,44 @@ class BlockdevCreateOptionsBlkdebug(Struct):
     TAGS: ClassVar[Mapping[str, str]] = {"driver": "blkdebug"}
 
     driver: Literal["blkdebug"] = field(default="blkdebug", init=False)
+
+
+@dataclass
+class XDbgBlockGraphNode(Struct):
+    """A member of the block graph."""
+
+    id: int
+    """A number for this reply."""
+    type: XDbgBlockGraphNodeType
+    """What it is."""
+    name: str
+    """The id of the disk or job, or the name of the node."""
+
+
+@dataclass
+class XDbgBlockGraphEdge(Struct):
+    """That one member of the block graph uses another."""
+
+    parent: int
+    """Who uses."""
+    child: int
+    """Who is used."""
+    name: str
+    """As what: file, backing, root."""
+    perm: List[BlockPermission]
+    """What the parent does."""
+    shared_perm: List[BlockPermission]
+    """What it lets others do."""
+
+
+@dataclass
+class XDbgBlockGraph(Struct):
+    """The block graph."""
+
+    nodes: List[XDbgBlockGraphNode]
+    """Its members."""
+    edges: List[XDbgBlockGraphEdge]
+    """Who uses whom."""
 
 
 @dataclass

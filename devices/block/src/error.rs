@@ -154,6 +154,34 @@ pub enum BlockError {
         /// The node.
         node: String,
     },
+    /// A child that would make a node stand on itself.
+    #[error("Making '{child}' a {role} child of '{parent}' would create a cycle")]
+    Cycle {
+        /// Who would be the child.
+        child: String,
+        /// In which role.
+        role: &'static str,
+        /// The node.
+        parent: String,
+    },
+    /// A node that is to be made anew has no name by which to find it.
+    #[error("node-name not specified")]
+    NodeNotNamed,
+    /// What is behind a node has to be said again.
+    #[error("backing is missing for '{node}'")]
+    BackingNotGiven {
+        /// The node.
+        node: String,
+    },
+    /// What a node has in memory could not be written.
+    #[error("Node '{node}' cannot write down what it has in memory: it stays as it is")]
+    Unsettled {
+        /// The node.
+        node: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A job works on the node.
     #[error("Node '{node}' is busy: block device is in use by block job: {kind}")]
     Busy {
@@ -172,7 +200,7 @@ pub enum BlockError {
     #[error("The overlay does not support backing images")]
     OverlayUnable,
     /// An option that stays as it was when the node was made.
-    #[error("Cannot change the option '{option}' of node '{node}'")]
+    #[error("Cannot change the option '{option}'")]
     FixedOption {
         /// The node.
         node: String,

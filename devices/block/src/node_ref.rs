@@ -478,16 +478,17 @@ impl NodeRef {
         self.0.body.reopening_opens(to)
     }
 
-    /// Prepares the node for other options; nothing has changed yet. Host caching stays as it is.
+    /// Prepares the node for other options; nothing has changed yet. Whether the host's page cache is
+    /// bypassed stays as it is, because what requests must be aligned to depends on it.
     ///
     /// # Errors
     /// The storage cannot be opened that way, or is another file.
     pub fn prepare_reopen(&self, door: &Door, to: NodeOptions) -> Result<Reopening, BlockError> {
         let now = self.options();
-        if to.cache != now.cache {
+        if to.cache.direct != now.cache.direct {
             return Err(BlockError::FixedOption {
                 node: self.name().to_owned(),
-                option: "cache",
+                option: "cache.direct",
             });
         }
         let body = self.0.body.prepare_reopen(door, &to)?;

@@ -200,7 +200,16 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         : "blockdev-create", description :
         "Begins a job that makes an image. It finalizes by itself and waits for job-dismiss. What is wrong with the options, the job says at its end.",
         input : Some(generator.subschema_for:: < super::block_create::BlockdevCreate >
-        ()), output : None, }, Entry { name : "query-blockstats", description :
+        ()), output : None, }, Entry { name : "blockdev-reopen", description :
+        "Gives block nodes other options: all of them, or none if one cannot have them. What is not said becomes its default again. read-only, auto-read-only, detect-zeroes, discard, cache.no-flush and what is behind an image can change, and the node that raw or blkdebug stands on, for one as long.",
+        input : Some(generator.subschema_for:: < super::block_graph::BlockdevReopen >
+        ()), output : None, }, Entry { name : "change-backing-file", description :
+        "Changes the name of the backing file that an image's header has, not what is behind its node.",
+        input : Some(generator.subschema_for:: < super::block_graph::ChangeBackingFile >
+        ()), output : None, }, Entry { name : "x-debug-query-block-graph", description :
+        "Shows the block graph as permissions see it.", input : None, output :
+        Some(generator.subschema_for:: < super::block_graph::XDbgBlockGraph > ()), },
+        Entry { name : "query-blockstats", description :
         "Tells what disks or nodes were asked until now.", input : Some(generator
         .subschema_for:: < super::block_stats::QueryBlockstats > ()), output :
         Some(generator.subschema_for:: < Vec < super::block_stats::BlockStats > > ()), },

@@ -27,6 +27,8 @@ pub enum Module {
     Job,
     /// Images: made and changed.
     BlockCreate,
+    /// The block graph, changed and shown.
+    BlockGraph,
     /// Disks: what they were asked.
     BlockStats,
     /// Transactions: all of several actions, or none.
@@ -207,6 +209,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 16usize,
+        name: "blockdev-reopen",
+        module: Module::BlockGraph,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 17usize,
         name: "blockdev-snapshot",
         module: Module::BlockCore,
         allow_oob: false,
@@ -216,7 +228,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 17usize,
+        number: 18usize,
         name: "blockdev-snapshot-sync",
         module: Module::BlockCore,
         allow_oob: false,
@@ -226,7 +238,17 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 18usize,
+        number: 19usize,
+        name: "change-backing-file",
+        module: Module::BlockGraph,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 20usize,
         name: "chardev-add",
         module: Module::Char,
         allow_oob: false,
@@ -236,7 +258,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 19usize,
+        number: 21usize,
         name: "chardev-remove",
         module: Module::Char,
         allow_oob: false,
@@ -246,7 +268,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 20usize,
+        number: 22usize,
         name: "closefd",
         module: Module::Fds,
         allow_oob: false,
@@ -256,7 +278,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 21usize,
+        number: 23usize,
         name: "cont",
         module: Module::RunState,
         allow_oob: false,
@@ -266,7 +288,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 22usize,
+        number: 24usize,
         name: "device-list-properties",
         module: Module::Qdev,
         allow_oob: false,
@@ -276,7 +298,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 23usize,
+        number: 25usize,
         name: "device_add",
         module: Module::Qdev,
         allow_oob: false,
@@ -286,7 +308,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["json-cli", "json-cli-hotplug"],
     },
     crate::CommandSpec {
-        number: 24usize,
+        number: 26usize,
         name: "device_del",
         module: Module::Qdev,
         allow_oob: false,
@@ -296,7 +318,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 25usize,
+        number: 27usize,
         name: "fd-unclaimed-set",
         module: Module::Fds,
         allow_oob: false,
@@ -306,7 +328,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 26usize,
+        number: 28usize,
         name: "getfd",
         module: Module::Fds,
         allow_oob: false,
@@ -316,7 +338,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 27usize,
+        number: 29usize,
         name: "human-monitor-command",
         module: Module::Misc,
         allow_oob: false,
@@ -326,7 +348,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 28usize,
+        number: 30usize,
         name: "inject-nmi",
         module: Module::RunState,
         allow_oob: false,
@@ -336,7 +358,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 29usize,
+        number: 31usize,
         name: "job-cancel",
         module: Module::Job,
         allow_oob: false,
@@ -346,7 +368,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 30usize,
+        number: 32usize,
         name: "job-complete",
         module: Module::Job,
         allow_oob: false,
@@ -356,7 +378,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 31usize,
+        number: 33usize,
         name: "job-dismiss",
         module: Module::Job,
         allow_oob: false,
@@ -366,7 +388,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 32usize,
+        number: 34usize,
         name: "job-finalize",
         module: Module::Job,
         allow_oob: false,
@@ -376,7 +398,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 33usize,
+        number: 35usize,
         name: "job-pause",
         module: Module::Job,
         allow_oob: false,
@@ -386,7 +408,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 34usize,
+        number: 36usize,
         name: "job-resume",
         module: Module::Job,
         allow_oob: false,
@@ -396,7 +418,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 35usize,
+        number: 37usize,
         name: "migrate-set-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -406,7 +428,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 36usize,
+        number: 38usize,
         name: "object-add",
         module: Module::Qom,
         allow_oob: false,
@@ -416,7 +438,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 37usize,
+        number: 39usize,
         name: "object-del",
         module: Module::Qom,
         allow_oob: false,
@@ -426,7 +448,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 38usize,
+        number: 40usize,
         name: "open-hook-clear",
         module: Module::OpenHook,
         allow_oob: false,
@@ -436,7 +458,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 39usize,
+        number: 41usize,
         name: "open-hook-set",
         module: Module::OpenHook,
         allow_oob: false,
@@ -446,7 +468,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 40usize,
+        number: 42usize,
         name: "qmp_capabilities",
         module: Module::Control,
         allow_oob: false,
@@ -456,7 +478,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 41usize,
+        number: 43usize,
         name: "qom-get",
         module: Module::Qom,
         allow_oob: false,
@@ -466,7 +488,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 42usize,
+        number: 44usize,
         name: "qom-list",
         module: Module::Qom,
         allow_oob: false,
@@ -476,7 +498,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 43usize,
+        number: 45usize,
         name: "qom-list-properties",
         module: Module::Qom,
         allow_oob: false,
@@ -486,7 +508,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 44usize,
+        number: 46usize,
         name: "qom-list-types",
         module: Module::Qom,
         allow_oob: false,
@@ -496,7 +518,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 45usize,
+        number: 47usize,
         name: "qom-set",
         module: Module::Qom,
         allow_oob: false,
@@ -506,7 +528,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 46usize,
+        number: 48usize,
         name: "query-balloon",
         module: Module::Balloon,
         allow_oob: false,
@@ -516,7 +538,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 47usize,
+        number: 49usize,
         name: "query-block",
         module: Module::BlockCore,
         allow_oob: false,
@@ -526,7 +548,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 48usize,
+        number: 50usize,
         name: "query-block-jobs",
         module: Module::BlockCore,
         allow_oob: false,
@@ -536,7 +558,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 49usize,
+        number: 51usize,
         name: "query-blockstats",
         module: Module::BlockStats,
         allow_oob: false,
@@ -546,7 +568,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 50usize,
+        number: 52usize,
         name: "query-chardev",
         module: Module::Char,
         allow_oob: false,
@@ -556,7 +578,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 51usize,
+        number: 53usize,
         name: "query-command-line-options",
         module: Module::Misc,
         allow_oob: false,
@@ -566,7 +588,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 52usize,
+        number: 54usize,
         name: "query-commands",
         module: Module::Control,
         allow_oob: false,
@@ -576,7 +598,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 53usize,
+        number: 55usize,
         name: "query-cpu-definitions",
         module: Module::Machine,
         allow_oob: false,
@@ -586,7 +608,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 54usize,
+        number: 56usize,
         name: "query-cpu-model-expansion",
         module: Module::Machine,
         allow_oob: false,
@@ -596,7 +618,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 55usize,
+        number: 57usize,
         name: "query-cpus-fast",
         module: Module::Machine,
         allow_oob: false,
@@ -606,7 +628,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 56usize,
+        number: 58usize,
         name: "query-current-machine",
         module: Module::Machine,
         allow_oob: false,
@@ -616,7 +638,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 57usize,
+        number: 59usize,
         name: "query-events",
         module: Module::Control,
         allow_oob: false,
@@ -626,7 +648,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 58usize,
+        number: 60usize,
         name: "query-fd-aliases",
         module: Module::Fds,
         allow_oob: false,
@@ -636,7 +658,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 59usize,
+        number: 61usize,
         name: "query-fds",
         module: Module::Fds,
         allow_oob: false,
@@ -646,7 +668,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 60usize,
+        number: 62usize,
         name: "query-fdsets",
         module: Module::Fds,
         allow_oob: false,
@@ -656,7 +678,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 61usize,
+        number: 63usize,
         name: "query-hotpluggable-cpus",
         module: Module::Machine,
         allow_oob: false,
@@ -666,7 +688,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 62usize,
+        number: 64usize,
         name: "query-iothreads",
         module: Module::Machine,
         allow_oob: false,
@@ -676,7 +698,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 63usize,
+        number: 65usize,
         name: "query-jobs",
         module: Module::Job,
         allow_oob: false,
@@ -686,7 +708,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 64usize,
+        number: 66usize,
         name: "query-kvm",
         module: Module::Machine,
         allow_oob: false,
@@ -696,7 +718,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 65usize,
+        number: 67usize,
         name: "query-machines",
         module: Module::Machine,
         allow_oob: false,
@@ -706,7 +728,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 66usize,
+        number: 68usize,
         name: "query-memdev",
         module: Module::Machine,
         allow_oob: false,
@@ -716,7 +738,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 67usize,
+        number: 69usize,
         name: "query-memory-size-summary",
         module: Module::Machine,
         allow_oob: false,
@@ -726,7 +748,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 68usize,
+        number: 70usize,
         name: "query-migrate-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -736,7 +758,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 69usize,
+        number: 71usize,
         name: "query-name",
         module: Module::Machine,
         allow_oob: false,
@@ -746,7 +768,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 70usize,
+        number: 72usize,
         name: "query-named-block-nodes",
         module: Module::BlockCore,
         allow_oob: false,
@@ -756,7 +778,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 71usize,
+        number: 73usize,
         name: "query-open-hook",
         module: Module::OpenHook,
         allow_oob: false,
@@ -766,7 +788,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 72usize,
+        number: 74usize,
         name: "query-open-plan",
         module: Module::OpenHook,
         allow_oob: false,
@@ -776,7 +798,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 73usize,
+        number: 75usize,
         name: "query-pci",
         module: Module::Pci,
         allow_oob: false,
@@ -786,7 +808,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 74usize,
+        number: 76usize,
         name: "query-qmp-schema",
         module: Module::Control,
         allow_oob: false,
@@ -796,7 +818,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 75usize,
+        number: 77usize,
         name: "query-sandbox",
         module: Module::Sandbox,
         allow_oob: false,
@@ -806,7 +828,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 76usize,
+        number: 78usize,
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -816,7 +838,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 77usize,
+        number: 79usize,
         name: "query-target",
         module: Module::Machine,
         allow_oob: false,
@@ -826,7 +848,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 78usize,
+        number: 80usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -836,7 +858,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 79usize,
+        number: 81usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -846,7 +868,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 80usize,
+        number: 82usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -856,7 +878,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 81usize,
+        number: 83usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -866,7 +888,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 82usize,
+        number: 84usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -876,7 +898,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 83usize,
+        number: 85usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -886,7 +908,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 84usize,
+        number: 86usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -896,7 +918,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 85usize,
+        number: 87usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -906,7 +928,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 86usize,
+        number: 88usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -916,7 +938,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 87usize,
+        number: 89usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -926,7 +948,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 88usize,
+        number: 90usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -936,7 +958,17 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 89usize,
+        number: 91usize,
+        name: "x-debug-query-block-graph",
+        module: Module::BlockGraph,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &["unstable", "read-only"],
+    },
+    crate::CommandSpec {
+        number: 92usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

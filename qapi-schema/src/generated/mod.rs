@@ -38,6 +38,9 @@ pub mod job;
 /// Images: made and changed.
 pub mod block_create;
 
+/// The block graph, changed and shown.
+pub mod block_graph;
+
 /// Disks: what they were asked.
 pub mod block_stats;
 

@@ -94,7 +94,11 @@ impl Rights {
     ///
     /// # Errors
     /// One cannot be opened that way, or somebody would not agree.
-    fn take(graph: &BlockGraph, door: &Door, names: &[&str]) -> Result<Self, BlockError> {
+    pub(crate) fn take(
+        graph: &BlockGraph,
+        door: &Door,
+        names: &[&str],
+    ) -> Result<Self, BlockError> {
         let mut changes: Vec<Reopening> = Vec::new();
         for name in names {
             let node = graph.node(name)?.node().clone();
@@ -116,7 +120,7 @@ impl Rights {
     }
 
     /// What [`take`](Self::take) will open.
-    fn opens(graph: &BlockGraph, names: &[&str]) -> Result<Vec<Wish>, BlockError> {
+    pub(crate) fn opens(graph: &BlockGraph, names: &[&str]) -> Result<Vec<Wish>, BlockError> {
         let mut wishes: Vec<Wish> = Vec::new();
         for name in names {
             let options = graph.node(name)?.node().options();
@@ -220,7 +224,7 @@ impl Vm {
     }
 
     /// Waits for work on nodes, which are drained.
-    fn run_on_nodes<F>(
+    pub(crate) fn run_on_nodes<F>(
         &mut self,
         work: impl FnOnce(block::Io) -> F + Send + 'static,
     ) -> Result<(), String>
@@ -232,7 +236,7 @@ impl Vm {
         result.map_err(|error| error.to_string())
     }
 
-    fn give_back(&mut self, rights: &mut Rights) {
+    pub(crate) fn give_back(&mut self, rights: &mut Rights) {
         if let Ok(iothread) = self.default_iothread() {
             rights.give_back(&self.graph, &self.door, &iothread);
         }
@@ -357,7 +361,7 @@ fn told(event: JobEvent) -> Event {
 
 /// The name of what is below, for the header of what is above: as the header has it where the file
 /// was handed in, since nobody can open the name of an fd later.
-fn recorded_name(graph: &BlockGraph, base: &str, above: &NodeRef) -> (String, String) {
+pub(crate) fn recorded_name(graph: &BlockGraph, base: &str, above: &NodeRef) -> (String, String) {
     let view = graph.node(base).ok();
     let driver = view.map_or("raw", |view| view.node().driver());
     let format = match driver {

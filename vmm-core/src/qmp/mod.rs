@@ -5,6 +5,7 @@
 mod balloon;
 mod block_core;
 mod block_create;
+mod block_graph;
 mod block_stats;
 mod char;
 mod cpu_models;

@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use monitor::Call;
 use qapi_schema::{
-    Module, QmpError, Reply, balloon, block_core, block_create, block_stats, char, drivers, input,
-    job, machine, migration, misc, open_hook, pci, qdev, qom, run_state, sandbox, transaction,
+    Module, QmpError, Reply, balloon, block_core, block_create, block_graph, block_stats, char,
+    drivers, input, job, machine, migration, misc, open_hook, pci, qdev, qom, run_state, sandbox,
+    transaction,
 };
 
 use serde_json::Value;
@@ -92,6 +93,8 @@ impl Vm {
         let wishes = match name {
             "block-commit" => self.commit_opens(&input::arguments(arguments)?)?,
             "block-stream" => self.stream_opens(&input::arguments(arguments)?)?,
+            "blockdev-reopen" => self.reopen_opens(&input::arguments(arguments)?)?,
+            "change-backing-file" => self.backing_name_opens(&input::arguments(arguments)?)?,
             _ => return plan::command(name, arguments),
         };
         let opens = wishes.into_iter().map(Planned::of);
@@ -104,6 +107,7 @@ impl Vm {
             Module::Balloon => balloon::dispatch(self, name, call, arguments),
             Module::BlockCore => block_core::dispatch(self, name, call, arguments),
             Module::BlockCreate => block_create::dispatch(self, name, call, arguments),
+            Module::BlockGraph => block_graph::dispatch(self, name, call, arguments),
             Module::BlockStats => block_stats::dispatch(self, name, call, arguments),
             Module::Char => char::dispatch(self, name, call, arguments),
             Module::Job => job::dispatch(self, name, call, arguments),

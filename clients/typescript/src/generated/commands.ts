@@ -24,6 +24,8 @@ import type {
   BlockdevCreateArguments,
   BlockdevDelArguments,
   BlockdevOptions,
+  BlockdevReopenArguments,
+  ChangeBackingFileArguments,
   ChardevAddArguments,
   ChardevInfo,
   ChardevRemoveArguments,
@@ -92,6 +94,7 @@ import type {
   TransactionArguments,
   UuidInfo,
   VersionInfo,
+  XDbgBlockGraph,
 } from "./types.js";
 
 /** A method for each command. */
@@ -628,6 +631,39 @@ export abstract class Commands extends Caller {
    */
   blockdevCreate(args: BlockdevCreateArguments): Promise<void> {
     return this.run("blockdev-create", args);
+  }
+
+  /**
+   * Gives block nodes other options: all of them, or none if one cannot have them. What is not
+   * said becomes its default again. read-only, auto-read-only, detect-zeroes, discard,
+   * cache.no-flush and what is behind an image can change, and the node that raw or blkdebug
+   * stands on, for one as long.
+   *
+   * @throws - a node is missing, or a job works on it. - an option that cannot change is not what
+   * it was. - what is behind an image is not said though there is something. - a file cannot be
+   * opened that way. - a device, a job or another node would not agree.
+   */
+  blockdevReopen(args: BlockdevReopenArguments): Promise<void> {
+    return this.run("blockdev-reopen", args);
+  }
+
+  /**
+   * Changes the name of the backing file that an image's header has, not what is behind its node.
+   *
+   * @throws - there is no such disk or node, or the one is not in the chain of the other. -
+   * nothing is behind the image. - it cannot be written.
+   */
+  changeBackingFile(args: ChangeBackingFileArguments): Promise<void> {
+    return this.run("change-backing-file", args);
+  }
+
+  /**
+   * Shows the block graph as permissions see it.
+   *
+   * @returns Its members, and who uses whom.
+   */
+  xDebugQueryBlockGraph(): Promise<XDbgBlockGraph> {
+    return this.run("x-debug-query-block-graph");
   }
 
   /**

@@ -2414,6 +2414,77 @@ export interface BlockdevCreateArguments {
   options: BlockdevCreateOptions;
 }
 
+/** Arguments of command `blockdev-reopen`. */
+export interface BlockdevReopenArguments {
+  /**
+   * What each node is to be, as it would be added; it is found by its node-name. What came inline
+   * with a node may be said inline again.
+   */
+  options: BlockdevOptions[];
+}
+
+/** Arguments of command `change-backing-file`. */
+export interface ChangeBackingFileArguments {
+  /** The drive, device or node on top of the image's chain. */
+  device: string;
+  /** The node of the image; it is made writable for this, if it is not. */
+  "image-node-name": string;
+  /** The name. It is written as it is, and nothing is opened. */
+  "backing-file": string;
+}
+
+/** A member of the block graph. */
+export type XDbgBlockGraphNodeType =
+  /** A disk. */
+  | "block-backend"
+  /** A job. */
+  | "block-job"
+  /** A node. */
+  | "block-driver";
+
+/** A member of the block graph. */
+export interface XDbgBlockGraphNode {
+  /** A number for this reply. */
+  id: number;
+  /** What it is. */
+  type: XDbgBlockGraphNodeType;
+  /** The id of the disk or job, or the name of the node. */
+  name: string;
+}
+
+/** What somebody does with a node. */
+export type BlockPermission =
+  /** It reads, and what it reads belongs together. */
+  | "consistent-read"
+  /** It changes what others read. */
+  | "write"
+  /** It writes without that. */
+  | "write-unchanged"
+  /** It changes the length. */
+  | "resize";
+
+/** That one member of the block graph uses another. */
+export interface XDbgBlockGraphEdge {
+  /** Who uses. */
+  parent: number;
+  /** Who is used. */
+  child: number;
+  /** As what: file, backing, root. */
+  name: string;
+  /** What the parent does. */
+  perm: BlockPermission[];
+  /** What it lets others do. */
+  "shared-perm": BlockPermission[];
+}
+
+/** The block graph. */
+export interface XDbgBlockGraph {
+  /** Its members. */
+  nodes: XDbgBlockGraphNode[];
+  /** Who uses whom. */
+  edges: XDbgBlockGraphEdge[];
+}
+
 /** What a disk was asked during an interval. */
 export interface BlockDeviceTimedStats {
   /** How long the interval is, in seconds. */

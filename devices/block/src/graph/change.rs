@@ -1,4 +1,4 @@
-//! Changes of the graph's shape under running users: exchange, snapshot, read-only and back.
+//! Changes of the graph's shape under running users: exchange, snapshot.
 //!
 //! ```text
 //!   plan_*  on a Sketch: every rule checked, nothing touched
@@ -8,15 +8,11 @@
 
 use std::time::Duration;
 
-use fdset::{Door, Wish};
-
 use super::sketch::{Drawn, Link, Sketch, link_of};
 use super::{BlockGraph, Entry, Hold, Owner};
 use crate::drain::{Drain, Gate};
 use crate::error::BlockError;
 use crate::node::NodeRef;
-use crate::reopen::Reopening;
-use crate::spec::NodeOptions;
 
 /// A snapshot that was planned: `overlay` goes between `node` and its users.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -245,74 +241,6 @@ impl BlockGraph {
             open.extend(self.parents(name).map(|(_, parent)| parent));
         }
         Drain::begin(gates)
-    }
-
-    /// Prepares a node for other options, with the storage below it that goes along: what came
-    /// inline with it, or may change by itself.
-    ///
-    /// # Errors
-    /// The storage cannot be opened that way, or somebody would not agree.
-    pub fn prepare_reopen(
-        &self,
-        door: &Door,
-        name: &str,
-        to: NodeOptions,
-    ) -> Result<Vec<Reopening>, BlockError> {
-        self.check_idle(name)?;
-        let changes = self.reopened_with(name, to)?;
-        let mut sketch = self.sketch();
-        for (node, to) in &changes {
-            if let Some(drawn) = sketch.node(node.name()) {
-                drawn.read_only = to.read_only;
-            }
-        }
-        sketch.check()?;
-        let changes = changes.into_iter();
-        changes
-            .map(|(node, to)| node.prepare_reopen(door, to))
-            .collect()
-    }
-
-    /// What [`prepare_reopen`](Self::prepare_reopen) will open, and cannot do without.
-    ///
-    /// # Errors
-    /// There is no such node.
-    pub fn reopening_opens(&self, name: &str, to: NodeOptions) -> Result<Vec<Wish>, BlockError> {
-        let changes = self.reopened_with(name, to)?;
-        let wishes = changes.iter();
-        Ok(wishes
-            .filter_map(|(node, to)| node.reopening_opens(to))
-            .collect())
-    }
-
-    /// The node and the storage below it that goes along, with what they are to be.
-    fn reopened_with(
-        &self,
-        name: &str,
-        to: NodeOptions,
-    ) -> Result<Vec<(NodeRef, NodeOptions)>, BlockError> {
-        let mut changes = vec![(self.entry(name)?.node.clone(), to)];
-        let mut at = 0;
-        while let Some((node, to)) = changes.get(at) {
-            at += 1;
-            let (read_only, entry) = (to.read_only, self.entry(node.name())?);
-            let roles = entry.children.edges();
-            let below = roles.filter(|edge| edge.role != "backing");
-            let below: Vec<_> = below.map(|edge| self.entry(&edge.child)).collect();
-            for entry in below {
-                let entry = entry?;
-                let options = entry.node.options();
-                let follows = entry.owner == Owner::Parent || options.auto_read_only;
-                if follows && options.read_only != read_only {
-                    let options = NodeOptions {
-                        read_only,
-                        ..options
-                    };
-                    changes.push((entry.node.clone(), options));
-                }
-            }
-        }
-        Ok(changes)
     }
 
     /// Whether a job leaves the node alone.

@@ -21,6 +21,7 @@
 pub(crate) mod change;
 mod image;
 mod place;
+mod reopen;
 pub mod sketch;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ use indexmap::IndexMap;
 use self::image::Building;
 pub use self::image::{Absent, HeaderPlace, circle, named_in_header};
 use self::place::{Children, place_child};
+pub use self::reopen::GraphReopening;
 use crate::drain::Gate;
 use crate::engine::IoThread;
 use crate::error::BlockError;
@@ -74,6 +76,8 @@ struct Device {
 struct Entry {
     node: NodeRef,
     filename: String,
+    /// What it was made of; its children may be others by now.
+    made: DriverSpec,
     owner: Owner,
     children: Children,
     devices: Vec<Device>,
@@ -139,7 +143,18 @@ impl<'a> NodeView<'a> {
 
     /// The ids of the devices that use it directly.
     pub fn devices(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.entry.devices.iter().map(|device| device.id.as_str())
+        self.users().map(|(id, _)| id)
+    }
+
+    /// The devices that use it directly, and what each does.
+    pub fn users(&self) -> impl Iterator<Item = (&'a str, Usage)> + use<'a> {
+        let devices = self.entry.devices.iter();
+        devices.map(|device| (device.id.as_str(), device.usage))
+    }
+
+    /// The ids of the jobs that work on it.
+    pub fn jobs(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.entry.jobs.iter().map(|hold| hold.job.as_str())
     }
 }
 
@@ -249,6 +264,7 @@ impl BlockGraph {
             None => auto_name(&mut building.next_auto),
         };
         let driver = spec.driver.name();
+        let made = spec.driver.clone();
         let mut options = spec.options;
         let mut children = Children::default();
         let (body, filename): (Box<dyn BlockNode>, String) = match spec.driver {
@@ -291,6 +307,7 @@ impl BlockGraph {
             Entry {
                 node: node.clone(),
                 filename,
+                made,
                 owner,
                 children,
                 devices,

@@ -187,6 +187,29 @@ impl Sketch {
         Ok(())
     }
 
+    /// What each node does with each of its children: parent, role, child, usage.
+    ///
+    /// # Errors
+    /// The graph cannot be.
+    pub fn uses(&self) -> Result<Vec<(&str, &'static str, &str, Usage)>, BlockError> {
+        let mut sums: IndexMap<&str, Usage> = IndexMap::new();
+        for name in self.parents_first()? {
+            let claims = self.claims(name, &sums);
+            let claims = claims.iter();
+            let sum = claims.fold(Usage::NONE, |sum, (_, usage)| sum.and(*usage));
+            sums.insert(name, sum);
+        }
+        let mut uses = Vec::new();
+        for (parent, node) in &self.nodes {
+            let sum = sums.get(parent.as_str()).copied().unwrap_or(Usage::NONE);
+            for (role, link, child) in &node.children {
+                let usage = sum.through(*link, node.read_only);
+                uses.push((parent.as_str(), *role, child.as_str(), usage));
+            }
+        }
+        Ok(uses)
+    }
+
     /// Who uses a node, in which words, and how; `sums` has all its parents.
     fn claims(&self, name: &str, sums: &IndexMap<&str, Usage>) -> Vec<(String, Usage)> {
         let own = self.nodes.get(name).map(|node| node.users.clone());

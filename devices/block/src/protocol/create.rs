@@ -71,7 +71,7 @@ impl NewFile {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::{Read, Write};
     use std::os::unix::fs::MetadataExt;
 
     use fdset::{FdRegistry, Scope};
@@ -81,9 +81,8 @@ mod tests {
 
     #[test]
     fn new_file_has_its_length_and_nothing_of_what_was_there() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("new");
-        let name = path.to_str().expect("a name").to_owned();
+        let mut old = tempfile::NamedTempFile::new().expect("a file");
+        let name = old.path().to_str().expect("a name").to_owned();
         let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
         let thread = IoThread::start(IoThreadSpec {
             id: "new".to_owned(),
@@ -94,13 +93,15 @@ mod tests {
             Preallocation::Falloc,
             Preallocation::Full,
         ] {
-            let mut old = std::fs::File::create(&path).expect("a file");
             old.write_all(b"what was there").expect("written");
             let new = NewFile::open(&door, &name, "a test").expect("opened");
             let made = thread.run(move |io| async move { new.make(&io, 65536, with).await });
             made.expect("run").expect("made");
-            assert_eq!(std::fs::read(&path).expect("read"), vec![0; 65536]);
-            let blocks = std::fs::metadata(&path).expect("there").blocks();
+            let mut now = Vec::new();
+            let mut file = old.reopen().expect("there");
+            file.read_to_end(&mut now).expect("read");
+            assert_eq!(now, vec![0; 65536]);
+            let blocks = file.metadata().expect("there").blocks();
             assert_eq!(blocks == 0, with == Preallocation::Off, "{with:?}");
         }
         assert!(NewFile::open(&door, "/dev/null", "a test").is_err());

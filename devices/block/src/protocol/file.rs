@@ -27,7 +27,7 @@ use crate::node::{
     BlockNode, Extent, ExtentGuard, Intent, IoFuture, Limits, Place, ResizeError, ResizeFuture,
     Status, WriteFlags, ZeroFlags,
 };
-use crate::reopen::{Prepared, Untouched};
+use crate::reopen::Prepared;
 use crate::slot::Slot;
 use crate::spec::{FileSpec, NodeOptions};
 
@@ -77,7 +77,7 @@ pub struct FileNode {
     resting: Slot<Option<Arc<OpenFile>>>,
     len: AtomicU64,
     alignment: Alignment,
-    no_flush: bool,
+    no_flush: Arc<AtomicBool>,
     /// Cleared when the file system refused: asking once is enough.
     zero_range: AtomicBool,
     punch_hole: AtomicBool,
@@ -136,7 +136,7 @@ impl FileNode {
             resting: Slot::new(None),
             len: AtomicU64::new(len),
             alignment,
-            no_flush: options.cache.no_flush,
+            no_flush: Arc::new(AtomicBool::new(options.cache.no_flush)),
             zero_range: AtomicBool::new(true),
             punch_hole: AtomicBool::new(true),
         };
@@ -207,7 +207,7 @@ impl FileNode {
             let alignment = self.buffer_alignment();
             return send_zeroes(io, &self.file.load(), offset, len, alignment, flags.durable).await;
         }
-        if flags.durable && !self.no_flush {
+        if flags.durable && !self.no_flush.load(Ordering::Relaxed) {
             io.sync(&self.file.load()).await?;
         }
         Ok(())
@@ -385,7 +385,7 @@ impl BlockNode for FileNode {
 
     fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
         Box::pin(async move {
-            if !self.no_flush {
+            if !self.no_flush.load(Ordering::Relaxed) {
                 io.sync(&self.file.load()).await?;
             }
             Ok(())
@@ -420,8 +420,22 @@ impl BlockNode for FileNode {
         door: &Door,
         to: &NodeOptions,
     ) -> Result<Box<dyn Prepared>, BlockError> {
+        Ok(Box::new(Anew {
+            access: self.other_access(door, to)?,
+            no_flush: (Arc::clone(&self.no_flush), to.cache.no_flush),
+        }))
+    }
+}
+
+impl FileNode {
+    /// The file with the other access mode, where `to` takes one.
+    fn other_access(
+        &self,
+        door: &Door,
+        to: &NodeOptions,
+    ) -> Result<Option<OtherAccess>, BlockError> {
         if is_read_only(&self.file.load()) == to.read_only {
-            return Ok(Box::new(Untouched));
+            return Ok(None);
         }
         let file = if to.read_only {
             match self.resting.load() {
@@ -429,17 +443,33 @@ impl BlockNode for FileNode {
                 // Without a read-only fd to go back to, the node keeps the one it has.
                 None => match self.open_again(door, to) {
                     Ok(file) => Arc::new(file),
-                    Err(_) => return Ok(Box::new(Untouched)),
+                    Err(_) => return Ok(None),
                 },
             }
         } else {
             Arc::new(self.open_again(door, to)?)
         };
-        Ok(Box::new(OtherAccess {
+        Ok(Some(OtherAccess {
             resting: (self.resting.clone(), !to.read_only),
             slot: self.file.clone(),
             file,
         }))
+    }
+}
+
+/// A file node about to have other options.
+struct Anew {
+    access: Option<OtherAccess>,
+    no_flush: (Arc<AtomicBool>, bool),
+}
+
+impl Prepared for Anew {
+    fn commit(self: Box<Self>) {
+        let (place, no_flush) = self.no_flush;
+        place.store(no_flush, Ordering::Relaxed);
+        if let Some(access) = self.access {
+            access.commit();
+        }
     }
 }
 
@@ -451,8 +481,8 @@ struct OtherAccess {
     resting: (Slot<Option<Arc<OpenFile>>>, bool),
 }
 
-impl Prepared for OtherAccess {
-    fn commit(self: Box<Self>) {
+impl OtherAccess {
+    fn commit(self) {
         let old = self.slot.replace(self.file);
         let (resting, keep) = self.resting;
         drop(resting.replace(keep.then_some(old)));
