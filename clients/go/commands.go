@@ -553,7 +553,7 @@ type BlockdevSnapshotSyncArguments struct {
 	SnapshotNodeName *string `json:"snapshot-node-name,omitempty"`
 	// What the overlay is (default: qcow2).
 	Format *string `json:"format,omitempty"`
-	// Where it comes from; must be existing (default: absolute-paths).
+	// Where it comes from (default: absolute-paths).
 	Mode *NewImageMode `json:"mode,omitempty"`
 }
 
@@ -884,6 +884,55 @@ func (c *Conn) XDebugQueryBlockGraph(ctx context.Context) (XDbgBlockGraph, error
 	return reply, err
 }
 
+// BlockdevSnapshotInternalSyncArguments is what BlockdevSnapshotInternalSync takes.
+type BlockdevSnapshotInternalSyncArguments struct {
+	// The drive, device or node.
+	Device string `json:"device"`
+	// A name for the state, which the image must not have yet.
+	Name string `json:"name"`
+}
+
+// BlockdevSnapshotInternalSync: Keeps the present state of a disk inside its image. query-block
+// and query-named-block-nodes show which states there are.
+//
+// Errors: - there is no such disk or node, or it is read-only - its format keeps no states - the
+// name is empty or taken.
+func (c *Conn) BlockdevSnapshotInternalSync(ctx context.Context, args BlockdevSnapshotInternalSyncArguments) error {
+	return c.Execute(ctx, "blockdev-snapshot-internal-sync", args, nil)
+}
+
+// BlockdevSnapshotDeleteInternalSyncArguments is what BlockdevSnapshotDeleteInternalSync takes.
+type BlockdevSnapshotDeleteInternalSyncArguments struct {
+	// The drive, device or node.
+	Device string `json:"device"`
+	// The id of the state.
+	ID *string `json:"id,omitempty"`
+	// Its name.
+	Name *string `json:"name,omitempty"`
+}
+
+// BlockdevSnapshotDeleteInternalSync: Forgets a state that is kept inside an image. One of id and
+// name must be given; with both, both must be right.
+//
+// Returns: what was forgotten.
+//
+// Errors: - there is no such disk, node or state - neither id nor name is given.
+func (c *Conn) BlockdevSnapshotDeleteInternalSync(ctx context.Context, args BlockdevSnapshotDeleteInternalSyncArguments) (SnapshotInfo, error) {
+	var reply SnapshotInfo
+	err := c.Execute(ctx, "blockdev-snapshot-delete-internal-sync", args, &reply)
+	return reply, err
+}
+
+// QueryBlockPauses: Tells how long requests of the guest were held back by transaction, the
+// commands for one snapshot and blockdev-reopen.
+//
+// Returns: the times, since the process began.
+func (c *Conn) QueryBlockPauses(ctx context.Context) (BlockPauses, error) {
+	var reply BlockPauses
+	err := c.Execute(ctx, "query-block-pauses", nil, &reply)
+	return reply, err
+}
+
 // QueryBlockstatsArguments is what QueryBlockstats takes.
 type QueryBlockstatsArguments struct {
 	// Whether to list nodes instead of disks (default: false).
@@ -909,7 +958,7 @@ type TransactionArguments struct {
 
 // Transaction: Does all of several actions, or none of them. Everything that can fail (opening
 // files, asking the open hook, checking who uses what) happens while the guest goes on; it waits
-// only while the disks are exchanged.
+// only while the disks are exchanged: query-block-pauses tells how long.
 func (c *Conn) Transaction(ctx context.Context, args TransactionArguments) error {
 	return c.Execute(ctx, "transaction", args, nil)
 }

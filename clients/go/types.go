@@ -2056,7 +2056,8 @@ type NewImageMode string
 const (
 	// It is there.
 	NewImageModeExisting NewImageMode = "existing"
-	// Not supported: make it with qemu-img, or hand in one that is made.
+	// It is made: where its name is a path, a file there; where it is the name of a file that was
+	// handed in, in that. What is in the file is lost. Only qcow2 is made.
 	NewImageModeAbsolutePaths NewImageMode = "absolute-paths"
 )
 
@@ -2072,7 +2073,7 @@ type FileSnapshot struct {
 	SnapshotNodeName *string `json:"snapshot-node-name,omitempty"`
 	// What the overlay is (default: qcow2).
 	Format *string `json:"format,omitempty"`
-	// Where it comes from; must be existing (default: absolute-paths).
+	// Where it comes from (default: absolute-paths).
 	Mode *NewImageMode `json:"mode,omitempty"`
 }
 
@@ -3004,6 +3005,26 @@ type XDbgBlockGraph struct {
 	Edges []XDbgBlockGraphEdge `json:"edges"`
 }
 
+// BlockdevSnapshotInternal: A state of a disk to be kept inside its image.
+type BlockdevSnapshotInternal struct {
+	// The drive, device or node.
+	Device string `json:"device"`
+	// A name for the state, which the image must not have yet.
+	Name string `json:"name"`
+}
+
+// BlockPauses: How long the users of block nodes waited while the graph changed under them.
+type BlockPauses struct {
+	// How often they did.
+	Count uint64 `json:"count"`
+	// The last time, in microseconds; 0 if there was none.
+	LastUs uint64 `json:"last-us"`
+	// The longest.
+	LongestUs uint64 `json:"longest-us"`
+	// All together.
+	TotalUs uint64 `json:"total-us"`
+}
+
 // BlockDeviceTimedStats: What a disk was asked during an interval.
 type BlockDeviceTimedStats struct {
 	// How long the interval is, in seconds.
@@ -3159,6 +3180,8 @@ func (u *TransactionAction) UnmarshalJSON(data []byte) error {
 		return variant[TransactionActionBlockdevSnapshot](data, &u.Variant)
 	case "blockdev-snapshot-sync":
 		return variant[TransactionActionBlockdevSnapshotSync](data, &u.Variant)
+	case "blockdev-snapshot-internal-sync":
+		return variant[TransactionActionBlockdevSnapshotInternalSync](data, &u.Variant)
 	default:
 		u.Variant = UnknownVariant{append([]byte(nil), data...)}
 		return nil
@@ -3207,6 +3230,20 @@ func (v TransactionActionBlockdevSnapshotSync) MarshalJSON() ([]byte, error) {
 	return tagged(plain(v), "type", "blockdev-snapshot-sync")
 }
 
+// TransactionActionBlockdevSnapshotInternalSync: What the command of that name does.
+type TransactionActionBlockdevSnapshotInternalSync struct {
+	// Its arguments.
+	Data BlockdevSnapshotInternal `json:"data"`
+}
+
+func (TransactionActionBlockdevSnapshotInternalSync) isTransactionAction() {}
+
+// MarshalJSON adds the discriminator.
+func (v TransactionActionBlockdevSnapshotInternalSync) MarshalJSON() ([]byte, error) {
+	type plain TransactionActionBlockdevSnapshotInternalSync
+	return tagged(plain(v), "type", "blockdev-snapshot-internal-sync")
+}
+
 // ActionCompletionMode: What becomes of jobs that a transaction has begun once one of them fails.
 type ActionCompletionMode string
 
@@ -3214,7 +3251,7 @@ type ActionCompletionMode string
 const (
 	// The others go on.
 	ActionCompletionModeIndividual ActionCompletionMode = "individual"
-	// The others are cancelled.
+	// The others are cancelled; refused with actions that begin no job.
 	ActionCompletionModeGrouped ActionCompletionMode = "grouped"
 )
 

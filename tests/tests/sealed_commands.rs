@@ -275,6 +275,15 @@ fn snapshots_and_jobs() -> Vec<Row> {
             json!({"device": "none", "image-node-name": "none", "backing-file": "x"}),
         ),
         row("x-debug-query-block-graph", json!({})),
+        row(
+            "blockdev-snapshot-internal-sync",
+            json!({"device": "first", "name": "kept"}),
+        ),
+        row(
+            "blockdev-snapshot-delete-internal-sync",
+            json!({"device": "none", "name": "kept"}),
+        ),
+        row("query-block-pauses", json!({})),
         row("add-fd", json!({"fdset-id": 63})).with(Hand::Disk),
         row(
             "blockdev-create",

@@ -102,6 +102,7 @@ pub fn command(name: &str, arguments: Value) -> Result<Vec<Step>, QmpError> {
             let overlays = args.actions.iter().map(|action| match &action.r#type {
                 TransactionActionVariant::BlockdevSnapshotSync(action) => overlay(&action.data),
                 TransactionActionVariant::BlockdevSnapshot(_)
+                | TransactionActionVariant::BlockdevSnapshotInternalSync(_)
                 | TransactionActionVariant::Abort(_) => Vec::new(),
             });
             Ok(overlays.flatten().collect())
@@ -238,7 +239,11 @@ fn new_image(job: &str, spec: &CreateSpec) -> Vec<Step> {
 
 /// The overlay of a snapshot. It is cached as what it goes above, which is not known here.
 fn overlay(snapshot: &FileSnapshot) -> Vec<Step> {
-    let spec = transaction::overlay::spec(snapshot, transaction::overlay::PLAIN);
+    if transaction::overlay::is_made(snapshot) {
+        let request = NewFile::request(&snapshot.snapshot_file, "a new overlay");
+        return steps(vec![Planned::new(&request, Expected::RegularFile)]);
+    }
+    let spec = transaction::overlay::spec(snapshot, transaction::overlay::PLAIN, None);
     spec.map(|spec| node(&spec)).unwrap_or_default()
 }
 

@@ -14,6 +14,7 @@ from .types import (
     BlockDeviceInfo,
     BlockInfo,
     BlockJobInfo,
+    BlockPauses,
     BlockStats,
     BlockdevCreateOptions,
     BlockdevOnError,
@@ -58,6 +59,7 @@ from .types import (
     SchemaInfo,
     SealLevel,
     ShutdownAction,
+    SnapshotInfo,
     StatusInfo,
     TargetInfo,
     TransactionAction,
@@ -582,7 +584,7 @@ class AsyncCommands(AsyncCaller):
                 "/dev/fdset/ID".
             snapshot_node_name: A name for the overlay, which must be new.
             format: What the overlay is (default: qcow2).
-            mode: Where it comes from; must be existing (default: absolute-paths).
+            mode: Where it comes from (default: absolute-paths).
         """
         await self._run(
             "blockdev-snapshot-sync",
@@ -879,6 +881,58 @@ class AsyncCommands(AsyncCaller):
         """
         return await self._ask("x-debug-query-block-graph", None, XDbgBlockGraph)
 
+    async def blockdev_snapshot_internal_sync(self, device: str, name: str) -> None:
+        """Keeps the present state of a disk inside its image. query-block and
+        query-named-block-nodes show which states there are.
+
+        Args:
+            device: The drive, device or node.
+            name: A name for the state, which the image must not have yet.
+
+        Raises:
+            - there is no such disk or node, or it is read-only.
+            - its format keeps no states.
+            - the name is empty or taken.
+        """
+        await self._run("blockdev-snapshot-internal-sync", {"device": device, "name": name})
+
+    async def blockdev_snapshot_delete_internal_sync(
+        self,
+        device: str,
+        *,
+        id: Optional[str] = None,
+        name: Optional[str] = None,
+    ) -> SnapshotInfo:
+        """Forgets a state that is kept inside an image. One of ``id`` and ``name`` must be
+        given; with both, both must be right.
+
+        Args:
+            device: The drive, device or node.
+            id: The id of the state.
+            name: Its name.
+
+        Returns:
+            What was forgotten.
+
+        Raises:
+            - there is no such disk, node or state.
+            - neither id nor name is given.
+        """
+        return await self._ask(
+            "blockdev-snapshot-delete-internal-sync",
+            {"device": device, "id": id, "name": name},
+            SnapshotInfo,
+        )
+
+    async def query_block_pauses(self) -> BlockPauses:
+        """Tells how long requests of the guest were held back by transaction, the commands for
+        one snapshot and blockdev-reopen.
+
+        Returns:
+            The times, since the process began.
+        """
+        return await self._ask("query-block-pauses", None, BlockPauses)
+
     async def query_blockstats(self, *, query_nodes: Optional[bool] = None) -> List[BlockStats]:
         """Tells what disks or nodes were asked until now.
 
@@ -898,7 +952,7 @@ class AsyncCommands(AsyncCaller):
     ) -> None:
         """Does all of several actions, or none of them. Everything that can fail (opening
         files, asking the open hook, checking who uses what) happens while the guest goes on;
-        it waits only while the disks are exchanged.
+        it waits only while the disks are exchanged: query-block-pauses tells how long.
 
         Args:
             actions: What to do, in this order.

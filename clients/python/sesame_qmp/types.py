@@ -479,7 +479,8 @@ NewImageMode = Literal["existing", "absolute-paths"]
 """Where an image comes from.
 
 - ``existing``: It is there.
-- ``absolute-paths``: Not supported: make it with qemu-img, or hand in one that is made.
+- ``absolute-paths``: It is made: where its name is a path, a file there; where it is the name of a
+file that was handed in, in that. What is in the file is lost. Only qcow2 is made.
 """
 
 
@@ -623,7 +624,7 @@ ActionCompletionMode = Literal["individual", "grouped"]
 """What becomes of jobs that a transaction has begun once one of them fails.
 
 - ``individual``: The others go on.
-- ``grouped``: The others are cancelled.
+- ``grouped``: The others are cancelled; refused with actions that begin no job.
 """
 
 
@@ -2092,7 +2093,7 @@ class FileSnapshot(Struct):
     format: Optional[str] = None
     """What the overlay is (default: qcow2)."""
     mode: Optional[NewImageMode] = None
-    """Where it comes from; must be existing (default: absolute-paths)."""
+    """Where it comes from (default: absolute-paths)."""
 
 
 @dataclass
@@ -2775,6 +2776,30 @@ class XDbgBlockGraph(Struct):
 
 
 @dataclass
+class BlockdevSnapshotInternal(Struct):
+    """A state of a disk to be kept inside its image."""
+
+    device: str
+    """The drive, device or node."""
+    name: str
+    """A name for the state, which the image must not have yet."""
+
+
+@dataclass
+class BlockPauses(Struct):
+    """How long the users of block nodes waited while the graph changed under them."""
+
+    count: int
+    """How often they did."""
+    last_us: int
+    """The last time, in microseconds; 0 if there was none."""
+    longest_us: int
+    """The longest."""
+    total_us: int
+    """All together."""
+
+
+@dataclass
 class BlockDeviceTimedStats(Struct):
     """What a disk was asked during an interval."""
 
@@ -3007,6 +3032,20 @@ class TransactionActionBlockdevSnapshotSync(Struct):
 
     type: Literal["blockdev-snapshot-sync"] = field(default="blockdev-snapshot-sync", init=False)
     data: FileSnapshot
+    """Its arguments."""
+
+
+@dataclass
+class TransactionActionBlockdevSnapshotInternalSync(Struct):
+    """One action of a transaction.
+
+    Where ``type`` is ``blockdev-snapshot-internal-sync``: what the command of that name does.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "blockdev-snapshot-internal-sync"}
+
+    type: Literal["blockdev-snapshot-internal-sync"] = field(default="blockdev-snapshot-internal-sync", init=False)
+    data: BlockdevSnapshotInternal
     """Its arguments."""
 
 
@@ -3952,6 +3991,7 @@ TransactionAction = Union[
     TransactionActionAbort,
     TransactionActionBlockdevSnapshot,
     TransactionActionBlockdevSnapshotSync,
+    TransactionActionBlockdevSnapshotInternalSync,
 ]
 """One action of a transaction."""
 

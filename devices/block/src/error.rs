@@ -167,6 +167,17 @@ pub enum BlockError {
     /// A node that is to be made anew has no name by which to find it.
     #[error("node-name not specified")]
     NodeNotNamed,
+    /// A file that is to be made anew is a node's.
+    #[error(
+        "'{filename}' is the file of node '{node}': what is in it would be lost; remove the node \
+         first"
+    )]
+    FileTaken {
+        /// The file's name.
+        filename: String,
+        /// The node.
+        node: String,
+    },
     /// What is behind a node has to be said again.
     #[error("backing is missing for '{node}'")]
     BackingNotGiven {

@@ -1189,7 +1189,8 @@ pub enum NewImageMode {
     /// It is there.
     #[serde(rename = "existing")]
     Existing,
-    /// Not supported: make it with qemu-img, or hand in one that is made.
+    /// It is made: where its name is a path, a file there; where it is the name of a file that was
+    /// handed in, in that. What is in the file is lost. Only qcow2 is made.
     #[serde(rename = "absolute-paths")]
     AbsolutePaths,
 }
@@ -1228,7 +1229,7 @@ pub struct FileSnapshot {
     /// What the overlay is (default: qcow2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
-    /// Where it comes from; must be existing (default: absolute-paths).
+    /// Where it comes from (default: absolute-paths).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<NewImageMode>,
 }
@@ -1279,7 +1280,7 @@ impl crate::describe::Described for FileSnapshot {
         crate::describe::MemberSpec::optional(
                 "mode",
                 "NewImageMode",
-                "where it comes from; must be existing (default: absolute-paths)",
+                "where it comes from (default: absolute-paths)",
             )
             .one_of(&["existing", "absolute-paths"])
             .default_is("absolute-paths"),

@@ -305,6 +305,126 @@ impl crate::describe::Described for XDbgBlockGraph {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// A state of a disk to be kept inside its image.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockdevSnapshotInternal {
+    /// The drive, device or node.
+    pub device: String,
+    /// A name for the state, which the image must not have yet.
+    pub name: String,
+}
+
+impl crate::input::FromMembers for BlockdevSnapshotInternal {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            device: members.required("device")?,
+            name: members.required("name")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockdevSnapshotInternal);
+
+impl crate::describe::Described for BlockdevSnapshotInternal {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "device",
+            "str",
+            "the drive, device or node",
+        ),
+        crate::describe::MemberSpec::required(
+            "name",
+            "str",
+            "a name for the state, which the image must not have yet",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `blockdev-snapshot-delete-internal-sync`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockdevSnapshotDeleteInternalSync {
+    /// The drive, device or node.
+    pub device: String,
+    /// The id of the state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl crate::input::FromMembers for BlockdevSnapshotDeleteInternalSync {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            device: members.required("device")?,
+            id: members.optional("id")?,
+            name: members.optional("name")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockdevSnapshotDeleteInternalSync);
+
+impl crate::describe::Described for BlockdevSnapshotDeleteInternalSync {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "device",
+            "str",
+            "the drive, device or node",
+        ),
+        crate::describe::MemberSpec::optional("id", "str", "the id of the state"),
+        crate::describe::MemberSpec::optional("name", "str", "its name"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// How long the users of block nodes waited while the graph changed under them.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockPauses {
+    /// How often they did.
+    pub count: u64,
+    /// The last time, in microseconds; 0 if there was none.
+    #[serde(rename = "last-us")]
+    pub last_us: u64,
+    /// The longest.
+    #[serde(rename = "longest-us")]
+    pub longest_us: u64,
+    /// All together.
+    #[serde(rename = "total-us")]
+    pub total_us: u64,
+}
+
+impl crate::input::FromMembers for BlockPauses {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            count: members.required("count")?,
+            last_us: members.required("last-us")?,
+            longest_us: members.required("longest-us")?,
+            total_us: members.required("total-us")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockPauses);
+
+impl crate::describe::Described for BlockPauses {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("count", "uint64", "how often they did"),
+        crate::describe::MemberSpec::required(
+            "last-us",
+            "uint64",
+            "the last time, in microseconds; 0 if there was none",
+        ),
+        crate::describe::MemberSpec::required("longest-us", "uint64", "the longest"),
+        crate::describe::MemberSpec::required("total-us", "uint64", "all together"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// The commands of `block-graph.json`, for whoever implements them.
 pub trait Commands {
     /// Gives block nodes other options: all of them, or none if one cannot have them. What is not
@@ -337,6 +457,35 @@ pub trait Commands {
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<XDbgBlockGraph, crate::QmpError>;
+    /// Keeps the present state of a disk inside its image. query-block and query-named-block-nodes
+    /// show which states there are.
+    ///
+    /// Errors: - there is no such disk or node, or it is read-only - its format keeps no states -
+    /// the name is empty or taken.
+    fn blockdev_snapshot_internal_sync(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockdevSnapshotInternal,
+    ) -> Result<(), crate::QmpError>;
+    /// Forgets a state that is kept inside an image. One of `id` and `name` must be given; with
+    /// both, both must be right.
+    ///
+    /// Returns: what was forgotten.
+    ///
+    /// Errors: - there is no such disk, node or state - neither id nor name is given.
+    fn blockdev_snapshot_delete_internal_sync(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockdevSnapshotDeleteInternalSync,
+    ) -> Result<super::block_core::SnapshotInfo, crate::QmpError>;
+    /// Tells how long requests of the guest were held back by transaction, the commands for one
+    /// snapshot and blockdev-reopen.
+    ///
+    /// Returns: the times, since the process began.
+    fn query_block_pauses(
+        &mut self,
+        cx: &mut dyn crate::Context,
+    ) -> Result<BlockPauses, crate::QmpError>;
 }
 
 /// Parses a command's arguments, runs it, and writes its reply.
@@ -360,6 +509,19 @@ pub fn dispatch(
         "x-debug-query-block-graph" => {
             crate::input::no_arguments(arguments)?;
             crate::Reply::of(&handler.x_debug_query_block_graph(cx)?)
+        }
+        "blockdev-snapshot-internal-sync" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.blockdev_snapshot_internal_sync(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "blockdev-snapshot-delete-internal-sync" => {
+            let args = crate::input::arguments(arguments)?;
+            crate::Reply::of(&handler.blockdev_snapshot_delete_internal_sync(cx, args)?)
+        }
+        "query-block-pauses" => {
+            crate::input::no_arguments(arguments)?;
+            crate::Reply::of(&handler.query_block_pauses(cx)?)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

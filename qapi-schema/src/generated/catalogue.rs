@@ -209,12 +209,24 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         ()), output : None, }, Entry { name : "x-debug-query-block-graph", description :
         "Shows the block graph as permissions see it.", input : None, output :
         Some(generator.subschema_for:: < super::block_graph::XDbgBlockGraph > ()), },
-        Entry { name : "query-blockstats", description :
-        "Tells what disks or nodes were asked until now.", input : Some(generator
-        .subschema_for:: < super::block_stats::QueryBlockstats > ()), output :
-        Some(generator.subschema_for:: < Vec < super::block_stats::BlockStats > > ()), },
-        Entry { name : "transaction", description :
-        "Does all of several actions, or none of them. Everything that can fail (opening files, asking the open hook, checking who uses what) happens while the guest goes on; it waits only while the disks are exchanged.",
+        Entry { name : "blockdev-snapshot-internal-sync", description :
+        "Keeps the present state of a disk inside its image. query-block and query-named-block-nodes show which states there are.",
+        input : Some(generator.subschema_for:: <
+        super::block_graph::BlockdevSnapshotInternal > ()), output : None, }, Entry {
+        name : "blockdev-snapshot-delete-internal-sync", description :
+        "Forgets a state that is kept inside an image. One of @id and @name must be given; with both, both must be right.",
+        input : Some(generator.subschema_for:: <
+        super::block_graph::BlockdevSnapshotDeleteInternalSync > ()), output :
+        Some(generator.subschema_for:: < super::block_core::SnapshotInfo > ()), }, Entry
+        { name : "query-block-pauses", description :
+        "Tells how long requests of the guest were held back by transaction, the commands for one snapshot and blockdev-reopen.",
+        input : None, output : Some(generator.subschema_for:: <
+        super::block_graph::BlockPauses > ()), }, Entry { name : "query-blockstats",
+        description : "Tells what disks or nodes were asked until now.", input :
+        Some(generator.subschema_for:: < super::block_stats::QueryBlockstats > ()),
+        output : Some(generator.subschema_for:: < Vec < super::block_stats::BlockStats >
+        > ()), }, Entry { name : "transaction", description :
+        "Does all of several actions, or none of them. Everything that can fail (opening files, asking the open hook, checking who uses what) happens while the guest goes on; it waits only while the disks are exchanged: query-block-pauses tells how long.",
         input : Some(generator.subschema_for:: < super::transaction::Transaction > ()),
         output : None, }, Entry { name : "qom-list", description :
         "Lists the properties of an object.", input : Some(generator.subschema_for:: <

@@ -43,6 +43,9 @@ pub enum TransactionActionKind {
     /// What the command of that name does.
     #[serde(rename = "blockdev-snapshot-sync")]
     BlockdevSnapshotSync,
+    /// What the command of that name does.
+    #[serde(rename = "blockdev-snapshot-internal-sync")]
+    BlockdevSnapshotInternalSync,
 }
 
 impl TransactionActionKind {
@@ -51,6 +54,7 @@ impl TransactionActionKind {
         Self::Abort,
         Self::BlockdevSnapshot,
         Self::BlockdevSnapshotSync,
+        Self::BlockdevSnapshotInternalSync,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -58,6 +62,7 @@ impl TransactionActionKind {
             Self::Abort => "abort",
             Self::BlockdevSnapshot => "blockdev-snapshot",
             Self::BlockdevSnapshotSync => "blockdev-snapshot-sync",
+            Self::BlockdevSnapshotInternalSync => "blockdev-snapshot-internal-sync",
         }
     }
 }
@@ -139,6 +144,35 @@ impl crate::describe::Described for BlockdevSnapshotSyncWrapper {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// A snapshot inside an image as an action.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockdevSnapshotInternalWrapper {
+    /// Its arguments.
+    pub data: super::block_graph::BlockdevSnapshotInternal,
+}
+
+impl crate::input::FromMembers for BlockdevSnapshotInternalWrapper {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            data: members.required("data")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockdevSnapshotInternalWrapper);
+
+impl crate::describe::Described for BlockdevSnapshotInternalWrapper {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "data",
+            "BlockdevSnapshotInternal",
+            "its arguments",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// One action of a transaction.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct TransactionAction {
@@ -160,6 +194,9 @@ pub enum TransactionActionVariant {
     /// What the command of that name does.
     #[serde(rename = "blockdev-snapshot-sync")]
     BlockdevSnapshotSync(BlockdevSnapshotSyncWrapper),
+    /// What the command of that name does.
+    #[serde(rename = "blockdev-snapshot-internal-sync")]
+    BlockdevSnapshotInternalSync(BlockdevSnapshotInternalWrapper),
 }
 
 impl TransactionActionVariant {
@@ -169,6 +206,9 @@ impl TransactionActionVariant {
             Self::Abort(_) => TransactionActionKind::Abort,
             Self::BlockdevSnapshot(_) => TransactionActionKind::BlockdevSnapshot,
             Self::BlockdevSnapshotSync(_) => TransactionActionKind::BlockdevSnapshotSync,
+            Self::BlockdevSnapshotInternalSync(_) => {
+                TransactionActionKind::BlockdevSnapshotInternalSync
+            }
         }
     }
 }
@@ -193,6 +233,11 @@ impl crate::input::FromMembers for TransactionAction {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                TransactionActionKind::BlockdevSnapshotInternalSync => {
+                    TransactionActionVariant::BlockdevSnapshotInternalSync(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
             },
         })
     }
@@ -207,7 +252,14 @@ impl crate::describe::Described for TransactionAction {
                 "TransactionActionKind",
                 "what it does",
             )
-            .one_of(&["abort", "blockdev-snapshot", "blockdev-snapshot-sync"]),
+            .one_of(
+                &[
+                    "abort",
+                    "blockdev-snapshot",
+                    "blockdev-snapshot-sync",
+                    "blockdev-snapshot-internal-sync",
+                ],
+            ),
     ];
     const TAG: Option<&'static str> = Some("type");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
@@ -225,6 +277,11 @@ impl crate::describe::Described for TransactionAction {
             name: "blockdev-snapshot-sync",
             description: "what the command of that name does",
             members: <BlockdevSnapshotSyncWrapper as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "blockdev-snapshot-internal-sync",
+            description: "what the command of that name does",
+            members: <BlockdevSnapshotInternalWrapper as crate::describe::Described>::MEMBERS,
         },
     ];
 }
@@ -246,7 +303,7 @@ pub enum ActionCompletionMode {
     /// The others go on.
     #[serde(rename = "individual")]
     Individual,
-    /// The others are cancelled.
+    /// The others are cancelled; refused with actions that begin no job.
     #[serde(rename = "grouped")]
     Grouped,
 }
@@ -340,7 +397,7 @@ impl crate::describe::Described for Transaction {
 pub trait Commands {
     /// Does all of several actions, or none of them. Everything that can fail (opening files,
     /// asking the open hook, checking who uses what) happens while the guest goes on; it waits
-    /// only while the disks are exchanged.
+    /// only while the disks are exchanged: query-block-pauses tells how long.
     fn transaction(
         &mut self,
         cx: &mut dyn crate::Context,

@@ -94,14 +94,8 @@ impl Vm {
     fn open_new(&self, door: &Door, job: &str, spec: &NewFileSpec) -> Result<Work, QmpError> {
         let file = NewFile::open(door, &spec.filename, &format!("job '{job}'"));
         let file = file.map_err(|error| QmpError::from_error(&error))?;
-        let holder = file.identity().and_then(|file| self.graph.stored_in(file));
-        if let Some(node) = holder {
-            return Err(QmpError::generic(format!(
-                "'{}' is the file of node '{node}': what is in it would be lost; remove the node \
-                 first",
-                spec.filename
-            )));
-        }
+        let unused = self.graph.check_unused(&file, &spec.filename);
+        unused.map_err(|error| refused(&error))?;
         Ok(Work::File(file, spec.size, spec.preallocation))
     }
 

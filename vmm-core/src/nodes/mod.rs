@@ -10,4 +10,5 @@
 
 mod backing;
 mod drawing;
+pub(crate) mod pauses;
 mod reopen;

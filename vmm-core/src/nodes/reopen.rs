@@ -50,6 +50,7 @@ impl Vm {
         let pause = self.graph.make_anew(prepared);
         let pause = pause.map_err(|error| refused(&error))?;
         escrow.use_up();
+        self.pauses.add(pause);
         let micros = pause.as_micros();
         tracing::info!(nodes = specs.len(), micros, "made anew under running users");
         Ok(())

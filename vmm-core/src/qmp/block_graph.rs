@@ -1,8 +1,13 @@
-//! `block-graph.json`: nodes with other options, names in headers, the graph shown.
+//! `block-graph.json`: nodes with other options, names and states in images, the graph shown.
 
-use qapi_schema::block_graph::{BlockdevReopen, ChangeBackingFile, Commands, XDbgBlockGraph};
+use qapi_schema::block_core::SnapshotInfo;
+use qapi_schema::block_graph::{
+    BlockPauses, BlockdevReopen, BlockdevSnapshotDeleteInternalSync, BlockdevSnapshotInternal,
+    ChangeBackingFile, Commands, XDbgBlockGraph,
+};
 use qapi_schema::{Context, QmpError};
 
+use crate::transaction::Action;
 use crate::vm::Vm;
 
 impl Commands for Vm {
@@ -29,5 +34,26 @@ impl Commands for Vm {
         _cx: &mut dyn Context,
     ) -> Result<XDbgBlockGraph, QmpError> {
         self.draw_graph()
+    }
+
+    fn blockdev_snapshot_internal_sync(
+        &mut self,
+        cx: &mut dyn Context,
+        args: BlockdevSnapshotInternal,
+    ) -> Result<(), QmpError> {
+        let door = self.door_of(cx);
+        self.transact(&door, vec![Action::Internal(args)]).map(drop)
+    }
+
+    fn blockdev_snapshot_delete_internal_sync(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: BlockdevSnapshotDeleteInternalSync,
+    ) -> Result<SnapshotInfo, QmpError> {
+        self.delete_state(&args)
+    }
+
+    fn query_block_pauses(&mut self, _cx: &mut dyn Context) -> Result<BlockPauses, QmpError> {
+        Ok(self.pauses.shown())
     }
 }

@@ -6,8 +6,8 @@
 //!                ▼
 //!              flush what will be left behind                             guest runs
 //!                ▼
-//!              drain ─► settle ─► commit each: cannot fail ─► end         guest waits: measured
-//!                            └ the storage fails ─► abort
+//!              drain ─► settle ─► keep states in images ─► commit each:   guest waits: measured
+//!                            └──────┴ the storage fails ─► abort   cannot fail ─► end
 //!                ▼
 //!              clean: old nodes become read-only, names are used up       guest runs
 //! ```
@@ -18,6 +18,7 @@
 //! To add an action: a variant of [`Action`] and of `Step`, with its arm in `prepare`, `commit` and
 //! `clean`; what it opens belongs into [`crate::plan`] too.
 
+mod internal;
 pub(crate) mod overlay;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use block::{Append, BlockGraph, IoThread, NodeRef, Sketch};
 use fdset::{Door, Escrow};
 use qapi_schema::QmpError;
 use qapi_schema::block_core::{FileSnapshot, OverlaySnapshot};
+use qapi_schema::block_graph::BlockdevSnapshotInternal;
 
 use crate::vm::Vm;
 
@@ -39,6 +41,8 @@ pub(crate) enum Action {
     Snapshot(OverlaySnapshot),
     /// Open an overlay and put it above a node.
     SnapshotSync(FileSnapshot),
+    /// Keep the present state inside the image.
+    Internal(BlockdevSnapshotInternal),
 }
 
 /// An action that was prepared.
@@ -49,6 +53,16 @@ enum Step {
         /// Whether the overlay was made for this and goes if it does not come to it.
         opened: bool,
     },
+    /// A state to be kept: of which node, under which name.
+    Keep { node: String, name: String },
+}
+
+/// The exchanges among `steps`, and whether their overlays were opened for them.
+fn appends(steps: &[Step]) -> impl DoubleEndedIterator<Item = (&Append, bool)> {
+    steps.iter().filter_map(|step| match step {
+        Step::Append { change, opened } => Some((change, *opened)),
+        Step::Keep { .. } => None,
+    })
 }
 
 /// A transaction under way.
@@ -61,15 +75,13 @@ struct Work {
 impl Work {
     /// The node that the users of `name` will have by now.
     fn newest<'a>(&'a self, name: &'a str) -> &'a str {
-        self.steps
-            .iter()
-            .fold(name, |name, Step::Append { change, .. }| {
-                if change.node == name {
-                    &change.overlay
-                } else {
-                    name
-                }
-            })
+        appends(&self.steps).fold(name, |name, (change, _)| {
+            if change.node == name {
+                &change.overlay
+            } else {
+                name
+            }
+        })
     }
 }
 
@@ -122,6 +134,7 @@ impl Vm {
                 }
             }
             Action::SnapshotSync(snapshot) => self.prepare_sync(work, snapshot)?,
+            Action::Internal(state) => self.prepare_internal(work, state)?,
         };
         work.steps.push(step);
         Ok(())
@@ -130,9 +143,7 @@ impl Vm {
     fn prepare_sync(&mut self, work: &mut Work, snapshot: FileSnapshot) -> Result<Step, QmpError> {
         let node = self.snapshot_source(&snapshot)?;
         let node = work.newest(&node).to_owned();
-        let options = self.node_options(&node)?;
-        let spec = overlay::spec(&snapshot, options)?;
-        let overlay = self.open_overlay(&work.door, spec)?;
+        let overlay = self.open_overlay(&work.door, &snapshot, &node)?;
         // The sketch was made before this node was.
         self.graph.draw_into(&mut work.sketch, &overlay);
         match self.plan(&mut work.sketch, &node, &overlay) {
@@ -155,19 +166,21 @@ impl Vm {
     /// The part that the guest waits for.
     fn exchange(&mut self, steps: &[Step]) -> Result<Duration, QmpError> {
         let iothread = self.default_iothread()?;
-        let left: Vec<NodeRef> = steps
-            .iter()
-            .filter_map(|Step::Append { change, .. }| self.graph.node(&change.node).ok())
-            .map(|view| view.node().clone())
+        let left = steps.iter().map(|step| match step {
+            Step::Append { change, .. } => &change.node,
+            Step::Keep { node, .. } => node,
+        });
+        let left: Vec<NodeRef> = left
+            .filter_map(|name| Some(self.graph.node(name).ok()?.node().clone()))
             .collect();
         // Most of it now, so that little is left once the guest waits.
         all(&iothread, &left, Work::FLUSH)?;
         let names: Vec<&str> = left.iter().map(NodeRef::name).collect();
         let drain = self.graph.drain(&names);
-        let settled = all(&iothread, &left, Work::SETTLE);
+        let settled = all(&iothread, &left, Work::SETTLE).and_then(|()| self.keep_states(steps));
         let mut old = Vec::new();
         if settled.is_ok() {
-            for Step::Append { change, .. } in steps {
+            for (change, _) in appends(steps) {
                 old.extend(self.graph.append(change));
                 self.drives.follow(&change.node, &change.overlay);
             }
@@ -175,14 +188,15 @@ impl Vm {
         let pause = drain.end();
         drop(old);
         settled?;
+        self.pauses.add(pause);
         let micros = pause.as_micros();
         tracing::info!(nodes = left.len(), micros, "exchanged under running users");
         Ok(pause)
     }
 
     fn abort(&mut self, steps: &[Step]) {
-        for Step::Append { change, opened } in steps.iter().rev() {
-            if *opened {
+        for (change, opened) in appends(steps).rev() {
+            if opened {
                 self.graph.abandon(&change.overlay);
             }
         }
@@ -190,7 +204,7 @@ impl Vm {
 
     /// What was left behind needs no right to write any more, where it can be given back.
     fn clean(&mut self, work: &Work) {
-        for Step::Append { change, .. } in &work.steps {
+        for (change, _) in appends(&work.steps) {
             if let Err(error) = make_read_only(&self.graph, &work.door, &change.node) {
                 tracing::debug!(node = change.node, %error, "stays writable");
             }

@@ -1,5 +1,6 @@
-//! The overlay that a snapshot opens on its way.
+//! The overlay that a snapshot opens on its way, or makes.
 
+use block::format::qcow2::{NewImage, create};
 use block::spec::{CacheSpec, DetectZeroes, DiscardMode, NodeOptions, NodeSpec};
 use fdset::Door;
 use qapi_schema::block_core::{
@@ -11,6 +12,9 @@ use serde_json::json;
 
 use crate::resolve;
 use crate::vm::Vm;
+
+/// Bytes of the smallest piece of which an image is made.
+const SECTOR: u64 = 512;
 
 /// What an overlay has where it is not known what it goes above.
 pub(crate) const PLAIN: NodeOptions = NodeOptions {
@@ -24,23 +28,30 @@ pub(crate) const PLAIN: NodeOptions = NodeOptions {
     },
 };
 
-/// The overlay of a snapshot as a node, with nothing behind it: cached as what it goes above.
+/// Whether the overlay of a snapshot is to be made.
+pub(crate) fn is_made(snapshot: &FileSnapshot) -> bool {
+    snapshot.mode != Some(NewImageMode::Existing)
+}
+
+fn format(snapshot: &FileSnapshot) -> &str {
+    snapshot.format.as_deref().unwrap_or("qcow2")
+}
+
+/// The overlay of a snapshot as a node, with nothing behind it: cached as what it goes above. Its
+/// file is a node `file`, or opened with it.
 ///
 /// # Errors
-/// Its format is unknown, or it would have to be made.
-pub(crate) fn spec(snapshot: &FileSnapshot, above: NodeOptions) -> Result<NodeSpec, QmpError> {
-    if snapshot.mode != Some(NewImageMode::Existing) {
-        return Err(QmpError::generic(
-            "Parameter 'mode' expects 'existing': images are not created here; make the overlay \
-             with qemu-img create, or hand in one that is made",
-        ));
-    }
-    let format = snapshot.format.as_deref().unwrap_or("qcow2");
-    let options = json!({
-        "driver": format,
-        "backing": null,
-        "file": {"driver": "file", "filename": snapshot.snapshot_file},
-    });
+/// Its format is unknown.
+pub(crate) fn spec(
+    snapshot: &FileSnapshot,
+    above: NodeOptions,
+    file: Option<&str>,
+) -> Result<NodeSpec, QmpError> {
+    let file = match file {
+        Some(node) => json!(node),
+        None => json!({"driver": "file", "filename": snapshot.snapshot_file}),
+    };
+    let options = json!({"driver": format(snapshot), "backing": null, "file": file});
     let mut options: BlockdevOptions = input::arguments(options)?;
     options.node_name.clone_from(&snapshot.snapshot_node_name);
     options.cache = Some(BlockdevCacheOptions {
@@ -86,14 +97,89 @@ impl Vm {
         })
     }
 
-    /// Opens an overlay, which is in the graph from then on; its name.
+    /// Opens the overlay of a snapshot of `node`, or makes it; it is in the graph from then on. Its
+    /// name.
     ///
     /// # Errors
-    /// It cannot be opened.
-    pub(super) fn open_overlay(&mut self, door: &Door, spec: NodeSpec) -> Result<String, QmpError> {
+    /// It cannot be opened or made.
+    pub(super) fn open_overlay(
+        &mut self,
+        door: &Door,
+        snapshot: &FileSnapshot,
+        node: &str,
+    ) -> Result<String, QmpError> {
+        if snapshot.node_name.is_some() && snapshot.snapshot_node_name.is_none() {
+            return Err(QmpError::generic("New overlay node-name missing"));
+        }
+        let new = snapshot.snapshot_node_name.as_deref();
+        if new.is_some_and(|name| self.find_node(Some(name), Some(name)).is_ok()) {
+            return Err(QmpError::generic("New overlay node-name already in use"));
+        }
+        let options = self.node_options(node)?;
+        if !is_made(snapshot) {
+            return self.add_overlay(door, spec(snapshot, options, None)?);
+        }
+        let file = self.make_overlay(door, snapshot, node, options)?;
+        let added =
+            spec(snapshot, options, Some(&file)).and_then(|spec| self.add_overlay(door, spec));
+        if added.is_err() {
+            self.graph.abandon(&file);
+        }
+        added
+    }
+
+    fn add_overlay(&mut self, door: &Door, spec: NodeSpec) -> Result<String, QmpError> {
         self.lend_thread(&spec)?;
         let node = self.graph.add_overlay(door, spec);
         let node = node.map_err(|error| QmpError::from_error(&error))?;
         Ok(node.name().to_owned())
+    }
+
+    /// Makes an image that names `node` behind it; the name of the node of its file.
+    fn make_overlay(
+        &mut self,
+        door: &Door,
+        snapshot: &FileSnapshot,
+        node: &str,
+        options: NodeOptions,
+    ) -> Result<String, QmpError> {
+        let failed = |error: block::BlockError| QmpError::from_error(&error);
+        match format(snapshot) {
+            "qcow2" => {}
+            "raw" => {
+                return Err(QmpError::generic(
+                    "Backing file not supported for file format 'raw'",
+                ));
+            }
+            other => {
+                return Err(QmpError::generic(format!("Unknown file format '{other}'")));
+            }
+        }
+        let below = self.graph.node(node).map_err(failed)?;
+        let driver = match below.node().driver() {
+            "file" | "host_device" => "raw",
+            other => other,
+        };
+        let size = below.node().len().next_multiple_of(SECTOR);
+        let image = NewImage {
+            backing: Some((below.filename().to_owned(), Some(driver.to_owned()))),
+            ..NewImage::new(size)
+        };
+        let iothread = self.default_iothread()?;
+        let file = self
+            .graph
+            .add_new_file(door, &snapshot.snapshot_file, options);
+        let file = file.map_err(failed)?;
+        let name = file.name().to_owned();
+        let made = iothread.run(move |io| async move { create(&io, &file, None, &image).await });
+        let made = match made {
+            Ok(made) => made.map_err(|error| QmpError::from_error(&error)),
+            Err(error) => Err(QmpError::from_error(&error)),
+        };
+        if let Err(error) = made {
+            self.graph.abandon(&name);
+            return Err(error);
+        }
+        Ok(name)
     }
 }

@@ -50,6 +50,7 @@ use crate::hmp::qemu_io::Outstanding;
 use crate::hook::OpenHook;
 use crate::jobs::End;
 use crate::memory::RamBackend;
+use crate::nodes::pauses::Pauses;
 use crate::objects::Objects;
 use crate::qtest::Qtest;
 use crate::run_state::RunState;
@@ -137,6 +138,8 @@ pub struct Vm {
     pub(crate) drives: Drives,
     pub(crate) graph: BlockGraph,
     pub(crate) jobs: Jobs<End>,
+    /// How long guests waited for changes of the graph.
+    pub(crate) pauses: Pauses,
     pub(crate) chardevs: ChardevRegistry,
     /// The chardevs that monitors talk through, and where each leads.
     pub(crate) monitor_chardevs: IndexMap<String, String>,
@@ -187,6 +190,7 @@ impl Vm {
             drives: Drives::default(),
             graph: BlockGraph::new(),
             jobs: Jobs::default(),
+            pauses: Pauses::default(),
             monitor_chardevs: IndexMap::new(),
             globals: Vec::new(),
             kvm_enabled: false,

@@ -535,7 +535,8 @@ pub enum NewImageMode {
     /// It is there.
     #[serde(rename = "existing")]
     Existing,
-    /// Not supported: make it with qemu-img, or hand in one that is made.
+    /// It is made: where its name is a path, a file there; where it is the name of a file that was
+    /// handed in, in that. What is in the file is lost. Only qcow2 is made.
     #[serde(rename = "absolute-paths")]
     AbsolutePaths,
     /// One that this version does not know. It can be received, not sent.
@@ -563,7 +564,7 @@ pub struct FileSnapshot {
     /// What the overlay is (default: qcow2).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
-    /// Where it comes from; must be existing (default: absolute-paths).
+    /// Where it comes from (default: absolute-paths).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mode: Option<NewImageMode>,
 }

@@ -131,6 +131,70 @@ pub struct XDbgBlockGraph {
     pub edges: Vec<XDbgBlockGraphEdge>,
 }
 
+/// A state of a disk to be kept inside its image.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockdevSnapshotInternal {
+    /// The drive, device or node.
+    pub device: String,
+    /// A name for the state, which the image must not have yet.
+    pub name: String,
+}
+
+impl BlockdevSnapshotInternal {
+    /// With what must be given, and all else absent.
+    pub fn new(device: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            device: device.into(),
+            name: name.into(),
+        }
+    }
+}
+
+/// Forgets a state that is kept inside an image. One of `id` and `name` must be given; with
+/// both, both must be right.
+///
+/// Returns: what was forgotten.
+///
+/// Errors: - there is no such disk, node or state - neither id nor name is given.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockdevSnapshotDeleteInternalSync {
+    /// The drive, device or node.
+    pub device: String,
+    /// The id of the state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+}
+
+impl BlockdevSnapshotDeleteInternalSync {
+    /// With what must be given, and all else absent.
+    pub fn new(device: impl Into<String>) -> Self {
+        Self {
+            device: device.into(),
+            id: None,
+            name: None,
+        }
+    }
+}
+
+/// How long the users of block nodes waited while the graph changed under them.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockPauses {
+    /// How often they did.
+    pub count: u64,
+    /// The last time, in microseconds; 0 if there was none.
+    #[serde(rename = "last-us")]
+    pub last_us: u64,
+    /// The longest.
+    #[serde(rename = "longest-us")]
+    pub longest_us: u64,
+    /// All together.
+    #[serde(rename = "total-us")]
+    pub total_us: u64,
+}
+
 impl crate::Command for BlockdevReopen {
     const NAME: &'static str = "blockdev-reopen";
     type Reply = ();
@@ -161,3 +225,43 @@ impl crate::Command for XDebugQueryBlockGraph {
 }
 
 impl crate::Plain for XDebugQueryBlockGraph {}
+/// Keeps the present state of a disk inside its image. query-block and query-named-block-nodes
+/// show which states there are.
+///
+/// Errors: - there is no such disk or node, or it is read-only - its format keeps no states -
+/// the name is empty or taken.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[serde(transparent)]
+pub struct BlockdevSnapshotInternalSync(
+    /// What there is to say.
+    pub BlockdevSnapshotInternal,
+);
+
+impl crate::Command for BlockdevSnapshotInternalSync {
+    const NAME: &'static str = "blockdev-snapshot-internal-sync";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockdevSnapshotInternalSync {}
+impl crate::Command for BlockdevSnapshotDeleteInternalSync {
+    const NAME: &'static str = "blockdev-snapshot-delete-internal-sync";
+    type Reply = super::block_core::SnapshotInfo;
+}
+
+impl crate::Plain for BlockdevSnapshotDeleteInternalSync {}
+/// Tells how long requests of the guest were held back by transaction, the commands for one
+/// snapshot and blockdev-reopen.
+///
+/// Returns: the times, since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
+pub struct QueryBlockPauses;
+
+impl crate::Command for QueryBlockPauses {
+    const NAME: &'static str = "query-block-pauses";
+    type Reply = BlockPauses;
+}
+
+impl crate::Plain for QueryBlockPauses {}

@@ -18,6 +18,9 @@ pub enum TransactionActionKind {
     /// What the command of that name does.
     #[serde(rename = "blockdev-snapshot-sync")]
     BlockdevSnapshotSync,
+    /// What the command of that name does.
+    #[serde(rename = "blockdev-snapshot-internal-sync")]
+    BlockdevSnapshotInternalSync,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -65,6 +68,20 @@ impl BlockdevSnapshotSyncWrapper {
     }
 }
 
+/// A snapshot inside an image as an action.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockdevSnapshotInternalWrapper {
+    /// Its arguments.
+    pub data: super::block_graph::BlockdevSnapshotInternal,
+}
+
+impl BlockdevSnapshotInternalWrapper {
+    /// With what must be given, and all else absent.
+    pub fn new(data: super::block_graph::BlockdevSnapshotInternal) -> Self {
+        Self { data }
+    }
+}
+
 /// One action of a transaction.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct TransactionAction {
@@ -94,6 +111,9 @@ pub enum TransactionActionVariant {
     /// What the command of that name does.
     #[serde(rename = "blockdev-snapshot-sync")]
     BlockdevSnapshotSync(BlockdevSnapshotSyncWrapper),
+    /// What the command of that name does.
+    #[serde(rename = "blockdev-snapshot-internal-sync")]
+    BlockdevSnapshotInternalSync(BlockdevSnapshotInternalWrapper),
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -106,7 +126,7 @@ pub enum ActionCompletionMode {
     /// The others go on.
     #[serde(rename = "individual")]
     Individual,
-    /// The others are cancelled.
+    /// The others are cancelled; refused with actions that begin no job.
     #[serde(rename = "grouped")]
     Grouped,
     /// One that this version does not know. It can be received, not sent.
@@ -125,7 +145,7 @@ pub struct TransactionProperties {
 
 /// Does all of several actions, or none of them. Everything that can fail (opening files,
 /// asking the open hook, checking who uses what) happens while the guest goes on; it waits
-/// only while the disks are exchanged.
+/// only while the disks are exchanged: query-block-pauses tells how long.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct Transaction {
     /// What to do, in this order.

@@ -18,6 +18,7 @@ import type {
   BlockJobPauseArguments,
   BlockJobResumeArguments,
   BlockJobSetSpeedArguments,
+  BlockPauses,
   BlockResizeArguments,
   BlockStats,
   BlockStreamArguments,
@@ -25,6 +26,8 @@ import type {
   BlockdevDelArguments,
   BlockdevOptions,
   BlockdevReopenArguments,
+  BlockdevSnapshotDeleteInternalSyncArguments,
+  BlockdevSnapshotInternal,
   ChangeBackingFileArguments,
   ChardevAddArguments,
   ChardevInfo,
@@ -89,6 +92,7 @@ import type {
   SchemaInfo,
   SealArguments,
   SetActionArguments,
+  SnapshotInfo,
   StatusInfo,
   TargetInfo,
   TransactionArguments,
@@ -667,6 +671,39 @@ export abstract class Commands extends Caller {
   }
 
   /**
+   * Keeps the present state of a disk inside its image. query-block and query-named-block-nodes
+   * show which states there are.
+   *
+   * @throws - there is no such disk or node, or it is read-only. - its format keeps no states. -
+   * the name is empty or taken.
+   */
+  blockdevSnapshotInternalSync(args: BlockdevSnapshotInternal): Promise<void> {
+    return this.run("blockdev-snapshot-internal-sync", args);
+  }
+
+  /**
+   * Forgets a state that is kept inside an image. One of `id` and `name` must be given; with both,
+   * both must be right.
+   *
+   * @returns What was forgotten.
+   *
+   * @throws - there is no such disk, node or state. - neither id nor name is given.
+   */
+  blockdevSnapshotDeleteInternalSync(args: BlockdevSnapshotDeleteInternalSyncArguments): Promise<SnapshotInfo> {
+    return this.run("blockdev-snapshot-delete-internal-sync", args);
+  }
+
+  /**
+   * Tells how long requests of the guest were held back by transaction, the commands for one
+   * snapshot and blockdev-reopen.
+   *
+   * @returns The times, since the process began.
+   */
+  queryBlockPauses(): Promise<BlockPauses> {
+    return this.run("query-block-pauses");
+  }
+
+  /**
    * Tells what disks or nodes were asked until now.
    *
    * @returns One entry for each disk, or for each node.
@@ -678,7 +715,7 @@ export abstract class Commands extends Caller {
   /**
    * Does all of several actions, or none of them. Everything that can fail (opening files, asking
    * the open hook, checking who uses what) happens while the guest goes on; it waits only while
-   * the disks are exchanged.
+   * the disks are exchanged: query-block-pauses tells how long.
    */
   transaction(args: TransactionArguments): Promise<void> {
     return this.run("transaction", args);

@@ -1751,7 +1751,10 @@ export interface OverlaySnapshot {
 export type NewImageMode =
   /** It is there. */
   | "existing"
-  /** Not supported: make it with qemu-img, or hand in one that is made. */
+  /**
+   * It is made: where its name is a path, a file there; where it is the name of a file that was
+   * handed in, in that. What is in the file is lost. Only qcow2 is made.
+   */
   | "absolute-paths";
 
 /** A snapshot with an overlay that is opened on the way. */
@@ -1766,7 +1769,7 @@ export interface FileSnapshot {
   "snapshot-node-name"?: string;
   /** What the overlay is (default: qcow2). */
   format?: string;
-  /** Where it comes from; must be existing (default: absolute-paths). */
+  /** Where it comes from (default: absolute-paths). */
   mode?: NewImageMode;
 }
 
@@ -2485,6 +2488,36 @@ export interface XDbgBlockGraph {
   edges: XDbgBlockGraphEdge[];
 }
 
+/** A state of a disk to be kept inside its image. */
+export interface BlockdevSnapshotInternal {
+  /** The drive, device or node. */
+  device: string;
+  /** A name for the state, which the image must not have yet. */
+  name: string;
+}
+
+/** Arguments of command `blockdev-snapshot-delete-internal-sync`. */
+export interface BlockdevSnapshotDeleteInternalSyncArguments {
+  /** The drive, device or node. */
+  device: string;
+  /** The id of the state. */
+  id?: string;
+  /** Its name. */
+  name?: string;
+}
+
+/** How long the users of block nodes waited while the graph changed under them. */
+export interface BlockPauses {
+  /** How often they did. */
+  count: number;
+  /** The last time, in microseconds; 0 if there was none. */
+  "last-us": number;
+  /** The longest. */
+  "longest-us": number;
+  /** All together. */
+  "total-us": number;
+}
+
 /** What a disk was asked during an interval. */
 export interface BlockDeviceTimedStats {
   /** How long the interval is, in seconds. */
@@ -2631,7 +2664,9 @@ export type TransactionActionKind =
   /** What the command of that name does. */
   | "blockdev-snapshot"
   /** What the command of that name does. */
-  | "blockdev-snapshot-sync";
+  | "blockdev-snapshot-sync"
+  /** What the command of that name does. */
+  | "blockdev-snapshot-internal-sync";
 
 /** An action that fails. */
 export interface AbortWrapper {
@@ -2651,6 +2686,12 @@ export interface BlockdevSnapshotSyncWrapper {
   data: FileSnapshot;
 }
 
+/** A snapshot inside an image as an action. */
+export interface BlockdevSnapshotInternalWrapper {
+  /** Its arguments. */
+  data: BlockdevSnapshotInternal;
+}
+
 /** One action of a transaction. */
 export type TransactionAction =
   /** It fails, and with it the whole transaction. */
@@ -2658,13 +2699,15 @@ export type TransactionAction =
   /** What the command of that name does. */
   | ({ type: "blockdev-snapshot" } & BlockdevSnapshotWrapper)
   /** What the command of that name does. */
-  | ({ type: "blockdev-snapshot-sync" } & BlockdevSnapshotSyncWrapper);
+  | ({ type: "blockdev-snapshot-sync" } & BlockdevSnapshotSyncWrapper)
+  /** What the command of that name does. */
+  | ({ type: "blockdev-snapshot-internal-sync" } & BlockdevSnapshotInternalWrapper);
 
 /** What becomes of jobs that a transaction has begun once one of them fails. */
 export type ActionCompletionMode =
   /** The others go on. */
   | "individual"
-  /** The others are cancelled. */
+  /** The others are cancelled; refused with actions that begin no job. */
   | "grouped";
 
 /** How a transaction is done. */

@@ -20,6 +20,7 @@
 
 pub(crate) mod change;
 mod image;
+mod new_file;
 mod place;
 mod reopen;
 pub mod sketch;

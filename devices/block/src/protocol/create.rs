@@ -21,8 +21,8 @@ const MODE: u32 = 0o644;
 const ALIGNMENT: usize = 4096;
 
 /// A file that is to be made anew. What is in it stays until [`make`](Self::make).
-#[derive(Clone, Debug)]
-pub struct NewFile(Arc<OpenFile>);
+#[derive(Debug)]
+pub struct NewFile(OpenFile);
 
 impl NewFile {
     /// What is asked of the one open.
@@ -39,7 +39,7 @@ impl NewFile {
     /// It cannot be opened for reading and writing, or is no regular file.
     pub fn open(door: &Door, filename: &str, reason: &str) -> Result<Self, OpenError> {
         let file = fdset::open(door, &Self::request(filename, reason))?;
-        Ok(Self(Arc::new(file)))
+        Ok(Self(file))
     }
 
     /// Which file it is; `None` if the kernel would not say.
@@ -48,22 +48,28 @@ impl NewFile {
         self.0.identity().ok()
     }
 
+    /// The file itself, as it is.
+    pub(crate) fn into_file(self) -> OpenFile {
+        self.0
+    }
+
     /// Empties it, and gives it its length in bytes and what is to be there from the start.
     ///
     /// # Errors
     /// The storage failed or is full.
-    pub async fn make(&self, io: &Io, size: u64, with: Preallocation) -> io::Result<()> {
+    pub async fn make(self, io: &Io, size: u64, with: Preallocation) -> io::Result<()> {
         let too_large = |_| io::Error::from_raw_os_error(libc::EFBIG);
         let signed = i64::try_from(size).map_err(too_large)?;
-        ftruncate(&self.0, 0)?;
-        ftruncate(&self.0, signed)?;
+        let file = Arc::new(self.0);
+        ftruncate(&file, 0)?;
+        ftruncate(&file, signed)?;
         match with {
             _ if size == 0 => Ok(()),
             Preallocation::Off | Preallocation::Metadata => Ok(()),
-            Preallocation::Falloc => io.allocate(&self.0, 0, 0, size).await.map(drop),
+            Preallocation::Falloc => io.allocate(&file, 0, 0, size).await.map(drop),
             Preallocation::Full => {
-                send_zeroes(io, &self.0, 0, size, ALIGNMENT, false).await?;
-                io.sync(&self.0).await.map(drop)
+                send_zeroes(io, &file, 0, size, ALIGNMENT, false).await?;
+                io.sync(&file).await.map(drop)
             }
         }
     }

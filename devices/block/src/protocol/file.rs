@@ -97,6 +97,20 @@ impl FileNode {
         options: &NodeOptions,
     ) -> Result<(Self, bool), BlockError> {
         let (file, read_only) = open_file(door, name, spec, options)?;
+        Ok((Self::over(file, name, spec, kind, options)?, read_only))
+    }
+
+    /// The same over a file that is open already.
+    ///
+    /// # Errors
+    /// It is not what the driver takes.
+    pub fn over(
+        file: OpenFile,
+        name: &str,
+        spec: &FileSpec,
+        kind: FileKind,
+        options: &NodeOptions,
+    ) -> Result<Self, BlockError> {
         let filename = &spec.filename;
         let storage = |what| {
             move |source: io::Error| BlockError::Storage {
@@ -128,7 +142,7 @@ impl FileNode {
                 alignment: alignment.request,
             });
         }
-        let node = Self {
+        Ok(Self {
             name: name.to_owned(),
             spec: spec.clone(),
             kind,
@@ -139,8 +153,7 @@ impl FileNode {
             no_flush: Arc::new(AtomicBool::new(options.cache.no_flush)),
             zero_range: AtomicBool::new(true),
             punch_hole: AtomicBool::new(true),
-        };
-        Ok((node, read_only))
+        })
     }
 
     /// A file gets the length; a block device has its own, which may have changed since.
