@@ -1,10 +1,14 @@
 //! The process is killed after any write, the power is cut at any time, any write fails: QEMU finds
 //! no error in what is left, and what was flushed is there.
+//!
+//! `cargo xtask torture` runs these with other dice and longer stories: SESAME_TORTURE is their seed.
 
 use std::collections::BTreeSet;
 
+use super::kept::change;
 use super::memory::{Change, Memory, apply};
 use super::{Rig, Tuning, run_with_status};
+use crate::format::qcow2::{Snapshot, SnapshotChange};
 use crate::node::NodeRef;
 
 /// Bytes of the disk.
@@ -23,10 +27,12 @@ impl Dice {
 }
 
 fn dice(seed: u8) -> Dice {
-    Dice(u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) + 1)
+    let seed = torture().unwrap_or(0).wrapping_mul(256) + u64::from(seed);
+    Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
 }
 
 /// What each sector may read as.
+#[derive(Clone)]
 struct Allowed(Vec<BTreeSet<u8>>);
 
 impl Allowed {
@@ -64,14 +70,15 @@ impl Allowed {
     }
 }
 
-/// Requests in one story. More with SESAME_TORTURE set: each write of the storage takes two runs of
-/// `qemu-img`.
+/// The seed of `cargo xtask torture`, if it is what runs this.
+pub(super) fn torture() -> Option<u64> {
+    let seed = std::env::var("SESAME_TORTURE").ok()?;
+    Some(seed.parse().expect("SESAME_TORTURE is a number"))
+}
+
+/// Requests in one story: each write of the storage takes two runs of `qemu-img`.
 fn rounds() -> usize {
-    if std::env::var_os("SESAME_TORTURE").is_some() {
-        120
-    } else {
-        12
-    }
+    if torture().is_some() { 30 } else { 14 }
 }
 
 /// Requests that touch everything, and what the disk may hold after which step of the storage.
@@ -92,6 +99,7 @@ fn tell(
 ) -> Story {
     let mut dice = dice(seed);
     let mut model = start.to_vec();
+    let mut states = States::default();
     let mut story = Story {
         flushed: vec![(0, model.clone())],
         written: Vec::new(),
@@ -106,7 +114,7 @@ fn tell(
         let len = len.min(SIZE - offset);
         let began = memory.steps();
         let byte = u8::try_from(round % 200).expect("small") + 1;
-        match dice.below(9) {
+        match dice.below(13) {
             0..=4 => {
                 rig.write(node, offset as u64, vec![byte; len]);
                 model[offset..offset + len].fill(byte);
@@ -130,6 +138,14 @@ fn tell(
                 rig.flush(node);
                 story.flushed.push((memory.steps(), model.clone()));
             }
+            8 => {
+                // Longer; refused where snapshots of an old version are.
+                let node = node.clone();
+                let len = node.len() + 65536;
+                drop(rig.on_thread(move |io| async move { node.resize(&io, len).await }));
+            }
+            9 | 10 => states.keep(rig, node, &mut model, &mut story, memory),
+            11 => states.go_back(rig, node, &mut model, &mut story, memory),
             _ => {
                 rig.settle(node);
                 story.flushed.push((memory.steps(), model.clone()));
@@ -137,6 +153,57 @@ fn tell(
         }
     }
     story
+}
+
+/// The states that the image keeps inside, and what the disk was in each.
+#[derive(Default)]
+struct States(Vec<(String, Vec<u8>)>);
+
+impl States {
+    /// Keeps one more, or forgets the oldest of three.
+    fn keep(
+        &mut self,
+        rig: &Rig,
+        node: &NodeRef,
+        model: &mut [u8],
+        story: &mut Story,
+        memory: &Memory,
+    ) {
+        if self.0.len() == 3 {
+            let (oldest, _) = self.0.remove(0);
+            change(rig, node, SnapshotChange::Delete(oldest)).expect("forgotten");
+        } else {
+            let id = memory.steps().to_string();
+            let kept = Snapshot::new(&id, "kept", 1, 2);
+            // Counts of one bit count no snapshot.
+            if change(rig, node, SnapshotChange::Create(kept)).is_err() {
+                return;
+            }
+            self.0.push((id, model.to_vec()));
+        }
+        story.flushed.push((memory.steps(), model.to_vec()));
+    }
+
+    /// Goes back to the oldest.
+    fn go_back(
+        &self,
+        rig: &Rig,
+        node: &NodeRef,
+        model: &mut Vec<u8>,
+        story: &mut Story,
+        memory: &Memory,
+    ) {
+        let Some((id, old)) = self.0.first() else {
+            return;
+        };
+        let began = memory.steps();
+        change(rig, node, SnapshotChange::Apply(id.clone())).expect("gone back");
+        for at in (0..SIZE).step_by(512) {
+            story.written.push((began, at, 512, old[at]));
+        }
+        model.clone_from(old);
+        story.flushed.push((memory.steps(), model.clone()));
+    }
 }
 
 impl Story {
@@ -271,26 +338,77 @@ fn power_cut_at_any_time_leaves_no_error_and_all_that_was_flushed() {
 fn any_write_that_fails_is_told_harms_nothing_and_later_ones_go_on() {
     let rig = Rig::new();
     for (number, layout) in LAYOUTS.iter().enumerate() {
-        for error in [libc::ENOSPC, libc::EIO] {
+        let lazy = number % 2 == 1 && number != 5;
+        // One failure, as of a bad sector; and all that follow, as of a full disk, until there is
+        // room again.
+        for (error, lasting) in [(libc::ENOSPC, true), (libc::EIO, false)] {
             let mut failing = 0;
             loop {
                 let (memory, start) = image(&rig, layout);
-                let node = open(&rig, &memory, number % 2 == 1 && number != 5);
-                memory.fail_after(failing, error);
-                let failed = try_everything(&rig, &node, &start, &memory);
+                let node = open(&rig, &memory, lazy);
+                memory.fail_after(failing, error, lasting);
+                let mut tried = try_everything(&rig, &node, &start, &memory);
+                // One bit counts no snapshot.
+                if !layout.contains("refcount_bits=1") {
+                    try_states(&rig, &node, &mut tried);
+                }
                 let what = format!("{layout}: change {failing} fails with {error}");
                 if memory.will_fail() {
                     break;
                 }
-                assert_eq!(failed.1, Some(error), "{what}: it is told");
+                assert_eq!(tried.1, Some(error), "{what}: it is told");
+                memory.mend();
                 rig.settle(&node);
                 let seen = judge(&rig, &memory.bytes(), &what);
-                failed.0.check(&seen, &what);
+                tried.0.check(&seen, &what);
                 failing += 1 + failing / 8;
             }
             assert!(failing > 10, "{layout}: there were writes to fail");
         }
     }
+}
+
+/// A state is kept, gone back to and forgotten, on through failures.
+fn try_states(rig: &Rig, node: &NodeRef, tried: &mut (Allowed, Option<i32>)) {
+    let mut fails = |wanted| {
+        let done = change(rig, node, wanted);
+        if let Err(error) = &done {
+            tried.1 = tried.1.or(number_of(error));
+        }
+        done.is_err()
+    };
+    let kept = tried.0.clone();
+    let state = Snapshot::new("s", "state", 1, 2);
+    if fails(SnapshotChange::Create(state)) {
+        return;
+    }
+    let written = rig.try_write(node, 700 << 10, vec![6; 8192]);
+    let lost = fails(SnapshotChange::Apply("s".to_owned()));
+    fails(SnapshotChange::Delete("s".to_owned()));
+    if lost {
+        // Still the present state, or already the old one.
+        tried.0.also(700 << 10, 8192, 6);
+    } else {
+        tried.0 = kept;
+    }
+    if let Err(error) = written {
+        tried.1 = tried.1.or(error.raw_os_error());
+    }
+}
+
+/// The number of the error that is the reason of this one.
+fn number_of(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
+    let mut error = Some(error);
+    while let Some(this) = error {
+        if let Some(number) = this
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::raw_os_error)
+        {
+            return Some(number);
+        }
+        error = this.source();
+    }
+    None
 }
 
 /// Some of everything, on through failures. What may be read then, and which error came.

@@ -25,8 +25,10 @@ pub(super) enum Change {
 struct State {
     bytes: Vec<u8>,
     log: Vec<Change>,
-    /// Changes until one fails, and how.
+    /// Changes until one fails, and how; until it is mended, all after it fail, too.
     fail: Option<(usize, i32)>,
+    lasting: bool,
+    broken: Option<i32>,
 }
 
 /// The storage. Clones are the same one.
@@ -64,8 +66,15 @@ impl Memory {
     }
 
     /// Lets the change fail that comes after so many others.
-    pub(super) fn fail_after(&self, changes: usize, errno: i32) {
-        self.state().fail = Some((changes, errno));
+    pub(super) fn fail_after(&self, changes: usize, errno: i32, lasting: bool) {
+        let mut state = self.state();
+        state.fail = Some((changes, errno));
+        state.lasting = lasting;
+    }
+
+    /// Lets everything succeed again.
+    pub(super) fn mend(&self) {
+        self.state().broken = None;
     }
 
     /// Whether the failure is still to come.
@@ -80,8 +89,12 @@ impl Memory {
         {
             state.fail = left.checked_sub(1).map(|left| (left, number));
             if state.fail.is_none() {
+                state.broken = state.lasting.then_some(number);
                 return Err(errno(number));
             }
+        }
+        if let Some(number) = state.broken {
+            return Err(errno(number));
         }
         apply(&mut state.bytes, &change);
         state.log.push(change);
