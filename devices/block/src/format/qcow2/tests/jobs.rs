@@ -54,7 +54,11 @@ fn images(rig: &Rig) -> Images {
     Images { top, middle, base }
 }
 
-fn run<F>(rig: &Rig, body: impl FnOnce(JobCx) -> F + Send + 'static)
+/// Runs a job to its end.
+pub(super) fn run<F>(
+    rig: &Rig,
+    body: impl FnOnce(JobCx) -> F + Send + 'static,
+) -> Result<(), JobFailure>
 where
     F: Future<Output = Result<(), JobFailure>> + 'static,
 {
@@ -67,7 +71,7 @@ where
     });
     for news in heard {
         if let JobNews::Ended(result) = news {
-            return result.expect("the job ends well");
+            return result;
         }
     }
     panic!("the job said nothing");
@@ -84,7 +88,7 @@ fn streamed_overlay_reads_the_same_without_what_was_between() {
         between,
         on_error: OnError::Report,
     };
-    run(&rig, move |cx| stream(cx, spec));
+    run(&rig, move |cx| stream(cx, spec)).expect("streamed");
     let (node, path) = (images.top.clone(), rig.path("base"));
     let changed = rig.on_thread(move |io| async move {
         node.change_backing(&io, Some(&path), Some("qcow2")).await
@@ -108,7 +112,7 @@ fn committed_base_reads_as_the_top_did() {
         base: images.base.clone(),
         on_error: OnError::Report,
     };
-    run(&rig, move |cx| commit(cx, spec));
+    run(&rig, move |cx| commit(cx, spec)).expect("committed");
     rig.settle(&images.base);
     drop(images.base);
     rig.check("base");

@@ -11,6 +11,7 @@
 mod crash;
 mod crossed;
 mod hostile;
+mod interrupted;
 mod jobs;
 mod kept;
 mod made;
