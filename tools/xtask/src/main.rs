@@ -7,6 +7,7 @@
 //!   bench  ─ ratios against QEMU                              bench/
 //!   soak   ─ a million rejected requests with fds              soak.rs
 //!   fuzz   ─ the fuzz targets                                 fuzz.rs
+//!   torture ─ crashes and failures under images and jobs       torture.rs
 //!   lab    ─ a command in the lab                             lab.rs
 //!   codegen ─ what the schema says, as Rust and documents      codegen.rs, guide.rs
 //!   oracle ─ QEMU's tests and schema tools against us         oracle/
@@ -31,6 +32,7 @@ mod project;
 mod shell;
 mod soak;
 mod test;
+mod torture;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,6 +64,8 @@ enum Task {
     Soak(soak::Options),
     /// Fuzzes every parser and protocol, or one of them.
     Fuzz(fuzz::Options),
+    /// Crashes, full disks and bad sectors under images and block jobs.
+    Torture(torture::Options),
     /// Runs a command in the lab, a machine with KVM made of software.
     Lab(lab::Options),
     /// QEMU's own tests and schema tools, run against us.
@@ -97,6 +101,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::BenchInside(options) => bench::run_inside(&options),
         Task::Soak(options) => soak::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
+        Task::Torture(options) => torture::run(&options),
         Task::Lab(options) => lab::run(&options),
         Task::Oracle(options) => oracle::run(&options),
         Task::Prepush => match check::run(&check::Options::default())? {

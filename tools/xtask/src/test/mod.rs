@@ -44,6 +44,7 @@ const WITHOUT_GUEST: &[&str] = &[
     "goes_on-",
     "image_chain-",
     "interop-",
+    "killed-",
     "open_hook-",
     "open_hook_trouble-",
     "packages-",
