@@ -5,6 +5,7 @@
 //! ```
 pub(crate) mod disk;
 mod files;
+mod ledger;
 pub(crate) mod system;
 
 use std::io;
@@ -26,6 +27,9 @@ const CALLS: &[(&str, Call)] = &[
     ("disk-verify", disk::verify_pattern),
     ("disk-discard", disk::discard),
     ("disk-zero", disk::zero),
+    ("ledger-start", ledger::start),
+    ("ledger-count", ledger::count),
+    ("ledger-stop", ledger::stop),
     ("port-write", files::port_write),
     ("port-read", files::port_read),
     ("run", system::run),

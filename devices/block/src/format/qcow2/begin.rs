@@ -98,6 +98,8 @@ impl Image {
         }
         let mut meta = self.meta.take().await;
         self.begin_writing(io, &mut meta).await?;
+        // What was copied from below is in the file before the file says that it needs it no more.
+        self.write_back(io, &mut meta).await?;
         let old = meta.header.clone();
         meta.header.backing_file = file.map(str::to_owned);
         meta.header.backing_format = format.map(str::to_owned);
