@@ -171,17 +171,17 @@ pub enum OpenError {
         /// Its members and what each can do; `None` is an `O_PATH` fd.
         came: Vec<(RawFd, Option<Access>)>,
     },
-    /// The set has members of different files, and the role takes one.
+    /// Several of the set's members would do, and are different files; the role takes one.
     #[error(
-        "{wanted}: fd set {set} has different files ({}); what is opened again must be the file \
-         that it was: give each file a set of its own", files(.came)
+        "{wanted}: fd set {set} has different files for that ({}), and nothing tells which is \
+         meant: give each file a set of its own", files(.came)
     )]
     SeveralFiles {
         /// Who wanted what.
         wanted: Wanted,
         /// The set.
         set: FdsetId,
-        /// Its members and which file each is.
+        /// Those members and which file each is.
         came: Vec<(RawFd, Option<Identity>)>,
     },
     /// The named fd cannot do what is wanted. The name survives.

@@ -85,7 +85,7 @@ pub(crate) enum NoDup {
     NoSuchSet,
     /// All its members are of a wrong kind; this is the first one's.
     WrongKind(Kind),
-    /// The role takes one file, and these members of a right kind are different ones.
+    /// The role takes one file, and these members, each of which would do, are different ones.
     SeveralFiles(Vec<(RawFd, Option<Identity>)>),
     /// None of the members of the right kind has the wanted access mode.
     NoMember(Vec<(RawFd, Option<Access>)>),
@@ -122,14 +122,14 @@ impl Set {
         {
             return Err(NoDup::WrongKind(kind(first)));
         }
-        if request.role.is_one_file() {
-            self.check_one_file(request)?;
-        }
         let fits = |held: &Held| {
             let nature = held.passed.nature();
             let may = nature.access == Some(request.access) || request.is_place(nature.kind);
             may && request.takes(nature.kind)
         };
+        if request.role.is_one_file() {
+            self.check_one_file(fits)?;
+        }
         let best = |held: &Held| fits(held) && held.direct == request.direct;
         let at = self
             .members
@@ -149,15 +149,16 @@ impl Set {
 }
 
 impl Set {
-    /// Members that differ in access mode only are the same file: what is read through one is
-    /// what was written through the other.
-    fn check_one_file(&self, request: &Request<'_>) -> Result<(), NoDup> {
+    /// Which of several members that fit is taken must not matter: they are one file. Members with
+    /// another access mode may be other files; a set is often made before anyone knows what it is
+    /// for. Who opens the name again with another mode compares what comes with what it has
+    /// ([`Expected`](crate::Expected)).
+    fn check_one_file(&self, fits: impl Fn(&Held) -> bool) -> Result<(), NoDup> {
         let files: Vec<_> = self
             .members
             .iter()
-            .map(|held| (held.passed.as_raw_fd(), held.passed.nature()))
-            .filter(|(_, nature)| request.takes(nature.kind))
-            .map(|(fd, nature)| (fd, nature.identity))
+            .filter(|held| fits(held))
+            .map(|held| (held.passed.as_raw_fd(), held.passed.nature().identity))
             .collect();
         let differ = |pair: &[(RawFd, Option<Identity>)]| pair[0].1 != pair[1].1;
         if files.windows(2).any(differ) {

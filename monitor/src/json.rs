@@ -8,15 +8,32 @@ use std::iter::Peekable;
 
 use serde_json::{Map, Number, Value};
 
-use crate::framer::{Frame, Kind};
+use crate::framer::{Frame, Framer, Kind, Step};
 
 /// Why a frame is no value; the text is what clients know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("JSON parse error, {0}")]
-pub(crate) struct ParseError(String);
+pub struct ParseError(String);
 
 fn error<T>(text: impl Into<String>) -> Result<T, ParseError> {
     Err(ParseError(text.into()))
+}
+
+/// The object or list that is the whole of `text`, which may be quoted as clients quote.
+///
+/// # Errors
+/// It is something else.
+pub fn read_json(text: &str) -> Result<Value, ParseError> {
+    let (mut input, mut framer) = (text.as_bytes(), Framer::new());
+    let value = match framer.advance(&mut input) {
+        Step::Frame(frame) => parse(frame)?,
+        Step::Malformed(text) => return error(text.replace("JSON parse error, ", "")),
+        Step::Incomplete => return error("premature EOI"),
+    };
+    if !input.trim_ascii().is_empty() {
+        return error("something comes after the value");
+    }
+    Ok(value)
 }
 
 /// A list or object whose end is still to come.
@@ -244,7 +261,7 @@ pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::framer::{Framer, NESTING_LIMIT, Step};
+    use crate::framer::NESTING_LIMIT;
 
     /// The first value or error in `text`.
     pub(crate) fn value(text: impl AsRef<[u8]>) -> Result<Value, String> {
@@ -259,6 +276,19 @@ pub(crate) mod tests {
     fn complaint(text: impl AsRef<[u8]>) -> String {
         let error = value(text).expect_err("must not parse");
         error.replace("JSON parse error, ", "")
+    }
+
+    #[test]
+    fn a_text_is_one_value_and_nothing_behind_it() {
+        assert_eq!(read_json(" {'a': [1]} "), Ok(json!({"a": [1]})));
+        for (text, told) in [
+            ("{'a': 1", "premature EOI"),
+            ("{'a': 1} x", "something comes after the value"),
+            ("{'a' 1}", "missing : in object pair"),
+        ] {
+            let error = read_json(text).expect_err(text).to_string();
+            assert_eq!(error, format!("JSON parse error, {told}"));
+        }
     }
 
     #[test]

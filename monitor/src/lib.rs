@@ -68,6 +68,7 @@ pub use builtin::{Version, scope_of};
 pub use call::Call;
 pub use dispatch::Phase;
 pub use events::EventLimits;
+pub use json::{ParseError, read_json};
 pub use policy::{ClientPolicy, CommandPolicy, LONGEST_POLICY, PolicyError};
 pub use print::Style;
 pub use server::{Endpoint, FdScope, MonitorError, MonitorSpec, Quit, Server, ServerSpec};

@@ -290,7 +290,7 @@ fn image(spec: &NodeSpec, qcow2: &Qcow2Spec, reason: &str, above: &[HeaderPlace]
     let mut plan = child(&qcow2.file, reason, above);
     let absent = Absent {
         data_file: qcow2.data_file.is_none(),
-        backing: qcow2.backing == BackingSpec::FromHeader,
+        backing: matches!(qcow2.backing, BackingSpec::FromHeader(_)),
     };
     if absent != Absent::default() {
         let wishes = plan.iter().filter_map(|step| match step {

@@ -130,7 +130,7 @@ impl DriverSpec {
         let data = more.and_then(|qcow2| qcow2.data_file.as_ref());
         let backing = more.and_then(|qcow2| match &qcow2.backing {
             BackingSpec::Child(child) => Some(("backing", child)),
-            BackingSpec::FromHeader | BackingSpec::Nothing => None,
+            BackingSpec::FromHeader(_) | BackingSpec::Nothing => None,
         });
         let data = data.map(|data| ("data-file", data));
         first.into_iter().chain(data).chain(backing)
@@ -186,12 +186,22 @@ pub struct Qcow2Spec {
 /// What is behind an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BackingSpec {
-    /// The file that the header names, if it names one.
-    FromHeader,
+    /// The file that the header names, if it names one; with a say in what becomes of it.
+    FromHeader(Option<Box<Behind>>),
     /// Nothing, whatever the header says.
     Nothing,
     /// This node.
     Child(ChildSpec),
+}
+
+/// What is said of a node that only a header names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// Its name; `None` as of any node that nobody needs to name.
+    pub name: Option<String>,
+    /// What is behind it in turn. Anything but what its own header names makes it an error that it
+    /// has nothing behind it.
+    pub backing: BackingSpec,
 }
 
 /// A node over another one that fails on purpose.

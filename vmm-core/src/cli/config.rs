@@ -1,5 +1,6 @@
 //! What a command line asks for: every default applied, every list in the order given.
 
+use block::spec::Behind;
 use fdset::Policy;
 use qapi_schema::block_core::BlockdevOptions;
 use qapi_schema::char::ChardevAdd;
@@ -205,6 +206,11 @@ pub struct DriveSpec {
     pub id: String,
     /// Its node, which may have no name.
     pub node: BlockdevOptions,
+    /// What is said of the image behind it that only its header names.
+    pub behind: Option<Behind>,
+    /// Whether nobody said what the image is: it was taken for the one format that can be told
+    /// from its first bytes.
+    pub recognised: bool,
     /// Whether its disk shows the guest a write cache unless told otherwise.
     pub write_cache: bool,
 }

@@ -112,6 +112,14 @@ fn implied(draft: &mut Draft, given: &Given<'_>, chardev: ChardevAdd) -> Result<
     Ok(id)
 }
 
+/// `-monitor`: only one that nobody can speak to.
+pub(super) fn take_monitor(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    match given.text {
+        "null" => Ok(Step::Next),
+        _ => take_none(draft, given),
+    }
+}
+
 /// Options of which only one value means something here.
 pub(super) fn take_none(_draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
     match given.text {

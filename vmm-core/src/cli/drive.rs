@@ -7,7 +7,8 @@
 //!     ├─ keys of the drive itself (DriveOptions) ─► DriveSpec: id, interface, write cache
 //!     └─ all others ─► keys of a node: format is driver, file is file.filename .. ─► -blockdev's
 //!           │                                                                         types
-//!           └─ a file's name may be null-co://, blkdebug:RULES:FILE or json:{..}
+//!           ├─ a file's name may be null-co://, blkdebug:RULES:FILE or json:{..}
+//!           └─ backing.node-name=N without a driver: a name for what the image's header names
 //! ```
 //!
 //! Read next: [`names`], what a file's name can stand for.
@@ -16,8 +17,9 @@ mod names;
 
 use std::fmt::Write as _;
 
+use block::spec::Behind;
 use qapi_schema::block_core::BlockdevOnError;
-use qapi_schema::block_core::{BlockdevDriver, BlockdevOptions};
+use qapi_schema::block_core::{BlockdevDriver, BlockdevOptions, BlockdevOptionsVariant};
 use qapi_schema::cli::{DriveInterface, DriveOptions};
 use qapi_schema::describe::Described;
 use qapi_schema::devices::DeviceOptions;
@@ -35,6 +37,8 @@ use names::Keys;
 
 /// Limits on what a disk may do: only "none" can be had.
 const THROTTLING: &str = "throttling.";
+/// The most formats over each other above a file that is named.
+const DEEPEST_FILE: usize = 8;
 /// Nodes that have no other node below them.
 const STORAGE: [BlockdevDriver; 4] = [
     BlockdevDriver::File,
@@ -69,12 +73,14 @@ pub(super) fn take(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem
     }
     refuse_unmet(&options, &mut keys)?;
     let write_cache = cache(&options, &mut keys)?;
-    let node = node(&options, keys)?;
+    let (node, behind, recognised) = node(&options, keys)?;
     draft.drives.push((
         given.typed.to_owned(),
         Drive {
             options,
             node,
+            behind,
+            recognised,
             write_cache,
         },
     ));
@@ -86,6 +92,8 @@ pub(super) fn take(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem
 pub(super) struct Drive {
     options: DriveOptions,
     node: BlockdevOptions,
+    behind: Option<Behind>,
+    recognised: bool,
     write_cache: bool,
 }
 
@@ -128,6 +136,8 @@ pub(super) fn resolve(
         specs.push(DriveSpec {
             id,
             node: drive.node,
+            behind: drive.behind,
+            recognised: drive.recognised,
             write_cache: drive.write_cache,
         });
     }
@@ -214,8 +224,11 @@ fn cache(options: &DriveOptions, keys: &mut Keys) -> Result<bool, Problem> {
     }
 }
 
-/// The node that the other keys describe.
-fn node(options: &DriveOptions, mut keys: Keys) -> Result<BlockdevOptions, Problem> {
+/// The node that the other keys describe, what is said of the image behind it, and whether its
+/// format was recognised by nothing but its being there.
+type Node = (BlockdevOptions, Option<Behind>, bool);
+
+fn node(options: &DriveOptions, mut keys: Keys) -> Result<Node, Problem> {
     match (options.format.clone(), keys.get("driver")) {
         (Some(_), Some(_)) => {
             return Err(Problem::new("Cannot specify both 'driver' and 'format'"));
@@ -224,23 +237,30 @@ fn node(options: &DriveOptions, mut keys: Keys) -> Result<BlockdevOptions, Probl
         (None, _) => {}
     }
     if let Some(name) = options.file.clone().filter(|name| !name.is_empty()) {
-        keys.name_file(&name, is_storage(keys.get("driver")))?;
+        let depth = if is_storage(keys.get("driver")) {
+            0
+        } else {
+            // A format over a format: the name is that of the storage below all of them.
+            1 + (1..DEEPEST_FILE)
+                .take_while(|depth| {
+                    let driver = keys.get(&format!("{}driver", "file.".repeat(*depth)));
+                    driver.is_some() && !is_storage(driver)
+                })
+                .count()
+        };
+        keys.name_file(&name, &"file.".repeat(depth))?;
     }
     keys.expand_names()?;
     if keys.is_empty() {
         return Err(Problem::new("wanted an image: say file=FILE,format=raw"));
     }
+    let mut recognised = false;
     if keys.get("driver").is_none() {
-        let below = keys.get("file.driver").map(str::to_owned);
-        let guessed = below
-            .as_deref()
-            .is_some_and(|below| below.starts_with("null-"));
-        if !guessed {
-            return Err(Problem::new(
-                "what is in an image is not guessed: say what it is, as format=raw",
-            ));
-        }
-        keys.set("driver", "raw".to_owned());
+        let below = keys.get("file.driver");
+        let has_bytes = below.is_none_or(|below| !below.starts_with("null-"));
+        // Only what says so itself is taken for an image; that something is raw is never guessed.
+        recognised = has_bytes;
+        keys.set("driver", if has_bytes { "qcow2" } else { "raw" }.to_owned());
     }
     if let Some(aio) = options.aio.clone() {
         for at in ["", "file."] {
@@ -251,8 +271,15 @@ fn node(options: &DriveOptions, mut keys: Keys) -> Result<BlockdevOptions, Probl
         }
     }
     keys.set_default("auto-read-only", "on".to_owned());
+    let behind = keys.take_behind();
     let parsed = read::parse::<BlockdevOptions>(&keys.to_text(), Form::KEYS)?;
-    read::typed(parsed.value, parsed.mode)
+    let node: BlockdevOptions = read::typed(parsed.value, parsed.mode)?;
+    if behind.is_some() && !matches!(node.driver, BlockdevOptionsVariant::Qcow2(_)) {
+        return Err(Problem::new(
+            "Parameter 'backing' is unexpected: only an image of qcow2 has one",
+        ));
+    }
+    Ok((node, behind, recognised))
 }
 
 fn is_storage(driver: Option<&str>) -> bool {

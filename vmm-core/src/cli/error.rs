@@ -41,8 +41,8 @@ pub enum Problem {
     #[error(transparent)]
     Keyval(#[from] KeyvalError),
     /// It begins like JSON and is none.
-    #[error("JSON parse error, {0}")]
-    Json(#[from] serde_json::Error),
+    #[error(transparent)]
+    Json(#[from] monitor::ParseError),
     /// A key or a value that the schema does not have.
     #[error(transparent)]
     Schema(#[from] QmpError),

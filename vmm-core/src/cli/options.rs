@@ -480,8 +480,10 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     always_none("audio", "There is no sound."),
     always_none("vga", "There is no graphics card."),
     always_none("parallel", "There is no parallel port."),
-    always_none(
+    plain(
         "monitor",
+        "none|null",
         "There is no monitor for people; -qmp is for programs.",
+        console::take_monitor,
     ),
 ];

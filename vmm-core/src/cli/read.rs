@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   driver=file,filenam=x ─► parse_keyval ─► Value ─► known keys? ─► T::from_input ─► T
-//!   {"driver":"file", ..} ─► serde_json ────►   │
+//!   {"driver":"file", ..} ─► read_json ─────►   │
 //!   server,nowait ─► server=on,wait=off ─► ..   └ help: the keys instead
 //! ```
 
@@ -66,7 +66,7 @@ pub(super) struct Parsed {
 /// Takes an argument for `T` apart.
 pub(super) fn parse<T: Described>(text: &str, form: Form) -> Result<Parsed, Problem> {
     if form.json && text.starts_with('{') {
-        let value = serde_json::from_str(text)?;
+        let value = monitor::read_json(text)?;
         return Ok(Parsed {
             value,
             mode: Mode::Json,

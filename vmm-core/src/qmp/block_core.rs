@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use block::format::qcow2::ImageError;
 use block::job::Jobs;
+use block::spec::{BackingSpec, DriverSpec};
 use block::{BlockError, NodeView};
 use devices::virtio::blk::VirtioBlk;
 use qapi_schema::block_core::{
@@ -306,12 +308,28 @@ impl Vm {
                 drive.id
             )));
         }
-        let spec = resolve::node::node(drive.node)?;
+        let mut spec = resolve::node::node(drive.node)?;
+        if let (Some(behind), DriverSpec::Qcow2(image)) = (drive.behind, &mut spec.driver) {
+            image.backing = BackingSpec::FromHeader(Some(Box::new(behind)));
+        }
         self.lend_thread(&spec)?;
-        let node = self
-            .graph
-            .add_drive(door, spec)
-            .map_err(|error| QmpError::from_error(&error))?;
+        let node = self.graph.add_drive(door, spec).map_err(|error| {
+            let unknown = matches!(
+                &error,
+                BlockError::Image {
+                    source: ImageError::NotQcow2,
+                    ..
+                }
+            );
+            let mut error = QmpError::from_error(&error);
+            if drive.recognised && unknown {
+                error.desc.push_str(
+                    "; of images without 'format' only qcow2 is recognised: say what it is, as \
+                     format=raw",
+                );
+            }
+            error
+        })?;
         self.drives.add(
             drive.id,
             Drive {

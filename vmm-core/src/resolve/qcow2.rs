@@ -38,7 +38,7 @@ pub(super) fn qcow2(
         file: child(options.file, own)?,
         data_file,
         backing: match options.backing {
-            None => BackingSpec::FromHeader,
+            None => BackingSpec::FromHeader(None),
             Some(BlockdevRefOrNull::Null(())) => BackingSpec::Nothing,
             // The command line has no null.
             Some(BlockdevRefOrNull::Reference(name)) if name.is_empty() => BackingSpec::Nothing,

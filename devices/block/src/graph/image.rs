@@ -19,11 +19,12 @@ use super::place::{Children, place_backing, place_child};
 use super::{BlockGraph, Built, MAX_DEPTH, NodeView, agree_on_access};
 use crate::engine::IoThread;
 use crate::error::BlockError;
+use crate::format::blkdebug::rules::Rules;
 use crate::format::qcow2::{self, ImageError, Outside, Qcow2Node, Tuning};
 use crate::node::{BlockNode, Extent, Intent, NodeRef};
 use crate::spec::{
-    BackingSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec, NodeOptions, NodeSpec,
-    Qcow2Spec, RawSpec,
+    BackingSpec, Behind, BlkdebugSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec,
+    NodeOptions, NodeSpec, Qcow2Spec, RawSpec,
 };
 
 /// The nodes of one command, while they are made.
@@ -102,8 +103,9 @@ impl BlockGraph {
         let backing = match spec.backing {
             BackingSpec::Nothing => None,
             BackingSpec::Child(child) => Some(child),
-            BackingSpec::FromHeader => {
-                header_backing(outside.backing, &filename, options).map_err(failed)?
+            BackingSpec::FromHeader(behind) => {
+                let behind = behind.map(|behind| *behind);
+                header_backing(outside.backing, behind, &filename, options).map_err(failed)?
             }
         };
         let backing = match backing {
@@ -210,7 +212,7 @@ pub fn named_in_header(
         children.extend(data_spec(None, &outside, image, options)?);
     }
     if absent.backing {
-        children.extend(header_backing(outside.backing, image, options)?);
+        children.extend(header_backing(outside.backing, None, image, options)?);
     }
     let inline = children.into_iter().filter_map(|child| match child {
         ChildSpec::Inline(spec) => Some(*spec),
@@ -266,15 +268,28 @@ fn data_spec(
     )))
 }
 
-/// The node of the backing file that a header names.
+/// The node of the backing file that a header names, and of which `behind` is said.
 fn header_backing(
     backing: Option<(String, Option<String>)>,
+    behind: Option<Behind>,
     image: &str,
     options: &NodeOptions,
 ) -> Result<Option<ChildSpec>, ImageError> {
     let Some((name, format)) = backing else {
-        return Ok(None);
+        return match behind {
+            None => Ok(None),
+            Some(behind) => Err(ImageError::Cannot(format!(
+                "the header names no backing file, which was to be {}",
+                behind
+                    .name
+                    .map_or("set up".to_owned(), |name| format!("the node '{name}'"))
+            ))),
+        };
     };
+    let behind = behind.unwrap_or(Behind {
+        name: None,
+        backing: BackingSpec::FromHeader(None),
+    });
     let options = NodeOptions {
         read_only: true,
         auto_read_only: false,
@@ -282,8 +297,13 @@ fn header_backing(
         detect_zeroes: DetectZeroes::Off,
         cache: options.cache,
     };
-    let file = file_child(beside(image, &name)?, Role::Backing, options);
+    let file = storage(image, &name, options)?;
     let driver = match format.as_deref() {
+        Some("raw") if !matches!(behind.backing, BackingSpec::FromHeader(None)) => {
+            return Err(ImageError::Cannot(format!(
+                "the backing file '{name}' is raw: nothing can be behind it"
+            )));
+        }
         Some("raw") => DriverSpec::Raw(RawSpec {
             file,
             offset: 0,
@@ -292,7 +312,7 @@ fn header_backing(
         Some("qcow2") => DriverSpec::Qcow2(Box::new(Qcow2Spec {
             file,
             data_file: None,
-            backing: BackingSpec::FromHeader,
+            backing: behind.backing,
             pass_discard: None,
             tuning: Tuning::default(),
         })),
@@ -306,10 +326,30 @@ fn header_backing(
         }
     };
     Ok(Some(ChildSpec::Inline(Box::new(NodeSpec {
-        name: None,
+        name: behind.name,
         options,
         driver,
     }))))
+}
+
+/// The storage of a backing file: a file, or one whose requests fail as rules say. A tester writes
+/// such a name into an image; both files in it are opened as any other that a header names.
+fn storage(image: &str, name: &str, options: NodeOptions) -> Result<ChildSpec, ImageError> {
+    let Some(rest) = name.strip_prefix("blkdebug:") else {
+        return Ok(file_child(beside(image, name)?, Role::Backing, options));
+    };
+    let (rules, name) = rest.split_once(':').unwrap_or(("", rest));
+    let config = (!rules.is_empty()).then(|| beside(image, rules));
+    let driver = DriverSpec::Blkdebug(BlkdebugSpec {
+        image: file_child(beside(image, name)?, Role::Backing, options),
+        config: config.transpose()?,
+        rules: Rules::new(Vec::new(), Vec::new()),
+    });
+    Ok(ChildSpec::Inline(Box::new(NodeSpec {
+        name: None,
+        options,
+        driver,
+    })))
 }
 
 fn file_child(filename: String, role: Role, options: NodeOptions) -> ChildSpec {
@@ -344,6 +384,36 @@ fn beside(image: &str, name: &str) -> Result<String, ImageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_header_may_name_rules_and_the_file_they_are_for() {
+        let options = NodeOptions {
+            read_only: true,
+            auto_read_only: false,
+            discard: DiscardMode::Ignore,
+            detect_zeroes: DetectZeroes::Off,
+            cache: crate::spec::CacheSpec {
+                direct: false,
+                no_flush: false,
+            },
+        };
+        let Ok(ChildSpec::Inline(node)) = storage("/a/b", "blkdebug:rules:c", options) else {
+            panic!("a node");
+        };
+        let DriverSpec::Blkdebug(spec) = node.driver else {
+            panic!("{node:?}");
+        };
+        assert_eq!(spec.config.as_deref(), Some("/a/rules"));
+        let file = file_child("/a/c".to_owned(), Role::Backing, options);
+        assert_eq!(spec.image, file);
+        for name in [
+            "blkdebug:fd:x:c",
+            "blkdebug:/rules:nbd://h",
+            "blkdebug:x:fd:y",
+        ] {
+            assert!(storage("/a/b", name, options).is_err(), "{name}");
+        }
+    }
 
     #[test]
     fn names_in_headers_are_paths_beside_the_image_and_nothing_else() {

@@ -1,5 +1,6 @@
 //! The keys of a node as they are typed, and what a file's name among them can stand for.
 
+use block::spec::{BackingSpec, Behind, ChildSpec};
 use indexmap::IndexMap;
 use serde_json::Value;
 
@@ -7,6 +8,10 @@ use super::Problem;
 
 /// The deepest that one name may stand for another: each costs a level of nodes.
 const DEEPEST: usize = 8;
+/// The key of what is behind an image.
+const BACKING: &str = "backing.";
+/// The longest chain of images of which anything is said.
+const DEEPEST_CHAIN: usize = 64;
 
 /// Keys with their values; a later value wins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,12 +55,41 @@ impl Keys {
     }
 
     /// `file=NAME`: the storage below a format, or the node itself where that is storage.
-    pub(super) fn name_file(&mut self, name: &str, is_storage: bool) -> Result<(), Problem> {
+    /// `at` stands before the storage's keys.
+    pub(super) fn name_file(&mut self, name: &str, at: &str) -> Result<(), Problem> {
         if let Some(text) = name.strip_prefix("json:") {
             return self.describe("", text);
         }
-        let at = if is_storage { "" } else { "file." };
         self.stand_for(at, name, 0)
+    }
+
+    /// Takes what is said of images behind this one that only headers name: `backing.node-name`,
+    /// `backing.backing.node-name` and so on, and the node behind the last of them. Keys that
+    /// describe such a node in full stay.
+    pub(super) fn take_behind(&mut self) -> Option<Behind> {
+        let describes = |key: &str| {
+            let rest = key.trim_start_matches(BACKING);
+            rest != "node-name" && rest != "backing"
+        };
+        let mut said = self.0.keys().filter(|key| key.starts_with(BACKING));
+        if said.any(|key| describes(key)) {
+            return None;
+        }
+        let mut levels = Vec::new();
+        while self.0.keys().any(|key| key.starts_with(BACKING)) && levels.len() < DEEPEST_CHAIN {
+            let before = BACKING.repeat(levels.len() + 1);
+            let name = self.take(&format!("{before}node-name"));
+            levels.push((name, self.take(&format!("{before}backing"))));
+        }
+        let mut below = None;
+        for (name, backing) in levels.into_iter().rev() {
+            let backing = match backing {
+                Some(node) => BackingSpec::Child(ChildSpec::Named(node)),
+                None => BackingSpec::FromHeader(below),
+            };
+            below = Some(Box::new(Behind { name, backing }));
+        }
+        below.map(|behind| *behind)
     }
 
     /// `file.filename=NAME` without a driver: the name tells it.
@@ -119,7 +153,7 @@ impl Keys {
 
     /// Sets the keys of the node that a JSON text describes, below `at`; those that are there stay.
     fn describe(&mut self, at: &str, text: &str) -> Result<(), Problem> {
-        match serde_json::from_str(text)? {
+        match monitor::read_json(text)? {
             Value::Object(members) => {
                 for (name, value) in members {
                     self.flatten(&format!("{at}{name}"), value)?;

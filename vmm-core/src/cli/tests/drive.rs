@@ -108,7 +108,14 @@ fn the_modes_of_a_cache_are_switches_of_the_node_and_of_the_disk() {
 fn what_a_drive_cannot_be_is_said() {
     for (text, wanted) in [
         ("if=none", "wanted an image"),
-        ("file=/a", "what is in an image is not guessed"),
+        (
+            "file=/a,format=raw,backing.node-name=b",
+            "'backing' is unexpected",
+        ),
+        (
+            "file=/a,format=qcow2,backing.cache.direct=on",
+            "'backing.driver' is missing",
+        ),
         ("file=/a,format=raw,driver=raw", "Cannot specify both"),
         ("file=/a,format=qcow3", "does not accept value 'qcow3'"),
         ("file=nbd:host:1,format=raw", "Unknown protocol 'nbd'"),
@@ -145,4 +152,46 @@ fn the_formats_are_listed_as_clients_parse_them() {
     let first = text.lines().next().unwrap_or_default();
     assert!(first.starts_with("Supported formats: "), "{text}");
     assert!(first.split(' ').any(|name| name == "raw"));
+}
+
+#[test]
+fn images_that_only_headers_name_can_be_named_and_the_last_be_put_on_a_node() {
+    use block::spec::{BackingSpec, Behind, ChildSpec};
+
+    let behind = |text: &str| config(&["-drive", text]).drives.remove(0).behind;
+    let text = "if=none,file=/a,format=qcow2,backing.node-name=mid,backing.backing.backing=base";
+    let last = Behind {
+        name: None,
+        backing: BackingSpec::Child(ChildSpec::Named("base".to_owned())),
+    };
+    let wanted = Behind {
+        name: Some("mid".to_owned()),
+        backing: BackingSpec::FromHeader(Some(Box::new(last))),
+    };
+    assert_eq!(behind(text), Some(wanted));
+    assert_eq!(behind("if=none,file=/a,format=qcow2,backing=mid"), None);
+    let given = "if=none,file=/a,format=qcow2,backing.driver=null-co,backing.node-name=b";
+    assert_eq!(behind(given), None);
+}
+
+#[test]
+fn an_image_that_says_what_it_is_needs_no_format() {
+    let mut drives = config(&["-drive", "if=none,file=/a"]).drives;
+    let drive = drives.remove(0);
+    assert!(drive.recognised);
+    assert_eq!(
+        serde_json::to_value(drive.node).expect("a node is JSON"),
+        json!({"driver": "qcow2", "auto-read-only": true,
+            "file": {"driver": "file", "filename": "/a"}})
+    );
+    assert!(!config(&["-drive", "if=none,file=/a,format=qcow2"]).drives[0].recognised);
+}
+
+#[test]
+fn a_file_is_below_all_formats() {
+    assert_eq!(
+        node("if=none,driver=raw,file.driver=qcow2,file=/a"),
+        json!({"driver": "raw", "auto-read-only": true, "file": {"driver": "qcow2",
+            "file": {"driver": "file", "filename": "/a"}}})
+    );
 }
