@@ -515,7 +515,10 @@ mod tests {
         let error = image(Access::ReadOnly).expect_err("two files");
         assert!(matches!(error, OpenError::SeveralFiles { .. }), "{error}");
         let text = error.to_string();
-        assert!(text.contains("fd set 3 has different files for that (fd "), "{text}");
+        assert!(
+            text.contains("fd set 3 has different files for that (fd "),
+            "{text}"
+        );
         let log = stream("/dev/fdset/3", Access::WriteOnly);
         open(&door, &log).expect("a stream's ends may differ");
     }

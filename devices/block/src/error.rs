@@ -288,9 +288,9 @@ pub enum BlockError {
         /// What the file's device wants, in bytes.
         alignment: u32,
     },
-    /// The node is too short to be a disk, or ends within a sector.
+    /// The node ends within a sector.
     #[error(
-        "Node '{node}' is {len} bytes long: a disk needs at least one block of {block} bytes and a multiple of it; {fix}"
+        "Node '{node}' is {len} bytes long: a disk is a multiple of its blocks of {block} bytes; {fix}"
     )]
     NotADisk {
         /// The node.

@@ -311,6 +311,12 @@ pub trait BlockNode: Send + Sync {
         Box::pin(std::future::ready(Err(ImageError::Cannot(why))))
     }
 
+    /// The bytes that the node's own storage takes on the host, for lists; those of nodes below
+    /// count of themselves. By default nothing is known.
+    fn stored(&self) -> Option<u64> {
+        None
+    }
+
     /// What an image says of itself, for lists. By default nothing.
     fn details(&self) -> Option<Details> {
         None

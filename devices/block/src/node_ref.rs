@@ -151,8 +151,8 @@ impl NodeRef {
     /// It is too short, ends within a block, or its storage cannot move single blocks.
     pub fn check_disk(&self, block: u32) -> Result<(), BlockError> {
         let (len, wide) = (self.len(), u64::from(block.max(1)));
-        if len < wide || !len.is_multiple_of(wide) {
-            let grown = len.max(1).next_multiple_of(wide);
+        if !len.is_multiple_of(wide) {
+            let grown = len.next_multiple_of(wide);
             let fix = format!("grow the image to {grown} bytes");
             return Err(BlockError::NotADisk {
                 node: self.name().to_owned(),
@@ -530,6 +530,11 @@ impl NodeRef {
             node: node(),
             source,
         })
+    }
+
+    /// The bytes that the node's own storage takes on the host, if that is known.
+    pub fn stored(&self) -> Option<u64> {
+        self.0.body.stored()
     }
 
     /// What an image says of itself.

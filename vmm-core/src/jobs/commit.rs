@@ -177,29 +177,33 @@ impl Vm {
         let text = "'base-node' and 'base' are mutually exclusive";
         both(&args.base_node, &args.base, text)?;
         let by_node = |name: &String| {
-            self.graph.node(name).map_err(|error| refused(&error))?;
+            self.find_node(None, Some(name))?;
             let at = chain.iter().position(|node| node == name);
             at.ok_or_else(|| {
                 QmpError::generic(format!("'{name}' is not in this backing file chain"))
             })
         };
-        let by_file = |file: &String| {
-            chain.iter().position(|name| {
-                let view = self.graph.node(name).ok();
-                view.is_some_and(|view| view.filename() == file)
-            })
+        let is_active = |file: &str| {
+            let view = self.graph.node(&active).ok();
+            view.is_some_and(|view| view.filename() == file)
         };
         let top = match (&args.top_node, &args.top) {
             (Some(name), _) => by_node(name)?,
-            (None, Some(file)) => by_file(file)
+            (None, Some(file)) if is_active(file) => 0,
+            (None, Some(file)) => self
+                .graph
+                .find_behind(&chain, file)
                 .ok_or_else(|| QmpError::generic(format!("Top image file {file} not found")))?,
             (None, None) => 0,
         };
         let base = match (&args.base_node, &args.base) {
             (Some(name), _) => by_node(name)?,
-            (None, Some(file)) => by_file(file).ok_or_else(|| {
-                QmpError::generic(format!("Can't find '{file}' in the backing chain"))
-            })?,
+            (None, Some(file)) => {
+                let below = self.graph.find_behind(&chain[top..], file);
+                below.map(|at| top + at).ok_or_else(|| {
+                    QmpError::generic(format!("Can't find '{file}' in the backing chain"))
+                })?
+            }
             (None, None) => chain.len() - 1,
         };
         if top == base {

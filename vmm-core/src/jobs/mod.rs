@@ -168,7 +168,8 @@ impl Vm {
     fn job_id(&self, manners: &Manners, device: &str) -> Result<String, QmpError> {
         let drive = self.drives.find(device).map(|_| device.to_owned());
         let id = manners.id.clone().or(drive);
-        let id = id.ok_or_else(|| QmpError::generic("An explicit job ID is required"))?;
+        // Without a drive there is no name to take, and none is not a job's.
+        let id = id.unwrap_or_default();
         let checked = self.jobs.check_id(&id);
         checked.map_err(|error| QmpError::from_error(&error))?;
         Ok(id)

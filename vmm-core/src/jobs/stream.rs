@@ -103,17 +103,13 @@ impl Vm {
             ));
         }
         if let Some(file) = &args.base {
-            let found = chain.iter().skip(1).find(|name| {
-                let view = self.graph.node(name).ok();
-                view.is_some_and(|view| view.filename() == file)
-            });
-            let found = found.ok_or_else(|| {
+            let found = self.graph.find_behind(chain, file).ok_or_else(|| {
                 QmpError::generic(format!("Can't find '{file}' in the backing chain"))
             })?;
-            return Ok(Some(found.clone()));
+            return Ok(chain.get(found).cloned());
         }
         if let Some(name) = &args.base_node {
-            self.graph.node(name).map_err(|error| refused(&error))?;
+            self.find_node(None, Some(name))?;
             if name == top || !chain.contains(name) {
                 return Err(QmpError::generic(format!(
                     "Node '{name}' is not a backing image of '{}'",
@@ -123,7 +119,7 @@ impl Vm {
             return Ok(Some(name.clone()));
         }
         if let Some(name) = &args.bottom {
-            self.graph.node(name).map_err(|error| refused(&error))?;
+            self.find_node(None, Some(name))?;
             let at = chain.iter().position(|node| node == name);
             let at = at.ok_or_else(|| {
                 QmpError::generic(format!(

@@ -191,7 +191,9 @@ impl Commands for Vm {
         _cx: &mut dyn Context,
         _args: QueryNamedBlockNodes,
     ) -> Result<Vec<BlockDeviceInfo>, QmpError> {
-        Ok(self.graph.nodes().map(|node| node_info(&node)).collect())
+        // A node comes before those it stands on, as clients of QEMU know it.
+        let newest_first = self.graph.nodes().rev();
+        Ok(newest_first.map(|node| node_info(&node)).collect())
     }
 }
 
@@ -282,11 +284,10 @@ impl Vm {
     fn check_disks_on(&self, node: &str, len: u64) -> Result<(), QmpError> {
         for (_, _, disk) in self.devices.disks() {
             let block = u64::from(disk.block_size());
-            let fits = len >= block && len.is_multiple_of(block);
-            if !fits && self.graph.stands_on(disk.node().name(), node) {
+            if !len.is_multiple_of(block) && self.graph.stands_on(disk.node().name(), node) {
                 return Err(QmpError::generic(format!(
                     "Node '{node}' cannot be resized to {len} bytes: a disk stands on it, whose \
-                     length is a multiple of {block} bytes and not 0"
+                     length is a multiple of {block} bytes"
                 )));
             }
         }
@@ -434,6 +435,18 @@ fn backing_depth(view: &NodeView<'_>) -> usize {
     behind.map_or(0, |(_, behind)| 1 + backing_depth(&behind))
 }
 
+/// The bytes that a node takes on the host, without what is behind it.
+fn stored(view: &NodeView<'_>) -> Option<u64> {
+    if let Some(own) = view.node().stored() {
+        return Some(own);
+    }
+    let below = view.below().filter(|(role, _)| *role != "backing");
+    let sizes: Option<Vec<u64>> = below.map(|(_, below)| stored(&below)).collect();
+    sizes
+        .filter(|sizes| !sizes.is_empty())
+        .map(|sizes| sizes.iter().sum())
+}
+
 /// What is stored in a node, and behind it.
 fn image_info(view: &NodeView<'_>) -> ImageInfo {
     let node = view.node();
@@ -448,7 +461,7 @@ fn image_info(view: &NodeView<'_>) -> ImageInfo {
         filename: view.filename().to_owned(),
         format: node.driver().to_owned(),
         dirty_flag: details.as_ref().map(|details| details.dirty),
-        actual_size: None,
+        actual_size: stored(view).map(number),
         virtual_size: number(node.len()),
         cluster_size: details.as_ref().map(|details| number(details.cluster_size)),
         full_backing_filename: behind

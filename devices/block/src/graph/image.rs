@@ -169,6 +169,22 @@ impl BlockGraph {
     }
 }
 
+impl BlockGraph {
+    /// Where in `chain`, from the one behind its first node on, the node is whose file is called
+    /// `file`: as it was opened, or as the image above it would name it.
+    pub fn find_behind(&self, chain: &[String], file: &str) -> Option<usize> {
+        let pairs = chain.windows(2).zip(1..);
+        pairs.into_iter().find_map(|(pair, at)| {
+            let [above, below] = pair else { return None };
+            let (above, below) = (self.node(above).ok()?, self.node(below).ok()?);
+            let beside = beside(above.filename(), file);
+            let named =
+                below.filename() == file || beside.is_ok_and(|beside| beside == below.filename());
+            named.then_some(at)
+        })
+    }
+}
+
 /// Where an image's header is: a file, and a place in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderPlace {

@@ -493,7 +493,7 @@ impl BlockGraph {
     }
 
     /// All nodes, oldest first.
-    pub fn nodes(&self) -> impl Iterator<Item = NodeView<'_>> {
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = NodeView<'_>> {
         self.nodes
             .values()
             .map(|entry| NodeView { graph: self, entry })

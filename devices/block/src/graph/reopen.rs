@@ -243,7 +243,7 @@ impl BlockGraph {
         };
         let is_backed = entry.children.edge("backing").is_some();
         match qcow2.backing {
-            BackingSpec::FromHeader if is_backed || entry.node.backing_name().is_some() => {
+            BackingSpec::FromHeader(_) if is_backed || entry.node.backing_name().is_some() => {
                 Err(BlockError::BackingNotGiven {
                     node: name.to_owned(),
                 })

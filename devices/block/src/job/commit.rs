@@ -45,6 +45,8 @@ pub async fn commit(mut cx: JobCx, spec: CommitSpec) -> Result<(), JobFailure> {
     cx.control().set_total(len);
     let buffer = Segments::owned(usize::try_from(CHUNK).map_err(io::Error::other)?, 4096)?;
     let mut ignored = None;
+    // Where a piece has failed already, to be ignored.
+    let mut again = None;
     let mut at = 0;
     while at < len {
         cx.point().await?;
@@ -53,7 +55,9 @@ pub async fn commit(mut cx: JobCx, spec: CommitSpec) -> Result<(), JobFailure> {
             Ok(step) => step,
             Err(Failed { write, error }) => {
                 let number = error.raw_os_error();
-                if cx.failed(error, write, spec.on_error).await? {
+                let stopped = cx.failed(error, write, spec.on_error).await?;
+                // Nothing that is above the base may be missed: what is ignored is tried once more.
+                if stopped || again.replace(at) != Some(at) {
                     continue;
                 }
                 ignored = ignored.or(number);

@@ -16,7 +16,7 @@ use super::control::{JobCx, JobFailure, OnError};
 use crate::node::NodeRef;
 
 /// Bytes that one step looks at.
-const CHUNK: u64 = 1 << 20;
+const CHUNK: u64 = 512 << 10;
 
 /// What a stream is made of.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fdset::{Access, Door, Expected, OpenError, OpenFile, Request, Wish};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Whence, ftruncate, lseek};
 
@@ -30,6 +30,9 @@ use crate::node::{
 use crate::reopen::Prepared;
 use crate::slot::Slot;
 use crate::spec::{FileSpec, NodeOptions};
+
+/// Bytes that are stored of a file that was empty and grows: no storage has larger sectors.
+const FIRST_BLOCK: i64 = 4096;
 
 /// What a file node's driver takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,7 +174,12 @@ impl FileNode {
             ResizeError::Storage(io::Error::new(io::ErrorKind::InvalidInput, error))
         })?;
         ftruncate(&file, signed).map_err(|errno| ResizeError::Storage(errno.into()))?;
-        self.len.store(len, Ordering::Relaxed);
+        if self.len.swap(len, Ordering::Relaxed) == 0 && signed > 0 {
+            // A file without any block tells nobody who reads it how its storage is aligned. One
+            // that cannot be had makes the file no worse.
+            let first = signed.min(FIRST_BLOCK);
+            let _had = fallocate(&file, FallocateFlags::empty(), 0, first);
+        }
         Ok(())
     }
 
@@ -343,6 +351,11 @@ fn set_direct(file: &OpenFile) -> io::Result<()> {
 impl BlockNode for FileNode {
     fn length(&self) -> u64 {
         self.len.load(Ordering::Relaxed)
+    }
+
+    fn stored(&self) -> Option<u64> {
+        let stat = fstat(self.file.load().as_fd()).ok()?;
+        u64::try_from(stat.st_blocks).ok()?.checked_mul(512)
     }
 
     fn limits(&self) -> Limits {

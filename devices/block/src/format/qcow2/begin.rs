@@ -14,7 +14,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::error::ImageError;
-use super::features::{AutoClear, Compatible, Incompatible};
+use super::features::{AutoClear, Incompatible};
 use super::image::{Image, Meta};
 use crate::engine::Io;
 use crate::node::errno;
@@ -22,8 +22,7 @@ use crate::node::errno;
 impl Meta {
     /// Whether refcounts may be written late, because the dirty bit is set for that.
     pub(super) fn is_lazy(&self) -> bool {
-        self.header.incompatible.contains(Incompatible::DIRTY)
-            && self.header.compatible.contains(Compatible::LAZY_REFCOUNTS)
+        self.header.incompatible.contains(Incompatible::DIRTY) && self.lazy
     }
 }
 
@@ -55,9 +54,7 @@ impl Image {
         if meta.header.bitmaps.is_none() {
             meta.header.autoclear.remove(AutoClear::BITMAPS);
         }
-        let lazy = meta.header.compatible.contains(Compatible::LAZY_REFCOUNTS);
-        let lazy = lazy && meta.header.version >= 3;
-        meta.header.incompatible.set(Incompatible::DIRTY, lazy);
+        meta.header.incompatible.set(Incompatible::DIRTY, meta.lazy);
         if self.save_header(io, meta).await? {
             self.file().flush(io).await?;
         }

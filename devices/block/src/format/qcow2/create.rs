@@ -238,10 +238,8 @@ pub async fn create(
     }
     let storage = Storage::new(file.clone());
     let bytes = new.first_clusters()?;
-    // A device keeps its length; its first clusters are written over.
-    if let Err(error) = storage.resize(io, 0).await {
-        tracing::debug!(%error, "qcow2: the storage of a new image keeps its length");
-    }
+    // The storage keeps its length: what is there may not be able to grow again. What it holds is
+    // never taken for zeros.
     let written = storage.write(io, 0, &bytes).await;
     written.map_err(ImageError::storage("write the first clusters"))?;
     let children = Children {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use super::bytes::words;
 use super::details::Details;
 use super::error::ImageError;
-use super::features::AutoClear;
+use super::features::{AutoClear, Compatible};
 use super::header::Header;
 use super::holders::Holders;
 use super::image::{Image, Meta};
@@ -109,7 +109,7 @@ pub(super) async fn open(
     read_only: bool,
 ) -> Result<Image, ImageError> {
     let file = Storage::new(children.file.load());
-    let (mut header, header_bytes) = read_header(io, &file).await?;
+    let (header, header_bytes) = read_header(io, &file).await?;
     let geometry = header.geometry();
     if !read_only {
         Image::refuse_writing(&header)?;
@@ -133,15 +133,11 @@ pub(super) async fn open(
             return Err(ImageError::Alignment { cluster, alignment });
         }
     }
-    if let Some(lazy) = tuning.lazy_refcounts {
-        if lazy && header.version < 3 {
-            let why =
-                "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level";
-            return Err(ImageError::Options(why.to_owned()));
-        }
-        header
-            .compatible
-            .set(super::features::Compatible::LAZY_REFCOUNTS, lazy);
+    let recorded = header.compatible.contains(Compatible::LAZY_REFCOUNTS);
+    let lazy = tuning.lazy_refcounts.unwrap_or(recorded);
+    if tuning.lazy_refcounts == Some(true) && header.version < 3 {
+        let why = "Lazy refcounts require a qcow2 image with at least qemu 1.1 compatibility level";
+        return Err(ImageError::Options(why.to_owned()));
     }
     let l1_len = u64::from(header.l1_entries) * 8;
     let l1 = file.read(io, header.l1_offset, l1_len).await;
@@ -172,6 +168,7 @@ pub(super) async fn open(
         holders: Holders::new(),
         ranges: Ranges::default(),
         meta: Turn::new(Meta {
+            lazy: lazy && header.version >= 3,
             header,
             snapshots,
             header_bytes,
