@@ -268,7 +268,8 @@ impl fds::Commands for Builtin<'_> {
     }
 
     fn query_fdsets(&mut self, _cx: &mut dyn Context) -> Result<Vec<FdsetInfo>, QmpError> {
-        let sets = self.shared.registry.query().into_iter();
+        // The highest id comes first, as clients of QEMU know it.
+        let sets = self.shared.registry.query().into_iter().rev();
         Ok(sets
             .map(|set| FdsetInfo {
                 fdset_id: set.id.value(),

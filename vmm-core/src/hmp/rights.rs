@@ -6,7 +6,7 @@ use qapi_schema::{Context, QmpError};
 /// What lines do in QMP's words, where it is not the command of their own name. A line that stands
 /// nowhere here and has no command of its name is for those who may send everything.
 const DOES: &[(&str, &[&str])] = &[
-    ("commit", &["query-named-block-nodes"]),
+    ("commit", &["block-commit"]),
     ("help", &[]),
     ("info", &[]),
     ("info block", &["query-block", "query-named-block-nodes"]),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use block::job::JobKind;
 use block::job::chain::Chain;
-use block::job::commit::{CommitSpec, catch_up, commit, commit_active};
+use block::job::commit::{CommitSpec, catch_up, commit, commit_active, commit_at_once};
 use block::{DirtyMap, Gate, NodeRef};
 use fdset::{Door, Wish};
 use qapi_schema::QmpError;
@@ -19,8 +19,8 @@ const PIECE: u64 = 64 << 10;
 /// What a commit of nodes that nobody writes to changes at its end.
 #[derive(Debug)]
 pub(crate) struct CommitEnd {
-    /// What stands on the topmost node.
-    overlay: String,
+    /// All that stand on the topmost node.
+    overlays: Vec<String>,
     base: String,
     backing_file: Option<String>,
     /// The lowest node that was committed.
@@ -49,17 +49,21 @@ struct Places {
     chain: Vec<String>,
     top: usize,
     base: usize,
+    /// All nodes that the topmost one backs, in this chain or in another.
+    overlays: Vec<String>,
 }
 
 impl Places {
     /// What must be writable: the base, and whatever will name it in its header.
     fn to_write(&self) -> Vec<&str> {
-        let above = self.top.checked_sub(1);
-        let nodes = [Some(self.base), above].into_iter().flatten();
-        nodes
-            .filter_map(|at| self.chain.get(at))
-            .map(String::as_str)
-            .collect()
+        let base = self.chain.get(self.base).into_iter();
+        base.chain(&self.overlays).map(String::as_str).collect()
+    }
+
+    /// What must stay as it is while the job runs.
+    fn to_hold(&self) -> Vec<String> {
+        let chain = self.chain.get(self.top..=self.base).unwrap_or_default();
+        self.overlays.iter().chain(chain).cloned().collect()
     }
 }
 
@@ -94,8 +98,7 @@ impl Vm {
                 "'backing-file' specified, but 'top' is the active layer",
             ));
         }
-        let first = if is_active { 0 } else { places.top - 1 };
-        let held = places.chain[first..=places.base].to_vec();
+        let held = places.to_hold();
         for name in &held {
             self.graph
                 .check_idle(name)
@@ -112,14 +115,58 @@ impl Vm {
             return self.begin_active(&id, spec, rights, &manners, &gate);
         }
         let end = CommitEnd {
-            overlay: places.chain[first].clone(),
             last: places.chain[places.base - 1].clone(),
+            overlays: places.overlays,
             base,
             backing_file: args.backing_file,
             rights,
         };
         let end = (JobKind::Commit, End::Commit(end));
         self.begin_job(&id, end, &manners, &gate, move |cx| commit(cx, spec))
+    }
+
+    /// Copies what a disk's image holds into what backs it, while its users wait. The image keeps
+    /// what it has, which is now what shines through as well.
+    ///
+    /// # Errors
+    /// There is no such disk, nothing is behind it, somebody is at work there, or the storage
+    /// failed.
+    pub(crate) fn commit_now(&mut self, door: &Door, device: &str) -> Result<(), QmpError> {
+        let top = self
+            .find_node(Some(device), Some(device))
+            .map_err(|_| QmpError::device_not_found(device))?;
+        let chain = self.graph.chain(&top);
+        let [_, base, ..] = chain.as_slice() else {
+            return Err(QmpError::generic("No medium behind it"));
+        };
+        for name in [&top, base] {
+            self.graph
+                .check_idle(name)
+                .map_err(|error| refused(&error))?;
+        }
+        let places = Places {
+            top: 0,
+            base: 1,
+            overlays: Vec::new(),
+            chain,
+        };
+        let mut rights =
+            Rights::take(&self.graph, door, &places.to_write()).map_err(|error| refused(&error))?;
+        let spec = self.commit_spec(&places, &Manners::default());
+        let drain = self.graph.drain(&[&top]);
+        let done = spec.map_err(|error| error.desc).and_then(|spec| {
+            self.run_on_nodes(move |io| async move { commit_at_once(&io, &spec).await })
+        });
+        drop(drain);
+        self.give_back(&mut rights);
+        done.map_err(QmpError::generic)
+    }
+
+    /// The drives with something behind them.
+    pub(crate) fn backed_drives(&self) -> Vec<String> {
+        let backed = |node: &str| self.graph.chain(node).len() > 1;
+        let drives = self.drives.iter().filter(|(_, drive)| backed(&drive.node));
+        drives.map(|(id, _)| id.to_owned()).collect()
     }
 
     fn commit_spec(&self, places: &Places, manners: &Manners) -> Result<CommitSpec, QmpError> {
@@ -215,7 +262,18 @@ impl Vm {
                 chain[base]
             )));
         }
-        Ok(Places { chain, top, base })
+        let backs = |view: &block::NodeView<'_>| {
+            let mut below = view.children();
+            top > 0 && below.any(|(role, name)| role == "backing" && name == chain[top])
+        };
+        let overlays = self.graph.nodes().filter(backs);
+        let overlays = overlays.map(|view| view.node().name().to_owned()).collect();
+        Ok(Places {
+            chain,
+            top,
+            base,
+            overlays,
+        })
     }
 
     pub(super) fn finish_commit(&mut self, job: &str, end: &mut CommitEnd) -> Result<(), String> {
@@ -223,19 +281,25 @@ impl Vm {
             let view = self.graph.node(name).map_err(|error| error.to_string())?;
             Ok::<NodeRef, String>(view.node().clone())
         };
-        let (overlay, last) = (node(&end.overlay)?, node(&end.last)?);
-        let (name, format) = recorded_name(&self.graph, &end.base, &last);
+        let overlays = end.overlays.iter().map(|name| node(name));
+        let overlays: Vec<NodeRef> = overlays.collect::<Result<_, _>>()?;
+        let (name, format) = recorded_name(&self.graph, &end.base, &node(&end.last)?);
         let name = end.backing_file.clone().unwrap_or(name);
-        let drain = self.graph.drain(&[&end.overlay]);
+        let names: Vec<&str> = end.overlays.iter().map(String::as_str).collect();
+        let drain = self.graph.drain(&names);
         let changed = self.run_on_nodes(move |io| async move {
-            overlay
-                .change_backing(&io, Some(&name), Some(&format))
-                .await
+            for overlay in overlays {
+                let header = overlay.change_backing(&io, Some(&name), Some(&format));
+                header.await?;
+            }
+            Ok(())
         });
         let set = changed.and_then(|()| {
             self.graph.let_go(job);
-            let set = self.graph.set_backing(&end.overlay, Some(&end.base));
-            set.map_err(|error| error.to_string())
+            names.iter().try_for_each(|overlay| {
+                let set = self.graph.set_backing(overlay, Some(&end.base));
+                set.map(drop).map_err(|error| error.to_string())
+            })
         });
         drop(drain);
         set?;

@@ -96,11 +96,16 @@ impl Vm {
         top: &str,
         chain: &[String],
     ) -> Result<Option<String>, QmpError> {
-        let both = [&args.base, &args.base_node, &args.bottom];
-        if both.iter().filter(|one| one.is_some()).count() > 1 {
-            return Err(QmpError::generic(
-                "'base', 'base-node' and 'bottom' cannot be specified at the same time",
-            ));
+        let ways = [
+            ("base", args.base.is_some()),
+            ("base-node", args.base_node.is_some()),
+            ("bottom", args.bottom.is_some()),
+        ];
+        let mut given = ways.iter().filter(|(_, given)| *given);
+        if let (Some((one, _)), Some((other, _))) = (given.next(), given.next()) {
+            return Err(QmpError::generic(format!(
+                "'{one}' and '{other}' cannot be specified at the same time"
+            )));
         }
         if let Some(file) = &args.base {
             let found = self.graph.find_behind(chain, file).ok_or_else(|| {

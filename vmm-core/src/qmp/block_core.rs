@@ -383,6 +383,12 @@ impl Vm {
         door: &fdset::Door,
         options: BlockdevOptions,
     ) -> Result<(), QmpError> {
+        let name = options.node_name.as_deref();
+        if let Some(name) = name.filter(|name| self.drives.find(name).is_some()) {
+            return Err(QmpError::generic(format!(
+                "node-name={name} is conflicting with a device id"
+            )));
+        }
         let spec = resolve::node::node(options)?;
         self.lend_thread(&spec)?;
         self.graph
@@ -451,7 +457,7 @@ fn stored(view: &NodeView<'_>) -> Option<u64> {
 fn image_info(view: &NodeView<'_>) -> ImageInfo {
     let node = view.node();
     let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    let details = node.details();
+    let (details, stored) = (node.details(), stored(view));
     let behind = view.below().find(|(role, _)| *role == "backing");
     let behind = behind.map(|(_, behind)| behind);
     let named = details.as_ref().and_then(|details| details.backing.clone());
@@ -460,9 +466,13 @@ fn image_info(view: &NodeView<'_>) -> ImageInfo {
     ImageInfo {
         filename: view.filename().to_owned(),
         format: node.driver().to_owned(),
-        dirty_flag: details.as_ref().map(|details| details.dirty),
-        actual_size: stored(view).map(number),
-        virtual_size: number(node.len()),
+        dirty_flag: details
+            .as_ref()
+            .map(|details| details.dirty)
+            .or(stored.map(|_| false)),
+        actual_size: stored.map(number),
+        // Images are counted in whole sectors.
+        virtual_size: number(node.len().next_multiple_of(512)),
         cluster_size: details.as_ref().map(|details| number(details.cluster_size)),
         full_backing_filename: behind
             .filter(|_| named.is_some())

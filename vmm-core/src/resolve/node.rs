@@ -8,8 +8,9 @@ use block::spec::{
 use qapi_schema::QmpError;
 use qapi_schema::block_core::{
     BlkdebugEvent, BlkdebugIOType, BlkdebugInjectErrorOptions, BlkdebugSetStateOptions,
-    BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevOptions, BlockdevOptionsBlkdebug,
-    BlockdevOptionsFile, BlockdevOptionsNull, BlockdevOptionsVariant, BlockdevRef,
+    BlockdevAioOptions, BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevOptions,
+    BlockdevOptionsBlkdebug, BlockdevOptionsFile, BlockdevOptionsNull, BlockdevOptionsVariant,
+    BlockdevRef,
 };
 use qapi_schema::common::OnOffAuto;
 
@@ -29,7 +30,7 @@ pub fn node(options: BlockdevOptions) -> Result<NodeSpec, QmpError> {
 /// `parent` is what an inline child takes over where it says nothing itself.
 fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<NodeSpec, QmpError> {
     let own = node_options(&options, parent);
-    refuse_unmet(&options)?;
+    refuse_unmet(&options, &own)?;
     if options.force_share == Some(true) && !own.read_only {
         return Err(QmpError::generic(
             "force-share=on can only be used with read-only images",
@@ -59,9 +60,17 @@ fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<Nod
     })
 }
 
-fn refuse_unmet(options: &BlockdevOptions) -> Result<(), QmpError> {
+fn refuse_unmet(options: &BlockdevOptions, own: &NodeOptions) -> Result<(), QmpError> {
     use BlockdevOptionsVariant as Kind;
     match &options.driver {
+        Kind::File(file) | Kind::HostDevice(file)
+            if file.aio == Some(BlockdevAioOptions::Native) && !own.cache.direct =>
+        {
+            Err(QmpError::generic(
+                "aio=native was specified, but it requires cache.direct=on, which was not \
+                 specified.",
+            ))
+        }
         Kind::File(file) | Kind::HostDevice(file) => unmet::refuse(&[(
             file.locking == Some(OnOffAuto::On),
             "locking=on",

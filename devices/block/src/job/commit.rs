@@ -143,6 +143,21 @@ pub async fn catch_up(io: &Io, spec: &CommitSpec, dirty: &DirtyMap) -> io::Resul
     spec.base.flush(io).await
 }
 
+/// Copies all of it in one go, while nobody writes.
+///
+/// # Errors
+/// What the storage said.
+pub async fn commit_at_once(io: &Io, spec: &CommitSpec) -> io::Result<()> {
+    let buffer = Segments::owned(usize::try_from(CHUNK).map_err(io::Error::other)?, 4096)?;
+    lengthen(io, spec).await?;
+    let mut at = 0;
+    while at < spec.top.len() {
+        let copied = copy(io, spec, &buffer, at, CHUNK).await;
+        at += copied.map_err(|failed| failed.error)?.0;
+    }
+    spec.base.flush(io).await
+}
+
 /// The base becomes as long as the top, or it could not hold all of it.
 async fn lengthen(io: &Io, spec: &CommitSpec) -> io::Result<()> {
     if spec.base.len() < spec.top.len() {

@@ -58,7 +58,8 @@ impl RuleEvent {
     }
 }
 
-/// A request that fails.
+/// A request that fails. A rule for an event is armed by it, in its state; it then holds for this
+/// request and those that follow, until another event arms other rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorRule {
     /// When.
@@ -90,6 +91,8 @@ pub struct StateRule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     errors: Vec<ErrorRule>,
+    /// Which of the rules for events are armed, by the same numbers.
+    armed: Vec<bool>,
     states: Vec<StateRule>,
     state: u32,
 }
@@ -99,6 +102,7 @@ impl Rules {
     #[must_use]
     pub fn new(errors: Vec<ErrorRule>, states: Vec<StateRule>) -> Self {
         Self {
+            armed: vec![false; errors.len()],
             errors,
             states,
             state: FIRST_STATE,
@@ -108,6 +112,7 @@ impl Rules {
     /// Adds the rules of another list behind these.
     pub fn extend(&mut self, others: Self) {
         self.errors.extend(others.errors);
+        self.armed.extend(others.armed);
         self.states.extend(others.states);
     }
 
@@ -115,12 +120,25 @@ impl Rules {
     pub fn judge(&mut self, kind: RequestKind, offset: u64, len: u64) -> Option<i32> {
         let before = self.state;
         let holds = |state: Option<u32>| state.is_none_or(|state| state == before);
-        let failing = self.errors.iter().position(|rule| {
-            rule.event.is_of(kind)
-                && holds(rule.state)
-                && rule.kind.is_none_or(|wanted| wanted == kind)
-                && rule.sector.is_none_or(|at| touches(at, offset, len))
-        });
+        let arms = |rule: &ErrorRule| {
+            rule.event != RuleEvent::None && rule.event.is_of(kind) && holds(rule.state)
+        };
+        if self.errors.iter().any(arms) {
+            self.armed = self.errors.iter().map(arms).collect();
+        }
+        let failing = self
+            .errors
+            .iter()
+            .zip(&self.armed)
+            .position(|(rule, armed)| {
+                let applies = match rule.event {
+                    RuleEvent::None => holds(rule.state),
+                    event => *armed && event.is_of(kind),
+                };
+                applies
+                    && rule.kind.is_none_or(|wanted| wanted == kind)
+                    && rule.sector.is_none_or(|at| touches(at, offset, len))
+            });
         let mut changes = self.states.iter();
         if let Some(change) = changes.find(|rule| rule.event.is_of(kind) && holds(rule.state)) {
             self.state = change.new_state;
@@ -129,6 +147,7 @@ impl Rules {
         let rule = *self.errors.get(at)?;
         if rule.once {
             self.errors.remove(at);
+            self.armed.remove(at);
         }
         Some(rule.errno)
     }
@@ -175,6 +194,28 @@ mod tests {
         let mut rules = Rules::new(vec![once], Vec::new());
         assert_eq!(rules.judge(RequestKind::Flush, 0, 0), Some(5));
         assert_eq!(rules.judge(RequestKind::Flush, 0, 0), None);
+    }
+
+    #[test]
+    fn a_rule_that_an_event_has_armed_holds_for_later_requests() {
+        let far = ErrorRule {
+            event: RuleEvent::ReadAio,
+            state: Some(1),
+            sector: Some(1024),
+            once: true,
+            ..RULE
+        };
+        let change = |state, new_state| StateRule {
+            event: RuleEvent::ReadAio,
+            state: Some(state),
+            new_state,
+        };
+        let mut rules = Rules::new(vec![far], vec![change(1, 2), change(2, 1)]);
+        let read = |rules: &mut Rules, at| rules.judge(RequestKind::Read, at, 512 << 10);
+        assert_eq!(read(&mut rules, 0), None);
+        assert_eq!(rules.judge(RequestKind::Write, 512 << 10, 512), None);
+        assert_eq!(read(&mut rules, 512 << 10), Some(5), "armed in state 1");
+        assert_eq!(read(&mut rules, 512 << 10), None, "once");
     }
 
     #[test]
