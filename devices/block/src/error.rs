@@ -273,21 +273,6 @@ pub enum BlockError {
         /// What the storage wants, in bytes.
         alignment: u32,
     },
-    /// O_DIRECT on storage whose length does not suit it.
-    #[error(
-        "Node '{node}': '{filename}' is {len} bytes long, which O_DIRECT cannot address: it wants \
-         a multiple of {alignment}; use cache.direct=off or change the length"
-    )]
-    UnalignedDirect {
-        /// The node.
-        node: String,
-        /// The name that was opened.
-        filename: String,
-        /// Its length in bytes.
-        len: u64,
-        /// What the file's device wants, in bytes.
-        alignment: u32,
-    },
     /// The node ends within a sector.
     #[error(
         "Node '{node}' is {len} bytes long: a disk is a multiple of its blocks of {block} bytes; {fix}"

@@ -15,6 +15,7 @@ use fdset::{Door, Wish};
 
 use crate::account::{Account, Operation, Outcome, Totals};
 use crate::dirty::{DirtyMap, Trackers};
+use crate::engine::transfer::fill_to_block;
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
 use crate::format::qcow2::{Details, SnapshotChange};
@@ -222,12 +223,10 @@ impl NodeRef {
                     let part = rest.part(0, len);
                     if part.is_aligned(memory_alignment) {
                         let got = io.read(&file, offset, part).await?;
-                        if got == 0 {
-                            // Beyond the file's end: an image may be longer than its storage.
-                            part.fill_zero();
-                        }
+                        // An image may be longer than its storage.
+                        let block = u64::from(self.0.limits.request_alignment);
+                        let moved = fill_to_block(&part, got, block);
                         drop(guard);
-                        let moved = if got == 0 { part.len() } else { u64::from(got) };
                         self.enter_below(Operation::Read, at, moved);
                         moved
                     } else {

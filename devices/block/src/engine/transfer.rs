@@ -34,13 +34,25 @@ pub(crate) async fn send_zeroes(
     Ok(())
 }
 
-/// Reads through a buffer that suits O_DIRECT.
+/// What a read moved of `part`, with zeros where the file ended: `got` bytes came from storage that
+/// moves whole blocks, so that an end within one is the end of the file.
+pub(crate) fn fill_to_block(part: &Window<'_>, got: u32, block: u64) -> u64 {
+    let got = u64::from(got);
+    let end = match got {
+        0 => part.len(),
+        _ => got.next_multiple_of(block).min(part.len()),
+    };
+    part.part(got, end - got).fill_zero();
+    end
+}
+
+/// Reads through a buffer that suits O_DIRECT: aligned so in memory, in blocks of so many bytes.
 pub(crate) async fn bounce_read(
     io: &Io,
     file: &Arc<OpenFile>,
     offset: u64,
     into: Window<'_>,
-    alignment: usize,
+    (alignment, block): (usize, u64),
 ) -> io::Result<()> {
     let size = usize::try_from(into.len().min(CHUNK)).map_err(io::Error::other)?;
     let buffer = Segments::owned(size, alignment)?;
@@ -48,14 +60,10 @@ pub(crate) async fn bounce_read(
     while done < into.len() {
         let part = buffer.all().part(0, into.len() - done);
         let got = io.read(file, offset + done, part).await?;
-        let rest = into.part(done, part.len());
-        if got == 0 {
-            rest.fill_zero();
-            done += part.len();
-        } else {
-            rest.copy_from_window(&part.part(0, u64::from(got)));
-            done += u64::from(got);
-        }
+        let moved = fill_to_block(&part, got, block);
+        let rest = into.part(done, moved);
+        rest.copy_from_window(&part.part(0, moved));
+        done += moved;
     }
     Ok(())
 }

@@ -137,14 +137,9 @@ impl FileNode {
         }
         let len = file.size().map_err(storage("read the size"))?;
         let alignment = probe(file.as_fd()).map_err(storage("read the alignment"))?;
-        if !len.is_multiple_of(u64::from(alignment.request)) {
-            return Err(BlockError::UnalignedDirect {
-                node: name.to_owned(),
-                filename: filename.clone(),
-                len,
-                alignment: alignment.request,
-            });
-        }
+        // With O_DIRECT a file ends with a whole block, whose rest reads as zeros; the first write
+        // there makes it longer.
+        let len = len.next_multiple_of(u64::from(alignment.request));
         Ok(Self {
             name: name.to_owned(),
             spec: spec.clone(),
@@ -378,7 +373,10 @@ impl BlockNode for FileNode {
 
     fn read<'a>(&'a self, io: &'a Io, offset: u64, into: Window<'a>) -> IoFuture<'a> {
         let alignment = self.buffer_alignment();
-        Box::pin(async move { bounce_read(io, &self.file.load(), offset, into, alignment).await })
+        let block = u64::from(self.alignment.request);
+        Box::pin(async move {
+            bounce_read(io, &self.file.load(), offset, into, (alignment, block)).await
+        })
     }
 
     fn write<'a>(

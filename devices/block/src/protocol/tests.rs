@@ -318,6 +318,45 @@ fn direct_node_moves_unaligned_memory_through_a_buffer() {
 }
 
 #[test]
+fn direct_file_that_ends_within_a_block_reads_as_zeros_to_the_end_of_it() {
+    let file = image(&[7; 4096 + 100]);
+    let cache = CacheSpec {
+        direct: true,
+        no_flush: false,
+    };
+    let node = match open(path(&file), NodeOptions { cache, ..OPTIONS }) {
+        Ok(node) => node,
+        // A file system without O_DIRECT has nothing to test.
+        Err(BlockError::Open(error)) if error.errno() == libc::EINVAL => return,
+        Err(error) => panic!("{error}"),
+    };
+    let block = u64::from(node.limits().request_alignment);
+    assert_eq!(node.len(), 4196_u64.next_multiple_of(block));
+    let thread = iothread();
+    let (len, read_from) = (node.len(), node.clone());
+    // Once straight into memory, once through a buffer.
+    let both = thread.run(move |io| async move {
+        let mut both = Vec::new();
+        for skip in [0, 1] {
+            let memory = Segments::owned(16 << 10, 4096)?;
+            memory.all().copy_from(&[0xee; 16 << 10]);
+            let part = memory.all().part(skip, len);
+            read_from.read(&io, 0, part).await?;
+            let mut bytes = vec![0; usize::try_from(len).expect("small")];
+            part.copy_to(&mut bytes);
+            both.push(bytes);
+        }
+        Ok::<_, std::io::Error>(both)
+    });
+    for bytes in both.expect("answer").expect("reads") {
+        assert!(bytes[..4196].iter().all(|byte| *byte == 7));
+        assert!(bytes[4196..].iter().all(|byte| *byte == 0));
+    }
+    let error = read(&thread, &node, len, 512).expect_err("beyond the end");
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+}
+
+#[test]
 fn discard_and_unmapping_zeroes_free_space_only_where_the_node_allows() {
     for (mode, frees) in [(DiscardMode::Unmap, true), (DiscardMode::Ignore, false)] {
         let file = image(&[7; 64 << 10]);
