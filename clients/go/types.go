@@ -1777,7 +1777,8 @@ type BlockdevOptionsFile struct {
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
 	// Its path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID".
 	Filename string `json:"filename"`
-	// Must not be on: images are not locked (default: auto).
+	// Whether other processes, such as those of QEMU, are told how the image is used (default:
+	// auto, where the file system knows such locks).
 	Locking *OnOffAuto `json:"locking,omitempty"`
 	// How requests reach the kernel (default: io_uring).
 	Aio *BlockdevAioOptions `json:"aio,omitempty"`
@@ -1810,7 +1811,8 @@ type BlockdevOptionsHostDevice struct {
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
 	// Its path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID".
 	Filename string `json:"filename"`
-	// Must not be on: images are not locked (default: auto).
+	// Whether other processes, such as those of QEMU, are told how the image is used (default:
+	// auto, where the file system knows such locks).
 	Locking *OnOffAuto `json:"locking,omitempty"`
 	// How requests reach the kernel (default: io_uring).
 	Aio *BlockdevAioOptions `json:"aio,omitempty"`

@@ -1832,7 +1832,9 @@ class BlockdevOptionsFile(Struct):
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
     locking: Optional[OnOffAuto] = None
-    """Must not be on: images are not locked (default: auto)."""
+    """Whether other processes, such as those of QEMU, are told how the image is used (default:
+    auto, where the file system knows such locks).
+    """
     aio: Optional[BlockdevAioOptions] = None
     """How requests reach the kernel (default: io_uring)."""
 
@@ -1866,7 +1868,9 @@ class BlockdevOptionsHostDevice(Struct):
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
     locking: Optional[OnOffAuto] = None
-    """Must not be on: images are not locked (default: auto)."""
+    """Whether other processes, such as those of QEMU, are told how the image is used (default:
+    auto, where the file system knows such locks).
+    """
     aio: Optional[BlockdevAioOptions] = None
     """How requests reach the kernel (default: io_uring)."""
 

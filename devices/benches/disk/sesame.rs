@@ -112,6 +112,7 @@ fn spec(file: &str, (format, direct): (&str, bool)) -> NodeSpec {
     let file = FileSpec {
         filename: file.to_owned(),
         role: Role::Image,
+        locking: block::spec::Locking::Auto,
     };
     let child = ChildSpec::Inline(Box::new(node("file", DriverSpec::File(file))));
     let driver = match format {

@@ -273,6 +273,14 @@ pub enum BlockError {
         /// What the storage wants, in bytes.
         alignment: u32,
     },
+    /// Another process uses the image in a way that does not fit, or it cannot be locked.
+    #[error("{why}\nIs another process using the image [{filename}]?")]
+    Locked {
+        /// The name that was opened.
+        filename: String,
+        /// Which lock it is, in QEMU's words.
+        why: String,
+    },
     /// The node ends within a sector.
     #[error(
         "Node '{node}' is {len} bytes long: a disk is a multiple of its blocks of {block} bytes; {fix}"

@@ -27,6 +27,7 @@ use crate::engine::{Io, Window};
 use crate::error::BlockError;
 use crate::format::qcow2::{Details, ImageError, SnapshotChange};
 pub use crate::node_ref::NodeRef;
+use crate::permission::Usage;
 use crate::reopen::{Prepared, Untouched};
 use crate::spec::NodeOptions;
 
@@ -193,6 +194,17 @@ pub enum Place {
     Below,
 }
 
+/// What other processes are told of a node's users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// They will also do this: may they?
+    Widen(Usage),
+    /// They do no more than this.
+    Narrow(Usage),
+    /// They do this, as was agreed.
+    Assert(Usage),
+}
+
 /// A driver: what implements one kind of node. See the module for what both sides promise.
 ///
 /// What not every driver can do has a default, said beside it.
@@ -315,6 +327,15 @@ pub trait BlockNode: Send + Sync {
     /// count of themselves. By default nothing is known.
     fn stored(&self) -> Option<u64> {
         None
+    }
+
+    /// Tells other processes, where the storage has a way to, what the node's users do. Runs on the
+    /// main loop. By default nobody is told.
+    ///
+    /// # Errors
+    /// Another process does not agree to a [`Claim::Widen`].
+    fn claim(&self, _claim: Claim) -> Result<(), BlockError> {
+        Ok(())
     }
 
     /// What an image says of itself, for lists. By default nothing.

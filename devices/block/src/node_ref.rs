@@ -20,8 +20,8 @@ use crate::engine::{Io, Window};
 use crate::error::BlockError;
 use crate::format::qcow2::{Details, SnapshotChange};
 use crate::node::{
-    BlockNode, Extent, Intent, Limits, MAX_LEN, Place, ResizeError, Status, WriteFlags, ZeroFlags,
-    errno,
+    BlockNode, Claim, Extent, Intent, Limits, MAX_LEN, Place, ResizeError, Status, WriteFlags,
+    ZeroFlags, errno,
 };
 use crate::reopen::{OptionsCell, Reopening};
 use crate::spec::{DetectZeroes, DiscardMode, NodeOptions};
@@ -534,6 +534,11 @@ impl NodeRef {
     /// The bytes that the node's own storage takes on the host, if that is known.
     pub fn stored(&self) -> Option<u64> {
         self.0.body.stored()
+    }
+
+    /// Tells other processes what the node's users do; see [`BlockNode::claim`].
+    pub(crate) fn claim(&self, claim: Claim) -> Result<(), BlockError> {
+        self.0.body.claim(claim)
     }
 
     /// What an image says of itself.

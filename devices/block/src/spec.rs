@@ -6,6 +6,7 @@ use fdset::Role;
 
 use crate::format::blkdebug::rules::Rules;
 use crate::format::qcow2::Tuning;
+pub use crate::protocol::lock::Locking;
 
 /// One node, and the nodes it brings with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +145,8 @@ pub struct FileSpec {
     pub filename: String,
     /// What it is for: [`Role::Image`], or the role of a file that only an image's header names.
     pub role: Role,
+    /// Whether other processes are told how it is used.
+    pub locking: Locking,
 }
 
 /// A node over nothing.

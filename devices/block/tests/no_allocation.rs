@@ -54,6 +54,7 @@ fn node(file: &tempfile::NamedTempFile) -> NodeRef {
     let driver = DriverSpec::File(FileSpec {
         filename,
         role: fdset::Role::Image,
+        locking: block::spec::Locking::Auto,
     });
     let spec = NodeSpec {
         name: Some("disk".to_owned()),

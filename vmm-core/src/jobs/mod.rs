@@ -116,6 +116,7 @@ impl Rights {
         let drain = graph.drain(names);
         changes.into_iter().for_each(Reopening::commit);
         drop(drain);
+        graph.settle_locks();
         Ok(rights)
     }
 
@@ -160,6 +161,7 @@ impl Rights {
             }
         }
         drop(drain);
+        graph.settle_locks();
     }
 }
 

@@ -52,10 +52,7 @@ mod tests {
         let file = "driver=file,node-name=d,filename=x";
         assert_eq!(node_error(file), None);
         assert_eq!(node_error(&format!("{file},locking=auto,aio=native")), None);
-        assert_eq!(
-            node_error(&format!("{file},locking=on")).as_deref(),
-            Some("'locking=on' cannot be had: images are not locked; leave it out")
-        );
+        assert_eq!(node_error(&format!("{file},locking=on")), None);
         let slow = node_error("driver=null-co,node-name=n,latency-ns=5");
         assert!(slow.is_some_and(|error| error.contains("'latency-ns'")));
         assert_eq!(

@@ -2,7 +2,7 @@
 
 use block::format::blkdebug::rules::{ErrorRule, RequestKind, RuleEvent, Rules, StateRule};
 use block::spec::{
-    BlkdebugSpec, CacheSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec,
+    BlkdebugSpec, CacheSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec, Locking,
     NodeOptions, NodeSpec, NullSpec, RawSpec,
 };
 use qapi_schema::QmpError;
@@ -71,17 +71,14 @@ fn refuse_unmet(options: &BlockdevOptions, own: &NodeOptions) -> Result<(), QmpE
                  specified.",
             ))
         }
-        Kind::File(file) | Kind::HostDevice(file) => unmet::refuse(&[(
-            file.locking == Some(OnOffAuto::On),
-            "locking=on",
-            "images are not locked",
-        )]),
         Kind::NullCo(null) | Kind::NullAio(null) => unmet::refuse(&[(
             null.latency_ns.unwrap_or(0) != 0,
             "latency-ns",
             "a null node answers at once",
         )]),
-        Kind::Raw(_) | Kind::Qcow2(_) | Kind::Blkdebug(_) => Ok(()),
+        Kind::File(_) | Kind::HostDevice(_) | Kind::Raw(_) | Kind::Qcow2(_) | Kind::Blkdebug(_) => {
+            Ok(())
+        }
     }
 }
 
@@ -120,6 +117,11 @@ fn file_spec(file: BlockdevOptionsFile) -> FileSpec {
     FileSpec {
         filename: file.filename,
         role: fdset::Role::Image,
+        locking: match file.locking {
+            None | Some(OnOffAuto::Auto) => Locking::Auto,
+            Some(OnOffAuto::On) => Locking::On,
+            Some(OnOffAuto::Off) => Locking::Off,
+        },
     }
 }
 

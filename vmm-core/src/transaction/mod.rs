@@ -187,6 +187,7 @@ impl Vm {
         }
         let pause = drain.end();
         drop(old);
+        self.graph.settle_locks();
         settled?;
         self.pauses.add(pause);
         let micros = pause.as_micros();
@@ -200,6 +201,7 @@ impl Vm {
                 self.graph.abandon(&change.overlay);
             }
         }
+        self.graph.settle_locks();
     }
 
     /// What was left behind needs no right to write any more, where it can be given back.
@@ -257,5 +259,6 @@ fn make_read_only(graph: &BlockGraph, door: &Door, node: &str) -> Result<(), blo
         change.commit();
     }
     drop(drain);
+    graph.settle_locks();
     Ok(())
 }

@@ -239,7 +239,8 @@ pub struct BlockdevCacheOptions {
 pub struct BlockdevOptionsFile {
     /// Its path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID".
     pub filename: String,
-    /// Must not be on: images are not locked (default: auto).
+    /// Whether other processes, such as those of QEMU, are told how the image is used (default:
+    /// auto, where the file system knows such locks).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub locking: Option<super::common::OnOffAuto>,
     /// How requests reach the kernel (default: io_uring).

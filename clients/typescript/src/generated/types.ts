@@ -1610,7 +1610,10 @@ export interface BlockdevCacheOptions {
 export interface BlockdevOptionsFile {
   /** Its path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID". */
   filename: string;
-  /** Must not be on: images are not locked (default: auto). */
+  /**
+   * Whether other processes, such as those of QEMU, are told how the image is used (default: auto,
+   * where the file system knows such locks).
+   */
   locking?: OnOffAuto;
   /** How requests reach the kernel (default: io_uring). */
   aio?: BlockdevAioOptions;

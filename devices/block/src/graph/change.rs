@@ -69,7 +69,7 @@ impl BlockGraph {
         }
         sketch.link(overlay, "backing", Link::Backing, Some(node));
         sketch.move_users(node, overlay);
-        sketch.check()?;
+        self.agree(sketch)?;
         Ok(Append {
             node: node.to_owned(),
             overlay: overlay.to_owned(),
@@ -139,12 +139,13 @@ impl BlockGraph {
         let node = self.entry(to)?.node.clone();
         let mut sketch = self.sketch();
         sketch.move_users(from, to);
-        sketch.check()?;
+        self.agree(&sketch)?;
         let drain = self.drain(&[from, to]);
         let old = self.move_users(from, &node);
         let pause = drain.end();
         drop(old);
         self.release_unused(from);
+        self.settle_locks();
         Ok(pause)
     }
 
@@ -170,7 +171,7 @@ impl BlockGraph {
         let node = node.map(|entry| entry.node.clone());
         let mut sketch = self.sketch();
         sketch.link(name, "backing", Link::Backing, backing);
-        sketch.check()?;
+        self.agree(&sketch)?;
         let drain = self.drain(&[name]);
         let old = self
             .nodes
@@ -181,6 +182,7 @@ impl BlockGraph {
         if let Some(was) = was {
             self.release_unused(&was);
         }
+        self.settle_locks();
         Ok(pause)
     }
 
@@ -205,7 +207,7 @@ impl BlockGraph {
         let mut sketch = self.sketch();
         let link = link_of(self.entry(parent)?.node.driver(), role);
         sketch.link(parent, role, link, Some(child));
-        sketch.check()?;
+        self.agree(&sketch)?;
         let drain = self.drain(&[parent]);
         let edge = self
             .nodes
@@ -215,6 +217,7 @@ impl BlockGraph {
         let pause = drain.end();
         drop(old);
         self.release_unused(&was);
+        self.settle_locks();
         Ok(pause)
     }
 

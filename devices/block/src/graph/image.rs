@@ -372,7 +372,11 @@ fn file_child(filename: String, role: Role, options: NodeOptions) -> ChildSpec {
     ChildSpec::Inline(Box::new(NodeSpec {
         name: None,
         options,
-        driver: DriverSpec::File(FileSpec { filename, role }),
+        driver: DriverSpec::File(FileSpec {
+            filename,
+            role,
+            locking: crate::spec::Locking::Auto,
+        }),
     }))
 }
 

@@ -20,6 +20,7 @@
 
 pub(crate) mod change;
 mod image;
+mod locks;
 mod new_file;
 mod place;
 mod reopen;
@@ -214,7 +215,7 @@ impl BlockGraph {
         for (name, entry) in &built {
             sketch.draw(name, change::drawn(entry));
         }
-        sketch.check()?;
+        self.agree_with(&sketch, &built)?;
         self.next_auto = next_auto;
         self.nodes.extend(built);
         Ok(node)
@@ -432,6 +433,7 @@ impl BlockGraph {
         entry.devices.retain(|user| user.id != device);
         let had = entry.devices.len() != before;
         self.release_unused(name);
+        self.settle_locks();
         had
     }
 
@@ -469,7 +471,7 @@ impl BlockGraph {
         if let Some(node) = sketch.node(name) {
             node.users.push((user, usage));
         }
-        sketch.check()
+        self.agree(&sketch)
     }
 
     /// Whether `upper` is `lower`, or stands on it through whatever lies between.

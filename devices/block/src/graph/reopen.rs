@@ -75,7 +75,7 @@ impl BlockGraph {
             let link = link_of(self.entry(parent)?.node.driver(), role);
             sketch.link(parent, role, link, child.as_deref());
         }
-        sketch.check()?;
+        self.agree(&sketch)?;
         Ok(GraphReopening {
             changes: self.open_anew(door, draft.options)?,
             links: draft.links,
@@ -115,6 +115,7 @@ impl BlockGraph {
             drop(node);
             self.release_unused(&name);
         }
+        self.settle_locks();
         Ok(pause)
     }
 
@@ -137,7 +138,7 @@ impl BlockGraph {
                 drawn.read_only = to.read_only;
             }
         }
-        sketch.check()?;
+        self.agree(&sketch)?;
         self.open_anew(door, changes)
     }
 
@@ -155,9 +156,13 @@ impl BlockGraph {
         changes: IndexMap<String, NodeOptions>,
     ) -> Result<Vec<Reopening>, BlockError> {
         let changes = changes.into_iter();
-        changes
+        let opened: Result<Vec<_>, _> = changes
             .map(|(name, to)| self.entry(&name)?.node.prepare_reopen(door, to))
-            .collect()
+            .collect();
+        if opened.is_err() {
+            self.settle_locks();
+        }
+        opened
     }
 
     fn opens(&self, changes: &IndexMap<String, NodeOptions>) -> Result<Vec<Wish>, BlockError> {

@@ -155,6 +155,14 @@ impl Sketch {
     /// # Errors
     /// The first that cannot.
     pub fn check(&self) -> Result<(), BlockError> {
+        self.sums().map(drop)
+    }
+
+    /// As [`check`](Self::check): what the users of each node do with it together.
+    ///
+    /// # Errors
+    /// The first that cannot.
+    pub fn sums(&self) -> Result<IndexMap<&str, Usage>, BlockError> {
         let order = self.parents_first()?;
         let mut sums: IndexMap<&str, Usage> = IndexMap::new();
         for name in order {
@@ -184,7 +192,7 @@ impl Sketch {
             }
             sums.insert(name, sum);
         }
-        Ok(())
+        Ok(sums)
     }
 
     /// What each node does with each of its children: parent, role, child, usage.

@@ -1,6 +1,7 @@
 //! The graph's rules, one by one, and all together against a model.
 
 mod change;
+mod locks;
 mod model;
 
 use std::sync::Arc;
@@ -263,6 +264,7 @@ fn failed_add_leaves_neither_node_nor_fd() {
         driver: DriverSpec::File(FileSpec {
             filename: filename.clone(),
             role: Role::Image,
+            locking: crate::spec::Locking::Auto,
         }),
     };
     let driver = DriverSpec::Raw(RawSpec {

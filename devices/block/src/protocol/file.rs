@@ -20,13 +20,15 @@ use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Whence, ftruncate, lseek};
 
 use super::alignment::{Alignment, probe};
+use super::lock::ImageLock;
 use crate::engine::transfer::{bounce_read, bounce_write, send_zeroes};
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
 use crate::node::{
-    BlockNode, Extent, ExtentGuard, Intent, IoFuture, Limits, Place, ResizeError, ResizeFuture,
-    Status, WriteFlags, ZeroFlags,
+    BlockNode, Claim, Extent, ExtentGuard, Intent, IoFuture, Limits, Place, ResizeError,
+    ResizeFuture, Status, WriteFlags, ZeroFlags,
 };
+use crate::permission::Usage;
 use crate::reopen::Prepared;
 use crate::slot::Slot;
 use crate::spec::{FileSpec, NodeOptions};
@@ -81,6 +83,7 @@ pub struct FileNode {
     len: AtomicU64,
     alignment: Alignment,
     no_flush: Arc<AtomicBool>,
+    lock: Arc<ImageLock>,
     /// Cleared when the file system refused: asking once is enough.
     zero_range: AtomicBool,
     punch_hole: AtomicBool,
@@ -149,6 +152,7 @@ impl FileNode {
             len: AtomicU64::new(len),
             alignment,
             no_flush: Arc::new(AtomicBool::new(options.cache.no_flush)),
+            lock: Arc::new(ImageLock::new(spec.locking)),
             zero_range: AtomicBool::new(true),
             punch_hole: AtomicBool::new(true),
         })
@@ -343,6 +347,13 @@ fn set_direct(file: &OpenFile) -> io::Result<()> {
     Ok(())
 }
 
+impl Drop for FileNode {
+    fn drop(&mut self) {
+        // A copy of the fd may live on with whoever handed it in.
+        self.lock.narrow(&self.file.load(), Usage::NONE);
+    }
+}
+
 impl BlockNode for FileNode {
     fn length(&self) -> u64 {
         self.len.load(Ordering::Relaxed)
@@ -424,12 +435,28 @@ impl BlockNode for FileNode {
         Box::pin(std::future::ready(self.set_length(len)))
     }
 
+    fn claim(&self, claim: Claim) -> Result<(), BlockError> {
+        let file = self.file.load();
+        match claim {
+            Claim::Narrow(usage) => self.lock.narrow(&file, usage),
+            Claim::Assert(usage) => self.lock.assert(&file, usage),
+            Claim::Widen(usage) => {
+                let widened = self.lock.widen(&file, usage);
+                return widened.map_err(|why| BlockError::Locked {
+                    filename: self.spec.filename.clone(),
+                    why: why.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     fn reopening_opens(&self, to: &NodeOptions) -> Option<Wish> {
         // Back to reading there is a file at rest, or the one in use will do.
         if to.read_only || !is_read_only(&self.file.load()) {
             return None;
         }
-        let FileSpec { filename, role } = &self.spec;
+        let FileSpec { filename, role, .. } = &self.spec;
         let reason = format!("node '{}'", self.name);
         let request = Request::new(filename, Access::ReadWrite, *role, &reason);
         let expected = match self.kind {
@@ -476,6 +503,7 @@ impl FileNode {
         Ok(Some(OtherAccess {
             resting: (self.resting.clone(), !to.read_only),
             slot: self.file.clone(),
+            lock: Arc::clone(&self.lock),
             file,
         }))
     }
@@ -500,6 +528,7 @@ impl Prepared for Anew {
 /// The file with the other access mode, about to be used.
 struct OtherAccess {
     slot: Slot<Arc<OpenFile>>,
+    lock: Arc<ImageLock>,
     file: Arc<OpenFile>,
     /// Where a read-only file rests, and whether the one in use now goes there.
     resting: (Slot<Option<Arc<OpenFile>>>, bool),
@@ -507,6 +536,7 @@ struct OtherAccess {
 
 impl OtherAccess {
     fn commit(self) {
+        self.lock.move_over(&self.slot.load(), &self.file);
         let old = self.slot.replace(self.file);
         let (resting, keep) = self.resting;
         drop(resting.replace(keep.then_some(old)));

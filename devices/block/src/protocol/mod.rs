@@ -6,6 +6,7 @@
 mod alignment;
 pub mod create;
 pub mod file;
+pub(crate) mod lock;
 pub mod null;
 #[cfg(test)]
 mod tests;

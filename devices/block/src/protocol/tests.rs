@@ -49,6 +49,7 @@ fn file_spec(filename: &str, options: NodeOptions) -> NodeSpec {
     let driver = DriverSpec::File(FileSpec {
         filename: filename.to_owned(),
         role: Role::Image,
+        locking: crate::spec::Locking::Auto,
     });
     NodeSpec {
         name: Some("storage".to_owned()),
@@ -454,6 +455,7 @@ fn wrong_kind_of_file_is_refused_with_both_kinds() {
     let driver = DriverSpec::HostDevice(FileSpec {
         filename: path(&file).to_owned(),
         role: Role::Image,
+        locking: crate::spec::Locking::Auto,
     });
     let spec = NodeSpec {
         name: Some("dev".to_owned()),

@@ -130,6 +130,7 @@ fn disk(kind: Kind) -> VirtioBlk {
         DriverSpec::File(FileSpec {
             filename: "/dev/fdset/0".to_owned(),
             role: fdset::Role::Image,
+            locking: block::spec::Locking::Auto,
         })
     };
     let options = NodeOptions {

@@ -247,6 +247,7 @@ mod tests {
                 driver: DriverSpec::File(FileSpec {
                     filename,
                     role: fdset::Role::Image,
+                    locking: block::spec::Locking::Auto,
                 }),
             };
             let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);

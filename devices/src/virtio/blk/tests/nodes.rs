@@ -35,6 +35,7 @@ fn node_over_file(len: u64, options: NodeOptions) -> (NodeRef, NamedTempFile) {
     let driver = DriverSpec::File(FileSpec {
         filename,
         role: fdset::Role::Image,
+        locking: block::spec::Locking::Auto,
     });
     let spec = NodeSpec {
         name: Some("disk".to_owned()),

@@ -131,6 +131,7 @@ fn open(graph: &mut BlockGraph, file: &File, read_only: bool) -> Result<NodeRef,
         driver: DriverSpec::File(FileSpec {
             filename: "/dev/fdset/0".to_owned(),
             role: fdset::Role::Image,
+            locking: block::spec::Locking::Auto,
         }),
     };
     let driver = DriverSpec::Qcow2(Box::new(Qcow2Spec {

@@ -114,6 +114,7 @@ impl Rig {
             driver: DriverSpec::File(FileSpec {
                 filename,
                 role: fdset::Role::Image,
+                locking: crate::spec::Locking::Auto,
             }),
         };
         let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
