@@ -5,10 +5,11 @@ use fdset::{Door, Role};
 use super::place::Children;
 use super::{BlockGraph, Entry, Owner, auto_name};
 use crate::error::BlockError;
-use crate::node::NodeRef;
+use crate::node::{Claim, NodeRef};
+use crate::permission::{Permissions, Usage};
 use crate::protocol::create::NewFile;
 use crate::protocol::file::{FileKind, FileNode};
-use crate::spec::{DriverSpec, FileSpec, NodeOptions};
+use crate::spec::{DriverSpec, FileSpec, Locking, NodeOptions};
 
 impl BlockGraph {
     /// Adds a node over `filename`, where a missing file is made; what is in it stays. The node has
@@ -30,6 +31,7 @@ impl BlockGraph {
         let spec = FileSpec {
             filename: filename.to_owned(),
             role: Role::Image,
+            locking: Locking::Auto,
         };
         let options = NodeOptions {
             read_only: false,
@@ -38,6 +40,12 @@ impl BlockGraph {
         let file = new.into_file();
         let body = FileNode::over(file, &name, &spec, FileKind::Regular, &options)?;
         let node = NodeRef::new(name.clone(), "file", options, Box::new(body))?;
+        // It is going to be written before it has a user here: may it?
+        let writer = Usage {
+            uses: Permissions::WRITE | Permissions::RESIZE,
+            shares: Permissions::CONSISTENT_READ,
+        };
+        node.claim(Claim::Widen(writer))?;
         let entry = Entry {
             node: node.clone(),
             filename: spec.filename.clone(),
