@@ -933,6 +933,25 @@ func (c *Conn) QueryBlockPauses(ctx context.Context) (BlockPauses, error) {
 	return reply, err
 }
 
+// XBlockdevSetIothreadArguments is what XBlockdevSetIothread takes.
+type XBlockdevSetIothreadArguments struct {
+	// The node.
+	NodeName string `json:"node-name"`
+	// The id of an iothread object, or null for none.
+	Iothread StrOrNull `json:"iothread"`
+	// Also of a node that a device uses (default: false).
+	Force *bool `json:"force,omitempty"`
+}
+
+// XBlockdevSetIothread: Names the iothread that a node is for. A node here has no thread of its
+// own: whoever sends it requests brings one, a disk that of its option iothread. So this only sees
+// whether it could be done, and is without effect.
+//
+// Errors: - there is no such node or iothread - a device uses the node.
+func (c *Conn) XBlockdevSetIothread(ctx context.Context, args XBlockdevSetIothreadArguments) error {
+	return c.Execute(ctx, "x-blockdev-set-iothread", args, nil)
+}
+
 // QueryBlockstatsArguments is what QueryBlockstats takes.
 type QueryBlockstatsArguments struct {
 	// Whether to list nodes instead of disks (default: false).

@@ -3027,6 +3027,38 @@ type BlockPauses struct {
 	TotalUs uint64 `json:"total-us"`
 }
 
+// StrOrNull: A text, or none.
+type StrOrNull struct {
+	// The text.
+	S *string
+	// None.
+	N *any
+}
+
+// MarshalJSON writes what is there.
+func (a StrOrNull) MarshalJSON() ([]byte, error) {
+	switch {
+	case a.S != nil:
+		return json.Marshal(a.S)
+	case a.N != nil:
+		return json.Marshal(a.N)
+	default:
+		return []byte("null"), nil
+	}
+}
+
+// UnmarshalJSON tells the types apart.
+func (a *StrOrNull) UnmarshalJSON(data []byte) error {
+	switch jsonKind(data) {
+	case '"':
+		return branch(data, &a.S)
+	case 'n':
+		return branch(data, &a.N)
+	default:
+		return nil
+	}
+}
+
 // BlockDeviceTimedStats: What a disk was asked during an interval.
 type BlockDeviceTimedStats struct {
 	// How long the interval is, in seconds.

@@ -284,6 +284,10 @@ fn snapshots_and_jobs() -> Vec<Row> {
             json!({"device": "none", "name": "kept"}),
         ),
         row("query-block-pauses", json!({})),
+        row(
+            "x-blockdev-set-iothread",
+            json!({"node-name": "none", "iothread": null}),
+        ),
         row("add-fd", json!({"fdset-id": 63})).with(Hand::Disk),
         row(
             "blockdev-create",

@@ -61,6 +61,7 @@ from .types import (
     ShutdownAction,
     SnapshotInfo,
     StatusInfo,
+    StrOrNull,
     TargetInfo,
     TransactionAction,
     TransactionProperties,
@@ -932,6 +933,31 @@ class AsyncCommands(AsyncCaller):
             The times, since the process began.
         """
         return await self._ask("query-block-pauses", None, BlockPauses)
+
+    async def x_blockdev_set_iothread(
+        self,
+        node_name: str,
+        iothread: StrOrNull,
+        *,
+        force: Optional[bool] = None,
+    ) -> None:
+        """Names the iothread that a node is for. A node here has no thread of its own: whoever
+        sends it requests brings one, a disk that of its option iothread. So this only sees
+        whether it could be done, and is without effect.
+
+        Args:
+            node_name: The node.
+            iothread: The id of an iothread object, or null for none.
+            force: Also of a node that a device uses (default: false).
+
+        Raises:
+            - there is no such node or iothread.
+            - a device uses the node.
+        """
+        await self._run(
+            "x-blockdev-set-iothread",
+            {"node-name": node_name, "iothread": iothread, "force": force},
+        )
 
     async def query_blockstats(self, *, query_nodes: Optional[bool] = None) -> List[BlockStats]:
         """Tells what disks or nodes were asked until now.

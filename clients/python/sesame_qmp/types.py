@@ -4037,3 +4037,7 @@ BlockdevRefOrNull = Union[BlockdevOptions, str, None]
 
 BlockdevRef = Union[BlockdevOptions, str]
 """A block node, new or old."""
+
+
+StrOrNull = Union[str, None]
+"""A text, or none."""

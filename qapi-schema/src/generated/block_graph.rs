@@ -425,6 +425,80 @@ impl crate::describe::Described for BlockPauses {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// A text, or none.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+#[serde(untagged)]
+pub enum StrOrNull {
+    /// The text.
+    S(String),
+    /// None.
+    N(()),
+}
+
+impl crate::input::FromInput for StrOrNull {
+    fn from_input(
+        value: serde_json::Value,
+        at: &crate::input::Path<'_>,
+        mode: crate::input::Mode,
+    ) -> Result<Self, crate::QmpError> {
+        match value {
+            serde_json::Value::String(_) => {
+                crate::input::FromInput::from_input(value, at, mode).map(Self::S)
+            }
+            serde_json::Value::Null => {
+                crate::input::FromInput::from_input(value, at, mode).map(Self::N)
+            }
+            _ => Err(crate::input::wrong_type(at, "StrOrNull")),
+        }
+    }
+}
+
+crate::input::deserialize_through_input!(StrOrNull);
+
+/// Arguments of command `x-blockdev-set-iothread`.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct XBlockdevSetIothread {
+    /// The node.
+    #[serde(rename = "node-name")]
+    pub node_name: String,
+    /// The id of an iothread object, or null for none.
+    pub iothread: StrOrNull,
+    /// Also of a node that a device uses (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+}
+
+impl crate::input::FromMembers for XBlockdevSetIothread {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            node_name: members.required("node-name")?,
+            iothread: members.required("iothread")?,
+            force: members.optional("force")?,
+        })
+    }
+}
+
+crate::input::object_type!(XBlockdevSetIothread);
+
+impl crate::describe::Described for XBlockdevSetIothread {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("node-name", "str", "the node"),
+        crate::describe::MemberSpec::required(
+            "iothread",
+            "StrOrNull",
+            "the id of an iothread object, or null for none",
+        ),
+        crate::describe::MemberSpec::optional(
+                "force",
+                "bool",
+                "also of a node that a device uses (default: false)",
+            )
+            .default_is("false"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// The commands of `block-graph.json`, for whoever implements them.
 pub trait Commands {
     /// Gives block nodes other options: all of them, or none if one cannot have them. What is not
@@ -486,6 +560,16 @@ pub trait Commands {
         &mut self,
         cx: &mut dyn crate::Context,
     ) -> Result<BlockPauses, crate::QmpError>;
+    /// Names the iothread that a node is for. A node here has no thread of its own: whoever sends
+    /// it requests brings one, a disk that of its option iothread. So this only sees whether it
+    /// could be done, and is without effect.
+    ///
+    /// Errors: - there is no such node or iothread - a device uses the node.
+    fn x_blockdev_set_iothread(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: XBlockdevSetIothread,
+    ) -> Result<(), crate::QmpError>;
 }
 
 /// Parses a command's arguments, runs it, and writes its reply.
@@ -522,6 +606,11 @@ pub fn dispatch(
         "query-block-pauses" => {
             crate::input::no_arguments(arguments)?;
             crate::Reply::of(&handler.query_block_pauses(cx)?)
+        }
+        "x-blockdev-set-iothread" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.x_blockdev_set_iothread(cx, args)?;
+            Ok(crate::Reply::EMPTY)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

@@ -221,11 +221,15 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         { name : "query-block-pauses", description :
         "Tells how long requests of the guest were held back by transaction, the commands for one snapshot and blockdev-reopen.",
         input : None, output : Some(generator.subschema_for:: <
-        super::block_graph::BlockPauses > ()), }, Entry { name : "query-blockstats",
-        description : "Tells what disks or nodes were asked until now.", input :
-        Some(generator.subschema_for:: < super::block_stats::QueryBlockstats > ()),
-        output : Some(generator.subschema_for:: < Vec < super::block_stats::BlockStats >
-        > ()), }, Entry { name : "transaction", description :
+        super::block_graph::BlockPauses > ()), }, Entry { name :
+        "x-blockdev-set-iothread", description :
+        "Names the iothread that a node is for. A node here has no thread of its own: whoever sends it requests brings one, a disk that of its option iothread. So this only sees whether it could be done, and is without effect.",
+        input : Some(generator.subschema_for:: < super::block_graph::XBlockdevSetIothread
+        > ()), output : None, }, Entry { name : "query-blockstats", description :
+        "Tells what disks or nodes were asked until now.", input : Some(generator
+        .subschema_for:: < super::block_stats::QueryBlockstats > ()), output :
+        Some(generator.subschema_for:: < Vec < super::block_stats::BlockStats > > ()), },
+        Entry { name : "transaction", description :
         "Does all of several actions, or none of them. Everything that can fail (opening files, asking the open hook, checking who uses what) happens while the guest goes on; it waits only while the disks are exchanged: query-block-pauses tells how long.",
         input : Some(generator.subschema_for:: < super::transaction::Transaction > ()),
         output : None, }, Entry { name : "qom-list", description :

@@ -989,6 +989,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 94usize,
+        name: "x-blockdev-set-iothread",
+        module: Module::BlockGraph,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &["unstable"],
+    },
+    crate::CommandSpec {
+        number: 95usize,
         name: "x-debug-query-block-graph",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -998,7 +1008,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 95usize,
+        number: 96usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

@@ -191,8 +191,7 @@ impl Commands for Vm {
         _cx: &mut dyn Context,
         _args: QueryNamedBlockNodes,
     ) -> Result<Vec<BlockDeviceInfo>, QmpError> {
-        // A node comes before those it stands on, as clients of QEMU know it.
-        let newest_first = self.graph.nodes().rev();
+        let newest_first = self.graph.nodes_as_made().into_iter().rev();
         Ok(newest_first.map(|node| node_info(&node)).collect())
     }
 }

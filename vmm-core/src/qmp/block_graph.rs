@@ -3,7 +3,7 @@
 use qapi_schema::block_core::SnapshotInfo;
 use qapi_schema::block_graph::{
     BlockPauses, BlockdevReopen, BlockdevSnapshotDeleteInternalSync, BlockdevSnapshotInternal,
-    ChangeBackingFile, Commands, XDbgBlockGraph,
+    ChangeBackingFile, Commands, StrOrNull, XBlockdevSetIothread, XDbgBlockGraph,
 };
 use qapi_schema::{Context, QmpError};
 
@@ -27,6 +27,28 @@ impl Commands for Vm {
     ) -> Result<(), QmpError> {
         let door = self.door_of(cx);
         self.change_backing_name(&door, &args)
+    }
+
+    fn x_blockdev_set_iothread(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: XBlockdevSetIothread,
+    ) -> Result<(), QmpError> {
+        let name = &args.node_name;
+        let view = self.graph.node(name);
+        let view = view.map_err(|error| QmpError::from_error(&error))?;
+        let in_use = view.devices().next().is_some();
+        if in_use && !args.force.unwrap_or(false) {
+            return Err(QmpError::generic(format!(
+                "Node {name} is associated with a BlockBackend and could be in use (use \
+                 force=true to override this check)"
+            )));
+        }
+        match args.iothread {
+            StrOrNull::N(()) => Ok(()),
+            StrOrNull::S(id) if self.objects.iothreads().any(|one| one.id() == id) => Ok(()),
+            StrOrNull::S(id) => Err(QmpError::generic(format!("Cannot find iothread {id}"))),
+        }
     }
 
     fn x_debug_query_block_graph(

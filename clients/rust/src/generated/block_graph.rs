@@ -195,6 +195,44 @@ pub struct BlockPauses {
     pub total_us: u64,
 }
 
+/// A text, or none.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+#[serde(untagged)]
+pub enum StrOrNull {
+    /// The text.
+    S(String),
+    /// None.
+    N(()),
+}
+
+/// Names the iothread that a node is for. A node here has no thread of its own: whoever sends
+/// it requests brings one, a disk that of its option iothread. So this only sees whether it
+/// could be done, and is without effect.
+///
+/// Errors: - there is no such node or iothread - a device uses the node.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct XBlockdevSetIothread {
+    /// The node.
+    #[serde(rename = "node-name")]
+    pub node_name: String,
+    /// The id of an iothread object, or null for none.
+    pub iothread: StrOrNull,
+    /// Also of a node that a device uses (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+}
+
+impl XBlockdevSetIothread {
+    /// With what must be given, and all else absent.
+    pub fn new(node_name: impl Into<String>, iothread: StrOrNull) -> Self {
+        Self {
+            node_name: node_name.into(),
+            iothread,
+            force: None,
+        }
+    }
+}
+
 impl crate::Command for BlockdevReopen {
     const NAME: &'static str = "blockdev-reopen";
     type Reply = ();
@@ -265,3 +303,12 @@ impl crate::Command for QueryBlockPauses {
 }
 
 impl crate::Plain for QueryBlockPauses {}
+impl crate::Command for XBlockdevSetIothread {
+    const NAME: &'static str = "x-blockdev-set-iothread";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for XBlockdevSetIothread {}

@@ -98,6 +98,7 @@ import type {
   TransactionArguments,
   UuidInfo,
   VersionInfo,
+  XBlockdevSetIothreadArguments,
   XDbgBlockGraph,
 } from "./types.js";
 
@@ -701,6 +702,17 @@ export abstract class Commands extends Caller {
    */
   queryBlockPauses(): Promise<BlockPauses> {
     return this.run("query-block-pauses");
+  }
+
+  /**
+   * Names the iothread that a node is for. A node here has no thread of its own: whoever sends it
+   * requests brings one, a disk that of its option iothread. So this only sees whether it could be
+   * done, and is without effect.
+   *
+   * @throws - there is no such node or iothread. - a device uses the node.
+   */
+  xBlockdevSetIothread(args: XBlockdevSetIothreadArguments): Promise<void> {
+    return this.run("x-blockdev-set-iothread", args);
   }
 
   /**

@@ -2521,6 +2521,19 @@ export interface BlockPauses {
   "total-us": number;
 }
 
+/** A text, or none. */
+export type StrOrNull = string | null;
+
+/** Arguments of command `x-blockdev-set-iothread`. */
+export interface XBlockdevSetIothreadArguments {
+  /** The node. */
+  "node-name": string;
+  /** The id of an iothread object, or null for none. */
+  iothread: StrOrNull;
+  /** Also of a node that a device uses (default: false). */
+  force?: boolean;
+}
+
 /** What a disk was asked during an interval. */
 export interface BlockDeviceTimedStats {
   /** How long the interval is, in seconds. */

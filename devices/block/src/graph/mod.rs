@@ -22,6 +22,7 @@ pub(crate) mod change;
 mod image;
 mod locks;
 mod new_file;
+mod order;
 mod place;
 mod reopen;
 pub mod sketch;
@@ -495,7 +496,7 @@ impl BlockGraph {
     }
 
     /// All nodes, oldest first.
-    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = NodeView<'_>> {
+    pub fn nodes(&self) -> impl Iterator<Item = NodeView<'_>> {
         self.nodes
             .values()
             .map(|entry| NodeView { graph: self, entry })
