@@ -1,5 +1,7 @@
 //! The overlay that a snapshot opens on its way, or makes.
 
+use std::io::Write as _;
+
 use block::format::qcow2::{NewImage, create};
 use block::spec::{CacheSpec, DetectZeroes, DiscardMode, NodeOptions, NodeSpec};
 use fdset::Door;
@@ -68,6 +70,22 @@ pub(crate) fn spec(
         DetectZeroes::Unmap => BlockdevDetectZeroesOptions::Unmap,
     });
     resolve::node::node(options)
+}
+
+/// Says on standard output which image is made, as QEMU does; whoever closed it does not want to
+/// know.
+fn announce(filename: &str, image: &NewImage) {
+    let (backing, format) = image.backing.clone().unwrap_or_default();
+    let line = format!(
+        "Formatting '{filename}', fmt=qcow2 cluster_size={} extended_l2=off compression_type=zlib \
+         size={} backing_file={backing} backing_fmt={} lazy_refcounts=off refcount_bits={}",
+        image.cluster_size,
+        image.size,
+        format.unwrap_or_default(),
+        image.refcount_bits
+    );
+    let mut out = std::io::stdout().lock();
+    let _shown = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 impl Vm {

@@ -13,6 +13,7 @@ use super::{BlockGraph, Entry, Hold, Owner};
 use crate::drain::{Drain, Gate};
 use crate::error::BlockError;
 use crate::node::NodeRef;
+use crate::permission::Permissions;
 
 /// A snapshot that was planned: `overlay` goes between `node` and its users.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +59,9 @@ impl BlockGraph {
         self.check_idle(node)?;
         self.check_idle(overlay)?;
         let entry = self.entry(overlay)?;
-        if self.first_use(overlay).is_some() || node == overlay {
+        // Who only stands on it does not see yet what it holds, and may go on.
+        let used = sketch.used(overlay)?;
+        if used.uses.contains(Permissions::CONSISTENT_READ) {
             return Err(BlockError::OverlayInUse);
         }
         if entry.children.edge("backing").is_some() {
@@ -66,6 +69,13 @@ impl BlockGraph {
         }
         if !entry.children.can_be_backed() {
             return Err(BlockError::OverlayUnable);
+        }
+        if self.stands_on(node, overlay) {
+            return Err(BlockError::Cycle {
+                child: node.to_owned(),
+                role: "backing",
+                parent: overlay.to_owned(),
+            });
         }
         sketch.link(overlay, "backing", Link::Backing, Some(node));
         sketch.move_users(node, overlay);

@@ -200,13 +200,7 @@ impl Sketch {
     /// # Errors
     /// The graph cannot be.
     pub fn uses(&self) -> Result<Vec<(&str, &'static str, &str, Usage)>, BlockError> {
-        let mut sums: IndexMap<&str, Usage> = IndexMap::new();
-        for name in self.parents_first()? {
-            let claims = self.claims(name, &sums);
-            let claims = claims.iter();
-            let sum = claims.fold(Usage::NONE, |sum, (_, usage)| sum.and(*usage));
-            sums.insert(name, sum);
-        }
+        let sums = self.sums()?;
         let mut uses = Vec::new();
         for (parent, node) in &self.nodes {
             let sum = sums.get(parent.as_str()).copied().unwrap_or(Usage::NONE);
@@ -216,6 +210,27 @@ impl Sketch {
             }
         }
         Ok(uses)
+    }
+
+    /// What all users of a node do with it together.
+    ///
+    /// # Errors
+    /// The graph cannot be.
+    pub fn used(&self, name: &str) -> Result<Usage, BlockError> {
+        let sums = self.sums()?;
+        Ok(sums.get(name).copied().unwrap_or(Usage::NONE))
+    }
+
+    /// What all users of each node do with it together.
+    fn sums(&self) -> Result<IndexMap<&str, Usage>, BlockError> {
+        let mut sums: IndexMap<&str, Usage> = IndexMap::new();
+        for name in self.parents_first()? {
+            let claims = self.claims(name, &sums);
+            let claims = claims.iter();
+            let sum = claims.fold(Usage::NONE, |sum, (_, usage)| sum.and(*usage));
+            sums.insert(name, sum);
+        }
+        Ok(sums)
     }
 
     /// Who uses a node, in which words, and how; `sums` has all its parents.
