@@ -183,6 +183,7 @@ impl Vm {
             backing: Some((below.filename().to_owned(), Some(driver.to_owned()))),
             ..NewImage::new(size)
         };
+        announce(&snapshot.snapshot_file, &image);
         let iothread = self.default_iothread()?;
         let file = self
             .graph
