@@ -221,18 +221,6 @@ impl Sketch {
         Ok(sums.get(name).copied().unwrap_or(Usage::NONE))
     }
 
-    /// What all users of each node do with it together.
-    fn sums(&self) -> Result<IndexMap<&str, Usage>, BlockError> {
-        let mut sums: IndexMap<&str, Usage> = IndexMap::new();
-        for name in self.parents_first()? {
-            let claims = self.claims(name, &sums);
-            let claims = claims.iter();
-            let sum = claims.fold(Usage::NONE, |sum, (_, usage)| sum.and(*usage));
-            sums.insert(name, sum);
-        }
-        Ok(sums)
-    }
-
     /// Who uses a node, in which words, and how; `sums` has all its parents.
     fn claims(&self, name: &str, sums: &IndexMap<&str, Usage>) -> Vec<(String, Usage)> {
         let own = self.nodes.get(name).map(|node| node.users.clone());

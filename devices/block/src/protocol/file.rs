@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fdset::{Access, Door, Expected, OpenError, OpenFile, Request, Wish};
-use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Whence, ftruncate, lseek};
 
@@ -34,7 +34,7 @@ use crate::slot::Slot;
 use crate::spec::{FileSpec, NodeOptions};
 
 /// Bytes that are stored of a file that was empty and grows: no storage has larger sectors.
-const FIRST_BLOCK: i64 = 4096;
+const FIRST_BLOCK: u64 = 4096;
 
 /// What a file node's driver takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,8 +158,9 @@ impl FileNode {
         })
     }
 
-    /// A file gets the length; a block device has its own, which may have changed since.
-    fn set_length(&self, len: u64) -> Result<(), ResizeError> {
+    /// A file gets the length; a block device has its own, which may have changed since. Returns
+    /// how many bytes of a file without any block want one.
+    fn set_length(&self, len: u64) -> Result<u64, ResizeError> {
         let file = self.file.load();
         if self.kind == FileKind::BlockDevice {
             let own = file.size().map_err(ResizeError::Storage)?;
@@ -167,17 +168,22 @@ impl FileNode {
                 return Err(ResizeError::Unable("Cannot grow device files"));
             }
             self.len.store(own, Ordering::Relaxed);
-            return Ok(());
+            return Ok(0);
         }
         let signed = i64::try_from(len).map_err(|error| {
             ResizeError::Storage(io::Error::new(io::ErrorKind::InvalidInput, error))
         })?;
         ftruncate(&file, signed).map_err(|errno| ResizeError::Storage(errno.into()))?;
-        if self.len.swap(len, Ordering::Relaxed) == 0 && signed > 0 {
-            // A file without any block tells nobody who reads it how its storage is aligned. One
-            // that cannot be had makes the file no worse.
-            let first = signed.min(FIRST_BLOCK);
-            let _had = fallocate(&file, FallocateFlags::empty(), 0, first);
+        let had = self.len.swap(len, Ordering::Relaxed);
+        Ok(if had == 0 { len.min(FIRST_BLOCK) } else { 0 })
+    }
+
+    /// Changes the length. A file without any block tells nobody who reads it how its storage is
+    /// aligned: it gets its first one. One that cannot be had makes the file no worse.
+    async fn lengthen(&self, io: &Io, len: u64) -> Result<(), ResizeError> {
+        let first = self.set_length(len)?;
+        if first > 0 {
+            let _had = io.allocate(&self.file.load(), 0, 0, first).await;
         }
         Ok(())
     }
@@ -431,8 +437,8 @@ impl BlockNode for FileNode {
         Box::pin(std::future::ready(self.look(offset, len)))
     }
 
-    fn resize<'a>(&'a self, _: &'a Io, len: u64) -> ResizeFuture<'a> {
-        Box::pin(std::future::ready(self.set_length(len)))
+    fn resize<'a>(&'a self, io: &'a Io, len: u64) -> ResizeFuture<'a> {
+        Box::pin(self.lengthen(io, len))
     }
 
     fn claim(&self, claim: Claim) -> Result<(), BlockError> {
