@@ -488,6 +488,83 @@ func (c *Conn) ChardevRemove(ctx context.Context, args ChardevRemoveArguments) e
 	return c.Execute(ctx, "chardev-remove", args, nil)
 }
 
+// NetdevAdd: Makes a network backend, for a network card to name.
+//
+// Errors: - If it cannot be had, GenericError; then nothing that was handed in is used up.
+func (c *Conn) NetdevAdd(ctx context.Context, options NetdevVariant) error {
+	return c.Execute(ctx, "netdev_add", options, nil)
+}
+
+// NetdevDelArguments is what NetdevDel takes.
+type NetdevDelArguments struct {
+	// Its id.
+	ID string `json:"id"`
+}
+
+// NetdevDel: Takes a network backend away and closes all that it holds, before the reply. A card
+// that still uses it stays, without a link.
+//
+// Errors: - If there is none, DeviceNotFound.
+func (c *Conn) NetdevDel(ctx context.Context, args NetdevDelArguments) error {
+	return c.Execute(ctx, "netdev_del", args, nil)
+}
+
+// SetLinkArguments is what SetLink takes.
+type SetLinkArguments struct {
+	// The id of a card or of a network backend.
+	Name string `json:"name"`
+	// Whether there is a link.
+	Up bool `json:"up"`
+}
+
+// SetLink: Plugs the cable of a network card in or out. The guest sees the change.
+//
+// Errors: - If there is neither, DeviceNotFound.
+func (c *Conn) SetLink(ctx context.Context, args SetLinkArguments) error {
+	return c.Execute(ctx, "set_link", args, nil)
+}
+
+// QueryRxFilterArguments is what QueryRxFilter takes.
+type QueryRxFilterArguments struct {
+	// The id of a card (default: all that have one).
+	Name *string `json:"name,omitempty"`
+}
+
+// QueryRxFilter: Tells which packets reach the guest. After it, NIC_RX_FILTER_CHANGED comes once
+// more when that changes.
+//
+// Returns: one entry for each card.
+//
+// Errors: - If there is no such card, GenericError.
+func (c *Conn) QueryRxFilter(ctx context.Context, args QueryRxFilterArguments) ([]RxFilterInfo, error) {
+	var reply []RxFilterInfo
+	err := c.Execute(ctx, "query-rx-filter", args, &reply)
+	return reply, err
+}
+
+// AnnounceSelfArguments is what AnnounceSelf takes.
+type AnnounceSelfArguments struct {
+	// How long after the first round the second comes, in milliseconds.
+	Initial int64 `json:"initial"`
+	// The longest wait between rounds, in milliseconds.
+	Max int64 `json:"max"`
+	// How many rounds there are; 0 stops those of the same id.
+	Rounds int64 `json:"rounds"`
+	// By how much each wait is longer than the one before, in milliseconds.
+	Step int64 `json:"step"`
+	// The ids of the cards that take part (default: all).
+	Interfaces []string `json:"interfaces,omitempty"`
+	// Tells apart series of rounds that go on at the same time; one with the same id as another
+	// replaces it (default: "").
+	ID *string `json:"id,omitempty"`
+}
+
+// AnnounceSelf: Makes the addresses of the guest's network cards known to switches, by RARP
+// packets, and has a guest that can do so announce itself.
+func (c *Conn) AnnounceSelf(ctx context.Context, args AnnounceSelfArguments) error {
+	return c.Execute(ctx, "announce-self", args, nil)
+}
+
 // BlockdevAdd: Makes a block node. It must have a node-name.
 func (c *Conn) BlockdevAdd(ctx context.Context, options BlockdevOptionsVariant) error {
 	return c.Execute(ctx, "blockdev-add", options, nil)

@@ -118,6 +118,38 @@ type VserportChangeEvent struct {
 // EventName is its name on the wire.
 func (VserportChangeEvent) EventName() string { return "VSERPORT_CHANGE" }
 
+// NicRxFilterChangedEvent: The guest has changed which packets it wants. It comes once, and then
+// not again before query-rx-filter was sent for that card.
+type NicRxFilterChangedEvent struct {
+	// The card's id.
+	Name *string `json:"name,omitempty"`
+	// Its place in the object tree.
+	Path string `json:"path"`
+}
+
+// EventName is its name on the wire.
+func (NicRxFilterChangedEvent) EventName() string { return "NIC_RX_FILTER_CHANGED" }
+
+// NetdevStreamConnectedEvent: A network backend of type stream has got its peer.
+type NetdevStreamConnectedEvent struct {
+	// The backend.
+	NetdevID string `json:"netdev-id"`
+	// Where the peer is.
+	Addr SocketAddress `json:"addr"`
+}
+
+// EventName is its name on the wire.
+func (NetdevStreamConnectedEvent) EventName() string { return "NETDEV_STREAM_CONNECTED" }
+
+// NetdevStreamDisconnectedEvent: A network backend of type stream has lost its peer.
+type NetdevStreamDisconnectedEvent struct {
+	// The backend.
+	NetdevID string `json:"netdev-id"`
+}
+
+// EventName is its name on the wire.
+func (NetdevStreamDisconnectedEvent) EventName() string { return "NETDEV_STREAM_DISCONNECTED" }
+
 // BlockJobCompletedEvent: A job has ended.
 type BlockJobCompletedEvent struct {
 	// What it does.
@@ -278,6 +310,12 @@ func readEvent(name string, data json.RawMessage) Event {
 		err = variant[VMInternalErrorEvent](data, &event)
 	case "VSERPORT_CHANGE":
 		err = variant[VserportChangeEvent](data, &event)
+	case "NIC_RX_FILTER_CHANGED":
+		err = variant[NicRxFilterChangedEvent](data, &event)
+	case "NETDEV_STREAM_CONNECTED":
+		err = variant[NetdevStreamConnectedEvent](data, &event)
+	case "NETDEV_STREAM_DISCONNECTED":
+		err = variant[NetdevStreamDisconnectedEvent](data, &event)
 	case "BLOCK_JOB_COMPLETED":
 		err = variant[BlockJobCompletedEvent](data, &event)
 	case "BLOCK_JOB_CANCELLED":

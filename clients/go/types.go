@@ -548,8 +548,10 @@ const (
 	OpenRoleEntropy OpenRole = "entropy"
 	// A secret.
 	OpenRoleSecret OpenRole = "secret"
-	// A network backend.
+	// A network backend's socket.
 	OpenRoleNet OpenRole = "net"
+	// A queue of a tap interface.
+	OpenRoleTap OpenRole = "tap"
 	// A snapshot or migration stream.
 	OpenRoleSnapshot OpenRole = "snapshot"
 	// The file that names the process id.
@@ -585,6 +587,10 @@ const (
 	OpenKindListeningSocket OpenKind = "listening-socket"
 	// One end of a connection.
 	OpenKindConnectedSocket OpenKind = "connected-socket"
+	// A datagram socket.
+	OpenKindDatagramSocket OpenKind = "datagram-socket"
+	// A queue of a tap interface.
+	OpenKindTap OpenKind = "tap"
 )
 
 // OpenAccess: How it will be used.
@@ -1249,9 +1255,9 @@ type InetSocketAddress struct {
 	Numeric *bool `json:"numeric,omitempty"`
 	// Must be absent: a socket listens on the port it is given.
 	To *uint16 `json:"to,omitempty"`
-	// Must not be false: the host's address says which is used.
+	// False only if host is an address of IPv6: it says which is used.
 	Ipv4 *bool `json:"ipv4,omitempty"`
-	// Must not be false: the host's address says which is used.
+	// False only if host is an address of IPv4: it says which is used.
 	Ipv6 *bool `json:"ipv6,omitempty"`
 	// Must not be true: idle connections are not probed (default: false).
 	KeepAlive *bool `json:"keep-alive,omitempty"`
@@ -1551,6 +1557,284 @@ func (v ChardevBackendRingbuf) MarshalJSON() ([]byte, error) {
 type ChardevReturn struct {
 	// The path of the pseudo terminal, if it is one.
 	Pty *string `json:"pty,omitempty"`
+}
+
+// SocketAddress: Where a socket is.
+type SocketAddress struct {
+	// Variant is what it is.
+	Variant SocketAddressVariant
+}
+
+// SocketAddressVariant is one of the branches of SocketAddress, or UnknownVariant.
+type SocketAddressVariant interface{ isSocketAddress() }
+
+func (UnknownVariant) isSocketAddress() {}
+
+// MarshalJSON writes the branch.
+func (u SocketAddress) MarshalJSON() ([]byte, error) { return json.Marshal(u.Variant) }
+
+// UnmarshalJSON finds the branch by its discriminator.
+func (u *SocketAddress) UnmarshalJSON(data []byte) error {
+	tags, err := tagsOf(data, "type")
+	if err != nil {
+		return err
+	}
+	switch tags {
+	case "inet":
+		return variant[SocketAddressInet](data, &u.Variant)
+	case "unix":
+		return variant[SocketAddressUnix](data, &u.Variant)
+	case "fd":
+		return variant[SocketAddressFD](data, &u.Variant)
+	default:
+		u.Variant = UnknownVariant{append([]byte(nil), data...)}
+		return nil
+	}
+}
+
+// SocketAddressInet: TCP.
+type SocketAddressInet struct {
+	// Name or number; empty means every address of this host.
+	Host string `json:"host"`
+	// The port.
+	Port string `json:"port"`
+	// Whether the host is a number; accepted and without effect (default: false).
+	Numeric *bool `json:"numeric,omitempty"`
+	// Must be absent: a socket listens on the port it is given.
+	To *uint16 `json:"to,omitempty"`
+	// False only if host is an address of IPv6: it says which is used.
+	Ipv4 *bool `json:"ipv4,omitempty"`
+	// False only if host is an address of IPv4: it says which is used.
+	Ipv6 *bool `json:"ipv6,omitempty"`
+	// Must not be true: idle connections are not probed (default: false).
+	KeepAlive *bool `json:"keep-alive,omitempty"`
+}
+
+func (SocketAddressInet) isSocketAddress() {}
+
+// MarshalJSON adds the discriminator.
+func (v SocketAddressInet) MarshalJSON() ([]byte, error) {
+	type plain SocketAddressInet
+	return tagged(plain(v), "type", "inet")
+}
+
+// SocketAddressUnix: A socket in the file system.
+type SocketAddressUnix struct {
+	// The path, or the name.
+	Path string `json:"path"`
+	// Whether it is a name, not a path (default: false).
+	Abstract *bool `json:"abstract,omitempty"`
+	// Whether the abstract name ends where path does instead of being filled with zeros; false
+	// only with abstract (default: true).
+	Tight *bool `json:"tight,omitempty"`
+}
+
+func (SocketAddressUnix) isSocketAddress() {}
+
+// MarshalJSON adds the discriminator.
+func (v SocketAddressUnix) MarshalJSON() ([]byte, error) {
+	type plain SocketAddressUnix
+	return tagged(plain(v), "type", "unix")
+}
+
+// SocketAddressFD: A socket that was handed in.
+type SocketAddressFD struct {
+	// The name it was given by getfd, or its number if it was inherited.
+	Str string `json:"str"`
+}
+
+func (SocketAddressFD) isSocketAddress() {}
+
+// MarshalJSON adds the discriminator.
+func (v SocketAddressFD) MarshalJSON() ([]byte, error) {
+	type plain SocketAddressFD
+	return tagged(plain(v), "type", "fd")
+}
+
+// Netdev: A network backend.
+type Netdev struct {
+	// Variant is what it is.
+	Variant NetdevVariant
+}
+
+// NetdevVariant is one of the branches of Netdev, or UnknownVariant.
+type NetdevVariant interface{ isNetdev() }
+
+func (UnknownVariant) isNetdev() {}
+
+// MarshalJSON writes the branch.
+func (u Netdev) MarshalJSON() ([]byte, error) { return json.Marshal(u.Variant) }
+
+// UnmarshalJSON finds the branch by its discriminator.
+func (u *Netdev) UnmarshalJSON(data []byte) error {
+	tags, err := tagsOf(data, "type")
+	if err != nil {
+		return err
+	}
+	switch tags {
+	case "dgram":
+		return variant[NetdevDgram](data, &u.Variant)
+	case "hubport":
+		return variant[NetdevHubport](data, &u.Variant)
+	case "socket":
+		return variant[NetdevSocket](data, &u.Variant)
+	case "stream":
+		return variant[NetdevStream](data, &u.Variant)
+	case "tap":
+		return variant[NetdevTap](data, &u.Variant)
+	default:
+		u.Variant = UnknownVariant{append([]byte(nil), data...)}
+		return nil
+	}
+}
+
+// NetdevDgram: A datagram socket.
+type NetdevDgram struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// Where packets come in; with a multicast group in remote the interface to be used. A socket
+	// that was handed in is connected already, and needs no remote.
+	Local *SocketAddress `json:"local,omitempty"`
+	// Where packets go.
+	Remote *SocketAddress `json:"remote,omitempty"`
+}
+
+func (NetdevDgram) isNetdev() {}
+
+// MarshalJSON adds the discriminator.
+func (v NetdevDgram) MarshalJSON() ([]byte, error) {
+	type plain NetdevDgram
+	return tagged(plain(v), "type", "dgram")
+}
+
+// NetdevHubport: A port of a hub inside this process.
+type NetdevHubport struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// The hub.
+	Hubid int32 `json:"hubid"`
+}
+
+func (NetdevHubport) isNetdev() {}
+
+// MarshalJSON adds the discriminator.
+func (v NetdevHubport) MarshalJSON() ([]byte, error) {
+	type plain NetdevHubport
+	return tagged(plain(v), "type", "hubport")
+}
+
+// NetdevSocket: A stream of packets over TCP or a socket that was handed in.
+type NetdevSocket struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// A connected socket that was handed in.
+	FD *string `json:"fd,omitempty"`
+	// Where to wait for one peer after the other, "[HOST]:PORT".
+	Listen *string `json:"listen,omitempty"`
+	// Whom to call, "HOST:PORT".
+	Connect *string `json:"connect,omitempty"`
+}
+
+func (NetdevSocket) isNetdev() {}
+
+// MarshalJSON adds the discriminator.
+func (v NetdevSocket) MarshalJSON() ([]byte, error) {
+	type plain NetdevSocket
+	return tagged(plain(v), "type", "socket")
+}
+
+// NetdevStream: A stream socket.
+type NetdevStream struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// Where it is.
+	Addr SocketAddress `json:"addr"`
+	// Whether to listen there, and serve one peer after the other (default: false).
+	Server *bool `json:"server,omitempty"`
+	// How long to wait, in milliseconds, before a call is made again that failed or was lost; 0
+	// for never (default: 0).
+	ReconnectMs *int64 `json:"reconnect-ms,omitempty"`
+}
+
+func (NetdevStream) isNetdev() {}
+
+// MarshalJSON adds the discriminator.
+func (v NetdevStream) MarshalJSON() ([]byte, error) {
+	type plain NetdevStream
+	return tagged(plain(v), "type", "stream")
+}
+
+// NetdevTap: A tap interface of the host.
+type NetdevTap struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// The interface, whose queues are opened through /dev/net/tun.
+	Ifname *string `json:"ifname,omitempty"`
+	// A queue that was handed in: the name it was given by getfd, or its number if it was
+	// inherited, or anything else that can be opened.
+	FD *string `json:"fd,omitempty"`
+	// Several of them, separated by colons: one for each pair of queues of the card.
+	Fds *string `json:"fds,omitempty"`
+	// Must be "no" or empty: no program is ever started (default: no).
+	Script *string `json:"script,omitempty"`
+	// Must be "no" or empty, too (default: no).
+	Downscript *string `json:"downscript,omitempty"`
+	// How many bytes of the guest's may be on their way through the interface (default: no limit).
+	Sndbuf *uint64 `json:"sndbuf,omitempty"`
+	// Whether packets of an interface that is opened by ifname carry a header for offloads; passed
+	// queues tell by themselves (default: true).
+	VnetHdr *bool `json:"vnet_hdr,omitempty"`
+	// How many queues to open of ifname, 1 to 256 (default: 1).
+	Queues *uint32 `json:"queues,omitempty"`
+}
+
+func (NetdevTap) isNetdev() {}
+
+// MarshalJSON adds the discriminator.
+func (v NetdevTap) MarshalJSON() ([]byte, error) {
+	type plain NetdevTap
+	return tagged(plain(v), "type", "tap")
+}
+
+// RxState: Which packets of a kind reach the guest.
+type RxState string
+
+// The values of RxState.
+const (
+	// Those whose address is in the table.
+	RxStateNormal RxState = "normal"
+	// None.
+	RxStateNone RxState = "none"
+	// All.
+	RxStateAll RxState = "all"
+)
+
+// RxFilterInfo: Which packets reach a guest through one of its network cards.
+type RxFilterInfo struct {
+	// The card's id.
+	Name string `json:"name"`
+	// Whether all do.
+	Promiscuous bool `json:"promiscuous"`
+	// Which of those to groups.
+	Multicast RxState `json:"multicast"`
+	// Which of those to one address.
+	Unicast RxState `json:"unicast"`
+	// Which of those of a VLAN; "all" until the guest's driver says that it wants to choose.
+	Vlan RxState `json:"vlan"`
+	// Whether those to everybody do.
+	BroadcastAllowed bool `json:"broadcast-allowed"`
+	// Whether the guest asked for more groups than the table holds: all then come through.
+	MulticastOverflow bool `json:"multicast-overflow"`
+	// The same of single addresses.
+	UnicastOverflow bool `json:"unicast-overflow"`
+	// The card's own address.
+	MainMac string `json:"main-mac"`
+	// The VLANs.
+	VlanTable []int64 `json:"vlan-table"`
+	// The single addresses beside its own.
+	UnicastTable []string `json:"unicast-table"`
+	// The groups.
+	MulticastTable []string `json:"multicast-table"`
 }
 
 // BlockdevDriver: What a block node is.
@@ -3640,6 +3924,10 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsVirtioBlkPCI](data, &u.Variant)
 	case "virtio-blk-pci-non-transitional":
 		return variant[DeviceOptionsVirtioBlkPCINonTransitional](data, &u.Variant)
+	case "virtio-net-pci":
+		return variant[DeviceOptionsVirtioNetPCI](data, &u.Variant)
+	case "virtio-net-pci-non-transitional":
+		return variant[DeviceOptionsVirtioNetPCINonTransitional](data, &u.Variant)
 	case "virtio-rng-pci":
 		return variant[DeviceOptionsVirtioRngPCI](data, &u.Variant)
 	case "virtio-rng-pci-non-transitional":
@@ -3984,6 +4272,228 @@ func (DeviceOptionsVirtioBlkPCINonTransitional) isDeviceOptions() {}
 func (v DeviceOptionsVirtioBlkPCINonTransitional) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsVirtioBlkPCINonTransitional
 	return tagged(plain(v), "driver", "virtio-blk-pci-non-transitional")
+}
+
+// DeviceOptionsVirtioNetPCI: A network card.
+type DeviceOptionsVirtioNetPCI struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// The id of the network backend it is connected to (default: none; the card has no link).
+	Netdev *string `json:"netdev,omitempty"`
+	// Its address, as six numbers in hexadecimal with colons or dashes (default: 52:54:00:12:34:56
+	// for the first card, and the next free one for each other).
+	Mac *string `json:"mac,omitempty"`
+	// Whether it has as many pairs of queues as its backend (default: false).
+	Mq *bool `json:"mq,omitempty"`
+	// How many entries a queue for incoming packets has, a power of two, 256 to 1024 (default:
+	// 256).
+	RxQueueSize *uint16 `json:"rx_queue_size,omitempty"`
+	// How many entries a queue for outgoing packets has, a power of two, 256 to 1024 (default:
+	// 256).
+	TxQueueSize *uint16 `json:"tx_queue_size,omitempty"`
+	// The longest packet, without its Ethernet header, that the guest is told to use: 68 to 65535,
+	// or 0 to tell nothing (default: 0).
+	HostMtu *uint16 `json:"host_mtu,omitempty"`
+	// Accepted and without effect: there is no firmware that boots from networks.
+	Bootindex *int32 `json:"bootindex,omitempty"`
+	// What the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1).
+	Speed *int32 `json:"speed,omitempty"`
+	// What the guest is told about the link: half or full (default: unknown).
+	Duplex *string `json:"duplex,omitempty"`
+	// Whether the guest may leave checksums to us, where the backend can do it (default: true).
+	Csum *bool `json:"csum,omitempty"`
+	// Must not be false: guest_tso4 and its like say it one by one (default: true).
+	Gso *bool `json:"gso,omitempty"`
+	// Whether the guest may be given packets whose checksum is still to be computed, where the
+	// backend has such (default: true).
+	GuestCsum *bool `json:"guest_csum,omitempty"`
+	// Whether the guest may be given long TCP packets over IPv4 (default: true).
+	GuestTso4 *bool `json:"guest_tso4,omitempty"`
+	// The same over IPv6 (default: true).
+	GuestTso6 *bool `json:"guest_tso6,omitempty"`
+	// The same with congestion marks (default: true).
+	GuestEcn *bool `json:"guest_ecn,omitempty"`
+	// Whether the guest may be given long UDP packets that are cut by IP (default: true).
+	GuestUfo *bool `json:"guest_ufo,omitempty"`
+	// Whether the guest may be given long runs of UDP packets over IPv4 (default: true).
+	GuestUso4 *bool `json:"guest_uso4,omitempty"`
+	// The same over IPv6 (default: true).
+	GuestUso6 *bool `json:"guest_uso6,omitempty"`
+	// Whether the guest may send long TCP packets over IPv4 (default: true).
+	HostTso4 *bool `json:"host_tso4,omitempty"`
+	// The same over IPv6 (default: true).
+	HostTso6 *bool `json:"host_tso6,omitempty"`
+	// The same with congestion marks (default: true).
+	HostEcn *bool `json:"host_ecn,omitempty"`
+	// Whether the guest may send long UDP packets that are cut by IP (default: true).
+	HostUfo *bool `json:"host_ufo,omitempty"`
+	// Whether the guest may send long runs of UDP packets (default: true).
+	HostUso *bool `json:"host_uso,omitempty"`
+	// Whether one packet may fill several of the guest's buffers (default: true).
+	MrgRxbuf *bool `json:"mrg_rxbuf,omitempty"`
+	// Whether the guest sees the link come and go (default: true).
+	Status *bool `json:"status,omitempty"`
+	// Whether there is a queue for the guest's commands (default: true).
+	CtrlVq *bool `json:"ctrl_vq,omitempty"`
+	// Whether the guest may choose which packets it wants (default: true).
+	CtrlRx *bool `json:"ctrl_rx,omitempty"`
+	// Whether it may choose in more detail (default: true).
+	CtrlRxExtra *bool `json:"ctrl_rx_extra,omitempty"`
+	// Whether it may choose VLANs (default: true).
+	CtrlVlan *bool `json:"ctrl_vlan,omitempty"`
+	// Whether it may change its address (default: true).
+	CtrlMacAddr *bool `json:"ctrl_mac_addr,omitempty"`
+	// Whether it may change, while it runs, what long packets it takes (default: true).
+	CtrlGuestOffloads *bool `json:"ctrl_guest_offloads,omitempty"`
+	// Whether it can be asked to make its address known (default: true).
+	GuestAnnounce *bool `json:"guest_announce,omitempty"`
+	// Must not be true: the backends spread packets over queues by themselves (default: false).
+	Rss *bool `json:"rss,omitempty"`
+	// Must not be true: there are no packed queues (default: false).
+	Packed *bool `json:"packed,omitempty"`
+	// Must be "bh" or absent: packets are sent at once (default: bh).
+	Tx *string `json:"tx,omitempty"`
+}
+
+func (DeviceOptionsVirtioNetPCI) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVirtioNetPCI) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVirtioNetPCI
+	return tagged(plain(v), "driver", "virtio-net-pci")
+}
+
+// DeviceOptionsVirtioNetPCINonTransitional: The same.
+type DeviceOptionsVirtioNetPCINonTransitional struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// The id of the network backend it is connected to (default: none; the card has no link).
+	Netdev *string `json:"netdev,omitempty"`
+	// Its address, as six numbers in hexadecimal with colons or dashes (default: 52:54:00:12:34:56
+	// for the first card, and the next free one for each other).
+	Mac *string `json:"mac,omitempty"`
+	// Whether it has as many pairs of queues as its backend (default: false).
+	Mq *bool `json:"mq,omitempty"`
+	// How many entries a queue for incoming packets has, a power of two, 256 to 1024 (default:
+	// 256).
+	RxQueueSize *uint16 `json:"rx_queue_size,omitempty"`
+	// How many entries a queue for outgoing packets has, a power of two, 256 to 1024 (default:
+	// 256).
+	TxQueueSize *uint16 `json:"tx_queue_size,omitempty"`
+	// The longest packet, without its Ethernet header, that the guest is told to use: 68 to 65535,
+	// or 0 to tell nothing (default: 0).
+	HostMtu *uint16 `json:"host_mtu,omitempty"`
+	// Accepted and without effect: there is no firmware that boots from networks.
+	Bootindex *int32 `json:"bootindex,omitempty"`
+	// What the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1).
+	Speed *int32 `json:"speed,omitempty"`
+	// What the guest is told about the link: half or full (default: unknown).
+	Duplex *string `json:"duplex,omitempty"`
+	// Whether the guest may leave checksums to us, where the backend can do it (default: true).
+	Csum *bool `json:"csum,omitempty"`
+	// Must not be false: guest_tso4 and its like say it one by one (default: true).
+	Gso *bool `json:"gso,omitempty"`
+	// Whether the guest may be given packets whose checksum is still to be computed, where the
+	// backend has such (default: true).
+	GuestCsum *bool `json:"guest_csum,omitempty"`
+	// Whether the guest may be given long TCP packets over IPv4 (default: true).
+	GuestTso4 *bool `json:"guest_tso4,omitempty"`
+	// The same over IPv6 (default: true).
+	GuestTso6 *bool `json:"guest_tso6,omitempty"`
+	// The same with congestion marks (default: true).
+	GuestEcn *bool `json:"guest_ecn,omitempty"`
+	// Whether the guest may be given long UDP packets that are cut by IP (default: true).
+	GuestUfo *bool `json:"guest_ufo,omitempty"`
+	// Whether the guest may be given long runs of UDP packets over IPv4 (default: true).
+	GuestUso4 *bool `json:"guest_uso4,omitempty"`
+	// The same over IPv6 (default: true).
+	GuestUso6 *bool `json:"guest_uso6,omitempty"`
+	// Whether the guest may send long TCP packets over IPv4 (default: true).
+	HostTso4 *bool `json:"host_tso4,omitempty"`
+	// The same over IPv6 (default: true).
+	HostTso6 *bool `json:"host_tso6,omitempty"`
+	// The same with congestion marks (default: true).
+	HostEcn *bool `json:"host_ecn,omitempty"`
+	// Whether the guest may send long UDP packets that are cut by IP (default: true).
+	HostUfo *bool `json:"host_ufo,omitempty"`
+	// Whether the guest may send long runs of UDP packets (default: true).
+	HostUso *bool `json:"host_uso,omitempty"`
+	// Whether one packet may fill several of the guest's buffers (default: true).
+	MrgRxbuf *bool `json:"mrg_rxbuf,omitempty"`
+	// Whether the guest sees the link come and go (default: true).
+	Status *bool `json:"status,omitempty"`
+	// Whether there is a queue for the guest's commands (default: true).
+	CtrlVq *bool `json:"ctrl_vq,omitempty"`
+	// Whether the guest may choose which packets it wants (default: true).
+	CtrlRx *bool `json:"ctrl_rx,omitempty"`
+	// Whether it may choose in more detail (default: true).
+	CtrlRxExtra *bool `json:"ctrl_rx_extra,omitempty"`
+	// Whether it may choose VLANs (default: true).
+	CtrlVlan *bool `json:"ctrl_vlan,omitempty"`
+	// Whether it may change its address (default: true).
+	CtrlMacAddr *bool `json:"ctrl_mac_addr,omitempty"`
+	// Whether it may change, while it runs, what long packets it takes (default: true).
+	CtrlGuestOffloads *bool `json:"ctrl_guest_offloads,omitempty"`
+	// Whether it can be asked to make its address known (default: true).
+	GuestAnnounce *bool `json:"guest_announce,omitempty"`
+	// Must not be true: the backends spread packets over queues by themselves (default: false).
+	Rss *bool `json:"rss,omitempty"`
+	// Must not be true: there are no packed queues (default: false).
+	Packed *bool `json:"packed,omitempty"`
+	// Must be "bh" or absent: packets are sent at once (default: bh).
+	Tx *string `json:"tx,omitempty"`
+}
+
+func (DeviceOptionsVirtioNetPCINonTransitional) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVirtioNetPCINonTransitional) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVirtioNetPCINonTransitional
+	return tagged(plain(v), "driver", "virtio-net-pci-non-transitional")
 }
 
 // DeviceOptionsVirtioRngPCI: A source of random numbers.

@@ -7,7 +7,7 @@
 //!
 //! Read next: [`bus`] (how an access finds its device), [`virtio`] (how a queue runs),
 //! [`pci`] (the tree, hot-plug), [`legacy`] (the parts of a PC that are older than PCI),
-//! [`lifecycle`] (what every device goes through), [`vm_clock`] (the time they live in).
+//! [`net`] (network backends), [`lifecycle`] (what every device goes through), [`vm_clock`] (the time they live in).
 
 pub mod bus;
 pub mod chardev;
@@ -15,6 +15,7 @@ pub mod irq;
 pub mod legacy;
 pub mod lifecycle;
 pub mod memory;
+pub mod net;
 pub mod notice;
 pub mod pci;
 pub mod reactor;

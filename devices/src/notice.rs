@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use fdset::SocketAddress;
+
 /// News from a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -52,6 +54,18 @@ pub enum Notice {
         id: String,
         /// Whether a peer is connected.
         open: bool,
+    },
+    /// A netdev's stream got or lost its peer.
+    NetStream {
+        /// The netdev's id.
+        id: String,
+        /// Where the peer is that came; `None` when one has left.
+        peer: Option<SocketAddress>,
+    },
+    /// The guest has changed which packets it wants, for the first time since somebody asked.
+    RxFilterChanged {
+        /// The card's name in the device tree.
+        device: String,
     },
 }
 

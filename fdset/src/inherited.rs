@@ -17,11 +17,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use crate::error::{OpenError, Wanted};
 use crate::handover::Origin;
 use crate::kernel::{Claim, is_inherited, take_inherited};
-use crate::kind::Nature;
+use crate::kind::{Kind, Nature, either};
 use crate::lease::OpenFile;
 use crate::ledger::Via;
 use crate::registry::{Door, Scope};
-use crate::request::Role;
+use crate::request::{Access, Request, Role};
 
 /// Where the kernel lists a process's own fds.
 const OWN_FDS: &str = "/proc/self/fd";
@@ -123,6 +123,43 @@ pub fn passed(
     reason: &str,
 ) -> Result<OwnedFd, OpenError> {
     passed_if(door, name_or_number, role, reason, |_| Ok(()))
+}
+
+/// What a property takes that names an fd and nothing else: the number of an inherited fd, the name
+/// of one that `getfd` brought, or anything that [`open`](crate::open()) takes. It must be of one
+/// of `kinds`, and can be read and written.
+///
+/// # Errors
+/// As [`passed`] and [`open`](crate::open()).
+pub fn handed_in(
+    door: &Door,
+    name_or_number: &str,
+    role: Role,
+    kinds: &[Kind],
+    reason: &str,
+) -> Result<OpenFile, OpenError> {
+    if name_or_number.starts_with(|first: char| first.is_ascii_digit()) {
+        let mut nature = None;
+        let check = |fd: BorrowedFd<'_>| {
+            let came = nature.insert(Nature::of(fd)).kind;
+            if kinds.contains(&came) {
+                return Ok(());
+            }
+            Err(format!("it is {came}; needed is {}", either(kinds)))
+        };
+        let (fd, origin) = take_passed(door, name_or_number, role, reason, check)?;
+        let wanted = Wanted::new(format!("fd {name_or_number}"), role, reason);
+        let nature = nature.unwrap_or_else(|| Nature::of(&fd));
+        let lease = door.lease(wanted, Via::Name, nature, Some(origin));
+        return Ok(OpenFile::new(fd, Some(lease)));
+    }
+    let is_plain = !name_or_number.contains('/') && !name_or_number.starts_with("fd:");
+    let named = is_plain.then(|| format!("fd:{name_or_number}"));
+    let name = named.as_deref().unwrap_or(name_or_number);
+    crate::open(
+        door,
+        &Request::new(name, Access::ReadWrite, role, reason).kinds(kinds),
+    )
 }
 
 /// As [`passed`], for a role that not every fd can fill: `check` says what is wrong with it,

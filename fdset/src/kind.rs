@@ -196,6 +196,15 @@ const STREAM: &[Kind] = &[
     Kind::VsockStream,
 ];
 
+/// What packets can go through.
+const NET: &[Kind] = &[
+    Kind::UnixStream,
+    Kind::InetStream,
+    Kind::VsockStream,
+    Kind::UnixDatagram,
+    Kind::InetDatagram,
+];
+
 impl Role {
     /// The kinds that this role takes from [`open`](crate::open()) unless the request says
     /// otherwise; empty where every kind will do.
@@ -212,7 +221,8 @@ impl Role {
             Self::Kvm => &[Kind::Kvm],
             Self::PidFile | Self::Secret => &[Kind::File, Kind::Memfd],
             Self::Commands => &[Kind::File, Kind::Memfd, Kind::Fifo],
-            Self::Net => &[Kind::Tap, Kind::UnixStream, Kind::UnixDatagram],
+            Self::Net => NET,
+            Self::Tap => &[Kind::Tap],
             Self::Chardev
             | Self::ChardevLog
             | Self::Monitor

@@ -65,7 +65,7 @@ pub use error::{OpenError, RegistryError, Wanted};
 pub use escrow::Escrow;
 pub use handover::{Handover, Origin, Peer};
 pub use hook::{Answers, Asker, Expected, HookClient, HookError, HookWire, Told, Wish};
-pub use inherited::{Inherited, inherited, passed, passed_if, standard_streams};
+pub use inherited::{Inherited, handed_in, inherited, passed, passed_if, standard_streams};
 pub use kind::{Kind, Nature};
 pub use lease::{FileType, Identity, Lease, OpenFile};
 pub use ledger::{Place, Use, Via, Waiting};
@@ -78,6 +78,6 @@ pub use request::{Access, Create, Existing, Request, Role};
 pub use reserve::{Reserve, is_out_of_fds};
 pub use sets::{Fdset, FdsetId, Member};
 pub use socket::{
-    Connection, Listener, SocketAddress, Wait, accept, connect, finish_connect, listen,
-    may_connect, set_nodelay, wait_for_caller,
+    Connection, Datagram, Listener, Remote, SocketAddress, Wait, accept, connect, datagram,
+    finish_connect, listen, may_connect, set_nodelay, wait_for_caller,
 };

@@ -102,8 +102,10 @@ pub enum Role {
     Entropy,
     /// A secret.
     Secret,
-    /// A network backend.
+    /// The socket of a network backend.
     Net,
+    /// A queue of a tap interface.
+    Tap,
     /// A snapshot or migration stream.
     Snapshot,
     /// The file that names our process id.
@@ -133,6 +135,7 @@ impl fmt::Display for Role {
             Self::Entropy => "entropy source",
             Self::Secret => "secret",
             Self::Net => "network backend",
+            Self::Tap => "tap interface",
             Self::Snapshot => "snapshot",
             Self::PidFile => "pid file",
             Self::Log => "log",

@@ -37,6 +37,7 @@ pub mod qmp;
 pub mod sealed;
 pub mod stray;
 pub mod table;
+pub mod tap;
 pub mod terminal;
 pub mod tls;
 pub mod vm;

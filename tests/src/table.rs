@@ -113,6 +113,16 @@ pub enum Resource {
     TlsKey,
     /// The file that says what a monitor's clients may send.
     MonitorCommands,
+    /// A queue of a tap interface under a netdev.
+    NetTap,
+    /// A netdev's listening socket.
+    NetListener,
+    /// A netdev's connection.
+    NetConnection,
+    /// A netdev's connection that is made again when it is lost.
+    NetReconnecting,
+    /// A netdev's datagram socket.
+    NetDatagram,
 }
 
 /// Whether a resource can be opened from a source.
@@ -184,6 +194,11 @@ const NOT_OURS: Refusal = Refusal {
           handed in for something else; set an alias for it, or give the node (`backing`, \
           `data-file`)",
     error: "which is not a plain path",
+};
+
+const NO_TAP: Refusal = Refusal {
+    why: "no path leads to a queue: an interface is opened by its name, `ifname`",
+    error: "needed is a tap interface",
 };
 
 const FILE: [Cell; 7] = [Yes, Yes, Yes, Yes, Yes, Yes, No(&NO_NUMBER)];
@@ -419,12 +434,51 @@ pub const TABLE: &[Row] = &[
         kinds: "regular file, memfd, pipe",
         cells: FILE_AT_LAUNCH,
     },
+    Row {
+        resource: Resource::NetTap,
+        title: "Queues of a tap interface",
+        spelled: "`netdev_add` `tap`: `fd`, `fds`",
+        role: "tap",
+        kinds: "queue of a tap interface",
+        cells: [Yes, Yes, Yes, Yes, Yes, No(&NO_TAP), Yes],
+    },
+    Row {
+        resource: Resource::NetListener,
+        title: "Network backend's listening socket",
+        spelled: "`netdev_add` `stream`: `addr`, `server=on`",
+        role: "net",
+        kinds: "listening unix, TCP or vsock socket",
+        cells: SOCKET,
+    },
+    Row {
+        resource: Resource::NetConnection,
+        title: "Network backend's connection (also to passt)",
+        spelled: "`netdev_add` `stream`: `addr`; `socket`: `fd`",
+        role: "net",
+        kinds: "connected unix, TCP or vsock socket",
+        cells: SOCKET,
+    },
+    Row {
+        resource: Resource::NetReconnecting,
+        title: "The same, made again when lost",
+        spelled: "`netdev_add` `stream`: `addr`, `reconnect-ms`",
+        role: "net",
+        kinds: "connected unix, TCP or vsock socket",
+        cells: [No(&USED_UP), No(&USED_UP), Yes, Yes, Yes, Yes, No(&USED_UP)],
+    },
+    Row {
+        resource: Resource::NetDatagram,
+        title: "Network backend's datagram socket",
+        spelled: "`netdev_add` `dgram`: `local`",
+        role: "net",
+        kinds: "unix datagram socket, UDP socket",
+        cells: SOCKET,
+    },
 ];
 
 /// Roles of the schema that have no row, and why.
 pub const WITHOUT_ROW: &[(&str, &str)] = &[
     ("monitor", "a monitor's socket is that of its chardev"),
-    ("net", "there are no network devices"),
     ("snapshot", "there are no snapshots"),
     (
         "log",

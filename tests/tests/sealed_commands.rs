@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -44,6 +44,10 @@ enum Hand {
     Listener,
     /// One end of a connection; the other stays with the manager.
     Connection,
+    /// A datagram socket; the other one stays with the manager.
+    Datagram,
+    /// A queue of a tap interface.
+    Tap,
 }
 
 /// Whether a sealed process can do it.
@@ -227,6 +231,41 @@ fn chardevs() -> Vec<Row> {
     ]
 }
 
+fn netdevs() -> Vec<Row> {
+    let netdev = |id: &str, kind: &str, more: Value| {
+        let mut options = json!({"id": id, "type": kind});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            options[key] = value.clone();
+        }
+        row("netdev_add", options)
+    };
+    let unix = |path: &str| json!({"type": "unix", "path": path});
+    vec![
+        named("tap", Hand::Tap),
+        netdev("tap", "tap", json!({"fd": "tap", "sndbuf": 1 << 20})),
+        netdev("hub", "hubport", json!({"hubid": 0})),
+        named("passt", Hand::Connection),
+        netdev(
+            "stream",
+            "stream",
+            json!({"addr": {"type": "fd", "str": "passt"}}),
+        ),
+        netdev("stream2", "stream", json!({"addr": unix(LISTENER)})).wants_to_open(),
+        named("socket", Hand::Connection),
+        netdev("socket", "socket", json!({"fd": "socket"})),
+        named("datagrams", Hand::Datagram),
+        netdev(
+            "dgram",
+            "dgram",
+            json!({"local": {"type": "fd", "str": "datagrams"}}),
+        ),
+        // What is no tap is refused and stays.
+        named("no-tap", Hand::Pipe),
+        netdev("tap2", "tap", json!({"fd": "no-tap"})),
+        row("closefd", json!({"fdname": "no-tap"})),
+    ]
+}
+
 /// A chain of images and the jobs on it; a job that is named in vain is refused by both.
 fn snapshots_and_jobs() -> Vec<Row> {
     let image = |set: u32, name: &str| {
@@ -403,6 +442,23 @@ fn disks_and_devices() -> Vec<Row> {
             "virtconsole",
             json!({"bus": "d5.0", "chardev": "client"}),
         ),
+        device(
+            13,
+            "virtio-net-pci",
+            json!({"bus": "port12", "netdev": "tap"}),
+        ),
+        device(
+            14,
+            "virtio-net-pci-non-transitional",
+            json!({"bus": "port13", "netdev": "hub"}),
+        ),
+        row("query-rx-filter", json!({"name": "d13"})),
+        row("set_link", json!({"name": "d13", "up": false})),
+        row(
+            "announce-self",
+            json!({"initial": 1, "max": 1, "rounds": 2, "step": 0}),
+        ),
+        row("netdev_del", json!({"id": "tap"})),
         device(8, "isa-serial", json!({"chardev": "file"})),
         device(9, "pcie-root-port", json!({"chassis": 90, "slot": 90})),
         device(10, "pvpanic", json!({})),
@@ -507,6 +563,7 @@ fn table() -> Vec<Row> {
         books(),
         objects(),
         chardevs(),
+        netdevs(),
         disks_and_devices(),
         snapshots_and_jobs(),
         life(),
@@ -541,6 +598,12 @@ impl Manager {
             Hand::Eventfd => nix::sys::eventfd::EventFd::new()?.into(),
             Hand::Pipe => std::io::pipe()?.0.into(),
             Hand::Listener => UnixListener::bind(self.folder.path().join("passed"))?.into(),
+            Hand::Tap => tests::tap::queues("", 1)?.pop().context("a queue")?,
+            Hand::Datagram => {
+                let (ours, theirs) = UnixDatagram::pair()?;
+                self.kept.push(ours.into());
+                theirs.into()
+            }
             Hand::Connection => {
                 let (ours, theirs) = UnixStream::pair()?;
                 self.kept.push(ours.into());
@@ -650,6 +713,7 @@ fn the_table_has_every_command_and_every_kind_of_thing() -> Result<()> {
         ("object-add", None, "/qom-type"),
         ("blockdev-add", None, "/driver"),
         ("chardev-add", Some("backend"), "/backend/type"),
+        ("netdev_add", None, "/type"),
     ] {
         let rows = table
             .iter()

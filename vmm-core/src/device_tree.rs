@@ -14,6 +14,7 @@ use std::sync::Arc;
 use devices::virtio::balloon::VirtioBalloon;
 use devices::virtio::blk::VirtioBlk;
 use devices::virtio::console::VirtioConsole;
+use devices::virtio::net::VirtioNet;
 use indexmap::IndexMap;
 use qapi_schema::QmpError;
 
@@ -39,6 +40,8 @@ pub enum Part {
         /// Its number there.
         number: u32,
     },
+    /// A network card.
+    Net(Arc<VirtioNet>),
     /// A device on the board, there for good.
     Board,
 }
@@ -149,6 +152,14 @@ impl DeviceTree {
     pub fn balloon(&self) -> Option<&Arc<VirtioBalloon>> {
         self.iter().find_map(|(_, device)| match &device.part {
             Part::Balloon(balloon) => Some(balloon),
+            _ => None,
+        })
+    }
+
+    /// The network cards with their names, in the order they were added.
+    pub fn cards(&self) -> impl Iterator<Item = (&str, &Device, &Arc<VirtioNet>)> {
+        self.iter().filter_map(|(name, device)| match &device.part {
+            Part::Net(card) => Some((name, device, card)),
             _ => None,
         })
     }

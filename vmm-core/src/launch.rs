@@ -263,6 +263,10 @@ fn add_backends(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
         vm.add_node(door, options)
             .with_context(|| format!("-blockdev {name}"))?;
     }
+    for netdev in config.netdevs.clone() {
+        let what = format!("-netdev {}", netdev.id);
+        vm.add_netdev(door, netdev).context(what)?;
+    }
     for drive in config.drives.clone() {
         let what = format!("-drive {}", drive.id);
         vm.add_drive(door, drive).context(what)?;

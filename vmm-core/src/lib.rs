@@ -13,6 +13,7 @@
 //!
 //! Read next: [`launch`] (the order of building), [`vm`] (the owner of everything).
 
+pub mod announcer;
 pub mod base64;
 pub mod cli;
 pub mod device_tree;

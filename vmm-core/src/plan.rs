@@ -19,6 +19,7 @@ use block::graph::{Absent, HeaderPlace};
 use block::protocol::create::NewFile;
 use block::spec::{BackingSpec, ChildSpec, DriverSpec, FileSpec, NodeOptions, NodeSpec, Qcow2Spec};
 use devices::chardev::{BackendSpec, ChardevSpec, SocketRole};
+use devices::net::{NetdevKind, NetdevSpec, StreamRole, TapQueues, TapSpec};
 use fdset::{Access, Existing, Expected, Request, Role, SocketAddress, Wish};
 use qapi_schema::block_core::FileSnapshot;
 use qapi_schema::block_create::BlockdevCreate;
@@ -117,6 +118,10 @@ pub fn command(name: &str, arguments: Value) -> Result<Vec<Step>, QmpError> {
             let (id, spec) = resolve::object::object(input::arguments(arguments)?)?;
             Ok(steps(object(&id, &spec)))
         }
+        "netdev_add" => {
+            let spec = resolve::netdev::netdev(input::arguments(arguments)?)?;
+            Ok(steps(netdev(&spec)))
+        }
         "chardev-add" => {
             let args: qapi_schema::char::ChardevAdd = input::arguments(arguments)?;
             Ok(steps(chardev(
@@ -164,6 +169,11 @@ pub fn config(config: &Config) -> Vec<Step> {
     for options in &config.objects {
         if let Ok((id, spec)) = resolve::object::object(options.clone()) {
             plan.extend(object(&id, &spec));
+        }
+    }
+    for options in &config.netdevs {
+        if let Ok(spec) = resolve::netdev::netdev(options.clone()) {
+            plan.extend(netdev(&spec));
         }
     }
     let mut plan = steps(plan);
@@ -453,6 +463,57 @@ fn chardev(id: &str, spec: &ChardevSpec) -> Vec<Planned> {
         plan.push(written(&log.name, Role::ChardevLog, log.append));
     }
     plan
+}
+
+/// A netdev's descriptors. Those of an interface that is given by its name are opened here or not at
+/// all: only who makes an interface can hand queues of it in.
+fn netdev(spec: &NetdevSpec) -> Vec<Planned> {
+    let reason = format!("netdev '{}'", spec.id);
+    let planned = |name: &str, role, expected| {
+        let request = Request::new(name, Access::ReadWrite, role, &reason);
+        Planned::new(&request, expected)
+    };
+    match &spec.kind {
+        NetdevKind::Tap(TapSpec {
+            queues: TapQueues::Handed(names),
+            ..
+        }) => {
+            let names = names.iter().filter_map(|name| handed_name(name));
+            let queues = names.map(|name| planned(&name, Role::Tap, Expected::Tap));
+            queues.collect()
+        }
+        NetdevKind::Stream(stream) => {
+            let expected = match stream.role {
+                StreamRole::Server => Some(Expected::ListeningSocket),
+                StreamRole::Client => Some(Expected::ConnectedSocket),
+                // Called when it is needed, and again and again.
+                StreamRole::Reconnecting(_) => None,
+            };
+            let place = name_of(&stream.address).zip(expected).into_iter();
+            let place = place.map(|(name, expected)| planned(&name, Role::Net, expected));
+            place.collect()
+        }
+        NetdevKind::Dgram { local, .. } => {
+            let local = local.as_ref().and_then(name_of).into_iter();
+            let local = local.map(|name| planned(&name, Role::Net, Expected::DatagramSocket));
+            local.collect()
+        }
+        NetdevKind::Tap(_) | NetdevKind::HubPort { .. } => Vec::new(),
+    }
+}
+
+/// The name under which an fd is asked for that is given by its name or number; an inherited number
+/// has none.
+fn handed_name(given: &str) -> Option<String> {
+    if given.starts_with(|first: char| first.is_ascii_digit()) {
+        return None;
+    }
+    let is_plain = !given.contains('/') && !given.starts_with("fd:");
+    Some(if is_plain {
+        format!("fd:{given}")
+    } else {
+        given.to_owned()
+    })
 }
 
 /// The name under which a socket is asked for; an inherited number has none.

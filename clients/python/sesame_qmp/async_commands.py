@@ -45,6 +45,7 @@ from .types import (
     MemoryInfo,
     MigrationCapabilityStatus,
     NameInfo,
+    Netdev,
     NewImageMode,
     ObjectOptions,
     ObjectPropertyInfo,
@@ -55,6 +56,7 @@ from .types import (
     PanicAction,
     PciInfo,
     RebootAction,
+    RxFilterInfo,
     SandboxInfo,
     SchemaInfo,
     SealLevel,
@@ -513,6 +515,83 @@ class AsyncCommands(AsyncCaller):
             id: Its id.
         """
         await self._run("chardev-remove", {"id": id})
+
+    async def netdev_add(self, options: Netdev) -> None:
+        """Makes a network backend, for a network card to name.
+
+        Args:
+            options: What there is to say, by kind.
+
+        Raises:
+            - If it cannot be had, GenericError; then nothing that was handed in is used up.
+        """
+        await self._run("netdev_add", options)
+
+    async def netdev_del(self, id: str) -> None:
+        """Takes a network backend away and closes all that it holds, before the reply. A card
+        that still uses it stays, without a link.
+
+        Args:
+            id: Its id.
+
+        Raises:
+            - If there is none, DeviceNotFound.
+        """
+        await self._run("netdev_del", {"id": id})
+
+    async def set_link(self, name: str, up: bool) -> None:
+        """Plugs the cable of a network card in or out. The guest sees the change.
+
+        Args:
+            name: The id of a card or of a network backend.
+            up: Whether there is a link.
+
+        Raises:
+            - If there is neither, DeviceNotFound.
+        """
+        await self._run("set_link", {"name": name, "up": up})
+
+    async def query_rx_filter(self, *, name: Optional[str] = None) -> List[RxFilterInfo]:
+        """Tells which packets reach the guest. After it, NIC_RX_FILTER_CHANGED comes once more
+        when that changes.
+
+        Args:
+            name: The id of a card (default: all that have one).
+
+        Returns:
+            One entry for each card.
+
+        Raises:
+            - If there is no such card, GenericError.
+        """
+        return await self._ask("query-rx-filter", {"name": name}, List[RxFilterInfo])
+
+    async def announce_self(
+        self,
+        initial: int,
+        max: int,
+        rounds: int,
+        step: int,
+        *,
+        interfaces: Optional[List[str]] = None,
+        id: Optional[str] = None,
+    ) -> None:
+        """Makes the addresses of the guest's network cards known to switches, by RARP packets,
+        and has a guest that can do so announce itself.
+
+        Args:
+            initial: How long after the first round the second comes, in milliseconds.
+            max: The longest wait between rounds, in milliseconds.
+            rounds: How many rounds there are; 0 stops those of the same ``id``.
+            step: By how much each wait is longer than the one before, in milliseconds.
+            interfaces: The ids of the cards that take part (default: all).
+            id: Tells apart series of rounds that go on at the same time; one with the same id
+                as another replaces it (default: "").
+        """
+        await self._run(
+            "announce-self",
+            {"initial": initial, "max": max, "rounds": rounds, "step": step, "interfaces": interfaces, "id": id},
+        )
 
     async def blockdev_add(self, options: BlockdevOptions) -> None:
         """Makes a block node. It must have a node-name.

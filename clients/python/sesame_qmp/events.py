@@ -17,6 +17,7 @@ from .types import (
     JobStatus,
     JobType,
     ShutdownCause,
+    SocketAddress,
 )
 
 
@@ -145,6 +146,42 @@ class VserportChange(Event):
     """The port's id."""
     open: bool
     """Whether it is open now."""
+
+
+@dataclass
+class NicRxFilterChanged(Event):
+    """The guest has changed which packets it wants. It comes once, and then not again before
+    query-rx-filter was sent for that card.
+    """
+
+    EVENT: ClassVar[str] = "NIC_RX_FILTER_CHANGED"
+
+    path: str
+    """Its place in the object tree."""
+    name: Optional[str] = None
+    """The card's id."""
+
+
+@dataclass
+class NetdevStreamConnected(Event):
+    """A network backend of type stream has got its peer."""
+
+    EVENT: ClassVar[str] = "NETDEV_STREAM_CONNECTED"
+
+    netdev_id: str
+    """The backend."""
+    addr: SocketAddress
+    """Where the peer is."""
+
+
+@dataclass
+class NetdevStreamDisconnected(Event):
+    """A network backend of type stream has lost its peer."""
+
+    EVENT: ClassVar[str] = "NETDEV_STREAM_DISCONNECTED"
+
+    netdev_id: str
+    """The backend."""
 
 
 @dataclass
@@ -298,6 +335,9 @@ EVENTS: Mapping[str, Type[Event]] = {
     GuestPvshutdown.EVENT: GuestPvshutdown,
     VmInternalError.EVENT: VmInternalError,
     VserportChange.EVENT: VserportChange,
+    NicRxFilterChanged.EVENT: NicRxFilterChanged,
+    NetdevStreamConnected.EVENT: NetdevStreamConnected,
+    NetdevStreamDisconnected.EVENT: NetdevStreamDisconnected,
     BlockJobCompleted.EVENT: BlockJobCompleted,
     BlockJobCancelled.EVENT: BlockJobCancelled,
     BlockJobReady.EVENT: BlockJobReady,

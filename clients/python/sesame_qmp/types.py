@@ -151,6 +151,7 @@ OpenRole = Literal[
     "entropy",
     "secret",
     "net",
+    "tap",
     "snapshot",
     "pid-file",
     "log",
@@ -173,7 +174,8 @@ made the image.
 - ``commands``: Which commands a monitor's clients may send.
 - ``entropy``: A source of random bytes.
 - ``secret``: A secret.
-- ``net``: A network backend.
+- ``net``: A network backend's socket.
+- ``tap``: A queue of a tap interface.
 - ``snapshot``: A snapshot or migration stream.
 - ``pid-file``: The file that names the process id.
 - ``log``: The program's own log.
@@ -190,6 +192,8 @@ OpenKind = Literal[
     "terminal",
     "listening-socket",
     "connected-socket",
+    "datagram-socket",
+    "tap",
 ]
 """What the fd must lead to.
 
@@ -205,6 +209,8 @@ for as "pty". The manager has unlocked it, and opened and closed its other end o
 kernel does not tell whether anybody is there.
 - ``listening-socket``: A stream socket after listen().
 - ``connected-socket``: One end of a connection.
+- ``datagram-socket``: A datagram socket.
+- ``tap``: A queue of a tap interface.
 """
 
 
@@ -412,6 +418,15 @@ CpuModelExpansionType = Literal["static", "full"]
 
 - ``static``: The features that a guest can see.
 - ``full``: These, and the properties that decide how they come about.
+"""
+
+
+RxState = Literal["normal", "none", "all"]
+"""Which packets of a kind reach the guest.
+
+- ``normal``: Those whose address is in the table.
+- ``none``: None.
+- ``all``: All.
 """
 
 
@@ -1504,9 +1519,9 @@ class InetSocketAddress(Struct):
     to: Optional[int] = None
     """Must be absent: a socket listens on the port it is given."""
     ipv4: Optional[bool] = None
-    """Must not be false: the host's address says which is used."""
+    """False only if ``host`` is an address of IPv6: it says which is used."""
     ipv6: Optional[bool] = None
-    """Must not be false: the host's address says which is used."""
+    """False only if ``host`` is an address of IPv4: it says which is used."""
     keep_alive: Optional[bool] = None
     """Must not be true: idle connections are not probed (default: false)."""
 
@@ -1757,6 +1772,212 @@ class ChardevReturn(Struct):
 
     pty: Optional[str] = None
     """The path of the pseudo terminal, if it is one."""
+
+
+@dataclass
+class SocketAddressInet(Struct):
+    """Where a socket is.
+
+    Where ``type`` is ``inet``: TCP.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "inet"}
+
+    type: Literal["inet"] = field(default="inet", init=False)
+    host: str
+    """Name or number; empty means every address of this host."""
+    port: str
+    """The port."""
+    numeric: Optional[bool] = None
+    """Whether the host is a number; accepted and without effect (default: false)."""
+    to: Optional[int] = None
+    """Must be absent: a socket listens on the port it is given."""
+    ipv4: Optional[bool] = None
+    """False only if ``host`` is an address of IPv6: it says which is used."""
+    ipv6: Optional[bool] = None
+    """False only if ``host`` is an address of IPv4: it says which is used."""
+    keep_alive: Optional[bool] = None
+    """Must not be true: idle connections are not probed (default: false)."""
+
+
+@dataclass
+class SocketAddressUnix(Struct):
+    """Where a socket is.
+
+    Where ``type`` is ``unix``: a socket in the file system.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "unix"}
+
+    type: Literal["unix"] = field(default="unix", init=False)
+    path: str
+    """The path, or the name."""
+    abstract: Optional[bool] = None
+    """Whether it is a name, not a path (default: false)."""
+    tight: Optional[bool] = None
+    """Whether the abstract name ends where ``path`` does instead of being filled with zeros;
+    false only with ``abstract`` (default: true).
+    """
+
+
+@dataclass
+class SocketAddressFd(Struct):
+    """Where a socket is.
+
+    Where ``type`` is ``fd``: a socket that was handed in.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"str_": "str"}
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "fd"}
+
+    type: Literal["fd"] = field(default="fd", init=False)
+    str_: str
+    """The name it was given by getfd, or its number if it was inherited."""
+
+
+@dataclass
+class NetdevDgram(Struct):
+    """A network backend.
+
+    Where ``type`` is ``dgram``: a datagram socket.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "dgram"}
+
+    type: Literal["dgram"] = field(default="dgram", init=False)
+    id: str
+    """Its id, which must be new."""
+    local: Optional[SocketAddress] = None
+    """Where packets come in; with a multicast group in ``remote`` the interface to be used. A
+    socket that was handed in is connected already, and needs no ``remote``.
+    """
+    remote: Optional[SocketAddress] = None
+    """Where packets go."""
+
+
+@dataclass
+class NetdevHubport(Struct):
+    """A network backend.
+
+    Where ``type`` is ``hubport``: a port of a hub inside this process.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "hubport"}
+
+    type: Literal["hubport"] = field(default="hubport", init=False)
+    id: str
+    """Its id, which must be new."""
+    hubid: int
+    """The hub."""
+
+
+@dataclass
+class NetdevSocket(Struct):
+    """A network backend.
+
+    Where ``type`` is ``socket``: a stream of packets over TCP or a socket that was handed in.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "socket"}
+
+    type: Literal["socket"] = field(default="socket", init=False)
+    id: str
+    """Its id, which must be new."""
+    fd: Optional[str] = None
+    """A connected socket that was handed in."""
+    listen: Optional[str] = None
+    """Where to wait for one peer after the other, "[HOST]:PORT"."""
+    connect: Optional[str] = None
+    """Whom to call, "HOST:PORT"."""
+
+
+@dataclass
+class NetdevStream(Struct):
+    """A network backend.
+
+    Where ``type`` is ``stream``: a stream socket.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "stream"}
+
+    type: Literal["stream"] = field(default="stream", init=False)
+    id: str
+    """Its id, which must be new."""
+    addr: SocketAddress
+    """Where it is."""
+    server: Optional[bool] = None
+    """Whether to listen there, and serve one peer after the other (default: false)."""
+    reconnect_ms: Optional[int] = None
+    """How long to wait, in milliseconds, before a call is made again that failed or was lost; 0
+    for never (default: 0).
+    """
+
+
+@dataclass
+class NetdevTap(Struct):
+    """A network backend.
+
+    Where ``type`` is ``tap``: a tap interface of the host.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"vnet_hdr": "vnet_hdr"}
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "tap"}
+
+    type: Literal["tap"] = field(default="tap", init=False)
+    id: str
+    """Its id, which must be new."""
+    ifname: Optional[str] = None
+    """The interface, whose queues are opened through /dev/net/tun."""
+    fd: Optional[str] = None
+    """A queue that was handed in: the name it was given by getfd, or its number if it was
+    inherited, or anything else that can be opened.
+    """
+    fds: Optional[str] = None
+    """Several of them, separated by colons: one for each pair of queues of the card."""
+    script: Optional[str] = None
+    """Must be "no" or empty: no program is ever started (default: no)."""
+    downscript: Optional[str] = None
+    """Must be "no" or empty, too (default: no)."""
+    sndbuf: Optional[int] = None
+    """How many bytes of the guest's may be on their way through the interface (default: no
+    limit).
+    """
+    vnet_hdr: Optional[bool] = None
+    """Whether packets of an interface that is opened by ``ifname`` carry a header for offloads;
+    passed queues tell by themselves (default: true).
+    """
+    queues: Optional[int] = None
+    """How many queues to open of ``ifname``, 1 to 256 (default: 1)."""
+
+
+@dataclass
+class RxFilterInfo(Struct):
+    """Which packets reach a guest through one of its network cards."""
+
+    name: str
+    """The card's id."""
+    promiscuous: bool
+    """Whether all do."""
+    multicast: RxState
+    """Which of those to groups."""
+    unicast: RxState
+    """Which of those to one address."""
+    vlan: RxState
+    """Which of those of a VLAN; "all" until the guest's driver says that it wants to choose."""
+    broadcast_allowed: bool
+    """Whether those to everybody do."""
+    multicast_overflow: bool
+    """Whether the guest asked for more groups than the table holds: all then come through."""
+    unicast_overflow: bool
+    """The same of single addresses."""
+    main_mac: str
+    """The card's own address."""
+    vlan_table: List[int]
+    """The VLANs."""
+    unicast_table: List[str]
+    """The single addresses beside its own."""
+    multicast_table: List[str]
+    """The groups."""
 
 
 @dataclass
@@ -3681,6 +3902,294 @@ class DeviceOptionsVirtioBlkPciNonTransitional(Struct):
 
 
 @dataclass
+class DeviceOptionsVirtioNetPci(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``virtio-net-pci``: a network card.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {
+        "iommu_platform": "iommu_platform",
+        "rx_queue_size": "rx_queue_size",
+        "tx_queue_size": "tx_queue_size",
+        "host_mtu": "host_mtu",
+        "guest_csum": "guest_csum",
+        "guest_tso4": "guest_tso4",
+        "guest_tso6": "guest_tso6",
+        "guest_ecn": "guest_ecn",
+        "guest_ufo": "guest_ufo",
+        "guest_uso4": "guest_uso4",
+        "guest_uso6": "guest_uso6",
+        "host_tso4": "host_tso4",
+        "host_tso6": "host_tso6",
+        "host_ecn": "host_ecn",
+        "host_ufo": "host_ufo",
+        "host_uso": "host_uso",
+        "mrg_rxbuf": "mrg_rxbuf",
+        "ctrl_vq": "ctrl_vq",
+        "ctrl_rx": "ctrl_rx",
+        "ctrl_rx_extra": "ctrl_rx_extra",
+        "ctrl_vlan": "ctrl_vlan",
+        "ctrl_mac_addr": "ctrl_mac_addr",
+        "ctrl_guest_offloads": "ctrl_guest_offloads",
+        "guest_announce": "guest_announce",
+    }
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "virtio-net-pci"}
+
+    driver: Literal["virtio-net-pci"] = field(default="virtio-net-pci", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    netdev: Optional[str] = None
+    """The id of the network backend it is connected to (default: none; the card has no link)."""
+    mac: Optional[str] = None
+    """Its address, as six numbers in hexadecimal with colons or dashes (default:
+    52:54:00:12:34:56 for the first card, and the next free one for each other).
+    """
+    mq: Optional[bool] = None
+    """Whether it has as many pairs of queues as its backend (default: false)."""
+    rx_queue_size: Optional[int] = None
+    """How many entries a queue for incoming packets has, a power of two, 256 to 1024 (default:
+    256).
+    """
+    tx_queue_size: Optional[int] = None
+    """How many entries a queue for outgoing packets has, a power of two, 256 to 1024 (default:
+    256).
+    """
+    host_mtu: Optional[int] = None
+    """The longest packet, without its Ethernet header, that the guest is told to use: 68 to
+    65535, or 0 to tell nothing (default: 0).
+    """
+    bootindex: Optional[int] = None
+    """Accepted and without effect: there is no firmware that boots from networks."""
+    speed: Optional[int] = None
+    """What the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1)."""
+    duplex: Optional[str] = None
+    """What the guest is told about the link: half or full (default: unknown)."""
+    csum: Optional[bool] = None
+    """Whether the guest may leave checksums to us, where the backend can do it (default: true)."""
+    gso: Optional[bool] = None
+    """Must not be false: guest_tso4 and its like say it one by one (default: true)."""
+    guest_csum: Optional[bool] = None
+    """Whether the guest may be given packets whose checksum is still to be computed, where the
+    backend has such (default: true).
+    """
+    guest_tso4: Optional[bool] = None
+    """Whether the guest may be given long TCP packets over IPv4 (default: true)."""
+    guest_tso6: Optional[bool] = None
+    """The same over IPv6 (default: true)."""
+    guest_ecn: Optional[bool] = None
+    """The same with congestion marks (default: true)."""
+    guest_ufo: Optional[bool] = None
+    """Whether the guest may be given long UDP packets that are cut by IP (default: true)."""
+    guest_uso4: Optional[bool] = None
+    """Whether the guest may be given long runs of UDP packets over IPv4 (default: true)."""
+    guest_uso6: Optional[bool] = None
+    """The same over IPv6 (default: true)."""
+    host_tso4: Optional[bool] = None
+    """Whether the guest may send long TCP packets over IPv4 (default: true)."""
+    host_tso6: Optional[bool] = None
+    """The same over IPv6 (default: true)."""
+    host_ecn: Optional[bool] = None
+    """The same with congestion marks (default: true)."""
+    host_ufo: Optional[bool] = None
+    """Whether the guest may send long UDP packets that are cut by IP (default: true)."""
+    host_uso: Optional[bool] = None
+    """Whether the guest may send long runs of UDP packets (default: true)."""
+    mrg_rxbuf: Optional[bool] = None
+    """Whether one packet may fill several of the guest's buffers (default: true)."""
+    status: Optional[bool] = None
+    """Whether the guest sees the link come and go (default: true)."""
+    ctrl_vq: Optional[bool] = None
+    """Whether there is a queue for the guest's commands (default: true)."""
+    ctrl_rx: Optional[bool] = None
+    """Whether the guest may choose which packets it wants (default: true)."""
+    ctrl_rx_extra: Optional[bool] = None
+    """Whether it may choose in more detail (default: true)."""
+    ctrl_vlan: Optional[bool] = None
+    """Whether it may choose VLANs (default: true)."""
+    ctrl_mac_addr: Optional[bool] = None
+    """Whether it may change its address (default: true)."""
+    ctrl_guest_offloads: Optional[bool] = None
+    """Whether it may change, while it runs, what long packets it takes (default: true)."""
+    guest_announce: Optional[bool] = None
+    """Whether it can be asked to make its address known (default: true)."""
+    rss: Optional[bool] = None
+    """Must not be true: the backends spread packets over queues by themselves (default: false)."""
+    packed: Optional[bool] = None
+    """Must not be true: there are no packed queues (default: false)."""
+    tx: Optional[str] = None
+    """Must be "bh" or absent: packets are sent at once (default: bh)."""
+
+
+@dataclass
+class DeviceOptionsVirtioNetPciNonTransitional(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``virtio-net-pci-non-transitional``: the same.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {
+        "iommu_platform": "iommu_platform",
+        "rx_queue_size": "rx_queue_size",
+        "tx_queue_size": "tx_queue_size",
+        "host_mtu": "host_mtu",
+        "guest_csum": "guest_csum",
+        "guest_tso4": "guest_tso4",
+        "guest_tso6": "guest_tso6",
+        "guest_ecn": "guest_ecn",
+        "guest_ufo": "guest_ufo",
+        "guest_uso4": "guest_uso4",
+        "guest_uso6": "guest_uso6",
+        "host_tso4": "host_tso4",
+        "host_tso6": "host_tso6",
+        "host_ecn": "host_ecn",
+        "host_ufo": "host_ufo",
+        "host_uso": "host_uso",
+        "mrg_rxbuf": "mrg_rxbuf",
+        "ctrl_vq": "ctrl_vq",
+        "ctrl_rx": "ctrl_rx",
+        "ctrl_rx_extra": "ctrl_rx_extra",
+        "ctrl_vlan": "ctrl_vlan",
+        "ctrl_mac_addr": "ctrl_mac_addr",
+        "ctrl_guest_offloads": "ctrl_guest_offloads",
+        "guest_announce": "guest_announce",
+    }
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "virtio-net-pci-non-transitional"}
+
+    driver: Literal["virtio-net-pci-non-transitional"] = field(default="virtio-net-pci-non-transitional", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    netdev: Optional[str] = None
+    """The id of the network backend it is connected to (default: none; the card has no link)."""
+    mac: Optional[str] = None
+    """Its address, as six numbers in hexadecimal with colons or dashes (default:
+    52:54:00:12:34:56 for the first card, and the next free one for each other).
+    """
+    mq: Optional[bool] = None
+    """Whether it has as many pairs of queues as its backend (default: false)."""
+    rx_queue_size: Optional[int] = None
+    """How many entries a queue for incoming packets has, a power of two, 256 to 1024 (default:
+    256).
+    """
+    tx_queue_size: Optional[int] = None
+    """How many entries a queue for outgoing packets has, a power of two, 256 to 1024 (default:
+    256).
+    """
+    host_mtu: Optional[int] = None
+    """The longest packet, without its Ethernet header, that the guest is told to use: 68 to
+    65535, or 0 to tell nothing (default: 0).
+    """
+    bootindex: Optional[int] = None
+    """Accepted and without effect: there is no firmware that boots from networks."""
+    speed: Optional[int] = None
+    """What the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1)."""
+    duplex: Optional[str] = None
+    """What the guest is told about the link: half or full (default: unknown)."""
+    csum: Optional[bool] = None
+    """Whether the guest may leave checksums to us, where the backend can do it (default: true)."""
+    gso: Optional[bool] = None
+    """Must not be false: guest_tso4 and its like say it one by one (default: true)."""
+    guest_csum: Optional[bool] = None
+    """Whether the guest may be given packets whose checksum is still to be computed, where the
+    backend has such (default: true).
+    """
+    guest_tso4: Optional[bool] = None
+    """Whether the guest may be given long TCP packets over IPv4 (default: true)."""
+    guest_tso6: Optional[bool] = None
+    """The same over IPv6 (default: true)."""
+    guest_ecn: Optional[bool] = None
+    """The same with congestion marks (default: true)."""
+    guest_ufo: Optional[bool] = None
+    """Whether the guest may be given long UDP packets that are cut by IP (default: true)."""
+    guest_uso4: Optional[bool] = None
+    """Whether the guest may be given long runs of UDP packets over IPv4 (default: true)."""
+    guest_uso6: Optional[bool] = None
+    """The same over IPv6 (default: true)."""
+    host_tso4: Optional[bool] = None
+    """Whether the guest may send long TCP packets over IPv4 (default: true)."""
+    host_tso6: Optional[bool] = None
+    """The same over IPv6 (default: true)."""
+    host_ecn: Optional[bool] = None
+    """The same with congestion marks (default: true)."""
+    host_ufo: Optional[bool] = None
+    """Whether the guest may send long UDP packets that are cut by IP (default: true)."""
+    host_uso: Optional[bool] = None
+    """Whether the guest may send long runs of UDP packets (default: true)."""
+    mrg_rxbuf: Optional[bool] = None
+    """Whether one packet may fill several of the guest's buffers (default: true)."""
+    status: Optional[bool] = None
+    """Whether the guest sees the link come and go (default: true)."""
+    ctrl_vq: Optional[bool] = None
+    """Whether there is a queue for the guest's commands (default: true)."""
+    ctrl_rx: Optional[bool] = None
+    """Whether the guest may choose which packets it wants (default: true)."""
+    ctrl_rx_extra: Optional[bool] = None
+    """Whether it may choose in more detail (default: true)."""
+    ctrl_vlan: Optional[bool] = None
+    """Whether it may choose VLANs (default: true)."""
+    ctrl_mac_addr: Optional[bool] = None
+    """Whether it may change its address (default: true)."""
+    ctrl_guest_offloads: Optional[bool] = None
+    """Whether it may change, while it runs, what long packets it takes (default: true)."""
+    guest_announce: Optional[bool] = None
+    """Whether it can be asked to make its address known (default: true)."""
+    rss: Optional[bool] = None
+    """Must not be true: the backends spread packets over queues by themselves (default: false)."""
+    packed: Optional[bool] = None
+    """Must not be true: there are no packed queues (default: false)."""
+    tx: Optional[str] = None
+    """Must be "bh" or absent: packets are sent at once (default: bh)."""
+
+
+@dataclass
 class DeviceOptionsVirtioRngPci(Struct):
     """A device to be plugged in.
 
@@ -3949,6 +4458,14 @@ ChardevBackend = Union[
 """What is behind a character device."""
 
 
+SocketAddress = Union[SocketAddressInet, SocketAddressUnix, SocketAddressFd]
+"""Where a socket is."""
+
+
+Netdev = Union[NetdevDgram, NetdevHubport, NetdevSocket, NetdevStream, NetdevTap]
+"""A network backend."""
+
+
 BlockdevOptions = Union[
     BlockdevOptionsFile,
     BlockdevOptionsHostDevice,
@@ -4022,6 +4539,8 @@ DeviceOptions = Union[
     DeviceOptionsVirtioBalloonPciNonTransitional,
     DeviceOptionsVirtioBlkPci,
     DeviceOptionsVirtioBlkPciNonTransitional,
+    DeviceOptionsVirtioNetPci,
+    DeviceOptionsVirtioNetPciNonTransitional,
     DeviceOptionsVirtioRngPci,
     DeviceOptionsVirtioRngPciNonTransitional,
     DeviceOptionsVirtioSerialPci,

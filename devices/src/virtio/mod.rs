@@ -8,7 +8,8 @@
 //!
 //! The transport knows registers, negotiation and interrupts; a device knows its queues and its
 //! configuration space. Neither knows the other's type: the seam is [`device::VirtioDevice`].
-//! Slow queues (rng, console, balloon) are served on the reactor's thread through `ring`; disks have
+//! Slow queues (rng, console, balloon) and network cards are served on the reactor's thread through
+//! `ring`; disks have
 //! io-threads of their own.
 
 pub mod balloon;
@@ -17,6 +18,7 @@ pub mod console;
 pub mod device;
 #[cfg(test)]
 pub(crate) mod mock_driver;
+pub mod net;
 mod ring;
 pub mod rng;
 pub mod transport;

@@ -5,10 +5,11 @@
 //! Nothing here allocates per chain.
 
 use std::io;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mio::Interest;
-use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_AVAIL_F_NO_INTERRUPT};
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueState, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
@@ -110,7 +111,7 @@ impl Slot {
         let next_used = ring.queue.next_used();
         let mut outcome = work(ring, &memory);
         if ring.queue.next_used() != next_used {
-            match ring.queue.needs_notification(&*memory) {
+            match ring.wants_interrupt(&memory, next_used) {
                 Ok(true) => ring.interrupt.trigger(),
                 Ok(false) => {}
                 Err(_) => outcome = Err(Broken),
@@ -164,6 +165,57 @@ impl Ring {
         self.queue.go_to_previous_position();
     }
 
+    /// How many entries there are.
+    pub(super) fn size(&self) -> usize {
+        self.queue.size().into()
+    }
+
+    /// Gives several chains back, by their heads and how much was written into each: all of them
+    /// appear to the driver at once, in this order.
+    pub(super) fn add_used_together(
+        &mut self,
+        memory: &GuestMemView,
+        chains: &[(u16, u32)],
+    ) -> Result<(), Broken> {
+        let (ring, size) = (self.queue.used_ring(), self.queue.size().max(1));
+        let mut next = self.queue.next_used();
+        for (head, written) in chains {
+            let mut element = [0; 8];
+            let (id, len) = element.split_at_mut(4);
+            id.copy_from_slice(&u32::from(*head).to_le_bytes());
+            len.copy_from_slice(&written.to_le_bytes());
+            let place = ring.checked_add(4 + 8 * u64::from(next % size));
+            let place = GuestAddress(place.ok_or(Broken)?);
+            memory.write_slice(&element, place).map_err(|_| Broken)?;
+            next = next.wrapping_add(1);
+        }
+        let index = GuestAddress(ring.checked_add(2).ok_or(Broken)?);
+        memory
+            .store(next.to_le(), index, Ordering::Release)
+            .map_err(|_| Broken)?;
+        self.queue.set_next_used(next);
+        Ok(())
+    }
+
+    /// Whether the driver wants to hear of what was given back since `before` (virtio 1.2, 2.7.7).
+    fn wants_interrupt(&self, memory: &GuestMemView, before: u16) -> Result<bool, Broken> {
+        // What was given back must be visible before the driver's wish is read.
+        fence(Ordering::SeqCst);
+        let ring = self.queue.avail_ring();
+        let load = |offset: u64| -> Result<u16, Broken> {
+            let at = GuestAddress(ring.checked_add(offset).ok_or(Broken)?);
+            let value: u16 = memory.load(at, Ordering::Relaxed).map_err(|_| Broken)?;
+            Ok(u16::from_le(value))
+        };
+        if !self.queue.event_idx_enabled() {
+            return Ok(u32::from(load(0)?) & VRING_AVAIL_F_NO_INTERRUPT == 0);
+        }
+        let wanted = load(4 + 2 * u64::from(self.queue.size()))?;
+        let now = self.queue.next_used();
+        let since_wanted = now.wrapping_sub(wanted).wrapping_sub(1);
+        Ok(since_wanted < now.wrapping_sub(before))
+    }
+
     /// Gives a chain back after `written` bytes were written into it.
     pub(super) fn add_used(
         &mut self,
@@ -210,6 +262,15 @@ impl Chain<'_> {
             .map(|room| room.map(|room| (room.addr().0, room.len())))
     }
 
+    /// Where the driver's bytes are.
+    pub(super) fn readable(
+        &self,
+    ) -> impl Iterator<Item = Result<(GuestAddress, usize), Broken>> + '_ {
+        self.buffers(false).map(|descriptor| {
+            descriptor.map(|descriptor| (descriptor.addr(), descriptor.len() as usize))
+        })
+    }
+
     /// How many bytes the device may write.
     pub(super) fn writable(&self) -> Result<usize, Broken> {
         let mut total = 0usize;
@@ -249,16 +310,29 @@ impl Chain<'_> {
 
     /// Copies `bytes` to the driver; returns how many fitted.
     pub(super) fn scatter(&self, bytes: &[u8]) -> Result<usize, Broken> {
+        self.scatter_at(0, bytes)
+    }
+
+    /// The same, behind the first `offset` bytes of its room.
+    pub(super) fn scatter_at(&self, offset: usize, bytes: &[u8]) -> Result<usize, Broken> {
         let memory = self.descriptors.memory();
+        let mut skip = offset;
         let mut copied = 0;
         for descriptor in self.buffers(true) {
             let descriptor = descriptor?;
+            let len = descriptor.len() as usize;
+            if skip >= len {
+                skip -= len;
+                continue;
+            }
             let rest = bytes.get(copied..).unwrap_or_default();
-            let count = rest.len().min(descriptor.len() as usize);
+            let count = rest.len().min(len - skip);
+            let address = descriptor.addr().0.checked_add(skip as u64);
             memory
-                .write_slice(&rest[..count], descriptor.addr())
+                .write_slice(&rest[..count], GuestAddress(address.ok_or(Broken)?))
                 .map_err(|_| Broken)?;
             copied += count;
+            skip = 0;
             if copied == bytes.len() {
                 break;
             }

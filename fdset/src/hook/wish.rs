@@ -24,6 +24,10 @@ pub enum Expected {
     ListeningSocket,
     /// One end of a connection.
     ConnectedSocket,
+    /// A datagram socket.
+    DatagramSocket,
+    /// A queue of a tap interface.
+    Tap,
 }
 
 impl Expected {
@@ -39,6 +43,8 @@ impl Expected {
             Self::Terminal => "the first end of a pty",
             Self::ListeningSocket => "a listening socket",
             Self::ConnectedSocket => "a connected socket",
+            Self::DatagramSocket => "a datagram socket",
+            Self::Tap => "a queue of a tap interface",
         }
     }
 
@@ -54,12 +60,17 @@ impl Expected {
             Self::Terminal => &[Kind::Terminal],
             Self::ListeningSocket => &[Kind::UnixListener, Kind::InetListener, Kind::VsockListener],
             Self::ConnectedSocket => &[Kind::UnixStream, Kind::InetStream, Kind::VsockStream],
+            Self::DatagramSocket => &[Kind::UnixDatagram, Kind::InetDatagram],
+            Self::Tap => Role::Tap.kinds(),
         }
     }
 
     /// Whether an access mode means nothing for it.
     fn is_socket(self) -> bool {
-        matches!(self, Self::ListeningSocket | Self::ConnectedSocket)
+        matches!(
+            self,
+            Self::ListeningSocket | Self::ConnectedSocket | Self::DatagramSocket
+        )
     }
 }
 

@@ -82,14 +82,14 @@ impl AsRawFd for Listener {
 
 /// A unix socket's path that we made; removed on drop if it is still ours.
 #[derive(Debug)]
-struct BoundPath {
+pub(super) struct BoundPath {
     registry: Arc<FdRegistry>,
     path: PathBuf,
     identity: Identity,
 }
 
 impl BoundPath {
-    fn new(door: &Door, path: &Path) -> io::Result<Self> {
+    pub(super) fn new(door: &Door, path: &Path) -> io::Result<Self> {
         Ok(Self {
             registry: Arc::clone(door.registry()),
             path: path.to_owned(),

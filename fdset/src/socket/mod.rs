@@ -16,6 +16,7 @@
 //! Read next: [`Listener`] (whose path is whose), [`connect`], and [`crate::scm`].
 
 mod connect;
+mod datagram;
 mod delay;
 mod listen;
 
@@ -38,6 +39,7 @@ use crate::registry::Door;
 use crate::request::{Access, Request, Role};
 
 pub use connect::{Connection, Wait, connect, finish_connect, may_connect};
+pub use datagram::{Datagram, Remote, datagram};
 pub use delay::set_nodelay;
 pub use listen::{Listener, accept, listen, wait_for_caller};
 
@@ -152,15 +154,14 @@ fn first_that_works<T>(
     clippy::disallowed_methods,
     reason = "the one place that makes sockets"
 )]
-fn stream_socket(family: AddressFamily, wait: Wait) -> io::Result<OwnedFd> {
+fn new_socket(family: AddressFamily, kind: SocketType, wait: Wait) -> io::Result<OwnedFd> {
     let mut flags = SocketFlags::CLOEXEC;
     flags.set(SocketFlags::NONBLOCK, wait == Wait::Not);
-    Ok(rustix::net::socket_with(
-        family,
-        SocketType::STREAM,
-        flags,
-        None,
-    )?)
+    Ok(rustix::net::socket_with(family, kind, flags, None)?)
+}
+
+fn stream_socket(family: AddressFamily, wait: Wait) -> io::Result<OwnedFd> {
+    new_socket(family, SocketType::STREAM, wait)
 }
 
 fn family(address: &SocketAddr) -> AddressFamily {

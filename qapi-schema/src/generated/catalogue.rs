@@ -132,7 +132,23 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         super::char::ChardevReturn > ()), }, Entry { name : "chardev-remove", description
         : "Removes a character device that nothing uses.", input : Some(generator
         .subschema_for:: < super::char::ChardevRemove > ()), output : None, }, Entry {
-        name : "blockdev-add", description :
+        name : "netdev_add", description :
+        "Makes a network backend, for a network card to name.", input : Some(generator
+        .subschema_for:: < super::net::Netdev > ()), output : None, }, Entry { name :
+        "netdev_del", description :
+        "Takes a network backend away and closes all that it holds, before the reply. A card that still uses it stays, without a link.",
+        input : Some(generator.subschema_for:: < super::net::NetdevDel > ()), output :
+        None, }, Entry { name : "set_link", description :
+        "Plugs the cable of a network card in or out. The guest sees the change.", input
+        : Some(generator.subschema_for:: < super::net::SetLink > ()), output : None, },
+        Entry { name : "query-rx-filter", description :
+        "Tells which packets reach the guest. After it, NIC_RX_FILTER_CHANGED comes once more when that changes.",
+        input : Some(generator.subschema_for:: < super::net::QueryRxFilter > ()), output
+        : Some(generator.subschema_for:: < Vec < super::net::RxFilterInfo > > ()), },
+        Entry { name : "announce-self", description :
+        "Makes the addresses of the guest's network cards known to switches, by RARP packets, and has a guest that can do so announce itself.",
+        input : Some(generator.subschema_for:: < super::net::AnnounceParameters > ()),
+        output : None, }, Entry { name : "blockdev-add", description :
         "Makes a block node. It must have a node-name.", input : Some(generator
         .subschema_for:: < super::block_core::BlockdevOptions > ()), output : None, },
         Entry { name : "blockdev-del", description :
@@ -316,9 +332,20 @@ pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
         super::run_state::VmInternalError > ()), }, Entry { name : "VSERPORT_CHANGE",
         description : "The guest opened or closed a port of a virtio-serial device.",
         input : None, output : Some(generator.subschema_for:: <
-        super::char::VserportChange > ()), }, Entry { name : "BLOCK_JOB_COMPLETED",
-        description : "A job has ended.", input : None, output : Some(generator
-        .subschema_for:: < super::block_core::BlockJobCompleted > ()), }, Entry { name :
+        super::char::VserportChange > ()), }, Entry { name : "NIC_RX_FILTER_CHANGED",
+        description :
+        "The guest has changed which packets it wants. It comes once, and then not again before query-rx-filter was sent for that card.",
+        input : None, output : Some(generator.subschema_for:: <
+        super::net::NicRxFilterChanged > ()), }, Entry { name :
+        "NETDEV_STREAM_CONNECTED", description :
+        "A network backend of type stream has got its peer.", input : None, output :
+        Some(generator.subschema_for:: < super::net::NetdevStreamConnected > ()), },
+        Entry { name : "NETDEV_STREAM_DISCONNECTED", description :
+        "A network backend of type stream has lost its peer.", input : None, output :
+        Some(generator.subschema_for:: < super::net::NetdevStreamDisconnected > ()), },
+        Entry { name : "BLOCK_JOB_COMPLETED", description : "A job has ended.", input :
+        None, output : Some(generator.subschema_for:: <
+        super::block_core::BlockJobCompleted > ()), }, Entry { name :
         "BLOCK_JOB_CANCELLED", description : "A job was cancelled.", input : None, output
         : Some(generator.subschema_for:: < super::block_core::BlockJobCancelled > ()), },
         Entry { name : "BLOCK_JOB_READY", description : "A job can be completed.", input

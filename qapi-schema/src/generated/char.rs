@@ -97,10 +97,10 @@ pub struct InetSocketAddress {
     /// Must be absent: a socket listens on the port it is given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<u16>,
-    /// Must not be false: the host's address says which is used.
+    /// False only if `host` is an address of IPv6: it says which is used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv4: Option<bool>,
-    /// Must not be false: the host's address says which is used.
+    /// False only if `host` is an address of IPv4: it says which is used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ipv6: Option<bool>,
     /// Must not be true: idle connections are not probed (default: false).
@@ -147,12 +147,12 @@ impl crate::describe::Described for InetSocketAddress {
         crate::describe::MemberSpec::optional(
             "ipv4",
             "bool",
-            "must not be false: the host's address says which is used",
+            "false only if @host is an address of IPv6: it says which is used",
         ),
         crate::describe::MemberSpec::optional(
             "ipv6",
             "bool",
-            "must not be false: the host's address says which is used",
+            "false only if @host is an address of IPv4: it says which is used",
         ),
         crate::describe::MemberSpec::optional(
                 "keep-alive",

@@ -21,6 +21,8 @@ pub enum Module {
     Pci,
     /// Character devices: where bytes of consoles and monitors come from and go to.
     Char,
+    /// Network: where the packets of network cards go to and come from.
+    Net,
     /// Disks: block nodes and what they report.
     BlockCore,
     /// Jobs: work on block nodes that goes on after its command has been answered.
@@ -69,6 +71,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 2usize,
+        name: "announce-self",
+        module: Module::Net,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 3usize,
         name: "balloon",
         module: Module::Balloon,
         allow_oob: false,
@@ -78,7 +90,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 3usize,
+        number: 4usize,
         name: "block-commit",
         module: Module::BlockCore,
         allow_oob: false,
@@ -88,7 +100,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 4usize,
+        number: 5usize,
         name: "block-job-cancel",
         module: Module::BlockCore,
         allow_oob: false,
@@ -98,7 +110,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 5usize,
+        number: 6usize,
         name: "block-job-complete",
         module: Module::BlockCore,
         allow_oob: false,
@@ -108,7 +120,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 6usize,
+        number: 7usize,
         name: "block-job-dismiss",
         module: Module::BlockCore,
         allow_oob: false,
@@ -118,7 +130,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 7usize,
+        number: 8usize,
         name: "block-job-finalize",
         module: Module::BlockCore,
         allow_oob: false,
@@ -128,7 +140,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 8usize,
+        number: 9usize,
         name: "block-job-pause",
         module: Module::BlockCore,
         allow_oob: false,
@@ -138,7 +150,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 9usize,
+        number: 10usize,
         name: "block-job-resume",
         module: Module::BlockCore,
         allow_oob: false,
@@ -148,7 +160,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 10usize,
+        number: 11usize,
         name: "block-job-set-speed",
         module: Module::BlockCore,
         allow_oob: false,
@@ -158,7 +170,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 11usize,
+        number: 12usize,
         name: "block-stream",
         module: Module::BlockCore,
         allow_oob: false,
@@ -168,7 +180,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 12usize,
+        number: 13usize,
         name: "block_resize",
         module: Module::BlockCore,
         allow_oob: false,
@@ -178,7 +190,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 13usize,
+        number: 14usize,
         name: "blockdev-add",
         module: Module::BlockCore,
         allow_oob: false,
@@ -188,7 +200,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 14usize,
+        number: 15usize,
         name: "blockdev-create",
         module: Module::BlockCreate,
         allow_oob: false,
@@ -198,7 +210,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 15usize,
+        number: 16usize,
         name: "blockdev-del",
         module: Module::BlockCore,
         allow_oob: false,
@@ -208,7 +220,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 16usize,
+        number: 17usize,
         name: "blockdev-reopen",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -218,7 +230,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 17usize,
+        number: 18usize,
         name: "blockdev-snapshot",
         module: Module::BlockCore,
         allow_oob: false,
@@ -228,7 +240,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 18usize,
+        number: 19usize,
         name: "blockdev-snapshot-delete-internal-sync",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -238,7 +250,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 19usize,
+        number: 20usize,
         name: "blockdev-snapshot-internal-sync",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -248,7 +260,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 20usize,
+        number: 21usize,
         name: "blockdev-snapshot-sync",
         module: Module::BlockCore,
         allow_oob: false,
@@ -258,7 +270,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 21usize,
+        number: 22usize,
         name: "change-backing-file",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -268,7 +280,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 22usize,
+        number: 23usize,
         name: "chardev-add",
         module: Module::Char,
         allow_oob: false,
@@ -278,7 +290,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 23usize,
+        number: 24usize,
         name: "chardev-remove",
         module: Module::Char,
         allow_oob: false,
@@ -288,7 +300,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 24usize,
+        number: 25usize,
         name: "closefd",
         module: Module::Fds,
         allow_oob: false,
@@ -298,7 +310,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 25usize,
+        number: 26usize,
         name: "cont",
         module: Module::RunState,
         allow_oob: false,
@@ -308,7 +320,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 26usize,
+        number: 27usize,
         name: "device-list-properties",
         module: Module::Qdev,
         allow_oob: false,
@@ -318,7 +330,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 27usize,
+        number: 28usize,
         name: "device_add",
         module: Module::Qdev,
         allow_oob: false,
@@ -328,7 +340,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["json-cli", "json-cli-hotplug"],
     },
     crate::CommandSpec {
-        number: 28usize,
+        number: 29usize,
         name: "device_del",
         module: Module::Qdev,
         allow_oob: false,
@@ -338,7 +350,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 29usize,
+        number: 30usize,
         name: "fd-unclaimed-set",
         module: Module::Fds,
         allow_oob: false,
@@ -348,7 +360,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 30usize,
+        number: 31usize,
         name: "getfd",
         module: Module::Fds,
         allow_oob: false,
@@ -358,7 +370,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 31usize,
+        number: 32usize,
         name: "human-monitor-command",
         module: Module::Misc,
         allow_oob: false,
@@ -368,7 +380,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 32usize,
+        number: 33usize,
         name: "inject-nmi",
         module: Module::RunState,
         allow_oob: false,
@@ -378,7 +390,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 33usize,
+        number: 34usize,
         name: "job-cancel",
         module: Module::Job,
         allow_oob: false,
@@ -388,7 +400,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 34usize,
+        number: 35usize,
         name: "job-complete",
         module: Module::Job,
         allow_oob: false,
@@ -398,7 +410,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 35usize,
+        number: 36usize,
         name: "job-dismiss",
         module: Module::Job,
         allow_oob: false,
@@ -408,7 +420,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 36usize,
+        number: 37usize,
         name: "job-finalize",
         module: Module::Job,
         allow_oob: false,
@@ -418,7 +430,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 37usize,
+        number: 38usize,
         name: "job-pause",
         module: Module::Job,
         allow_oob: false,
@@ -428,7 +440,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 38usize,
+        number: 39usize,
         name: "job-resume",
         module: Module::Job,
         allow_oob: false,
@@ -438,7 +450,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 39usize,
+        number: 40usize,
         name: "migrate-set-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -448,7 +460,27 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 40usize,
+        number: 41usize,
+        name: "netdev_add",
+        module: Module::Net,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 42usize,
+        name: "netdev_del",
+        module: Module::Net,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 43usize,
         name: "object-add",
         module: Module::Qom,
         allow_oob: false,
@@ -458,7 +490,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 41usize,
+        number: 44usize,
         name: "object-del",
         module: Module::Qom,
         allow_oob: false,
@@ -468,7 +500,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 42usize,
+        number: 45usize,
         name: "open-hook-clear",
         module: Module::OpenHook,
         allow_oob: false,
@@ -478,7 +510,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 43usize,
+        number: 46usize,
         name: "open-hook-set",
         module: Module::OpenHook,
         allow_oob: false,
@@ -488,7 +520,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 44usize,
+        number: 47usize,
         name: "qmp_capabilities",
         module: Module::Control,
         allow_oob: false,
@@ -498,7 +530,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 45usize,
+        number: 48usize,
         name: "qom-get",
         module: Module::Qom,
         allow_oob: false,
@@ -508,7 +540,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 46usize,
+        number: 49usize,
         name: "qom-list",
         module: Module::Qom,
         allow_oob: false,
@@ -518,7 +550,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 47usize,
+        number: 50usize,
         name: "qom-list-properties",
         module: Module::Qom,
         allow_oob: false,
@@ -528,7 +560,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 48usize,
+        number: 51usize,
         name: "qom-list-types",
         module: Module::Qom,
         allow_oob: false,
@@ -538,7 +570,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 49usize,
+        number: 52usize,
         name: "qom-set",
         module: Module::Qom,
         allow_oob: false,
@@ -548,7 +580,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 50usize,
+        number: 53usize,
         name: "query-balloon",
         module: Module::Balloon,
         allow_oob: false,
@@ -558,7 +590,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 51usize,
+        number: 54usize,
         name: "query-block",
         module: Module::BlockCore,
         allow_oob: false,
@@ -568,7 +600,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 52usize,
+        number: 55usize,
         name: "query-block-jobs",
         module: Module::BlockCore,
         allow_oob: false,
@@ -578,7 +610,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 53usize,
+        number: 56usize,
         name: "query-block-pauses",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -588,7 +620,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 54usize,
+        number: 57usize,
         name: "query-blockstats",
         module: Module::BlockStats,
         allow_oob: false,
@@ -598,7 +630,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 55usize,
+        number: 58usize,
         name: "query-chardev",
         module: Module::Char,
         allow_oob: false,
@@ -608,7 +640,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 56usize,
+        number: 59usize,
         name: "query-command-line-options",
         module: Module::Misc,
         allow_oob: false,
@@ -618,7 +650,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 57usize,
+        number: 60usize,
         name: "query-commands",
         module: Module::Control,
         allow_oob: false,
@@ -628,7 +660,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 58usize,
+        number: 61usize,
         name: "query-cpu-definitions",
         module: Module::Machine,
         allow_oob: false,
@@ -638,7 +670,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 59usize,
+        number: 62usize,
         name: "query-cpu-model-expansion",
         module: Module::Machine,
         allow_oob: false,
@@ -648,7 +680,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 60usize,
+        number: 63usize,
         name: "query-cpus-fast",
         module: Module::Machine,
         allow_oob: false,
@@ -658,7 +690,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 61usize,
+        number: 64usize,
         name: "query-current-machine",
         module: Module::Machine,
         allow_oob: false,
@@ -668,7 +700,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 62usize,
+        number: 65usize,
         name: "query-events",
         module: Module::Control,
         allow_oob: false,
@@ -678,7 +710,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 63usize,
+        number: 66usize,
         name: "query-fd-aliases",
         module: Module::Fds,
         allow_oob: false,
@@ -688,7 +720,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 64usize,
+        number: 67usize,
         name: "query-fds",
         module: Module::Fds,
         allow_oob: false,
@@ -698,7 +730,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 65usize,
+        number: 68usize,
         name: "query-fdsets",
         module: Module::Fds,
         allow_oob: false,
@@ -708,7 +740,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 66usize,
+        number: 69usize,
         name: "query-hotpluggable-cpus",
         module: Module::Machine,
         allow_oob: false,
@@ -718,7 +750,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 67usize,
+        number: 70usize,
         name: "query-iothreads",
         module: Module::Machine,
         allow_oob: false,
@@ -728,7 +760,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 68usize,
+        number: 71usize,
         name: "query-jobs",
         module: Module::Job,
         allow_oob: false,
@@ -738,7 +770,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 69usize,
+        number: 72usize,
         name: "query-kvm",
         module: Module::Machine,
         allow_oob: false,
@@ -748,7 +780,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 70usize,
+        number: 73usize,
         name: "query-machines",
         module: Module::Machine,
         allow_oob: false,
@@ -758,7 +790,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 71usize,
+        number: 74usize,
         name: "query-memdev",
         module: Module::Machine,
         allow_oob: false,
@@ -768,7 +800,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 72usize,
+        number: 75usize,
         name: "query-memory-size-summary",
         module: Module::Machine,
         allow_oob: false,
@@ -778,7 +810,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 73usize,
+        number: 76usize,
         name: "query-migrate-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -788,7 +820,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 74usize,
+        number: 77usize,
         name: "query-name",
         module: Module::Machine,
         allow_oob: false,
@@ -798,7 +830,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 75usize,
+        number: 78usize,
         name: "query-named-block-nodes",
         module: Module::BlockCore,
         allow_oob: false,
@@ -808,7 +840,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 76usize,
+        number: 79usize,
         name: "query-open-hook",
         module: Module::OpenHook,
         allow_oob: false,
@@ -818,7 +850,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 77usize,
+        number: 80usize,
         name: "query-open-plan",
         module: Module::OpenHook,
         allow_oob: false,
@@ -828,7 +860,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 78usize,
+        number: 81usize,
         name: "query-pci",
         module: Module::Pci,
         allow_oob: false,
@@ -838,7 +870,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 79usize,
+        number: 82usize,
         name: "query-qmp-schema",
         module: Module::Control,
         allow_oob: false,
@@ -848,7 +880,17 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 80usize,
+        number: 83usize,
+        name: "query-rx-filter",
+        module: Module::Net,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &["read-only"],
+    },
+    crate::CommandSpec {
+        number: 84usize,
         name: "query-sandbox",
         module: Module::Sandbox,
         allow_oob: false,
@@ -858,7 +900,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 81usize,
+        number: 85usize,
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -868,7 +910,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 82usize,
+        number: 86usize,
         name: "query-target",
         module: Module::Machine,
         allow_oob: false,
@@ -878,7 +920,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 83usize,
+        number: 87usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -888,7 +930,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 84usize,
+        number: 88usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -898,7 +940,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 85usize,
+        number: 89usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -908,7 +950,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 86usize,
+        number: 90usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -918,7 +960,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 87usize,
+        number: 91usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -928,7 +970,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 88usize,
+        number: 92usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -938,7 +980,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 89usize,
+        number: 93usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -948,7 +990,17 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 90usize,
+        number: 94usize,
+        name: "set_link",
+        module: Module::Net,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 95usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -958,7 +1010,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 91usize,
+        number: 96usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -968,7 +1020,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 92usize,
+        number: 97usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -978,7 +1030,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 93usize,
+        number: 98usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -988,7 +1040,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 94usize,
+        number: 99usize,
         name: "x-blockdev-set-iothread",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -998,7 +1050,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 95usize,
+        number: 100usize,
         name: "x-debug-query-block-graph",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1008,7 +1060,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 96usize,
+        number: 101usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

@@ -476,6 +476,479 @@ impl crate::describe::Described for VirtioBlkProperties {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// A virtio network card.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct VirtioNetProperties {
+    /// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    /// (default: the first free slot).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<String>,
+    /// Whether other functions may share the slot (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multifunction: Option<bool>,
+    /// Must be 0: the firmware tables name no slots (default: 0).
+    #[serde(rename = "acpi-index")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acpi_index: Option<u32>,
+    /// Must not be off: there is no legacy interface (default: on).
+    #[serde(rename = "disable-legacy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disable_legacy: Option<super::common::OnOffAuto>,
+    /// Must not be true: there is no other interface (default: false).
+    #[serde(rename = "disable-modern")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disable_modern: Option<bool>,
+    /// Must not be true: the machine has no IOMMU (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iommu_platform: Option<bool>,
+    /// Must not be true: the machine has no IOMMU (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ats: Option<bool>,
+    /// Must not be false: the kernel takes the guest's kicks (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ioeventfd: Option<bool>,
+    /// How many MSI-X vectors there are (default: one for each queue and one for configuration
+    /// changes).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<u32>,
+    /// The id of the network backend it is connected to (default: none; the card has no link).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netdev: Option<String>,
+    /// Its address, as six numbers in hexadecimal with colons or dashes (default:
+    /// 52:54:00:12:34:56 for the first card, and the next free one for each other).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Whether it has as many pairs of queues as its backend (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mq: Option<bool>,
+    /// How many entries a queue for incoming packets has, a power of two, 256 to 1024 (default:
+    /// 256).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rx_queue_size: Option<u16>,
+    /// How many entries a queue for outgoing packets has, a power of two, 256 to 1024 (default:
+    /// 256).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_queue_size: Option<u16>,
+    /// The longest packet, without its Ethernet header, that the guest is told to use: 68 to
+    /// 65535, or 0 to tell nothing (default: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_mtu: Option<u16>,
+    /// Accepted and without effect: there is no firmware that boots from networks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bootindex: Option<i32>,
+    /// What the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed: Option<i32>,
+    /// What the guest is told about the link: half or full (default: unknown).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplex: Option<String>,
+    /// Whether the guest may leave checksums to us, where the backend can do it (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub csum: Option<bool>,
+    /// Must not be false: guest_tso4 and its like say it one by one (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gso: Option<bool>,
+    /// Whether the guest may be given packets whose checksum is still to be computed, where the
+    /// backend has such (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_csum: Option<bool>,
+    /// Whether the guest may be given long TCP packets over IPv4 (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_tso4: Option<bool>,
+    /// The same over IPv6 (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_tso6: Option<bool>,
+    /// The same with congestion marks (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_ecn: Option<bool>,
+    /// Whether the guest may be given long UDP packets that are cut by IP (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_ufo: Option<bool>,
+    /// Whether the guest may be given long runs of UDP packets over IPv4 (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_uso4: Option<bool>,
+    /// The same over IPv6 (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_uso6: Option<bool>,
+    /// Whether the guest may send long TCP packets over IPv4 (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_tso4: Option<bool>,
+    /// The same over IPv6 (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_tso6: Option<bool>,
+    /// The same with congestion marks (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_ecn: Option<bool>,
+    /// Whether the guest may send long UDP packets that are cut by IP (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_ufo: Option<bool>,
+    /// Whether the guest may send long runs of UDP packets (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_uso: Option<bool>,
+    /// Whether one packet may fill several of the guest's buffers (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mrg_rxbuf: Option<bool>,
+    /// Whether the guest sees the link come and go (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<bool>,
+    /// Whether there is a queue for the guest's commands (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctrl_vq: Option<bool>,
+    /// Whether the guest may choose which packets it wants (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctrl_rx: Option<bool>,
+    /// Whether it may choose in more detail (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctrl_rx_extra: Option<bool>,
+    /// Whether it may choose VLANs (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctrl_vlan: Option<bool>,
+    /// Whether it may change its address (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctrl_mac_addr: Option<bool>,
+    /// Whether it may change, while it runs, what long packets it takes (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctrl_guest_offloads: Option<bool>,
+    /// Whether it can be asked to make its address known (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_announce: Option<bool>,
+    /// Must not be true: the backends spread packets over queues by themselves (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rss: Option<bool>,
+    /// Must not be true: there are no packed queues (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed: Option<bool>,
+    /// Must be "bh" or absent: packets are sent at once (default: bh).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx: Option<String>,
+}
+
+impl crate::input::FromMembers for VirtioNetProperties {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            addr: members.optional("addr")?,
+            multifunction: members.optional("multifunction")?,
+            acpi_index: members.optional("acpi-index")?,
+            disable_legacy: members.optional("disable-legacy")?,
+            disable_modern: members.optional("disable-modern")?,
+            iommu_platform: members.optional("iommu_platform")?,
+            ats: members.optional("ats")?,
+            ioeventfd: members.optional("ioeventfd")?,
+            vectors: members.optional("vectors")?,
+            netdev: members.optional("netdev")?,
+            mac: members.optional("mac")?,
+            mq: members.optional("mq")?,
+            rx_queue_size: members.optional("rx_queue_size")?,
+            tx_queue_size: members.optional("tx_queue_size")?,
+            host_mtu: members.optional("host_mtu")?,
+            bootindex: members.optional("bootindex")?,
+            speed: members.optional("speed")?,
+            duplex: members.optional("duplex")?,
+            csum: members.optional("csum")?,
+            gso: members.optional("gso")?,
+            guest_csum: members.optional("guest_csum")?,
+            guest_tso4: members.optional("guest_tso4")?,
+            guest_tso6: members.optional("guest_tso6")?,
+            guest_ecn: members.optional("guest_ecn")?,
+            guest_ufo: members.optional("guest_ufo")?,
+            guest_uso4: members.optional("guest_uso4")?,
+            guest_uso6: members.optional("guest_uso6")?,
+            host_tso4: members.optional("host_tso4")?,
+            host_tso6: members.optional("host_tso6")?,
+            host_ecn: members.optional("host_ecn")?,
+            host_ufo: members.optional("host_ufo")?,
+            host_uso: members.optional("host_uso")?,
+            mrg_rxbuf: members.optional("mrg_rxbuf")?,
+            status: members.optional("status")?,
+            ctrl_vq: members.optional("ctrl_vq")?,
+            ctrl_rx: members.optional("ctrl_rx")?,
+            ctrl_rx_extra: members.optional("ctrl_rx_extra")?,
+            ctrl_vlan: members.optional("ctrl_vlan")?,
+            ctrl_mac_addr: members.optional("ctrl_mac_addr")?,
+            ctrl_guest_offloads: members.optional("ctrl_guest_offloads")?,
+            guest_announce: members.optional("guest_announce")?,
+            rss: members.optional("rss")?,
+            packed: members.optional("packed")?,
+            tx: members.optional("tx")?,
+        })
+    }
+}
+
+crate::input::object_type!(VirtioNetProperties);
+
+impl crate::describe::Described for VirtioNetProperties {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+                "addr",
+                "str",
+                "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
+            )
+            .default_is("the first free slot"),
+        crate::describe::MemberSpec::optional(
+                "multifunction",
+                "bool",
+                "whether other functions may share the slot (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "acpi-index",
+                "uint32",
+                "must be 0: the firmware tables name no slots (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "disable-legacy",
+                "OnOffAuto",
+                "must not be off: there is no legacy interface (default: on)",
+            )
+            .one_of(&["auto", "on", "off"])
+            .default_is("on"),
+        crate::describe::MemberSpec::optional(
+                "disable-modern",
+                "bool",
+                "must not be true: there is no other interface (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "iommu_platform",
+                "bool",
+                "must not be true: the machine has no IOMMU (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "ats",
+                "bool",
+                "must not be true: the machine has no IOMMU (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "ioeventfd",
+                "bool",
+                "must not be false: the kernel takes the guest's kicks (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "vectors",
+                "uint32",
+                "how many MSI-X vectors there are (default: one for each queue and one for configuration changes)",
+            )
+            .default_is("one for each queue and one for configuration changes"),
+        crate::describe::MemberSpec::optional(
+                "netdev",
+                "str",
+                "the id of the network backend it is connected to (default: none; the card has no link)",
+            )
+            .default_is("none; the card has no link"),
+        crate::describe::MemberSpec::optional(
+                "mac",
+                "str",
+                "its address, as six numbers in hexadecimal with colons or dashes (default: 52:54:00:12:34:56 for the first card, and the next free one for each other)",
+            )
+            .default_is(
+                "52:54:00:12:34:56 for the first card, and the next free one for each other",
+            ),
+        crate::describe::MemberSpec::optional(
+                "mq",
+                "bool",
+                "whether it has as many pairs of queues as its backend (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "rx_queue_size",
+                "uint16",
+                "how many entries a queue for incoming packets has, a power of two, 256 to 1024 (default: 256)",
+            )
+            .default_is("256"),
+        crate::describe::MemberSpec::optional(
+                "tx_queue_size",
+                "uint16",
+                "how many entries a queue for outgoing packets has, a power of two, 256 to 1024 (default: 256)",
+            )
+            .default_is("256"),
+        crate::describe::MemberSpec::optional(
+                "host_mtu",
+                "uint16",
+                "the longest packet, without its Ethernet header, that the guest is told to use: 68 to 65535, or 0 to tell nothing (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+            "bootindex",
+            "int32",
+            "accepted and without effect: there is no firmware that boots from networks",
+        ),
+        crate::describe::MemberSpec::optional(
+                "speed",
+                "int32",
+                "what the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1)",
+            )
+            .default_is("-1"),
+        crate::describe::MemberSpec::optional(
+                "duplex",
+                "str",
+                "what the guest is told about the link: half or full (default: unknown)",
+            )
+            .default_is("unknown"),
+        crate::describe::MemberSpec::optional(
+                "csum",
+                "bool",
+                "whether the guest may leave checksums to us, where the backend can do it (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "gso",
+                "bool",
+                "must not be false: guest_tso4 and its like say it one by one (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "guest_csum",
+                "bool",
+                "whether the guest may be given packets whose checksum is still to be computed, where the backend has such (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "guest_tso4",
+                "bool",
+                "whether the guest may be given long TCP packets over IPv4 (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "guest_tso6",
+                "bool",
+                "the same over IPv6 (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "guest_ecn",
+                "bool",
+                "the same with congestion marks (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "guest_ufo",
+                "bool",
+                "whether the guest may be given long UDP packets that are cut by IP (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "guest_uso4",
+                "bool",
+                "whether the guest may be given long runs of UDP packets over IPv4 (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "guest_uso6",
+                "bool",
+                "the same over IPv6 (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "host_tso4",
+                "bool",
+                "whether the guest may send long TCP packets over IPv4 (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "host_tso6",
+                "bool",
+                "the same over IPv6 (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "host_ecn",
+                "bool",
+                "the same with congestion marks (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "host_ufo",
+                "bool",
+                "whether the guest may send long UDP packets that are cut by IP (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "host_uso",
+                "bool",
+                "whether the guest may send long runs of UDP packets (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "mrg_rxbuf",
+                "bool",
+                "whether one packet may fill several of the guest's buffers (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "status",
+                "bool",
+                "whether the guest sees the link come and go (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "ctrl_vq",
+                "bool",
+                "whether there is a queue for the guest's commands (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "ctrl_rx",
+                "bool",
+                "whether the guest may choose which packets it wants (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "ctrl_rx_extra",
+                "bool",
+                "whether it may choose in more detail (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "ctrl_vlan",
+                "bool",
+                "whether it may choose VLANs (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "ctrl_mac_addr",
+                "bool",
+                "whether it may change its address (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "ctrl_guest_offloads",
+                "bool",
+                "whether it may change, while it runs, what long packets it takes (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "guest_announce",
+                "bool",
+                "whether it can be asked to make its address known (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "rss",
+                "bool",
+                "must not be true: the backends spread packets over queues by themselves (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "packed",
+                "bool",
+                "must not be true: there are no packed queues (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "tx",
+                "str",
+                "must be \"bh\" or absent: packets are sent at once (default: bh)",
+            )
+            .default_is("bh"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// A virtio source of random numbers.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VirtioRngProperties {
@@ -1033,6 +1506,12 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional,
+    /// A network card.
+    #[serde(rename = "virtio-net-pci")]
+    VirtioNetPci,
+    /// The same.
+    #[serde(rename = "virtio-net-pci-non-transitional")]
+    VirtioNetPciNonTransitional,
     /// A source of random numbers.
     #[serde(rename = "virtio-rng-pci")]
     VirtioRngPci,
@@ -1061,6 +1540,8 @@ impl DeviceDriver {
         Self::VirtioBalloonPciNonTransitional,
         Self::VirtioBlkPci,
         Self::VirtioBlkPciNonTransitional,
+        Self::VirtioNetPci,
+        Self::VirtioNetPciNonTransitional,
         Self::VirtioRngPci,
         Self::VirtioRngPciNonTransitional,
         Self::VirtioSerialPci,
@@ -1080,6 +1561,8 @@ impl DeviceDriver {
             }
             Self::VirtioBlkPci => "virtio-blk-pci",
             Self::VirtioBlkPciNonTransitional => "virtio-blk-pci-non-transitional",
+            Self::VirtioNetPci => "virtio-net-pci",
+            Self::VirtioNetPciNonTransitional => "virtio-net-pci-non-transitional",
             Self::VirtioRngPci => "virtio-rng-pci",
             Self::VirtioRngPciNonTransitional => "virtio-rng-pci-non-transitional",
             Self::VirtioSerialPci => "virtio-serial-pci",
@@ -1133,6 +1616,12 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional(VirtioBlkProperties),
+    /// A network card.
+    #[serde(rename = "virtio-net-pci")]
+    VirtioNetPci(VirtioNetProperties),
+    /// The same.
+    #[serde(rename = "virtio-net-pci-non-transitional")]
+    VirtioNetPciNonTransitional(VirtioNetProperties),
     /// A source of random numbers.
     #[serde(rename = "virtio-rng-pci")]
     VirtioRngPci(VirtioRngProperties),
@@ -1165,6 +1654,10 @@ impl DeviceOptionsVariant {
             Self::VirtioBlkPci(_) => DeviceDriver::VirtioBlkPci,
             Self::VirtioBlkPciNonTransitional(_) => {
                 DeviceDriver::VirtioBlkPciNonTransitional
+            }
+            Self::VirtioNetPci(_) => DeviceDriver::VirtioNetPci,
+            Self::VirtioNetPciNonTransitional(_) => {
+                DeviceDriver::VirtioNetPciNonTransitional
             }
             Self::VirtioRngPci(_) => DeviceDriver::VirtioRngPci,
             Self::VirtioRngPciNonTransitional(_) => {
@@ -1226,6 +1719,16 @@ impl crate::input::FromMembers for DeviceOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                DeviceDriver::VirtioNetPci => {
+                    DeviceOptionsVariant::VirtioNetPci(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::VirtioNetPciNonTransitional => {
+                    DeviceOptionsVariant::VirtioNetPciNonTransitional(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 DeviceDriver::VirtioRngPci => {
                     DeviceOptionsVariant::VirtioRngPci(
                         crate::input::FromMembers::take(members)?,
@@ -1271,6 +1774,8 @@ impl crate::describe::Described for DeviceOptions {
                     "virtio-balloon-pci-non-transitional",
                     "virtio-blk-pci",
                     "virtio-blk-pci-non-transitional",
+                    "virtio-net-pci",
+                    "virtio-net-pci-non-transitional",
                     "virtio-rng-pci",
                     "virtio-rng-pci-non-transitional",
                     "virtio-serial-pci",
@@ -1331,6 +1836,16 @@ impl crate::describe::Described for DeviceOptions {
             name: "virtio-blk-pci-non-transitional",
             description: "the same",
             members: <VirtioBlkProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "virtio-net-pci",
+            description: "a network card",
+            members: <VirtioNetProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "virtio-net-pci-non-transitional",
+            description: "the same",
+            members: <VirtioNetProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "virtio-rng-pci",

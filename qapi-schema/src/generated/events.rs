@@ -53,6 +53,16 @@ pub enum Event {
     /// The guest opened or closed a port of a virtio-serial device.
     #[serde(rename = "VSERPORT_CHANGE")]
     VserportChange(super::char::VserportChange),
+    /// The guest has changed which packets it wants. It comes once, and then not again before
+    /// query-rx-filter was sent for that card.
+    #[serde(rename = "NIC_RX_FILTER_CHANGED")]
+    NicRxFilterChanged(super::net::NicRxFilterChanged),
+    /// A network backend of type stream has got its peer.
+    #[serde(rename = "NETDEV_STREAM_CONNECTED")]
+    NetdevStreamConnected(super::net::NetdevStreamConnected),
+    /// A network backend of type stream has lost its peer.
+    #[serde(rename = "NETDEV_STREAM_DISCONNECTED")]
+    NetdevStreamDisconnected(super::net::NetdevStreamDisconnected),
     /// A job has ended.
     #[serde(rename = "BLOCK_JOB_COMPLETED")]
     BlockJobCompleted(super::block_core::BlockJobCompleted),
@@ -97,6 +107,9 @@ impl Event {
         "GUEST_PVSHUTDOWN",
         "VM_INTERNAL_ERROR",
         "VSERPORT_CHANGE",
+        "NIC_RX_FILTER_CHANGED",
+        "NETDEV_STREAM_CONNECTED",
+        "NETDEV_STREAM_DISCONNECTED",
         "BLOCK_JOB_COMPLETED",
         "BLOCK_JOB_CANCELLED",
         "BLOCK_JOB_READY",
@@ -122,6 +135,9 @@ impl Event {
             Self::GuestPvshutdown => "GUEST_PVSHUTDOWN",
             Self::VmInternalError(_) => "VM_INTERNAL_ERROR",
             Self::VserportChange(_) => "VSERPORT_CHANGE",
+            Self::NicRxFilterChanged(_) => "NIC_RX_FILTER_CHANGED",
+            Self::NetdevStreamConnected(_) => "NETDEV_STREAM_CONNECTED",
+            Self::NetdevStreamDisconnected(_) => "NETDEV_STREAM_DISCONNECTED",
             Self::BlockJobCompleted(_) => "BLOCK_JOB_COMPLETED",
             Self::BlockJobCancelled(_) => "BLOCK_JOB_CANCELLED",
             Self::BlockJobReady(_) => "BLOCK_JOB_READY",

@@ -59,9 +59,12 @@ pub enum OpenRole {
     /// A secret.
     #[serde(rename = "secret")]
     Secret,
-    /// A network backend.
+    /// A network backend's socket.
     #[serde(rename = "net")]
     Net,
+    /// A queue of a tap interface.
+    #[serde(rename = "tap")]
+    Tap,
     /// A snapshot or migration stream.
     #[serde(rename = "snapshot")]
     Snapshot,
@@ -94,6 +97,7 @@ impl OpenRole {
         Self::Entropy,
         Self::Secret,
         Self::Net,
+        Self::Tap,
         Self::Snapshot,
         Self::PidFile,
         Self::Log,
@@ -117,6 +121,7 @@ impl OpenRole {
             Self::Entropy => "entropy",
             Self::Secret => "secret",
             Self::Net => "net",
+            Self::Tap => "tap",
             Self::Snapshot => "snapshot",
             Self::PidFile => "pid-file",
             Self::Log => "log",
@@ -169,6 +174,12 @@ pub enum OpenKind {
     /// One end of a connection.
     #[serde(rename = "connected-socket")]
     ConnectedSocket,
+    /// A datagram socket.
+    #[serde(rename = "datagram-socket")]
+    DatagramSocket,
+    /// A queue of a tap interface.
+    #[serde(rename = "tap")]
+    Tap,
 }
 
 impl OpenKind {
@@ -182,6 +193,8 @@ impl OpenKind {
         Self::Terminal,
         Self::ListeningSocket,
         Self::ConnectedSocket,
+        Self::DatagramSocket,
+        Self::Tap,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -194,6 +207,8 @@ impl OpenKind {
             Self::Terminal => "terminal",
             Self::ListeningSocket => "listening-socket",
             Self::ConnectedSocket => "connected-socket",
+            Self::DatagramSocket => "datagram-socket",
+            Self::Tap => "tap",
         }
     }
 }
@@ -351,6 +366,7 @@ impl crate::describe::Described for OpenWish {
                     "entropy",
                     "secret",
                     "net",
+                    "tap",
                     "snapshot",
                     "pid-file",
                     "log",
@@ -368,6 +384,8 @@ impl crate::describe::Described for OpenWish {
                     "terminal",
                     "listening-socket",
                     "connected-socket",
+                    "datagram-socket",
+                    "tap",
                 ],
             ),
         crate::describe::MemberSpec::required(
@@ -504,6 +522,7 @@ impl crate::describe::Described for OpenHookOpen {
                     "entropy",
                     "secret",
                     "net",
+                    "tap",
                     "snapshot",
                     "pid-file",
                     "log",
@@ -521,6 +540,8 @@ impl crate::describe::Described for OpenHookOpen {
                     "terminal",
                     "listening-socket",
                     "connected-socket",
+                    "datagram-socket",
+                    "tap",
                 ],
             ),
         crate::describe::MemberSpec::required(
@@ -989,6 +1010,7 @@ impl crate::describe::Described for OpenPlanEntry {
                     "entropy",
                     "secret",
                     "net",
+                    "tap",
                     "snapshot",
                     "pid-file",
                     "log",
@@ -1006,6 +1028,8 @@ impl crate::describe::Described for OpenPlanEntry {
                     "terminal",
                     "listening-socket",
                     "connected-socket",
+                    "datagram-socket",
+                    "tap",
                 ],
             ),
         crate::describe::MemberSpec::required(

@@ -56,7 +56,19 @@ fn command(resource: Resource, name: &str) -> Option<(&'static str, Value, &'sta
         }
         chardev("socket", data)
     };
+    let netdev = |more: Value| {
+        let mut options = json!({"id": "n"});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            options[key] = value.clone();
+        }
+        Some(("netdev_add", options, "netdev_del", json!({"id": "n"})))
+    };
     match resource {
+        Resource::NetTap => netdev(tap(name)),
+        Resource::NetListener => netdev(stream(name, json!({"server": true}))),
+        Resource::NetConnection => netdev(stream(name, json!({}))),
+        Resource::NetReconnecting => netdev(stream(name, json!({"reconnect-ms": 20}))),
+        Resource::NetDatagram => netdev(datagram(name)),
         Resource::ImageFile => node(json!({"driver": "file", "node-name": "n", "filename": name})),
         Resource::BackingFile | Resource::DataFile => node(json!({"driver": "qcow2",
             "node-name": "n", "file": {"driver": "file", "filename": "/dev/fdset/97"}})),
@@ -121,6 +133,11 @@ fn options(resource: Resource, name: &str) -> Vec<String> {
             vec!["-chardev".into(), format!("socket,id=c,{place},server=off")]
         }
         Resource::OpenHook => vec!["-open-hook".into(), place],
+        Resource::NetTap => netdev(tap(name)),
+        Resource::NetListener => netdev(stream(name, json!({"server": true}))),
+        Resource::NetConnection => netdev(stream(name, json!({}))),
+        Resource::NetReconnecting => netdev(stream(name, json!({"reconnect-ms": 20}))),
+        Resource::NetDatagram => netdev(datagram(name)),
         Resource::MonitorListener => monitor("on,wait=off").to_vec(),
         Resource::MonitorConnection => monitor("off").to_vec(),
         Resource::MonitorCommands => {
@@ -135,6 +152,40 @@ fn options(resource: Resource, name: &str) -> Vec<String> {
 fn passed_name(name: &str) -> Option<&str> {
     let number = name.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty();
     name.strip_prefix("fd:").or(number.then_some(name))
+}
+
+/// `-netdev` with these options.
+fn netdev(mut options: Value) -> Vec<String> {
+    options["id"] = "n".into();
+    vec!["-netdev".into(), options.to_string()]
+}
+
+fn tap(name: &str) -> Value {
+    json!({"type": "tap", "fd": passed_name(name).unwrap_or(name)})
+}
+
+fn flat_address(name: &str) -> Value {
+    match passed_name(name) {
+        Some(fd) => json!({"type": "fd", "str": fd}),
+        None => json!({"type": "unix", "path": name}),
+    }
+}
+
+fn stream(name: &str, more: Value) -> Value {
+    let mut options = json!({"type": "stream", "addr": flat_address(name)});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        options[key] = value.clone();
+    }
+    options
+}
+
+/// A socket that was handed in by a name of its own is connected; another has to be told where to.
+fn datagram(name: &str) -> Value {
+    let mut options = json!({"type": "dgram", "local": flat_address(name)});
+    if passed_name(name).is_none() {
+        options["remote"] = json!({"type": "unix", "path": NOWHERE});
+    }
+    options
 }
 
 fn address(name: &str) -> Value {
@@ -268,7 +319,7 @@ impl Stage {
         ensure!(request["role"] == self.row.role, "{request}");
         manager.give(&request, self.stock.fd(self.row.resource)?)?;
         outcome(&self.vm.qmp.reply(SOON)?)?;
-        if self.row.resource == Resource::ChardevReconnecting {
+        if is_made_again(self.row.resource) {
             self.connected(Source::Hook)?;
             // Lost, it is asked for again.
             self.stock.ends.clear();
@@ -280,8 +331,13 @@ impl Stage {
 
     /// A chardev that calls by itself tells later that somebody has answered.
     fn connected(&mut self, source: Source) -> Result<()> {
-        if self.row.resource != Resource::ChardevReconnecting {
-            return Ok(());
+        match self.row.resource {
+            Resource::NetReconnecting => {
+                self.vm.qmp.event("NETDEV_STREAM_CONNECTED", SOON)?;
+                return Ok(());
+            }
+            Resource::ChardevReconnecting => {}
+            _ => return Ok(()),
         }
         let start = Instant::now();
         loop {
@@ -299,6 +355,14 @@ impl Stage {
             thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+/// Whether it is a connection that the program makes by itself.
+fn is_made_again(resource: Resource) -> bool {
+    matches!(
+        resource,
+        Resource::ChardevReconnecting | Resource::NetReconnecting
+    )
 }
 
 fn expect(text: &str, refusal: &Refusal) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -70,7 +70,7 @@ impl Stock {
                 fs::write(self.path("in"), "input")?;
                 fds::open_ro(&self.path("in"))?.into()
             }
-            Resource::ChardevListener | Resource::MonitorListener => {
+            Resource::ChardevListener | Resource::MonitorListener | Resource::NetListener => {
                 let path = self.path("passed");
                 let _ = fs::remove_file(&path);
                 UnixListener::bind(path)?.into()
@@ -78,11 +78,19 @@ impl Stock {
             Resource::ChardevConnection
             | Resource::ChardevReconnecting
             | Resource::OpenHook
-            | Resource::MonitorConnection => {
+            | Resource::MonitorConnection
+            | Resource::NetConnection
+            | Resource::NetReconnecting => {
                 let (ours, theirs) = UnixStream::pair()?;
                 self.ends.push(ours.into());
                 theirs.into()
             }
+            Resource::NetDatagram => {
+                let (ours, theirs) = UnixDatagram::pair()?;
+                self.ends.push(ours.into());
+                theirs.into()
+            }
+            Resource::NetTap => tests::tap::queues("", 1)?.pop().context("a queue")?,
             Resource::Pty => {
                 let first = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
                 grantpt(&first)?;
@@ -138,7 +146,9 @@ impl Stock {
             Resource::ChardevConnection
             | Resource::ChardevReconnecting
             | Resource::OpenHook
-            | Resource::MonitorConnection => {
+            | Resource::MonitorConnection
+            | Resource::NetConnection
+            | Resource::NetReconnecting => {
                 let path = self.path("listening");
                 let _ = fs::remove_file(&path);
                 self.ends.push(UnixListener::bind(&path)?.into());
@@ -149,7 +159,11 @@ impl Stock {
                 drop(self.fd(resource)?);
                 self.path("rules")
             }
-            Resource::ChardevListener | Resource::MonitorListener => self.path("bound"),
+            Resource::NetTap => "/dev/net/tun".into(),
+            Resource::ChardevListener
+            | Resource::MonitorListener
+            | Resource::NetListener
+            | Resource::NetDatagram => self.path("bound"),
             Resource::ChardevOutput | Resource::ChardevLog | Resource::PidFile => self.path("new"),
             Resource::Pty => return Ok(String::new()),
         };

@@ -7,6 +7,7 @@ use qapi_schema::char::ChardevAdd;
 use qapi_schema::cli::AccelType;
 use qapi_schema::cli::CompatPolicy;
 use qapi_schema::devices::DeviceOptions;
+use qapi_schema::net::Netdev;
 use qapi_schema::qom::ObjectOptions;
 use qapi_schema::run_state::SetAction;
 use serde_json::Value;
@@ -56,6 +57,8 @@ pub struct Config {
     pub chardevs: Vec<ChardevAdd>,
     /// Block nodes to be made.
     pub blockdevs: Vec<BlockdevOptions>,
+    /// Network backends.
+    pub netdevs: Vec<Netdev>,
     /// Drives to be made.
     pub drives: Vec<DriveSpec>,
     /// Devices to be plugged in, with `globals` already in them.

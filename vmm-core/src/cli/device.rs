@@ -1,5 +1,5 @@
-//! `-object`, `-blockdev`, `-device` and `-global`: the arguments of `object-add`, `blockdev-add`
-//! and `device_add`; and `-audiodev`, written as they are.
+//! `-object`, `-blockdev`, `-netdev`, `-device` and `-global`: the arguments of `object-add`,
+//! `blockdev-add`, `netdev_add` and `device_add`; and `-audiodev`, written as they are.
 
 use qapi_schema::QmpError;
 use qapi_schema::block_core::BlockdevOptions;
@@ -8,6 +8,7 @@ use qapi_schema::describe::{Described, MemberSpec};
 use qapi_schema::devices::DeviceOptions;
 use qapi_schema::drivers::{DRIVERS, DriverSpec, find_driver};
 use qapi_schema::input::{FromInput, Mode, Path, Size};
+use qapi_schema::net::Netdev;
 use qapi_schema::qom::ObjectOptions;
 use serde_json::{Map, Value};
 
@@ -69,6 +70,19 @@ pub(super) fn take_blockdev(draft: &mut Draft, given: &Given<'_>) -> Result<Step
         )),
         Taken::Value(node) => {
             draft.blockdevs.push(node);
+            Ok(Step::Next)
+        }
+    }
+}
+
+pub(super) fn take_netdev(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    if matches!(given.text, "help" | "?") {
+        return Ok(Step::Print(help::netdevs()));
+    }
+    match take::<Netdev>(given, Form::json("type"))? {
+        Taken::Help(text) => Ok(Step::Print(text)),
+        Taken::Value(netdev) => {
+            draft.netdevs.push(netdev);
             Ok(Step::Next)
         }
     }

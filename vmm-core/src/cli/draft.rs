@@ -9,6 +9,7 @@ use qapi_schema::char::ChardevAdd;
 use qapi_schema::describe::Described;
 use qapi_schema::devices::DeviceOptions;
 use qapi_schema::input::{FromInput, Mode};
+use qapi_schema::net::Netdev;
 use qapi_schema::qom::ObjectOptions;
 use qapi_schema::run_state::SetAction;
 use serde_json::{Map, Value};
@@ -66,6 +67,7 @@ pub(super) struct Draft {
     /// Each with the option that it comes from, as typed.
     pub(super) chardevs: Vec<(String, ChardevAdd)>,
     pub(super) blockdevs: Vec<BlockdevOptions>,
+    pub(super) netdevs: Vec<Netdev>,
     pub(super) drives: Vec<(String, Drive)>,
     pub(super) devices: Vec<(String, DeviceOptions)>,
     pub(super) globals: Vec<GlobalSpec>,

@@ -7,6 +7,7 @@ use qapi_schema::char::ChardevBackendKind;
 use qapi_schema::cli::AccelType;
 use qapi_schema::describe::{Described, MemberSpec};
 use qapi_schema::drivers::DRIVERS;
+use qapi_schema::net::NetClientDriver;
 use qapi_schema::qom::ObjectType;
 
 use super::options::{OPTIONS, OptionSpec};
@@ -132,6 +133,12 @@ pub(super) fn cpus() -> String {
 pub(super) fn chardevs() -> String {
     let kinds = ChardevBackendKind::ALL.iter().map(|kind| kind.as_str());
     list("Available chardev backend types:", kinds)
+}
+
+/// `-netdev help`
+pub(super) fn netdevs() -> String {
+    let kinds = NetClientDriver::ALL.iter().map(|kind| kind.as_str());
+    list("Available netdev backend types:", kinds)
 }
 
 /// `-object help`

@@ -9,6 +9,7 @@ use qapi_schema::cli::{
 };
 use qapi_schema::describe::{Described, MemberSpec, VariantSpec};
 use qapi_schema::devices::DeviceOptions;
+use qapi_schema::net::Netdev;
 use qapi_schema::qom::ObjectOptions;
 use qapi_schema::run_state::{RebootAction, SetAction, ShutdownAction};
 use serde_json::json;
@@ -289,6 +290,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "[backend=]KIND,id=ID[,KEY=VALUE..]",
         "Makes a character device. 'help' lists the kinds.",
         chardev::take,
+    ),
+    keyed::<Netdev>(
+        "netdev",
+        "[type=]KIND,id=ID[,KEY=VALUE..]|JSON",
+        "Makes a network backend for a card's netdev= to name. 'help' lists the kinds.",
+        device::take_netdev,
     ),
     keyed::<DeviceOptions>(
         "device",

@@ -59,6 +59,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         objects: draft.objects,
         chardevs: untyped(draft.chardevs),
         blockdevs: draft.blockdevs,
+        netdevs: draft.netdevs,
         drives,
         devices,
         globals: draft.globals,

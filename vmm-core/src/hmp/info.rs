@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use devices::net::Netdev;
 use qapi_schema::block_core::{Commands as _, QueryNamedBlockNodes};
 use qapi_schema::block_stats::{Commands as _, QueryBlockstats};
 use qapi_schema::char::Commands as _;
@@ -13,6 +14,7 @@ use qapi_schema::run_state::Commands as _;
 use qapi_schema::{Context, QmpError};
 
 use crate::device_tree::path;
+use crate::resolve::netdev::mac_text;
 use crate::vm::Vm;
 
 type Show = fn(&mut Vm, &mut dyn Context) -> Result<String, QmpError>;
@@ -243,13 +245,25 @@ fn blockstats(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
 }
 
 /// As in QEMU, a line for each network card: none can be made.
+/// Each card with its netdev below it, then the netdevs without a card.
 fn network(vm: &mut Vm, _cx: &mut dyn Context) -> Result<String, QmpError> {
-    let cards = vm
-        .devices
-        .iter()
-        .filter(|(_, one)| one.driver.contains("-net"));
-    let shown = cards.map(|(name, one)| format!("{name}: model={}", one.driver));
-    Ok(lines(shown, ""))
+    let netdev = |netdev: &Netdev| {
+        let (id, kind, more) = (netdev.id(), netdev.kind(), netdev.describe());
+        format!("{id}: index=0,type={kind},{more}")
+    };
+    let cards = vm.devices.cards().map(|(name, device, card)| {
+        let mac = mac_text(card.mac());
+        let mut line = format!(
+            "{name}: index=0,type=nic,model={},macaddr={mac}",
+            device.driver
+        );
+        if let Some(below) = card.netdev().and_then(|id| vm.netdevs.find(id)) {
+            let _ = write!(line, "\n \\ {}", netdev(below));
+        }
+        line
+    });
+    let alone = vm.netdevs.iter().filter(|netdev| !netdev.is_taken());
+    Ok(lines(cards.chain(alone.map(|one| netdev(one))), ""))
 }
 
 fn pci(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {

@@ -72,6 +72,7 @@ pub fn wire_role(role: Role) -> OpenRole {
         Role::Entropy => OpenRole::Entropy,
         Role::Secret => OpenRole::Secret,
         Role::Net => OpenRole::Net,
+        Role::Tap => OpenRole::Tap,
         Role::Snapshot => OpenRole::Snapshot,
         Role::PidFile => OpenRole::PidFile,
         Role::Log => OpenRole::Log,
@@ -91,6 +92,8 @@ pub fn wire_kind(expected: Expected) -> OpenKind {
         Expected::Terminal => OpenKind::Terminal,
         Expected::ListeningSocket => OpenKind::ListeningSocket,
         Expected::ConnectedSocket => OpenKind::ConnectedSocket,
+        Expected::DatagramSocket => OpenKind::DatagramSocket,
+        Expected::Tap => OpenKind::Tap,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Devices: from `device_add` or `-device` to a plugged function, and back.
 //!
 //! ```text
-//!   DeviceOptions ──► plug ──► blk / rng / serial / board      one file for each family
+//!   DeviceOptions ──► plug ──► blk / net / rng / serial / board  one file for each family
 //!        claims of backends ─────┤ (given back if anything fails)
 //!        devices::* built ───────┤
 //!        PciHost::plug ──────────┴──► DeviceTree
@@ -14,6 +14,7 @@
 pub mod balloon;
 mod blk;
 mod board;
+mod net;
 mod pci;
 mod rng;
 mod serial;
@@ -60,6 +61,9 @@ pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
         }
         Kind::VirtioBalloonPci(balloon) | Kind::VirtioBalloonPciNonTransitional(balloon) => {
             balloon::plug(&mut plug, balloon)
+        }
+        Kind::VirtioNetPci(card) | Kind::VirtioNetPciNonTransitional(card) => {
+            net::plug(&mut plug, card)
         }
         Kind::VirtioRngPci(rng) | Kind::VirtioRngPciNonTransitional(rng) => {
             rng::plug(&mut plug, rng)
@@ -121,7 +125,10 @@ pub fn request_unplug(vm: &mut Vm, id: &str) -> Result<(), QmpError> {
             unplugged(vm, &name);
             Ok(())
         }
-        Some((Part::Function | Part::Disk(_) | Part::Balloon(_) | Part::Console(_), _)) => {
+        Some((
+            Part::Function | Part::Disk(_) | Part::Balloon(_) | Part::Console(_) | Part::Net(_),
+            _,
+        )) => {
             let pci = vm.machine.pci_host("device_del")?;
             pci.request_unplug(&name)
                 .map_err(|error| QmpError::from_error(&error))

@@ -13,6 +13,7 @@ mod job;
 mod machine;
 mod migration;
 mod misc;
+mod net;
 mod open_hook;
 mod pci;
 mod qdev;

@@ -1,5 +1,6 @@
 //! Chardevs: `chardev-add`, `-chardev`, `-serial`, and what a monitor talks through.
 
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use devices::chardev::{BackendSpec, ChardevSpec, LogSpec, SocketRole, SocketSpec};
@@ -140,7 +141,11 @@ fn address(address: SocketAddressLegacy) -> Result<SocketAddress, QmpError> {
     })
 }
 
-fn unix(address: UnixSocketAddress) -> Result<SocketAddress, QmpError> {
+/// A unix socket's place.
+///
+/// # Errors
+/// A member means nothing for it.
+pub fn unix(address: UnixSocketAddress) -> Result<SocketAddress, QmpError> {
     let is_abstract = address.r#abstract.unwrap_or(false);
     let tight = address.tight.unwrap_or(true);
     unmet::refuse(&[(
@@ -159,7 +164,11 @@ fn unix(address: UnixSocketAddress) -> Result<SocketAddress, QmpError> {
     Ok(SocketAddress::Abstract { name })
 }
 
-fn inet(address: InetSocketAddress) -> Result<SocketAddress, QmpError> {
+/// A TCP or UDP socket's place.
+///
+/// # Errors
+/// A member asks for what cannot be had.
+pub fn inet(address: InetSocketAddress) -> Result<SocketAddress, QmpError> {
     unmet::refuse(&[
         (
             address.to.is_some(),
@@ -167,7 +176,8 @@ fn inet(address: InetSocketAddress) -> Result<SocketAddress, QmpError> {
             "a socket listens on the port it is given",
         ),
         (
-            address.ipv4 == Some(false) || address.ipv6 == Some(false),
+            (address.ipv4 == Some(false) && address.host.parse::<Ipv6Addr>().is_err())
+                || (address.ipv6 == Some(false) && address.host.parse::<Ipv4Addr>().is_err()),
             "ipv4=off or ipv6=off",
             "the host's address says which is used",
         ),

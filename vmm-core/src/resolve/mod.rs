@@ -11,6 +11,7 @@
 
 pub mod chardev;
 pub mod create;
+pub mod netdev;
 pub mod node;
 pub mod object;
 pub mod open_hook;

@@ -194,6 +194,18 @@ const FILE_IOCTLS: &[u32] = &[
     0x5421,      // FIONBIO
 ];
 
+/// What a tap's queue is told while it is in use.
+const TAP_IOCTLS: &[u32] = &[
+    0x4004_54d0, // TUNSETOFFLOAD
+    0x4004_54d9, // TUNSETQUEUE
+];
+
+/// To set a tap's queue up, too.
+const TAP_SETUP_IOCTLS: &[u32] = &[
+    0x4004_54d4, // TUNSETSNDBUF
+    0x4004_54d8, // TUNSETVNETHDRSZ
+];
+
 /// What a handed-over device is, asked by `fdset`.
 const KIND_IOCTLS: &[u32] = &[
     0x5401,      // TCGETS
@@ -226,6 +238,8 @@ pub(super) fn allowed(kind: ThreadKind, kick: i32, seal: i32) -> AllowList {
             allow_kvm(&mut list, &[KVM_RUN]);
             allow_kinds(&mut list);
             allow_ioctls(&mut list, FILE_IOCTLS);
+            allow_ioctls(&mut list, TAP_IOCTLS);
+            allow_ioctls(&mut list, TAP_SETUP_IOCTLS);
             allow_new_thread(&mut list);
             allow_signal(&mut list, kick);
             allow_signal(&mut list, seal);
@@ -241,6 +255,8 @@ pub(super) fn allowed(kind: ThreadKind, kick: i32, seal: i32) -> AllowList {
             allow_kvm(&mut list, KVM_DEVICES);
             // The registers, for the report of an instruction KVM cannot handle.
             allow_kvm(&mut list, &[0x81]);
+            // A driver negotiates offloads.
+            allow_ioctls(&mut list, TAP_IOCTLS);
         }
         ThreadKind::IoThread => {
             // An image grows while it is written.
@@ -254,6 +270,7 @@ pub(super) fn allowed(kind: ThreadKind, kick: i32, seal: i32) -> AllowList {
             always(&mut list, EVENTS);
             always(&mut list, SOCKETS);
             allow_kvm(&mut list, KVM_DEVICES);
+            allow_ioctls(&mut list, TAP_IOCTLS);
         }
     }
     list

@@ -165,6 +165,8 @@ impl Vm {
             }
             Notice::Unplugged { id } => plug::unplugged(self, &id),
             Notice::ChardevChange { .. } => {}
+            Notice::NetStream { id, peer } => self.stream_changed(id, peer),
+            Notice::RxFilterChanged { device } => self.filter_changed(&device),
         }
     }
 

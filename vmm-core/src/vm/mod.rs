@@ -32,6 +32,7 @@ pub use machine::{CpuView, VmMachine, cpu_path};
 use block::job::Jobs;
 use block::{BlockGraph, IoThread, IoThreadSpec, Rings};
 use devices::chardev::{ChardevRegistry, ChardevSpec};
+use devices::net::Netdevs;
 use devices::reactor::Reactor;
 use devices::repeats::Repeats;
 use devices::vm_clock::{Timed, VmClock};
@@ -42,6 +43,7 @@ use qapi_schema::char::ChardevReturn;
 use qapi_schema::run_state::{PanicAction, RebootAction, SetAction, ShutdownAction};
 use qapi_schema::{Context, Event, EventSink, QmpError};
 
+use crate::announcer::Announcer;
 use crate::cli::config::GlobalSpec;
 use crate::device_tree::{Claim, DeviceTree};
 use crate::drives::Drives;
@@ -140,6 +142,9 @@ pub struct Vm {
     pub(crate) jobs: Jobs<End>,
     /// How long guests waited for changes of the graph.
     pub(crate) pauses: Pauses,
+    pub(crate) netdevs: Netdevs,
+    /// Who makes the cards' addresses known, by the name of the series.
+    pub(crate) announcers: IndexMap<String, Announcer>,
     pub(crate) chardevs: ChardevRegistry,
     /// The chardevs that monitors talk through, and where each leads.
     pub(crate) monitor_chardevs: IndexMap<String, String>,
@@ -178,8 +183,10 @@ impl Vm {
             events: spec.server.events(),
             server: spec.server,
             open_hook: OpenHook::default(),
-            mailbox: spec.mailbox,
+            netdevs: Netdevs::new(reactor.clone(), spec.mailbox.notices()),
+            announcers: IndexMap::new(),
             chardevs: ChardevRegistry::new(reactor.clone()),
+            mailbox: spec.mailbox,
             reactor,
             qtest: None,
             devices: DeviceTree::default(),

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use monitor::Call;
 use qapi_schema::{
     Module, QmpError, Reply, balloon, block_core, block_create, block_graph, block_stats, char,
-    drivers, input, job, machine, migration, misc, open_hook, pci, qdev, qom, run_state, sandbox,
-    transaction,
+    drivers, input, job, machine, migration, misc, net, open_hook, pci, qdev, qom, run_state,
+    sandbox, transaction,
 };
 
 use serde_json::Value;
@@ -114,6 +114,7 @@ impl Vm {
             Module::Machine => machine::dispatch(self, name, call, arguments),
             Module::Migration => migration::dispatch(self, name, call, arguments),
             Module::Misc => misc::dispatch(self, name, call, arguments),
+            Module::Net => net::dispatch(self, name, call, arguments),
             Module::OpenHook => open_hook::dispatch(self, name, call, arguments),
             Module::Pci => pci::dispatch(self, name, call, arguments),
             Module::Qdev => {

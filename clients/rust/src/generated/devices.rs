@@ -135,6 +135,153 @@ impl VirtioBlkProperties {
     }
 }
 
+/// A virtio network card.
+#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct VirtioNetProperties {
+    /// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    /// (default: the first free slot).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<String>,
+    /// Whether other functions may share the slot (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multifunction: Option<bool>,
+    /// Must be 0: the firmware tables name no slots (default: 0).
+    #[serde(rename = "acpi-index")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acpi_index: Option<u32>,
+    /// Must not be off: there is no legacy interface (default: on).
+    #[serde(rename = "disable-legacy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disable_legacy: Option<super::common::OnOffAuto>,
+    /// Must not be true: there is no other interface (default: false).
+    #[serde(rename = "disable-modern")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disable_modern: Option<bool>,
+    /// Must not be true: the machine has no IOMMU (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iommu_platform: Option<bool>,
+    /// Must not be true: the machine has no IOMMU (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ats: Option<bool>,
+    /// Must not be false: the kernel takes the guest's kicks (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ioeventfd: Option<bool>,
+    /// How many MSI-X vectors there are (default: one for each queue and one for configuration
+    /// changes).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<u32>,
+    /// The id of the network backend it is connected to (default: none; the card has no link).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netdev: Option<String>,
+    /// Its address, as six numbers in hexadecimal with colons or dashes (default:
+    /// 52:54:00:12:34:56 for the first card, and the next free one for each other).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Whether it has as many pairs of queues as its backend (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mq: Option<bool>,
+    /// How many entries a queue for incoming packets has, a power of two, 256 to 1024 (default:
+    /// 256).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rx_queue_size: Option<u16>,
+    /// How many entries a queue for outgoing packets has, a power of two, 256 to 1024 (default:
+    /// 256).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx_queue_size: Option<u16>,
+    /// The longest packet, without its Ethernet header, that the guest is told to use: 68 to
+    /// 65535, or 0 to tell nothing (default: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_mtu: Option<u16>,
+    /// Accepted and without effect: there is no firmware that boots from networks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bootindex: Option<i32>,
+    /// What the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed: Option<i32>,
+    /// What the guest is told about the link: half or full (default: unknown).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplex: Option<String>,
+    /// Whether the guest may leave checksums to us, where the backend can do it (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub csum: Option<bool>,
+    /// Must not be false: guest_tso4 and its like say it one by one (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gso: Option<bool>,
+    /// Whether the guest may be given packets whose checksum is still to be computed, where the
+    /// backend has such (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_csum: Option<bool>,
+    /// Whether the guest may be given long TCP packets over IPv4 (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_tso4: Option<bool>,
+    /// The same over IPv6 (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_tso6: Option<bool>,
+    /// The same with congestion marks (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_ecn: Option<bool>,
+    /// Whether the guest may be given long UDP packets that are cut by IP (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_ufo: Option<bool>,
+    /// Whether the guest may be given long runs of UDP packets over IPv4 (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_uso4: Option<bool>,
+    /// The same over IPv6 (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_uso6: Option<bool>,
+    /// Whether the guest may send long TCP packets over IPv4 (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_tso4: Option<bool>,
+    /// The same over IPv6 (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_tso6: Option<bool>,
+    /// The same with congestion marks (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_ecn: Option<bool>,
+    /// Whether the guest may send long UDP packets that are cut by IP (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_ufo: Option<bool>,
+    /// Whether the guest may send long runs of UDP packets (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_uso: Option<bool>,
+    /// Whether one packet may fill several of the guest's buffers (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mrg_rxbuf: Option<bool>,
+    /// Whether the guest sees the link come and go (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<bool>,
+    /// Whether there is a queue for the guest's commands (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctrl_vq: Option<bool>,
+    /// Whether the guest may choose which packets it wants (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctrl_rx: Option<bool>,
+    /// Whether it may choose in more detail (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctrl_rx_extra: Option<bool>,
+    /// Whether it may choose VLANs (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctrl_vlan: Option<bool>,
+    /// Whether it may change its address (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctrl_mac_addr: Option<bool>,
+    /// Whether it may change, while it runs, what long packets it takes (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ctrl_guest_offloads: Option<bool>,
+    /// Whether it can be asked to make its address known (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest_announce: Option<bool>,
+    /// Must not be true: the backends spread packets over queues by themselves (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rss: Option<bool>,
+    /// Must not be true: there are no packed queues (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packed: Option<bool>,
+    /// Must be "bh" or absent: packets are sent at once (default: bh).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tx: Option<String>,
+}
+
 /// A virtio source of random numbers.
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct VirtioRngProperties {
@@ -321,6 +468,12 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional,
+    /// A network card.
+    #[serde(rename = "virtio-net-pci")]
+    VirtioNetPci,
+    /// The same.
+    #[serde(rename = "virtio-net-pci-non-transitional")]
+    VirtioNetPciNonTransitional,
     /// A source of random numbers.
     #[serde(rename = "virtio-rng-pci")]
     VirtioRngPci,
@@ -395,6 +548,12 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional(VirtioBlkProperties),
+    /// A network card.
+    #[serde(rename = "virtio-net-pci")]
+    VirtioNetPci(VirtioNetProperties),
+    /// The same.
+    #[serde(rename = "virtio-net-pci-non-transitional")]
+    VirtioNetPciNonTransitional(VirtioNetProperties),
     /// A source of random numbers.
     #[serde(rename = "virtio-rng-pci")]
     VirtioRngPci(VirtioRngProperties),

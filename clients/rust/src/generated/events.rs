@@ -33,6 +33,13 @@ pub enum Event {
     VmInternalError(super::run_state::VmInternalError),
     /// The guest opened or closed a port of a virtio-serial device.
     VserportChange(super::char::VserportChange),
+    /// The guest has changed which packets it wants. It comes once, and then not again before
+    /// query-rx-filter was sent for that card.
+    NicRxFilterChanged(super::net::NicRxFilterChanged),
+    /// A network backend of type stream has got its peer.
+    NetdevStreamConnected(super::net::NetdevStreamConnected),
+    /// A network backend of type stream has lost its peer.
+    NetdevStreamDisconnected(super::net::NetdevStreamDisconnected),
     /// A job has ended.
     BlockJobCompleted(super::block_core::BlockJobCompleted),
     /// A job was cancelled.
@@ -76,6 +83,9 @@ impl Event {
             Self::GuestPvshutdown => "GUEST_PVSHUTDOWN",
             Self::VmInternalError(_) => "VM_INTERNAL_ERROR",
             Self::VserportChange(_) => "VSERPORT_CHANGE",
+            Self::NicRxFilterChanged(_) => "NIC_RX_FILTER_CHANGED",
+            Self::NetdevStreamConnected(_) => "NETDEV_STREAM_CONNECTED",
+            Self::NetdevStreamDisconnected(_) => "NETDEV_STREAM_DISCONNECTED",
             Self::BlockJobCompleted(_) => "BLOCK_JOB_COMPLETED",
             Self::BlockJobCancelled(_) => "BLOCK_JOB_CANCELLED",
             Self::BlockJobReady(_) => "BLOCK_JOB_READY",
@@ -111,6 +121,15 @@ impl Event {
                     Self::VmInternalError(serde_json::from_value(data)?)
                 }
                 "VSERPORT_CHANGE" => Self::VserportChange(serde_json::from_value(data)?),
+                "NIC_RX_FILTER_CHANGED" => {
+                    Self::NicRxFilterChanged(serde_json::from_value(data)?)
+                }
+                "NETDEV_STREAM_CONNECTED" => {
+                    Self::NetdevStreamConnected(serde_json::from_value(data)?)
+                }
+                "NETDEV_STREAM_DISCONNECTED" => {
+                    Self::NetdevStreamDisconnected(serde_json::from_value(data)?)
+                }
                 "BLOCK_JOB_COMPLETED" => {
                     Self::BlockJobCompleted(serde_json::from_value(data)?)
                 }

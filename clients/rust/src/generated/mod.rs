@@ -29,6 +29,9 @@ pub mod pci;
 /// Character devices: where bytes of consoles and monitors come from and go to.
 pub mod char;
 
+/// Network: where the packets of network cards go to and come from.
+pub mod net;
+
 /// Disks: block nodes and what they report.
 pub mod block_core;
 

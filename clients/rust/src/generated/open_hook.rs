@@ -49,9 +49,12 @@ pub enum OpenRole {
     /// A secret.
     #[serde(rename = "secret")]
     Secret,
-    /// A network backend.
+    /// A network backend's socket.
     #[serde(rename = "net")]
     Net,
+    /// A queue of a tap interface.
+    #[serde(rename = "tap")]
+    Tap,
     /// A snapshot or migration stream.
     #[serde(rename = "snapshot")]
     Snapshot,
@@ -101,6 +104,12 @@ pub enum OpenKind {
     /// One end of a connection.
     #[serde(rename = "connected-socket")]
     ConnectedSocket,
+    /// A datagram socket.
+    #[serde(rename = "datagram-socket")]
+    DatagramSocket,
+    /// A queue of a tap interface.
+    #[serde(rename = "tap")]
+    Tap,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,

@@ -5,6 +5,7 @@ import type {
   AddFdAliasArguments,
   AddFdArguments,
   AddfdInfo,
+  AnnounceParameters,
   BalloonArguments,
   BalloonInfo,
   BlockCommitArguments,
@@ -67,6 +68,8 @@ import type {
   MigrateSetCapabilitiesArguments,
   MigrationCapabilityStatus,
   NameInfo,
+  Netdev,
+  NetdevDelArguments,
   ObjectDelArguments,
   ObjectOptions,
   ObjectPropertyInfo,
@@ -86,12 +89,15 @@ import type {
   QueryCpuModelExpansionArguments,
   QueryNamedBlockNodesArguments,
   QueryOpenPlanArguments,
+  QueryRxFilterArguments,
   RemoveFdAliasArguments,
   RemoveFdArguments,
+  RxFilterInfo,
   SandboxInfo,
   SchemaInfo,
   SealArguments,
   SetActionArguments,
+  SetLinkArguments,
   SnapshotInfo,
   StatusInfo,
   TargetInfo,
@@ -471,6 +477,54 @@ export abstract class Commands extends Caller {
   /** Removes a character device that nothing uses. */
   chardevRemove(args: ChardevRemoveArguments): Promise<void> {
     return this.run("chardev-remove", args);
+  }
+
+  /**
+   * Makes a network backend, for a network card to name.
+   *
+   * @throws - If it cannot be had, GenericError; then nothing that was handed in is used up.
+   */
+  netdevAdd(args: Netdev): Promise<void> {
+    return this.run("netdev_add", args);
+  }
+
+  /**
+   * Takes a network backend away and closes all that it holds, before the reply. A card that still
+   * uses it stays, without a link.
+   *
+   * @throws - If there is none, DeviceNotFound.
+   */
+  netdevDel(args: NetdevDelArguments): Promise<void> {
+    return this.run("netdev_del", args);
+  }
+
+  /**
+   * Plugs the cable of a network card in or out. The guest sees the change.
+   *
+   * @throws - If there is neither, DeviceNotFound.
+   */
+  setLink(args: SetLinkArguments): Promise<void> {
+    return this.run("set_link", args);
+  }
+
+  /**
+   * Tells which packets reach the guest. After it, NIC_RX_FILTER_CHANGED comes once more when that
+   * changes.
+   *
+   * @returns One entry for each card.
+   *
+   * @throws - If there is no such card, GenericError.
+   */
+  queryRxFilter(args: QueryRxFilterArguments = {}): Promise<RxFilterInfo[]> {
+    return this.run("query-rx-filter", args);
+  }
+
+  /**
+   * Makes the addresses of the guest's network cards known to switches, by RARP packets, and has a
+   * guest that can do so announce itself.
+   */
+  announceSelf(args: AnnounceParameters): Promise<void> {
+    return this.run("announce-self", args);
   }
 
   /** Makes a block node. It must have a node-name. */

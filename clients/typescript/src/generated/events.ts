@@ -13,6 +13,9 @@ import type {
   GuestCrashloadedData,
   GuestPanickedData,
   JobStatusChangeData,
+  NetdevStreamConnectedData,
+  NetdevStreamDisconnectedData,
+  NicRxFilterChangedData,
   OpenHookGoneData,
   ResetData,
   ShutdownData,
@@ -53,6 +56,15 @@ export interface EventData {
   VM_INTERNAL_ERROR: VmInternalErrorData;
   /** The guest opened or closed a port of a virtio-serial device. */
   VSERPORT_CHANGE: VserportChangeData;
+  /**
+   * The guest has changed which packets it wants. It comes once, and then not again before
+   * query-rx-filter was sent for that card.
+   */
+  NIC_RX_FILTER_CHANGED: NicRxFilterChangedData;
+  /** A network backend of type stream has got its peer. */
+  NETDEV_STREAM_CONNECTED: NetdevStreamConnectedData;
+  /** A network backend of type stream has lost its peer. */
+  NETDEV_STREAM_DISCONNECTED: NetdevStreamDisconnectedData;
   /** A job has ended. */
   BLOCK_JOB_COMPLETED: BlockJobCompletedData;
   /** A job was cancelled. */

@@ -503,8 +503,10 @@ export type OpenRole =
   | "entropy"
   /** A secret. */
   | "secret"
-  /** A network backend. */
+  /** A network backend's socket. */
   | "net"
+  /** A queue of a tap interface. */
+  | "tap"
   /** A snapshot or migration stream. */
   | "snapshot"
   /** The file that names the process id. */
@@ -541,7 +543,11 @@ export type OpenKind =
   /** A stream socket after listen(). */
   | "listening-socket"
   /** One end of a connection. */
-  | "connected-socket";
+  | "connected-socket"
+  /** A datagram socket. */
+  | "datagram-socket"
+  /** A queue of a tap interface. */
+  | "tap";
 
 /** How it will be used. */
 export type OpenAccess =
@@ -1263,9 +1269,9 @@ export interface InetSocketAddress {
   numeric?: boolean;
   /** Must be absent: a socket listens on the port it is given. */
   to?: number;
-  /** Must not be false: the host's address says which is used. */
+  /** False only if `host` is an address of IPv6: it says which is used. */
   ipv4?: boolean;
-  /** Must not be false: the host's address says which is used. */
+  /** False only if `host` is an address of IPv4: it says which is used. */
   ipv6?: boolean;
   /** Must not be true: idle connections are not probed (default: false). */
   "keep-alive"?: boolean;
@@ -1487,6 +1493,226 @@ export interface VserportChangeData {
   id: string;
   /** Whether it is open now. */
   open: boolean;
+}
+
+/** Where a socket is. */
+export type SocketAddress =
+  /** TCP. */
+  | ({ type: "inet" } & InetSocketAddress)
+  /** A socket in the file system. */
+  | ({ type: "unix" } & UnixSocketAddress)
+  /** A socket that was handed in. */
+  | ({ type: "fd" } & FdSocketAddress);
+
+/**
+ * A tap interface of the host. One of `fd`, `fds` and `ifname` must be given. All that is wrong
+ * with the number of fds or with what they are is found before any is used.
+ */
+export interface NetdevTapOptions {
+  /** The interface, whose queues are opened through /dev/net/tun. */
+  ifname?: string;
+  /**
+   * A queue that was handed in: the name it was given by getfd, or its number if it was inherited,
+   * or anything else that can be opened.
+   */
+  fd?: string;
+  /** Several of them, separated by colons: one for each pair of queues of the card. */
+  fds?: string;
+  /** Must be "no" or empty: no program is ever started (default: no). */
+  script?: string;
+  /** Must be "no" or empty, too (default: no). */
+  downscript?: string;
+  /**
+   * How many bytes of the guest's may be on their way through the interface (default: no limit).
+   */
+  sndbuf?: number;
+  /**
+   * Whether packets of an interface that is opened by `ifname` carry a header for offloads; passed
+   * queues tell by themselves (default: true).
+   */
+  vnet_hdr?: boolean;
+  /** How many queues to open of `ifname`, 1 to 256 (default: 1). */
+  queues?: number;
+}
+
+/**
+ * A stream of packets over TCP or a socket that was handed in, as `NetdevStreamOptions` with fewer
+ * choices. Exactly one member must be given.
+ */
+export interface NetdevSocketOptions {
+  /** A connected socket that was handed in. */
+  fd?: string;
+  /** Where to wait for one peer after the other, "[HOST]:PORT". */
+  listen?: string;
+  /** Whom to call, "HOST:PORT". */
+  connect?: string;
+}
+
+/**
+ * A stream socket. Each packet follows its length, a 32-bit number in network order: what passt
+ * and others speak.
+ */
+export interface NetdevStreamOptions {
+  /** Where it is. */
+  addr: SocketAddress;
+  /** Whether to listen there, and serve one peer after the other (default: false). */
+  server?: boolean;
+  /**
+   * How long to wait, in milliseconds, before a call is made again that failed or was lost; 0 for
+   * never (default: 0).
+   */
+  "reconnect-ms"?: number;
+}
+
+/** A datagram socket: each datagram is a packet. */
+export interface NetdevDgramOptions {
+  /**
+   * Where packets come in; with a multicast group in `remote` the interface to be used. A socket
+   * that was handed in is connected already, and needs no `remote`.
+   */
+  local?: SocketAddress;
+  /** Where packets go. */
+  remote?: SocketAddress;
+}
+
+/**
+ * A port of a hub inside this process: what comes in by one port goes out by all others. For
+ * tests.
+ */
+export interface NetdevHubPortOptions {
+  /** The hub. */
+  hubid: number;
+}
+
+/** Kinds of network backends. */
+export type NetClientDriver =
+  /** A datagram socket. */
+  | "dgram"
+  /** A port of a hub inside this process. */
+  | "hubport"
+  /** A stream of packets over TCP or a socket that was handed in. */
+  | "socket"
+  /** A stream socket. */
+  | "stream"
+  /** A tap interface of the host. */
+  | "tap";
+
+/** A network backend. */
+export type Netdev = NetdevAlways & (
+  /** A datagram socket. */
+  | ({ type: "dgram" } & NetdevDgramOptions)
+  /** A port of a hub inside this process. */
+  | ({ type: "hubport" } & NetdevHubPortOptions)
+  /** A stream of packets over TCP or a socket that was handed in. */
+  | ({ type: "socket" } & NetdevSocketOptions)
+  /** A stream socket. */
+  | ({ type: "stream" } & NetdevStreamOptions)
+  /** A tap interface of the host. */
+  | ({ type: "tap" } & NetdevTapOptions)
+);
+
+/** The members of every Netdev. */
+export interface NetdevAlways {
+  /** Its id, which must be new. */
+  id: string;
+}
+
+/** Arguments of command `netdev_del`. */
+export interface NetdevDelArguments {
+  /** Its id. */
+  id: string;
+}
+
+/** Arguments of command `set_link`. */
+export interface SetLinkArguments {
+  /** The id of a card or of a network backend. */
+  name: string;
+  /** Whether there is a link. */
+  up: boolean;
+}
+
+/** Which packets of a kind reach the guest. */
+export type RxState =
+  /** Those whose address is in the table. */
+  | "normal"
+  /** None. */
+  | "none"
+  /** All. */
+  | "all";
+
+/** Which packets reach a guest through one of its network cards. */
+export interface RxFilterInfo {
+  /** The card's id. */
+  name: string;
+  /** Whether all do. */
+  promiscuous: boolean;
+  /** Which of those to groups. */
+  multicast: RxState;
+  /** Which of those to one address. */
+  unicast: RxState;
+  /** Which of those of a VLAN; "all" until the guest's driver says that it wants to choose. */
+  vlan: RxState;
+  /** Whether those to everybody do. */
+  "broadcast-allowed": boolean;
+  /** Whether the guest asked for more groups than the table holds: all then come through. */
+  "multicast-overflow": boolean;
+  /** The same of single addresses. */
+  "unicast-overflow": boolean;
+  /** The card's own address. */
+  "main-mac": string;
+  /** The VLANs. */
+  "vlan-table": number[];
+  /** The single addresses beside its own. */
+  "unicast-table": string[];
+  /** The groups. */
+  "multicast-table": string[];
+}
+
+/** Arguments of command `query-rx-filter`. */
+export interface QueryRxFilterArguments {
+  /** The id of a card (default: all that have one). */
+  name?: string;
+}
+
+/** Data of event `NIC_RX_FILTER_CHANGED`. */
+export interface NicRxFilterChangedData {
+  /** The card's id. */
+  name?: string;
+  /** Its place in the object tree. */
+  path: string;
+}
+
+/** How often a guest's addresses are made known, and to whom. */
+export interface AnnounceParameters {
+  /** How long after the first round the second comes, in milliseconds. */
+  initial: number;
+  /** The longest wait between rounds, in milliseconds. */
+  max: number;
+  /** How many rounds there are; 0 stops those of the same `id`. */
+  rounds: number;
+  /** By how much each wait is longer than the one before, in milliseconds. */
+  step: number;
+  /** The ids of the cards that take part (default: all). */
+  interfaces?: string[];
+  /**
+   * Tells apart series of rounds that go on at the same time; one with the same id as another
+   * replaces it (default: "").
+   */
+  id?: string;
+}
+
+/** Data of event `NETDEV_STREAM_CONNECTED`. */
+export interface NetdevStreamConnectedData {
+  /** The backend. */
+  "netdev-id": string;
+  /** Where the peer is. */
+  addr: SocketAddress;
+}
+
+/** Data of event `NETDEV_STREAM_DISCONNECTED`. */
+export interface NetdevStreamDisconnectedData {
+  /** The backend. */
+  "netdev-id": string;
 }
 
 /** What a block node is. */
@@ -3088,6 +3314,117 @@ export interface VirtioBlkProperties {
   "share-rw"?: boolean;
 }
 
+/** A virtio network card. */
+export interface VirtioNetProperties {
+  /**
+   * Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x (default:
+   * the first free slot).
+   */
+  addr?: string;
+  /** Whether other functions may share the slot (default: false). */
+  multifunction?: boolean;
+  /** Must be 0: the firmware tables name no slots (default: 0). */
+  "acpi-index"?: number;
+  /** Must not be off: there is no legacy interface (default: on). */
+  "disable-legacy"?: OnOffAuto;
+  /** Must not be true: there is no other interface (default: false). */
+  "disable-modern"?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  iommu_platform?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  ats?: boolean;
+  /** Must not be false: the kernel takes the guest's kicks (default: true). */
+  ioeventfd?: boolean;
+  /**
+   * How many MSI-X vectors there are (default: one for each queue and one for configuration
+   * changes).
+   */
+  vectors?: number;
+  /** The id of the network backend it is connected to (default: none; the card has no link). */
+  netdev?: string;
+  /**
+   * Its address, as six numbers in hexadecimal with colons or dashes (default: 52:54:00:12:34:56
+   * for the first card, and the next free one for each other).
+   */
+  mac?: string;
+  /** Whether it has as many pairs of queues as its backend (default: false). */
+  mq?: boolean;
+  /**
+   * How many entries a queue for incoming packets has, a power of two, 256 to 1024 (default: 256).
+   */
+  rx_queue_size?: number;
+  /**
+   * How many entries a queue for outgoing packets has, a power of two, 256 to 1024 (default: 256).
+   */
+  tx_queue_size?: number;
+  /**
+   * The longest packet, without its Ethernet header, that the guest is told to use: 68 to 65535,
+   * or 0 to tell nothing (default: 0).
+   */
+  host_mtu?: number;
+  /** Accepted and without effect: there is no firmware that boots from networks. */
+  bootindex?: number;
+  /** What the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1). */
+  speed?: number;
+  /** What the guest is told about the link: half or full (default: unknown). */
+  duplex?: string;
+  /** Whether the guest may leave checksums to us, where the backend can do it (default: true). */
+  csum?: boolean;
+  /** Must not be false: guest_tso4 and its like say it one by one (default: true). */
+  gso?: boolean;
+  /**
+   * Whether the guest may be given packets whose checksum is still to be computed, where the
+   * backend has such (default: true).
+   */
+  guest_csum?: boolean;
+  /** Whether the guest may be given long TCP packets over IPv4 (default: true). */
+  guest_tso4?: boolean;
+  /** The same over IPv6 (default: true). */
+  guest_tso6?: boolean;
+  /** The same with congestion marks (default: true). */
+  guest_ecn?: boolean;
+  /** Whether the guest may be given long UDP packets that are cut by IP (default: true). */
+  guest_ufo?: boolean;
+  /** Whether the guest may be given long runs of UDP packets over IPv4 (default: true). */
+  guest_uso4?: boolean;
+  /** The same over IPv6 (default: true). */
+  guest_uso6?: boolean;
+  /** Whether the guest may send long TCP packets over IPv4 (default: true). */
+  host_tso4?: boolean;
+  /** The same over IPv6 (default: true). */
+  host_tso6?: boolean;
+  /** The same with congestion marks (default: true). */
+  host_ecn?: boolean;
+  /** Whether the guest may send long UDP packets that are cut by IP (default: true). */
+  host_ufo?: boolean;
+  /** Whether the guest may send long runs of UDP packets (default: true). */
+  host_uso?: boolean;
+  /** Whether one packet may fill several of the guest's buffers (default: true). */
+  mrg_rxbuf?: boolean;
+  /** Whether the guest sees the link come and go (default: true). */
+  status?: boolean;
+  /** Whether there is a queue for the guest's commands (default: true). */
+  ctrl_vq?: boolean;
+  /** Whether the guest may choose which packets it wants (default: true). */
+  ctrl_rx?: boolean;
+  /** Whether it may choose in more detail (default: true). */
+  ctrl_rx_extra?: boolean;
+  /** Whether it may choose VLANs (default: true). */
+  ctrl_vlan?: boolean;
+  /** Whether it may change its address (default: true). */
+  ctrl_mac_addr?: boolean;
+  /** Whether it may change, while it runs, what long packets it takes (default: true). */
+  ctrl_guest_offloads?: boolean;
+  /** Whether it can be asked to make its address known (default: true). */
+  guest_announce?: boolean;
+  /** Must not be true: the backends spread packets over queues by themselves (default: false). */
+  rss?: boolean;
+  /** Must not be true: there are no packed queues (default: false). */
+  packed?: boolean;
+  /** Must be "bh" or absent: packets are sent at once (default: bh). */
+  tx?: string;
+}
+
 /** A virtio source of random numbers. */
 export interface VirtioRngProperties {
   /**
@@ -3224,6 +3561,10 @@ export type DeviceDriver =
   | "virtio-blk-pci"
   /** The same. */
   | "virtio-blk-pci-non-transitional"
+  /** A network card. */
+  | "virtio-net-pci"
+  /** The same. */
+  | "virtio-net-pci-non-transitional"
   /** A source of random numbers. */
   | "virtio-rng-pci"
   /** The same. */
@@ -3253,6 +3594,10 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "virtio-blk-pci" } & VirtioBlkProperties)
   /** The same. */
   | ({ driver: "virtio-blk-pci-non-transitional" } & VirtioBlkProperties)
+  /** A network card. */
+  | ({ driver: "virtio-net-pci" } & VirtioNetProperties)
+  /** The same. */
+  | ({ driver: "virtio-net-pci-non-transitional" } & VirtioNetProperties)
   /** A source of random numbers. */
   | ({ driver: "virtio-rng-pci" } & VirtioRngProperties)
   /** The same. */

@@ -1,0 +1,530 @@
+//! The device: what is negotiated, which queues run, and what the guest's commands change.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_ERR, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MQ, VIRTIO_NET_F_STATUS, VIRTIO_NET_OK,
+    VIRTIO_NET_S_ANNOUNCE, VIRTIO_NET_S_LINK_UP,
+};
+use virtio_queue::QueueState;
+
+use super::config::NetConfig;
+use super::control::{self, Command};
+use super::features::{self, bit, has};
+use super::filter::{FilterState, RxFilter};
+use super::receive::Inbound;
+use super::{MTUS, Mac, QUEUE_SIZES};
+use crate::memory::GuestMemView;
+use crate::net::announce::rarp;
+use crate::net::{HEADER, NetBackend, NetError, NetFrontend, NetLease, Pieces};
+use crate::notice::{Notice, NoticeSink};
+use crate::reactor::{Reactor, Readiness, Ready};
+use crate::repeats::Repeats;
+use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
+use crate::virtio::ring::{Broken, Ring, Slot};
+
+/// Entries of the queue for commands.
+const CONTROL_SIZE: u16 = 64;
+/// How many packets or commands are moved before other devices get their turn.
+pub(super) const BATCH: usize = 256;
+
+/// What a card is made of, resolved.
+#[derive(Debug)]
+pub struct VirtioNetSpec {
+    /// The device's name in the tree, for notices and logs.
+    pub id: String,
+    /// The netdev it is connected to.
+    pub netdev: Option<NetLease>,
+    /// Its address.
+    pub mac: Mac,
+    /// How many pairs of queues it has, at least 1 and at most as many as the netdev.
+    pub pairs: u16,
+    /// Descriptors of each queue for incoming packets: one of [`QUEUE_SIZES`].
+    pub rx_queue_size: u16,
+    /// Descriptors of each queue for outgoing packets: one of [`QUEUE_SIZES`].
+    pub tx_queue_size: u16,
+    /// The MTU that the guest is told: one of [`MTUS`].
+    pub host_mtu: Option<u16>,
+    /// The link's speed in Mbit/s; `u32::MAX` for unknown.
+    pub speed: u32,
+    /// 0 for half duplex, 1 for full, 255 for unknown.
+    pub duplex: u8,
+    /// Bits of features that are not to be offered.
+    pub off: u64,
+    /// Where its queues are served.
+    pub reactor: Reactor,
+    /// Where its news are told.
+    pub notices: NoticeSink,
+}
+
+/// Why a card cannot be made of a spec.
+#[derive(Debug, thiserror::Error)]
+pub enum NetSpecError {
+    /// A queue's size.
+    #[error("Invalid {name} (= {came}), must be a power of 2 between 256 and 1024.")]
+    QueueSize {
+        /// The property.
+        name: &'static str,
+        /// What came.
+        came: u16,
+    },
+    /// The MTU.
+    #[error("Property 'virtio-net-pci.host_mtu' takes 68 to 65535, not {0}")]
+    Mtu(u16),
+    /// The netdev cannot be used.
+    #[error(transparent)]
+    Netdev(#[from] NetError),
+}
+
+/// A pair of queues.
+pub(super) struct Pair {
+    pub(super) receive: Slot,
+    pub(super) transmit: Slot,
+    pub(super) inbound: Mutex<Inbound>,
+    pub(super) outbound: Mutex<Pieces>,
+}
+
+/// A virtio network card.
+pub struct VirtioNet {
+    me: Weak<Self>,
+    pub(super) spec: VirtioNetSpec,
+    offered: u64,
+    queue_sizes: Vec<u16>,
+    pub(super) pairs: Vec<Pair>,
+    control: Slot,
+    pub(super) filter: Mutex<RxFilter>,
+    features: AtomicU64,
+    /// How many pairs the driver uses.
+    pub(super) used_pairs: AtomicU16,
+    /// The card's own end of the cable.
+    link: AtomicBool,
+    /// The guest was asked to make its address known.
+    announcing: AtomicBool,
+    /// Somebody has asked for the filter since its last change was told.
+    telling: AtomicBool,
+    driver: OnceLock<Arc<dyn DriverNotifier>>,
+    broken: Repeats,
+    stopped: Repeats,
+}
+
+/// Which queue a kick is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Receive(usize),
+    Transmit(usize),
+    Control,
+}
+
+/// Why the work on a queue has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// Nothing is left to do, or who has more will tell.
+    Idle,
+    /// The batch is done, more may be left.
+    Batch,
+}
+
+impl VirtioNet {
+    /// Makes a card and connects it to its netdev.
+    ///
+    /// # Errors
+    /// A number is out of range, or the netdev's descriptors cannot be watched.
+    pub fn new(spec: VirtioNetSpec) -> Result<Arc<Self>, NetSpecError> {
+        check(&spec)?;
+        let backend = spec.netdev.as_ref().and_then(NetLease::backend);
+        let abilities = backend.as_ref().map(|one| one.abilities());
+        let offered = features::offered(
+            abilities.unwrap_or_default(),
+            spec.pairs,
+            spec.host_mtu.is_some(),
+            spec.off,
+        );
+        let mut queue_sizes = [spec.rx_queue_size, spec.tx_queue_size].repeat(spec.pairs.into());
+        queue_sizes.push(CONTROL_SIZE);
+        let (count, size) = (spec.pairs, spec.rx_queue_size);
+        let pair = |_| Pair {
+            receive: Slot::default(),
+            transmit: Slot::default(),
+            inbound: Mutex::new(Inbound::new(size)),
+            outbound: Mutex::default(),
+        };
+        let card = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            offered,
+            queue_sizes,
+            pairs: (0..count).map(pair).collect(),
+            control: Slot::default(),
+            filter: Mutex::new(RxFilter::new(spec.mac)),
+            features: AtomicU64::new(0),
+            used_pairs: AtomicU16::new(1),
+            link: AtomicBool::new(true),
+            announcing: AtomicBool::new(false),
+            telling: AtomicBool::new(true),
+            driver: OnceLock::new(),
+            broken: Repeats::default(),
+            stopped: Repeats::default(),
+            spec,
+        });
+        card.back_to_start();
+        if let Some(netdev) = &card.spec.netdev {
+            let me: Weak<Self> = Weak::clone(&card.me);
+            netdev.connect(me)?;
+        }
+        Ok(card)
+    }
+
+    /// Its address.
+    pub fn mac(&self) -> Mac {
+        lock(&self.filter).mac()
+    }
+
+    /// The netdev it is connected to.
+    pub fn netdev(&self) -> Option<&str> {
+        self.spec.netdev.as_ref().map(NetLease::id)
+    }
+
+    /// Which packets reach the guest; the next change is told.
+    pub fn look_at_filter(&self) -> FilterState {
+        let state = lock(&self.filter).state();
+        self.telling.store(true, Ordering::Release);
+        state
+    }
+
+    /// Plugs the cable in or out.
+    pub fn set_link(&self, up: bool) {
+        self.link.store(up, Ordering::Release);
+        self.link_changed();
+    }
+
+    /// Has the guest make its address known, if its driver can.
+    pub fn announce(&self) {
+        let needed = bit(VIRTIO_NET_F_GUEST_ANNOUNCE) | bit(VIRTIO_NET_F_CTRL_VQ);
+        if self.negotiated() & needed == needed {
+            self.announcing.store(true, Ordering::Release);
+            self.config_changed();
+        }
+    }
+
+    /// Makes its address known to switches. On the reactor's thread.
+    pub fn send_rarp(&self) {
+        if let Some(backend) = self.backend_if_up() {
+            let packet = [[0; HEADER].as_slice(), &rarp(self.mac())].concat();
+            backend.send(0, &Pieces::default().of(&packet));
+        }
+    }
+
+    pub(super) fn negotiated(&self) -> u64 {
+        self.features.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        let netdev = self.spec.netdev.as_ref();
+        self.link.load(Ordering::Acquire) && netdev.is_some_and(NetLease::is_up)
+    }
+
+    pub(super) fn backend(&self) -> Option<Arc<dyn NetBackend>> {
+        self.spec.netdev.as_ref()?.backend()
+    }
+
+    pub(super) fn backend_if_up(&self) -> Option<Arc<dyn NetBackend>> {
+        self.backend().filter(|_| self.is_up())
+    }
+
+    fn config_changed(&self) {
+        if let Some(driver) = self.driver.get() {
+            driver.config_changed();
+        }
+    }
+
+    /// What the guest may be given, by these features.
+    fn set_offloads(&self, features: u64) {
+        if let Some(backend) = self.backend() {
+            backend.set_offloads(features::offloads(features));
+        }
+    }
+
+    fn use_pairs(&self, pairs: u16) -> bool {
+        let told = self.backend().map(|backend| backend.use_queues(pairs));
+        if let Some(Err(error)) = told {
+            tracing::warn!(device = %self.spec.id, pairs, %error, "virtio-net: queues of the netdev");
+            return false;
+        }
+        self.used_pairs.store(pairs, Ordering::Release);
+        true
+    }
+
+    /// As after power-on, but for the ends of the cable.
+    fn back_to_start(&self) {
+        self.features.store(0, Ordering::Release);
+        self.announcing.store(false, Ordering::Release);
+        *lock(&self.filter) = RxFilter::new(self.spec.mac);
+        self.set_offloads(0);
+        self.use_pairs(1);
+        for pair in &self.pairs {
+            lock(&pair.inbound).forget();
+        }
+    }
+
+    /// Where the driver has its queue for commands: behind the pairs that it knows of.
+    fn control_index(&self) -> Option<usize> {
+        let features = self.negotiated();
+        let pairs = if has(features, VIRTIO_NET_F_MQ) {
+            self.pairs.len()
+        } else {
+            1
+        };
+        has(features, VIRTIO_NET_F_CTRL_VQ).then_some(2 * pairs)
+    }
+
+    fn role(&self, index: usize) -> Option<Role> {
+        if self.control_index() == Some(index) {
+            return Some(Role::Control);
+        }
+        let pair = index / 2;
+        (pair < self.pairs.len()).then_some(if index.is_multiple_of(2) {
+            Role::Receive(pair)
+        } else {
+            Role::Transmit(pair)
+        })
+    }
+
+    fn slot(&self, role: Role) -> Option<&Slot> {
+        match role {
+            Role::Receive(pair) => Some(&self.pairs.get(pair)?.receive),
+            Role::Transmit(pair) => Some(&self.pairs.get(pair)?.transmit),
+            Role::Control => Some(&self.control),
+        }
+    }
+
+    /// Works on a queue until there is nothing left to do.
+    fn serve(&self, role: Role) {
+        let outcome = match role {
+            Role::Receive(pair) => self.receive(pair),
+            Role::Transmit(pair) => self.transmit(pair),
+            Role::Control => self.control.with(|ring, memory| self.obey(ring, memory)),
+        };
+        let again = match outcome {
+            None | Some(Ok(Pause::Idle)) => Ok(()),
+            Some(Ok(Pause::Batch)) => self.slot(role).map_or(Ok(()), Slot::rearm),
+            Some(Err(Broken)) => {
+                if let Some(times) = self.broken.note() {
+                    tracing::warn!(device = %self.spec.id, ?role, times, "virtio-net: queue is broken");
+                }
+                if let Some(driver) = self.driver.get() {
+                    driver.needs_reset();
+                }
+                Ok(())
+            }
+        };
+        if let Err(error) = again
+            && let Some(times) = self.stopped.note()
+        {
+            tracing::error!(device = %self.spec.id, times, %error, "virtio-net cannot go on");
+        }
+    }
+
+    /// Does what the guest's commands say.
+    fn obey(&self, ring: &mut Ring, memory: &GuestMemView) -> Result<Pause, Broken> {
+        for _ in 0..BATCH {
+            let Some(chain) = ring.next(memory)? else {
+                return Ok(Pause::Idle);
+            };
+            let command = control::command(|offset, out| chain.gather(offset, out))?;
+            let done = command.is_some_and(|command| self.carry_out(command));
+            let answer = if done { VIRTIO_NET_OK } else { VIRTIO_NET_ERR };
+            let answer = u8::try_from(answer).unwrap_or(u8::MAX);
+            if chain.scatter(&[answer])? == 0 {
+                return Err(Broken);
+            }
+            ring.add_used(memory, &chain, 1)?;
+        }
+        Ok(Pause::Batch)
+    }
+
+    /// Whether it could be done.
+    fn carry_out(&self, command: Command) -> bool {
+        match command {
+            Command::Mode(mode, on) => self.change_filter(|filter| {
+                filter.set(mode, on);
+                true
+            }),
+            Command::Tables { unicast, multicast } => self.change_filter(|filter| {
+                filter.set_tables(unicast, multicast);
+                true
+            }),
+            Command::Mac(mac) => self.change_filter(|filter| {
+                filter.set_mac(mac);
+                true
+            }),
+            Command::Vlan(vlan, on) => self.change_filter(|filter| filter.set_vlan(vlan, on)),
+            Command::Announced => self.announcing.swap(false, Ordering::AcqRel),
+            Command::Pairs(pairs) => self.choose_pairs(pairs),
+            Command::Offloads(wanted) => {
+                let features = self.negotiated();
+                let allowed = has(features, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS)
+                    && wanted & !(features & features::changeable()) == 0;
+                if allowed {
+                    self.set_offloads(wanted);
+                }
+                allowed
+            }
+        }
+    }
+
+    fn choose_pairs(&self, pairs: u16) -> bool {
+        let is_known = has(self.negotiated(), VIRTIO_NET_F_MQ);
+        if !is_known || pairs == 0 || pairs > self.spec.pairs || !self.use_pairs(pairs) {
+            return false;
+        }
+        // Packets may wait in those that were not used before.
+        for pair in 0..usize::from(pairs) {
+            self.serve(Role::Receive(pair));
+        }
+        true
+    }
+
+    fn change_filter(&self, change: impl FnOnce(&mut RxFilter) -> bool) -> bool {
+        let changed = change(&mut lock(&self.filter));
+        if changed && self.telling.swap(false, Ordering::AcqRel) {
+            self.spec.notices.send(Notice::RxFilterChanged {
+                device: self.spec.id.clone(),
+            });
+        }
+        changed
+    }
+
+    fn handler(&self, role: Role) -> Arc<dyn Ready> {
+        Arc::new(Kick {
+            card: Weak::clone(&self.me),
+            role,
+        })
+    }
+}
+
+fn check(spec: &VirtioNetSpec) -> Result<(), NetSpecError> {
+    for (name, came) in [
+        ("rx_queue_size", spec.rx_queue_size),
+        ("tx_queue_size", spec.tx_queue_size),
+    ] {
+        if !came.is_power_of_two() || !QUEUE_SIZES.contains(&came) {
+            return Err(NetSpecError::QueueSize { name, came });
+        }
+    }
+    match spec.host_mtu {
+        Some(mtu) if !MTUS.contains(&mtu) => Err(NetSpecError::Mtu(mtu)),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+struct Kick {
+    card: Weak<VirtioNet>,
+    role: Role,
+}
+
+impl Ready for Kick {
+    fn ready(&self, _readiness: Readiness) {
+        if let Some(card) = self.card.upgrade() {
+            card.serve(self.role);
+        }
+    }
+}
+
+impl NetFrontend for VirtioNet {
+    fn readable(&self, queue: usize) {
+        self.serve(Role::Receive(queue));
+    }
+
+    fn writable(&self, queue: usize) {
+        self.serve(Role::Transmit(queue));
+    }
+
+    fn link_changed(&self) {
+        if has(self.negotiated(), VIRTIO_NET_F_STATUS) {
+            self.config_changed();
+        }
+    }
+}
+
+impl VirtioDevice for VirtioNet {
+    fn device_type(&self) -> u16 {
+        u16::try_from(VIRTIO_ID_NET).unwrap_or(1)
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &self.queue_sizes
+    }
+
+    fn features(&self) -> u64 {
+        self.offered
+    }
+
+    fn set_features(&self, features: u64) {
+        self.features.store(features, Ordering::Release);
+        lock(&self.filter).choose_vlans(has(features, VIRTIO_NET_F_CTRL_VLAN));
+        self.set_offloads(features);
+    }
+
+    fn config_read(&self, offset: u64, data: &mut [u8]) {
+        let mut status = 0;
+        for (is_set, flag) in [
+            (self.is_up(), VIRTIO_NET_S_LINK_UP),
+            (
+                self.announcing.load(Ordering::Acquire),
+                VIRTIO_NET_S_ANNOUNCE,
+            ),
+        ] {
+            if is_set {
+                status |= u16::try_from(flag).unwrap_or(0);
+            }
+        }
+        let config = NetConfig {
+            mac: self.mac(),
+            status: status.into(),
+            max_pairs: self.spec.pairs.into(),
+            mtu: self.spec.host_mtu.unwrap_or(0).into(),
+            speed: self.spec.speed.into(),
+            duplex: self.spec.duplex,
+        };
+        config.read(offset, data);
+    }
+
+    /// The address is changed by command; nothing else can be.
+    fn config_write(&self, _offset: u64, _data: &[u8]) {}
+
+    fn attach(&self, driver: Arc<dyn DriverNotifier>) {
+        self.driver.set(driver).ok();
+    }
+
+    fn start_queue(&self, index: usize, queue: ActiveQueue) -> Result<(), VirtioError> {
+        let count = self.queue_sizes.len();
+        let none = || VirtioError::NoSuchQueue { index, count };
+        let role = self.role(index).ok_or_else(none)?;
+        let slot = self.slot(role).ok_or_else(none)?;
+        let (features, handler) = (self.negotiated(), self.handler(role));
+        slot.start(index, queue, features, &self.spec.reactor, handler)
+    }
+
+    fn stop_queue(&self, index: usize) -> Option<QueueState> {
+        self.slot(self.role(index)?)?.stop()
+    }
+
+    fn reset(&self) {
+        self.back_to_start();
+    }
+}
+
+impl fmt::Debug for VirtioNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VirtioNet")
+            .field("id", &self.spec.id)
+            .finish_non_exhaustive()
+    }
+}

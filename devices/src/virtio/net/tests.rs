@@ -1,0 +1,242 @@
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use fdset::{Door, FdRegistry, Handover, Origin, Scope, SocketAddress};
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS,
+};
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
+
+use super::features::bit;
+use super::*;
+use crate::memory::GuestMem;
+use crate::net::{HEADER, NetdevKind, NetdevSpec, Netdevs, StreamRole, StreamSpec};
+use crate::notice::{Notice, NoticeSink};
+use crate::reactor::Reactor;
+use crate::virtio::device::VirtioDevice;
+use crate::virtio::mock_driver::{DriverQueue, NEXT, Notified, PATIENCE, WRITE, guest_memory};
+
+const MAC: Mac = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
+const ALL: u64 = bit(VIRTIO_NET_F_MRG_RXBUF)
+    | bit(VIRTIO_NET_F_CTRL_VQ)
+    | bit(VIRTIO_NET_F_CTRL_RX)
+    | bit(VIRTIO_NET_F_STATUS);
+
+/// A card on a stream whose other end the test has.
+struct Scene {
+    card: Arc<VirtioNet>,
+    netdevs: Netdevs,
+    peer: UnixStream,
+    memory: GuestMem,
+    driver: Arc<Notified>,
+    notices: mpsc::Receiver<Notice>,
+}
+
+fn scene(features: u64) -> Scene {
+    let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
+    let (ours, peer) = UnixStream::pair().unwrap();
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    let handed = Handover::new(ours.into(), Origin::CommandLine);
+    door.registry()
+        .add_named(Scope::Process, "s", handed)
+        .unwrap();
+    let (tell, notices) = mpsc::channel();
+    let tell = std::sync::Mutex::new(tell);
+    let sink = NoticeSink::new(move |notice| drop(tell.lock().unwrap().send(notice)));
+    let reactor = Reactor::new();
+    let mut netdevs = Netdevs::new(reactor.clone(), sink.clone());
+    let spec = NetdevSpec {
+        id: "n".to_owned(),
+        kind: NetdevKind::Stream(StreamSpec {
+            kind: "stream",
+            address: SocketAddress::Fd { name: "s".into() },
+            role: StreamRole::Client,
+        }),
+    };
+    netdevs.add(&spec, &door).unwrap();
+    let card = VirtioNet::new(VirtioNetSpec {
+        id: "net0".to_owned(),
+        netdev: Some(netdevs.find("n").unwrap().lease().unwrap()),
+        mac: MAC,
+        pairs: 1,
+        rx_queue_size: 256,
+        tx_queue_size: 256,
+        host_mtu: None,
+        speed: u32::MAX,
+        duplex: 255,
+        off: 0,
+        reactor,
+        notices: sink,
+    })
+    .unwrap();
+    let driver = Arc::new(Notified::default());
+    card.attach(Arc::clone(&driver) as _);
+    assert_eq!(card.features() & features, features);
+    card.set_features(features);
+    Scene {
+        card,
+        netdevs,
+        peer,
+        memory: guest_memory(),
+        driver,
+        notices,
+    }
+}
+
+impl Scene {
+    /// A running queue.
+    fn queue(&self, index: usize) -> DriverQueue {
+        let queue = DriverQueue::new(&self.memory, index as u64);
+        queue.start(self.card.as_ref(), index);
+        queue
+    }
+
+    fn say(&mut self, packet: &[u8]) {
+        let length = u32::try_from(packet.len()).unwrap().to_be_bytes();
+        self.peer.write_all(&length).unwrap();
+        self.peer.write_all(packet).unwrap();
+    }
+
+    fn heard(&mut self) -> Vec<u8> {
+        let mut length = [0; 4];
+        self.peer.read_exact(&mut length).unwrap();
+        let mut packet = vec![0; u32::from_be_bytes(length) as usize];
+        self.peer.read_exact(&mut packet).unwrap();
+        packet
+    }
+
+    fn status(&self) -> u16 {
+        let mut bytes = [0; 2];
+        self.card.config_read(6, &mut bytes);
+        u16::from_le_bytes(bytes)
+    }
+}
+
+/// Sends the `nth` command of a queue, and returns the answer.
+fn ask(scene: &Scene, control: &mut DriverQueue, nth: u16, command: &[u8]) -> u8 {
+    let place = control.buffer(nth);
+    let answer = place + 0x800;
+    let memory = scene.memory.memory();
+    memory.write_slice(command, GuestAddress(place)).unwrap();
+    let length = u32::try_from(command.len()).unwrap();
+    control.offer(&[(place, length, NEXT), (answer, 1, WRITE)]);
+    assert_eq!(control.used().len(), 1);
+    memory.read_obj(GuestAddress(answer)).unwrap()
+}
+
+fn packet(to: Mac, body: &[u8]) -> Vec<u8> {
+    [to.as_slice(), &[2; 6], &[8, 0], body].concat()
+}
+
+#[test]
+fn packets_go_out_without_their_header_and_come_in_with_one() {
+    let mut scene = scene(ALL);
+    let mut receive = scene.queue(0);
+    let mut transmit = scene.queue(1);
+    let out = packet([1; 6], b"out");
+    transmit.give(&[&[0; HEADER], out.as_slice()].concat());
+    assert_eq!(scene.heard(), out);
+    assert!(transmit.used().is_empty());
+    receive.give_room(2048);
+    let into = packet(MAC, b"in");
+    scene.say(&into);
+    let used = receive.used();
+    assert_eq!(used[..HEADER], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+    assert_eq!(used[HEADER..], into);
+}
+
+#[test]
+fn a_long_packet_fills_several_buffers_and_waits_until_there_are_enough() {
+    let mut scene = scene(ALL);
+    let mut receive = scene.queue(0);
+    let long = packet(MAC, &[7; 2500]);
+    receive.give_room(1000);
+    receive.give_room(1000);
+    scene.say(&long);
+    scene.say(&packet(MAC, b"next"));
+    // Too little: it is kept until more comes.
+    receive.give_room(1000);
+    receive.give_room(1000);
+    let parts: Vec<Vec<u8>> = (0..3).map(|_| receive.used()).collect();
+    assert_eq!(parts[0][10..12], 3_u16.to_le_bytes());
+    assert_eq!(parts.concat()[HEADER..], long);
+    assert_eq!(receive.used()[HEADER..], packet(MAC, b"next"));
+}
+
+#[test]
+fn without_mergeable_buffers_a_packet_that_is_too_long_is_dropped() {
+    let mut scene = scene(bit(VIRTIO_NET_F_STATUS));
+    let mut receive = scene.queue(0);
+    receive.give_room(100);
+    receive.give_room(100);
+    scene.say(&packet(MAC, &[7; 200]));
+    scene.say(&packet(MAC, b"short"));
+    assert_eq!(receive.used()[HEADER..], packet(MAC, b"short"));
+}
+
+#[test]
+fn a_command_switches_the_filter_and_the_first_change_is_told() {
+    let mut scene = scene(ALL);
+    let mut receive = scene.queue(0);
+    let mut control = scene.queue(2);
+    assert_eq!(ask(&scene, &mut control, 0, &[0, 0, 0]), 0);
+    assert_eq!(ask(&scene, &mut control, 1, &[0, 1, 1]), 0);
+    assert_eq!(ask(&scene, &mut control, 2, &[9, 9, 9]), 1);
+    let told = |notice: &Notice| matches!(notice, Notice::RxFilterChanged { .. });
+    let count = scene.notices.try_iter().filter(told).count();
+    assert_eq!(count, 1);
+    assert!(!scene.card.look_at_filter().promiscuous);
+    receive.give_room(2048);
+    scene.say(&packet([4; 6], b"for another"));
+    scene.say(&packet(MAC, b"mine"));
+    assert_eq!(receive.used()[HEADER..], packet(MAC, b"mine"));
+}
+
+#[test]
+fn a_packet_without_a_whole_header_breaks_the_device() {
+    let scene = scene(ALL);
+    let mut transmit = scene.queue(1);
+    transmit.give(&[0; HEADER - 1]);
+    let start = std::time::Instant::now();
+    while scene.driver.resets.load(Ordering::SeqCst) == 0 {
+        assert!(start.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn the_link_goes_with_the_cable_and_with_the_netdev() {
+    let mut scene = scene(ALL);
+    assert_eq!(scene.status(), 1);
+    scene.card.set_link(false);
+    assert_eq!(scene.status(), 0);
+    scene.card.set_link(true);
+    scene.netdevs.find("n").unwrap().set_link(false);
+    assert_eq!(scene.status(), 0);
+    scene.netdevs.find("n").unwrap().set_link(true);
+    assert_eq!(scene.status(), 1);
+    let mut transmit = scene.queue(1);
+    assert!(scene.netdevs.remove("n"));
+    assert_eq!(scene.status(), 0);
+    // Its socket is closed by now, and packets go nowhere.
+    assert_eq!(scene.peer.read(&mut [0; 1]).unwrap(), 0);
+    transmit.give(&[0; 60]);
+    assert!(transmit.used().is_empty());
+}
+
+#[test]
+fn a_stopped_queue_leaves_packets_where_they_are_until_it_goes_on() {
+    let mut scene = scene(ALL);
+    let mut receive = scene.queue(0);
+    receive.give_room(2048);
+    let state = scene.card.stop_queue(0).unwrap();
+    scene.say(&packet(MAC, b"later"));
+    receive.resume(scene.card.as_ref(), 0, state);
+    assert_eq!(receive.used()[HEADER..], packet(MAC, b"later"));
+    scene.card.stop_queue(0);
+    scene.card.reset();
+    assert!(scene.card.look_at_filter().promiscuous);
+}
