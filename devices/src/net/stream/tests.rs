@@ -30,6 +30,7 @@ struct Scene {
     stream: Arc<StreamNet>,
     notices: Receiver<Notice>,
     heard: Receiver<&'static str>,
+    reactor: Reactor,
     _card: Arc<dyn NetFrontend>,
 }
 
@@ -41,12 +42,13 @@ fn scene(door: &Door, address: SocketAddress, role: StreamRole) -> Scene {
     let (tell, notices) = mpsc::channel();
     let tell = Mutex::new(tell);
     let sink = NoticeSink::new(move |notice| drop(tell.lock().unwrap().send(notice)));
+    let reactor = Reactor::new();
     let spec = StreamSpec {
         kind: "stream",
         address,
         role,
     };
-    let stream = StreamNet::open("n", &spec, door, &Reactor::new(), sink).unwrap();
+    let stream = StreamNet::open("n", &spec, door, &reactor, sink).unwrap();
     let (tell, heard) = mpsc::channel();
     let card: Arc<dyn NetFrontend> = Arc::new(Card(Mutex::new(tell)));
     stream.attach(Arc::downgrade(&card)).unwrap();
@@ -54,6 +56,7 @@ fn scene(door: &Door, address: SocketAddress, role: StreamRole) -> Scene {
         stream,
         notices,
         heard,
+        reactor,
         _card: card,
     }
 }
@@ -153,7 +156,10 @@ fn a_server_serves_one_peer_after_the_other() {
         drop(peer);
         assert!(!scene.is_connected());
     }
+    let reactor = scene.reactor.clone();
     drop(scene);
+    // A handler that has begun may hold it until it returns.
+    reactor.settle().unwrap();
     assert!(!path.exists());
 }
 
