@@ -84,7 +84,11 @@ fn open_held(
             kind,
             FileType::RegularFile | FileType::CharacterDevice | FileType::Fifo
         ),
-        OpenKind::Terminal | OpenKind::ListeningSocket | OpenKind::ConnectedSocket => false,
+        OpenKind::Terminal
+        | OpenKind::ListeningSocket
+        | OpenKind::ConnectedSocket
+        | OpenKind::DatagramSocket
+        | OpenKind::Tap => false,
     };
     ensure!(fits, "it is a {kind:?}, which will not do as {}", wish.kind);
     let more = match existing {
