@@ -45,6 +45,10 @@ pub(crate) fn open(list: &AllowList, wish: &OpenHookOpen) -> Result<OwnedFd> {
         OpenKind::Terminal => new_pty(list, wish),
         OpenKind::ListeningSocket => listen_at(list, wish, path),
         OpenKind::ConnectedSocket => connect_to(list, wish, path),
+        OpenKind::DatagramSocket | OpenKind::Tap => bail!(
+            "a {} has no path from which it could be opened; hand one in",
+            wish.kind
+        ),
         OpenKind::RegularFile
         | OpenKind::Memory
         | OpenKind::BlockDevice
