@@ -2754,7 +2754,8 @@ type BlockdevOnError string
 const (
 	// Tell the guest; a job fails.
 	BlockdevOnErrorReport BlockdevOnError = "report"
-	// Go on; a job fails at its end. Not to be had for disks.
+	// Go on; a job fails at its end, a commit only if the same fails again. Not to be had for
+	// disks.
 	BlockdevOnErrorIgnore BlockdevOnError = "ignore"
 	// Stop if the storage is full, else report. Not to be had for disks.
 	BlockdevOnErrorEnospc BlockdevOnError = "enospc"

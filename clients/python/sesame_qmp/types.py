@@ -512,7 +512,8 @@ BlockdevOnError = Literal["report", "ignore", "enospc", "stop", "auto"]
 """What to do when a request of a disk or a job fails.
 
 - ``report``: Tell the guest; a job fails.
-- ``ignore``: Go on; a job fails at its end. Not to be had for disks.
+- ``ignore``: Go on; a job fails at its end, a commit only if the same fails again. Not to be had
+for disks.
 - ``enospc``: Stop if the storage is full, else report. Not to be had for disks.
 - ``stop``: Stop: a job waits until it is told to try again. Not to be had for disks.
 - ``auto``: Report.

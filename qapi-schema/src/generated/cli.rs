@@ -845,7 +845,8 @@ pub struct DriveOptions {
     /// node as -blockdev takes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// The driver of the node, mostly raw; 'help' lists them.
+    /// The driver of the node; 'help' lists them (default: qcow2, if the image says that it is
+    /// one; that something is raw is never guessed).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<String>,
     /// Writeback, none, writethrough, directsync or unsafe (default: writeback).
@@ -930,10 +931,13 @@ impl crate::describe::Described for DriveOptions {
             "the image: a path, \"/dev/fdset/N\", \"null-co://\", \"blkdebug:RULES:FILE\", or \"json:\" and a node as -blockdev takes it",
         ),
         crate::describe::MemberSpec::optional(
-            "format",
-            "str",
-            "the driver of the node, mostly raw; 'help' lists them",
-        ),
+                "format",
+                "str",
+                "the driver of the node; 'help' lists them (default: qcow2, if the image says that it is one; that something is raw is never guessed)",
+            )
+            .default_is(
+                "qcow2, if the image says that it is one; that something is raw is never guessed",
+            ),
         crate::describe::MemberSpec::optional(
                 "cache",
                 "str",

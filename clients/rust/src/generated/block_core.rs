@@ -690,7 +690,8 @@ pub enum BlockdevOnError {
     /// Tell the guest; a job fails.
     #[serde(rename = "report")]
     Report,
-    /// Go on; a job fails at its end. Not to be had for disks.
+    /// Go on; a job fails at its end, a commit only if the same fails again. Not to be had for
+    /// disks.
     #[serde(rename = "ignore")]
     Ignore,
     /// Stop if the storage is full, else report. Not to be had for disks.

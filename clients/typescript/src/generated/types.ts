@@ -2071,7 +2071,9 @@ export interface BlockJobInfoAlways {
 export type BlockdevOnError =
   /** Tell the guest; a job fails. */
   | "report"
-  /** Go on; a job fails at its end. Not to be had for disks. */
+  /**
+   * Go on; a job fails at its end, a commit only if the same fails again. Not to be had for disks.
+   */
   | "ignore"
   /** Stop if the storage is full, else report. Not to be had for disks. */
   | "enospc"
