@@ -898,6 +898,112 @@ func (c *Conn) JobFinalize(ctx context.Context, args JobFinalizeArguments) error
 	return c.Execute(ctx, "job-finalize", args, nil)
 }
 
+// BlockDirtyBitmapAddArguments is what BlockDirtyBitmapAdd takes.
+type BlockDirtyBitmapAddArguments struct {
+	// The device or node whose writes it records.
+	Node string `json:"node"`
+	// Its name, of at most 1023 bytes.
+	Name string `json:"name"`
+	// The bytes that one bit stands for: a power of two from 512 on (default: the cluster size of
+	// an image, but not under 4 KiB and not over 64 KiB; 64 KiB for others).
+	Granularity *uint32 `json:"granularity,omitempty"`
+	// Whether it is stored in the image when that is closed, and there again when it is opened;
+	// only in qcow2 images of version 3 (default: false).
+	Persistent *bool `json:"persistent,omitempty"`
+	// Whether it begins without recording (default: false).
+	Disabled *bool `json:"disabled,omitempty"`
+}
+
+// BlockDirtyBitmapAdd: Has a bitmap record which parts of a node are written.
+func (c *Conn) BlockDirtyBitmapAdd(ctx context.Context, args BlockDirtyBitmapAddArguments) error {
+	return c.Execute(ctx, "block-dirty-bitmap-add", args, nil)
+}
+
+// BlockDirtyBitmapRemoveArguments is what BlockDirtyBitmapRemove takes.
+type BlockDirtyBitmapRemoveArguments struct {
+	// The device or node that has it.
+	Node string `json:"node"`
+	// Its name.
+	Name string `json:"name"`
+}
+
+// BlockDirtyBitmapRemove: Forgets a bitmap, in the image too.
+func (c *Conn) BlockDirtyBitmapRemove(ctx context.Context, args BlockDirtyBitmapRemoveArguments) error {
+	return c.Execute(ctx, "block-dirty-bitmap-remove", args, nil)
+}
+
+// BlockDirtyBitmapClearArguments is what BlockDirtyBitmapClear takes.
+type BlockDirtyBitmapClearArguments struct {
+	// The device or node that has it.
+	Node string `json:"node"`
+	// Its name.
+	Name string `json:"name"`
+}
+
+// BlockDirtyBitmapClear: Has a bitmap forget what it recorded.
+func (c *Conn) BlockDirtyBitmapClear(ctx context.Context, args BlockDirtyBitmapClearArguments) error {
+	return c.Execute(ctx, "block-dirty-bitmap-clear", args, nil)
+}
+
+// BlockDirtyBitmapEnableArguments is what BlockDirtyBitmapEnable takes.
+type BlockDirtyBitmapEnableArguments struct {
+	// The device or node that has it.
+	Node string `json:"node"`
+	// Its name.
+	Name string `json:"name"`
+}
+
+// BlockDirtyBitmapEnable: Has a bitmap record from now on.
+func (c *Conn) BlockDirtyBitmapEnable(ctx context.Context, args BlockDirtyBitmapEnableArguments) error {
+	return c.Execute(ctx, "block-dirty-bitmap-enable", args, nil)
+}
+
+// BlockDirtyBitmapDisableArguments is what BlockDirtyBitmapDisable takes.
+type BlockDirtyBitmapDisableArguments struct {
+	// The device or node that has it.
+	Node string `json:"node"`
+	// Its name.
+	Name string `json:"name"`
+}
+
+// BlockDirtyBitmapDisable: Has a bitmap record no more.
+func (c *Conn) BlockDirtyBitmapDisable(ctx context.Context, args BlockDirtyBitmapDisableArguments) error {
+	return c.Execute(ctx, "block-dirty-bitmap-disable", args, nil)
+}
+
+// BlockDirtyBitmapMergeArguments is what BlockDirtyBitmapMerge takes.
+type BlockDirtyBitmapMergeArguments struct {
+	// The device or node that has the target.
+	Node string `json:"node"`
+	// The name of the bitmap into which.
+	Target string `json:"target"`
+	// What is merged; these stay as they are.
+	Bitmaps []BlockDirtyBitmapOrStr `json:"bitmaps"`
+}
+
+// BlockDirtyBitmapMerge: Marks in one bitmap what others mark. They may differ in granularity, not
+// in length.
+func (c *Conn) BlockDirtyBitmapMerge(ctx context.Context, args BlockDirtyBitmapMergeArguments) error {
+	return c.Execute(ctx, "block-dirty-bitmap-merge", args, nil)
+}
+
+// XDebugBlockDirtyBitmapSha256Arguments is what XDebugBlockDirtyBitmapSha256 takes.
+type XDebugBlockDirtyBitmapSha256Arguments struct {
+	// The device or node that has it.
+	Node string `json:"node"`
+	// Its name.
+	Name string `json:"name"`
+}
+
+// XDebugBlockDirtyBitmapSha256: Tells a digest of a bitmap's bits.
+//
+// Returns: the digest.
+func (c *Conn) XDebugBlockDirtyBitmapSha256(ctx context.Context, args XDebugBlockDirtyBitmapSha256Arguments) (BlockDirtyBitmapSha256, error) {
+	var reply BlockDirtyBitmapSha256
+	err := c.Execute(ctx, "x-debug-block-dirty-bitmap-sha256", args, &reply)
+	return reply, err
+}
+
 // BlockdevCreateArguments is what BlockdevCreate takes.
 type BlockdevCreateArguments struct {
 	// The job's id.
@@ -1042,6 +1148,21 @@ func (c *Conn) QueryBlockstats(ctx context.Context, args QueryBlockstatsArgument
 	var reply []BlockStats
 	err := c.Execute(ctx, "query-blockstats", args, &reply)
 	return reply, err
+}
+
+// BlockSetWriteThresholdArguments is what BlockSetWriteThreshold takes.
+type BlockSetWriteThresholdArguments struct {
+	// The node.
+	NodeName string `json:"node-name"`
+	// The offset in bytes; 0 takes it away.
+	WriteThreshold uint64 `json:"write-threshold"`
+}
+
+// BlockSetWriteThreshold: Has an event come when a write goes beyond an offset of a node, so that
+// thin storage can be made longer before it is full. It comes once; then the threshold is to be
+// set again.
+func (c *Conn) BlockSetWriteThreshold(ctx context.Context, args BlockSetWriteThresholdArguments) error {
+	return c.Execute(ctx, "block-set-write-threshold", args, nil)
 }
 
 // TransactionArguments is what Transaction takes.

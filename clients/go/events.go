@@ -259,6 +259,19 @@ type JobStatusChangeEvent struct {
 // EventName is its name on the wire.
 func (JobStatusChangeEvent) EventName() string { return "JOB_STATUS_CHANGE" }
 
+// BlockWriteThresholdEvent: A write went beyond the threshold of a node, which is gone with that.
+type BlockWriteThresholdEvent struct {
+	// The node.
+	NodeName string `json:"node-name"`
+	// How many bytes it went beyond.
+	AmountExceeded uint64 `json:"amount-exceeded"`
+	// Where the threshold was.
+	WriteThreshold uint64 `json:"write-threshold"`
+}
+
+// EventName is its name on the wire.
+func (BlockWriteThresholdEvent) EventName() string { return "BLOCK_WRITE_THRESHOLD" }
+
 // BalloonChangeEvent: The guest has filled or emptied its balloon. Comes once a second at most.
 type BalloonChangeEvent struct {
 	// The bytes left to it.
@@ -330,6 +343,8 @@ func readEvent(name string, data json.RawMessage) Event {
 		err = variant[BlockIOErrorEvent](data, &event)
 	case "JOB_STATUS_CHANGE":
 		err = variant[JobStatusChangeEvent](data, &event)
+	case "BLOCK_WRITE_THRESHOLD":
+		err = variant[BlockWriteThresholdEvent](data, &event)
 	case "BALLOON_CHANGE":
 		err = variant[BalloonChangeEvent](data, &event)
 	case "DEVICE_DELETED":

@@ -1856,6 +1856,8 @@ const (
 	BlockdevDriverNullAio BlockdevDriver = "null-aio"
 	// Another node, whose requests fail as rules say.
 	BlockdevDriverBlkdebug BlockdevDriver = "blkdebug"
+	// Another node, into which is copied what is read through it.
+	BlockdevDriverCopyOnRead BlockdevDriver = "copy-on-read"
 )
 
 // BlkdebugIOType: What a request does.
@@ -2036,6 +2038,8 @@ func (u *BlockdevOptions) UnmarshalJSON(data []byte) error {
 		return variant[BlockdevOptionsNullAio](data, &u.Variant)
 	case "blkdebug":
 		return variant[BlockdevOptionsBlkdebug](data, &u.Variant)
+	case "copy-on-read":
+		return variant[BlockdevOptionsCopyOnRead](data, &u.Variant)
 	default:
 		u.Variant = UnknownVariant{append([]byte(nil), data...)}
 		return nil
@@ -2293,6 +2297,38 @@ func (BlockdevOptionsBlkdebug) isBlockdevOptions() {}
 func (v BlockdevOptionsBlkdebug) MarshalJSON() ([]byte, error) {
 	type plain BlockdevOptionsBlkdebug
 	return tagged(plain(v), "driver", "blkdebug")
+}
+
+// BlockdevOptionsCopyOnRead: Another node, into which is copied what is read through it.
+type BlockdevOptionsCopyOnRead struct {
+	// Its name, which must be new.
+	NodeName *string `json:"node-name,omitempty"`
+	// What becomes of a guest's discard (default: ignore).
+	Discard *BlockdevDiscardOptions `json:"discard,omitempty"`
+	// How the host caches.
+	Cache *BlockdevCacheOptions `json:"cache,omitempty"`
+	// Whether nobody may write (default: false).
+	ReadOnly *bool `json:"read-only,omitempty"`
+	// Whether the node may become read-only where the storage is (default: false).
+	AutoReadOnly *bool `json:"auto-read-only,omitempty"`
+	// Whether others may write to the storage at the same time; only for a node that is read-only
+	// (default: false).
+	ForceShare *bool `json:"force-share,omitempty"`
+	// What becomes of a guest's write of zeroes (default: off).
+	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// That node.
+	File BlockdevRef `json:"file"`
+	// The name of the lowest node of its backing chain from which is copied; what lies below that
+	// is only read (default: from all of the chain).
+	Bottom *string `json:"bottom,omitempty"`
+}
+
+func (BlockdevOptionsCopyOnRead) isBlockdevOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevOptionsCopyOnRead) MarshalJSON() ([]byte, error) {
+	type plain BlockdevOptionsCopyOnRead
+	return tagged(plain(v), "driver", "copy-on-read")
 }
 
 // BlockdevRef: A block node, new or old.
@@ -2897,6 +2933,24 @@ type ImageInfo struct {
 	FormatSpecific *ImageInfoSpecific `json:"format-specific,omitempty"`
 }
 
+// BlockDirtyInfo: A bitmap of a node.
+type BlockDirtyInfo struct {
+	// Its name.
+	Name *string `json:"name,omitempty"`
+	// Bytes in all pieces that it marks.
+	Count int64 `json:"count"`
+	// The bytes that one bit stands for.
+	Granularity uint32 `json:"granularity"`
+	// Whether it records writes.
+	Recording bool `json:"recording"`
+	// Whether a job uses it.
+	Busy bool `json:"busy"`
+	// Whether it is stored in the image.
+	Persistent bool `json:"persistent"`
+	// That it was not stored when the image was last used: it can only be removed.
+	Inconsistent *bool `json:"inconsistent,omitempty"`
+}
+
 // BlockDeviceInfo: A block node.
 type BlockDeviceInfo struct {
 	// Where its storage is.
@@ -2935,6 +2989,8 @@ type BlockDeviceInfo struct {
 	Cache BlockdevCacheInfo `json:"cache"`
 	// The offset whose writing causes an event; 0 means none.
 	WriteThreshold int64 `json:"write_threshold"`
+	// Its bitmaps, the newest first.
+	DirtyBitmaps []BlockDirtyInfo `json:"dirty-bitmaps,omitempty"`
 }
 
 // BlockInfo: A disk as the guest sees it.
@@ -3049,6 +3105,78 @@ type JobInfo struct {
 	Error *string `json:"error,omitempty"`
 }
 
+// BlockDirtyBitmap: A bitmap by name.
+type BlockDirtyBitmap struct {
+	// The device or node that has it.
+	Node string `json:"node"`
+	// Its name.
+	Name string `json:"name"`
+}
+
+// BlockDirtyBitmapAdd: A bitmap that is to be.
+type BlockDirtyBitmapAdd struct {
+	// The device or node whose writes it records.
+	Node string `json:"node"`
+	// Its name, of at most 1023 bytes.
+	Name string `json:"name"`
+	// The bytes that one bit stands for: a power of two from 512 on (default: the cluster size of
+	// an image, but not under 4 KiB and not over 64 KiB; 64 KiB for others).
+	Granularity *uint32 `json:"granularity,omitempty"`
+	// Whether it is stored in the image when that is closed, and there again when it is opened;
+	// only in qcow2 images of version 3 (default: false).
+	Persistent *bool `json:"persistent,omitempty"`
+	// Whether it begins without recording (default: false).
+	Disabled *bool `json:"disabled,omitempty"`
+}
+
+// BlockDirtyBitmapOrStr: A bitmap of the same node, or of another.
+type BlockDirtyBitmapOrStr struct {
+	// The name of one of the same node.
+	Local *string
+	// One of any node.
+	External *BlockDirtyBitmap
+}
+
+// MarshalJSON writes what is there.
+func (a BlockDirtyBitmapOrStr) MarshalJSON() ([]byte, error) {
+	switch {
+	case a.Local != nil:
+		return json.Marshal(a.Local)
+	case a.External != nil:
+		return json.Marshal(a.External)
+	default:
+		return []byte("null"), nil
+	}
+}
+
+// UnmarshalJSON tells the types apart.
+func (a *BlockDirtyBitmapOrStr) UnmarshalJSON(data []byte) error {
+	switch jsonKind(data) {
+	case '"':
+		return branch(data, &a.Local)
+	case '{':
+		return branch(data, &a.External)
+	default:
+		return nil
+	}
+}
+
+// BlockDirtyBitmapMerge: Bitmaps that are to be merged into one.
+type BlockDirtyBitmapMerge struct {
+	// The device or node that has the target.
+	Node string `json:"node"`
+	// The name of the bitmap into which.
+	Target string `json:"target"`
+	// What is merged; these stay as they are.
+	Bitmaps []BlockDirtyBitmapOrStr `json:"bitmaps"`
+}
+
+// BlockDirtyBitmapSha256: A digest.
+type BlockDirtyBitmapSha256 struct {
+	// The SHA-256 digest of a bitmap's bits, in hexadecimal.
+	Sha256 string `json:"sha256"`
+}
+
 // PreallocMode: What of a new image is there before it is written.
 type PreallocMode string
 
@@ -3110,6 +3238,8 @@ func (u *BlockdevCreateOptions) UnmarshalJSON(data []byte) error {
 		return variant[BlockdevCreateOptionsNullAio](data, &u.Variant)
 	case "blkdebug":
 		return variant[BlockdevCreateOptionsBlkdebug](data, &u.Variant)
+	case "copy-on-read":
+		return variant[BlockdevCreateOptionsCopyOnRead](data, &u.Variant)
 	default:
 		u.Variant = UnknownVariant{append([]byte(nil), data...)}
 		return nil
@@ -3230,6 +3360,17 @@ func (BlockdevCreateOptionsBlkdebug) isBlockdevCreateOptions() {}
 func (v BlockdevCreateOptionsBlkdebug) MarshalJSON() ([]byte, error) {
 	type plain BlockdevCreateOptionsBlkdebug
 	return tagged(plain(v), "driver", "blkdebug")
+}
+
+// BlockdevCreateOptionsCopyOnRead: Another node, into which is copied what is read through it.
+type BlockdevCreateOptionsCopyOnRead struct{}
+
+func (BlockdevCreateOptionsCopyOnRead) isBlockdevCreateOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevCreateOptionsCopyOnRead) MarshalJSON() ([]byte, error) {
+	type plain BlockdevCreateOptionsCopyOnRead
+	return tagged(plain(v), "driver", "copy-on-read")
 }
 
 // XDbgBlockGraphNodeType: A member of the block graph.
@@ -3495,6 +3636,18 @@ func (u *TransactionAction) UnmarshalJSON(data []byte) error {
 	switch tags {
 	case "abort":
 		return variant[TransactionActionAbort](data, &u.Variant)
+	case "block-dirty-bitmap-add":
+		return variant[TransactionActionBlockDirtyBitmapAdd](data, &u.Variant)
+	case "block-dirty-bitmap-remove":
+		return variant[TransactionActionBlockDirtyBitmapRemove](data, &u.Variant)
+	case "block-dirty-bitmap-clear":
+		return variant[TransactionActionBlockDirtyBitmapClear](data, &u.Variant)
+	case "block-dirty-bitmap-enable":
+		return variant[TransactionActionBlockDirtyBitmapEnable](data, &u.Variant)
+	case "block-dirty-bitmap-disable":
+		return variant[TransactionActionBlockDirtyBitmapDisable](data, &u.Variant)
+	case "block-dirty-bitmap-merge":
+		return variant[TransactionActionBlockDirtyBitmapMerge](data, &u.Variant)
 	case "blockdev-snapshot":
 		return variant[TransactionActionBlockdevSnapshot](data, &u.Variant)
 	case "blockdev-snapshot-sync":
@@ -3519,6 +3672,90 @@ func (TransactionActionAbort) isTransactionAction() {}
 func (v TransactionActionAbort) MarshalJSON() ([]byte, error) {
 	type plain TransactionActionAbort
 	return tagged(plain(v), "type", "abort")
+}
+
+// TransactionActionBlockDirtyBitmapAdd: What the command of that name does.
+type TransactionActionBlockDirtyBitmapAdd struct {
+	// Its arguments.
+	Data BlockDirtyBitmapAdd `json:"data"`
+}
+
+func (TransactionActionBlockDirtyBitmapAdd) isTransactionAction() {}
+
+// MarshalJSON adds the discriminator.
+func (v TransactionActionBlockDirtyBitmapAdd) MarshalJSON() ([]byte, error) {
+	type plain TransactionActionBlockDirtyBitmapAdd
+	return tagged(plain(v), "type", "block-dirty-bitmap-add")
+}
+
+// TransactionActionBlockDirtyBitmapRemove: What the command of that name does.
+type TransactionActionBlockDirtyBitmapRemove struct {
+	// Its arguments.
+	Data BlockDirtyBitmap `json:"data"`
+}
+
+func (TransactionActionBlockDirtyBitmapRemove) isTransactionAction() {}
+
+// MarshalJSON adds the discriminator.
+func (v TransactionActionBlockDirtyBitmapRemove) MarshalJSON() ([]byte, error) {
+	type plain TransactionActionBlockDirtyBitmapRemove
+	return tagged(plain(v), "type", "block-dirty-bitmap-remove")
+}
+
+// TransactionActionBlockDirtyBitmapClear: What the command of that name does.
+type TransactionActionBlockDirtyBitmapClear struct {
+	// Its arguments.
+	Data BlockDirtyBitmap `json:"data"`
+}
+
+func (TransactionActionBlockDirtyBitmapClear) isTransactionAction() {}
+
+// MarshalJSON adds the discriminator.
+func (v TransactionActionBlockDirtyBitmapClear) MarshalJSON() ([]byte, error) {
+	type plain TransactionActionBlockDirtyBitmapClear
+	return tagged(plain(v), "type", "block-dirty-bitmap-clear")
+}
+
+// TransactionActionBlockDirtyBitmapEnable: What the command of that name does.
+type TransactionActionBlockDirtyBitmapEnable struct {
+	// Its arguments.
+	Data BlockDirtyBitmap `json:"data"`
+}
+
+func (TransactionActionBlockDirtyBitmapEnable) isTransactionAction() {}
+
+// MarshalJSON adds the discriminator.
+func (v TransactionActionBlockDirtyBitmapEnable) MarshalJSON() ([]byte, error) {
+	type plain TransactionActionBlockDirtyBitmapEnable
+	return tagged(plain(v), "type", "block-dirty-bitmap-enable")
+}
+
+// TransactionActionBlockDirtyBitmapDisable: What the command of that name does.
+type TransactionActionBlockDirtyBitmapDisable struct {
+	// Its arguments.
+	Data BlockDirtyBitmap `json:"data"`
+}
+
+func (TransactionActionBlockDirtyBitmapDisable) isTransactionAction() {}
+
+// MarshalJSON adds the discriminator.
+func (v TransactionActionBlockDirtyBitmapDisable) MarshalJSON() ([]byte, error) {
+	type plain TransactionActionBlockDirtyBitmapDisable
+	return tagged(plain(v), "type", "block-dirty-bitmap-disable")
+}
+
+// TransactionActionBlockDirtyBitmapMerge: What the command of that name does.
+type TransactionActionBlockDirtyBitmapMerge struct {
+	// Its arguments.
+	Data BlockDirtyBitmapMerge `json:"data"`
+}
+
+func (TransactionActionBlockDirtyBitmapMerge) isTransactionAction() {}
+
+// MarshalJSON adds the discriminator.
+func (v TransactionActionBlockDirtyBitmapMerge) MarshalJSON() ([]byte, error) {
+	type plain TransactionActionBlockDirtyBitmapMerge
+	return tagged(plain(v), "type", "block-dirty-bitmap-merge")
 }
 
 // TransactionActionBlockdevSnapshot: What the command of that name does.

@@ -32,6 +32,15 @@ pub enum Notice {
         /// The pages of 4 KiB in it.
         pages: u32,
     },
+    /// A write went beyond a node's threshold.
+    WriteThreshold {
+        /// The node.
+        node: String,
+        /// Where the threshold was, in bytes.
+        threshold: u64,
+        /// How far the write went beyond it, in bytes.
+        exceeded: u64,
+    },
     /// A request of the guest failed on the host.
     BlockError {
         /// The device's id or QOM path.

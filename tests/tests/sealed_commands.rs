@@ -359,6 +359,38 @@ fn snapshots_and_jobs() -> Vec<Row> {
     rows
 }
 
+/// Bitmaps of a node that is in memory, and one that its image keeps.
+fn bitmaps() -> Vec<Row> {
+    let of = |name: &str| json!({"node": "recorded", "name": name});
+    let merge = json!({"node": "recorded", "target": "a", "bitmaps": ["b",
+        {"node": "recorded", "name": "b"}]});
+    let mut rows = vec![
+        row("add-fd", json!({"fdset-id": 65})).with(Hand::Image),
+        row(
+            "blockdev-add",
+            json!({"driver": "qcow2", "node-name": "recorded", "backing": null, "file": {
+            "driver": "file", "filename": "/dev/fdset/65"}}),
+        ),
+        row(
+            "block-dirty-bitmap-add",
+            json!({"node": "recorded", "name": "a", "persistent": true}),
+        ),
+        row("block-dirty-bitmap-add", of("b")),
+        row("block-dirty-bitmap-merge", merge),
+    ];
+    for command in [
+        "block-dirty-bitmap-disable",
+        "block-dirty-bitmap-enable",
+        "block-dirty-bitmap-clear",
+        "block-dirty-bitmap-remove",
+    ] {
+        rows.push(row(command, of("a")));
+    }
+    rows.push(row("x-debug-block-dirty-bitmap-sha256", of("b")));
+    rows.push(row("blockdev-del", json!({"node-name": "recorded"})));
+    rows
+}
+
 fn disks_and_devices() -> Vec<Row> {
     let device = |id: u32, driver: &str, more: Value| {
         let mut options = json!({"driver": driver, "id": format!("d{id}")});
@@ -413,6 +445,10 @@ fn disks_and_devices() -> Vec<Row> {
             "blockdev-add",
             json!({"driver": "blkdebug", "node-name": "debug",
             "image": {"driver": "null-co", "node-name": "debugged", "size": MIB}}),
+        ),
+        row(
+            "blockdev-add",
+            json!({"driver": "copy-on-read", "node-name": "keeps", "file": "debug"}),
         ),
         device(
             0,
@@ -479,6 +515,10 @@ fn disks_and_devices() -> Vec<Row> {
         row("query-block", json!({})),
         row("query-named-block-nodes", json!({})),
         row("query-block-jobs", json!({})),
+        row(
+            "block-set-write-threshold",
+            json!({"node-name": "disk", "write-threshold": MIB / 2}),
+        ),
         row("query-blockstats", json!({})),
         row("query-blockstats", json!({"query-nodes": true})),
         row(
@@ -566,6 +606,7 @@ fn table() -> Vec<Row> {
         netdevs(),
         disks_and_devices(),
         snapshots_and_jobs(),
+        bitmaps(),
         life(),
     ];
     parts.into_iter().flatten().collect()

@@ -104,6 +104,12 @@ pub fn command(name: &str, arguments: Value) -> Result<Vec<Step>, QmpError> {
                 TransactionActionVariant::BlockdevSnapshotSync(action) => overlay(&action.data),
                 TransactionActionVariant::BlockdevSnapshot(_)
                 | TransactionActionVariant::BlockdevSnapshotInternalSync(_)
+                | TransactionActionVariant::BlockDirtyBitmapAdd(_)
+                | TransactionActionVariant::BlockDirtyBitmapRemove(_)
+                | TransactionActionVariant::BlockDirtyBitmapClear(_)
+                | TransactionActionVariant::BlockDirtyBitmapEnable(_)
+                | TransactionActionVariant::BlockDirtyBitmapDisable(_)
+                | TransactionActionVariant::BlockDirtyBitmapMerge(_)
                 | TransactionActionVariant::Abort(_) => Vec::new(),
             });
             Ok(overlays.flatten().collect())
@@ -275,6 +281,7 @@ fn walk(spec: &NodeSpec, reason: &str, above: &[HeaderPlace]) -> Vec<Step> {
         DriverSpec::NullCo(_)
         | DriverSpec::NullAio(_)
         | DriverSpec::Raw(_)
+        | DriverSpec::CopyOnRead(_)
         | DriverSpec::Blkdebug(_) => {
             let mut plan = steps(rules(spec));
             let children = spec.driver.children();

@@ -12,6 +12,8 @@ from .types import (
     AddfdInfo,
     BalloonInfo,
     BlockDeviceInfo,
+    BlockDirtyBitmapOrStr,
+    BlockDirtyBitmapSha256,
     BlockInfo,
     BlockJobInfo,
     BlockPauses,
@@ -896,6 +898,106 @@ class AsyncCommands(AsyncCaller):
         """
         await self._run("job-finalize", {"id": id})
 
+    async def block_dirty_bitmap_add(
+        self,
+        node: str,
+        name: str,
+        *,
+        granularity: Optional[int] = None,
+        persistent: Optional[bool] = None,
+        disabled: Optional[bool] = None,
+    ) -> None:
+        """Has a bitmap record which parts of a node are written.
+
+        Args:
+            node: The device or node whose writes it records.
+            name: Its name, of at most 1023 bytes.
+            granularity: The bytes that one bit stands for: a power of two from 512 on
+                (default: the cluster size of an image, but not under 4 KiB and not over 64 KiB; 64
+                KiB for others).
+            persistent: Whether it is stored in the image when that is closed, and there again
+                when it is opened; only in qcow2 images of version 3 (default: false).
+            disabled: Whether it begins without recording (default: false).
+        """
+        await self._run(
+            "block-dirty-bitmap-add",
+            {"node": node, "name": name, "granularity": granularity, "persistent": persistent, "disabled": disabled},
+        )
+
+    async def block_dirty_bitmap_remove(self, node: str, name: str) -> None:
+        """Forgets a bitmap, in the image too.
+
+        Args:
+            node: The device or node that has it.
+            name: Its name.
+        """
+        await self._run("block-dirty-bitmap-remove", {"node": node, "name": name})
+
+    async def block_dirty_bitmap_clear(self, node: str, name: str) -> None:
+        """Has a bitmap forget what it recorded.
+
+        Args:
+            node: The device or node that has it.
+            name: Its name.
+        """
+        await self._run("block-dirty-bitmap-clear", {"node": node, "name": name})
+
+    async def block_dirty_bitmap_enable(self, node: str, name: str) -> None:
+        """Has a bitmap record from now on.
+
+        Args:
+            node: The device or node that has it.
+            name: Its name.
+        """
+        await self._run("block-dirty-bitmap-enable", {"node": node, "name": name})
+
+    async def block_dirty_bitmap_disable(self, node: str, name: str) -> None:
+        """Has a bitmap record no more.
+
+        Args:
+            node: The device or node that has it.
+            name: Its name.
+        """
+        await self._run("block-dirty-bitmap-disable", {"node": node, "name": name})
+
+    async def block_dirty_bitmap_merge(
+        self,
+        node: str,
+        target: str,
+        bitmaps: List[BlockDirtyBitmapOrStr],
+    ) -> None:
+        """Marks in one bitmap what others mark. They may differ in granularity, not in length.
+
+        Args:
+            node: The device or node that has the target.
+            target: The name of the bitmap into which.
+            bitmaps: What is merged; these stay as they are.
+        """
+        await self._run(
+            "block-dirty-bitmap-merge",
+            {"node": node, "target": target, "bitmaps": bitmaps},
+        )
+
+    async def x_debug_block_dirty_bitmap_sha256(
+        self,
+        node: str,
+        name: str,
+    ) -> BlockDirtyBitmapSha256:
+        """Tells a digest of a bitmap's bits.
+
+        Args:
+            node: The device or node that has it.
+            name: Its name.
+
+        Returns:
+            The digest.
+        """
+        return await self._ask(
+            "x-debug-block-dirty-bitmap-sha256",
+            {"node": node, "name": name},
+            BlockDirtyBitmapSha256,
+        )
+
     async def blockdev_create(self, job_id: str, options: BlockdevCreateOptions) -> None:
         """Begins a job that makes an image. It finalizes by itself and waits for job-dismiss.
         What is wrong with the options, the job says at its end.
@@ -1048,6 +1150,20 @@ class AsyncCommands(AsyncCaller):
             One entry for each disk, or for each node.
         """
         return await self._ask("query-blockstats", {"query-nodes": query_nodes}, List[BlockStats])
+
+    async def block_set_write_threshold(self, node_name: str, write_threshold: int) -> None:
+        """Has an event come when a write goes beyond an offset of a node, so that thin storage
+        can be made longer before it is full. It comes once; then the threshold is to be set
+        again.
+
+        Args:
+            node_name: The node.
+            write_threshold: The offset in bytes; 0 takes it away.
+        """
+        await self._run(
+            "block-set-write-threshold",
+            {"node-name": node_name, "write-threshold": write_threshold},
+        )
 
     async def transaction(
         self,

@@ -301,6 +301,20 @@ class JobStatusChange(Event):
 
 
 @dataclass
+class BlockWriteThreshold(Event):
+    """A write went beyond the threshold of a node, which is gone with that."""
+
+    EVENT: ClassVar[str] = "BLOCK_WRITE_THRESHOLD"
+
+    node_name: str
+    """The node."""
+    amount_exceeded: int
+    """How many bytes it went beyond."""
+    write_threshold: int
+    """Where the threshold was."""
+
+
+@dataclass
 class BalloonChange(Event):
     """The guest has filled or emptied its balloon. Comes once a second at most."""
 
@@ -345,6 +359,7 @@ EVENTS: Mapping[str, Type[Event]] = {
     BlockJobPending.EVENT: BlockJobPending,
     BlockIoError.EVENT: BlockIoError,
     JobStatusChange.EVENT: JobStatusChange,
+    BlockWriteThreshold.EVENT: BlockWriteThreshold,
     BalloonChange.EVENT: BalloonChange,
     DeviceDeleted.EVENT: DeviceDeleted,
 }

@@ -430,7 +430,16 @@ RxState = Literal["normal", "none", "all"]
 """
 
 
-BlockdevDriver = Literal["file", "host_device", "raw", "qcow2", "null-co", "null-aio", "blkdebug"]
+BlockdevDriver = Literal[
+    "file",
+    "host_device",
+    "raw",
+    "qcow2",
+    "null-co",
+    "null-aio",
+    "blkdebug",
+    "copy-on-read",
+]
 """What a block node is.
 
 - ``file``: A regular file.
@@ -440,6 +449,7 @@ BlockdevDriver = Literal["file", "host_device", "raw", "qcow2", "null-co", "null
 - ``null-co``: No storage; writes vanish.
 - ``null-aio``: The same.
 - ``blkdebug``: Another node, whose requests fail as rules say.
+- ``copy-on-read``: Another node, into which is copied what is read through it.
 """
 
 
@@ -2295,6 +2305,41 @@ class BlockdevOptionsBlkdebug(Struct):
 
 
 @dataclass
+class BlockdevOptionsCopyOnRead(Struct):
+    """A block node to be made.
+
+    Where ``driver`` is ``copy-on-read``: another node, into which is copied what is read through
+    it.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "copy-on-read"}
+
+    driver: Literal["copy-on-read"] = field(default="copy-on-read", init=False)
+    file: BlockdevRef
+    """That node."""
+    node_name: Optional[str] = None
+    """Its name, which must be new."""
+    discard: Optional[BlockdevDiscardOptions] = None
+    """What becomes of a guest's discard (default: ignore)."""
+    cache: Optional[BlockdevCacheOptions] = None
+    """How the host caches."""
+    read_only: Optional[bool] = None
+    """Whether nobody may write (default: false)."""
+    auto_read_only: Optional[bool] = None
+    """Whether the node may become read-only where the storage is (default: false)."""
+    force_share: Optional[bool] = None
+    """Whether others may write to the storage at the same time; only for a node that is
+    read-only (default: false).
+    """
+    detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
+    """What becomes of a guest's write of zeroes (default: off)."""
+    bottom: Optional[str] = None
+    """The name of the lowest node of its backing chain from which is copied; what lies below
+    that is only read (default: from all of the chain).
+    """
+
+
+@dataclass
 class OverlaySnapshot(Struct):
     """A snapshot with an overlay that is there."""
 
@@ -2749,6 +2794,26 @@ class ImageInfo(Struct):
 
 
 @dataclass
+class BlockDirtyInfo(Struct):
+    """A bitmap of a node."""
+
+    count: int
+    """Bytes in all pieces that it marks."""
+    granularity: int
+    """The bytes that one bit stands for."""
+    recording: bool
+    """Whether it records writes."""
+    busy: bool
+    """Whether a job uses it."""
+    persistent: bool
+    """Whether it is stored in the image."""
+    name: Optional[str] = None
+    """Its name."""
+    inconsistent: Optional[bool] = None
+    """That it was not stored when the image was last used: it can only be removed."""
+
+
+@dataclass
 class BlockDeviceInfo(Struct):
     """A block node."""
 
@@ -2799,6 +2864,8 @@ class BlockDeviceInfo(Struct):
     """Its name."""
     backing_file: Optional[str] = None
     """The name of the backing file, as the image has it."""
+    dirty_bitmaps: Optional[List[BlockDirtyInfo]] = None
+    """Its bitmaps, the newest first."""
 
 
 @dataclass
@@ -2837,6 +2904,56 @@ class JobInfo(Struct):
     """How much there is to do, in the same unit; may grow."""
     error: Optional[str] = None
     """Why it failed, if it did."""
+
+
+@dataclass
+class BlockDirtyBitmap(Struct):
+    """A bitmap by name."""
+
+    node: str
+    """The device or node that has it."""
+    name: str
+    """Its name."""
+
+
+@dataclass
+class BlockDirtyBitmapAdd(Struct):
+    """A bitmap that is to be."""
+
+    node: str
+    """The device or node whose writes it records."""
+    name: str
+    """Its name, of at most 1023 bytes."""
+    granularity: Optional[int] = None
+    """The bytes that one bit stands for: a power of two from 512 on (default: the cluster size
+    of an image, but not under 4 KiB and not over 64 KiB; 64 KiB for others).
+    """
+    persistent: Optional[bool] = None
+    """Whether it is stored in the image when that is closed, and there again when it is opened;
+    only in qcow2 images of version 3 (default: false).
+    """
+    disabled: Optional[bool] = None
+    """Whether it begins without recording (default: false)."""
+
+
+@dataclass
+class BlockDirtyBitmapMerge(Struct):
+    """Bitmaps that are to be merged into one."""
+
+    node: str
+    """The device or node that has the target."""
+    target: str
+    """The name of the bitmap into which."""
+    bitmaps: List[BlockDirtyBitmapOrStr]
+    """What is merged; these stay as they are."""
+
+
+@dataclass
+class BlockDirtyBitmapSha256(Struct):
+    """A digest."""
+
+    sha256: str
+    """The SHA-256 digest of a bitmap's bits, in hexadecimal."""
 
 
 @dataclass
@@ -2961,6 +3078,19 @@ class BlockdevCreateOptionsBlkdebug(Struct):
     TAGS: ClassVar[Mapping[str, str]] = {"driver": "blkdebug"}
 
     driver: Literal["blkdebug"] = field(default="blkdebug", init=False)
+
+
+@dataclass
+class BlockdevCreateOptionsCopyOnRead(Struct):
+    """An image to be made.
+
+    Where ``driver`` is ``copy-on-read``: another node, into which is copied what is read through
+    it.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "copy-on-read"}
+
+    driver: Literal["copy-on-read"] = field(default="copy-on-read", init=False)
 
 
 @dataclass
@@ -3231,6 +3361,90 @@ class TransactionActionAbort(Struct):
     type: Literal["abort"] = field(default="abort", init=False)
     data: Abort
     """Nothing."""
+
+
+@dataclass
+class TransactionActionBlockDirtyBitmapAdd(Struct):
+    """One action of a transaction.
+
+    Where ``type`` is ``block-dirty-bitmap-add``: what the command of that name does.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "block-dirty-bitmap-add"}
+
+    type: Literal["block-dirty-bitmap-add"] = field(default="block-dirty-bitmap-add", init=False)
+    data: BlockDirtyBitmapAdd
+    """Its arguments."""
+
+
+@dataclass
+class TransactionActionBlockDirtyBitmapRemove(Struct):
+    """One action of a transaction.
+
+    Where ``type`` is ``block-dirty-bitmap-remove``: what the command of that name does.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "block-dirty-bitmap-remove"}
+
+    type: Literal["block-dirty-bitmap-remove"] = field(default="block-dirty-bitmap-remove", init=False)
+    data: BlockDirtyBitmap
+    """Its arguments."""
+
+
+@dataclass
+class TransactionActionBlockDirtyBitmapClear(Struct):
+    """One action of a transaction.
+
+    Where ``type`` is ``block-dirty-bitmap-clear``: what the command of that name does.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "block-dirty-bitmap-clear"}
+
+    type: Literal["block-dirty-bitmap-clear"] = field(default="block-dirty-bitmap-clear", init=False)
+    data: BlockDirtyBitmap
+    """Its arguments."""
+
+
+@dataclass
+class TransactionActionBlockDirtyBitmapEnable(Struct):
+    """One action of a transaction.
+
+    Where ``type`` is ``block-dirty-bitmap-enable``: what the command of that name does.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "block-dirty-bitmap-enable"}
+
+    type: Literal["block-dirty-bitmap-enable"] = field(default="block-dirty-bitmap-enable", init=False)
+    data: BlockDirtyBitmap
+    """Its arguments."""
+
+
+@dataclass
+class TransactionActionBlockDirtyBitmapDisable(Struct):
+    """One action of a transaction.
+
+    Where ``type`` is ``block-dirty-bitmap-disable``: what the command of that name does.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "block-dirty-bitmap-disable"}
+
+    type: Literal["block-dirty-bitmap-disable"] = field(default="block-dirty-bitmap-disable", init=False)
+    data: BlockDirtyBitmap
+    """Its arguments."""
+
+
+@dataclass
+class TransactionActionBlockDirtyBitmapMerge(Struct):
+    """One action of a transaction.
+
+    Where ``type`` is ``block-dirty-bitmap-merge``: what the command of that name does.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "block-dirty-bitmap-merge"}
+
+    type: Literal["block-dirty-bitmap-merge"] = field(default="block-dirty-bitmap-merge", init=False)
+    data: BlockDirtyBitmapMerge
+    """Its arguments."""
 
 
 @dataclass
@@ -4475,6 +4689,7 @@ BlockdevOptions = Union[
     BlockdevOptionsNullCo,
     BlockdevOptionsNullAio,
     BlockdevOptionsBlkdebug,
+    BlockdevOptionsCopyOnRead,
 ]
 """A block node to be made."""
 
@@ -4505,12 +4720,19 @@ BlockdevCreateOptions = Union[
     BlockdevCreateOptionsNullCo,
     BlockdevCreateOptionsNullAio,
     BlockdevCreateOptionsBlkdebug,
+    BlockdevCreateOptionsCopyOnRead,
 ]
 """An image to be made."""
 
 
 TransactionAction = Union[
     TransactionActionAbort,
+    TransactionActionBlockDirtyBitmapAdd,
+    TransactionActionBlockDirtyBitmapRemove,
+    TransactionActionBlockDirtyBitmapClear,
+    TransactionActionBlockDirtyBitmapEnable,
+    TransactionActionBlockDirtyBitmapDisable,
+    TransactionActionBlockDirtyBitmapMerge,
     TransactionActionBlockdevSnapshot,
     TransactionActionBlockdevSnapshotSync,
     TransactionActionBlockdevSnapshotInternalSync,
@@ -4557,6 +4779,10 @@ BlockdevRefOrNull = Union[BlockdevOptions, str, None]
 
 BlockdevRef = Union[BlockdevOptions, str]
 """A block node, new or old."""
+
+
+BlockDirtyBitmapOrStr = Union[str, BlockDirtyBitmap]
+"""A bitmap of the same node, or of another."""
 
 
 StrOrNull = Union[str, None]

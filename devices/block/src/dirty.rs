@@ -18,11 +18,24 @@ pub(crate) struct Trackers {
 }
 
 impl Trackers {
+    /// Whether anybody does.
+    pub(crate) fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+
     pub(crate) fn mark(&self, offset: u64, len: u64) {
         if self.any.load(Ordering::Acquire) {
             let maps = self.maps.read().unwrap_or_else(PoisonError::into_inner);
             maps.iter().for_each(|map| map.mark(offset, len));
         }
+    }
+
+    /// In place of some maps, others. The node is drained.
+    pub(crate) fn exchange(&self, old: &[Arc<DirtyMap>], new: &[Arc<DirtyMap>]) {
+        let mut maps = self.maps.write().unwrap_or_else(PoisonError::into_inner);
+        maps.retain(|map| !old.iter().any(|other| Arc::ptr_eq(other, map)));
+        maps.extend(new.iter().cloned());
+        self.any.store(!maps.is_empty(), Ordering::Release);
     }
 
     /// One more map. The node is drained, or a write under way may escape it.
@@ -43,6 +56,8 @@ impl Trackers {
 #[derive(Debug)]
 pub struct DirtyMap {
     words: Box<[AtomicU64]>,
+    /// The length in bytes of what is mapped.
+    len: u64,
     /// The piece in bytes: a power of two.
     granularity: u64,
     marked: AtomicU64,
@@ -51,18 +66,73 @@ pub struct DirtyMap {
 }
 
 impl DirtyMap {
-    /// A map without a mark, for `len` bytes in pieces of `granularity`. What grows beyond `len`
-    /// is marked by the last bit.
+    /// A map without a mark, for `len` bytes in pieces of `granularity`.
     #[must_use]
     pub fn new(len: u64, granularity: u64) -> Self {
+        Self::from_words(len, granularity, std::iter::empty())
+    }
+
+    /// A map whose bits are those of `words`, the lowest first, and unmarked behind them. Bits
+    /// beyond the end are left out.
+    pub fn from_words(len: u64, granularity: u64, words: impl IntoIterator<Item = u64>) -> Self {
         let granularity = granularity.max(512).next_power_of_two();
-        let words = len.div_ceil(granularity).div_ceil(64).max(1);
+        let pieces = len.div_ceil(granularity);
+        let mut words = words.into_iter();
+        let mut marked = 0;
+        let words = (0..pieces.div_ceil(64).max(1)).map(|index| {
+            let inside = match pieces - (index * 64).min(pieces) {
+                64.. => u64::MAX,
+                rest => (1 << rest) - 1,
+            };
+            let word = words.next().unwrap_or(0) & inside;
+            marked += u64::from(word.count_ones());
+            AtomicU64::new(word)
+        });
         Self {
-            words: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            words: words.collect(),
+            len,
             granularity,
-            marked: AtomicU64::new(0),
+            marked: AtomicU64::new(marked),
             hand: AtomicU64::new(0),
         }
+    }
+
+    /// The bits, the lowest first: 64 pieces a word, and at least one word.
+    pub fn words(&self) -> impl Iterator<Item = u64> {
+        self.words.iter().map(|word| word.load(Ordering::SeqCst))
+    }
+
+    /// A copy for another length: what is cut off is forgotten, what is added is unmarked.
+    #[must_use]
+    pub fn resized(&self, len: u64) -> Self {
+        Self::from_words(len, self.granularity, self.words())
+    }
+
+    /// Marks what another map marks, whatever its granularity.
+    pub fn merge(&self, from: &Self) {
+        for (index, mut word) in (0..).zip(from.words()) {
+            while word != 0 {
+                let start = word.trailing_zeros();
+                let run = (word >> start).trailing_ones();
+                let piece = index * 64 + u64::from(start);
+                let offset = piece * from.granularity;
+                let len = u64::from(run) * from.granularity;
+                self.mark(offset, len.min(self.len.saturating_sub(offset)));
+                let behind = start + run;
+                word = if behind == 64 {
+                    0
+                } else {
+                    word >> behind << behind
+                };
+            }
+        }
+    }
+
+    /// The length in bytes of what is mapped.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it is a node's length")]
+    pub fn len(&self) -> u64 {
+        self.len
     }
 
     /// The piece in bytes.
@@ -86,14 +156,20 @@ impl DirtyMap {
         }
         let first = offset / self.granularity;
         let last = offset.saturating_add(len - 1) / self.granularity;
-        for piece in first..=last {
-            let Some(word) = self.word(piece / 64) else {
+        for index in first / 64..=last / 64 {
+            let Some(word) = self.word(index) else {
                 return;
             };
-            let bit = 1 << (piece % 64);
-            if word.fetch_or(bit, Ordering::SeqCst) & bit == 0 {
-                self.marked.fetch_add(1, Ordering::SeqCst);
+            let low = first.saturating_sub(index * 64);
+            let high = (last - index * 64).min(63);
+            let bits = (u64::MAX >> (63 - high)) & (u64::MAX << low);
+            if word.load(Ordering::SeqCst) & bits == bits {
+                // Whoever takes them from now on reads what was written before.
+                continue;
             }
+            let new = bits & !word.fetch_or(bits, Ordering::SeqCst);
+            self.marked
+                .fetch_add(u64::from(new.count_ones()), Ordering::SeqCst);
         }
     }
 
@@ -160,6 +236,45 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn merged_map_marks_what_either_marked(
+            ranges in prop::collection::vec((0..1_000_000u64, 1..50_000u64), 0..12),
+            fine in 9..14_u32, coarse in 9..18_u32,
+        ) {
+            const LEN: u64 = 1_050_000;
+            let (from, into) = (DirtyMap::new(LEN, 1 << fine), DirtyMap::new(LEN, 1 << coarse));
+            let wanted = DirtyMap::new(LEN, 1 << coarse);
+            for (index, (offset, len)) in ranges.iter().enumerate() {
+                if index % 3 == 0 {
+                    into.mark(*offset, *len);
+                    wanted.mark(*offset, *len);
+                } else {
+                    from.mark(*offset, *len);
+                    // As wide as the pieces that it marked there.
+                    let start = offset >> fine << fine;
+                    let end = (offset + len).next_multiple_of(1 << fine).min(LEN);
+                    wanted.mark(start, end - start);
+                }
+            }
+            into.merge(&from);
+            prop_assert!(into.words().eq(wanted.words()));
+            prop_assert_eq!(into.count(), wanted.count());
+        }
+
+        #[test]
+        fn map_of_another_length_has_the_marks_that_are_inside(
+            offset in 0..1_000_000u64, len in 1..50_000u64, new in 0..2_000_000u64,
+        ) {
+            let map = DirtyMap::new(1_050_000, 4096);
+            map.mark(offset, len);
+            let other = map.resized(new);
+            let pieces = offset / 4096..(offset + len).div_ceil(4096);
+            let inside = pieces.filter(|piece| *piece < new.div_ceil(4096)).count() as u64;
+            prop_assert_eq!(other.count(), inside * 4096);
+            let back = other.resized(1_050_000);
+            prop_assert_eq!(back.count(), other.count());
+        }
+
         #[test]
         fn what_was_marked_is_taken_once(ranges in prop::collection::vec((0..1_000_000u64, 1..50_000u64), 0..20)) {
             let map = DirtyMap::new(2_000_000, 4096);

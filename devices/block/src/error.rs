@@ -13,6 +13,20 @@ use crate::permission::Permissions;
 /// a text, the text is that one.
 #[derive(Debug, thiserror::Error)]
 pub enum BlockError {
+    /// The node at which copying is to end is not there.
+    #[error("Bottom node '{name}' not found")]
+    NoBottom {
+        /// Its name.
+        name: String,
+    },
+    /// The node at which copying is to end is not behind the one that is copied into.
+    #[error("Bottom node '{name}' is not in the backing chain of node '{top}'")]
+    BottomElsewhere {
+        /// Its name.
+        name: String,
+        /// The node into which is copied.
+        top: String,
+    },
     /// The node name breaks the rules: a letter first, then letters, digits and `-._`, at most 31
     /// bytes.
     #[error("Invalid node-name: '{name}'")]

@@ -38,6 +38,7 @@
 //! [`engine`] (how bytes move), [`protocol::null`] (the smallest driver).
 
 pub mod account;
+pub mod bitmap;
 pub mod dirty;
 pub mod drain;
 pub mod engine;
@@ -55,10 +56,12 @@ pub mod reopen;
 mod root;
 mod slot;
 pub mod spec;
+mod threshold;
 #[cfg(test)]
 mod toy;
 
 pub use account::{Account, Operation, Outcome, Sums, Totals};
+pub use bitmap::{Bitmap, BitmapChange, BitmapError, Bitmaps};
 pub use dirty::DirtyMap;
 pub use drain::{Drain, Gate, Seat};
 pub use engine::{GuestView, Io, IoThread, IoThreadError, IoThreadSpec, Rings, Segments, Window};
@@ -74,3 +77,4 @@ pub use permission::{Permissions, Usage};
 pub use reopen::{Prepared, Reopening};
 pub use root::Root;
 pub use slot::{BackingSlot, ChildSlot, Slot};
+pub use threshold::{Crossing, Tell};

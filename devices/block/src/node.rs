@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fdset::{Door, OpenFile, Wish};
 
+use crate::bitmap::Bitmaps;
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
 use crate::format::qcow2::{Details, ImageError, SnapshotChange};
@@ -336,6 +337,26 @@ pub trait BlockNode: Send + Sync {
     /// Another process does not agree to a [`Claim::Widen`].
     fn claim(&self, _claim: Claim) -> Result<(), BlockError> {
         Ok(())
+    }
+
+    /// The node's bitmaps: those that the image keeps, to begin with. Asked once. By default none.
+    fn bitmaps(&self) -> Arc<Bitmaps> {
+        Arc::default()
+    }
+
+    /// Whether one more bitmap could be stored, and why not. By default none can. In the text,
+    /// `{node}` stands for the node's name.
+    ///
+    /// # Errors
+    /// It could not.
+    fn check_storable(&self, _name: &str, _granularity: u64) -> Result<(), String> {
+        Err("Can't store persistent bitmaps to {node}: Operation not supported".to_owned())
+    }
+
+    /// Has the image say that the bitmaps which it keeps are out of date; they will be right again
+    /// when it is settled. The node is writable. By default there are none.
+    fn claim_bitmaps<'a>(&'a self, _io: &'a Io) -> IoFuture<'a> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     /// What an image says of itself, for lists. By default nothing.

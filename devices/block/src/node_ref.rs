@@ -14,7 +14,8 @@ use std::sync::Arc;
 use fdset::{Door, Wish};
 
 use crate::account::{Account, Operation, Outcome, Totals};
-use crate::dirty::{DirtyMap, Trackers};
+use crate::bitmap::{BitmapChange, BitmapError, Bitmaps};
+use crate::dirty::DirtyMap;
 use crate::engine::transfer::fill_to_block;
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
@@ -25,6 +26,7 @@ use crate::node::{
 };
 use crate::reopen::{OptionsCell, Reopening};
 use crate::spec::{DetectZeroes, DiscardMode, NodeOptions};
+use crate::threshold::{Tell, Threshold};
 
 struct Node {
     name: String,
@@ -32,7 +34,8 @@ struct Node {
     options: OptionsCell,
     limits: Limits,
     account: Account,
-    trackers: Trackers,
+    bitmaps: Arc<Bitmaps>,
+    threshold: Threshold,
     body: Box<dyn BlockNode>,
 }
 
@@ -66,7 +69,8 @@ impl NodeRef {
             options: OptionsCell::new(options),
             limits,
             account: Account::new(),
-            trackers: Trackers::default(),
+            bitmaps: body.bitmaps(),
+            threshold: Threshold::default(),
             body,
         })))
     }
@@ -128,7 +132,10 @@ impl NodeRef {
         self.0.account.enter(operation, len, outcome);
         if matches!(operation, Operation::Write | Operation::Unmap) {
             // Also after a failure: some of it may have been written.
-            self.0.trackers.mark(offset, len);
+            self.0.bitmaps.mark(offset, len);
+        }
+        if operation == Operation::Write {
+            self.0.threshold.reach(offset.saturating_add(len));
         }
         if operation == Operation::Write && result.is_ok() {
             self.0.account.reach(offset.saturating_add(len));
@@ -172,9 +179,17 @@ impl NodeRef {
         Ok(())
     }
 
-    /// Where the bytes at `offset` are. The range must lie inside the node.
+    /// Where the bytes at `offset` are, for a node above. The range must lie inside the node.
+    /// Writes that somebody wants to know of must come through [`write`](Self::write).
     pub fn extent(&self, offset: u64, len: u64, intent: Intent) -> Extent {
+        if intent == Intent::Write && self.is_watched() {
+            return Extent::Slow { len };
+        }
         self.0.body.extent(offset, len, intent)
+    }
+
+    fn is_watched(&self) -> bool {
+        self.0.bitmaps.trackers().any() || self.0.threshold.load() != 0
     }
 
     fn check(&self, offset: u64, len: u64, aligned: bool) -> io::Result<()> {
@@ -212,7 +227,7 @@ impl NodeRef {
         while done < into.len() {
             let at = offset + done;
             let rest = into.part(done, u64::MAX);
-            let moved = match self.extent(at, rest.len(), Intent::Read) {
+            let moved = match self.0.body.extent(at, rest.len(), Intent::Read) {
                 Extent::At {
                     file,
                     offset,
@@ -288,7 +303,7 @@ impl NodeRef {
         while done < from.len() {
             let at = offset + done;
             let rest = from.part(done, u64::MAX);
-            let moved = match self.extent(at, rest.len(), Intent::Write) {
+            let moved = match self.0.body.extent(at, rest.len(), Intent::Write) {
                 Extent::At {
                     file,
                     offset,
@@ -420,12 +435,95 @@ impl NodeRef {
 
     /// Has every write that ends from now on marked in `map`. The node is drained.
     pub fn track(&self, map: Arc<DirtyMap>) {
-        self.0.trackers.add(map);
+        self.0.bitmaps.trackers().add(map);
     }
 
     /// Marks no more in `map`.
     pub fn untrack(&self, map: &Arc<DirtyMap>) {
-        self.0.trackers.remove(map);
+        self.0.bitmaps.trackers().remove(map);
+    }
+
+    /// Has `tell` called once when a write goes beyond `offset`; 0 takes that back.
+    pub fn set_write_threshold(&self, offset: u64, tell: Tell) {
+        self.0.threshold.set(offset, tell);
+    }
+
+    /// Where the threshold is that a write has not gone beyond yet; 0 for none.
+    pub fn write_threshold(&self) -> u64 {
+        self.0.threshold.load()
+    }
+
+    /// The node's bitmaps.
+    pub fn bitmaps(&self) -> &Bitmaps {
+        &self.0.bitmaps
+    }
+
+    /// Whether a bitmap can be changed so that the image will know it: where one is to be stored,
+    /// the image is told that its bitmaps are out of date until it is settled.
+    ///
+    /// # Errors
+    /// A bitmap that is to be stored cannot be, or the storage failed.
+    pub async fn claim_bitmaps(&self, io: &Io, change: &BitmapChange) -> io::Result<()> {
+        let refused = |error: BitmapError| io::Error::other(error);
+        let persistent = match change {
+            BitmapChange::Add {
+                name,
+                granularity,
+                persistent: true,
+                ..
+            } => {
+                let granularity = granularity.unwrap_or_else(|| self.suggested_granularity());
+                self.check_storable(name, granularity).map_err(refused)?;
+                true
+            }
+            BitmapChange::Add { .. } => false,
+            BitmapChange::Remove(name)
+            | BitmapChange::Clear(name)
+            | BitmapChange::Enable(name)
+            | BitmapChange::Disable(name)
+            | BitmapChange::Merge { target: name, .. } => {
+                let found = self.bitmaps().find(name);
+                found.is_ok_and(|bitmap| bitmap.persistent)
+            }
+        };
+        if persistent && !self.is_read_only() {
+            self.0.body.claim_bitmaps(io).await?;
+        }
+        Ok(())
+    }
+
+    /// Has the image say that the bitmaps it keeps are out of date until it is settled.
+    ///
+    /// # Errors
+    /// The storage failed.
+    pub(crate) async fn take_up_bitmaps(&self, io: &Io) -> io::Result<()> {
+        self.0.body.claim_bitmaps(io).await
+    }
+
+    fn check_storable(&self, name: &str, granularity: u64) -> Result<(), BitmapError> {
+        let node = self.name();
+        if self.is_read_only() {
+            let why = format!("Can't store persistent bitmaps to {node}: the node is read-only");
+            return Err(BitmapError::NotStorable(why));
+        }
+        let storable = self.0.body.check_storable(name, granularity);
+        storable.map_err(|why| BitmapError::NotStorable(why.replace("{node}", node)))
+    }
+
+    fn suggested_granularity(&self) -> u64 {
+        let cluster = self.details().map_or(65536, |details| details.cluster_size);
+        cluster.clamp(4096, 65536)
+    }
+
+    /// Changes a bitmap; the node is drained, and the change was
+    /// [announced](Self::claim_bitmaps).
+    ///
+    /// # Errors
+    /// It cannot be made; nothing has changed then.
+    pub fn change_bitmap(&self, change: BitmapChange) -> Result<(), BitmapError> {
+        let suggested = self.suggested_granularity();
+        self.bitmaps()
+            .change(change, self.len(), suggested, self.is_read_only())
     }
 
     /// Changes the node's length; what is added reads as zeros. The caller sees to it that nobody
@@ -450,6 +548,9 @@ impl NodeRef {
             return Err(refused("O_DIRECT could not reach its last bytes"));
         }
         let resized = self.0.body.resize(io, len).await;
+        if resized.is_ok() {
+            self.0.bitmaps.resize(len);
+        }
         resized.map_err(|error| match error {
             ResizeError::Unable(why) => refused(why),
             ResizeError::Storage(source) => BlockError::Resize {
@@ -524,7 +625,12 @@ impl NodeRef {
         if self.is_read_only() {
             return Err(BlockError::ReadOnly { node: node() });
         }
+        let applied = matches!(change, SnapshotChange::Apply(_));
         let changed = self.0.body.change_snapshots(io, change).await;
+        if applied {
+            // Another disk: nothing that was recorded says how it differs.
+            self.0.bitmaps.mark_all(self.len());
+        }
         changed.map_err(|source| BlockError::Snapshots {
             node: node(),
             source,

@@ -91,6 +91,8 @@ pub enum DriverSpec {
     Qcow2(Box<Qcow2Spec>),
     /// Another node, whose requests fail as rules say.
     Blkdebug(BlkdebugSpec),
+    /// Another node, into which is copied what is read through it.
+    CopyOnRead(CopyOnReadSpec),
 }
 
 impl DriverSpec {
@@ -104,6 +106,7 @@ impl DriverSpec {
             Self::Raw(_) => "raw",
             Self::Qcow2(_) => "qcow2",
             Self::Blkdebug(_) => "blkdebug",
+            Self::CopyOnRead(_) => "copy-on-read",
         }
     }
 
@@ -122,6 +125,7 @@ impl DriverSpec {
         let first = match self {
             Self::Raw(raw) => Some(("file", &raw.file)),
             Self::Blkdebug(blkdebug) => Some(("image", &blkdebug.image)),
+            Self::CopyOnRead(filter) => Some(("file", &filter.file)),
             Self::Qcow2(qcow2) => {
                 more = Some(qcow2);
                 Some(("file", &qcow2.file))
@@ -216,6 +220,15 @@ pub struct BlkdebugSpec {
     pub config: Option<String>,
     /// Which requests fail.
     pub rules: Rules,
+}
+
+/// A node that keeps what is read through it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyOnReadSpec {
+    /// The node into which is copied.
+    pub file: ChildSpec,
+    /// The name of the lowest node of its chain from which is copied; `None`: from any.
+    pub bottom: Option<String>,
 }
 
 /// A child: a node that is there, or one that comes and goes with its parent.

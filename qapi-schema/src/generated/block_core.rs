@@ -37,6 +37,9 @@ pub enum BlockdevDriver {
     /// Another node, whose requests fail as rules say.
     #[serde(rename = "blkdebug")]
     Blkdebug,
+    /// Another node, into which is copied what is read through it.
+    #[serde(rename = "copy-on-read")]
+    CopyOnRead,
 }
 
 impl BlockdevDriver {
@@ -49,6 +52,7 @@ impl BlockdevDriver {
         Self::NullCo,
         Self::NullAio,
         Self::Blkdebug,
+        Self::CopyOnRead,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -60,6 +64,7 @@ impl BlockdevDriver {
             Self::NullCo => "null-co",
             Self::NullAio => "null-aio",
             Self::Blkdebug => "blkdebug",
+            Self::CopyOnRead => "copy-on-read",
         }
     }
 }
@@ -807,6 +812,43 @@ impl crate::describe::Described for BlockdevOptionsQcow2 {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Another node, which keeps what is read through this one, so that what backs it is read
+/// once. Where it cannot be kept it is read all the same.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockdevOptionsCor {
+    /// That node.
+    pub file: BlockdevRef,
+    /// The name of the lowest node of its backing chain from which is copied; what lies below that
+    /// is only read (default: from all of the chain).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bottom: Option<String>,
+}
+
+impl crate::input::FromMembers for BlockdevOptionsCor {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            file: members.required("file")?,
+            bottom: members.optional("bottom")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockdevOptionsCor);
+
+impl crate::describe::Described for BlockdevOptionsCor {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("file", "BlockdevRef", "that node"),
+        crate::describe::MemberSpec::optional(
+                "bottom",
+                "str",
+                "the name of the lowest node of its backing chain from which is copied; what lies below that is only read (default: from all of the chain)",
+            )
+            .default_is("from all of the chain"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// A block node to be made.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevOptions {
@@ -867,6 +909,9 @@ pub enum BlockdevOptionsVariant {
     /// Another node, whose requests fail as rules say.
     #[serde(rename = "blkdebug")]
     Blkdebug(BlockdevOptionsBlkdebug),
+    /// Another node, into which is copied what is read through it.
+    #[serde(rename = "copy-on-read")]
+    CopyOnRead(BlockdevOptionsCor),
 }
 
 impl BlockdevOptionsVariant {
@@ -880,6 +925,7 @@ impl BlockdevOptionsVariant {
             Self::NullCo(_) => BlockdevDriver::NullCo,
             Self::NullAio(_) => BlockdevDriver::NullAio,
             Self::Blkdebug(_) => BlockdevDriver::Blkdebug,
+            Self::CopyOnRead(_) => BlockdevDriver::CopyOnRead,
         }
     }
 }
@@ -931,6 +977,11 @@ impl crate::input::FromMembers for BlockdevOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                BlockdevDriver::CopyOnRead => {
+                    BlockdevOptionsVariant::CopyOnRead(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
             },
         })
     }
@@ -950,6 +1001,7 @@ impl crate::describe::Described for BlockdevOptions {
                     "null-co",
                     "null-aio",
                     "blkdebug",
+                    "copy-on-read",
                 ],
             ),
         crate::describe::MemberSpec::optional(
@@ -1031,6 +1083,11 @@ impl crate::describe::Described for BlockdevOptions {
             name: "blkdebug",
             description: "another node, whose requests fail as rules say",
             members: <BlockdevOptionsBlkdebug as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "copy-on-read",
+            description: "another node, into which is copied what is read through it",
+            members: <BlockdevOptionsCor as crate::describe::Described>::MEMBERS,
         },
     ];
 }
@@ -2928,6 +2985,77 @@ impl crate::describe::Described for ImageInfo {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// A bitmap of a node.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockDirtyInfo {
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Bytes in all pieces that it marks.
+    pub count: i64,
+    /// The bytes that one bit stands for.
+    pub granularity: u32,
+    /// Whether it records writes.
+    pub recording: bool,
+    /// Whether a job uses it.
+    pub busy: bool,
+    /// Whether it is stored in the image.
+    pub persistent: bool,
+    /// That it was not stored when the image was last used: it can only be removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inconsistent: Option<bool>,
+}
+
+impl crate::input::FromMembers for BlockDirtyInfo {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            name: members.optional("name")?,
+            count: members.required("count")?,
+            granularity: members.required("granularity")?,
+            recording: members.required("recording")?,
+            busy: members.required("busy")?,
+            persistent: members.required("persistent")?,
+            inconsistent: members.optional("inconsistent")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockDirtyInfo);
+
+impl crate::describe::Described for BlockDirtyInfo {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional("name", "str", "its name"),
+        crate::describe::MemberSpec::required(
+            "count",
+            "int",
+            "bytes in all pieces that it marks",
+        ),
+        crate::describe::MemberSpec::required(
+            "granularity",
+            "uint32",
+            "the bytes that one bit stands for",
+        ),
+        crate::describe::MemberSpec::required(
+            "recording",
+            "bool",
+            "whether it records writes",
+        ),
+        crate::describe::MemberSpec::required("busy", "bool", "whether a job uses it"),
+        crate::describe::MemberSpec::required(
+            "persistent",
+            "bool",
+            "whether it is stored in the image",
+        ),
+        crate::describe::MemberSpec::optional(
+            "inconsistent",
+            "bool",
+            "that it was not stored when the image was last used: it can only be removed",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// A block node.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockDeviceInfo {
@@ -2970,6 +3098,10 @@ pub struct BlockDeviceInfo {
     pub cache: BlockdevCacheInfo,
     /// The offset whose writing causes an event; 0 means none.
     pub write_threshold: i64,
+    /// Its bitmaps, the newest first.
+    #[serde(rename = "dirty-bitmaps")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_bitmaps: Option<Vec<BlockDirtyInfo>>,
 }
 
 impl crate::input::FromMembers for BlockDeviceInfo {
@@ -2993,6 +3125,7 @@ impl crate::input::FromMembers for BlockDeviceInfo {
             image: members.required("image")?,
             cache: members.required("cache")?,
             write_threshold: members.required("write_threshold")?,
+            dirty_bitmaps: members.optional("dirty-bitmaps")?,
         })
     }
 }
@@ -3059,6 +3192,11 @@ impl crate::describe::Described for BlockDeviceInfo {
             "write_threshold",
             "int",
             "the offset whose writing causes an event; 0 means none",
+        ),
+        crate::describe::MemberSpec::optional(
+            "dirty-bitmaps",
+            "[BlockDirtyInfo]",
+            "its bitmaps, the newest first",
         ),
     ];
     const TAG: Option<&'static str> = None;

@@ -274,6 +274,7 @@ impl crate::describe::Described for BlockdevCreateOptionsQcow2 {
                     "null-co",
                     "null-aio",
                     "blkdebug",
+                    "copy-on-read",
                 ],
             ),
         crate::describe::MemberSpec::optional(
@@ -346,6 +347,9 @@ pub enum BlockdevCreateOptionsVariant {
     /// Another node, whose requests fail as rules say.
     #[serde(rename = "blkdebug")]
     Blkdebug,
+    /// Another node, into which is copied what is read through it.
+    #[serde(rename = "copy-on-read")]
+    CopyOnRead,
 }
 
 impl BlockdevCreateOptionsVariant {
@@ -359,6 +363,7 @@ impl BlockdevCreateOptionsVariant {
             Self::NullCo => super::block_core::BlockdevDriver::NullCo,
             Self::NullAio => super::block_core::BlockdevDriver::NullAio,
             Self::Blkdebug => super::block_core::BlockdevDriver::Blkdebug,
+            Self::CopyOnRead => super::block_core::BlockdevDriver::CopyOnRead,
         }
     }
 }
@@ -393,6 +398,9 @@ impl crate::input::FromMembers for BlockdevCreateOptions {
                 super::block_core::BlockdevDriver::Blkdebug => {
                     BlockdevCreateOptionsVariant::Blkdebug
                 }
+                super::block_core::BlockdevDriver::CopyOnRead => {
+                    BlockdevCreateOptionsVariant::CopyOnRead
+                }
             },
         })
     }
@@ -416,6 +424,7 @@ impl crate::describe::Described for BlockdevCreateOptions {
                     "null-co",
                     "null-aio",
                     "blkdebug",
+                    "copy-on-read",
                 ],
             ),
     ];
@@ -454,6 +463,11 @@ impl crate::describe::Described for BlockdevCreateOptions {
         crate::describe::VariantSpec {
             name: "blkdebug",
             description: "another node, whose requests fail as rules say",
+            members: &[],
+        },
+        crate::describe::VariantSpec {
+            name: "copy-on-read",
+            description: "another node, into which is copied what is read through it",
             members: &[],
         },
     ];

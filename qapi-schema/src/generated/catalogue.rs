@@ -213,7 +213,29 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         None, }, Entry { name : "job-finalize", description :
         "Makes the result of a job so that is pending.", input : Some(generator
         .subschema_for:: < super::job::JobFinalize > ()), output : None, }, Entry { name
-        : "blockdev-create", description :
+        : "block-dirty-bitmap-add", description :
+        "Has a bitmap record which parts of a node are written.", input : Some(generator
+        .subschema_for:: < super::block_bitmaps::BlockDirtyBitmapAdd > ()), output :
+        None, }, Entry { name : "block-dirty-bitmap-remove", description :
+        "Forgets a bitmap, in the image too.", input : Some(generator.subschema_for:: <
+        super::block_bitmaps::BlockDirtyBitmap > ()), output : None, }, Entry { name :
+        "block-dirty-bitmap-clear", description :
+        "Has a bitmap forget what it recorded.", input : Some(generator.subschema_for:: <
+        super::block_bitmaps::BlockDirtyBitmap > ()), output : None, }, Entry { name :
+        "block-dirty-bitmap-enable", description : "Has a bitmap record from now on.",
+        input : Some(generator.subschema_for:: < super::block_bitmaps::BlockDirtyBitmap >
+        ()), output : None, }, Entry { name : "block-dirty-bitmap-disable", description :
+        "Has a bitmap record no more.", input : Some(generator.subschema_for:: <
+        super::block_bitmaps::BlockDirtyBitmap > ()), output : None, }, Entry { name :
+        "block-dirty-bitmap-merge", description :
+        "Marks in one bitmap what others mark. They may differ in granularity, not in length.",
+        input : Some(generator.subschema_for:: <
+        super::block_bitmaps::BlockDirtyBitmapMerge > ()), output : None, }, Entry { name
+        : "x-debug-block-dirty-bitmap-sha256", description :
+        "Tells a digest of a bitmap's bits.", input : Some(generator.subschema_for:: <
+        super::block_bitmaps::BlockDirtyBitmap > ()), output : Some(generator
+        .subschema_for:: < super::block_bitmaps::BlockDirtyBitmapSha256 > ()), }, Entry {
+        name : "blockdev-create", description :
         "Begins a job that makes an image. It finalizes by itself and waits for job-dismiss. What is wrong with the options, the job says at its end.",
         input : Some(generator.subschema_for:: < super::block_create::BlockdevCreate >
         ()), output : None, }, Entry { name : "blockdev-reopen", description :
@@ -245,7 +267,11 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         "Tells what disks or nodes were asked until now.", input : Some(generator
         .subschema_for:: < super::block_stats::QueryBlockstats > ()), output :
         Some(generator.subschema_for:: < Vec < super::block_stats::BlockStats > > ()), },
-        Entry { name : "transaction", description :
+        Entry { name : "block-set-write-threshold", description :
+        "Has an event come when a write goes beyond an offset of a node, so that thin storage can be made longer before it is full. It comes once; then the threshold is to be set again.",
+        input : Some(generator.subschema_for:: <
+        super::block_watch::BlockSetWriteThreshold > ()), output : None, }, Entry { name
+        : "transaction", description :
         "Does all of several actions, or none of them. Everything that can fail (opening files, asking the open hook, checking who uses what) happens while the guest goes on; it waits only while the disks are exchanged: query-block-pauses tells how long.",
         input : Some(generator.subschema_for:: < super::transaction::Transaction > ()),
         output : None, }, Entry { name : "qom-list", description :
@@ -360,7 +386,11 @@ pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
         .subschema_for:: < super::block_core::BlockIoError > ()), }, Entry { name :
         "JOB_STATUS_CHANGE", description : "A job has another state.", input : None,
         output : Some(generator.subschema_for:: < super::job::JobStatusChange > ()), },
-        Entry { name : "BALLOON_CHANGE", description :
+        Entry { name : "BLOCK_WRITE_THRESHOLD", description :
+        "A write went beyond the threshold of a node, which is gone with that.", input :
+        None, output : Some(generator.subschema_for:: <
+        super::block_watch::BlockWriteThreshold > ()), }, Entry { name :
+        "BALLOON_CHANGE", description :
         "The guest has filled or emptied its balloon. Comes once a second at most.",
         input : None, output : Some(generator.subschema_for:: <
         super::balloon::BalloonChange > ()), }, Entry { name : "DEVICE_DELETED",

@@ -27,12 +27,16 @@ pub enum Module {
     BlockCore,
     /// Jobs: work on block nodes that goes on after its command has been answered.
     Job,
+    /// Bitmaps: which parts of a node were written.
+    BlockBitmaps,
     /// Images: made and changed.
     BlockCreate,
     /// The block graph, changed and shown.
     BlockGraph,
     /// Disks: what they were asked.
     BlockStats,
+    /// What is to be told of disks.
+    BlockWatch,
     /// Transactions: all of several actions, or none.
     Transaction,
     /// Objects: backends with an id, and the tree that everything stands in.
@@ -101,6 +105,66 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 5usize,
+        name: "block-dirty-bitmap-add",
+        module: Module::BlockBitmaps,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 6usize,
+        name: "block-dirty-bitmap-clear",
+        module: Module::BlockBitmaps,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 7usize,
+        name: "block-dirty-bitmap-disable",
+        module: Module::BlockBitmaps,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 8usize,
+        name: "block-dirty-bitmap-enable",
+        module: Module::BlockBitmaps,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 9usize,
+        name: "block-dirty-bitmap-merge",
+        module: Module::BlockBitmaps,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 10usize,
+        name: "block-dirty-bitmap-remove",
+        module: Module::BlockBitmaps,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 11usize,
         name: "block-job-cancel",
         module: Module::BlockCore,
         allow_oob: false,
@@ -110,7 +174,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 6usize,
+        number: 12usize,
         name: "block-job-complete",
         module: Module::BlockCore,
         allow_oob: false,
@@ -120,7 +184,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 7usize,
+        number: 13usize,
         name: "block-job-dismiss",
         module: Module::BlockCore,
         allow_oob: false,
@@ -130,7 +194,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 8usize,
+        number: 14usize,
         name: "block-job-finalize",
         module: Module::BlockCore,
         allow_oob: false,
@@ -140,7 +204,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 9usize,
+        number: 15usize,
         name: "block-job-pause",
         module: Module::BlockCore,
         allow_oob: false,
@@ -150,7 +214,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 10usize,
+        number: 16usize,
         name: "block-job-resume",
         module: Module::BlockCore,
         allow_oob: false,
@@ -160,7 +224,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 11usize,
+        number: 17usize,
         name: "block-job-set-speed",
         module: Module::BlockCore,
         allow_oob: false,
@@ -170,7 +234,17 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 12usize,
+        number: 18usize,
+        name: "block-set-write-threshold",
+        module: Module::BlockWatch,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 19usize,
         name: "block-stream",
         module: Module::BlockCore,
         allow_oob: false,
@@ -180,7 +254,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 13usize,
+        number: 20usize,
         name: "block_resize",
         module: Module::BlockCore,
         allow_oob: false,
@@ -190,7 +264,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 14usize,
+        number: 21usize,
         name: "blockdev-add",
         module: Module::BlockCore,
         allow_oob: false,
@@ -200,7 +274,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 15usize,
+        number: 22usize,
         name: "blockdev-create",
         module: Module::BlockCreate,
         allow_oob: false,
@@ -210,7 +284,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 16usize,
+        number: 23usize,
         name: "blockdev-del",
         module: Module::BlockCore,
         allow_oob: false,
@@ -220,7 +294,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 17usize,
+        number: 24usize,
         name: "blockdev-reopen",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -230,7 +304,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 18usize,
+        number: 25usize,
         name: "blockdev-snapshot",
         module: Module::BlockCore,
         allow_oob: false,
@@ -240,7 +314,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 19usize,
+        number: 26usize,
         name: "blockdev-snapshot-delete-internal-sync",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -250,7 +324,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 20usize,
+        number: 27usize,
         name: "blockdev-snapshot-internal-sync",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -260,7 +334,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 21usize,
+        number: 28usize,
         name: "blockdev-snapshot-sync",
         module: Module::BlockCore,
         allow_oob: false,
@@ -270,7 +344,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 22usize,
+        number: 29usize,
         name: "change-backing-file",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -280,7 +354,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 23usize,
+        number: 30usize,
         name: "chardev-add",
         module: Module::Char,
         allow_oob: false,
@@ -290,7 +364,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 24usize,
+        number: 31usize,
         name: "chardev-remove",
         module: Module::Char,
         allow_oob: false,
@@ -300,7 +374,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 25usize,
+        number: 32usize,
         name: "closefd",
         module: Module::Fds,
         allow_oob: false,
@@ -310,7 +384,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 26usize,
+        number: 33usize,
         name: "cont",
         module: Module::RunState,
         allow_oob: false,
@@ -320,7 +394,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 27usize,
+        number: 34usize,
         name: "device-list-properties",
         module: Module::Qdev,
         allow_oob: false,
@@ -330,7 +404,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 28usize,
+        number: 35usize,
         name: "device_add",
         module: Module::Qdev,
         allow_oob: false,
@@ -340,7 +414,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["json-cli", "json-cli-hotplug"],
     },
     crate::CommandSpec {
-        number: 29usize,
+        number: 36usize,
         name: "device_del",
         module: Module::Qdev,
         allow_oob: false,
@@ -350,7 +424,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 30usize,
+        number: 37usize,
         name: "fd-unclaimed-set",
         module: Module::Fds,
         allow_oob: false,
@@ -360,7 +434,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 31usize,
+        number: 38usize,
         name: "getfd",
         module: Module::Fds,
         allow_oob: false,
@@ -370,7 +444,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 32usize,
+        number: 39usize,
         name: "human-monitor-command",
         module: Module::Misc,
         allow_oob: false,
@@ -380,7 +454,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 33usize,
+        number: 40usize,
         name: "inject-nmi",
         module: Module::RunState,
         allow_oob: false,
@@ -390,7 +464,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 34usize,
+        number: 41usize,
         name: "job-cancel",
         module: Module::Job,
         allow_oob: false,
@@ -400,7 +474,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 35usize,
+        number: 42usize,
         name: "job-complete",
         module: Module::Job,
         allow_oob: false,
@@ -410,7 +484,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 36usize,
+        number: 43usize,
         name: "job-dismiss",
         module: Module::Job,
         allow_oob: false,
@@ -420,7 +494,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 37usize,
+        number: 44usize,
         name: "job-finalize",
         module: Module::Job,
         allow_oob: false,
@@ -430,7 +504,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 38usize,
+        number: 45usize,
         name: "job-pause",
         module: Module::Job,
         allow_oob: false,
@@ -440,7 +514,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 39usize,
+        number: 46usize,
         name: "job-resume",
         module: Module::Job,
         allow_oob: false,
@@ -450,7 +524,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 40usize,
+        number: 47usize,
         name: "migrate-set-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -460,7 +534,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 41usize,
+        number: 48usize,
         name: "netdev_add",
         module: Module::Net,
         allow_oob: false,
@@ -470,7 +544,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 42usize,
+        number: 49usize,
         name: "netdev_del",
         module: Module::Net,
         allow_oob: false,
@@ -480,7 +554,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 43usize,
+        number: 50usize,
         name: "object-add",
         module: Module::Qom,
         allow_oob: false,
@@ -490,7 +564,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 44usize,
+        number: 51usize,
         name: "object-del",
         module: Module::Qom,
         allow_oob: false,
@@ -500,7 +574,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 45usize,
+        number: 52usize,
         name: "open-hook-clear",
         module: Module::OpenHook,
         allow_oob: false,
@@ -510,7 +584,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 46usize,
+        number: 53usize,
         name: "open-hook-set",
         module: Module::OpenHook,
         allow_oob: false,
@@ -520,7 +594,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 47usize,
+        number: 54usize,
         name: "qmp_capabilities",
         module: Module::Control,
         allow_oob: false,
@@ -530,7 +604,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 48usize,
+        number: 55usize,
         name: "qom-get",
         module: Module::Qom,
         allow_oob: false,
@@ -540,7 +614,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 49usize,
+        number: 56usize,
         name: "qom-list",
         module: Module::Qom,
         allow_oob: false,
@@ -550,7 +624,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 50usize,
+        number: 57usize,
         name: "qom-list-properties",
         module: Module::Qom,
         allow_oob: false,
@@ -560,7 +634,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 51usize,
+        number: 58usize,
         name: "qom-list-types",
         module: Module::Qom,
         allow_oob: false,
@@ -570,7 +644,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 52usize,
+        number: 59usize,
         name: "qom-set",
         module: Module::Qom,
         allow_oob: false,
@@ -580,7 +654,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 53usize,
+        number: 60usize,
         name: "query-balloon",
         module: Module::Balloon,
         allow_oob: false,
@@ -590,7 +664,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 54usize,
+        number: 61usize,
         name: "query-block",
         module: Module::BlockCore,
         allow_oob: false,
@@ -600,7 +674,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 55usize,
+        number: 62usize,
         name: "query-block-jobs",
         module: Module::BlockCore,
         allow_oob: false,
@@ -610,7 +684,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 56usize,
+        number: 63usize,
         name: "query-block-pauses",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -620,7 +694,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 57usize,
+        number: 64usize,
         name: "query-blockstats",
         module: Module::BlockStats,
         allow_oob: false,
@@ -630,7 +704,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 58usize,
+        number: 65usize,
         name: "query-chardev",
         module: Module::Char,
         allow_oob: false,
@@ -640,7 +714,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 59usize,
+        number: 66usize,
         name: "query-command-line-options",
         module: Module::Misc,
         allow_oob: false,
@@ -650,7 +724,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 60usize,
+        number: 67usize,
         name: "query-commands",
         module: Module::Control,
         allow_oob: false,
@@ -660,7 +734,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 61usize,
+        number: 68usize,
         name: "query-cpu-definitions",
         module: Module::Machine,
         allow_oob: false,
@@ -670,7 +744,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 62usize,
+        number: 69usize,
         name: "query-cpu-model-expansion",
         module: Module::Machine,
         allow_oob: false,
@@ -680,7 +754,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 63usize,
+        number: 70usize,
         name: "query-cpus-fast",
         module: Module::Machine,
         allow_oob: false,
@@ -690,7 +764,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 64usize,
+        number: 71usize,
         name: "query-current-machine",
         module: Module::Machine,
         allow_oob: false,
@@ -700,7 +774,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 65usize,
+        number: 72usize,
         name: "query-events",
         module: Module::Control,
         allow_oob: false,
@@ -710,7 +784,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 66usize,
+        number: 73usize,
         name: "query-fd-aliases",
         module: Module::Fds,
         allow_oob: false,
@@ -720,7 +794,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 67usize,
+        number: 74usize,
         name: "query-fds",
         module: Module::Fds,
         allow_oob: false,
@@ -730,7 +804,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 68usize,
+        number: 75usize,
         name: "query-fdsets",
         module: Module::Fds,
         allow_oob: false,
@@ -740,7 +814,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 69usize,
+        number: 76usize,
         name: "query-hotpluggable-cpus",
         module: Module::Machine,
         allow_oob: false,
@@ -750,7 +824,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 70usize,
+        number: 77usize,
         name: "query-iothreads",
         module: Module::Machine,
         allow_oob: false,
@@ -760,7 +834,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 71usize,
+        number: 78usize,
         name: "query-jobs",
         module: Module::Job,
         allow_oob: false,
@@ -770,7 +844,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 72usize,
+        number: 79usize,
         name: "query-kvm",
         module: Module::Machine,
         allow_oob: false,
@@ -780,7 +854,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 73usize,
+        number: 80usize,
         name: "query-machines",
         module: Module::Machine,
         allow_oob: false,
@@ -790,7 +864,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 74usize,
+        number: 81usize,
         name: "query-memdev",
         module: Module::Machine,
         allow_oob: false,
@@ -800,7 +874,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 75usize,
+        number: 82usize,
         name: "query-memory-size-summary",
         module: Module::Machine,
         allow_oob: false,
@@ -810,7 +884,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 76usize,
+        number: 83usize,
         name: "query-migrate-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -820,7 +894,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 77usize,
+        number: 84usize,
         name: "query-name",
         module: Module::Machine,
         allow_oob: false,
@@ -830,7 +904,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 78usize,
+        number: 85usize,
         name: "query-named-block-nodes",
         module: Module::BlockCore,
         allow_oob: false,
@@ -840,7 +914,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 79usize,
+        number: 86usize,
         name: "query-open-hook",
         module: Module::OpenHook,
         allow_oob: false,
@@ -850,7 +924,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 80usize,
+        number: 87usize,
         name: "query-open-plan",
         module: Module::OpenHook,
         allow_oob: false,
@@ -860,7 +934,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 81usize,
+        number: 88usize,
         name: "query-pci",
         module: Module::Pci,
         allow_oob: false,
@@ -870,7 +944,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 82usize,
+        number: 89usize,
         name: "query-qmp-schema",
         module: Module::Control,
         allow_oob: false,
@@ -880,7 +954,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 83usize,
+        number: 90usize,
         name: "query-rx-filter",
         module: Module::Net,
         allow_oob: false,
@@ -890,7 +964,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 84usize,
+        number: 91usize,
         name: "query-sandbox",
         module: Module::Sandbox,
         allow_oob: false,
@@ -900,7 +974,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 85usize,
+        number: 92usize,
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -910,7 +984,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 86usize,
+        number: 93usize,
         name: "query-target",
         module: Module::Machine,
         allow_oob: false,
@@ -920,7 +994,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 87usize,
+        number: 94usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -930,7 +1004,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 88usize,
+        number: 95usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -940,7 +1014,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 89usize,
+        number: 96usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -950,7 +1024,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 90usize,
+        number: 97usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -960,7 +1034,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 91usize,
+        number: 98usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -970,7 +1044,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 92usize,
+        number: 99usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -980,7 +1054,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 93usize,
+        number: 100usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -990,7 +1064,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 94usize,
+        number: 101usize,
         name: "set_link",
         module: Module::Net,
         allow_oob: false,
@@ -1000,7 +1074,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 95usize,
+        number: 102usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -1010,7 +1084,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 96usize,
+        number: 103usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -1020,7 +1094,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 97usize,
+        number: 104usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -1030,7 +1104,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 98usize,
+        number: 105usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -1040,7 +1114,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 99usize,
+        number: 106usize,
         name: "x-blockdev-set-iothread",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1050,7 +1124,17 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 100usize,
+        number: 107usize,
+        name: "x-debug-block-dirty-bitmap-sha256",
+        module: Module::BlockBitmaps,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &["unstable"],
+    },
+    crate::CommandSpec {
+        number: 108usize,
         name: "x-debug-query-block-graph",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1060,7 +1144,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 101usize,
+        number: 109usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

@@ -84,6 +84,9 @@ pub enum Event {
     /// A job has another state.
     #[serde(rename = "JOB_STATUS_CHANGE")]
     JobStatusChange(super::job::JobStatusChange),
+    /// A write went beyond the threshold of a node, which is gone with that.
+    #[serde(rename = "BLOCK_WRITE_THRESHOLD")]
+    BlockWriteThreshold(super::block_watch::BlockWriteThreshold),
     /// The guest has filled or emptied its balloon. Comes once a second at most.
     #[serde(rename = "BALLOON_CHANGE")]
     BalloonChange(super::balloon::BalloonChange),
@@ -117,6 +120,7 @@ impl Event {
         "BLOCK_JOB_PENDING",
         "BLOCK_IO_ERROR",
         "JOB_STATUS_CHANGE",
+        "BLOCK_WRITE_THRESHOLD",
         "BALLOON_CHANGE",
         "DEVICE_DELETED",
     ];
@@ -145,6 +149,7 @@ impl Event {
             Self::BlockJobPending(_) => "BLOCK_JOB_PENDING",
             Self::BlockIoError(_) => "BLOCK_IO_ERROR",
             Self::JobStatusChange(_) => "JOB_STATUS_CHANGE",
+            Self::BlockWriteThreshold(_) => "BLOCK_WRITE_THRESHOLD",
             Self::BalloonChange(_) => "BALLOON_CHANGE",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
         }

@@ -38,6 +38,9 @@ pub mod block_core;
 /// Jobs: work on block nodes that goes on after its command has been answered.
 pub mod job;
 
+/// Bitmaps: which parts of a node were written.
+pub mod block_bitmaps;
+
 /// Images: made and changed.
 pub mod block_create;
 
@@ -46,6 +49,9 @@ pub mod block_graph;
 
 /// Disks: what they were asked.
 pub mod block_stats;
+
+/// What is to be told of disks.
+pub mod block_watch;
 
 /// Transactions: all of several actions, or none.
 pub mod transaction;

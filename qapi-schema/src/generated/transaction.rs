@@ -38,6 +38,24 @@ pub enum TransactionActionKind {
     #[serde(rename = "abort")]
     Abort,
     /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-add")]
+    BlockDirtyBitmapAdd,
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-remove")]
+    BlockDirtyBitmapRemove,
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-clear")]
+    BlockDirtyBitmapClear,
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-enable")]
+    BlockDirtyBitmapEnable,
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-disable")]
+    BlockDirtyBitmapDisable,
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-merge")]
+    BlockDirtyBitmapMerge,
+    /// What the command of that name does.
     #[serde(rename = "blockdev-snapshot")]
     BlockdevSnapshot,
     /// What the command of that name does.
@@ -52,6 +70,12 @@ impl TransactionActionKind {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
         Self::Abort,
+        Self::BlockDirtyBitmapAdd,
+        Self::BlockDirtyBitmapRemove,
+        Self::BlockDirtyBitmapClear,
+        Self::BlockDirtyBitmapEnable,
+        Self::BlockDirtyBitmapDisable,
+        Self::BlockDirtyBitmapMerge,
         Self::BlockdevSnapshot,
         Self::BlockdevSnapshotSync,
         Self::BlockdevSnapshotInternalSync,
@@ -60,6 +84,12 @@ impl TransactionActionKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Abort => "abort",
+            Self::BlockDirtyBitmapAdd => "block-dirty-bitmap-add",
+            Self::BlockDirtyBitmapRemove => "block-dirty-bitmap-remove",
+            Self::BlockDirtyBitmapClear => "block-dirty-bitmap-clear",
+            Self::BlockDirtyBitmapEnable => "block-dirty-bitmap-enable",
+            Self::BlockDirtyBitmapDisable => "block-dirty-bitmap-disable",
+            Self::BlockDirtyBitmapMerge => "block-dirty-bitmap-merge",
             Self::BlockdevSnapshot => "blockdev-snapshot",
             Self::BlockdevSnapshotSync => "blockdev-snapshot-sync",
             Self::BlockdevSnapshotInternalSync => "blockdev-snapshot-internal-sync",
@@ -89,6 +119,93 @@ crate::input::object_type!(AbortWrapper);
 impl crate::describe::Described for AbortWrapper {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
         crate::describe::MemberSpec::required("data", "Abort", "nothing"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// A new bitmap as an action.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockDirtyBitmapAddWrapper {
+    /// Its arguments.
+    pub data: super::block_bitmaps::BlockDirtyBitmapAdd,
+}
+
+impl crate::input::FromMembers for BlockDirtyBitmapAddWrapper {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            data: members.required("data")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockDirtyBitmapAddWrapper);
+
+impl crate::describe::Described for BlockDirtyBitmapAddWrapper {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "data",
+            "BlockDirtyBitmapAdd",
+            "its arguments",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// A change of a bitmap as an action.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockDirtyBitmapWrapper {
+    /// Its arguments.
+    pub data: super::block_bitmaps::BlockDirtyBitmap,
+}
+
+impl crate::input::FromMembers for BlockDirtyBitmapWrapper {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            data: members.required("data")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockDirtyBitmapWrapper);
+
+impl crate::describe::Described for BlockDirtyBitmapWrapper {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "data",
+            "BlockDirtyBitmap",
+            "its arguments",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// A merge of bitmaps as an action.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockDirtyBitmapMergeWrapper {
+    /// Its arguments.
+    pub data: super::block_bitmaps::BlockDirtyBitmapMerge,
+}
+
+impl crate::input::FromMembers for BlockDirtyBitmapMergeWrapper {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            data: members.required("data")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockDirtyBitmapMergeWrapper);
+
+impl crate::describe::Described for BlockDirtyBitmapMergeWrapper {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "data",
+            "BlockDirtyBitmapMerge",
+            "its arguments",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
@@ -189,6 +306,24 @@ pub enum TransactionActionVariant {
     #[serde(rename = "abort")]
     Abort(AbortWrapper),
     /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-add")]
+    BlockDirtyBitmapAdd(BlockDirtyBitmapAddWrapper),
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-remove")]
+    BlockDirtyBitmapRemove(BlockDirtyBitmapWrapper),
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-clear")]
+    BlockDirtyBitmapClear(BlockDirtyBitmapWrapper),
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-enable")]
+    BlockDirtyBitmapEnable(BlockDirtyBitmapWrapper),
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-disable")]
+    BlockDirtyBitmapDisable(BlockDirtyBitmapWrapper),
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-merge")]
+    BlockDirtyBitmapMerge(BlockDirtyBitmapMergeWrapper),
+    /// What the command of that name does.
     #[serde(rename = "blockdev-snapshot")]
     BlockdevSnapshot(BlockdevSnapshotWrapper),
     /// What the command of that name does.
@@ -204,6 +339,22 @@ impl TransactionActionVariant {
     pub const fn tag(&self) -> TransactionActionKind {
         match self {
             Self::Abort(_) => TransactionActionKind::Abort,
+            Self::BlockDirtyBitmapAdd(_) => TransactionActionKind::BlockDirtyBitmapAdd,
+            Self::BlockDirtyBitmapRemove(_) => {
+                TransactionActionKind::BlockDirtyBitmapRemove
+            }
+            Self::BlockDirtyBitmapClear(_) => {
+                TransactionActionKind::BlockDirtyBitmapClear
+            }
+            Self::BlockDirtyBitmapEnable(_) => {
+                TransactionActionKind::BlockDirtyBitmapEnable
+            }
+            Self::BlockDirtyBitmapDisable(_) => {
+                TransactionActionKind::BlockDirtyBitmapDisable
+            }
+            Self::BlockDirtyBitmapMerge(_) => {
+                TransactionActionKind::BlockDirtyBitmapMerge
+            }
             Self::BlockdevSnapshot(_) => TransactionActionKind::BlockdevSnapshot,
             Self::BlockdevSnapshotSync(_) => TransactionActionKind::BlockdevSnapshotSync,
             Self::BlockdevSnapshotInternalSync(_) => {
@@ -220,6 +371,36 @@ impl crate::input::FromMembers for TransactionAction {
             r#type: match tag {
                 TransactionActionKind::Abort => {
                     TransactionActionVariant::Abort(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                TransactionActionKind::BlockDirtyBitmapAdd => {
+                    TransactionActionVariant::BlockDirtyBitmapAdd(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                TransactionActionKind::BlockDirtyBitmapRemove => {
+                    TransactionActionVariant::BlockDirtyBitmapRemove(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                TransactionActionKind::BlockDirtyBitmapClear => {
+                    TransactionActionVariant::BlockDirtyBitmapClear(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                TransactionActionKind::BlockDirtyBitmapEnable => {
+                    TransactionActionVariant::BlockDirtyBitmapEnable(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                TransactionActionKind::BlockDirtyBitmapDisable => {
+                    TransactionActionVariant::BlockDirtyBitmapDisable(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                TransactionActionKind::BlockDirtyBitmapMerge => {
+                    TransactionActionVariant::BlockDirtyBitmapMerge(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -255,6 +436,12 @@ impl crate::describe::Described for TransactionAction {
             .one_of(
                 &[
                     "abort",
+                    "block-dirty-bitmap-add",
+                    "block-dirty-bitmap-remove",
+                    "block-dirty-bitmap-clear",
+                    "block-dirty-bitmap-enable",
+                    "block-dirty-bitmap-disable",
+                    "block-dirty-bitmap-merge",
                     "blockdev-snapshot",
                     "blockdev-snapshot-sync",
                     "blockdev-snapshot-internal-sync",
@@ -267,6 +454,36 @@ impl crate::describe::Described for TransactionAction {
             name: "abort",
             description: "it fails, and with it the whole transaction",
             members: <AbortWrapper as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "block-dirty-bitmap-add",
+            description: "what the command of that name does",
+            members: <BlockDirtyBitmapAddWrapper as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "block-dirty-bitmap-remove",
+            description: "what the command of that name does",
+            members: <BlockDirtyBitmapWrapper as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "block-dirty-bitmap-clear",
+            description: "what the command of that name does",
+            members: <BlockDirtyBitmapWrapper as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "block-dirty-bitmap-enable",
+            description: "what the command of that name does",
+            members: <BlockDirtyBitmapWrapper as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "block-dirty-bitmap-disable",
+            description: "what the command of that name does",
+            members: <BlockDirtyBitmapWrapper as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "block-dirty-bitmap-merge",
+            description: "what the command of that name does",
+            members: <BlockDirtyBitmapMergeWrapper as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "blockdev-snapshot",

@@ -16,6 +16,7 @@ use qapi_schema::block_core::{
 };
 use qapi_schema::{Context, QmpError};
 
+use super::block_bitmaps::infos;
 use super::job;
 use crate::cli::config::DriveSpec;
 use crate::device_tree::path;
@@ -429,7 +430,8 @@ fn node_info(view: &NodeView<'_>) -> BlockDeviceInfo {
             direct: options.cache.direct,
             no_flush: options.cache.no_flush,
         },
-        write_threshold: 0,
+        write_threshold: i64::try_from(node.write_threshold()).unwrap_or(i64::MAX),
+        dirty_bitmaps: infos(node.bitmaps()),
     }
 }
 

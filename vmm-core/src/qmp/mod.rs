@@ -3,10 +3,12 @@
 //! the wire type; it holds no state and decides nothing that a room of its own could decide.
 
 mod balloon;
+mod block_bitmaps;
 mod block_core;
 mod block_create;
 mod block_graph;
 mod block_stats;
+mod block_watch;
 mod char;
 mod cpu_models;
 mod job;

@@ -6,6 +6,7 @@ use qapi_schema::transaction::{
 use qapi_schema::{Context, QmpError};
 
 use crate::transaction::Action;
+use crate::transaction::bitmaps::BitmapAction;
 use crate::vm::Vm;
 
 impl Commands for Vm {
@@ -23,6 +24,18 @@ impl Commands for Vm {
         let actions = args.actions.into_iter();
         let actions = actions.map(|action| match action.r#type {
             Kind::Abort(_) => Action::Abort,
+            Kind::BlockDirtyBitmapAdd(action) => Action::Bitmap(BitmapAction::Add(action.data)),
+            Kind::BlockDirtyBitmapRemove(action) => {
+                Action::Bitmap(BitmapAction::Remove(action.data))
+            }
+            Kind::BlockDirtyBitmapClear(action) => Action::Bitmap(BitmapAction::Clear(action.data)),
+            Kind::BlockDirtyBitmapEnable(action) => {
+                Action::Bitmap(BitmapAction::Enable(action.data))
+            }
+            Kind::BlockDirtyBitmapDisable(action) => {
+                Action::Bitmap(BitmapAction::Disable(action.data))
+            }
+            Kind::BlockDirtyBitmapMerge(action) => Action::Bitmap(BitmapAction::Merge(action.data)),
             Kind::BlockdevSnapshot(action) => Action::Snapshot(action.data),
             Kind::BlockdevSnapshotSync(action) => Action::SnapshotSync(action.data),
             Kind::BlockdevSnapshotInternalSync(action) => Action::Internal(action.data),
@@ -35,6 +48,12 @@ impl Commands for Vm {
 fn kind(action: &Kind) -> &'static str {
     match action {
         Kind::Abort(_) => "abort",
+        Kind::BlockDirtyBitmapAdd(_) => "block-dirty-bitmap-add",
+        Kind::BlockDirtyBitmapRemove(_) => "block-dirty-bitmap-remove",
+        Kind::BlockDirtyBitmapClear(_) => "block-dirty-bitmap-clear",
+        Kind::BlockDirtyBitmapEnable(_) => "block-dirty-bitmap-enable",
+        Kind::BlockDirtyBitmapDisable(_) => "block-dirty-bitmap-disable",
+        Kind::BlockDirtyBitmapMerge(_) => "block-dirty-bitmap-merge",
         Kind::BlockdevSnapshot(_) => "blockdev-snapshot",
         Kind::BlockdevSnapshotSync(_) => "blockdev-snapshot-sync",
         Kind::BlockdevSnapshotInternalSync(_) => "blockdev-snapshot-internal-sync",

@@ -2,8 +2,8 @@
 
 use block::format::blkdebug::rules::{ErrorRule, RequestKind, RuleEvent, Rules, StateRule};
 use block::spec::{
-    BlkdebugSpec, CacheSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec, Locking,
-    NodeOptions, NodeSpec, NullSpec, RawSpec,
+    BlkdebugSpec, CacheSpec, ChildSpec, CopyOnReadSpec, DetectZeroes, DiscardMode, DriverSpec,
+    FileSpec, Locking, NodeOptions, NodeSpec, NullSpec, RawSpec,
 };
 use qapi_schema::QmpError;
 use qapi_schema::block_core::{
@@ -52,6 +52,10 @@ fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<Nod
         BlockdevOptionsVariant::Blkdebug(blkdebug) => {
             DriverSpec::Blkdebug(blkdebug_spec(blkdebug, &own)?)
         }
+        BlockdevOptionsVariant::CopyOnRead(filter) => DriverSpec::CopyOnRead(CopyOnReadSpec {
+            file: child(filter.file, &own)?,
+            bottom: filter.bottom,
+        }),
     };
     Ok(NodeSpec {
         name: options.node_name,
@@ -76,9 +80,12 @@ fn refuse_unmet(options: &BlockdevOptions, own: &NodeOptions) -> Result<(), QmpE
             "latency-ns",
             "a null node answers at once",
         )]),
-        Kind::File(_) | Kind::HostDevice(_) | Kind::Raw(_) | Kind::Qcow2(_) | Kind::Blkdebug(_) => {
-            Ok(())
-        }
+        Kind::File(_)
+        | Kind::HostDevice(_)
+        | Kind::Raw(_)
+        | Kind::Qcow2(_)
+        | Kind::Blkdebug(_)
+        | Kind::CopyOnRead(_) => Ok(()),
     }
 }
 

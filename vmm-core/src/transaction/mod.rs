@@ -18,6 +18,7 @@
 //! To add an action: a variant of [`Action`] and of `Step`, with its arm in `prepare`, `commit` and
 //! `clean`; what it opens belongs into [`crate::plan`] too.
 
+pub(crate) mod bitmaps;
 mod internal;
 pub(crate) mod overlay;
 
@@ -30,6 +31,7 @@ use qapi_schema::QmpError;
 use qapi_schema::block_core::{FileSnapshot, OverlaySnapshot};
 use qapi_schema::block_graph::BlockdevSnapshotInternal;
 
+use self::bitmaps::{BitmapAction, BitmapWork};
 use crate::vm::Vm;
 
 /// What one action is to do.
@@ -37,6 +39,8 @@ use crate::vm::Vm;
 pub(crate) enum Action {
     /// Fail.
     Abort,
+    /// Change a bitmap.
+    Bitmap(BitmapAction),
     /// Put an overlay that is there above a node.
     Snapshot(OverlaySnapshot),
     /// Open an overlay and put it above a node.
@@ -69,6 +73,7 @@ fn appends(steps: &[Step]) -> impl DoubleEndedIterator<Item = (&Append, bool)> {
 struct Work {
     sketch: Sketch,
     steps: Vec<Step>,
+    bitmaps: BitmapWork,
     door: Door,
 }
 
@@ -99,12 +104,13 @@ impl Vm {
         let mut work = Work {
             sketch: self.graph.sketch(),
             steps: Vec::new(),
+            bitmaps: BitmapWork::default(),
             door: door.clone().with_escrow(Arc::clone(&escrow)),
         };
         let prepared = actions
             .into_iter()
             .try_for_each(|action| self.prepare(&mut work, action));
-        let done = prepared.and_then(|()| self.exchange(&work.steps));
+        let done = prepared.and_then(|()| self.exchange(&mut work));
         match done {
             Ok(pause) => {
                 escrow.use_up();
@@ -123,6 +129,7 @@ impl Vm {
             Action::Abort => {
                 return Err(QmpError::generic("Transaction aborted using Abort action"));
             }
+            Action::Bitmap(action) => return work.bitmaps.want(self, action),
             Action::Snapshot(snapshot) => {
                 let node = self.named_node(&snapshot.node)?;
                 let node = work.newest(&node).to_owned();
@@ -164,26 +171,36 @@ impl Vm {
     }
 
     /// The part that the guest waits for.
-    fn exchange(&mut self, steps: &[Step]) -> Result<Duration, QmpError> {
+    fn exchange(&mut self, work: &mut Work) -> Result<Duration, QmpError> {
         let iothread = self.default_iothread()?;
-        let left = steps.iter().map(|step| match step {
+        let left = work.steps.iter().map(|step| match step {
             Step::Append { change, .. } => &change.node,
             Step::Keep { node, .. } => node,
         });
         let left: Vec<NodeRef> = left
             .filter_map(|name| Some(self.graph.node(name).ok()?.node().clone()))
             .collect();
+        work.bitmaps.claim(&iothread)?;
         // Most of it now, so that little is left once the guest waits.
         all(&iothread, &left, Work::FLUSH)?;
-        let names: Vec<&str> = left.iter().map(NodeRef::name).collect();
+        let touched = left.iter().chain(work.bitmaps.nodes());
+        let names: Vec<&str> = touched.map(NodeRef::name).collect();
         let drain = self.graph.drain(&names);
-        let settled = all(&iothread, &left, Work::SETTLE).and_then(|()| self.keep_states(steps));
+        let mut settling = work.bitmaps.losing();
+        settling.extend(left.iter().cloned());
+        let settled = work
+            .bitmaps
+            .make()
+            .and_then(|()| all(&iothread, &settling, Work::SETTLE))
+            .and_then(|()| self.keep_states(&work.steps));
         let mut old = Vec::new();
         if settled.is_ok() {
-            for (change, _) in appends(steps) {
+            for (change, _) in appends(&work.steps) {
                 old.extend(self.graph.append(change));
                 self.drives.follow(&change.node, &change.overlay);
             }
+        } else {
+            work.bitmaps.put_back(&iothread);
         }
         let pause = drain.end();
         drop(old);

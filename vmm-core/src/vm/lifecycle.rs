@@ -154,6 +154,11 @@ impl Vm {
                 self.events
                     .emit(Event::VserportChange(VserportChange { id, open }));
             }
+            Notice::WriteThreshold {
+                node,
+                threshold,
+                exceeded,
+            } => self.threshold_crossed(node, threshold, exceeded),
             Notice::BalloonChange { pages } => self.balloon_changed(pages),
             Notice::BlockError {
                 device,

@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use monitor::Call;
 use qapi_schema::{
-    Module, QmpError, Reply, balloon, block_core, block_create, block_graph, block_stats, char,
-    drivers, input, job, machine, migration, misc, net, open_hook, pci, qdev, qom, run_state,
-    sandbox, transaction,
+    Module, QmpError, Reply, balloon, block_bitmaps, block_core, block_create, block_graph,
+    block_stats, block_watch, char, drivers, input, job, machine, migration, misc, net, open_hook,
+    pci, qdev, qom, run_state, sandbox, transaction,
 };
 
 use serde_json::Value;
@@ -105,10 +105,12 @@ impl Vm {
         let name = call.command.name;
         match call.command.module {
             Module::Balloon => balloon::dispatch(self, name, call, arguments),
+            Module::BlockBitmaps => block_bitmaps::dispatch(self, name, call, arguments),
             Module::BlockCore => block_core::dispatch(self, name, call, arguments),
             Module::BlockCreate => block_create::dispatch(self, name, call, arguments),
             Module::BlockGraph => block_graph::dispatch(self, name, call, arguments),
             Module::BlockStats => block_stats::dispatch(self, name, call, arguments),
+            Module::BlockWatch => block_watch::dispatch(self, name, call, arguments),
             Module::Char => char::dispatch(self, name, call, arguments),
             Module::Job => job::dispatch(self, name, call, arguments),
             Module::Machine => machine::dispatch(self, name, call, arguments),

@@ -27,6 +27,9 @@ pub enum BlockdevDriver {
     /// Another node, whose requests fail as rules say.
     #[serde(rename = "blkdebug")]
     Blkdebug,
+    /// Another node, into which is copied what is read through it.
+    #[serde(rename = "copy-on-read")]
+    CopyOnRead,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -370,6 +373,25 @@ impl BlockdevOptionsQcow2 {
     }
 }
 
+/// Another node, which keeps what is read through this one, so that what backs it is read
+/// once. Where it cannot be kept it is read all the same.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockdevOptionsCor {
+    /// That node.
+    pub file: BlockdevRef,
+    /// The name of the lowest node of its backing chain from which is copied; what lies below that
+    /// is only read (default: from all of the chain).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bottom: Option<String>,
+}
+
+impl BlockdevOptionsCor {
+    /// With what must be given, and all else absent.
+    pub fn new(file: BlockdevRef) -> Self {
+        Self { file, bottom: None }
+    }
+}
+
 /// A block node to be made.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct BlockdevOptions {
@@ -447,6 +469,9 @@ pub enum BlockdevOptionsVariant {
     /// Another node, whose requests fail as rules say.
     #[serde(rename = "blkdebug")]
     Blkdebug(BlockdevOptionsBlkdebug),
+    /// Another node, into which is copied what is read through it.
+    #[serde(rename = "copy-on-read")]
+    CopyOnRead(BlockdevOptionsCor),
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -1194,6 +1219,27 @@ pub struct ImageInfo {
     pub format_specific: Option<ImageInfoSpecific>,
 }
 
+/// A bitmap of a node.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockDirtyInfo {
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Bytes in all pieces that it marks.
+    pub count: i64,
+    /// The bytes that one bit stands for.
+    pub granularity: u32,
+    /// Whether it records writes.
+    pub recording: bool,
+    /// Whether a job uses it.
+    pub busy: bool,
+    /// Whether it is stored in the image.
+    pub persistent: bool,
+    /// That it was not stored when the image was last used: it can only be removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inconsistent: Option<bool>,
+}
+
 /// A block node.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct BlockDeviceInfo {
@@ -1236,6 +1282,10 @@ pub struct BlockDeviceInfo {
     pub cache: BlockdevCacheInfo,
     /// The offset whose writing causes an event; 0 means none.
     pub write_threshold: i64,
+    /// Its bitmaps, the newest first.
+    #[serde(rename = "dirty-bitmaps")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dirty_bitmaps: Option<Vec<BlockDirtyInfo>>,
 }
 
 /// A disk as the guest sees it.

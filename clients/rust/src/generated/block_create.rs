@@ -181,6 +181,9 @@ pub enum BlockdevCreateOptionsVariant {
     /// Another node, whose requests fail as rules say.
     #[serde(rename = "blkdebug")]
     Blkdebug,
+    /// Another node, into which is copied what is read through it.
+    #[serde(rename = "copy-on-read")]
+    CopyOnRead,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,

@@ -54,6 +54,8 @@ pub enum Event {
     BlockIoError(super::block_core::BlockIoError),
     /// A job has another state.
     JobStatusChange(super::job::JobStatusChange),
+    /// A write went beyond the threshold of a node, which is gone with that.
+    BlockWriteThreshold(super::block_watch::BlockWriteThreshold),
     /// The guest has filled or emptied its balloon. Comes once a second at most.
     BalloonChange(super::balloon::BalloonChange),
     /// A device is gone, and everything it used is free.
@@ -93,6 +95,7 @@ impl Event {
             Self::BlockJobPending(_) => "BLOCK_JOB_PENDING",
             Self::BlockIoError(_) => "BLOCK_IO_ERROR",
             Self::JobStatusChange(_) => "JOB_STATUS_CHANGE",
+            Self::BlockWriteThreshold(_) => "BLOCK_WRITE_THRESHOLD",
             Self::BalloonChange(_) => "BALLOON_CHANGE",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
             Self::Unknown { name, .. } => name,
@@ -144,6 +147,9 @@ impl Event {
                 "BLOCK_IO_ERROR" => Self::BlockIoError(serde_json::from_value(data)?),
                 "JOB_STATUS_CHANGE" => {
                     Self::JobStatusChange(serde_json::from_value(data)?)
+                }
+                "BLOCK_WRITE_THRESHOLD" => {
+                    Self::BlockWriteThreshold(serde_json::from_value(data)?)
                 }
                 "BALLOON_CHANGE" => Self::BalloonChange(serde_json::from_value(data)?),
                 "DEVICE_DELETED" => Self::DeviceDeleted(serde_json::from_value(data)?),

@@ -13,6 +13,24 @@ pub enum TransactionActionKind {
     #[serde(rename = "abort")]
     Abort,
     /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-add")]
+    BlockDirtyBitmapAdd,
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-remove")]
+    BlockDirtyBitmapRemove,
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-clear")]
+    BlockDirtyBitmapClear,
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-enable")]
+    BlockDirtyBitmapEnable,
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-disable")]
+    BlockDirtyBitmapDisable,
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-merge")]
+    BlockDirtyBitmapMerge,
+    /// What the command of that name does.
     #[serde(rename = "blockdev-snapshot")]
     BlockdevSnapshot,
     /// What the command of that name does.
@@ -36,6 +54,48 @@ pub struct AbortWrapper {
 impl AbortWrapper {
     /// With what must be given, and all else absent.
     pub fn new(data: Abort) -> Self {
+        Self { data }
+    }
+}
+
+/// A new bitmap as an action.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockDirtyBitmapAddWrapper {
+    /// Its arguments.
+    pub data: super::block_bitmaps::BlockDirtyBitmapAdd,
+}
+
+impl BlockDirtyBitmapAddWrapper {
+    /// With what must be given, and all else absent.
+    pub fn new(data: super::block_bitmaps::BlockDirtyBitmapAdd) -> Self {
+        Self { data }
+    }
+}
+
+/// A change of a bitmap as an action.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockDirtyBitmapWrapper {
+    /// Its arguments.
+    pub data: super::block_bitmaps::BlockDirtyBitmap,
+}
+
+impl BlockDirtyBitmapWrapper {
+    /// With what must be given, and all else absent.
+    pub fn new(data: super::block_bitmaps::BlockDirtyBitmap) -> Self {
+        Self { data }
+    }
+}
+
+/// A merge of bitmaps as an action.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockDirtyBitmapMergeWrapper {
+    /// Its arguments.
+    pub data: super::block_bitmaps::BlockDirtyBitmapMerge,
+}
+
+impl BlockDirtyBitmapMergeWrapper {
+    /// With what must be given, and all else absent.
+    pub fn new(data: super::block_bitmaps::BlockDirtyBitmapMerge) -> Self {
         Self { data }
     }
 }
@@ -105,6 +165,24 @@ pub enum TransactionActionVariant {
     /// It fails, and with it the whole transaction.
     #[serde(rename = "abort")]
     Abort(AbortWrapper),
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-add")]
+    BlockDirtyBitmapAdd(BlockDirtyBitmapAddWrapper),
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-remove")]
+    BlockDirtyBitmapRemove(BlockDirtyBitmapWrapper),
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-clear")]
+    BlockDirtyBitmapClear(BlockDirtyBitmapWrapper),
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-enable")]
+    BlockDirtyBitmapEnable(BlockDirtyBitmapWrapper),
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-disable")]
+    BlockDirtyBitmapDisable(BlockDirtyBitmapWrapper),
+    /// What the command of that name does.
+    #[serde(rename = "block-dirty-bitmap-merge")]
+    BlockDirtyBitmapMerge(BlockDirtyBitmapMergeWrapper),
     /// What the command of that name does.
     #[serde(rename = "blockdev-snapshot")]
     BlockdevSnapshot(BlockdevSnapshotWrapper),

@@ -10,6 +10,10 @@ import type {
   BalloonInfo,
   BlockCommitArguments,
   BlockDeviceInfo,
+  BlockDirtyBitmap,
+  BlockDirtyBitmapAdd,
+  BlockDirtyBitmapMerge,
+  BlockDirtyBitmapSha256,
   BlockInfo,
   BlockJobCancelArguments,
   BlockJobCompleteArguments,
@@ -21,6 +25,7 @@ import type {
   BlockJobSetSpeedArguments,
   BlockPauses,
   BlockResizeArguments,
+  BlockSetWriteThresholdArguments,
   BlockStats,
   BlockStreamArguments,
   BlockdevCreateArguments,
@@ -682,6 +687,45 @@ export abstract class Commands extends Caller {
     return this.run("job-finalize", args);
   }
 
+  /** Has a bitmap record which parts of a node are written. */
+  blockDirtyBitmapAdd(args: BlockDirtyBitmapAdd): Promise<void> {
+    return this.run("block-dirty-bitmap-add", args);
+  }
+
+  /** Forgets a bitmap, in the image too. */
+  blockDirtyBitmapRemove(args: BlockDirtyBitmap): Promise<void> {
+    return this.run("block-dirty-bitmap-remove", args);
+  }
+
+  /** Has a bitmap forget what it recorded. */
+  blockDirtyBitmapClear(args: BlockDirtyBitmap): Promise<void> {
+    return this.run("block-dirty-bitmap-clear", args);
+  }
+
+  /** Has a bitmap record from now on. */
+  blockDirtyBitmapEnable(args: BlockDirtyBitmap): Promise<void> {
+    return this.run("block-dirty-bitmap-enable", args);
+  }
+
+  /** Has a bitmap record no more. */
+  blockDirtyBitmapDisable(args: BlockDirtyBitmap): Promise<void> {
+    return this.run("block-dirty-bitmap-disable", args);
+  }
+
+  /** Marks in one bitmap what others mark. They may differ in granularity, not in length. */
+  blockDirtyBitmapMerge(args: BlockDirtyBitmapMerge): Promise<void> {
+    return this.run("block-dirty-bitmap-merge", args);
+  }
+
+  /**
+   * Tells a digest of a bitmap's bits.
+   *
+   * @returns The digest.
+   */
+  xDebugBlockDirtyBitmapSha256(args: BlockDirtyBitmap): Promise<BlockDirtyBitmapSha256> {
+    return this.run("x-debug-block-dirty-bitmap-sha256", args);
+  }
+
   /**
    * Begins a job that makes an image. It finalizes by itself and waits for job-dismiss. What is
    * wrong with the options, the job says at its end.
@@ -776,6 +820,14 @@ export abstract class Commands extends Caller {
    */
   queryBlockstats(args: QueryBlockstatsArguments = {}): Promise<BlockStats[]> {
     return this.run("query-blockstats", args);
+  }
+
+  /**
+   * Has an event come when a write goes beyond an offset of a node, so that thin storage can be
+   * made longer before it is full. It comes once; then the threshold is to be set again.
+   */
+  blockSetWriteThreshold(args: BlockSetWriteThresholdArguments): Promise<void> {
+    return this.run("block-set-write-threshold", args);
   }
 
   /**

@@ -8,6 +8,7 @@ import type {
   BlockJobErrorData,
   BlockJobPendingData,
   BlockJobReadyData,
+  BlockWriteThresholdData,
   DeviceDeletedData,
   FdUnclaimedData,
   GuestCrashloadedData,
@@ -79,6 +80,8 @@ export interface EventData {
   BLOCK_IO_ERROR: BlockIoErrorData;
   /** A job has another state. */
   JOB_STATUS_CHANGE: JobStatusChangeData;
+  /** A write went beyond the threshold of a node, which is gone with that. */
+  BLOCK_WRITE_THRESHOLD: BlockWriteThresholdData;
   /** The guest has filled or emptied its balloon. Comes once a second at most. */
   BALLOON_CHANGE: BalloonChangeData;
   /** A device is gone, and everything it used is free. */

@@ -1730,7 +1730,9 @@ export type BlockdevDriver =
   /** The same. */
   | "null-aio"
   /** Another node, whose requests fail as rules say. */
-  | "blkdebug";
+  | "blkdebug"
+  /** Another node, into which is copied what is read through it. */
+  | "copy-on-read";
 
 /** What a request does. */
 export type BlkdebugIOType =
@@ -1910,6 +1912,20 @@ export interface BlockdevOptionsQcow2 {
   "cache-size"?: number;
 }
 
+/**
+ * Another node, which keeps what is read through this one, so that what backs it is read once.
+ * Where it cannot be kept it is read all the same.
+ */
+export interface BlockdevOptionsCor {
+  /** That node. */
+  file: BlockdevRef;
+  /**
+   * The name of the lowest node of its backing chain from which is copied; what lies below that is
+   * only read (default: from all of the chain).
+   */
+  bottom?: string;
+}
+
 /** A block node to be made. */
 export type BlockdevOptions = BlockdevOptionsAlways & (
   /** A regular file. */
@@ -1926,6 +1942,8 @@ export type BlockdevOptions = BlockdevOptionsAlways & (
   | ({ driver: "null-aio" } & BlockdevOptionsNull)
   /** Another node, whose requests fail as rules say. */
   | ({ driver: "blkdebug" } & BlockdevOptionsBlkdebug)
+  /** Another node, into which is copied what is read through it. */
+  | ({ driver: "copy-on-read" } & BlockdevOptionsCor)
 );
 
 /** The members of every BlockdevOptions. */
@@ -2350,6 +2368,24 @@ export interface ImageInfo {
   "format-specific"?: ImageInfoSpecific;
 }
 
+/** A bitmap of a node. */
+export interface BlockDirtyInfo {
+  /** Its name. */
+  name?: string;
+  /** Bytes in all pieces that it marks. */
+  count: number;
+  /** The bytes that one bit stands for. */
+  granularity: number;
+  /** Whether it records writes. */
+  recording: boolean;
+  /** Whether a job uses it. */
+  busy: boolean;
+  /** Whether it is stored in the image. */
+  persistent: boolean;
+  /** That it was not stored when the image was last used: it can only be removed. */
+  inconsistent?: boolean;
+}
+
 /** A block node. */
 export interface BlockDeviceInfo {
   /** Where its storage is. */
@@ -2388,6 +2424,8 @@ export interface BlockDeviceInfo {
   cache: BlockdevCacheInfo;
   /** The offset whose writing causes an event; 0 means none. */
   write_threshold: number;
+  /** Its bitmaps, the newest first. */
+  "dirty-bitmaps"?: BlockDirtyInfo[];
 }
 
 /** A disk as the guest sees it. */
@@ -2554,6 +2592,53 @@ export interface JobStatusChangeData {
   status: JobStatus;
 }
 
+/** A bitmap by name. */
+export interface BlockDirtyBitmap {
+  /** The device or node that has it. */
+  node: string;
+  /** Its name. */
+  name: string;
+}
+
+/** A bitmap that is to be. */
+export interface BlockDirtyBitmapAdd {
+  /** The device or node whose writes it records. */
+  node: string;
+  /** Its name, of at most 1023 bytes. */
+  name: string;
+  /**
+   * The bytes that one bit stands for: a power of two from 512 on (default: the cluster size of an
+   * image, but not under 4 KiB and not over 64 KiB; 64 KiB for others).
+   */
+  granularity?: number;
+  /**
+   * Whether it is stored in the image when that is closed, and there again when it is opened; only
+   * in qcow2 images of version 3 (default: false).
+   */
+  persistent?: boolean;
+  /** Whether it begins without recording (default: false). */
+  disabled?: boolean;
+}
+
+/** A bitmap of the same node, or of another. */
+export type BlockDirtyBitmapOrStr = string | BlockDirtyBitmap;
+
+/** Bitmaps that are to be merged into one. */
+export interface BlockDirtyBitmapMerge {
+  /** The device or node that has the target. */
+  node: string;
+  /** The name of the bitmap into which. */
+  target: string;
+  /** What is merged; these stay as they are. */
+  bitmaps: BlockDirtyBitmapOrStr[];
+}
+
+/** A digest. */
+export interface BlockDirtyBitmapSha256 {
+  /** The SHA-256 digest of a bitmap's bits, in hexadecimal. */
+  sha256: string;
+}
+
 /** What of a new image is there before it is written. */
 export type PreallocMode =
   /** Nothing. */
@@ -2638,7 +2723,9 @@ export type BlockdevCreateOptions =
   /** The same. */
   | ({ driver: "null-aio" })
   /** Another node, whose requests fail as rules say. */
-  | ({ driver: "blkdebug" });
+  | ({ driver: "blkdebug" })
+  /** Another node, into which is copied what is read through it. */
+  | ({ driver: "copy-on-read" });
 
 /** Arguments of command `blockdev-create`. */
 export interface BlockdevCreateArguments {
@@ -2898,6 +2985,24 @@ export interface QueryBlockstatsArguments {
   "query-nodes"?: boolean;
 }
 
+/** Arguments of command `block-set-write-threshold`. */
+export interface BlockSetWriteThresholdArguments {
+  /** The node. */
+  "node-name": string;
+  /** The offset in bytes; 0 takes it away. */
+  "write-threshold": number;
+}
+
+/** Data of event `BLOCK_WRITE_THRESHOLD`. */
+export interface BlockWriteThresholdData {
+  /** The node. */
+  "node-name": string;
+  /** How many bytes it went beyond. */
+  "amount-exceeded": number;
+  /** Where the threshold was. */
+  "write-threshold": number;
+}
+
 /** Nothing: this action fails. */
 export interface Abort {}
 
@@ -2905,6 +3010,18 @@ export interface Abort {}
 export type TransactionActionKind =
   /** It fails, and with it the whole transaction. */
   | "abort"
+  /** What the command of that name does. */
+  | "block-dirty-bitmap-add"
+  /** What the command of that name does. */
+  | "block-dirty-bitmap-remove"
+  /** What the command of that name does. */
+  | "block-dirty-bitmap-clear"
+  /** What the command of that name does. */
+  | "block-dirty-bitmap-enable"
+  /** What the command of that name does. */
+  | "block-dirty-bitmap-disable"
+  /** What the command of that name does. */
+  | "block-dirty-bitmap-merge"
   /** What the command of that name does. */
   | "blockdev-snapshot"
   /** What the command of that name does. */
@@ -2916,6 +3033,24 @@ export type TransactionActionKind =
 export interface AbortWrapper {
   /** Nothing. */
   data: Abort;
+}
+
+/** A new bitmap as an action. */
+export interface BlockDirtyBitmapAddWrapper {
+  /** Its arguments. */
+  data: BlockDirtyBitmapAdd;
+}
+
+/** A change of a bitmap as an action. */
+export interface BlockDirtyBitmapWrapper {
+  /** Its arguments. */
+  data: BlockDirtyBitmap;
+}
+
+/** A merge of bitmaps as an action. */
+export interface BlockDirtyBitmapMergeWrapper {
+  /** Its arguments. */
+  data: BlockDirtyBitmapMerge;
 }
 
 /** A snapshot as an action. */
@@ -2940,6 +3075,18 @@ export interface BlockdevSnapshotInternalWrapper {
 export type TransactionAction =
   /** It fails, and with it the whole transaction. */
   | ({ type: "abort" } & AbortWrapper)
+  /** What the command of that name does. */
+  | ({ type: "block-dirty-bitmap-add" } & BlockDirtyBitmapAddWrapper)
+  /** What the command of that name does. */
+  | ({ type: "block-dirty-bitmap-remove" } & BlockDirtyBitmapWrapper)
+  /** What the command of that name does. */
+  | ({ type: "block-dirty-bitmap-clear" } & BlockDirtyBitmapWrapper)
+  /** What the command of that name does. */
+  | ({ type: "block-dirty-bitmap-enable" } & BlockDirtyBitmapWrapper)
+  /** What the command of that name does. */
+  | ({ type: "block-dirty-bitmap-disable" } & BlockDirtyBitmapWrapper)
+  /** What the command of that name does. */
+  | ({ type: "block-dirty-bitmap-merge" } & BlockDirtyBitmapMergeWrapper)
   /** What the command of that name does. */
   | ({ type: "blockdev-snapshot" } & BlockdevSnapshotWrapper)
   /** What the command of that name does. */

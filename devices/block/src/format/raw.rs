@@ -146,6 +146,10 @@ impl BlockNode for RawNode {
         })
     }
 
+    fn populate<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a> {
+        Box::pin(async move { self.file.load().populate(io, self.place(offset), len).await })
+    }
+
     fn settle<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
         Box::pin(async move { self.file.load().settle(io).await })
     }

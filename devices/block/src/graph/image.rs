@@ -17,6 +17,7 @@ use fdset::{Door, Identity, OpenFile, Role};
 
 use super::place::{Children, place_backing, place_child};
 use super::{BlockGraph, Built, MAX_DEPTH, NodeView, agree_on_access};
+use crate::bitmap::Bitmap;
 use crate::engine::IoThread;
 use crate::error::BlockError;
 use crate::format::blkdebug::rules::Rules;
@@ -142,6 +143,29 @@ impl BlockGraph {
             place.is_some_and(|place| place.identity == file)
         });
         found.map(|(name, _)| name.as_str())
+    }
+
+    /// Has a new image say that the bitmaps it keeps are being recorded elsewhere: somebody may look
+    /// at it before anything is written.
+    pub(super) fn take_up_bitmaps(&self, node: &NodeRef) {
+        let kept = |bitmap: &Bitmap| bitmap.persistent && bitmap.map.is_some();
+        let any = !node.is_read_only() && node.bitmaps().list().iter().any(kept);
+        let Some(thread) = self.thread.as_ref().filter(|_| any) else {
+            return;
+        };
+        let new = node.clone();
+        let told = thread.run(move |io| async move { new.take_up_bitmaps(&io).await });
+        let error = match told {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        // The first write will try again, and fail with it.
+        tracing::warn!(
+            node = node.name(),
+            error,
+            "bitmaps are not marked as in use"
+        );
     }
 
     /// Writes down what the driver of a node that goes still keeps in memory.

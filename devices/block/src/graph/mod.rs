@@ -44,6 +44,7 @@ use crate::engine::IoThread;
 use crate::error::BlockError;
 use crate::format::blkdebug::rules::Rules;
 use crate::format::blkdebug::{BlkdebugNode, config};
+use crate::format::copy_on_read::CopyOnReadNode;
 use crate::format::raw::RawNode;
 use crate::node::{BlockNode, NodeRef};
 use crate::permission::{Permissions, Usage};
@@ -209,17 +210,25 @@ impl BlockGraph {
         self.check_names(&spec)?;
         let mut building = Building::from(self.next_auto);
         let node = self.build(door, spec, owner, &mut building)?;
+        self.check_built(&building)?;
         let Building {
             next_auto, built, ..
         } = building;
-        let mut sketch = self.sketch();
-        for (name, entry) in &built {
-            sketch.draw(name, change::drawn(entry));
+        // Not before nobody else can be using the images.
+        for (_, entry) in &built {
+            self.take_up_bitmaps(&entry.node);
         }
-        self.agree_with(&sketch, &built)?;
         self.next_auto = next_auto;
         self.nodes.extend(built);
         Ok(node)
+    }
+
+    fn check_built(&self, building: &Building) -> Result<(), BlockError> {
+        let mut sketch = self.sketch();
+        for (name, entry) in &building.built {
+            sketch.draw(name, change::drawn(entry));
+        }
+        self.agree_with(&sketch, &building.built)
     }
 
     fn check_names(&self, spec: &NodeSpec) -> Result<(), BlockError> {
@@ -302,6 +311,16 @@ impl BlockGraph {
                 let slot = place_child(&mut children, "image", child);
                 (Box::new(BlkdebugNode::new(slot, rules)), filename)
             }
+            DriverSpec::CopyOnRead(filter) => {
+                let (child, filename) = self.child(door, filter.file, building)?;
+                agree_on_access(&child, &mut options)?;
+                let span = match filter.bottom {
+                    Some(bottom) => self.span(&child, &bottom, building)?,
+                    None => Vec::new(),
+                };
+                let slot = place_child(&mut children, "file", child);
+                (Box::new(CopyOnReadNode::new(slot, span)), filename)
+            }
         };
         let node = NodeRef::new(name.clone(), driver, options, body)?;
         let devices = Vec::new();
@@ -341,6 +360,38 @@ impl BlockGraph {
                 Ok((node, filename.unwrap_or_default()))
             }
         }
+    }
+
+    /// The nodes from `top` down to `bottom`, one behind the other.
+    fn span(
+        &self,
+        top: &NodeRef,
+        bottom: &str,
+        building: &Building,
+    ) -> Result<Vec<NodeRef>, BlockError> {
+        let entry = |name: &str| {
+            let built = building.built.iter().find(|(built, _)| built == name);
+            built.map(|(_, entry)| entry).or(self.nodes.get(name))
+        };
+        if entry(bottom).is_none() {
+            return Err(BlockError::NoBottom {
+                name: bottom.to_owned(),
+            });
+        }
+        let mut span = Vec::new();
+        let mut next = entry(top.name());
+        while let Some(entry_of) = next {
+            span.push(entry_of.node.clone());
+            if entry_of.node.name() == bottom {
+                return Ok(span);
+            }
+            let edge = entry_of.children.edge("backing");
+            next = edge.and_then(|edge| entry(&edge.child));
+        }
+        Err(BlockError::BottomElsewhere {
+            name: bottom.to_owned(),
+            top: top.name().to_owned(),
+        })
     }
 
     /// Removes a node that a command added, with the inline children nobody else uses.

@@ -4,9 +4,9 @@
 //! ```text
 //!   open ── reads only ──► begin_writing ── writes ──► settle ── reads only ──► …
 //!                            │ repair, if dirty          │ everything written
-//!                            │ unknown autoclear off     └ dirty bit off
-//!                            │ bitmaps marked in use
-//!                            └ dirty bit on, if lazy
+//!                            │ unknown autoclear off     │
+//!                            │ bitmaps marked in use     │ bitmaps stored
+//!                            └ dirty bit on, if lazy     └ dirty bit off
 //! ```
 
 use std::io;
@@ -65,10 +65,20 @@ impl Image {
     /// Writes everything that waits; afterwards the file is as if the image were closed.
     pub(super) async fn settle(&self, io: &Io) -> io::Result<()> {
         let mut meta = self.meta.take().await;
-        if !self.writing.load(Ordering::SeqCst) || self.corrupt.load(Ordering::SeqCst) {
+        if self.corrupt.load(Ordering::SeqCst) {
             return Ok(());
         }
+        if !self.writing.load(Ordering::SeqCst) {
+            if !meta.bitmaps_marked {
+                return Ok(());
+            }
+            // It failed on the way: what the file says of its bitmaps need not stay so.
+            self.begin_writing(io, &mut meta).await?;
+        }
         // The second round frees what the first one let go of.
+        self.write_back(io, &mut meta).await?;
+        self.write_back(io, &mut meta).await?;
+        let stored = self.store_bitmaps(io, &mut meta).await;
         self.write_back(io, &mut meta).await?;
         self.write_back(io, &mut meta).await?;
         if meta.is_lazy() {
@@ -79,7 +89,10 @@ impl Image {
         }
         self.file().flush(io).await?;
         self.writing.store(false, Ordering::SeqCst);
-        Ok(())
+        if let Err(error) = &stored {
+            tracing::error!(node = self.name, %error, "qcow2: the bitmaps are lost");
+        }
+        stored
     }
 
     /// Records what backs the image.

@@ -1,8 +1,9 @@
-//! Persistent bitmaps: kept as they are, and never left to lie.
+//! Persistent bitmaps in the file: their directory, and the mark that they are out of date.
 //!
-//! A bitmap that is *auto* must know every write. Nobody here tells it, so before the first write
-//! it is marked *in use*, which says that it may be out of date; its bits and its name stay. The
-//! others are states of the past and remain true.
+//! While the image may be written, all that are held in memory are marked *in use*: the file does
+//! not know what was recorded since. Settling stores them and takes the mark away
+//! ([`stored`](super::stored)); after a crash it stays, and says that the bits are not to be
+//! trusted.
 
 use std::io;
 
@@ -16,8 +17,11 @@ use super::storage::Storage;
 use crate::engine::Io;
 
 /// Flags of an entry of the directory.
-const IN_USE: u32 = 1;
-const AUTO: u32 = 2;
+pub(super) const IN_USE: u32 = 1;
+pub(super) const AUTO: u32 = 2;
+const KNOWN: u32 = IN_USE | AUTO;
+/// The only type there is: recorded writes.
+const TRACKING: u8 = 1;
 /// Bytes of an entry before its variable part.
 const ENTRY: usize = 24;
 /// Where the flags stand in an entry.
@@ -28,10 +32,12 @@ const MAX_TABLE: u32 = 0x2000_0000 / 512;
 /// One bitmap, as the directory has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Bitmap {
-    /// Where its entry is in the directory.
+    /// Where its entry is in the directory, and how long.
     pub(super) at: usize,
+    pub(super) len: usize,
     pub(super) name: String,
     pub(super) flags: u32,
+    /// The power of two of the bytes that a bit stands for: 9 to 31.
     pub(super) granularity_bits: u8,
     pub(super) table_offset: u64,
     pub(super) table_entries: u32,
@@ -47,6 +53,26 @@ impl Bitmap {
     pub(super) fn is_in_use(&self) -> bool {
         self.flags & IN_USE != 0
     }
+}
+
+/// The entry of a bitmap that is not in use.
+pub(super) fn encode(
+    name: &str,
+    enabled: bool,
+    granularity: u64,
+    (table_offset, table_entries): (u64, u32),
+) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(ENTRY + name.len() + 8);
+    bytes.extend(table_offset.to_be_bytes());
+    bytes.extend(table_entries.to_be_bytes());
+    bytes.extend((if enabled { AUTO } else { 0 }).to_be_bytes());
+    bytes.push(TRACKING);
+    bytes.push(u8::try_from(granularity.trailing_zeros()).unwrap_or(u8::MAX));
+    bytes.extend(u16::try_from(name.len()).unwrap_or(u16::MAX).to_be_bytes());
+    bytes.extend(0_u32.to_be_bytes());
+    bytes.extend(name.as_bytes());
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+    bytes
 }
 
 /// The bitmaps of a directory.
@@ -78,15 +104,27 @@ pub(super) fn parse(
                 "the table of bitmap {number} is impossible"
             )));
         }
+        let name = std::str::from_utf8(name)
+            .map_err(|_| broken(format!("the name of bitmap {number} is not UTF-8")))?;
+        let known = flags & !KNOWN == 0 && entry.get(16) == Some(&TRACKING) && extra_len == 0;
+        if !known || !(9..=31).contains(&granularity_bits) || name.is_empty() {
+            let why = format!("Bitmap '{name}' doesn't satisfy the constraints");
+            return Err(broken(why));
+        }
+        if list.iter().any(|other: &Bitmap| other.name == name) {
+            return Err(broken(format!("there are two bitmaps '{name}'")));
+        }
+        let len = name_end.next_multiple_of(8);
         list.push(Bitmap {
             at,
-            name: String::from_utf8_lossy(name).into_owned(),
+            len,
+            name: name.to_owned(),
             flags,
             granularity_bits,
             table_offset,
             table_entries,
         });
-        at += name_end.next_multiple_of(8);
+        at += len;
     }
     Ok(list)
 }
@@ -123,14 +161,14 @@ impl Image {
         }
     }
 
-    /// Marks the bitmaps that will miss writes. Says whether anything was written.
-    pub(super) async fn mark_bitmaps(&self, io: &Io, meta: &Meta) -> io::Result<bool> {
+    /// Marks the bitmaps that the file will be wrong about. Says whether anything was written.
+    pub(super) async fn mark_bitmaps(&self, io: &Io, meta: &mut Meta) -> io::Result<bool> {
         let Some((mut bytes, list)) = self.bitmaps(io, meta).await? else {
             return Ok(false);
         };
         let mut changed = false;
         for bitmap in list {
-            if !bitmap.is_auto() || bitmap.is_in_use() {
+            if bitmap.is_in_use() {
                 continue;
             }
             let at = bitmap.at + FLAGS;
@@ -139,6 +177,7 @@ impl Image {
                 changed = true;
             }
         }
+        meta.bitmaps_marked |= changed;
         if changed && let Some(extension) = meta.header.bitmaps {
             let place = extension.directory_offset;
             self.file().write(io, place, &bytes).await?;

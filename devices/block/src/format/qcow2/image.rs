@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use super::compress::Compression;
 use super::details::Details;
@@ -17,6 +17,7 @@ use super::refcount::Refcounts;
 use super::snapshots::Snapshot;
 use super::storage::Storage;
 use super::turn::{Ranges, Turn};
+use crate::bitmap::Bitmaps;
 use crate::engine::Io;
 use crate::node::errno;
 use crate::slot::{BackingSlot, ChildSlot};
@@ -48,6 +49,8 @@ pub(super) struct Image {
     pub(super) corrupt: AtomicBool,
     /// Whether discarded clusters are discarded in the file, too.
     pub(super) pass_discard: bool,
+    /// The disk's bitmaps, with those that the image keeps.
+    pub(super) bitmaps: Arc<Bitmaps>,
     /// What lists show, as of the last change.
     pub(super) details: RwLock<Details>,
 }
@@ -67,6 +70,8 @@ pub(super) struct Meta {
     /// Places that the file does not refer to either; used again once everyone who saw them
     /// mapped is gone.
     pub(super) resting: Option<(Old, Vec<Loose>)>,
+    /// Whether the file may say that bitmaps are out of date which memory knows.
+    pub(super) bitmaps_marked: bool,
     /// From this offset on the file has zeros, because nothing was ever written there.
     pub(super) zero_from: u64,
 }

@@ -42,6 +42,7 @@ mod repair;
 mod resize;
 mod snapshots;
 mod storage;
+mod stored;
 mod switch;
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! The driver's face to the graph.
 
 use std::fmt;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use super::details::Details;
 use super::error::ImageError;
@@ -10,6 +10,7 @@ use super::image::Image;
 use super::map::{Kind, Look};
 use super::open::{Children, Tuning, open};
 use super::snapshots::SnapshotChange;
+use crate::bitmap::Bitmaps;
 use crate::engine::{Io, Window};
 use crate::node::{
     BlockNode, Extent, Intent, IoFuture, Limits, Place, ResizeFuture, SnapshotFuture, Status,
@@ -188,6 +189,18 @@ impl BlockNode for Qcow2Node {
 
     fn change_snapshots<'a>(&'a self, io: &'a Io, change: SnapshotChange) -> SnapshotFuture<'a> {
         Box::pin(self.image.change_snapshots(io, change))
+    }
+
+    fn bitmaps(&self) -> Arc<Bitmaps> {
+        Arc::clone(&self.image.bitmaps)
+    }
+
+    fn check_storable(&self, name: &str, granularity: u64) -> Result<(), String> {
+        self.image.check_storable(name, granularity)
+    }
+
+    fn claim_bitmaps<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
+        Box::pin(self.image.claim_bitmaps(io))
     }
 
     fn details(&self) -> Option<Details> {

@@ -1,7 +1,7 @@
 //! Opening: the header's gate, then the tables that are held in memory.
 
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, RwLock};
 
 use super::bytes::words;
 use super::details::Details;
@@ -14,7 +14,8 @@ use super::map::Map;
 use super::refcount::Refcounts;
 use super::storage::Storage;
 use super::turn::{Ranges, Turn};
-use super::{bitmaps, snapshots};
+use super::{snapshots, stored};
+use crate::bitmap::Bitmaps;
 use crate::engine::Io;
 use crate::node::NodeRef;
 use crate::slot::{BackingSlot, ChildSlot};
@@ -148,11 +149,7 @@ pub(super) async fn open(
     let place = (header.reftable_offset, header.reftable_clusters);
     let refcounts = Refcounts::new(geometry, Refcounts::table_from(&reftable), place);
     let snapshots = snapshots::read(io, &file, &header).await?;
-    if let Some(extension) = header.bitmaps
-        && header.autoclear.contains(AutoClear::BITMAPS)
-    {
-        bitmaps::read(io, &file, extension, geometry).await?;
-    }
+    let bitmaps = Arc::new(Bitmaps::loaded(stored::load(io, &file, &header).await?));
     let l1 = (header.l1_offset, l1);
     let details = RwLock::new(Details::new(&header, snapshots.0.clone()));
     Ok(Image {
@@ -175,12 +172,14 @@ pub(super) async fn open(
             refcounts,
             loose: Vec::new(),
             resting: None,
+            bitmaps_marked: false,
             zero_from: u64::MAX,
         }),
         writing: AtomicBool::new(false),
         unsaved: AtomicBool::new(false),
         corrupt: AtomicBool::new(false),
         pass_discard: tuning.pass_discard,
+        bitmaps,
         details,
     })
 }

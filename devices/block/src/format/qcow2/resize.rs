@@ -56,11 +56,6 @@ impl Image {
                 "the image would need more than 32 MiB of L1 table: use larger clusters",
             ));
         }
-        if meta.header.bitmaps.is_some() {
-            return Err(ResizeError::Unable(
-                "its bitmaps have the length of the disk: remove them first",
-            ));
-        }
         let snapshots = !meta.snapshots.0.is_empty();
         if snapshots && (len < old || meta.header.version < 3) {
             return Err(ResizeError::Unable(

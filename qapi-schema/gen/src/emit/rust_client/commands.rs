@@ -50,7 +50,10 @@ impl RustClient<'_> {
                 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
                 pub struct #name;
             },
-            Some(args) if args.starts_with("q_obj_") => TokenStream::new(),
+            // A struct of the command's name is its arguments, too.
+            Some(args) if args.starts_with("q_obj_") || args == camel(&command.name) => {
+                TokenStream::new()
+            }
             Some(args) => {
                 let ty = self.emitter.named(args, module);
                 quote! {

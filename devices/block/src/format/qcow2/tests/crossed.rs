@@ -1,6 +1,6 @@
 //! One option after the other, each read and written by both.
 
-use super::{Rig, Tuning, run, stripe};
+use super::{Rig, Tuning, stripe};
 use crate::toy::OPTIONS;
 
 const MIB: u64 = 1 << 20;
@@ -202,28 +202,6 @@ fn data_file_has_the_guests_clusters_at_their_own_offsets() {
             assert!(same || bytes[..(1 << 20) + 262144] == wanted[..(1 << 20) + 262144]);
         }
     }
-}
-
-#[test]
-fn bitmap_that_would_miss_writes_is_marked_and_the_others_stay() {
-    let rig = Rig::new();
-    rig.create("b.qcow2", "", 4 * MIB);
-    let path = rig.path("b.qcow2");
-    run("qemu-img", &["bitmap", "--add", "--enable", &path, "live"]);
-    run("qemu-img", &["bitmap", "--add", "--disable", &path, "past"]);
-    let node = rig.open("b.qcow2");
-    rig.write(&node, MIB, vec![1; 4096]);
-    rig.settle(&node);
-    rig.check("b.qcow2");
-    let told = run("qemu-img", &["info", &path]);
-    let told: Vec<&str> = told.split("name:").collect();
-    assert_eq!(told.len(), 3, "{told:?}");
-    let flags_of = |number: usize| told[number - 1].to_owned();
-    assert!(told.join("").contains("in-use"), "{told:?}");
-    assert!(
-        flags_of(1).contains("in-use") != flags_of(2).contains("in-use"),
-        "{told:?}"
-    );
 }
 
 #[test]

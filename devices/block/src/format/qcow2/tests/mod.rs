@@ -8,6 +8,7 @@
     reason = "tests play the manager: they make the images"
 )]
 
+mod bitmaps;
 mod crash;
 mod crossed;
 mod hostile;
