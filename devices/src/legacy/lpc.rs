@@ -1,7 +1,7 @@
 //! The LPC bridge at 00:1f.0: ICH9's, as far as software looks at it.
 //!
 //! Its registers are where firmware would have left them: PMBASE points at [`super::acpi_pm`]'s
-//! block and cannot be moved.
+//! block and cannot be moved. RCBA can be written, and nothing is behind it.
 
 use super::acpi_pm::PM_BASE;
 use crate::lifecycle::Lifecycle;
@@ -19,6 +19,9 @@ const DEVICE_LPC: u16 = 0x2918;
 const PMBASE: u16 = 0x40;
 const ACPI_CONTROL: u16 = 0x44;
 const PIRQ_ROUTES: [u16; 2] = [0x60, 0x68];
+/// Where the chipset's configuration registers would be.
+const RCBA: u16 = 0xf0;
+const RCBA_BITS: u32 = 0xffff_c001;
 
 /// The bridge.
 pub struct Lpc(PciCore);
@@ -41,6 +44,7 @@ impl Lpc {
             // Bit 0: the block is in I/O space. ACPI_CONTROL: decoding on, SCI on IRQ 9.
             config.store32(PMBASE, u32::try_from(PM_BASE).unwrap_or(0) | 1);
             config.store(ACPI_CONTROL, &[0x80]);
+            config.allow(RCBA, &RCBA_BITS.to_le_bytes());
             for routes in PIRQ_ROUTES {
                 // "Not routed": interrupts go to the IOAPIC.
                 config.store32(routes, 0x8080_8080);

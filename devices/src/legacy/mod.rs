@@ -25,7 +25,7 @@ pub mod rtc;
 
 pub use self::acpi_pm::{AcpiPm, ApmPorts};
 pub use self::clock::Clock;
-pub use self::fw_cfg::{FwCfg, FwCfgError, FwCfgFile, FwCfgSpec};
+pub use self::fw_cfg::{FwCfg, FwCfgError, FwCfgFile, FwCfgLive, FwCfgSpec};
 pub use self::lpc::Lpc;
 pub use self::post::PostCode;
 pub use self::pvpanic::Pvpanic;

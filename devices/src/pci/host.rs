@@ -11,8 +11,8 @@
 //! not the functions. Which addresses the guest's firmware would hand out is [`super::setup`]'s
 //! affair.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use super::address::{Bdf, SlotAddress};
 use super::bus::{BusKind, PciBus};
@@ -57,16 +57,27 @@ impl PciHost {
     /// A host with its bridge to the CPUs at 00.0 and nothing else.
     #[must_use]
     pub fn new(spec: PciHostSpec) -> Arc<Self> {
-        let host = Self {
-            root: PciBus::new(ROOT_BUS.to_owned(), BusKind::Root),
-            spaces: spec.spaces,
-            wires: Wires::new(spec.intx),
-            started: AtomicBool::new(false),
-        };
-        let place = SlotAddress::slot(0);
-        let inserted = host.root.insert(Some(place), Arc::new(HostBridge::new()));
-        debug_assert!(inserted.is_ok(), "the bus is empty");
-        Arc::new(host)
+        let host = Arc::new_cyclic(|host| {
+            let root = PciBus::new(ROOT_BUS.to_owned(), BusKind::Root);
+            let bridge = HostBridge::new(Weak::clone(host));
+            let inserted = root.insert(Some(SlotAddress::slot(0)), Arc::new(bridge));
+            debug_assert!(inserted.is_ok(), "the bus is empty");
+            Self {
+                root,
+                spaces: spec.spaces,
+                wires: Wires::new(spec.intx),
+                started: AtomicBool::new(false),
+            }
+        });
+        if let Some(bridge) = host.root.function(SlotAddress::slot(0)) {
+            bridge.attach(Attachment {
+                spaces: host.spaces.clone(),
+                address: SlotAddress::slot(0),
+                wires: host.wires.clone(),
+                on_root_bus: true,
+            });
+        }
+        host
     }
 
     /// From now on the guest has seen its buses: `pcie.0` takes no more devices, and the ports

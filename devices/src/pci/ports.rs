@@ -1,7 +1,7 @@
 //! The two ways into configuration space: the ports 0xcf8..0xcff and the ECAM window.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Weak};
 
 use super::address::{Bdf, SlotAddress};
 use super::config::EXTENDED;
@@ -96,12 +96,14 @@ impl BusDevice for ConfigPorts {
 }
 
 /// The memory-mapped window: 4 KiB for each function of each bus (PCI Express Base 5.0, 7.2.2).
-pub struct Ecam(Arc<PciHost>);
+///
+/// It is mapped by a function of the tree, and so does not keep the tree.
+pub struct Ecam(Weak<PciHost>);
 
 impl Ecam {
     /// The window of `host`.
     #[must_use]
-    pub const fn new(host: Arc<PciHost>) -> Self {
+    pub const fn new(host: Weak<PciHost>) -> Self {
         Self(host)
     }
 }
@@ -122,16 +124,16 @@ impl BusDevice for Ecam {
         let (bdf, register) = decode(offset);
         let room = EXTENDED - usize::from(register);
         let within = data.len().min(room);
-        if let Some(data) = data.get_mut(..within) {
-            self.0.config_read(bdf, register, data);
+        if let (Some(host), Some(data)) = (self.0.upgrade(), data.get_mut(..within)) {
+            host.config_read(bdf, register, data);
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
         let (bdf, register) = decode(offset);
         let room = EXTENDED - usize::from(register);
-        if let Some(data) = data.get(..data.len().min(room)) {
-            self.0.config_write(bdf, register, data);
+        if let (Some(host), Some(data)) = (self.0.upgrade(), data.get(..data.len().min(room))) {
+            host.config_write(bdf, register, data);
         }
     }
 }

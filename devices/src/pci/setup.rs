@@ -15,6 +15,7 @@ use std::ops::Range;
 use super::address::{Bdf, SlotAddress};
 use super::bar::{self, BarKind};
 use super::host::PciHost;
+use super::host_bridge::PCIEXBAR;
 use super::inspect::FunctionView;
 use super::regs;
 
@@ -24,6 +25,8 @@ const MIB: u64 = 1 << 20;
 /// The address ranges that the machine gives to PCI; the same that `_CRS` of the host bridge names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetupSpec {
+    /// Where the first 256 buses' configuration space lies in memory.
+    pub ecam: u64,
     /// Ports.
     pub io: Range<u64>,
     /// Memory below 4 GiB.
@@ -83,8 +86,18 @@ pub struct FunctionPlan {
 /// Hands out everything: the survey, the plan and its application in one step.
 pub fn assign(host: &PciHost, spec: &SetupSpec) -> Vec<FunctionPlan> {
     let plan = plan(&host.inspect(), spec);
+    open_window(host, spec.ecam);
     apply(host, &plan);
     plan
+}
+
+/// Opens the window into configuration space at `base`, a multiple of its 256 MiB.
+pub fn open_window(host: &PciHost, base: u64) {
+    let bdf = Bdf {
+        bus: 0,
+        slot: SlotAddress::slot(0),
+    };
+    host.config_write(bdf, PCIEXBAR, &(base | 1).to_le_bytes());
 }
 
 /// The highest bus number that `plans` give away: nothing answers on a bus above it.

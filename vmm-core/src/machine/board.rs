@@ -1,10 +1,10 @@
-//! What is soldered onto the board: the legacy devices, the serial ports, the two ways into PCI
+//! What is soldered onto the board: the legacy devices, the serial ports, the ports into PCI
 //! configuration space; and where each answers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use devices::bus::{Bus, BusDevice, Overlap};
+use devices::bus::{BusDevice, Overlap};
 use devices::chardev::Chardev;
 use devices::legacy::reset::KeyboardCommand;
 use devices::legacy::{
@@ -14,7 +14,7 @@ use devices::legacy::{
 use devices::lifecycle::Lifecycle;
 use devices::notice::NoticeSink;
 use devices::pci::intx::Wire;
-use devices::pci::{ConfigPorts, Ecam, PciHost, ports};
+use devices::pci::{ConfigPorts, PciHost, ports};
 use devices::serial::Uart16550;
 use devices::serial::uart16550::{COM, PORTS};
 use devices::vm_clock::VmClock;
@@ -23,7 +23,6 @@ use super::MachineError;
 use super::acpi::SerialPort;
 use super::wiring::Wiring;
 use crate::kvm::Buses;
-use crate::memory::layout::ECAM;
 
 /// The GSI of the system control interrupt.
 pub const SCI: u8 = 9;
@@ -52,7 +51,8 @@ pub struct BoardSpec {
 /// The board's devices, mapped. Dropping it unmaps them.
 pub struct Board {
     buses: Buses,
-    mapped: Vec<(Space, u64)>,
+    /// The first port of each.
+    mapped: Vec<u64>,
     devices: Vec<Arc<dyn Lifecycle>>,
     serials: Vec<SerialPort>,
     /// The wires to the interrupt chips, by GSI: COM1 and COM3 share one, as do COM2 and COM4. A
@@ -63,12 +63,6 @@ pub struct Board {
     rtc: Arc<Rtc>,
     pvpanic: bool,
     notices: NoticeSink,
-}
-
-#[derive(Clone, Copy)]
-enum Space {
-    Ports,
-    Memory,
 }
 
 impl Board {
@@ -117,7 +111,7 @@ impl Board {
             uart.connect(chardev)
                 .map_err(|source| MachineError::Chardev { index, source })?;
         }
-        self.map(Space::Ports, port, PORTS, Arc::clone(&uart) as _)
+        self.map(port, PORTS, Arc::clone(&uart) as _)
             .map_err(|_| MachineError::Serial { index })?;
         self.devices.push(uart);
         self.serials.push(SerialPort {
@@ -173,21 +167,14 @@ impl Board {
         let reset = Arc::new(ResetControl::new(notices.clone()));
         let config = ConfigPorts::new(Arc::clone(pci), Arc::clone(&reset) as _);
         self.devices.push(reset);
-        self.map(
-            Space::Ports,
-            ports::PORTS_BASE,
-            ports::PORTS_LEN,
-            Arc::new(config),
-        )?;
-        let window = Arc::new(Ecam::new(Arc::clone(pci)));
-        self.map(Space::Memory, ECAM.start, ECAM.end - ECAM.start, window)
+        self.map(ports::PORTS_BASE, ports::PORTS_LEN, Arc::new(config))
     }
 
     fn add_legacy(&mut self, notices: &NoticeSink) -> Result<(), Overlap> {
         let pm = Arc::clone(&self.pm);
         self.add(acpi_pm::PM_BASE, acpi_pm::PM_LEN, Arc::clone(&pm))?;
         let apm = Arc::new(ApmPorts(pm));
-        self.map(Space::Ports, acpi_pm::APM_BASE, acpi_pm::APM_LEN, apm)?;
+        self.map(acpi_pm::APM_BASE, acpi_pm::APM_LEN, apm)?;
         let rtc = Arc::clone(&self.rtc);
         self.add(rtc::BASE, rtc::LEN, rtc)?;
         self.add(post::BASE, 1, Arc::new(PostCode))?;
@@ -196,7 +183,7 @@ impl Board {
         let keyboard = Arc::new(Keyboard::new(notices.clone()));
         self.add(Keyboard::DATA, 1, Arc::clone(&keyboard))?;
         let command = Arc::new(KeyboardCommand(keyboard));
-        self.map(Space::Ports, Keyboard::COMMAND, 1, command)?;
+        self.map(Keyboard::COMMAND, 1, command)?;
         Ok(())
     }
 
@@ -207,28 +194,15 @@ impl Board {
         len: u64,
         device: Arc<D>,
     ) -> Result<(), Overlap> {
-        self.map(Space::Ports, base, len, Arc::clone(&device) as _)?;
+        self.map(base, len, Arc::clone(&device) as _)?;
         self.devices.push(device);
         Ok(())
     }
 
-    fn map(
-        &mut self,
-        space: Space,
-        base: u64,
-        len: u64,
-        device: Arc<dyn BusDevice>,
-    ) -> Result<(), Overlap> {
-        self.bus(space).insert(base, len, device)?;
-        self.mapped.push((space, base));
+    fn map(&mut self, base: u64, len: u64, device: Arc<dyn BusDevice>) -> Result<(), Overlap> {
+        self.buses.pio.insert(base, len, device)?;
+        self.mapped.push(base);
         Ok(())
-    }
-
-    fn bus(&self, space: Space) -> &Arc<Bus> {
-        match space {
-            Space::Ports => &self.buses.pio,
-            Space::Memory => &self.buses.mmio,
-        }
     }
 }
 
@@ -249,8 +223,8 @@ impl Lifecycle for Board {
 impl Drop for Board {
     fn drop(&mut self) {
         // The configuration ports hold the PCI tree, and the tree holds the buses.
-        for (space, base) in std::mem::take(&mut self.mapped) {
-            self.bus(space).remove(base);
+        for base in std::mem::take(&mut self.mapped) {
+            self.buses.pio.remove(base);
         }
     }
 }

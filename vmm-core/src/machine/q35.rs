@@ -4,8 +4,8 @@
 //!   Q35::new ── plug cold devices into pci() ── power_on ──► resume ◄──► pause
 //!                                                              │  reset (while paused)
 //!                                                              ▼
-//!     vCPUs ─ exits ─► buses ─┬─ Board (legacy, serials, config ports, ECAM)
-//!       │                     └─ BARs of PCI functions
+//!     vCPUs ─ exits ─► buses ─┬─ Board (legacy, serials, config ports)
+//!       │                     └─ ECAM, BARs of PCI functions
 //!       └─ guest memory ◄─ slots ◄─ RamBackend
 //! ```
 //!
@@ -39,7 +39,7 @@ use crate::kvm::clock::KvmClock;
 use crate::kvm::cpuid::{CpuModel, CpuTopology};
 use crate::kvm::slots::Slots;
 use crate::kvm::{BootEntry, Buses, KvmIrqs, KvmVm, Vcpu, VcpuEvent, VcpuSet};
-use crate::memory::layout::{E820Entry, PCI32};
+use crate::memory::layout::{E820Entry, ECAM, PCI32};
 use crate::memory::{Layout, RamBackend};
 use crate::qtest::TestedIrqs;
 
@@ -231,8 +231,10 @@ impl Q35 {
         self.pci.reset();
         self.board.reset();
         self.power_on.restore(&self.vm)?;
-        // A tester plays the firmware as well: it finds PCI as it is after power-on.
+        // A tester plays the firmware as well: but for the way to its registers, it finds PCI as it
+        // is after power-on.
         let last_bus = if self.held {
+            setup::open_window(&self.pci, ECAM.start);
             0
         } else {
             setup::last_bus(&setup::assign(&self.pci, &self.setup()))
@@ -400,6 +402,7 @@ impl Q35 {
 
     fn setup(&self) -> SetupSpec {
         SetupSpec {
+            ecam: ECAM.start,
             io: PCI_IO,
             memory32: PCI32,
             memory64: self.layout.pci64.clone(),

@@ -1,6 +1,8 @@
 //! What a guest finds behind each key: the fixed items, and the files with their directory.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 /// "QEMU": what drivers look for.
 const SIGNATURE: u16 = 0x00;
@@ -24,8 +26,92 @@ const NAME_ROOM: usize = 56;
 /// The longest name of a file, in bytes.
 pub const LONGEST_NAME: usize = NAME_ROOM - 1;
 
+/// Bytes that are not at hand from the start, or change.
+///
+/// Calls come from vCPUs, several at once. Lengths are those of the directory, which a guest reads
+/// once: they never change.
+pub trait FwCfgLive: Send + Sync {
+    /// How many bytes there are.
+    fn len(&self) -> u32;
+
+    /// Whether there are none.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The guest begins to read or write: bytes that depend on the machine's state are made now.
+    fn select(&self) {}
+
+    /// Fills `data` from `offset`; what cannot be had is zero.
+    fn read(&self, offset: u32, data: &mut [u8]);
+
+    /// The guest writes; `false` if it may not.
+    fn write(&self, offset: u32, data: &[u8]) -> bool {
+        let _ = (offset, data);
+        false
+    }
+}
+
+/// What is behind a key.
+#[derive(Clone)]
+pub(super) enum Item {
+    Bytes(Vec<u8>),
+    Live(Arc<dyn FwCfgLive>),
+}
+
+impl Item {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Live(live) => usize::try_from(live.len()).unwrap_or(usize::MAX),
+        }
+    }
+
+    pub(super) fn select(&self) {
+        if let Self::Live(live) = self {
+            live.select();
+        }
+    }
+
+    /// Fills `data` from `offset`, with zeroes behind the end.
+    pub(super) fn read(&self, offset: u32, data: &mut [u8]) {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let room = self.len().saturating_sub(start).min(data.len());
+        let (within, beyond) = data.split_at_mut(room);
+        beyond.fill(0);
+        match self {
+            Self::Bytes(bytes) => {
+                let from = bytes.get(start..).unwrap_or_default();
+                for (to, from) in within.iter_mut().zip(from) {
+                    *to = *from;
+                }
+            }
+            Self::Live(live) if room > 0 => live.read(offset, within),
+            Self::Live(_) => {}
+        }
+    }
+
+    pub(super) fn write(&self, offset: u32, data: &[u8]) -> bool {
+        let end = usize::try_from(offset)
+            .ok()
+            .and_then(|start| start.checked_add(data.len()));
+        match self {
+            Self::Live(live) if end.is_some_and(|end| end <= self.len()) => {
+                live.write(offset, data)
+            }
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Debug for Item {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.len())
+    }
+}
+
 /// What the fixed items say, and the files.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct FwCfgSpec {
     /// The machine's UUID, most significant byte first; all zero if it has none.
     pub uuid: [u8; 16],
@@ -83,11 +169,15 @@ pub enum FwCfgError {
 
 /// Every item by its key.
 #[derive(Debug)]
-pub(super) struct Contents(BTreeMap<u16, Vec<u8>>);
+pub(super) struct Contents {
+    fixed: BTreeMap<u16, Item>,
+    /// The files in the directory's order, which is that of their names.
+    files: Vec<(String, Item)>,
+}
 
 impl Contents {
     pub(super) fn new(spec: FwCfgSpec) -> Result<Self, FwCfgError> {
-        let mut items = BTreeMap::from([
+        let fixed = [
             (SIGNATURE, b"QEMU".to_vec()),
             (FEATURES, PORTS_AND_DMA.to_le_bytes().to_vec()),
             (UUID, spec.uuid.to_vec()),
@@ -98,50 +188,70 @@ impl Contents {
             ),
             (CPUS, spec.cpus.to_le_bytes().to_vec()),
             (MAX_CPUS, spec.max_cpus.to_le_bytes().to_vec()),
-        ]);
-        let mut files = spec.files;
-        // Drivers show the directory as it is; QEMU's is in this order.
-        files.sort_by(|a, b| a.name.cmp(&b.name));
-        items.insert(DIRECTORY, directory(&files)?);
-        items.extend((FIRST_FILE..).zip(files.into_iter().map(|file| file.bytes)));
-        Ok(Self(items))
+        ];
+        let fixed = fixed.map(|(key, bytes)| (key, Item::Bytes(bytes)));
+        let mut contents = Self {
+            fixed: BTreeMap::from(fixed),
+            files: Vec::new(),
+        };
+        for file in spec.files {
+            contents.files.push((file.name, Item::Bytes(file.bytes)));
+        }
+        contents.list()?;
+        Ok(contents)
+    }
+
+    /// Adds a file; the keys of those behind it change. Nothing does if it cannot be there.
+    pub(super) fn add(&mut self, name: &str, live: Arc<dyn FwCfgLive>) -> Result<(), FwCfgError> {
+        let before = self.files.clone();
+        self.files.push((name.to_owned(), Item::Live(live)));
+        self.list().inspect_err(|_| self.files = before)
+    }
+
+    /// Drivers show the directory as it is; QEMU's is in the order of names.
+    fn list(&mut self) -> Result<(), FwCfgError> {
+        self.files.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let directory = Item::Bytes(directory(&self.files)?);
+        self.fixed.insert(DIRECTORY, directory);
+        Ok(())
     }
 
     /// What is behind `key`; nothing is, behind most.
-    pub(super) fn item(&self, key: u16) -> &[u8] {
-        self.0
-            .get(&(key & KEY_BITS))
-            .map(Vec::as_slice)
-            .unwrap_or_default()
+    pub(super) fn item(&self, key: u16) -> Option<&Item> {
+        let key = key & KEY_BITS;
+        match key.checked_sub(FIRST_FILE) {
+            Some(index) => self.files.get(usize::from(index)).map(|(_, item)| item),
+            None => self.fixed.get(&key),
+        }
     }
 }
 
 /// A count, and for each file its length, its key and its name; all numbers big-endian.
-fn directory(files: &[FwCfgFile]) -> Result<Vec<u8>, FwCfgError> {
+fn directory(files: &[(String, Item)]) -> Result<Vec<u8>, FwCfgError> {
     let mut bytes = u32::try_from(files.len())
         .unwrap_or(u32::MAX)
         .to_be_bytes()
         .to_vec();
     let mut before = None;
-    for (key, file) in (FIRST_FILE..).zip(files) {
-        let name = || file.name.clone();
-        if before.replace(&file.name) == Some(&file.name) {
+    for (key, (file, item)) in (FIRST_FILE..).zip(files) {
+        let name = || file.clone();
+        if before.replace(file) == Some(file) {
             return Err(FwCfgError::Taken { name: name() });
         }
         if key >= END_OF_FILES {
             return Err(FwCfgError::Full { name: name() });
         }
-        let fits = (1..=LONGEST_NAME).contains(&file.name.len());
-        if !fits || file.name.contains('\0') {
+        let fits = (1..=LONGEST_NAME).contains(&file.len());
+        if !fits || file.contains('\0') {
             return Err(FwCfgError::Name { name: name() });
         }
-        let len = file.bytes.len();
+        let len = item.len();
         let length = u32::try_from(len).map_err(|_| FwCfgError::TooLong { name: name(), len })?;
         bytes.extend(length.to_be_bytes());
         bytes.extend(key.to_be_bytes());
         bytes.extend([0; 2]);
         let end = bytes.len() + NAME_ROOM;
-        bytes.extend(file.name.as_bytes());
+        bytes.extend(file.as_bytes());
         bytes.resize(end, 0);
     }
     Ok(bytes)
@@ -165,18 +275,25 @@ mod tests {
         })
     }
 
+    fn bytes(contents: &Contents, key: u16) -> Vec<u8> {
+        let item = contents.item(key).unwrap();
+        let mut bytes = vec![0; item.len()];
+        item.read(0, &mut bytes);
+        bytes
+    }
+
     #[test]
     fn the_directory_leads_to_each_file_in_the_order_of_names() {
         let contents = contents(vec![file("opt/b", b"second"), file("etc/a", b"one")]).unwrap();
-        let directory = contents.item(DIRECTORY);
+        let directory = bytes(&contents, DIRECTORY);
         assert_eq!(directory[..4], [0, 0, 0, 2]);
         assert_eq!(directory.len(), 4 + 2 * 64);
         assert_eq!(directory[4..12], [0, 0, 0, 3, 0, 0x20, 0, 0]);
         assert_eq!(&directory[12..18], b"etc/a\0");
         assert_eq!(directory[68..76], [0, 0, 0, 6, 0, 0x21, 0, 0]);
-        assert_eq!(contents.item(0x20), b"one");
-        assert_eq!(contents.item(0x21), b"second");
-        assert_eq!(contents.item(0x21 | 0x4000), b"second");
+        assert_eq!(bytes(&contents, 0x20), b"one");
+        assert_eq!(bytes(&contents, 0x21), b"second");
+        assert_eq!(bytes(&contents, 0x21 | 0x4000), b"second");
     }
 
     #[test]

@@ -17,17 +17,17 @@
 
 pub mod contents;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryBackend};
 
-pub use contents::{FwCfgError, FwCfgFile, FwCfgSpec};
+pub use contents::{FwCfgError, FwCfgFile, FwCfgLive, FwCfgSpec};
 
 use crate::bus::BusDevice;
 use crate::lifecycle::{Lifecycle, SavedState};
 use crate::memory::{GuestMem, GuestMemView};
-use contents::Contents;
+use contents::{Contents, Item};
 
 /// Where the ports are.
 pub const BASE: u64 = 0x510;
@@ -51,7 +51,8 @@ const WRITE: u32 = 1 << 4;
 /// The length of what describes a transfer.
 const TRANSFER: usize = 16;
 
-static ZEROES: [u8; 4096] = [0; 4096];
+/// How much of a transfer is copied at once.
+const PIECE: usize = 4096;
 
 /// What a snapshot keeps: what a guest has begun to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,9 +71,10 @@ impl SavedState for FwCfgState {
 
 /// The device.
 pub struct FwCfg {
-    contents: Contents,
+    /// Only changed before the machine starts.
+    contents: RwLock<Contents>,
     memory: GuestMem,
-    /// Leaf lock: only guest memory is touched with it.
+    /// Guest memory is touched with it, and live items are read, which never call back.
     state: Mutex<FwCfgState>,
 }
 
@@ -83,10 +85,28 @@ impl FwCfg {
     /// A file cannot be in the directory.
     pub fn new(spec: FwCfgSpec, memory: GuestMem) -> Result<Self, FwCfgError> {
         Ok(Self {
-            contents: Contents::new(spec)?,
+            contents: RwLock::new(Contents::new(spec)?),
             memory,
             state: Mutex::default(),
         })
+    }
+
+    /// Adds a file; before the machine starts, as the guest reads the directory once.
+    ///
+    /// # Errors
+    /// It cannot be in the directory.
+    pub fn add_file(&self, name: &str, live: Arc<dyn FwCfgLive>) -> Result<(), FwCfgError> {
+        let mut contents = self
+            .contents
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        contents.add(name, live)
+    }
+
+    /// Does something with what the state's key selects.
+    fn with_item<T>(&self, act: impl FnOnce(&mut FwCfgState, &Contents) -> T) -> T {
+        let contents = self.contents.read().unwrap_or_else(PoisonError::into_inner);
+        act(&mut self.lock(), &contents)
     }
 
     /// What a snapshot keeps.
@@ -105,11 +125,15 @@ impl FwCfg {
     }
 
     fn next_byte(&self) -> u8 {
-        let mut state = self.lock();
-        let rest = state.rest(&self.contents);
-        let byte = rest.first().copied();
-        state.offset = state.offset.saturating_add(u32::from(byte.is_some()));
-        byte.unwrap_or(0)
+        self.with_item(|state, contents| {
+            let mut byte = [0];
+            if let Some(item) = contents.item(state.key) {
+                item.read(state.offset, &mut byte);
+            }
+            state.offset = state.offset.saturating_add(1);
+            let [byte] = byte;
+            byte
+        })
     }
 
     /// Does what the description at `address` says, and tells there how it went.
@@ -119,7 +143,8 @@ impl FwCfg {
         let place = GuestAddress(address);
         let control = match memory.read_slice(&mut raw, place) {
             Ok(()) => {
-                let done = self.lock().carry_out(&raw, &self.contents, &memory);
+                let done =
+                    self.with_item(|state, contents| state.carry_out(&raw, contents, &memory));
                 if done.is_some() { 0 } else { ERROR }
             }
             Err(_) => ERROR,
@@ -130,15 +155,12 @@ impl FwCfg {
 }
 
 impl FwCfgState {
-    const fn select(&mut self, key: u16) {
+    fn select(&mut self, key: u16, contents: &Contents) {
         self.key = key;
         self.offset = 0;
-    }
-
-    /// What of the item has not been read.
-    fn rest<'a>(&self, contents: &'a Contents) -> &'a [u8] {
-        let offset = usize::try_from(self.offset).unwrap_or(usize::MAX);
-        contents.item(self.key).get(offset..).unwrap_or_default()
+        if let Some(item) = contents.item(key) {
+            item.select();
+        }
     }
 
     /// `None` if it cannot be.
@@ -150,41 +172,64 @@ impl FwCfgState {
     ) -> Option<()> {
         let control = u32::from_be_bytes(*raw.first_chunk()?);
         let length = u32::from_be_bytes(*raw.get(4..)?.first_chunk()?);
-        let to = u64::from_be_bytes(*raw.get(8..)?.first_chunk()?);
+        let address = u64::from_be_bytes(*raw.get(8..)?.first_chunk()?);
         if control & SELECT != 0 {
             let [high, low, ..] = control.to_be_bytes();
-            self.select(u16::from_be_bytes([high, low]));
+            self.select(u16::from_be_bytes([high, low]), contents);
         }
+        let item = contents.item(self.key);
+        let range = (self.offset, length, address);
         if control & READ != 0 {
-            copy(self.rest(contents), length, memory, to)?;
+            copy_out(item, range, memory)?;
         } else if control & WRITE != 0 && length > 0 {
-            // All items are the host's to write.
-            return None;
+            copy_in(item?, range, memory)?;
         }
-        if control & (READ | SKIP) != 0 {
+        if control & (READ | WRITE | SKIP) != 0 {
             self.offset = self.offset.saturating_add(length);
         }
         Some(())
     }
 }
 
-/// Writes `length` bytes to the guest: `bytes`, and zeroes behind them.
-fn copy(bytes: &[u8], length: u32, memory: &GuestMemView, to: u64) -> Option<()> {
-    let length = usize::try_from(length).ok()?;
-    if length == 0 {
-        return Some(());
+/// Pieces of a transfer: where each is in the item, in guest memory, and how long it is.
+fn pieces(
+    (offset, length, address): (u32, u32, u64),
+    memory: &GuestMemView,
+) -> Option<impl Iterator<Item = (u32, GuestAddress, usize)>> {
+    let whole = usize::try_from(length).ok()?;
+    let fits = whole == 0 || memory.check_range(GuestAddress(address), whole);
+    let count = whole.div_ceil(PIECE);
+    fits.then(|| {
+        (0..count).map(move |index| {
+            let done = index * PIECE;
+            let at = u32::try_from(done).unwrap_or(u32::MAX);
+            let place = GuestAddress(address + done as u64);
+            (offset.saturating_add(at), place, (whole - done).min(PIECE))
+        })
+    })
+}
+
+/// Writes a part of an item to the guest, and zeroes behind its end.
+fn copy_out(item: Option<&Item>, range: (u32, u32, u64), memory: &GuestMemView) -> Option<()> {
+    let mut buffer = [0; PIECE];
+    for (offset, place, len) in pieces(range, memory)? {
+        let piece = buffer.get_mut(..len)?;
+        match item {
+            Some(item) => item.read(offset, piece),
+            None => piece.fill(0),
+        }
+        memory.write_slice(piece, place).ok()?;
     }
-    if !memory.check_range(GuestAddress(to), length) {
-        return None;
-    }
-    let (bytes, _) = bytes.split_at(bytes.len().min(length));
-    memory.write_slice(bytes, GuestAddress(to)).ok()?;
-    let mut done = bytes.len();
-    while done < length {
-        let (piece, _) = ZEROES.split_at(ZEROES.len().min(length - done));
-        let at = to.checked_add(done as u64)?;
-        memory.write_slice(piece, GuestAddress(at)).ok()?;
-        done += piece.len();
+    Some(())
+}
+
+/// Takes a part of an item from the guest.
+fn copy_in(item: &Item, range: (u32, u32, u64), memory: &GuestMemView) -> Option<()> {
+    let mut buffer = [0; PIECE];
+    for (offset, place, len) in pieces(range, memory)? {
+        let piece = buffer.get_mut(..len)?;
+        memory.read_slice(piece, place).ok()?;
+        item.write(offset, piece).then_some(())?;
     }
     Some(())
 }
@@ -211,7 +256,10 @@ impl BusDevice for FwCfg {
 
     fn write(&self, offset: u64, data: &[u8]) {
         match (offset, data) {
-            (SELECTOR, &[low, high]) => self.lock().select(u16::from_le_bytes([low, high])),
+            (SELECTOR, &[low, high]) => {
+                let key = u16::from_le_bytes([low, high]);
+                self.with_item(|state, contents| state.select(key, contents));
+            }
             (DMA_HIGH, &[a, b, c, d]) => self.lock().dma_high = u32::from_be_bytes([a, b, c, d]),
             (DMA_LOW, &[a, b, c, d]) => {
                 let high = std::mem::take(&mut self.lock().dma_high);

@@ -1,5 +1,7 @@
 //! A driver reads through both doors, and a hostile one through neither more than there is.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use proptest::prelude::*;
 use vm_memory::GuestMemoryAtomic;
 
@@ -153,4 +155,51 @@ proptest! {
         }
         prop_assert_eq!(&read::<5>(&device, 0x20), b"hello");
     }
+}
+
+/// Four bytes that the guest may change, and how often it began with them.
+#[derive(Default)]
+struct Note {
+    bytes: Mutex<[u8; 4]>,
+    selections: AtomicUsize,
+}
+
+impl FwCfgLive for Note {
+    fn len(&self) -> u32 {
+        4
+    }
+
+    fn select(&self) {
+        self.selections.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn read(&self, offset: u32, data: &mut [u8]) {
+        let bytes = self.bytes.lock().unwrap();
+        data.copy_from_slice(&bytes[offset as usize..][..data.len()]);
+    }
+
+    fn write(&self, offset: u32, data: &[u8]) -> bool {
+        self.bytes.lock().unwrap()[offset as usize..][..data.len()].copy_from_slice(data);
+        true
+    }
+}
+
+#[test]
+fn a_live_file_is_asked_at_each_selection_and_takes_what_fits() {
+    let device = device();
+    let note = Arc::new(Note::default());
+    device.add_file("etc/note", Arc::clone(&note) as _).unwrap();
+    assert_eq!(read::<4>(&device, 0x19), [0, 0, 0, 2]);
+    let again = device.add_file("etc/note", Arc::clone(&note) as _);
+    assert!(again.is_err(), "the name is there once");
+    let memory = device.memory.memory();
+    memory.write_slice(b"abcde", GuestAddress(DATA)).unwrap();
+    // In the order of names it is before the other.
+    let select = 0x20 << 16 | SELECT;
+    assert_eq!(transfer(&device, select | WRITE, 3, DATA), 0);
+    assert_eq!(&read::<6>(&device, 0x20), b"abc\0\0\0");
+    assert_eq!(transfer(&device, select | WRITE, 5, DATA), ERROR);
+    assert_eq!(&read::<4>(&device, 0x20), b"abc\0");
+    assert_eq!(note.selections.load(Ordering::SeqCst), 4);
+    assert_eq!(&read::<5>(&device, 0x21), b"hello");
 }

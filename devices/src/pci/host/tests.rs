@@ -30,6 +30,7 @@ fn port(id: &str, slot: u16) -> Arc<dyn PciFunction> {
 
 fn spec() -> SetupSpec {
     SetupSpec {
+        ecam: 0xb000_0000,
         io: 0x1000..0x1_0000,
         memory32: 0xc000_0000..0xfec0_0000,
         memory64: 0..0,
@@ -127,7 +128,7 @@ fn both_ways_lead_to_the_same_function_through_programmed_bridges() {
     let host = host();
     host.plug(None, None, port("a", 1)).unwrap();
     host.plug(Some("a"), None, port("b", 2)).unwrap();
-    let ecam = Ecam::new(Arc::clone(&host));
+    let ecam = Ecam::new(Arc::downgrade(&host));
     let reset = Arc::new(ResetControl::new(notices().0));
     let ports = ConfigPorts::new(Arc::clone(&host), reset);
     let behind = |ports: &ConfigPorts| {
@@ -175,7 +176,7 @@ fn accesses_of_every_size_at_every_offset_are_answered() {
     let host = host();
     let reset = Arc::new(ResetControl::new(notices().0));
     let ports = ConfigPorts::new(Arc::clone(&host), reset);
-    let ecam = Ecam::new(host);
+    let ecam = Ecam::new(Arc::downgrade(&host));
     for address in [0u32, 0x8000_0000, 0x8000_00fc, 0xffff_ffff] {
         ports.write(0, &address.to_le_bytes());
         for len in 1..=8 {
@@ -203,4 +204,35 @@ fn the_same_tree_is_placed_the_same_after_each_reset() {
     assert_ne!(host.inspect(), view);
     assert_eq!(setup::assign(&host, &spec()), first);
     assert_eq!(host.inspect(), view);
+}
+
+#[test]
+fn the_window_is_where_pciexbar_says_and_closed_after_a_reset() {
+    use crate::irq::IrqLine;
+    use crate::pci::host_bridge::{DEVICE_MCH, PCIEXBAR, VENDOR_INTEL};
+    use crate::pci::mock::Level;
+
+    let spaces = Spaces::default();
+    let memory = Arc::clone(&spaces.memory);
+    let host = PciHost::new(PciHostSpec {
+        spaces,
+        intx: std::array::from_fn(|_| Arc::new(Level::default()) as Arc<dyn IrqLine>),
+    });
+    let bridge = Bdf {
+        bus: 0,
+        slot: SlotAddress::slot(0),
+    };
+    let ids_at = |base: u64| {
+        let mut ids = [0; 4];
+        memory.read(base, &mut ids).then_some(ids)
+    };
+    let ids = (u32::from(DEVICE_MCH) << 16 | u32::from(VENDOR_INTEL)).to_le_bytes();
+    for base in [0xb000_0000_u64, 0xe000_0000] {
+        assert_eq!(ids_at(base), None);
+        host.config_write(bridge, PCIEXBAR, &(base | 1).to_le_bytes());
+        assert_eq!(ids_at(base), Some(ids));
+    }
+    assert_eq!(ids_at(0xb000_0000), None, "it has moved");
+    host.reset();
+    assert_eq!(ids_at(0xe000_0000), None);
 }

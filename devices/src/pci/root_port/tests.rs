@@ -87,6 +87,7 @@ impl Bench {
     /// Firmware's part, then the guest runs.
     fn start(self) -> Self {
         let spec = SetupSpec {
+            ecam: 0xb000_0000,
             io: 0x1000..0x1_0000,
             memory32: 0xc000_0000..0xfec0_0000,
             memory64: 0..0,

@@ -9,6 +9,7 @@ const CLOSED: WindowView = WindowView { base: 1, limit: 0 };
 
 fn spec() -> SetupSpec {
     SetupSpec {
+        ecam: 0xb000_0000,
         io: 0x1000..0x1_0000,
         memory32: 0xc000_0000..0xfec0_0000,
         memory64: 1 << 36..1 << 38,

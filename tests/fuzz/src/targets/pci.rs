@@ -119,7 +119,7 @@ impl Tree {
         host.set_started();
         Self {
             ports: ConfigPorts::new(Arc::clone(&host), Arc::new(Nothing)),
-            window: Ecam::new(Arc::clone(&host)),
+            window: Ecam::new(Arc::downgrade(&host)),
             host,
             spaces,
         }
@@ -131,6 +131,7 @@ impl Tree {
         self.host.reset();
         self.ports.reset();
         let spec = SetupSpec {
+            ecam: 0xb000_0000,
             io: 0xc000..0x1_0000,
             memory32: 0xc000_0000..0xe000_0000,
             memory64: 0x80_0000_0000..0x90_0000_0000,

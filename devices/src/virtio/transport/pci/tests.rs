@@ -503,6 +503,7 @@ fn a_disk_behind_a_port_is_where_setup_put_it_and_leaves_nothing_behind() {
     setup::assign(
         &host,
         &SetupSpec {
+            ecam: 0xb000_0000,
             io: 0..0,
             memory32: 0xc000_0000..0xfec0_0000,
             memory64: 0..0,
