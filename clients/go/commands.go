@@ -1300,6 +1300,74 @@ func (c *Conn) Balloon(ctx context.Context, args BalloonArguments) error {
 	return c.Execute(ctx, "balloon", args, nil)
 }
 
+// EjectArguments is what Eject takes.
+type EjectArguments struct {
+	// The name of the drive's backend.
+	Device *string `json:"device,omitempty"`
+	// The device's id, or its place in the object tree.
+	ID *string `json:"id,omitempty"`
+	// Whether to do it although the guest keeps the medium in (default: false).
+	Force *bool `json:"force,omitempty"`
+}
+
+// Eject: Opens a drive's tray and takes the medium out.
+func (c *Conn) Eject(ctx context.Context, args EjectArguments) error {
+	return c.Execute(ctx, "eject", args, nil)
+}
+
+// BlockdevOpenTrayArguments is what BlockdevOpenTray takes.
+type BlockdevOpenTrayArguments struct {
+	// The name of the drive's backend.
+	Device *string `json:"device,omitempty"`
+	// The device's id, or its place in the object tree.
+	ID *string `json:"id,omitempty"`
+	// Whether to open it although the guest keeps the medium in (default: false).
+	Force *bool `json:"force,omitempty"`
+}
+
+// BlockdevOpenTray: Opens a drive's tray. If the guest keeps the medium in, it is asked to let go
+// of it, and opens the tray by itself.
+func (c *Conn) BlockdevOpenTray(ctx context.Context, args BlockdevOpenTrayArguments) error {
+	return c.Execute(ctx, "blockdev-open-tray", args, nil)
+}
+
+// BlockdevCloseTrayArguments is what BlockdevCloseTray takes.
+type BlockdevCloseTrayArguments struct {
+	// The name of the drive's backend.
+	Device *string `json:"device,omitempty"`
+	// The device's id, or its place in the object tree.
+	ID *string `json:"id,omitempty"`
+}
+
+// BlockdevCloseTray: Closes a drive's tray.
+func (c *Conn) BlockdevCloseTray(ctx context.Context, args BlockdevCloseTrayArguments) error {
+	return c.Execute(ctx, "blockdev-close-tray", args, nil)
+}
+
+// BlockdevRemoveMediumArguments is what BlockdevRemoveMedium takes.
+type BlockdevRemoveMediumArguments struct {
+	// The device's id, or its place in the object tree.
+	ID string `json:"id"`
+}
+
+// BlockdevRemoveMedium: Takes the medium out of an open tray. Its node stays.
+func (c *Conn) BlockdevRemoveMedium(ctx context.Context, args BlockdevRemoveMediumArguments) error {
+	return c.Execute(ctx, "blockdev-remove-medium", args, nil)
+}
+
+// BlockdevInsertMediumArguments is what BlockdevInsertMedium takes.
+type BlockdevInsertMediumArguments struct {
+	// The device's id, or its place in the object tree.
+	ID string `json:"id"`
+	// The node.
+	NodeName string `json:"node-name"`
+}
+
+// BlockdevInsertMedium: Puts a node into an open, empty tray.
+func (c *Conn) BlockdevInsertMedium(ctx context.Context, args BlockdevInsertMediumArguments) error {
+	return c.Execute(ctx, "blockdev-insert-medium", args, nil)
+}
+
 // DeviceListPropertiesArguments is what DeviceListProperties takes.
 type DeviceListPropertiesArguments struct {
 	// The model.

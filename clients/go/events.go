@@ -281,6 +281,19 @@ type BalloonChangeEvent struct {
 // EventName is its name on the wire.
 func (BalloonChangeEvent) EventName() string { return "BALLOON_CHANGE" }
 
+// DeviceTrayMovedEvent: The tray of a drive was opened or closed, by the guest or by a command.
+type DeviceTrayMovedEvent struct {
+	// The name of the drive's backend; empty where only nodes have names.
+	Device string `json:"device"`
+	// The device's id, or its place in the object tree.
+	ID string `json:"id"`
+	// Whether it is open now.
+	TrayOpen bool `json:"tray-open"`
+}
+
+// EventName is its name on the wire.
+func (DeviceTrayMovedEvent) EventName() string { return "DEVICE_TRAY_MOVED" }
+
 // DeviceDeletedEvent: A device is gone, and everything it used is free.
 type DeviceDeletedEvent struct {
 	// Its id, if it had one.
@@ -347,6 +360,8 @@ func readEvent(name string, data json.RawMessage) Event {
 		err = variant[BlockWriteThresholdEvent](data, &event)
 	case "BALLOON_CHANGE":
 		err = variant[BalloonChangeEvent](data, &event)
+	case "DEVICE_TRAY_MOVED":
+		err = variant[DeviceTrayMovedEvent](data, &event)
 	case "DEVICE_DELETED":
 		err = variant[DeviceDeletedEvent](data, &event)
 	default:

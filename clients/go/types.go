@@ -3005,6 +3005,8 @@ type BlockInfo struct {
 	Removable bool `json:"removable"`
 	// Whether the guest holds the medium.
 	Locked bool `json:"locked"`
+	// Whether the tray is open; of drives with a tray only.
+	TrayOpen *bool `json:"tray_open,omitempty"`
 	// The node that is its medium.
 	Inserted *BlockDeviceInfo `json:"inserted,omitempty"`
 	// How it is doing.
@@ -4152,6 +4154,12 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsPcieRootPort](data, &u.Variant)
 	case "pvpanic":
 		return variant[DeviceOptionsPvpanic](data, &u.Variant)
+	case "pvpanic-pci":
+		return variant[DeviceOptionsPvpanicPCI](data, &u.Variant)
+	case "scsi-cd":
+		return variant[DeviceOptionsScsiCd](data, &u.Variant)
+	case "scsi-hd":
+		return variant[DeviceOptionsScsiHd](data, &u.Variant)
 	case "virtconsole":
 		return variant[DeviceOptionsVirtconsole](data, &u.Variant)
 	case "virtio-balloon-pci":
@@ -4170,6 +4178,10 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsVirtioRngPCI](data, &u.Variant)
 	case "virtio-rng-pci-non-transitional":
 		return variant[DeviceOptionsVirtioRngPCINonTransitional](data, &u.Variant)
+	case "virtio-scsi-pci":
+		return variant[DeviceOptionsVirtioScsiPCI](data, &u.Variant)
+	case "virtio-scsi-pci-non-transitional":
+		return variant[DeviceOptionsVirtioScsiPCINonTransitional](data, &u.Variant)
 	case "virtio-serial-pci":
 		return variant[DeviceOptionsVirtioSerialPCI](data, &u.Variant)
 	case "virtio-serial-pci-non-transitional":
@@ -4256,6 +4268,125 @@ func (DeviceOptionsPvpanic) isDeviceOptions() {}
 func (v DeviceOptionsPvpanic) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsPvpanic
 	return tagged(plain(v), "driver", "pvpanic")
+}
+
+// DeviceOptionsPvpanicPCI: The same as a PCI device.
+type DeviceOptionsPvpanicPCI struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Which events the guest may report, a set of bits: 1 a panic, 2 a crash kernel, 4 a shutdown
+	// (default: 7).
+	Events *uint8 `json:"events,omitempty"`
+}
+
+func (DeviceOptionsPvpanicPCI) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsPvpanicPCI) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsPvpanicPCI
+	return tagged(plain(v), "driver", "pvpanic-pci")
+}
+
+// DeviceOptionsScsiCd: A SCSI CD drive.
+type DeviceOptionsScsiCd struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Must be 0: a bus has one (default: 0).
+	Channel *uint32 `json:"channel,omitempty"`
+	// Its target, 0 to 255 (default: the first that is free).
+	ScsiID *uint32 `json:"scsi-id,omitempty"`
+	// Its number there, 0 to 16383 (default: 0, or the first that is free on scsi-id).
+	Lun *uint32 `json:"lun,omitempty"`
+	// The serial number; the guest reads its first 36 bytes.
+	Serial *string `json:"serial,omitempty"`
+	// A name that the guest finds among the unit's identifiers (default: the serial number).
+	DeviceID *string `json:"device_id,omitempty"`
+	// Its maker, of which the guest reads 8 characters (default: SESAME).
+	Vendor *string `json:"vendor,omitempty"`
+	// Its name, of which the guest reads 16 characters (default: HARDDISK or CD-ROM).
+	Product *string `json:"product,omitempty"`
+	// Its version, of which the guest reads 4 characters (default: 1.0).
+	Ver *string `json:"ver,omitempty"`
+	// Whether the guest sees a write cache and must flush it (default: auto).
+	WriteCache *OnOffAuto `json:"write-cache,omitempty"`
+	// Accepted and without effect: there is no firmware that boots from it.
+	Bootindex *int32 `json:"bootindex,omitempty"`
+	// What to do when a write fails (default: auto).
+	Werror *BlockdevOnError `json:"werror,omitempty"`
+	// What to do when a read fails (default: auto).
+	Rerror *BlockdevOnError `json:"rerror,omitempty"`
+	// The node-name of the medium that is in it at first (default: it is empty).
+	Drive *string `json:"drive,omitempty"`
+}
+
+func (DeviceOptionsScsiCd) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsScsiCd) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsScsiCd
+	return tagged(plain(v), "driver", "scsi-cd")
+}
+
+// DeviceOptionsScsiHd: A SCSI disk.
+type DeviceOptionsScsiHd struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Must be 0: a bus has one (default: 0).
+	Channel *uint32 `json:"channel,omitempty"`
+	// Its target, 0 to 255 (default: the first that is free).
+	ScsiID *uint32 `json:"scsi-id,omitempty"`
+	// Its number there, 0 to 16383 (default: 0, or the first that is free on scsi-id).
+	Lun *uint32 `json:"lun,omitempty"`
+	// The serial number; the guest reads its first 36 bytes.
+	Serial *string `json:"serial,omitempty"`
+	// A name that the guest finds among the unit's identifiers (default: the serial number).
+	DeviceID *string `json:"device_id,omitempty"`
+	// Its maker, of which the guest reads 8 characters (default: SESAME).
+	Vendor *string `json:"vendor,omitempty"`
+	// Its name, of which the guest reads 16 characters (default: HARDDISK or CD-ROM).
+	Product *string `json:"product,omitempty"`
+	// Its version, of which the guest reads 4 characters (default: 1.0).
+	Ver *string `json:"ver,omitempty"`
+	// Whether the guest sees a write cache and must flush it (default: auto).
+	WriteCache *OnOffAuto `json:"write-cache,omitempty"`
+	// Accepted and without effect: there is no firmware that boots from it.
+	Bootindex *int32 `json:"bootindex,omitempty"`
+	// What to do when a write fails (default: auto).
+	Werror *BlockdevOnError `json:"werror,omitempty"`
+	// What to do when a read fails (default: auto).
+	Rerror *BlockdevOnError `json:"rerror,omitempty"`
+	// The node-name of its medium.
+	Drive string `json:"drive"`
+	// Whether it says of itself that it can be taken out (default: false).
+	Removable *bool `json:"removable,omitempty"`
+	// The smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default:
+	// 512).
+	LogicalBlockSize *uint64 `json:"logical_block_size,omitempty"`
+	// The unit that is written without reading first, in bytes (default: the logical block size).
+	PhysicalBlockSize *uint64 `json:"physical_block_size,omitempty"`
+	// Whether others may write to the medium at the same time (default: false).
+	ShareRw *bool `json:"share-rw,omitempty"`
+}
+
+func (DeviceOptionsScsiHd) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsScsiHd) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsScsiHd
+	return tagged(plain(v), "driver", "scsi-hd")
 }
 
 // DeviceOptionsVirtconsole: A console of a virtio-serial device.
@@ -4816,6 +4947,108 @@ func (DeviceOptionsVirtioRngPCINonTransitional) isDeviceOptions() {}
 func (v DeviceOptionsVirtioRngPCINonTransitional) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsVirtioRngPCINonTransitional
 	return tagged(plain(v), "driver", "virtio-rng-pci-non-transitional")
+}
+
+// DeviceOptionsVirtioScsiPCI: A SCSI controller.
+type DeviceOptionsVirtioScsiPCI struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// How many queues requests have, 1 to 1022 (default: one for each vCPU).
+	NumQueues *uint16 `json:"num_queues,omitempty"`
+	// How many entries a queue has, a power of two, 4 to 1024 (default: 256).
+	VirtqueueSize *uint16 `json:"virtqueue_size,omitempty"`
+	// The longest request in sectors of 512 bytes (default: 65535).
+	MaxSectors *uint32 `json:"max_sectors,omitempty"`
+	// How many requests a disk is given at a time (default: 128).
+	CmdPerLun *uint32 `json:"cmd_per_lun,omitempty"`
+	// Whether the guest is told of disks that come and go (default: true).
+	Hotplug *bool `json:"hotplug,omitempty"`
+	// Whether the guest is told of disks whose length changes (default: true).
+	ParamChange *bool `json:"param_change,omitempty"`
+	// The id of the iothread object that serves it (default: one that all such controllers and
+	// disks share).
+	Iothread *string `json:"iothread,omitempty"`
+}
+
+func (DeviceOptionsVirtioScsiPCI) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVirtioScsiPCI) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVirtioScsiPCI
+	return tagged(plain(v), "driver", "virtio-scsi-pci")
+}
+
+// DeviceOptionsVirtioScsiPCINonTransitional: The same.
+type DeviceOptionsVirtioScsiPCINonTransitional struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// How many queues requests have, 1 to 1022 (default: one for each vCPU).
+	NumQueues *uint16 `json:"num_queues,omitempty"`
+	// How many entries a queue has, a power of two, 4 to 1024 (default: 256).
+	VirtqueueSize *uint16 `json:"virtqueue_size,omitempty"`
+	// The longest request in sectors of 512 bytes (default: 65535).
+	MaxSectors *uint32 `json:"max_sectors,omitempty"`
+	// How many requests a disk is given at a time (default: 128).
+	CmdPerLun *uint32 `json:"cmd_per_lun,omitempty"`
+	// Whether the guest is told of disks that come and go (default: true).
+	Hotplug *bool `json:"hotplug,omitempty"`
+	// Whether the guest is told of disks whose length changes (default: true).
+	ParamChange *bool `json:"param_change,omitempty"`
+	// The id of the iothread object that serves it (default: one that all such controllers and
+	// disks share).
+	Iothread *string `json:"iothread,omitempty"`
+}
+
+func (DeviceOptionsVirtioScsiPCINonTransitional) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVirtioScsiPCINonTransitional) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVirtioScsiPCINonTransitional
+	return tagged(plain(v), "driver", "virtio-scsi-pci-non-transitional")
 }
 
 // DeviceOptionsVirtioSerialPCI: A device that holds consoles and ports.

@@ -8,6 +8,8 @@
 //! Read next: [`bus`] (how an access finds its device), [`virtio`] (how a queue runs),
 //! [`pci`] (the tree, hot-plug), [`legacy`] (the parts of a PC that are older than PCI),
 //! [`net`] (network backends), [`lifecycle`] (what every device goes through), [`vm_clock`] (the time they live in).
+//! [`pci`] (the tree, hot-plug), [`scsi`] (units on a controller), [`legacy`] (the parts of a PC that are older than PCI),
+//! [`lifecycle`] (what every device goes through), [`vm_clock`] (the time they live in).
 
 pub mod bus;
 pub mod chardev;
@@ -20,6 +22,7 @@ pub mod notice;
 pub mod pci;
 pub mod reactor;
 pub mod repeats;
+pub mod scsi;
 pub mod serial;
 pub mod virtio;
 pub mod vm_clock;

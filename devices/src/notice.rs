@@ -52,6 +52,13 @@ pub enum Notice {
         /// The error's number.
         errno: i32,
     },
+    /// The guest has opened or closed the tray of a drive.
+    TrayMoved {
+        /// The drive's id or QOM path.
+        id: String,
+        /// Whether it is open now.
+        open: bool,
+    },
     /// The guest has let go of a hot-pluggable device: it can be removed.
     Unplugged {
         /// The device's id.
@@ -85,6 +92,7 @@ impl Notice {
     pub fn replaces(&self, earlier: &Self) -> bool {
         match (self, earlier) {
             (Self::PortChange { id, .. }, Self::PortChange { id: other, .. })
+            | (Self::TrayMoved { id, .. }, Self::TrayMoved { id: other, .. })
             | (Self::ChardevChange { id, .. }, Self::ChardevChange { id: other, .. }) => {
                 id == other
             }

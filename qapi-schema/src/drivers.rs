@@ -18,6 +18,8 @@ pub enum BusKind {
     VirtioSerial,
     /// The ISA bus.
     Isa,
+    /// The bus of a SCSI controller.
+    Scsi,
 }
 
 impl BusKind {
@@ -27,6 +29,7 @@ impl BusKind {
             Self::Pci => "PCI",
             Self::VirtioSerial => "virtio-serial-bus",
             Self::Isa => "ISA",
+            Self::Scsi => "SCSI",
         }
     }
 }
@@ -51,6 +54,9 @@ pub const DRIVERS: &[DriverSpec] = &[
     driver("isa-serial", None, BusKind::Isa),
     driver("pcie-root-port", None, BusKind::Pci),
     driver("pvpanic", None, BusKind::Isa),
+    driver("pvpanic-pci", None, BusKind::Pci),
+    driver("scsi-cd", None, BusKind::Scsi),
+    driver("scsi-hd", None, BusKind::Scsi),
     driver("virtconsole", None, BusKind::VirtioSerial),
     driver("virtio-balloon-pci", Some("virtio-balloon"), BusKind::Pci),
     driver("virtio-balloon-pci-non-transitional", None, BusKind::Pci),
@@ -60,6 +66,8 @@ pub const DRIVERS: &[DriverSpec] = &[
     driver("virtio-net-pci-non-transitional", None, BusKind::Pci),
     driver("virtio-rng-pci", Some("virtio-rng"), BusKind::Pci),
     driver("virtio-rng-pci-non-transitional", None, BusKind::Pci),
+    driver("virtio-scsi-pci", Some("virtio-scsi"), BusKind::Pci),
+    driver("virtio-scsi-pci-non-transitional", None, BusKind::Pci),
     driver("virtio-serial-pci", Some("virtio-serial"), BusKind::Pci),
     driver("virtio-serial-pci-non-transitional", None, BusKind::Pci),
     driver("virtserialport", None, BusKind::VirtioSerial),

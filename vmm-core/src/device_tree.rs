@@ -11,10 +11,13 @@
 
 use std::sync::Arc;
 
+use block::{NodeRef, Totals};
+use devices::scsi::ScsiUnit;
 use devices::virtio::balloon::VirtioBalloon;
 use devices::virtio::blk::VirtioBlk;
 use devices::virtio::console::VirtioConsole;
 use devices::virtio::net::VirtioNet;
+use devices::virtio::scsi::VirtioScsi;
 use indexmap::IndexMap;
 use qapi_schema::QmpError;
 
@@ -31,6 +34,10 @@ pub enum Part {
     Disk(Arc<VirtioBlk>),
     /// The memory balloon.
     Balloon(Arc<VirtioBalloon>),
+    /// A SCSI controller, with the bus for its units.
+    ScsiBus(Arc<VirtioScsi>),
+    /// A unit on the bus of that controller.
+    ScsiUnit(Arc<VirtioScsi>, Arc<ScsiUnit>),
     /// A virtio-serial device, with the bus for its ports.
     Console(Arc<VirtioConsole>),
     /// A port of a virtio-serial device.
@@ -44,6 +51,57 @@ pub enum Part {
     Net(Arc<VirtioNet>),
     /// A device on the board, there for good.
     Board,
+}
+
+/// A disk as the guest has it, or a drive for disks.
+#[derive(Clone)]
+pub enum Disk {
+    /// On a bus of its own.
+    Virtio(Arc<VirtioBlk>),
+    /// On that controller's bus.
+    Scsi(Arc<VirtioScsi>, Arc<ScsiUnit>),
+}
+
+impl Disk {
+    /// The node it stands on; an empty drive has none.
+    pub fn node(&self) -> Option<NodeRef> {
+        match self {
+            Self::Virtio(disk) => Some(disk.node()),
+            Self::Scsi(_, unit) => unit.node(),
+        }
+    }
+
+    /// What the guest has asked of it until now.
+    pub fn totals(&self) -> Totals {
+        match self {
+            Self::Virtio(disk) => disk.totals(),
+            Self::Scsi(_, unit) => unit.totals(),
+        }
+    }
+
+    /// The bytes of one of its blocks, which its length is a multiple of.
+    pub fn block_size(&self) -> u32 {
+        match self {
+            Self::Virtio(disk) => disk.block_size(),
+            Self::Scsi(_, unit) => unit.block_size(),
+        }
+    }
+
+    /// Tells the guest that the node's length has changed.
+    pub fn capacity_changed(&self) {
+        match self {
+            Self::Virtio(disk) => disk.capacity_changed(),
+            Self::Scsi(bus, unit) => bus.capacity_changed(unit),
+        }
+    }
+
+    /// The drive, if it has a tray.
+    pub fn tray(&self) -> Option<&ScsiUnit> {
+        match self {
+            Self::Scsi(_, unit) if unit.kind() == devices::scsi::Kind::Cd => Some(unit),
+            _ => None,
+        }
+    }
 }
 
 /// A backend that a device uses.
@@ -141,11 +199,35 @@ impl DeviceTree {
     }
 
     /// The disks with their names, in the order they were added.
-    pub fn disks(&self) -> impl Iterator<Item = (&str, &Device, &Arc<VirtioBlk>)> {
-        self.iter().filter_map(|(name, device)| match &device.part {
-            Part::Disk(disk) => Some((name, device, disk)),
+    pub fn disks(&self) -> impl Iterator<Item = (&str, &Device, Disk)> {
+        self.iter().filter_map(|(name, device)| {
+            let disk = match &device.part {
+                Part::Disk(disk) => Disk::Virtio(Arc::clone(disk)),
+                Part::ScsiUnit(bus, unit) => Disk::Scsi(Arc::clone(bus), Arc::clone(unit)),
+                _ => return None,
+            };
+            Some((name, device, disk))
+        })
+    }
+
+    /// The SCSI controller whose bus has this name; any, without a name.
+    pub fn scsi_bus(&self, bus: Option<&str>) -> Option<(&str, &Arc<VirtioScsi>)> {
+        self.iter().find_map(|(name, device)| match &device.part {
+            Part::ScsiBus(controller) if bus.is_none_or(|bus| bus == controller.bus_name()) => {
+                Some((name, controller))
+            }
             _ => None,
         })
+    }
+
+    /// The names of the units on the bus of `controller`.
+    pub fn units_of(&self, controller: &Arc<VirtioScsi>) -> Vec<String> {
+        self.iter()
+            .filter(|(_, device)| {
+                matches!(&device.part, Part::ScsiUnit(bus, _) if Arc::ptr_eq(bus, controller))
+            })
+            .map(|(name, _)| name.to_owned())
+            .collect()
     }
 
     /// The memory balloon.

@@ -119,6 +119,7 @@ const BOARD: &[TypeEntry] = &[
     family("x86_64-cpu", Some("cpu")),
     family("pci-device", Some("device")),
     family("isa-device", Some("device")),
+    family("scsi-device", Some("device")),
     family("virtio-serial-port", Some("device")),
     family("generic-pc-machine", Some("machine")),
     concrete("container", "object"),
@@ -136,6 +137,7 @@ pub fn all() -> Vec<TypeEntry> {
         let parent = match find_driver(name).map(|driver| driver.bus) {
             Some(BusKind::Pci) => "pci-device",
             Some(BusKind::VirtioSerial) => "virtio-serial-port",
+            Some(BusKind::Scsi) => "scsi-device",
             Some(BusKind::Isa) | None => "isa-device",
         };
         concrete(name, parent)

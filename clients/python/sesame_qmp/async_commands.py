@@ -1289,6 +1289,70 @@ class AsyncCommands(AsyncCaller):
         """
         await self._run("balloon", {"value": value})
 
+    async def eject(
+        self,
+        *,
+        device: Optional[str] = None,
+        id: Optional[str] = None,
+        force: Optional[bool] = None,
+    ) -> None:
+        """Opens a drive's tray and takes the medium out.
+
+        Args:
+            device: The name of the drive's backend.
+            id: The device's id, or its place in the object tree.
+            force: Whether to do it although the guest keeps the medium in (default: false).
+        """
+        await self._run("eject", {"device": device, "id": id, "force": force})
+
+    async def blockdev_open_tray(
+        self,
+        *,
+        device: Optional[str] = None,
+        id: Optional[str] = None,
+        force: Optional[bool] = None,
+    ) -> None:
+        """Opens a drive's tray. If the guest keeps the medium in, it is asked to let go of it,
+        and opens the tray by itself.
+
+        Args:
+            device: The name of the drive's backend.
+            id: The device's id, or its place in the object tree.
+            force: Whether to open it although the guest keeps the medium in (default: false).
+        """
+        await self._run("blockdev-open-tray", {"device": device, "id": id, "force": force})
+
+    async def blockdev_close_tray(
+        self,
+        *,
+        device: Optional[str] = None,
+        id: Optional[str] = None,
+    ) -> None:
+        """Closes a drive's tray.
+
+        Args:
+            device: The name of the drive's backend.
+            id: The device's id, or its place in the object tree.
+        """
+        await self._run("blockdev-close-tray", {"device": device, "id": id})
+
+    async def blockdev_remove_medium(self, id: str) -> None:
+        """Takes the medium out of an open tray. Its node stays.
+
+        Args:
+            id: The device's id, or its place in the object tree.
+        """
+        await self._run("blockdev-remove-medium", {"id": id})
+
+    async def blockdev_insert_medium(self, id: str, node_name: str) -> None:
+        """Puts a node into an open, empty tray.
+
+        Args:
+            id: The device's id, or its place in the object tree.
+            node_name: The node.
+        """
+        await self._run("blockdev-insert-medium", {"id": id, "node-name": node_name})
+
     async def device_list_properties(self, typename: str) -> List[ObjectPropertyInfo]:
         """Lists the properties of a device model.
 

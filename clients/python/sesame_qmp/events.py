@@ -325,6 +325,20 @@ class BalloonChange(Event):
 
 
 @dataclass
+class DeviceTrayMoved(Event):
+    """The tray of a drive was opened or closed, by the guest or by a command."""
+
+    EVENT: ClassVar[str] = "DEVICE_TRAY_MOVED"
+
+    device: str
+    """The name of the drive's backend; empty where only nodes have names."""
+    id: str
+    """The device's id, or its place in the object tree."""
+    tray_open: bool
+    """Whether it is open now."""
+
+
+@dataclass
 class DeviceDeleted(Event):
     """A device is gone, and everything it used is free."""
 
@@ -361,6 +375,7 @@ EVENTS: Mapping[str, Type[Event]] = {
     JobStatusChange.EVENT: JobStatusChange,
     BlockWriteThreshold.EVENT: BlockWriteThreshold,
     BalloonChange.EVENT: BalloonChange,
+    DeviceTrayMoved.EVENT: DeviceTrayMoved,
     DeviceDeleted.EVENT: DeviceDeleted,
 }
 """Every event by its name on the wire."""

@@ -2872,6 +2872,8 @@ class BlockDeviceInfo(Struct):
 class BlockInfo(Struct):
     """A disk as the guest sees it."""
 
+    NAMES: ClassVar[Mapping[str, str]] = {"tray_open": "tray_open"}
+
     device: str
     """The name of its backend; empty where only nodes have names."""
     type: str
@@ -2882,6 +2884,8 @@ class BlockInfo(Struct):
     """Whether the guest holds the medium."""
     qdev: Optional[str] = None
     """The device's id, or its place in the object tree."""
+    tray_open: Optional[bool] = None
+    """Whether the tray is open; of drives with a tray only."""
     inserted: Optional[BlockDeviceInfo] = None
     """The node that is its medium."""
     io_status: Optional[BlockDeviceIoStatus] = None
@@ -3829,6 +3833,136 @@ class DeviceOptionsPvpanic(Struct):
 
 
 @dataclass
+class DeviceOptionsPvpanicPci(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``pvpanic-pci``: the same as a PCI device.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "pvpanic-pci"}
+
+    driver: Literal["pvpanic-pci"] = field(default="pvpanic-pci", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    events: Optional[int] = None
+    """Which events the guest may report, a set of bits: 1 a panic, 2 a crash kernel, 4 a
+    shutdown (default: 7).
+    """
+
+
+@dataclass
+class DeviceOptionsScsiCd(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``scsi-cd``: a SCSI CD drive.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"device_id": "device_id"}
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "scsi-cd"}
+
+    driver: Literal["scsi-cd"] = field(default="scsi-cd", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    channel: Optional[int] = None
+    """Must be 0: a bus has one (default: 0)."""
+    scsi_id: Optional[int] = None
+    """Its target, 0 to 255 (default: the first that is free)."""
+    lun: Optional[int] = None
+    """Its number there, 0 to 16383 (default: 0, or the first that is free on ``scsi-id``)."""
+    serial: Optional[str] = None
+    """The serial number; the guest reads its first 36 bytes."""
+    device_id: Optional[str] = None
+    """A name that the guest finds among the unit's identifiers (default: the serial number)."""
+    vendor: Optional[str] = None
+    """Its maker, of which the guest reads 8 characters (default: SESAME)."""
+    product: Optional[str] = None
+    """Its name, of which the guest reads 16 characters (default: HARDDISK or CD-ROM)."""
+    ver: Optional[str] = None
+    """Its version, of which the guest reads 4 characters (default: 1.0)."""
+    write_cache: Optional[OnOffAuto] = None
+    """Whether the guest sees a write cache and must flush it (default: auto)."""
+    bootindex: Optional[int] = None
+    """Accepted and without effect: there is no firmware that boots from it."""
+    werror: Optional[BlockdevOnError] = None
+    """What to do when a write fails (default: auto)."""
+    rerror: Optional[BlockdevOnError] = None
+    """What to do when a read fails (default: auto)."""
+    drive: Optional[str] = None
+    """The node-name of the medium that is in it at first (default: it is empty)."""
+
+
+@dataclass
+class DeviceOptionsScsiHd(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``scsi-hd``: a SCSI disk.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {
+        "device_id": "device_id",
+        "logical_block_size": "logical_block_size",
+        "physical_block_size": "physical_block_size",
+    }
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "scsi-hd"}
+
+    driver: Literal["scsi-hd"] = field(default="scsi-hd", init=False)
+    drive: str
+    """The node-name of its medium."""
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    channel: Optional[int] = None
+    """Must be 0: a bus has one (default: 0)."""
+    scsi_id: Optional[int] = None
+    """Its target, 0 to 255 (default: the first that is free)."""
+    lun: Optional[int] = None
+    """Its number there, 0 to 16383 (default: 0, or the first that is free on ``scsi-id``)."""
+    serial: Optional[str] = None
+    """The serial number; the guest reads its first 36 bytes."""
+    device_id: Optional[str] = None
+    """A name that the guest finds among the unit's identifiers (default: the serial number)."""
+    vendor: Optional[str] = None
+    """Its maker, of which the guest reads 8 characters (default: SESAME)."""
+    product: Optional[str] = None
+    """Its name, of which the guest reads 16 characters (default: HARDDISK or CD-ROM)."""
+    ver: Optional[str] = None
+    """Its version, of which the guest reads 4 characters (default: 1.0)."""
+    write_cache: Optional[OnOffAuto] = None
+    """Whether the guest sees a write cache and must flush it (default: auto)."""
+    bootindex: Optional[int] = None
+    """Accepted and without effect: there is no firmware that boots from it."""
+    werror: Optional[BlockdevOnError] = None
+    """What to do when a write fails (default: auto)."""
+    rerror: Optional[BlockdevOnError] = None
+    """What to do when a read fails (default: auto)."""
+    removable: Optional[bool] = None
+    """Whether it says of itself that it can be taken out (default: false)."""
+    logical_block_size: Optional[int] = None
+    """The smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default:
+    512).
+    """
+    physical_block_size: Optional[int] = None
+    """The unit that is written without reading first, in bytes (default: the logical block
+    size).
+    """
+    share_rw: Optional[bool] = None
+    """Whether others may write to the medium at the same time (default: false)."""
+
+
+@dataclass
 class DeviceOptionsVirtconsole(Struct):
     """A device to be plugged in.
 
@@ -4495,6 +4629,130 @@ class DeviceOptionsVirtioRngPciNonTransitional(Struct):
 
 
 @dataclass
+class DeviceOptionsVirtioScsiPci(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``virtio-scsi-pci``: a SCSI controller.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {
+        "iommu_platform": "iommu_platform",
+        "num_queues": "num_queues",
+        "virtqueue_size": "virtqueue_size",
+        "max_sectors": "max_sectors",
+        "cmd_per_lun": "cmd_per_lun",
+        "param_change": "param_change",
+    }
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "virtio-scsi-pci"}
+
+    driver: Literal["virtio-scsi-pci"] = field(default="virtio-scsi-pci", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    num_queues: Optional[int] = None
+    """How many queues requests have, 1 to 1022 (default: one for each vCPU)."""
+    virtqueue_size: Optional[int] = None
+    """How many entries a queue has, a power of two, 4 to 1024 (default: 256)."""
+    max_sectors: Optional[int] = None
+    """The longest request in sectors of 512 bytes (default: 65535)."""
+    cmd_per_lun: Optional[int] = None
+    """How many requests a disk is given at a time (default: 128)."""
+    hotplug: Optional[bool] = None
+    """Whether the guest is told of disks that come and go (default: true)."""
+    param_change: Optional[bool] = None
+    """Whether the guest is told of disks whose length changes (default: true)."""
+    iothread: Optional[str] = None
+    """The id of the iothread object that serves it (default: one that all such controllers and
+    disks share).
+    """
+
+
+@dataclass
+class DeviceOptionsVirtioScsiPciNonTransitional(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``virtio-scsi-pci-non-transitional``: the same.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {
+        "iommu_platform": "iommu_platform",
+        "num_queues": "num_queues",
+        "virtqueue_size": "virtqueue_size",
+        "max_sectors": "max_sectors",
+        "cmd_per_lun": "cmd_per_lun",
+        "param_change": "param_change",
+    }
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "virtio-scsi-pci-non-transitional"}
+
+    driver: Literal["virtio-scsi-pci-non-transitional"] = field(default="virtio-scsi-pci-non-transitional", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    num_queues: Optional[int] = None
+    """How many queues requests have, 1 to 1022 (default: one for each vCPU)."""
+    virtqueue_size: Optional[int] = None
+    """How many entries a queue has, a power of two, 4 to 1024 (default: 256)."""
+    max_sectors: Optional[int] = None
+    """The longest request in sectors of 512 bytes (default: 65535)."""
+    cmd_per_lun: Optional[int] = None
+    """How many requests a disk is given at a time (default: 128)."""
+    hotplug: Optional[bool] = None
+    """Whether the guest is told of disks that come and go (default: true)."""
+    param_change: Optional[bool] = None
+    """Whether the guest is told of disks whose length changes (default: true)."""
+    iothread: Optional[str] = None
+    """The id of the iothread object that serves it (default: one that all such controllers and
+    disks share).
+    """
+
+
+@dataclass
 class DeviceOptionsVirtioSerialPci(Struct):
     """A device to be plugged in.
 
@@ -4757,6 +5015,9 @@ DeviceOptions = Union[
     DeviceOptionsIsaSerial,
     DeviceOptionsPcieRootPort,
     DeviceOptionsPvpanic,
+    DeviceOptionsPvpanicPci,
+    DeviceOptionsScsiCd,
+    DeviceOptionsScsiHd,
     DeviceOptionsVirtconsole,
     DeviceOptionsVirtioBalloonPci,
     DeviceOptionsVirtioBalloonPciNonTransitional,
@@ -4766,6 +5027,8 @@ DeviceOptions = Union[
     DeviceOptionsVirtioNetPciNonTransitional,
     DeviceOptionsVirtioRngPci,
     DeviceOptionsVirtioRngPciNonTransitional,
+    DeviceOptionsVirtioScsiPci,
+    DeviceOptionsVirtioScsiPciNonTransitional,
     DeviceOptionsVirtioSerialPci,
     DeviceOptionsVirtioSerialPciNonTransitional,
     DeviceOptionsVirtserialport,

@@ -195,6 +195,34 @@ impl DriverQueue {
         Some(bytes)
     }
 
+    /// Waits for the next used chain: how many bytes were written into it.
+    pub(crate) fn used_length(&mut self) -> usize {
+        loop {
+            let mut index = [0; 2];
+            self.read(self.base + USED + 2, &mut index);
+            if u16::from_le_bytes(index) != self.seen {
+                let mut len = [0; 4];
+                let place = self.base + USED + 4 + u64::from(self.seen % SIZE) * 8;
+                self.read(place + 4, &mut len);
+                self.seen = self.seen.wrapping_add(1);
+                return usize::try_from(u32::from_le_bytes(len)).unwrap();
+            }
+            self.rung.recv_timeout(PATIENCE).expect("no used buffer");
+        }
+    }
+
+    /// Writes into memory.
+    pub(crate) fn put(&self, address: u64, bytes: &[u8]) {
+        self.write(address, bytes);
+    }
+
+    /// Reads memory.
+    pub(crate) fn get(&self, address: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        self.read(address, &mut bytes);
+        bytes
+    }
+
     /// Where the buffer of a descriptor lies.
     pub(crate) fn buffer(&self, descriptor: u16) -> u64 {
         self.base + BUFFERS + u64::from(descriptor) * BUFFER

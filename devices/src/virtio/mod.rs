@@ -21,4 +21,5 @@ pub(crate) mod mock_driver;
 pub mod net;
 mod ring;
 pub mod rng;
+pub mod scsi;
 pub mod transport;

@@ -3217,6 +3217,9 @@ pub struct BlockInfo {
     pub removable: bool,
     /// Whether the guest holds the medium.
     pub locked: bool,
+    /// Whether the tray is open; of drives with a tray only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tray_open: Option<bool>,
     /// The node that is its medium.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inserted: Option<BlockDeviceInfo>,
@@ -3234,6 +3237,7 @@ impl crate::input::FromMembers for BlockInfo {
             r#type: members.required("type")?,
             removable: members.required("removable")?,
             locked: members.required("locked")?,
+            tray_open: members.optional("tray_open")?,
             inserted: members.optional("inserted")?,
             io_status: members.optional("io-status")?,
         })
@@ -3264,6 +3268,11 @@ impl crate::describe::Described for BlockInfo {
             "locked",
             "bool",
             "whether the guest holds the medium",
+        ),
+        crate::describe::MemberSpec::optional(
+            "tray_open",
+            "bool",
+            "whether the tray is open; of drives with a tray only",
         ),
         crate::describe::MemberSpec::optional(
             "inserted",

@@ -301,7 +301,22 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         name : "balloon", description :
         "Asks the guest to fill or empty its balloon until so much memory is left to it. It takes its time, or never does.",
         input : Some(generator.subschema_for:: < super::balloon::Balloon > ()), output :
-        None, }, Entry { name : "device-list-properties", description :
+        None, }, Entry { name : "eject", description :
+        "Opens a drive's tray and takes the medium out.", input : Some(generator
+        .subschema_for:: < super::scsi::Eject > ()), output : None, }, Entry { name :
+        "blockdev-open-tray", description :
+        "Opens a drive's tray. If the guest keeps the medium in, it is asked to let go of it, and opens the tray by itself.",
+        input : Some(generator.subschema_for:: < super::scsi::BlockdevOpenTray > ()),
+        output : None, }, Entry { name : "blockdev-close-tray", description :
+        "Closes a drive's tray.", input : Some(generator.subschema_for:: <
+        super::scsi::BlockdevCloseTray > ()), output : None, }, Entry { name :
+        "blockdev-remove-medium", description :
+        "Takes the medium out of an open tray. Its node stays.", input : Some(generator
+        .subschema_for:: < super::scsi::BlockdevRemoveMedium > ()), output : None, },
+        Entry { name : "blockdev-insert-medium", description :
+        "Puts a node into an open, empty tray.", input : Some(generator.subschema_for:: <
+        super::scsi::BlockdevInsertMedium > ()), output : None, }, Entry { name :
+        "device-list-properties", description :
         "Lists the properties of a device model.", input : Some(generator.subschema_for::
         < super::qdev::DeviceListProperties > ()), output : Some(generator
         .subschema_for:: < Vec < super::qom::ObjectPropertyInfo > > ()), }, Entry { name
@@ -393,8 +408,12 @@ pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
         "BALLOON_CHANGE", description :
         "The guest has filled or emptied its balloon. Comes once a second at most.",
         input : None, output : Some(generator.subschema_for:: <
-        super::balloon::BalloonChange > ()), }, Entry { name : "DEVICE_DELETED",
-        description : "A device is gone, and everything it used is free.", input : None,
-        output : Some(generator.subschema_for:: < super::qdev::DeviceDeleted > ()), }
+        super::balloon::BalloonChange > ()), }, Entry { name : "DEVICE_TRAY_MOVED",
+        description :
+        "The tray of a drive was opened or closed, by the guest or by a command.", input
+        : None, output : Some(generator.subschema_for:: < super::scsi::DeviceTrayMoved >
+        ()), }, Entry { name : "DEVICE_DELETED", description :
+        "A device is gone, and everything it used is free.", input : None, output :
+        Some(generator.subschema_for:: < super::qdev::DeviceDeleted > ()), }
     ]
 }

@@ -43,6 +43,8 @@ pub enum Module {
     Qom,
     /// The memory balloon.
     Balloon,
+    /// SCSI controllers and what is plugged into them.
+    Scsi,
     /// Plugging devices in and out.
     Qdev,
     /// Moving a machine's state.
@@ -275,6 +277,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 22usize,
+        name: "blockdev-close-tray",
+        module: Module::Scsi,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 23usize,
         name: "blockdev-create",
         module: Module::BlockCreate,
         allow_oob: false,
@@ -284,7 +296,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 23usize,
+        number: 24usize,
         name: "blockdev-del",
         module: Module::BlockCore,
         allow_oob: false,
@@ -294,7 +306,37 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 24usize,
+        number: 25usize,
+        name: "blockdev-insert-medium",
+        module: Module::Scsi,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 26usize,
+        name: "blockdev-open-tray",
+        module: Module::Scsi,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 27usize,
+        name: "blockdev-remove-medium",
+        module: Module::Scsi,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 28usize,
         name: "blockdev-reopen",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -304,7 +346,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 25usize,
+        number: 29usize,
         name: "blockdev-snapshot",
         module: Module::BlockCore,
         allow_oob: false,
@@ -314,7 +356,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 26usize,
+        number: 30usize,
         name: "blockdev-snapshot-delete-internal-sync",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -324,7 +366,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 27usize,
+        number: 31usize,
         name: "blockdev-snapshot-internal-sync",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -334,7 +376,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 28usize,
+        number: 32usize,
         name: "blockdev-snapshot-sync",
         module: Module::BlockCore,
         allow_oob: false,
@@ -344,7 +386,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 29usize,
+        number: 33usize,
         name: "change-backing-file",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -354,7 +396,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 30usize,
+        number: 34usize,
         name: "chardev-add",
         module: Module::Char,
         allow_oob: false,
@@ -364,7 +406,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 31usize,
+        number: 35usize,
         name: "chardev-remove",
         module: Module::Char,
         allow_oob: false,
@@ -374,7 +416,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 32usize,
+        number: 36usize,
         name: "closefd",
         module: Module::Fds,
         allow_oob: false,
@@ -384,7 +426,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 33usize,
+        number: 37usize,
         name: "cont",
         module: Module::RunState,
         allow_oob: false,
@@ -394,7 +436,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 34usize,
+        number: 38usize,
         name: "device-list-properties",
         module: Module::Qdev,
         allow_oob: false,
@@ -404,7 +446,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 35usize,
+        number: 39usize,
         name: "device_add",
         module: Module::Qdev,
         allow_oob: false,
@@ -414,7 +456,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["json-cli", "json-cli-hotplug"],
     },
     crate::CommandSpec {
-        number: 36usize,
+        number: 40usize,
         name: "device_del",
         module: Module::Qdev,
         allow_oob: false,
@@ -424,7 +466,17 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 37usize,
+        number: 41usize,
+        name: "eject",
+        module: Module::Scsi,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 42usize,
         name: "fd-unclaimed-set",
         module: Module::Fds,
         allow_oob: false,
@@ -434,7 +486,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 38usize,
+        number: 43usize,
         name: "getfd",
         module: Module::Fds,
         allow_oob: false,
@@ -444,7 +496,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 39usize,
+        number: 44usize,
         name: "human-monitor-command",
         module: Module::Misc,
         allow_oob: false,
@@ -454,7 +506,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 40usize,
+        number: 45usize,
         name: "inject-nmi",
         module: Module::RunState,
         allow_oob: false,
@@ -464,7 +516,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 41usize,
+        number: 46usize,
         name: "job-cancel",
         module: Module::Job,
         allow_oob: false,
@@ -474,7 +526,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 42usize,
+        number: 47usize,
         name: "job-complete",
         module: Module::Job,
         allow_oob: false,
@@ -484,7 +536,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 43usize,
+        number: 48usize,
         name: "job-dismiss",
         module: Module::Job,
         allow_oob: false,
@@ -494,7 +546,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 44usize,
+        number: 49usize,
         name: "job-finalize",
         module: Module::Job,
         allow_oob: false,
@@ -504,7 +556,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 45usize,
+        number: 50usize,
         name: "job-pause",
         module: Module::Job,
         allow_oob: false,
@@ -514,7 +566,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 46usize,
+        number: 51usize,
         name: "job-resume",
         module: Module::Job,
         allow_oob: false,
@@ -524,7 +576,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 47usize,
+        number: 52usize,
         name: "migrate-set-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -534,7 +586,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 48usize,
+        number: 53usize,
         name: "netdev_add",
         module: Module::Net,
         allow_oob: false,
@@ -544,7 +596,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 49usize,
+        number: 54usize,
         name: "netdev_del",
         module: Module::Net,
         allow_oob: false,
@@ -554,7 +606,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 50usize,
+        number: 55usize,
         name: "object-add",
         module: Module::Qom,
         allow_oob: false,
@@ -564,7 +616,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 51usize,
+        number: 56usize,
         name: "object-del",
         module: Module::Qom,
         allow_oob: false,
@@ -574,7 +626,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 52usize,
+        number: 57usize,
         name: "open-hook-clear",
         module: Module::OpenHook,
         allow_oob: false,
@@ -584,7 +636,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 53usize,
+        number: 58usize,
         name: "open-hook-set",
         module: Module::OpenHook,
         allow_oob: false,
@@ -594,7 +646,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 54usize,
+        number: 59usize,
         name: "qmp_capabilities",
         module: Module::Control,
         allow_oob: false,
@@ -604,7 +656,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 55usize,
+        number: 60usize,
         name: "qom-get",
         module: Module::Qom,
         allow_oob: false,
@@ -614,7 +666,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 56usize,
+        number: 61usize,
         name: "qom-list",
         module: Module::Qom,
         allow_oob: false,
@@ -624,7 +676,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 57usize,
+        number: 62usize,
         name: "qom-list-properties",
         module: Module::Qom,
         allow_oob: false,
@@ -634,7 +686,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 58usize,
+        number: 63usize,
         name: "qom-list-types",
         module: Module::Qom,
         allow_oob: false,
@@ -644,7 +696,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 59usize,
+        number: 64usize,
         name: "qom-set",
         module: Module::Qom,
         allow_oob: false,
@@ -654,7 +706,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 60usize,
+        number: 65usize,
         name: "query-balloon",
         module: Module::Balloon,
         allow_oob: false,
@@ -664,7 +716,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 61usize,
+        number: 66usize,
         name: "query-block",
         module: Module::BlockCore,
         allow_oob: false,
@@ -674,7 +726,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 62usize,
+        number: 67usize,
         name: "query-block-jobs",
         module: Module::BlockCore,
         allow_oob: false,
@@ -684,7 +736,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 63usize,
+        number: 68usize,
         name: "query-block-pauses",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -694,7 +746,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 64usize,
+        number: 69usize,
         name: "query-blockstats",
         module: Module::BlockStats,
         allow_oob: false,
@@ -704,7 +756,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 65usize,
+        number: 70usize,
         name: "query-chardev",
         module: Module::Char,
         allow_oob: false,
@@ -714,7 +766,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 66usize,
+        number: 71usize,
         name: "query-command-line-options",
         module: Module::Misc,
         allow_oob: false,
@@ -724,7 +776,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 67usize,
+        number: 72usize,
         name: "query-commands",
         module: Module::Control,
         allow_oob: false,
@@ -734,7 +786,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 68usize,
+        number: 73usize,
         name: "query-cpu-definitions",
         module: Module::Machine,
         allow_oob: false,
@@ -744,7 +796,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 69usize,
+        number: 74usize,
         name: "query-cpu-model-expansion",
         module: Module::Machine,
         allow_oob: false,
@@ -754,7 +806,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 70usize,
+        number: 75usize,
         name: "query-cpus-fast",
         module: Module::Machine,
         allow_oob: false,
@@ -764,7 +816,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 71usize,
+        number: 76usize,
         name: "query-current-machine",
         module: Module::Machine,
         allow_oob: false,
@@ -774,7 +826,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 72usize,
+        number: 77usize,
         name: "query-events",
         module: Module::Control,
         allow_oob: false,
@@ -784,7 +836,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 73usize,
+        number: 78usize,
         name: "query-fd-aliases",
         module: Module::Fds,
         allow_oob: false,
@@ -794,7 +846,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 74usize,
+        number: 79usize,
         name: "query-fds",
         module: Module::Fds,
         allow_oob: false,
@@ -804,7 +856,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 75usize,
+        number: 80usize,
         name: "query-fdsets",
         module: Module::Fds,
         allow_oob: false,
@@ -814,7 +866,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 76usize,
+        number: 81usize,
         name: "query-hotpluggable-cpus",
         module: Module::Machine,
         allow_oob: false,
@@ -824,7 +876,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 77usize,
+        number: 82usize,
         name: "query-iothreads",
         module: Module::Machine,
         allow_oob: false,
@@ -834,7 +886,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 78usize,
+        number: 83usize,
         name: "query-jobs",
         module: Module::Job,
         allow_oob: false,
@@ -844,7 +896,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 79usize,
+        number: 84usize,
         name: "query-kvm",
         module: Module::Machine,
         allow_oob: false,
@@ -854,7 +906,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 80usize,
+        number: 85usize,
         name: "query-machines",
         module: Module::Machine,
         allow_oob: false,
@@ -864,7 +916,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 81usize,
+        number: 86usize,
         name: "query-memdev",
         module: Module::Machine,
         allow_oob: false,
@@ -874,7 +926,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 82usize,
+        number: 87usize,
         name: "query-memory-size-summary",
         module: Module::Machine,
         allow_oob: false,
@@ -884,7 +936,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 83usize,
+        number: 88usize,
         name: "query-migrate-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -894,7 +946,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 84usize,
+        number: 89usize,
         name: "query-name",
         module: Module::Machine,
         allow_oob: false,
@@ -904,7 +956,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 85usize,
+        number: 90usize,
         name: "query-named-block-nodes",
         module: Module::BlockCore,
         allow_oob: false,
@@ -914,7 +966,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 86usize,
+        number: 91usize,
         name: "query-open-hook",
         module: Module::OpenHook,
         allow_oob: false,
@@ -924,7 +976,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 87usize,
+        number: 92usize,
         name: "query-open-plan",
         module: Module::OpenHook,
         allow_oob: false,
@@ -934,7 +986,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 88usize,
+        number: 93usize,
         name: "query-pci",
         module: Module::Pci,
         allow_oob: false,
@@ -944,7 +996,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 89usize,
+        number: 94usize,
         name: "query-qmp-schema",
         module: Module::Control,
         allow_oob: false,
@@ -954,7 +1006,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 90usize,
+        number: 95usize,
         name: "query-rx-filter",
         module: Module::Net,
         allow_oob: false,
@@ -964,7 +1016,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 91usize,
+        number: 96usize,
         name: "query-sandbox",
         module: Module::Sandbox,
         allow_oob: false,
@@ -974,7 +1026,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 92usize,
+        number: 97usize,
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -984,7 +1036,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 93usize,
+        number: 98usize,
         name: "query-target",
         module: Module::Machine,
         allow_oob: false,
@@ -994,7 +1046,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 94usize,
+        number: 99usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -1004,7 +1056,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 95usize,
+        number: 100usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -1014,7 +1066,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 96usize,
+        number: 101usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -1024,7 +1076,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 97usize,
+        number: 102usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -1034,7 +1086,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 98usize,
+        number: 103usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -1044,7 +1096,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 99usize,
+        number: 104usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1054,7 +1106,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 100usize,
+        number: 105usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -1064,7 +1116,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 101usize,
+        number: 106usize,
         name: "set_link",
         module: Module::Net,
         allow_oob: false,
@@ -1074,7 +1126,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 102usize,
+        number: 107usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -1084,7 +1136,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 103usize,
+        number: 108usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -1094,7 +1146,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 104usize,
+        number: 109usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -1104,7 +1156,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 105usize,
+        number: 110usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -1114,7 +1166,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 106usize,
+        number: 111usize,
         name: "x-blockdev-set-iothread",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1124,7 +1176,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 107usize,
+        number: 112usize,
         name: "x-debug-block-dirty-bitmap-sha256",
         module: Module::BlockBitmaps,
         allow_oob: false,
@@ -1134,7 +1186,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 108usize,
+        number: 113usize,
         name: "x-debug-query-block-graph",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1144,7 +1196,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 109usize,
+        number: 114usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

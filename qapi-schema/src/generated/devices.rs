@@ -1491,6 +1491,15 @@ pub enum DeviceDriver {
     /// A port for the guest's last words.
     #[serde(rename = "pvpanic")]
     Pvpanic,
+    /// The same as a PCI device.
+    #[serde(rename = "pvpanic-pci")]
+    PvpanicPci,
+    /// A SCSI CD drive.
+    #[serde(rename = "scsi-cd")]
+    ScsiCd,
+    /// A SCSI disk.
+    #[serde(rename = "scsi-hd")]
+    ScsiHd,
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole,
@@ -1518,6 +1527,12 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-rng-pci-non-transitional")]
     VirtioRngPciNonTransitional,
+    /// A SCSI controller.
+    #[serde(rename = "virtio-scsi-pci")]
+    VirtioScsiPci,
+    /// The same.
+    #[serde(rename = "virtio-scsi-pci-non-transitional")]
+    VirtioScsiPciNonTransitional,
     /// A device that holds consoles and ports.
     #[serde(rename = "virtio-serial-pci")]
     VirtioSerialPci,
@@ -1535,6 +1550,9 @@ impl DeviceDriver {
         Self::IsaSerial,
         Self::PcieRootPort,
         Self::Pvpanic,
+        Self::PvpanicPci,
+        Self::ScsiCd,
+        Self::ScsiHd,
         Self::Virtconsole,
         Self::VirtioBalloonPci,
         Self::VirtioBalloonPciNonTransitional,
@@ -1544,6 +1562,8 @@ impl DeviceDriver {
         Self::VirtioNetPciNonTransitional,
         Self::VirtioRngPci,
         Self::VirtioRngPciNonTransitional,
+        Self::VirtioScsiPci,
+        Self::VirtioScsiPciNonTransitional,
         Self::VirtioSerialPci,
         Self::VirtioSerialPciNonTransitional,
         Self::Virtserialport,
@@ -1554,6 +1574,9 @@ impl DeviceDriver {
             Self::IsaSerial => "isa-serial",
             Self::PcieRootPort => "pcie-root-port",
             Self::Pvpanic => "pvpanic",
+            Self::PvpanicPci => "pvpanic-pci",
+            Self::ScsiCd => "scsi-cd",
+            Self::ScsiHd => "scsi-hd",
             Self::Virtconsole => "virtconsole",
             Self::VirtioBalloonPci => "virtio-balloon-pci",
             Self::VirtioBalloonPciNonTransitional => {
@@ -1565,6 +1588,8 @@ impl DeviceDriver {
             Self::VirtioNetPciNonTransitional => "virtio-net-pci-non-transitional",
             Self::VirtioRngPci => "virtio-rng-pci",
             Self::VirtioRngPciNonTransitional => "virtio-rng-pci-non-transitional",
+            Self::VirtioScsiPci => "virtio-scsi-pci",
+            Self::VirtioScsiPciNonTransitional => "virtio-scsi-pci-non-transitional",
             Self::VirtioSerialPci => "virtio-serial-pci",
             Self::VirtioSerialPciNonTransitional => "virtio-serial-pci-non-transitional",
             Self::Virtserialport => "virtserialport",
@@ -1601,6 +1626,15 @@ pub enum DeviceOptionsVariant {
     /// A port for the guest's last words.
     #[serde(rename = "pvpanic")]
     Pvpanic(PvpanicProperties),
+    /// The same as a PCI device.
+    #[serde(rename = "pvpanic-pci")]
+    PvpanicPci(super::pvpanic::PvpanicPciProperties),
+    /// A SCSI CD drive.
+    #[serde(rename = "scsi-cd")]
+    ScsiCd(super::scsi::ScsiCdProperties),
+    /// A SCSI disk.
+    #[serde(rename = "scsi-hd")]
+    ScsiHd(super::scsi::ScsiHdProperties),
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole(VirtSerialPortProperties),
@@ -1628,6 +1662,12 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-rng-pci-non-transitional")]
     VirtioRngPciNonTransitional(VirtioRngProperties),
+    /// A SCSI controller.
+    #[serde(rename = "virtio-scsi-pci")]
+    VirtioScsiPci(super::scsi::VirtioScsiProperties),
+    /// The same.
+    #[serde(rename = "virtio-scsi-pci-non-transitional")]
+    VirtioScsiPciNonTransitional(super::scsi::VirtioScsiProperties),
     /// A device that holds consoles and ports.
     #[serde(rename = "virtio-serial-pci")]
     VirtioSerialPci(VirtioSerialProperties),
@@ -1646,6 +1686,9 @@ impl DeviceOptionsVariant {
             Self::IsaSerial(_) => DeviceDriver::IsaSerial,
             Self::PcieRootPort(_) => DeviceDriver::PcieRootPort,
             Self::Pvpanic(_) => DeviceDriver::Pvpanic,
+            Self::PvpanicPci(_) => DeviceDriver::PvpanicPci,
+            Self::ScsiCd(_) => DeviceDriver::ScsiCd,
+            Self::ScsiHd(_) => DeviceDriver::ScsiHd,
             Self::Virtconsole(_) => DeviceDriver::Virtconsole,
             Self::VirtioBalloonPci(_) => DeviceDriver::VirtioBalloonPci,
             Self::VirtioBalloonPciNonTransitional(_) => {
@@ -1662,6 +1705,10 @@ impl DeviceOptionsVariant {
             Self::VirtioRngPci(_) => DeviceDriver::VirtioRngPci,
             Self::VirtioRngPciNonTransitional(_) => {
                 DeviceDriver::VirtioRngPciNonTransitional
+            }
+            Self::VirtioScsiPci(_) => DeviceDriver::VirtioScsiPci,
+            Self::VirtioScsiPciNonTransitional(_) => {
+                DeviceDriver::VirtioScsiPciNonTransitional
             }
             Self::VirtioSerialPci(_) => DeviceDriver::VirtioSerialPci,
             Self::VirtioSerialPciNonTransitional(_) => {
@@ -1691,6 +1738,21 @@ impl crate::input::FromMembers for DeviceOptions {
                 }
                 DeviceDriver::Pvpanic => {
                     DeviceOptionsVariant::Pvpanic(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::PvpanicPci => {
+                    DeviceOptionsVariant::PvpanicPci(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::ScsiCd => {
+                    DeviceOptionsVariant::ScsiCd(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::ScsiHd => {
+                    DeviceOptionsVariant::ScsiHd(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -1739,6 +1801,16 @@ impl crate::input::FromMembers for DeviceOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                DeviceDriver::VirtioScsiPci => {
+                    DeviceOptionsVariant::VirtioScsiPci(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::VirtioScsiPciNonTransitional => {
+                    DeviceOptionsVariant::VirtioScsiPciNonTransitional(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 DeviceDriver::VirtioSerialPci => {
                     DeviceOptionsVariant::VirtioSerialPci(
                         crate::input::FromMembers::take(members)?,
@@ -1769,6 +1841,9 @@ impl crate::describe::Described for DeviceOptions {
                     "isa-serial",
                     "pcie-root-port",
                     "pvpanic",
+                    "pvpanic-pci",
+                    "scsi-cd",
+                    "scsi-hd",
                     "virtconsole",
                     "virtio-balloon-pci",
                     "virtio-balloon-pci-non-transitional",
@@ -1778,6 +1853,8 @@ impl crate::describe::Described for DeviceOptions {
                     "virtio-net-pci-non-transitional",
                     "virtio-rng-pci",
                     "virtio-rng-pci-non-transitional",
+                    "virtio-scsi-pci",
+                    "virtio-scsi-pci-non-transitional",
                     "virtio-serial-pci",
                     "virtio-serial-pci-non-transitional",
                     "virtserialport",
@@ -1811,6 +1888,21 @@ impl crate::describe::Described for DeviceOptions {
             name: "pvpanic",
             description: "a port for the guest's last words",
             members: <PvpanicProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "pvpanic-pci",
+            description: "the same as a PCI device",
+            members: <super::pvpanic::PvpanicPciProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "scsi-cd",
+            description: "a SCSI CD drive",
+            members: <super::scsi::ScsiCdProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "scsi-hd",
+            description: "a SCSI disk",
+            members: <super::scsi::ScsiHdProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "virtconsole",
@@ -1856,6 +1948,16 @@ impl crate::describe::Described for DeviceOptions {
             name: "virtio-rng-pci-non-transitional",
             description: "the same",
             members: <VirtioRngProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "virtio-scsi-pci",
+            description: "a SCSI controller",
+            members: <super::scsi::VirtioScsiProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "virtio-scsi-pci-non-transitional",
+            description: "the same",
+            members: <super::scsi::VirtioScsiProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "virtio-serial-pci",

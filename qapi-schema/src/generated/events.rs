@@ -90,6 +90,9 @@ pub enum Event {
     /// The guest has filled or emptied its balloon. Comes once a second at most.
     #[serde(rename = "BALLOON_CHANGE")]
     BalloonChange(super::balloon::BalloonChange),
+    /// The tray of a drive was opened or closed, by the guest or by a command.
+    #[serde(rename = "DEVICE_TRAY_MOVED")]
+    DeviceTrayMoved(super::scsi::DeviceTrayMoved),
     /// A device is gone, and everything it used is free.
     #[serde(rename = "DEVICE_DELETED")]
     DeviceDeleted(super::qdev::DeviceDeleted),
@@ -122,6 +125,7 @@ impl Event {
         "JOB_STATUS_CHANGE",
         "BLOCK_WRITE_THRESHOLD",
         "BALLOON_CHANGE",
+        "DEVICE_TRAY_MOVED",
         "DEVICE_DELETED",
     ];
     /// The name on the wire.
@@ -151,6 +155,7 @@ impl Event {
             Self::JobStatusChange(_) => "JOB_STATUS_CHANGE",
             Self::BlockWriteThreshold(_) => "BLOCK_WRITE_THRESHOLD",
             Self::BalloonChange(_) => "BALLOON_CHANGE",
+            Self::DeviceTrayMoved(_) => "DEVICE_TRAY_MOVED",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
         }
     }

@@ -80,7 +80,7 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
 }
 
 /// A drive is one device's.
-fn claim_drive(plug: &mut Plug<'_>, id: &str) -> Result<(), QmpError> {
+pub(super) fn claim_drive(plug: &mut Plug<'_>, id: &str) -> Result<(), QmpError> {
     let claim = Claim::Drive(id.to_owned());
     let is_claimed = {
         let mut devices = plug.vm.devices.iter();

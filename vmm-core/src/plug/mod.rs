@@ -17,6 +17,7 @@ mod board;
 mod net;
 mod pci;
 mod rng;
+mod scsi;
 mod serial;
 
 use qapi_schema::QmpError;
@@ -71,10 +72,16 @@ pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
         Kind::VirtioSerialPci(serial) | Kind::VirtioSerialPciNonTransitional(serial) => {
             serial::plug(&mut plug, serial)
         }
+        Kind::VirtioScsiPci(bus) | Kind::VirtioScsiPciNonTransitional(bus) => {
+            scsi::plug(&mut plug, bus)
+        }
+        Kind::ScsiHd(disk) => scsi::plug_disk(&mut plug, disk),
+        Kind::ScsiCd(drive) => scsi::plug_cd(&mut plug, drive),
         Kind::Virtconsole(port) => serial::plug_console(&mut plug, port),
         Kind::Virtserialport(port) => serial::plug_port(&mut plug, port),
         Kind::PcieRootPort(port) => pci::plug_root_port(&mut plug, port),
         Kind::IsaSerial(serial) => board::plug_serial(&mut plug, serial),
+        Kind::PvpanicPci(pvpanic) => pci::plug_pvpanic(&mut plug, pvpanic),
         Kind::Pvpanic(pvpanic) => board::plug_pvpanic(&mut plug, pvpanic),
     };
     let Plug {
@@ -125,10 +132,11 @@ pub fn request_unplug(vm: &mut Vm, id: &str) -> Result<(), QmpError> {
             unplugged(vm, &name);
             Ok(())
         }
-        Some((
-            Part::Function | Part::Disk(_) | Part::Balloon(_) | Part::Console(_) | Part::Net(_),
-            _,
-        )) => {
+        Some((Part::ScsiUnit(..), _)) => {
+            unplugged(vm, &name);
+            Ok(())
+        }
+        Some((_, _)) => {
             let pci = vm.machine.pci_host("device_del")?;
             pci.request_unplug(&name)
                 .map_err(|error| QmpError::from_error(&error))
@@ -145,6 +153,14 @@ pub fn unplugged(vm: &mut Vm, name: &str) {
         for port in vm.devices.ports_of(console) {
             unplugged(vm, &port);
         }
+    }
+    if let Part::ScsiBus(bus) = &device.part {
+        for unit in vm.devices.units_of(bus) {
+            unplugged(vm, &unit);
+        }
+    }
+    if let Part::ScsiUnit(bus, unit) = &device.part {
+        scsi::leave(vm, name, bus, unit);
     }
     let has_id = device.id.is_some();
     let Device {

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use devices::pci::{PciFunction, RootPort, RootPortSpec, SlotAddress};
+use devices::legacy::pvpanic;
+use devices::pci::{PciFunction, PvpanicPci, RootPort, RootPortSpec, SlotAddress};
 use devices::virtio::device::VirtioDevice;
 use devices::virtio::transport::{VirtioPci, VirtioPciSpec};
 use qapi_schema::QmpError;
 use qapi_schema::common::OnOffAuto;
 use qapi_schema::devices::PcieRootPortProperties;
+use qapi_schema::pvpanic::PvpanicPciProperties;
 
 use super::Plug;
 use crate::device_tree::Part;
@@ -122,6 +124,26 @@ pub(super) fn plug_root_port(
     })
     .map_err(|error| QmpError::from_error(&error))?;
     insert(plug, options.addr.as_deref(), port)?;
+    Ok(Part::Function)
+}
+
+/// `pvpanic-pci`.
+pub(super) fn plug_pvpanic(
+    plug: &mut Plug<'_>,
+    options: PvpanicPciProperties,
+) -> Result<Part, QmpError> {
+    unmet::refuse(&[(
+        options.acpi_index.unwrap_or(0) != 0,
+        "acpi-index",
+        "the firmware tables name no slots",
+    )])?;
+    let function = PvpanicPci::new(
+        &plug.name,
+        plug.vm.mailbox.notices(),
+        options.events.unwrap_or(pvpanic::EVENTS),
+        options.multifunction.unwrap_or(false),
+    );
+    insert(plug, options.addr.as_deref(), function)?;
     Ok(Part::Function)
 }
 

@@ -1,12 +1,10 @@
 //! `block-core.json`: nodes, and the disks that stand on them.
 
-use std::sync::Arc;
-
 use block::format::qcow2::ImageError;
 use block::job::Jobs;
 use block::spec::{BackingSpec, DriverSpec};
-use block::{BlockError, NodeView};
-use devices::virtio::blk::VirtioBlk;
+use block::{BlockError, NodeRef, NodeView};
+use devices::scsi::ScsiUnit;
 use qapi_schema::block_core::{
     BlockCommit, BlockDeviceInfo, BlockDeviceIoStatus, BlockInfo, BlockJobCancel, BlockJobComplete,
     BlockJobDismiss, BlockJobFinalize, BlockJobInfo, BlockJobPause, BlockJobResume,
@@ -19,7 +17,7 @@ use qapi_schema::{Context, QmpError};
 use super::block_bitmaps::infos;
 use super::job;
 use crate::cli::config::DriveSpec;
-use crate::device_tree::path;
+use crate::device_tree::{Disk, path};
 use crate::drives::Drive;
 use crate::jobs::{self, End};
 use crate::plug::VIRTIO_CHILD;
@@ -77,6 +75,7 @@ impl Commands for Vm {
             r#type: "unknown".to_owned(),
             removable: true,
             locked: false,
+            tray_open: None,
             inserted: self
                 .graph
                 .node(&drive.node)
@@ -84,18 +83,19 @@ impl Commands for Vm {
                 .map(|node| node_info(&node)),
             io_status: None,
         });
-        let info = self.disks().map(|disk| BlockInfo {
-            device: self.drive_of(disk.device.node().name()),
-            qdev: Some(disk.path),
-            r#type: "unknown".to_owned(),
-            removable: false,
-            locked: false,
-            inserted: self
-                .graph
-                .node(disk.device.node().name())
-                .ok()
-                .map(|node| node_info(&node)),
-            io_status: Some(BlockDeviceIoStatus::Ok),
+        let info = self.disks().map(|disk| {
+            let node = disk.node_name();
+            let tray = disk.device.tray();
+            BlockInfo {
+                device: self.drive_of(&node),
+                qdev: Some(disk.path),
+                r#type: "unknown".to_owned(),
+                removable: tray.is_some(),
+                locked: tray.is_some_and(ScsiUnit::is_locked),
+                tray_open: tray.map(ScsiUnit::is_open),
+                inserted: self.graph.node(&node).ok().map(|node| node_info(&node)),
+                io_status: Some(BlockDeviceIoStatus::Ok),
+            }
         });
         Ok(info.chain(idle).collect())
     }
@@ -198,18 +198,30 @@ impl Commands for Vm {
 }
 
 /// A disk as clients know it.
-pub(super) struct DiskView<'a> {
+pub(super) struct DiskView {
     /// The place of what reads and writes, in the object tree.
     pub(super) path: String,
-    pub(super) device: &'a Arc<VirtioBlk>,
+    pub(super) device: Disk,
+}
+
+impl DiskView {
+    /// The name of the node it stands on; empty without one.
+    pub(super) fn node_name(&self) -> String {
+        let node = self.device.node();
+        node.map_or_else(String::new, |node| node.name().to_owned())
+    }
 }
 
 impl Vm {
     /// The disks, in the order they were added.
-    pub(super) fn disks(&self) -> impl Iterator<Item = DiskView<'_>> {
-        self.devices.disks().map(|(name, device, disk)| DiskView {
-            path: format!("{}/{VIRTIO_CHILD}", path(name, device.id.is_some())),
-            device: disk,
+    pub(super) fn disks(&self) -> impl Iterator<Item = DiskView> {
+        self.devices.disks().map(|(name, device, disk)| {
+            let path = path(name, device.id.is_some());
+            let path = match &disk {
+                Disk::Virtio(_) => format!("{path}/{VIRTIO_CHILD}"),
+                Disk::Scsi(..) => path,
+            };
+            DiskView { path, device: disk }
         })
     }
 
@@ -227,7 +239,8 @@ impl Vm {
         }
         let disk = device.and_then(|id| self.devices.resolve(id));
         let medium = self.devices.disks().find_map(|(name, _, disk_of_name)| {
-            (Some(name) == disk).then(|| disk_of_name.node().name().to_owned())
+            let node = disk_of_name.node().filter(|_| Some(name) == disk)?;
+            Some(node.name().to_owned())
         });
         let named = || {
             let name = node?;
@@ -262,7 +275,7 @@ impl Vm {
         let before: Vec<_> = self
             .devices
             .disks()
-            .map(|(_, _, disk)| (Arc::clone(disk), disk.node().len()))
+            .filter_map(|(_, _, disk)| disk.node().map(|node| node.len()).map(|len| (disk, len)))
             .collect();
         let iothread = self.default_iothread()?;
         // Nothing may be on its way to what is cut off: it would make the storage long again.
@@ -273,7 +286,7 @@ impl Vm {
             .map_err(|error| QmpError::from_error(&error))?
             .map_err(failed)?;
         for (disk, before) in before {
-            if disk.node().len() != before {
+            if disk.node().is_some_and(|node| node.len() != before) {
                 disk.capacity_changed();
             }
         }
@@ -284,7 +297,8 @@ impl Vm {
     fn check_disks_on(&self, node: &str, len: u64) -> Result<(), QmpError> {
         for (_, _, disk) in self.devices.disks() {
             let block = u64::from(disk.block_size());
-            if !len.is_multiple_of(block) && self.graph.stands_on(disk.node().name(), node) {
+            let stands = |medium: NodeRef| self.graph.stands_on(medium.name(), node);
+            if !len.is_multiple_of(block) && disk.node().is_some_and(stands) {
                 return Err(QmpError::generic(format!(
                     "Node '{node}' cannot be resized to {len} bytes: a disk stands on it, whose \
                      length is a multiple of {block} bytes"
@@ -355,7 +369,7 @@ impl Vm {
     /// The drives that no disk has.
     pub(super) fn idle_drives(&self) -> impl Iterator<Item = (&str, &Drive)> {
         self.drives.iter().filter(|(_, drive)| {
-            let on_it = |disk: DiskView<'_>| disk.device.node().name() == drive.node;
+            let on_it = |disk: DiskView| disk.node_name() == drive.node;
             !self.disks().any(on_it)
         })
     }

@@ -17,13 +17,14 @@ impl Commands for Vm {
         }
         let disks = self.disks().map(|disk| {
             // A disk's medium is named as it is, and its storage below counts for itself.
-            let node = self.graph.node(disk.device.node().name()).ok();
+            let name = disk.node_name();
+            let node = self.graph.node(&name).ok();
             let mut totals = disk.device.totals();
-            totals.highest = disk.device.node().totals().highest;
+            totals.highest = disk.device.node().map_or(0, |node| node.totals().highest);
             BlockStats {
-                device: Some(self.drive_of(disk.device.node().name())),
+                device: Some(self.drive_of(&name)),
                 qdev: Some(disk.path),
-                node_name: Some(disk.device.node().name().to_owned()),
+                node_name: (!name.is_empty()).then_some(name),
                 stats: numbers(totals),
                 parent: node.and_then(|view| storage(&view)),
             }

@@ -22,4 +22,5 @@ mod qdev;
 mod qom;
 mod run_state;
 mod sandbox;
+mod scsi;
 mod transaction;

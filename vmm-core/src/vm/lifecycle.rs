@@ -168,6 +168,7 @@ impl Vm {
             } => {
                 self.block_error(&device, node, write, errno);
             }
+            Notice::TrayMoved { id, open } => self.tray_moved(&id, open),
             Notice::Unplugged { id } => plug::unplugged(self, &id),
             Notice::ChardevChange { .. } => {}
             Notice::NetStream { id, peer } => self.stream_changed(id, peer),

@@ -15,7 +15,7 @@ use monitor::Call;
 use qapi_schema::{
     Module, QmpError, Reply, balloon, block_bitmaps, block_core, block_create, block_graph,
     block_stats, block_watch, char, drivers, input, job, machine, migration, misc, net, open_hook,
-    pci, qdev, qom, run_state, sandbox, transaction,
+    pci, qdev, qom, run_state, sandbox, scsi, transaction,
 };
 
 use serde_json::Value;
@@ -126,6 +126,7 @@ impl Vm {
             Module::Qom => qom::dispatch(self, name, call, arguments),
             Module::RunState => run_state::dispatch(self, name, call, arguments),
             Module::Sandbox => sandbox::dispatch(self, name, call, arguments),
+            Module::Scsi => scsi::dispatch(self, name, call, arguments),
             Module::Transaction => transaction::dispatch(self, name, call, arguments),
             Module::Control | Module::Fds => Err(QmpError::command_not_found(name)),
         }

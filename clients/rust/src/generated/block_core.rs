@@ -1302,6 +1302,9 @@ pub struct BlockInfo {
     pub removable: bool,
     /// Whether the guest holds the medium.
     pub locked: bool,
+    /// Whether the tray is open; of drives with a tray only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tray_open: Option<bool>,
     /// The node that is its medium.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inserted: Option<BlockDeviceInfo>,

@@ -453,6 +453,15 @@ pub enum DeviceDriver {
     /// A port for the guest's last words.
     #[serde(rename = "pvpanic")]
     Pvpanic,
+    /// The same as a PCI device.
+    #[serde(rename = "pvpanic-pci")]
+    PvpanicPci,
+    /// A SCSI CD drive.
+    #[serde(rename = "scsi-cd")]
+    ScsiCd,
+    /// A SCSI disk.
+    #[serde(rename = "scsi-hd")]
+    ScsiHd,
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole,
@@ -480,6 +489,12 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-rng-pci-non-transitional")]
     VirtioRngPciNonTransitional,
+    /// A SCSI controller.
+    #[serde(rename = "virtio-scsi-pci")]
+    VirtioScsiPci,
+    /// The same.
+    #[serde(rename = "virtio-scsi-pci-non-transitional")]
+    VirtioScsiPciNonTransitional,
     /// A device that holds consoles and ports.
     #[serde(rename = "virtio-serial-pci")]
     VirtioSerialPci,
@@ -533,6 +548,15 @@ pub enum DeviceOptionsVariant {
     /// A port for the guest's last words.
     #[serde(rename = "pvpanic")]
     Pvpanic(PvpanicProperties),
+    /// The same as a PCI device.
+    #[serde(rename = "pvpanic-pci")]
+    PvpanicPci(super::pvpanic::PvpanicPciProperties),
+    /// A SCSI CD drive.
+    #[serde(rename = "scsi-cd")]
+    ScsiCd(super::scsi::ScsiCdProperties),
+    /// A SCSI disk.
+    #[serde(rename = "scsi-hd")]
+    ScsiHd(super::scsi::ScsiHdProperties),
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole(VirtSerialPortProperties),
@@ -560,6 +584,12 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-rng-pci-non-transitional")]
     VirtioRngPciNonTransitional(VirtioRngProperties),
+    /// A SCSI controller.
+    #[serde(rename = "virtio-scsi-pci")]
+    VirtioScsiPci(super::scsi::VirtioScsiProperties),
+    /// The same.
+    #[serde(rename = "virtio-scsi-pci-non-transitional")]
+    VirtioScsiPciNonTransitional(super::scsi::VirtioScsiProperties),
     /// A device that holds consoles and ports.
     #[serde(rename = "virtio-serial-pci")]
     VirtioSerialPci(VirtioSerialProperties),

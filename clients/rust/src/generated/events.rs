@@ -58,6 +58,8 @@ pub enum Event {
     BlockWriteThreshold(super::block_watch::BlockWriteThreshold),
     /// The guest has filled or emptied its balloon. Comes once a second at most.
     BalloonChange(super::balloon::BalloonChange),
+    /// The tray of a drive was opened or closed, by the guest or by a command.
+    DeviceTrayMoved(super::scsi::DeviceTrayMoved),
     /// A device is gone, and everything it used is free.
     DeviceDeleted(super::qdev::DeviceDeleted),
     /// An event that this version does not know.
@@ -97,6 +99,7 @@ impl Event {
             Self::JobStatusChange(_) => "JOB_STATUS_CHANGE",
             Self::BlockWriteThreshold(_) => "BLOCK_WRITE_THRESHOLD",
             Self::BalloonChange(_) => "BALLOON_CHANGE",
+            Self::DeviceTrayMoved(_) => "DEVICE_TRAY_MOVED",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
             Self::Unknown { name, .. } => name,
         }
@@ -152,6 +155,9 @@ impl Event {
                     Self::BlockWriteThreshold(serde_json::from_value(data)?)
                 }
                 "BALLOON_CHANGE" => Self::BalloonChange(serde_json::from_value(data)?),
+                "DEVICE_TRAY_MOVED" => {
+                    Self::DeviceTrayMoved(serde_json::from_value(data)?)
+                }
                 "DEVICE_DELETED" => Self::DeviceDeleted(serde_json::from_value(data)?),
                 _ => Self::Unknown { name, data },
             },

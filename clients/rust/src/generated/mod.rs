@@ -65,6 +65,12 @@ pub mod devices;
 /// The memory balloon.
 pub mod balloon;
 
+/// SCSI controllers and what is plugged into them.
+pub mod scsi;
+
+/// The panic notifier as a PCI device.
+pub mod pvpanic;
+
 /// Plugging devices in and out.
 pub mod qdev;
 

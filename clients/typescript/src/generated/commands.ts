@@ -28,9 +28,13 @@ import type {
   BlockSetWriteThresholdArguments,
   BlockStats,
   BlockStreamArguments,
+  BlockdevCloseTrayArguments,
   BlockdevCreateArguments,
   BlockdevDelArguments,
+  BlockdevInsertMediumArguments,
+  BlockdevOpenTrayArguments,
   BlockdevOptions,
+  BlockdevRemoveMediumArguments,
   BlockdevReopenArguments,
   BlockdevSnapshotDeleteInternalSyncArguments,
   BlockdevSnapshotInternal,
@@ -49,6 +53,7 @@ import type {
   DeviceDelArguments,
   DeviceListPropertiesArguments,
   DeviceOptions,
+  EjectArguments,
   EventInfo,
   FdAlias,
   FdLedger,
@@ -909,6 +914,34 @@ export abstract class Commands extends Caller {
    */
   balloon(args: BalloonArguments): Promise<void> {
     return this.run("balloon", args);
+  }
+
+  /** Opens a drive's tray and takes the medium out. */
+  eject(args: EjectArguments = {}): Promise<void> {
+    return this.run("eject", args);
+  }
+
+  /**
+   * Opens a drive's tray. If the guest keeps the medium in, it is asked to let go of it, and opens
+   * the tray by itself.
+   */
+  blockdevOpenTray(args: BlockdevOpenTrayArguments = {}): Promise<void> {
+    return this.run("blockdev-open-tray", args);
+  }
+
+  /** Closes a drive's tray. */
+  blockdevCloseTray(args: BlockdevCloseTrayArguments = {}): Promise<void> {
+    return this.run("blockdev-close-tray", args);
+  }
+
+  /** Takes the medium out of an open tray. Its node stays. */
+  blockdevRemoveMedium(args: BlockdevRemoveMediumArguments): Promise<void> {
+    return this.run("blockdev-remove-medium", args);
+  }
+
+  /** Puts a node into an open, empty tray. */
+  blockdevInsertMedium(args: BlockdevInsertMediumArguments): Promise<void> {
+    return this.run("blockdev-insert-medium", args);
   }
 
   /**

@@ -10,6 +10,7 @@ import type {
   BlockJobReadyData,
   BlockWriteThresholdData,
   DeviceDeletedData,
+  DeviceTrayMovedData,
   FdUnclaimedData,
   GuestCrashloadedData,
   GuestPanickedData,
@@ -84,6 +85,8 @@ export interface EventData {
   BLOCK_WRITE_THRESHOLD: BlockWriteThresholdData;
   /** The guest has filled or emptied its balloon. Comes once a second at most. */
   BALLOON_CHANGE: BalloonChangeData;
+  /** The tray of a drive was opened or closed, by the guest or by a command. */
+  DEVICE_TRAY_MOVED: DeviceTrayMovedData;
   /** A device is gone, and everything it used is free. */
   DEVICE_DELETED: DeviceDeletedData;
 }

@@ -2440,6 +2440,8 @@ export interface BlockInfo {
   removable: boolean;
   /** Whether the guest holds the medium. */
   locked: boolean;
+  /** Whether the tray is open; of drives with a tray only. */
+  tray_open?: boolean;
   /** The node that is its medium. */
   inserted?: BlockDeviceInfo;
   /** How it is doing. */
@@ -3700,6 +3702,12 @@ export type DeviceDriver =
   | "pcie-root-port"
   /** A port for the guest's last words. */
   | "pvpanic"
+  /** The same as a PCI device. */
+  | "pvpanic-pci"
+  /** A SCSI CD drive. */
+  | "scsi-cd"
+  /** A SCSI disk. */
+  | "scsi-hd"
   /** A console of a virtio-serial device. */
   | "virtconsole"
   /** A memory balloon. */
@@ -3718,6 +3726,10 @@ export type DeviceDriver =
   | "virtio-rng-pci"
   /** The same. */
   | "virtio-rng-pci-non-transitional"
+  /** A SCSI controller. */
+  | "virtio-scsi-pci"
+  /** The same. */
+  | "virtio-scsi-pci-non-transitional"
   /** A device that holds consoles and ports. */
   | "virtio-serial-pci"
   /** The same. */
@@ -3733,6 +3745,12 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "pcie-root-port" } & PcieRootPortProperties)
   /** A port for the guest's last words. */
   | ({ driver: "pvpanic" } & PvpanicProperties)
+  /** The same as a PCI device. */
+  | ({ driver: "pvpanic-pci" } & PvpanicPciProperties)
+  /** A SCSI CD drive. */
+  | ({ driver: "scsi-cd" } & ScsiCdProperties)
+  /** A SCSI disk. */
+  | ({ driver: "scsi-hd" } & ScsiHdProperties)
   /** A console of a virtio-serial device. */
   | ({ driver: "virtconsole" } & VirtSerialPortProperties)
   /** A memory balloon. */
@@ -3751,6 +3769,10 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "virtio-rng-pci" } & VirtioRngProperties)
   /** The same. */
   | ({ driver: "virtio-rng-pci-non-transitional" } & VirtioRngProperties)
+  /** A SCSI controller. */
+  | ({ driver: "virtio-scsi-pci" } & VirtioScsiProperties)
+  /** The same. */
+  | ({ driver: "virtio-scsi-pci-non-transitional" } & VirtioScsiProperties)
   /** A device that holds consoles and ports. */
   | ({ driver: "virtio-serial-pci" } & VirtioSerialProperties)
   /** The same. */
@@ -3829,6 +3851,192 @@ export interface BalloonArguments {
 export interface BalloonChangeData {
   /** The bytes left to it. */
   actual: number;
+}
+
+/** A virtio SCSI controller. Its bus is called "ID.0". */
+export interface VirtioScsiProperties {
+  /**
+   * Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x (default:
+   * the first free slot).
+   */
+  addr?: string;
+  /** Whether other functions may share the slot (default: false). */
+  multifunction?: boolean;
+  /** Must be 0: the firmware tables name no slots (default: 0). */
+  "acpi-index"?: number;
+  /** Must not be off: there is no legacy interface (default: on). */
+  "disable-legacy"?: OnOffAuto;
+  /** Must not be true: there is no other interface (default: false). */
+  "disable-modern"?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  iommu_platform?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  ats?: boolean;
+  /** Must not be false: the kernel takes the guest's kicks (default: true). */
+  ioeventfd?: boolean;
+  /**
+   * How many MSI-X vectors there are (default: one for each queue and one for configuration
+   * changes).
+   */
+  vectors?: number;
+  /** How many queues requests have, 1 to 1022 (default: one for each vCPU). */
+  num_queues?: number;
+  /** How many entries a queue has, a power of two, 4 to 1024 (default: 256). */
+  virtqueue_size?: number;
+  /** The longest request in sectors of 512 bytes (default: 65535). */
+  max_sectors?: number;
+  /** How many requests a disk is given at a time (default: 128). */
+  cmd_per_lun?: number;
+  /** Whether the guest is told of disks that come and go (default: true). */
+  hotplug?: boolean;
+  /** Whether the guest is told of disks whose length changes (default: true). */
+  param_change?: boolean;
+  /**
+   * The id of the iothread object that serves it (default: one that all such controllers and disks
+   * share).
+   */
+  iothread?: string;
+}
+
+/** A SCSI disk. */
+export interface ScsiHdProperties {
+  /** Must be 0: a bus has one (default: 0). */
+  channel?: number;
+  /** Its target, 0 to 255 (default: the first that is free). */
+  "scsi-id"?: number;
+  /** Its number there, 0 to 16383 (default: 0, or the first that is free on `scsi-id`). */
+  lun?: number;
+  /** The serial number; the guest reads its first 36 bytes. */
+  serial?: string;
+  /** A name that the guest finds among the unit's identifiers (default: the serial number). */
+  device_id?: string;
+  /** Its maker, of which the guest reads 8 characters (default: SESAME). */
+  vendor?: string;
+  /** Its name, of which the guest reads 16 characters (default: HARDDISK or CD-ROM). */
+  product?: string;
+  /** Its version, of which the guest reads 4 characters (default: 1.0). */
+  ver?: string;
+  /** Whether the guest sees a write cache and must flush it (default: auto). */
+  "write-cache"?: OnOffAuto;
+  /** Accepted and without effect: there is no firmware that boots from it. */
+  bootindex?: number;
+  /** What to do when a write fails (default: auto). */
+  werror?: BlockdevOnError;
+  /** What to do when a read fails (default: auto). */
+  rerror?: BlockdevOnError;
+  /** The node-name of its medium. */
+  drive: string;
+  /** Whether it says of itself that it can be taken out (default: false). */
+  removable?: boolean;
+  /**
+   * The smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default:
+   * 512).
+   */
+  logical_block_size?: number;
+  /** The unit that is written without reading first, in bytes (default: the logical block size). */
+  physical_block_size?: number;
+  /** Whether others may write to the medium at the same time (default: false). */
+  "share-rw"?: boolean;
+}
+
+/** A SCSI CD drive. */
+export interface ScsiCdProperties {
+  /** Must be 0: a bus has one (default: 0). */
+  channel?: number;
+  /** Its target, 0 to 255 (default: the first that is free). */
+  "scsi-id"?: number;
+  /** Its number there, 0 to 16383 (default: 0, or the first that is free on `scsi-id`). */
+  lun?: number;
+  /** The serial number; the guest reads its first 36 bytes. */
+  serial?: string;
+  /** A name that the guest finds among the unit's identifiers (default: the serial number). */
+  device_id?: string;
+  /** Its maker, of which the guest reads 8 characters (default: SESAME). */
+  vendor?: string;
+  /** Its name, of which the guest reads 16 characters (default: HARDDISK or CD-ROM). */
+  product?: string;
+  /** Its version, of which the guest reads 4 characters (default: 1.0). */
+  ver?: string;
+  /** Whether the guest sees a write cache and must flush it (default: auto). */
+  "write-cache"?: OnOffAuto;
+  /** Accepted and without effect: there is no firmware that boots from it. */
+  bootindex?: number;
+  /** What to do when a write fails (default: auto). */
+  werror?: BlockdevOnError;
+  /** What to do when a read fails (default: auto). */
+  rerror?: BlockdevOnError;
+  /** The node-name of the medium that is in it at first (default: it is empty). */
+  drive?: string;
+}
+
+/** Data of event `DEVICE_TRAY_MOVED`. */
+export interface DeviceTrayMovedData {
+  /** The name of the drive's backend; empty where only nodes have names. */
+  device: string;
+  /** The device's id, or its place in the object tree. */
+  id: string;
+  /** Whether it is open now. */
+  "tray-open": boolean;
+}
+
+/** Arguments of command `eject`. */
+export interface EjectArguments {
+  /** The name of the drive's backend. */
+  device?: string;
+  /** The device's id, or its place in the object tree. */
+  id?: string;
+  /** Whether to do it although the guest keeps the medium in (default: false). */
+  force?: boolean;
+}
+
+/** Arguments of command `blockdev-open-tray`. */
+export interface BlockdevOpenTrayArguments {
+  /** The name of the drive's backend. */
+  device?: string;
+  /** The device's id, or its place in the object tree. */
+  id?: string;
+  /** Whether to open it although the guest keeps the medium in (default: false). */
+  force?: boolean;
+}
+
+/** Arguments of command `blockdev-close-tray`. */
+export interface BlockdevCloseTrayArguments {
+  /** The name of the drive's backend. */
+  device?: string;
+  /** The device's id, or its place in the object tree. */
+  id?: string;
+}
+
+/** Arguments of command `blockdev-remove-medium`. */
+export interface BlockdevRemoveMediumArguments {
+  /** The device's id, or its place in the object tree. */
+  id: string;
+}
+
+/** Arguments of command `blockdev-insert-medium`. */
+export interface BlockdevInsertMediumArguments {
+  /** The device's id, or its place in the object tree. */
+  id: string;
+  /** The node. */
+  "node-name": string;
+}
+
+/** A byte through which a guest's kernel says that it gave up. */
+export interface PvpanicPciProperties {
+  /**
+   * Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x (default:
+   * the first free slot).
+   */
+  addr?: string;
+  /** Whether other functions may share the slot (default: false). */
+  multifunction?: boolean;
+  /** Must be 0: the firmware tables name no slots (default: 0). */
+  "acpi-index"?: number;
+  /**
+   * Which events the guest may report, a set of bits: 1 a panic, 2 a crash kernel, 4 a shutdown
+   * (default: 7).
+   */
+  events?: number;
 }
 
 /** Arguments of command `device-list-properties`. */

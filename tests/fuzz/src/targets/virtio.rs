@@ -1,6 +1,7 @@
 //! A virtio driver gone mad: any bytes in its rings and buffers, any access to the device's
 //! registers and configuration space, resets at any time; for a disk over nothing, a disk over a
-//! file, a random number generator, a console, and a balloon.
+//! file, a random number generator, a console, a balloon,
+//! and a SCSI controller with a disk and an empty drive.
 //!
 //! What must hold: no panic on any thread; whatever goes on, the device lets itself be reset, and
 //! then serves a driver that keeps the rules.
@@ -11,18 +12,20 @@ use arbitrary::{Result, Unstructured};
 use block::spec::{
     CacheSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec, NodeOptions, NodeSpec, NullSpec,
 };
-use block::{BlockGraph, IoThread, IoThreadSpec};
+use block::{BlockGraph, IoThread, IoThreadSpec, NodeRef};
 use devices::irq::IrqLine;
 use devices::lifecycle::Lifecycle;
 use devices::memory::{GuestMem, GuestMemView, Reclaim};
 use devices::notice::NoticeSink;
 use devices::pci::intx::Wires;
 use devices::pci::{Attachment, PciFunction, SlotAddress, Spaces};
+use devices::scsi::{Kind as Unit, ScsiUnit, ScsiUnitSpec};
 use devices::virtio::balloon::{BalloonHost, BalloonSpec, VirtioBalloon};
 use devices::virtio::blk::{VirtioBlk, VirtioBlkSpec};
 use devices::virtio::console::{ConsoleSpec, PortKind, PortSpec, VirtioConsole};
 use devices::virtio::device::VirtioDevice;
 use devices::virtio::rng::{Builtin, Rate, VirtioRng};
+use devices::virtio::scsi::{VirtioScsi, VirtioScsiSpec};
 use devices::virtio::transport::{VirtioPci, VirtioPciSpec};
 use devices::vm_clock::VmClock;
 use fdset::{Door, FdRegistry, FdsetId, Handover, Origin, Scope};
@@ -56,12 +59,13 @@ pub(super) fn run(input: &[u8]) {
     let Ok(kind) = input.arbitrary::<u8>() else {
         return;
     };
-    let kind = match kind % 5 {
+    let kind = match kind % 6 {
         0 => Kind::Null,
         1 => Kind::File,
         2 => Kind::Rng,
         3 => Kind::Console,
-        _ => Kind::Balloon,
+        4 => Kind::Balloon,
+        _ => Kind::Scsi,
     };
     let mut driver = Driver::new(kind);
     driver.start(u64::MAX);
@@ -87,6 +91,7 @@ enum Kind {
     Rng,
     Console,
     Balloon,
+    Scsi,
 }
 
 fn iothread() -> &'static IoThread {
@@ -112,10 +117,68 @@ fn device(kind: Kind) -> Arc<dyn VirtioDevice> {
         ),
         Kind::Console => console(),
         Kind::Balloon => balloon(),
+        Kind::Scsi => scsi(),
     }
 }
 
+/// A controller with a disk and an empty drive.
+fn scsi() -> Arc<VirtioScsi> {
+    let spec = VirtioScsiSpec {
+        id: "scsi".to_owned(),
+        queues: 1,
+        queue_size: SIZE,
+        max_sectors: 65535,
+        cmd_per_lun: 128,
+        hotplug: true,
+        param_change: true,
+        iothread: iothread().clone(),
+    };
+    let controller = VirtioScsi::new(spec, reactor().clone()).expect("a controller");
+    for (kind, medium) in [
+        (Unit::Disk, Some(node(Kind::File).into())),
+        (Unit::Cd, None),
+    ] {
+        let block = if kind == Unit::Cd { 2048 } else { 512 };
+        let spec = ScsiUnitSpec {
+            id: "unit".to_owned(),
+            kind,
+            vendor: "V".to_owned(),
+            product: "P".to_owned(),
+            version: "1".to_owned(),
+            serial: "fuzz".to_owned(),
+            device_id: None,
+            removable: kind == Unit::Cd,
+            logical_block_size: block,
+            physical_block_size: block,
+            write_cache: true,
+            notices: notices(),
+        };
+        let unit = ScsiUnit::new(spec, medium).expect("a unit");
+        let place = controller.place(Some(0), None).expect("room");
+        controller.plug(place, Arc::new(unit));
+    }
+    controller
+}
+
 fn disk(kind: Kind) -> VirtioBlk {
+    let spec = VirtioBlkSpec {
+        id: "vda".to_owned(),
+        root: node(kind).into(),
+        serial: "fuzz".to_owned(),
+        queues: 2,
+        queue_size: SIZE,
+        logical_block_size: 512,
+        physical_block_size: 512,
+        write_cache: true,
+        discard: true,
+        write_zeroes: true,
+        iothread: iothread().clone(),
+        notices: notices(),
+    };
+    VirtioBlk::new(spec).expect("a disk")
+}
+
+fn node(kind: Kind) -> NodeRef {
     let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
     let driver = if kind == Kind::Null {
         DriverSpec::NullCo(NullSpec {
@@ -148,22 +211,7 @@ fn disk(kind: Kind) -> VirtioBlk {
         options,
         driver,
     };
-    let node = BlockGraph::new().add(&door, spec).expect("a node");
-    let spec = VirtioBlkSpec {
-        id: "vda".to_owned(),
-        root: node.into(),
-        serial: "fuzz".to_owned(),
-        queues: 2,
-        queue_size: SIZE,
-        logical_block_size: 512,
-        physical_block_size: 512,
-        write_cache: true,
-        discard: true,
-        write_zeroes: true,
-        iothread: iothread().clone(),
-        notices: notices(),
-    };
-    VirtioBlk::new(spec).expect("a disk")
+    BlockGraph::new().add(&door, spec).expect("a node")
 }
 
 /// Takes nothing, as if all pages were large ones.
@@ -438,7 +486,9 @@ impl Driver {
     fn settle(&self) {
         for _ in 0..2 {
             match self.kind {
-                Kind::Null | Kind::File => iothread().run(|_| async {}).expect("it runs"),
+                Kind::Null | Kind::File | Kind::Scsi => {
+                    iothread().run(|_| async {}).expect("it runs")
+                }
                 Kind::Rng | Kind::Console | Kind::Balloon => {
                     let (tell, told) = mpsc::channel();
                     let job = reactor().run(move || tell.send(()).expect("it is waited for"));
@@ -458,8 +508,13 @@ impl Driver {
     /// One request by the rules is answered by the rules.
     fn assert_it_serves(&mut self) {
         self.assert_it_runs();
-        // A console's second queue is where the guest writes.
-        let queue = if self.kind == Kind::Console { 1 } else { 0 };
+        let queue = match self.kind {
+            // Its second queue is where the guest writes.
+            Kind::Console => 1,
+            // The first two are for control and events.
+            Kind::Scsi => 2,
+            _ => 0,
+        };
         let buffers = Self::base(queue) + BUFFERS;
         let written = match self.kind {
             Kind::Null | Kind::File => {
@@ -476,6 +531,15 @@ impl Driver {
             Kind::Rng => {
                 self.describe(queue, 0, (buffers, 16, WRITE), 0);
                 16
+            }
+            Kind::Scsi => {
+                // TEST UNIT READY, for target 0
+                let mut header = [0; 51];
+                header[0] = 1;
+                self.write(buffers, &header);
+                self.describe(queue, 0, (buffers, 51, NEXT), 1);
+                self.describe(queue, 1, (buffers + 0x100, 108, WRITE), 0);
+                108
             }
             Kind::Console | Kind::Balloon => {
                 self.describe(queue, 0, (buffers, 4, 0), 0);

@@ -83,7 +83,7 @@ const ACCEPTED: &str = "tools/oracle/accepted-qtest-failures.txt";
 const ACCEPTED_IOTESTS: &str = "tools/oracle/accepted-iotest-failures.txt";
 
 /// What is tested when nothing is named: the programs that have something to say about us.
-const TESTS: [&str; 11] = [
+const TESTS: [&str; 12] = [
     "qmp-test",
     "qmp-cmd-test",
     "machine-none-test",
@@ -93,6 +93,7 @@ const TESTS: [&str; 11] = [
     "test-hmp",
     "fw_cfg-test",
     "pvpanic-test",
+    "pvpanic-pci-test",
     "virtio-balloon-test",
     "qos-test",
 ];

@@ -121,7 +121,9 @@ fn node(vm: &Vm, name: &str, by_device: bool) -> Result<NodeRef, QmpError> {
             .disks()
             .find(|(own, about, _)| *own == device || path(own, about.id.is_some()) == device);
         return match found {
-            Some((.., disk)) => Ok(disk.node().clone()),
+            Some((.., disk)) => disk
+                .node()
+                .ok_or_else(|| QmpError::generic(format!("Device '{name}' has no medium"))),
             None => Err(QmpError::device_not_found(name)),
         };
     }

@@ -1,0 +1,270 @@
+//! `virtio-scsi-pci`, and what is plugged into its bus: `scsi-hd` and `scsi-cd`.
+
+use std::sync::Arc;
+
+use block::{Root, Usage};
+use devices::scsi::unit::CD_BLOCK;
+use devices::scsi::{Kind, ScsiUnit, ScsiUnitSpec};
+use devices::virtio::scsi::{MAX_LUN, MAX_TARGET, VirtioScsi, VirtioScsiSpec};
+use qapi_schema::QmpError;
+use qapi_schema::block_core::BlockdevOnError;
+use qapi_schema::common::OnOffAuto;
+use qapi_schema::scsi::{
+    ScsiCdProperties, ScsiHdProperties, ScsiUnitProperties, VirtioScsiProperties,
+};
+
+use super::Plug;
+use super::blk::claim_drive;
+use super::pci::{plug_virtio, virtio_place};
+use crate::device_tree::{Claim, Part};
+use crate::resolve::unmet;
+use crate::vm::Vm;
+
+/// What a controller has where the client does not say.
+const QUEUE_SIZE: u16 = 256;
+const MAX_SECTORS: u32 = 65535;
+const CMD_PER_LUN: u32 = 128;
+/// Bytes of a disk's block where the client does not say.
+const BLOCK_SIZE: u64 = 512;
+
+/// Takes what both kinds may be given out of one kind's properties.
+macro_rules! unit_properties {
+    ($of:expr) => {
+        ScsiUnitProperties {
+            channel: $of.channel,
+            scsi_id: $of.scsi_id,
+            lun: $of.lun,
+            serial: $of.serial,
+            device_id: $of.device_id,
+            vendor: $of.vendor,
+            product: $of.product,
+            ver: $of.ver,
+            write_cache: $of.write_cache,
+            bootindex: $of.bootindex,
+            werror: $of.werror,
+            rerror: $of.rerror,
+        }
+    };
+}
+
+pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioScsiProperties) -> Result<Part, QmpError> {
+    let vcpus = plug.vm.machine.board(&plug.name)?.vcpu_count();
+    let place = virtio_place!(options);
+    let iothread = match &options.iothread {
+        Some(id) => {
+            let iothread = plug.vm.objects.claim_iothread(id, &plug.name)?;
+            plug.claim(Claim::Object(id.clone()));
+            iothread
+        }
+        None => plug.vm.default_iothread()?,
+    };
+    let spec = VirtioScsiSpec {
+        id: plug.name.clone(),
+        queues: options
+            .num_queues
+            .unwrap_or(u16::try_from(vcpus).unwrap_or(u16::MAX)),
+        queue_size: options.virtqueue_size.unwrap_or(QUEUE_SIZE),
+        max_sectors: options.max_sectors.unwrap_or(MAX_SECTORS),
+        cmd_per_lun: options.cmd_per_lun.unwrap_or(CMD_PER_LUN),
+        hotplug: options.hotplug.unwrap_or(true),
+        param_change: options.param_change.unwrap_or(true),
+        iothread,
+    };
+    let controller = VirtioScsi::new(spec, plug.vm.reactor.clone())
+        .map_err(|error| QmpError::from_error(&error))?;
+    plug_virtio(plug, place, Arc::clone(&controller) as _)?;
+    Ok(Part::ScsiBus(controller))
+}
+
+pub(super) fn plug_disk(plug: &mut Plug<'_>, options: ScsiHdProperties) -> Result<Part, QmpError> {
+    let logical = options.logical_block_size.unwrap_or(BLOCK_SIZE);
+    let unit = Unit {
+        kind: Kind::Disk,
+        product: "HARDDISK",
+        drive: Some(options.drive.clone()),
+        removable: options.removable.unwrap_or(false),
+        logical: block_size("logical_block_size", logical)?,
+        physical: block_size(
+            "physical_block_size",
+            options.physical_block_size.unwrap_or(logical),
+        )?,
+        share_rw: options.share_rw.unwrap_or(false),
+    };
+    plug_unit(plug, unit, unit_properties!(options))
+}
+
+pub(super) fn plug_cd(plug: &mut Plug<'_>, options: ScsiCdProperties) -> Result<Part, QmpError> {
+    let unit = Unit {
+        kind: Kind::Cd,
+        product: "CD-ROM",
+        drive: options.drive.clone(),
+        removable: true,
+        logical: CD_BLOCK,
+        physical: CD_BLOCK,
+        share_rw: false,
+    };
+    plug_unit(plug, unit, unit_properties!(options))
+}
+
+/// What tells a disk from a CD drive.
+struct Unit {
+    kind: Kind,
+    product: &'static str,
+    drive: Option<String>,
+    removable: bool,
+    logical: u32,
+    physical: u32,
+    share_rw: bool,
+}
+
+fn plug_unit(
+    plug: &mut Plug<'_>,
+    unit: Unit,
+    options: ScsiUnitProperties,
+) -> Result<Part, QmpError> {
+    refuse_unmet(&options)?;
+    let Some((_, controller)) = plug.vm.devices.scsi_bus(plug.bus.as_deref()) else {
+        return Err(QmpError::generic(match &plug.bus {
+            Some(bus) => format!("Bus '{bus}' not found"),
+            None => format!(
+                "No 'SCSI' bus found for device '{}'; add a virtio-scsi-pci first",
+                plug.name
+            ),
+        }));
+    };
+    let controller = Arc::clone(controller);
+    let target = number(options.scsi_id, "scsi-id", MAX_TARGET)?;
+    let lun = number(options.lun, "lun", MAX_LUN)?;
+    let address = controller
+        .place(target, lun)
+        .map_err(|error| QmpError::from_error(&error))?;
+    let (medium, cached) = match &unit.drive {
+        Some(drive) => {
+            let (root, cached) = attach(plug, drive, unit.kind, unit.share_rw)?;
+            (Some(root), cached)
+        }
+        None => (None, true),
+    };
+    // Whatever medium is in when the device goes is given back.
+    plug.claim(Claim::Node(unit.drive.unwrap_or_default()));
+    let spec = ScsiUnitSpec {
+        id: plug.name.clone(),
+        kind: unit.kind,
+        vendor: options.vendor.unwrap_or_else(|| "SESAME".to_owned()),
+        product: options.product.unwrap_or_else(|| unit.product.to_owned()),
+        version: options.ver.unwrap_or_else(|| "1.0".to_owned()),
+        serial: options.serial.unwrap_or_default(),
+        device_id: options.device_id,
+        removable: unit.removable,
+        logical_block_size: unit.logical,
+        physical_block_size: unit.physical,
+        write_cache: match options.write_cache {
+            Some(OnOffAuto::On) => true,
+            Some(OnOffAuto::Off) => false,
+            Some(OnOffAuto::Auto) | None => cached,
+        },
+        notices: plug.vm.mailbox.notices(),
+    };
+    let unit = ScsiUnit::new(spec, medium).map_err(|error| QmpError::from_error(&error))?;
+    let unit = Arc::new(unit);
+    controller.plug(address, Arc::clone(&unit));
+    Ok(Part::ScsiUnit(controller, unit))
+}
+
+/// Takes the node, or the drive, called `name` as a medium; whether it is cached.
+fn attach(
+    plug: &mut Plug<'_>,
+    name: &str,
+    kind: Kind,
+    share_rw: bool,
+) -> Result<(Root, bool), QmpError> {
+    let drive = plug.vm.drives.find(name).cloned();
+    if drive.is_some() {
+        claim_drive(plug, name)?;
+    }
+    let medium = drive.as_ref().map_or(name, |drive| &drive.node);
+    let root = plug.vm.attach_medium(medium, &plug.name, kind, share_rw)?;
+    plug.claim(Claim::Node(medium.to_owned()));
+    Ok((root, drive.is_none_or(|drive| drive.write_cache)))
+}
+
+impl Vm {
+    /// Gives a node to a unit as its medium. A CD is only read.
+    ///
+    /// # Errors
+    /// There is no such node, or another user of it does not agree.
+    pub(crate) fn attach_medium(
+        &mut self,
+        node: &str,
+        device: &str,
+        kind: Kind,
+        share_rw: bool,
+    ) -> Result<Root, QmpError> {
+        let failed = |error: block::BlockError| QmpError::from_error(&error);
+        let view = self.graph.node(node).map_err(failed)?;
+        let read_only = kind == Kind::Cd || view.node().is_read_only();
+        let usage = Usage::disk(read_only, share_rw);
+        self.graph.attach(node, device, usage).map_err(failed)
+    }
+
+    /// Takes the medium out of a unit, with nothing in flight on it, and gives its node back.
+    pub(crate) fn take_medium(&mut self, device: &str, unit: &ScsiUnit) -> bool {
+        let Some(root) = unit.take_medium() else {
+            return false;
+        };
+        let name = root.node().name().to_owned();
+        drop(root);
+        drop(self.graph.drain(&[&name]));
+        self.graph.detach_device(device)
+    }
+}
+
+/// A unit leaves its bus.
+pub(super) fn leave(vm: &mut Vm, name: &str, controller: &VirtioScsi, unit: &Arc<ScsiUnit>) {
+    controller.unplug(unit);
+    vm.take_medium(name, unit);
+}
+
+fn number<T: TryFrom<u32> + Into<u32> + Copy + PartialOrd>(
+    given: Option<u32>,
+    name: &str,
+    most: T,
+) -> Result<Option<T>, QmpError> {
+    let Some(given) = given else {
+        return Ok(None);
+    };
+    let fits = T::try_from(given).ok().filter(|number| *number <= most);
+    fits.map(Some).ok_or_else(|| {
+        QmpError::generic(format!(
+            "Parameter '{name}' expects 0 to {}, not {given}",
+            most.into()
+        ))
+    })
+}
+
+fn refuse_unmet(options: &ScsiUnitProperties) -> Result<(), QmpError> {
+    let stops = |policy: Option<BlockdevOnError>| {
+        !matches!(
+            policy,
+            None | Some(BlockdevOnError::Auto | BlockdevOnError::Report)
+        )
+    };
+    let reported = "failed requests are reported to the guest and to clients";
+    unmet::refuse(&[
+        (stops(options.werror), "werror", reported),
+        (stops(options.rerror), "rerror", reported),
+        (
+            options.channel.unwrap_or(0) != 0,
+            "channel",
+            "a bus has channel 0 only",
+        ),
+    ])
+}
+
+fn block_size(name: &str, bytes: u64) -> Result<u32, QmpError> {
+    u32::try_from(bytes).map_err(|_| {
+        QmpError::generic(format!(
+            "Parameter '{name}' expects 512 to 32768 bytes, not {bytes}"
+        ))
+    })
+}
