@@ -52,7 +52,10 @@ mod tests {
     fn a_wish_for_a_node_that_cannot_be_met_is_refused_by_its_name() {
         let file = "driver=file,node-name=d,filename=x";
         assert_eq!(node_error(file), None);
-        assert_eq!(node_error(&format!("{file},locking=auto,aio=native")), None);
+        let native = format!("{file},locking=auto,aio=native");
+        assert_eq!(node_error(&format!("{native},cache.direct=on")), None);
+        let cached = node_error(&native);
+        assert!(cached.is_some_and(|error| error.contains("requires cache.direct=on")));
         assert_eq!(node_error(&format!("{file},locking=on")), None);
         let slow = node_error("driver=null-co,node-name=n,latency-ns=5");
         assert!(slow.is_some_and(|error| error.contains("'latency-ns'")));
