@@ -2790,14 +2790,15 @@ type BlockdevOnError string
 const (
 	// Tell the guest; a job fails.
 	BlockdevOnErrorReport BlockdevOnError = "report"
-	// Go on; a job fails at its end, a commit only if the same fails again. Not to be had for
-	// disks.
+	// Go on; a job fails at its end, a commit only if the same fails again; the guest is told that
+	// all is well.
 	BlockdevOnErrorIgnore BlockdevOnError = "ignore"
-	// Stop if the storage is full, else report. Not to be had for disks.
+	// Stop if the storage is full, else report.
 	BlockdevOnErrorEnospc BlockdevOnError = "enospc"
-	// Stop: a job waits until it is told to try again. Not to be had for disks.
+	// Stop: a job waits until it is told to try again; for a disk the machine stops, and cont does
+	// its requests again.
 	BlockdevOnErrorStop BlockdevOnError = "stop"
-	// Report.
+	// What is usual: report, and enospc for writes of a disk.
 	BlockdevOnErrorAuto BlockdevOnError = "auto"
 )
 
@@ -4553,9 +4554,10 @@ type DeviceOptionsVirtioBlkPCI struct {
 	Discard *bool `json:"discard,omitempty"`
 	// Whether the guest may ask for zeroes (default: true).
 	WriteZeroes *bool `json:"write-zeroes,omitempty"`
-	// What to do when a write fails (default: auto).
+	// What to do when a write, a flush or a discard fails (default: auto, which is what the drive
+	// says, or enospc).
 	Werror *BlockdevOnError `json:"werror,omitempty"`
-	// What to do when a read fails (default: auto).
+	// What to do when a read fails (default: auto, which is what the drive says, or report).
 	Rerror *BlockdevOnError `json:"rerror,omitempty"`
 	// Whether others may write to the medium at the same time (default: false).
 	ShareRw *bool `json:"share-rw,omitempty"`
@@ -4627,9 +4629,10 @@ type DeviceOptionsVirtioBlkPCINonTransitional struct {
 	Discard *bool `json:"discard,omitempty"`
 	// Whether the guest may ask for zeroes (default: true).
 	WriteZeroes *bool `json:"write-zeroes,omitempty"`
-	// What to do when a write fails (default: auto).
+	// What to do when a write, a flush or a discard fails (default: auto, which is what the drive
+	// says, or enospc).
 	Werror *BlockdevOnError `json:"werror,omitempty"`
-	// What to do when a read fails (default: auto).
+	// What to do when a read fails (default: auto, which is what the drive says, or report).
 	Rerror *BlockdevOnError `json:"rerror,omitempty"`
 	// Whether others may write to the medium at the same time (default: false).
 	ShareRw *bool `json:"share-rw,omitempty"`

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use block::job::ErrorAction;
 use fdset::SocketAddress;
 
 /// News from a device.
@@ -51,6 +52,9 @@ pub enum Notice {
         write: bool,
         /// The error's number.
         errno: i32,
+        /// What is done about it: with `Stop` the request waits until the device's queues are
+        /// started again.
+        action: ErrorAction,
     },
     /// The guest has opened or closed the tray of a drive.
     TrayMoved {

@@ -8,6 +8,7 @@
 //! Pure bookkeeping: nodes are made and removed by [`crate::vm::Vm`].
 
 use indexmap::IndexMap;
+use qapi_schema::block_core::BlockdevOnError;
 
 /// A drive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +17,8 @@ pub struct Drive {
     pub node: String,
     /// Whether its disk shows the guest a write cache unless told otherwise.
     pub write_cache: bool,
+    /// What is done when a read fails, and when anything else does, unless its disk says.
+    pub on_error: [Option<BlockdevOnError>; 2],
 }
 
 /// The drives by id, in the order they were added.
@@ -69,6 +72,7 @@ mod tests {
         let drive = Drive {
             node: "#block001".into(),
             write_cache: true,
+            on_error: [None; 2],
         };
         drives.add("d0".into(), drive.clone());
         assert_eq!(drives.find("d0"), Some(&drive));

@@ -522,11 +522,12 @@ BlockdevOnError = Literal["report", "ignore", "enospc", "stop", "auto"]
 """What to do when a request of a disk or a job fails.
 
 - ``report``: Tell the guest; a job fails.
-- ``ignore``: Go on; a job fails at its end, a commit only if the same fails again. Not to be had
-for disks.
-- ``enospc``: Stop if the storage is full, else report. Not to be had for disks.
-- ``stop``: Stop: a job waits until it is told to try again. Not to be had for disks.
-- ``auto``: Report.
+- ``ignore``: Go on; a job fails at its end, a commit only if the same fails again; the guest is
+told that all is well.
+- ``enospc``: Stop if the storage is full, else report.
+- ``stop``: Stop: a job waits until it is told to try again; for a disk the machine stops, and cont
+does its requests again.
+- ``auto``: What is usual: report, and enospc for writes of a disk.
 """
 
 
@@ -4157,9 +4158,11 @@ class DeviceOptionsVirtioBlkPci(Struct):
     write_zeroes: Optional[bool] = None
     """Whether the guest may ask for zeroes (default: true)."""
     werror: Optional[BlockdevOnError] = None
-    """What to do when a write fails (default: auto)."""
+    """What to do when a write, a flush or a discard fails (default: auto, which is what the
+    drive says, or enospc).
+    """
     rerror: Optional[BlockdevOnError] = None
-    """What to do when a read fails (default: auto)."""
+    """What to do when a read fails (default: auto, which is what the drive says, or report)."""
     share_rw: Optional[bool] = None
     """Whether others may write to the medium at the same time (default: false)."""
 
@@ -4243,9 +4246,11 @@ class DeviceOptionsVirtioBlkPciNonTransitional(Struct):
     write_zeroes: Optional[bool] = None
     """Whether the guest may ask for zeroes (default: true)."""
     werror: Optional[BlockdevOnError] = None
-    """What to do when a write fails (default: auto)."""
+    """What to do when a write, a flush or a discard fails (default: auto, which is what the
+    drive says, or enospc).
+    """
     rerror: Optional[BlockdevOnError] = None
-    """What to do when a read fails (default: auto)."""
+    """What to do when a read fails (default: auto, which is what the drive says, or report)."""
     share_rw: Optional[bool] = None
     """Whether others may write to the medium at the same time (default: false)."""
 

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use block::job::OnError;
 use block::spec::{
     BackingSpec, CacheSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec,
     NodeOptions, NodeSpec, Qcow2Spec, RawSpec,
@@ -72,6 +73,7 @@ pub(crate) fn start(
         write_cache: true,
         discard: false,
         write_zeroes: false,
+        on_error: [OnError::Report; 2],
         iothread: thread,
         notices: NoticeSink::new(|notice| panic!("{notice:?}")),
     })

@@ -862,7 +862,7 @@ pub struct DriveOptions {
     #[serde(rename = "copy-on-read")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub copy_on_read: Option<bool>,
-    /// What to do when a write fails (default: report).
+    /// What to do when a write fails (default: enospc).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<super::block_core::BlockdevOnError>,
     /// What to do when a read fails (default: report).
@@ -965,10 +965,10 @@ impl crate::describe::Described for DriveOptions {
         crate::describe::MemberSpec::optional(
                 "werror",
                 "BlockdevOnError",
-                "what to do when a write fails (default: report)",
+                "what to do when a write fails (default: enospc)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("report"),
+            .default_is("enospc"),
         crate::describe::MemberSpec::optional(
                 "rerror",
                 "BlockdevOnError",

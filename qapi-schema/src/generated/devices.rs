@@ -258,10 +258,11 @@ pub struct VirtioBlkProperties {
     #[serde(rename = "write-zeroes")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_zeroes: Option<bool>,
-    /// What to do when a write fails (default: auto).
+    /// What to do when a write, a flush or a discard fails (default: auto, which is what the drive
+    /// says, or enospc).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<super::block_core::BlockdevOnError>,
-    /// What to do when a read fails (default: auto).
+    /// What to do when a read fails (default: auto, which is what the drive says, or report).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
     /// Whether others may write to the medium at the same time (default: false).
@@ -454,17 +455,17 @@ impl crate::describe::Described for VirtioBlkProperties {
         crate::describe::MemberSpec::optional(
                 "werror",
                 "BlockdevOnError",
-                "what to do when a write fails (default: auto)",
+                "what to do when a write, a flush or a discard fails (default: auto, which is what the drive says, or enospc)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto"),
+            .default_is("auto, which is what the drive says, or enospc"),
         crate::describe::MemberSpec::optional(
                 "rerror",
                 "BlockdevOnError",
-                "what to do when a read fails (default: auto)",
+                "what to do when a read fails (default: auto, which is what the drive says, or report)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto"),
+            .default_is("auto, which is what the drive says, or report"),
         crate::describe::MemberSpec::optional(
                 "share-rw",
                 "bool",

@@ -2,7 +2,7 @@
 
 use block::spec::Behind;
 use fdset::Policy;
-use qapi_schema::block_core::BlockdevOptions;
+use qapi_schema::block_core::{BlockdevOnError, BlockdevOptions};
 use qapi_schema::char::ChardevAdd;
 use qapi_schema::cli::AccelType;
 use qapi_schema::cli::CompatPolicy;
@@ -216,6 +216,8 @@ pub struct DriveSpec {
     pub recognised: bool,
     /// Whether its disk shows the guest a write cache unless told otherwise.
     pub write_cache: bool,
+    /// What is done when a read fails, and when anything else does, unless its disk says.
+    pub on_error: [Option<BlockdevOnError>; 2],
 }
 
 /// A file for the guest to find in fw_cfg.

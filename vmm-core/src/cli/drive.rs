@@ -18,7 +18,6 @@ mod names;
 use std::fmt::Write as _;
 
 use block::spec::Behind;
-use qapi_schema::block_core::BlockdevOnError;
 use qapi_schema::block_core::{BlockdevDriver, BlockdevOptions, BlockdevOptionsVariant};
 use qapi_schema::cli::{DriveInterface, DriveOptions};
 use qapi_schema::describe::Described;
@@ -139,6 +138,7 @@ pub(super) fn resolve(
             behind: drive.behind,
             recognised: drive.recognised,
             write_cache: drive.write_cache,
+            on_error: [drive.options.rerror, drive.options.werror],
         });
     }
     Ok((specs, disks))
@@ -156,12 +156,6 @@ fn formats() -> String {
 }
 
 fn refuse_unmet(options: &DriveOptions, keys: &mut Keys) -> Result<(), Problem> {
-    let on_error = |policy: Option<BlockdevOnError>| {
-        !matches!(
-            policy,
-            None | Some(BlockdevOnError::Auto | BlockdevOnError::Report)
-        )
-    };
     let media = options.media.as_deref().unwrap_or("disk");
     let limit = keys
         .take_all(THROTTLING)
@@ -179,10 +173,6 @@ fn refuse_unmet(options: &DriveOptions, keys: &mut Keys) -> Result<(), Problem> 
         (
             media != "disk",
             "media: there are only disks; say media=disk or leave it out",
-        ),
-        (
-            on_error(options.werror) || on_error(options.rerror),
-            "werror, rerror: failed requests are reported to the guest and to clients; say report",
         ),
         (
             limit.is_some(),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use block::Usage;
+use block::job::OnError;
 use devices::virtio::blk::{VirtioBlk, VirtioBlkSpec};
 use qapi_schema::QmpError;
 use qapi_schema::block_core::BlockdevOnError;
@@ -51,6 +52,7 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
         .attach(medium, &plug.name, usage)
         .map_err(|error| QmpError::from_error(&error))?;
     plug.claim(Claim::Node(medium.clone()));
+    let [drive_rerror, drive_werror] = drive.as_ref().map_or([None; 2], |drive| drive.on_error);
     let logical = options.logical_block_size.unwrap_or(BLOCK_SIZE);
     let physical = options.physical_block_size.unwrap_or(logical);
     let disk = VirtioBlk::new(VirtioBlkSpec {
@@ -70,6 +72,10 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
         },
         discard: options.discard.unwrap_or(true),
         write_zeroes: options.write_zeroes.unwrap_or(true),
+        on_error: [
+            on_error(options.rerror, drive_rerror, OnError::Report),
+            on_error(options.werror, drive_werror, OnError::Enospc),
+        ],
         iothread,
         notices: plug.vm.mailbox.notices(),
     })
@@ -96,17 +102,8 @@ pub(super) fn claim_drive(plug: &mut Plug<'_>, id: &str) -> Result<(), QmpError>
 }
 
 fn refuse_unmet(options: &VirtioBlkProperties) -> Result<(), QmpError> {
-    let stops = |policy: Option<BlockdevOnError>| {
-        !matches!(
-            policy,
-            None | Some(BlockdevOnError::Auto | BlockdevOnError::Report)
-        )
-    };
     let logical = options.logical_block_size.unwrap_or(BLOCK_SIZE);
-    let reported = "failed requests are reported to the guest and to clients";
     unmet::refuse(&[
-        (stops(options.werror), "werror", reported),
-        (stops(options.rerror), "rerror", reported),
         (
             options.config_wce == Some(false),
             "config-wce=off",
@@ -125,6 +122,22 @@ fn refuse_unmet(options: &VirtioBlkProperties) -> Result<(), QmpError> {
             "discards are in logical blocks",
         ),
     ])
+}
+
+/// What is done about an error: what the device says, else its drive, else what is usual.
+fn on_error(
+    device: Option<BlockdevOnError>,
+    drive: Option<BlockdevOnError>,
+    usual: OnError,
+) -> OnError {
+    let said = |policy: Option<BlockdevOnError>| match policy? {
+        BlockdevOnError::Report => Some(OnError::Report),
+        BlockdevOnError::Ignore => Some(OnError::Ignore),
+        BlockdevOnError::Enospc => Some(OnError::Enospc),
+        BlockdevOnError::Stop => Some(OnError::Stop),
+        BlockdevOnError::Auto => None,
+    };
+    said(device).or_else(|| said(drive)).unwrap_or(usual)
 }
 
 fn block_size(name: &str, bytes: u64) -> Result<u32, QmpError> {
@@ -158,8 +171,6 @@ mod tests {
     #[test]
     fn a_wish_for_a_disk_or_its_slot_that_cannot_be_met_is_refused_by_its_name() {
         for (name, met, unmet) in [
-            ("werror", json!("report"), json!("stop")),
-            ("rerror", json!("auto"), json!("ignore")),
             ("config-wce", json!(true), json!(false)),
             ("min_io_size", json!(0), json!(4096)),
             ("opt_io_size", json!(0), json!(4096)),

@@ -350,6 +350,7 @@ impl Vm {
             Drive {
                 node: node.name().to_owned(),
                 write_cache: drive.write_cache,
+                on_error: drive.on_error,
             },
         );
         Ok(())

@@ -5,6 +5,7 @@
 
 use std::process::ExitCode;
 
+use block::job::ErrorAction;
 use devices::notice::Notice;
 use qapi_schema::block_core::{BlockErrorAction, BlockIoError, IoOperationType};
 use qapi_schema::char::VserportChange;
@@ -15,7 +16,7 @@ use qapi_schema::run_state::{
 use qapi_schema::{Event, QmpError};
 
 use super::{EndPolicy, Vm};
-use crate::device_tree::path;
+use crate::device_tree::{Claim, path};
 use crate::kvm::{VcpuEvent, VcpuFault};
 use crate::letters::Letter;
 use crate::messages::report;
@@ -165,9 +166,8 @@ impl Vm {
                 node,
                 write,
                 errno,
-            } => {
-                self.block_error(&device, node, write, errno);
-            }
+                action,
+            } => self.block_error(&device, node, write, (errno, action)),
             Notice::TrayMoved { id, open } => self.tray_moved(&id, open),
             Notice::Unplugged { id } => plug::unplugged(self, &id),
             Notice::ChardevChange { .. } => {}
@@ -244,25 +244,42 @@ impl Vm {
         }));
     }
 
-    fn block_error(&mut self, device: &str, node: String, write: bool, errno: i32) {
-        let has_id = self
-            .devices
-            .find(device)
-            .is_some_and(|device| device.id.is_some());
+    fn block_error(
+        &mut self,
+        device: &str,
+        node: String,
+        write: bool,
+        (errno, action): (i32, ErrorAction),
+    ) {
+        let found = self.devices.find(device);
+        let has_id = found.is_some_and(|device| device.id.is_some());
+        let drive = found.and_then(|device| {
+            device.claims.iter().find_map(|claim| match claim {
+                Claim::Drive(id) => Some(id.clone()),
+                _ => None,
+            })
+        });
         self.events.emit(Event::BlockIoError(BlockIoError {
             qom_path: path(device, has_id),
-            // The name of a legacy drive, which ours never have.
-            device: String::new(),
+            device: drive.unwrap_or_default(),
             node_name: Some(node),
             operation: if write {
                 IoOperationType::Write
             } else {
                 IoOperationType::Read
             },
-            action: BlockErrorAction::Report,
+            action: match action {
+                ErrorAction::Report => BlockErrorAction::Report,
+                ErrorAction::Ignore => BlockErrorAction::Ignore,
+                ErrorAction::Stop => BlockErrorAction::Stop,
+            },
             nospace: Some(errno == libc::ENOSPC),
             reason: std::io::Error::from_raw_os_error(errno).to_string(),
         }));
+        if action == ErrorAction::Stop {
+            // The request waits for the disk's next start.
+            self.halt(Change::IoError);
+        }
     }
 
     /// Stops what runs, for whatever reason, and takes the state that follows.

@@ -715,17 +715,18 @@ pub enum BlockdevOnError {
     /// Tell the guest; a job fails.
     #[serde(rename = "report")]
     Report,
-    /// Go on; a job fails at its end, a commit only if the same fails again. Not to be had for
-    /// disks.
+    /// Go on; a job fails at its end, a commit only if the same fails again; the guest is told
+    /// that all is well.
     #[serde(rename = "ignore")]
     Ignore,
-    /// Stop if the storage is full, else report. Not to be had for disks.
+    /// Stop if the storage is full, else report.
     #[serde(rename = "enospc")]
     Enospc,
-    /// Stop: a job waits until it is told to try again. Not to be had for disks.
+    /// Stop: a job waits until it is told to try again; for a disk the machine stops, and cont
+    /// does its requests again.
     #[serde(rename = "stop")]
     Stop,
-    /// Report.
+    /// What is usual: report, and enospc for writes of a disk.
     #[serde(rename = "auto")]
     Auto,
     /// One that this version does not know. It can be received, not sent.

@@ -88,10 +88,11 @@ pub struct VirtioBlkProperties {
     #[serde(rename = "write-zeroes")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_zeroes: Option<bool>,
-    /// What to do when a write fails (default: auto).
+    /// What to do when a write, a flush or a discard fails (default: auto, which is what the drive
+    /// says, or enospc).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<super::block_core::BlockdevOnError>,
-    /// What to do when a read fails (default: auto).
+    /// What to do when a read fails (default: auto, which is what the drive says, or report).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
     /// Whether others may write to the medium at the same time (default: false).

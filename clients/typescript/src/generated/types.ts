@@ -2090,14 +2090,18 @@ export type BlockdevOnError =
   /** Tell the guest; a job fails. */
   | "report"
   /**
-   * Go on; a job fails at its end, a commit only if the same fails again. Not to be had for disks.
+   * Go on; a job fails at its end, a commit only if the same fails again; the guest is told that
+   * all is well.
    */
   | "ignore"
-  /** Stop if the storage is full, else report. Not to be had for disks. */
+  /** Stop if the storage is full, else report. */
   | "enospc"
-  /** Stop: a job waits until it is told to try again. Not to be had for disks. */
+  /**
+   * Stop: a job waits until it is told to try again; for a disk the machine stops, and cont does
+   * its requests again.
+   */
   | "stop"
-  /** Report. */
+  /** What is usual: report, and enospc for writes of a disk. */
   | "auto";
 
 /** Arguments of command `block-stream`. */
@@ -3457,9 +3461,12 @@ export interface VirtioBlkProperties {
   discard?: boolean;
   /** Whether the guest may ask for zeroes (default: true). */
   "write-zeroes"?: boolean;
-  /** What to do when a write fails (default: auto). */
+  /**
+   * What to do when a write, a flush or a discard fails (default: auto, which is what the drive
+   * says, or enospc).
+   */
   werror?: BlockdevOnError;
-  /** What to do when a read fails (default: auto). */
+  /** What to do when a read fails (default: auto, which is what the drive says, or report). */
   rerror?: BlockdevOnError;
   /** Whether others may write to the medium at the same time (default: false). */
   "share-rw"?: boolean;

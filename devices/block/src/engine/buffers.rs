@@ -158,6 +158,12 @@ impl Segments {
         Ok(())
     }
 
+    /// Where the pieces lie in the guest, and how long each is.
+    pub fn guest_pieces(&self) -> impl Iterator<Item = (u64, u32)> {
+        let pieces = self.addresses.iter().zip(&self.pieces);
+        pieces.filter_map(|(address, piece)| Some((address.0, u32::try_from(piece.iov_len).ok()?)))
+    }
+
     /// Bytes in all pieces together.
     pub fn len(&self) -> u64 {
         self.len

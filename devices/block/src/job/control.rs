@@ -21,14 +21,14 @@ use crate::engine::executor::own_waker;
 /// How long one slice of a limited job is: it does its share and rests until the next.
 const SLICE: Duration = Duration::from_millis(100);
 
-/// What a job does about an error of the storage.
+/// What a job or a disk does about an error of the storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnError {
-    /// It fails.
+    /// It fails; a disk's request does.
     Report,
-    /// It goes on, and fails at its end.
+    /// It goes on, and fails at its end; a disk's request is said to have been done.
     Ignore,
-    /// It waits until it is told to try again.
+    /// It waits until it is told to try again; so does a disk's request, and the machine stops.
     Stop,
     /// It waits if the storage is full, and fails otherwise.
     Enospc,
@@ -46,7 +46,9 @@ pub enum ErrorAction {
 }
 
 impl OnError {
-    fn action(self, error: &io::Error) -> ErrorAction {
+    /// What is to be done about this error.
+    #[must_use]
+    pub fn action(self, error: &io::Error) -> ErrorAction {
         let full = error.raw_os_error() == Some(libc::ENOSPC);
         match self {
             Self::Ignore => ErrorAction::Ignore,

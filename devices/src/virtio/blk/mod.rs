@@ -22,8 +22,9 @@ mod worker;
 use std::io;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 
+use block::job::{ErrorAction, OnError};
 use block::{Account, BlockError, IoThread, NodeRef, Root, Totals};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
@@ -37,7 +38,7 @@ use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
 use self::config::{BlkConfig, WRITEBACK_OFFSET};
-use self::request::{ID_LEN, MAX_RANGE_SECTORS, MAX_RANGES, SECTOR};
+use self::request::{ID_LEN, MAX_RANGE_SECTORS, MAX_RANGES, Postponed, SECTOR};
 use super::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 use crate::notice::{Notice, NoticeSink};
 use crate::repeats::Repeats;
@@ -72,6 +73,8 @@ pub struct VirtioBlkSpec {
     pub discard: bool,
     /// Whether write-zeroes is offered.
     pub write_zeroes: bool,
+    /// What is done when a read fails, and when anything else does.
+    pub on_error: [OnError; 2],
     /// Where the queues run.
     pub iothread: IoThread,
     /// Where I/O errors are told.
@@ -110,6 +113,9 @@ struct Disk {
     /// The driver's `writeback` field.
     writeback: AtomicBool,
     notices: NoticeSink,
+    on_error: [OnError; 2],
+    /// Requests of each queue that failed and wait until the queue is started again.
+    waiting: Mutex<Vec<(usize, Postponed)>>,
     driver: OnceLock<DriverLink>,
     /// What each queue was asked.
     accounts: Vec<Account>,
@@ -152,7 +158,9 @@ impl Disk {
         }
     }
 
-    fn report(&self, error: &io::Error, write: bool) {
+    /// Tells of a failure; what is done about it.
+    fn report(&self, error: &io::Error, write: bool) -> ErrorAction {
+        let action = self.on_error[usize::from(write)].action(error);
         if let Some(times) = self.failed_requests.note() {
             tracing::warn!(device = %self.id, node = self.node().name(), write, times, %error, "I/O error");
         }
@@ -161,7 +169,25 @@ impl Disk {
             node: self.node().name().to_owned(),
             write,
             errno: error.raw_os_error().unwrap_or(libc::EIO),
+            action,
         });
+        action
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<(usize, Postponed)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps a request that failed until its queue is started again.
+    fn keep_waiting(&self, queue: usize, request: Postponed) {
+        self.waiting().push((queue, request));
+    }
+
+    /// The requests of a queue that wait, in the order in which they failed.
+    fn take_waiting(&self, queue: usize) -> Vec<Postponed> {
+        let mut waiting = self.waiting();
+        let own = waiting.extract_if(.., |(other, _)| *other == queue);
+        own.map(|(_, request)| request).collect()
     }
 
     fn needs_reset(&self) {
@@ -212,6 +238,8 @@ impl VirtioBlk {
             features: AtomicU64::new(0),
             writeback: AtomicBool::new(spec.write_cache),
             notices: spec.notices.clone(),
+            on_error: spec.on_error,
+            waiting: Mutex::default(),
             driver: OnceLock::new(),
             accounts: (0..spec.queues).map(|_| Account::new()).collect(),
             failed_requests: Repeats::default(),
@@ -276,7 +304,7 @@ impl VirtioBlk {
         config
     }
 
-    fn running(&self) -> std::sync::MutexGuard<'_, Vec<Option<Running>>> {
+    fn running(&self) -> MutexGuard<'_, Vec<Option<Running>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -430,6 +458,8 @@ impl VirtioDevice for VirtioBlk {
     }
 
     fn reset(&self) {
+        let forgotten = std::mem::take(&mut *self.disk.waiting());
+        drop(forgotten);
         self.disk.features.store(0, Ordering::Relaxed);
         self.disk
             .writeback

@@ -14,6 +14,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
+use block::job::ErrorAction;
 use block::{GuestView, Io, Operation, Outcome, Segments, WriteFlags, ZeroFlags};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
@@ -139,6 +140,17 @@ fn ended(outcome: &Result<(), Refusal>) -> Outcome {
     }
 }
 
+/// A request that failed and is done again when its queue is started again.
+#[derive(Debug)]
+pub(super) struct Postponed {
+    head: u16,
+    kind: Kind,
+    sector: u64,
+    /// Where its data is in the guest.
+    pieces: Vec<(u64, u32)>,
+    status_address: GuestAddress,
+}
+
 /// One request in flight. Reused: its lists keep their room.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -151,6 +163,8 @@ pub(super) struct Request {
     ranged: u64,
     status_address: GuestAddress,
     status: u8,
+    /// Whether it failed and is to be tried again later, which the guest does not see.
+    pub(super) waits: bool,
 }
 
 impl Request {
@@ -164,6 +178,7 @@ impl Request {
             ranged: 0,
             status_address: GuestAddress(0),
             status: 0,
+            waits: false,
         }
     }
 
@@ -229,6 +244,34 @@ impl Request {
         Ok(())
     }
 
+    /// What is needed to do it again, from any thread.
+    pub(super) fn postpone(&self) -> Postponed {
+        Postponed {
+            head: self.head,
+            kind: self.kind,
+            sector: self.sector,
+            pieces: self.data.guest_pieces().collect(),
+            status_address: self.status_address,
+        }
+    }
+
+    /// Becomes a request that was postponed.
+    pub(super) fn resume(
+        &mut self,
+        view: &Arc<GuestView>,
+        from: Postponed,
+    ) -> Result<(), BrokenChain> {
+        self.head = from.head;
+        self.kind = from.kind;
+        self.sector = from.sector;
+        self.status_address = from.status_address;
+        self.data.reset(Arc::clone(view));
+        for (address, len) in from.pieces {
+            self.push(address, len)?;
+        }
+        Ok(())
+    }
+
     fn take_header(&mut self, bytes: [u8; HEADER_LEN]) {
         let header: Header = zerocopy::transmute!(bytes);
         self.kind = Kind::of(header.kind.get());
@@ -251,6 +294,7 @@ impl Request {
     /// Does what the request of this queue asks, settles its status and enters it in the books.
     pub(super) async fn execute(&mut self, io: &Io, disk: &Disk, queue: usize) {
         let started = Instant::now();
+        self.waits = false;
         let outcome = match self.kind {
             Kind::Read => self.read(io, disk).await,
             Kind::Write => self.write(io, disk).await,
@@ -269,10 +313,14 @@ impl Request {
             Ok(()) => VIRTIO_BLK_S_OK,
             Err(Refusal::Unsupported) => VIRTIO_BLK_S_UNSUPP,
             Err(Refusal::Invalid) => VIRTIO_BLK_S_IOERR,
-            Err(Refusal::Host(error)) => {
-                disk.report(&error, self.kind != Kind::Read);
-                VIRTIO_BLK_S_IOERR
-            }
+            Err(Refusal::Host(error)) => match disk.report(&error, self.kind != Kind::Read) {
+                ErrorAction::Report => VIRTIO_BLK_S_IOERR,
+                ErrorAction::Ignore => VIRTIO_BLK_S_OK,
+                ErrorAction::Stop => {
+                    self.waits = true;
+                    return;
+                }
+            },
         };
         self.status = u8::try_from(status).unwrap_or(u8::MAX);
     }

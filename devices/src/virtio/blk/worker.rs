@@ -5,7 +5,8 @@
 //!                      │                                     │
 //!                      ▼                                     ▼
 //!   ┌─► Serving ── chain ──► request slots ── done ──► used ring, interrupt
-//!   │      │                                                 │
+//!   │      │                      │
+//!   │      │                      └── failed, and the machine stops ──► kept for the next start
 //!   │      ├── the driver broke the rules ──► Broken ────────┤ serves nothing more
 //!   │      ├── gate closed ──► last request done ──► Parked ── gate open ──► Serving
 //!   │      └── stop ──► Draining ── last request done ───────┴──► Queue handed back
@@ -23,7 +24,7 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::GuestAddressSpace;
 
 use super::Disk;
-use super::request::{BrokenChain, Request};
+use super::request::{BrokenChain, Postponed, Request};
 use crate::irq::Interrupt;
 use crate::memory::{GuestMem, GuestMemView};
 use crate::virtio::device::ActiveQueue;
@@ -68,6 +69,13 @@ pub(super) async fn run(
         spare: Vec::new(),
         broken: false,
     };
+    for postponed in worker.disk.take_waiting(index) {
+        if let Some(request) = worker.resume(postponed) {
+            let again = serve(io.clone(), Arc::clone(&worker.disk), index, request);
+            let refused = requests.push(again);
+            debug_assert!(refused.is_ok(), "the set has a slot for each descriptor");
+        }
+    }
     poll_fn(|cx| {
         worker.poll(cx, &mut requests, |disk, request| {
             serve(io.clone(), disk, index, request)
@@ -150,6 +158,19 @@ impl Worker {
         }
     }
 
+    /// A request that failed before the queue was stopped.
+    fn resume(&mut self, postponed: Postponed) -> Option<Request> {
+        let view = self.memory.memory().into_inner();
+        let mut request = Request::new();
+        match request.resume(&view, postponed) {
+            Ok(()) => Some(request),
+            Err(broken) => {
+                self.break_off(&broken);
+                None
+            }
+        }
+    }
+
     /// Takes the next chain that can be served.
     fn next_request(&mut self) -> Option<Request> {
         let view = self.memory.memory().into_inner();
@@ -178,6 +199,11 @@ impl Worker {
     {
         let mut any = false;
         while let Some(mut request) = requests.next_done() {
+            if request.waits {
+                self.disk.keep_waiting(self.index, request.postpone());
+                self.spare.push(request);
+                continue;
+            }
             let view = self.memory.memory();
             any = true;
             if let Err(broken) = self.give_back(&view, &mut request) {

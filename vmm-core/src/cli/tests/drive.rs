@@ -122,7 +122,6 @@ fn what_a_drive_cannot_be_is_said() {
         ("file=/a,format=raw,if=ide", "does not accept value 'ide'"),
         ("file=/a,format=raw,snapshot=on", "snapshot=on"),
         ("file=/a,format=raw,media=cdrom", "media"),
-        ("file=/a,format=raw,werror=stop", "werror"),
         ("file=/a,format=raw,throttling.iops-total=5", "throttling"),
         (
             "file=/a,format=raw,cache=fast",

@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
+use block::job::OnError;
 use block::{IoThread, IoThreadSpec, NodeRef};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
@@ -94,6 +95,7 @@ pub(super) fn spec(node: NodeRef, queues: u16, notices: NoticeSink) -> VirtioBlk
         write_cache: true,
         discard: true,
         write_zeroes: true,
+        on_error: [OnError::Report; 2],
         iothread,
         notices,
     }
@@ -101,9 +103,17 @@ pub(super) fn spec(node: NodeRef, queues: u16, notices: NoticeSink) -> VirtioBlk
 
 impl Rig {
     pub(super) fn new(node: NodeRef, queues: u16) -> Self {
+        Self::with_policy(node, queues, OnError::Report)
+    }
+
+    pub(super) fn with_policy(node: NodeRef, queues: u16, on_error: OnError) -> Self {
         let (tell, notices) = mpsc::channel();
         let sink = NoticeSink::new(move |notice| drop(tell.send(notice)));
-        let disk = VirtioBlk::new(spec(node, queues, sink)).expect("disk");
+        let spec = VirtioBlkSpec {
+            on_error: [OnError::Report, on_error],
+            ..spec(node, queues, sink)
+        };
+        let disk = VirtioBlk::new(spec).expect("disk");
         disk.set_features(disk.features() & !(1 << 29));
         let told = Arc::new(Told::default());
         disk.attach(Arc::clone(&told) as Arc<dyn DriverNotifier>);

@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
 use std::thread;
 
+use block::job::{ErrorAction, OnError};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
@@ -382,12 +383,73 @@ fn host_error_becomes_a_status_and_a_notice() {
             device,
             node,
             write: true,
-            errno: libc::ENOSPC
+            errno: libc::ENOSPC,
+            action: ErrorAction::Report,
         }
     );
     let writes = rig.disk.totals().writes;
     assert_eq!((writes.done, writes.failed, writes.bytes), (0, 1, 0));
     assert_eq!(rig.disk.node().totals().writes.failed, 1);
+}
+
+#[test]
+fn request_that_stops_the_machine_waits_for_the_next_start_and_is_then_done() {
+    let probe = Probe::default();
+    probe.release();
+    probe.fail_with(libc::ENOSPC);
+    let rig = Rig::with_policy(ProbeNode::node(&probe), 1, OnError::Enospc);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    driver.offer(VIRTIO_BLK_T_OUT, 0, &[Out(DATA, 512)]);
+    driver.kick();
+    let news = rig.notices.recv().expect("news");
+    let stops = |notice: &Notice| {
+        let action = ErrorAction::Stop;
+        matches!(notice, Notice::BlockError { action: told, .. } if *told == action)
+    };
+    assert!(stops(&news), "{news:?}");
+    let queue = driver.stop();
+    assert_eq!(driver.used(), 0, "the guest knows nothing");
+    driver.restart(queue);
+    assert!(stops(&rig.notices.recv().expect("once more")));
+    let queue = driver.stop();
+    probe.fail_with(0);
+    driver.restart(queue);
+    driver.wait();
+    assert_eq!(driver.status(0), OK);
+    assert_eq!(probe.events(), ["write"; 3]);
+    probe.fail_with(libc::EIO);
+    assert_eq!(
+        driver.request(VIRTIO_BLK_T_OUT, 0, &[Out(DATA, 512)]),
+        IOERR,
+        "only a full storage stops"
+    );
+}
+
+#[test]
+fn ignored_error_is_told_and_a_reset_forgets_what_waits() {
+    let probe = Probe::default();
+    probe.release();
+    probe.fail_with(libc::EIO);
+    let rig = Rig::with_policy(ProbeNode::node(&probe), 1, OnError::Ignore);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    assert_eq!(driver.request(VIRTIO_BLK_T_OUT, 0, &[Out(DATA, 512)]), OK);
+    assert!(rig.notices.recv().is_ok());
+
+    let rig = Rig::with_policy(ProbeNode::node(&probe), 1, OnError::Stop);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    driver.offer(VIRTIO_BLK_T_OUT, 0, &[Out(DATA, 512)]);
+    driver.kick();
+    assert!(rig.notices.recv().is_ok());
+    let queue = driver.stop();
+    rig.disk.reset();
+    probe.fail_with(0);
+    let before = probe.events().len();
+    driver.restart(queue);
+    driver.stop();
+    assert_eq!((driver.used(), probe.events().len()), (0, before));
 }
 
 #[test]
