@@ -4323,9 +4323,9 @@ type DeviceOptionsScsiCd struct {
 	WriteCache *OnOffAuto `json:"write-cache,omitempty"`
 	// Accepted and without effect: there is no firmware that boots from it.
 	Bootindex *int32 `json:"bootindex,omitempty"`
-	// What to do when a write fails (default: auto).
+	// What to do when a write fails (default: auto, which is report; nothing else can be had).
 	Werror *BlockdevOnError `json:"werror,omitempty"`
-	// What to do when a read fails (default: auto).
+	// What to do when a read fails (default: auto, which is report; nothing else can be had).
 	Rerror *BlockdevOnError `json:"rerror,omitempty"`
 	// The node-name of the medium that is in it at first (default: it is empty).
 	Drive *string `json:"drive,omitempty"`
@@ -4365,9 +4365,9 @@ type DeviceOptionsScsiHd struct {
 	WriteCache *OnOffAuto `json:"write-cache,omitempty"`
 	// Accepted and without effect: there is no firmware that boots from it.
 	Bootindex *int32 `json:"bootindex,omitempty"`
-	// What to do when a write fails (default: auto).
+	// What to do when a write fails (default: auto, which is report; nothing else can be had).
 	Werror *BlockdevOnError `json:"werror,omitempty"`
-	// What to do when a read fails (default: auto).
+	// What to do when a read fails (default: auto, which is report; nothing else can be had).
 	Rerror *BlockdevOnError `json:"rerror,omitempty"`
 	// The node-name of its medium.
 	Drive string `json:"drive"`

@@ -3897,9 +3897,9 @@ class DeviceOptionsScsiCd(Struct):
     bootindex: Optional[int] = None
     """Accepted and without effect: there is no firmware that boots from it."""
     werror: Optional[BlockdevOnError] = None
-    """What to do when a write fails (default: auto)."""
+    """What to do when a write fails (default: auto, which is report; nothing else can be had)."""
     rerror: Optional[BlockdevOnError] = None
-    """What to do when a read fails (default: auto)."""
+    """What to do when a read fails (default: auto, which is report; nothing else can be had)."""
     drive: Optional[str] = None
     """The node-name of the medium that is in it at first (default: it is empty)."""
 
@@ -3946,9 +3946,9 @@ class DeviceOptionsScsiHd(Struct):
     bootindex: Optional[int] = None
     """Accepted and without effect: there is no firmware that boots from it."""
     werror: Optional[BlockdevOnError] = None
-    """What to do when a write fails (default: auto)."""
+    """What to do when a write fails (default: auto, which is report; nothing else can be had)."""
     rerror: Optional[BlockdevOnError] = None
-    """What to do when a read fails (default: auto)."""
+    """What to do when a read fails (default: auto, which is report; nothing else can be had)."""
     removable: Optional[bool] = None
     """Whether it says of itself that it can be taken out (default: false)."""
     logical_block_size: Optional[int] = None

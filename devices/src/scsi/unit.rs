@@ -430,6 +430,7 @@ impl ScsiUnit {
             node: node.to_owned(),
             write,
             errno: error.raw_os_error().unwrap_or(libc::EIO),
+            action: block::job::ErrorAction::Report,
         });
     }
 }

@@ -225,10 +225,10 @@ pub struct ScsiUnitProperties {
     /// Accepted and without effect: there is no firmware that boots from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
-    /// What to do when a write fails (default: auto).
+    /// What to do when a write fails (default: auto, which is report; nothing else can be had).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<super::block_core::BlockdevOnError>,
-    /// What to do when a read fails (default: auto).
+    /// What to do when a read fails (default: auto, which is report; nothing else can be had).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
 }
@@ -318,17 +318,17 @@ impl crate::describe::Described for ScsiUnitProperties {
         crate::describe::MemberSpec::optional(
                 "werror",
                 "BlockdevOnError",
-                "what to do when a write fails (default: auto)",
+                "what to do when a write fails (default: auto, which is report; nothing else can be had)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto"),
+            .default_is("auto, which is report; nothing else can be had"),
         crate::describe::MemberSpec::optional(
                 "rerror",
                 "BlockdevOnError",
-                "what to do when a read fails (default: auto)",
+                "what to do when a read fails (default: auto, which is report; nothing else can be had)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto"),
+            .default_is("auto, which is report; nothing else can be had"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
@@ -369,10 +369,10 @@ pub struct ScsiHdProperties {
     /// Accepted and without effect: there is no firmware that boots from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
-    /// What to do when a write fails (default: auto).
+    /// What to do when a write fails (default: auto, which is report; nothing else can be had).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<super::block_core::BlockdevOnError>,
-    /// What to do when a read fails (default: auto).
+    /// What to do when a read fails (default: auto, which is report; nothing else can be had).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
     /// The node-name of its medium.
@@ -483,17 +483,17 @@ impl crate::describe::Described for ScsiHdProperties {
         crate::describe::MemberSpec::optional(
                 "werror",
                 "BlockdevOnError",
-                "what to do when a write fails (default: auto)",
+                "what to do when a write fails (default: auto, which is report; nothing else can be had)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto"),
+            .default_is("auto, which is report; nothing else can be had"),
         crate::describe::MemberSpec::optional(
                 "rerror",
                 "BlockdevOnError",
-                "what to do when a read fails (default: auto)",
+                "what to do when a read fails (default: auto, which is report; nothing else can be had)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto"),
+            .default_is("auto, which is report; nothing else can be had"),
         crate::describe::MemberSpec::required(
             "drive",
             "str",
@@ -563,10 +563,10 @@ pub struct ScsiCdProperties {
     /// Accepted and without effect: there is no firmware that boots from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
-    /// What to do when a write fails (default: auto).
+    /// What to do when a write fails (default: auto, which is report; nothing else can be had).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<super::block_core::BlockdevOnError>,
-    /// What to do when a read fails (default: auto).
+    /// What to do when a read fails (default: auto, which is report; nothing else can be had).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
     /// The node-name of the medium that is in it at first (default: it is empty).
@@ -660,17 +660,17 @@ impl crate::describe::Described for ScsiCdProperties {
         crate::describe::MemberSpec::optional(
                 "werror",
                 "BlockdevOnError",
-                "what to do when a write fails (default: auto)",
+                "what to do when a write fails (default: auto, which is report; nothing else can be had)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto"),
+            .default_is("auto, which is report; nothing else can be had"),
         crate::describe::MemberSpec::optional(
                 "rerror",
                 "BlockdevOnError",
-                "what to do when a read fails (default: auto)",
+                "what to do when a read fails (default: auto, which is report; nothing else can be had)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto"),
+            .default_is("auto, which is report; nothing else can be had"),
         crate::describe::MemberSpec::optional(
                 "drive",
                 "str",

@@ -96,10 +96,10 @@ pub struct ScsiHdProperties {
     /// Accepted and without effect: there is no firmware that boots from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
-    /// What to do when a write fails (default: auto).
+    /// What to do when a write fails (default: auto, which is report; nothing else can be had).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<super::block_core::BlockdevOnError>,
-    /// What to do when a read fails (default: auto).
+    /// What to do when a read fails (default: auto, which is report; nothing else can be had).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
     /// The node-name of its medium.
@@ -180,10 +180,10 @@ pub struct ScsiCdProperties {
     /// Accepted and without effect: there is no firmware that boots from it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
-    /// What to do when a write fails (default: auto).
+    /// What to do when a write fails (default: auto, which is report; nothing else can be had).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<super::block_core::BlockdevOnError>,
-    /// What to do when a read fails (default: auto).
+    /// What to do when a read fails (default: auto, which is report; nothing else can be had).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
     /// The node-name of the medium that is in it at first (default: it is empty).

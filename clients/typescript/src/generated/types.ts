@@ -3927,9 +3927,9 @@ export interface ScsiHdProperties {
   "write-cache"?: OnOffAuto;
   /** Accepted and without effect: there is no firmware that boots from it. */
   bootindex?: number;
-  /** What to do when a write fails (default: auto). */
+  /** What to do when a write fails (default: auto, which is report; nothing else can be had). */
   werror?: BlockdevOnError;
-  /** What to do when a read fails (default: auto). */
+  /** What to do when a read fails (default: auto, which is report; nothing else can be had). */
   rerror?: BlockdevOnError;
   /** The node-name of its medium. */
   drive: string;
@@ -3968,9 +3968,9 @@ export interface ScsiCdProperties {
   "write-cache"?: OnOffAuto;
   /** Accepted and without effect: there is no firmware that boots from it. */
   bootindex?: number;
-  /** What to do when a write fails (default: auto). */
+  /** What to do when a write fails (default: auto, which is report; nothing else can be had). */
   werror?: BlockdevOnError;
-  /** What to do when a read fails (default: auto). */
+  /** What to do when a read fails (default: auto, which is report; nothing else can be had). */
   rerror?: BlockdevOnError;
   /** The node-name of the medium that is in it at first (default: it is empty). */
   drive?: string;

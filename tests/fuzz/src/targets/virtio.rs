@@ -172,6 +172,7 @@ fn disk(kind: Kind) -> VirtioBlk {
         write_cache: true,
         discard: true,
         write_zeroes: true,
+        on_error: [block::job::OnError::Report; 2],
         iothread: iothread().clone(),
         notices: notices(),
     };
