@@ -1858,6 +1858,8 @@ const (
 	BlockdevDriverBlkdebug BlockdevDriver = "blkdebug"
 	// Another node, into which is copied what is read through it.
 	BlockdevDriverCopyOnRead BlockdevDriver = "copy-on-read"
+	// An image, into which is written compressed what is written through it.
+	BlockdevDriverCompress BlockdevDriver = "compress"
 )
 
 // BlkdebugIOType: What a request does.
@@ -2040,6 +2042,8 @@ func (u *BlockdevOptions) UnmarshalJSON(data []byte) error {
 		return variant[BlockdevOptionsBlkdebug](data, &u.Variant)
 	case "copy-on-read":
 		return variant[BlockdevOptionsCopyOnRead](data, &u.Variant)
+	case "compress":
+		return variant[BlockdevOptionsCompress](data, &u.Variant)
 	default:
 		u.Variant = UnknownVariant{append([]byte(nil), data...)}
 		return nil
@@ -2329,6 +2333,35 @@ func (BlockdevOptionsCopyOnRead) isBlockdevOptions() {}
 func (v BlockdevOptionsCopyOnRead) MarshalJSON() ([]byte, error) {
 	type plain BlockdevOptionsCopyOnRead
 	return tagged(plain(v), "driver", "copy-on-read")
+}
+
+// BlockdevOptionsCompress: An image, into which is written compressed what is written through it.
+type BlockdevOptionsCompress struct {
+	// Its name, which must be new.
+	NodeName *string `json:"node-name,omitempty"`
+	// What becomes of a guest's discard (default: ignore).
+	Discard *BlockdevDiscardOptions `json:"discard,omitempty"`
+	// How the host caches.
+	Cache *BlockdevCacheOptions `json:"cache,omitempty"`
+	// Whether nobody may write (default: false).
+	ReadOnly *bool `json:"read-only,omitempty"`
+	// Whether the node may become read-only where the storage is (default: false).
+	AutoReadOnly *bool `json:"auto-read-only,omitempty"`
+	// Whether others may write to the storage at the same time; only for a node that is read-only
+	// (default: false).
+	ForceShare *bool `json:"force-share,omitempty"`
+	// What becomes of a guest's write of zeroes (default: off).
+	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// The image: a qcow2 node that has its clusters inside.
+	File BlockdevRef `json:"file"`
+}
+
+func (BlockdevOptionsCompress) isBlockdevOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevOptionsCompress) MarshalJSON() ([]byte, error) {
+	type plain BlockdevOptionsCompress
+	return tagged(plain(v), "driver", "compress")
 }
 
 // BlockdevRef: A block node, new or old.
@@ -3243,6 +3276,8 @@ func (u *BlockdevCreateOptions) UnmarshalJSON(data []byte) error {
 		return variant[BlockdevCreateOptionsBlkdebug](data, &u.Variant)
 	case "copy-on-read":
 		return variant[BlockdevCreateOptionsCopyOnRead](data, &u.Variant)
+	case "compress":
+		return variant[BlockdevCreateOptionsCompress](data, &u.Variant)
 	default:
 		u.Variant = UnknownVariant{append([]byte(nil), data...)}
 		return nil
@@ -3374,6 +3409,18 @@ func (BlockdevCreateOptionsCopyOnRead) isBlockdevCreateOptions() {}
 func (v BlockdevCreateOptionsCopyOnRead) MarshalJSON() ([]byte, error) {
 	type plain BlockdevCreateOptionsCopyOnRead
 	return tagged(plain(v), "driver", "copy-on-read")
+}
+
+// BlockdevCreateOptionsCompress: An image, into which is written compressed what is written
+// through it.
+type BlockdevCreateOptionsCompress struct{}
+
+func (BlockdevCreateOptionsCompress) isBlockdevCreateOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevCreateOptionsCompress) MarshalJSON() ([]byte, error) {
+	type plain BlockdevCreateOptionsCompress
+	return tagged(plain(v), "driver", "compress")
 }
 
 // XDbgBlockGraphNodeType: A member of the block graph.

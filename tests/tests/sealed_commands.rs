@@ -422,6 +422,11 @@ fn disks_and_devices() -> Vec<Row> {
             json!({"driver": "qcow2", "node-name": "image", "lazy-refcounts": true, "file": {
             "driver": "file", "filename": "/dev/fdset/53"}}),
         ),
+        row(
+            "blockdev-add",
+            json!({"driver": "compress", "node-name": "packs", "file": "image"}),
+        ),
+        row("blockdev-del", json!({"node-name": "packs"})),
         // Longer: the file grows, on the thread that may do that.
         row(
             "block_resize",

@@ -282,6 +282,7 @@ fn walk(spec: &NodeSpec, reason: &str, above: &[HeaderPlace]) -> Vec<Step> {
         | DriverSpec::NullAio(_)
         | DriverSpec::Raw(_)
         | DriverSpec::CopyOnRead(_)
+        | DriverSpec::Compress(_)
         | DriverSpec::Blkdebug(_) => {
             let mut plan = steps(rules(spec));
             let children = spec.driver.children();

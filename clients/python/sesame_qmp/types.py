@@ -439,6 +439,7 @@ BlockdevDriver = Literal[
     "null-aio",
     "blkdebug",
     "copy-on-read",
+    "compress",
 ]
 """What a block node is.
 
@@ -450,6 +451,7 @@ BlockdevDriver = Literal[
 - ``null-aio``: The same.
 - ``blkdebug``: Another node, whose requests fail as rules say.
 - ``copy-on-read``: Another node, into which is copied what is read through it.
+- ``compress``: An image, into which is written compressed what is written through it.
 """
 
 
@@ -2341,6 +2343,37 @@ class BlockdevOptionsCopyOnRead(Struct):
 
 
 @dataclass
+class BlockdevOptionsCompress(Struct):
+    """A block node to be made.
+
+    Where ``driver`` is ``compress``: an image, into which is written compressed what is written
+    through it.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "compress"}
+
+    driver: Literal["compress"] = field(default="compress", init=False)
+    file: BlockdevRef
+    """The image: a qcow2 node that has its clusters inside."""
+    node_name: Optional[str] = None
+    """Its name, which must be new."""
+    discard: Optional[BlockdevDiscardOptions] = None
+    """What becomes of a guest's discard (default: ignore)."""
+    cache: Optional[BlockdevCacheOptions] = None
+    """How the host caches."""
+    read_only: Optional[bool] = None
+    """Whether nobody may write (default: false)."""
+    auto_read_only: Optional[bool] = None
+    """Whether the node may become read-only where the storage is (default: false)."""
+    force_share: Optional[bool] = None
+    """Whether others may write to the storage at the same time; only for a node that is
+    read-only (default: false).
+    """
+    detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
+    """What becomes of a guest's write of zeroes (default: off)."""
+
+
+@dataclass
 class OverlaySnapshot(Struct):
     """A snapshot with an overlay that is there."""
 
@@ -3096,6 +3129,19 @@ class BlockdevCreateOptionsCopyOnRead(Struct):
     TAGS: ClassVar[Mapping[str, str]] = {"driver": "copy-on-read"}
 
     driver: Literal["copy-on-read"] = field(default="copy-on-read", init=False)
+
+
+@dataclass
+class BlockdevCreateOptionsCompress(Struct):
+    """An image to be made.
+
+    Where ``driver`` is ``compress``: an image, into which is written compressed what is written
+    through it.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "compress"}
+
+    driver: Literal["compress"] = field(default="compress", init=False)
 
 
 @dataclass
@@ -4953,6 +4999,7 @@ BlockdevOptions = Union[
     BlockdevOptionsNullAio,
     BlockdevOptionsBlkdebug,
     BlockdevOptionsCopyOnRead,
+    BlockdevOptionsCompress,
 ]
 """A block node to be made."""
 
@@ -4984,6 +5031,7 @@ BlockdevCreateOptions = Union[
     BlockdevCreateOptionsNullAio,
     BlockdevCreateOptionsBlkdebug,
     BlockdevCreateOptionsCopyOnRead,
+    BlockdevCreateOptionsCompress,
 ]
 """An image to be made."""
 

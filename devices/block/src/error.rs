@@ -27,6 +27,17 @@ pub enum BlockError {
         /// The node into which is copied.
         top: String,
     },
+    /// A node that compresses stands on one that cannot store what is compressed.
+    #[error(
+        "Compression is not supported for underlying format: {driver} (node '{name}' must be a \
+         qcow2 image that has its clusters inside)"
+    )]
+    NotCompressible {
+        /// The node below.
+        name: String,
+        /// Its driver.
+        driver: &'static str,
+    },
     /// The node name breaks the rules: a letter first, then letters, digits and `-._`, at most 31
     /// bytes.
     #[error("Invalid node-name: '{name}'")]

@@ -143,6 +143,8 @@ pub struct Limits {
 pub struct WriteFlags {
     /// Complete only when the bytes would survive a power cut.
     pub durable: bool,
+    /// Store them compressed where the driver can ([`BlockNode::compresses`]) and that saves space.
+    pub compress: bool,
 }
 
 /// How zeros are written.
@@ -222,7 +224,7 @@ pub trait BlockNode: Send + Sync {
     /// Reads a range that `extent` called slow.
     fn read<'a>(&'a self, io: &'a Io, offset: u64, into: Window<'a>) -> IoFuture<'a>;
 
-    /// Writes a range that `extent` did not place.
+    /// Writes a range that `extent` did not place, or that is to be stored compressed.
     fn write<'a>(
         &'a self,
         io: &'a Io,
@@ -264,6 +266,12 @@ pub trait BlockNode: Send + Sync {
     /// default `ENOTSUP`.
     fn populate<'a>(&'a self, _io: &'a Io, _offset: u64, _len: u64) -> IoFuture<'a> {
         Box::pin(std::future::ready(Err(errno(libc::ENOTSUP))))
+    }
+
+    /// Whether it may store compressed what is written with [`WriteFlags::compress`]. By default
+    /// that means nothing to it.
+    fn compresses(&self) -> bool {
+        false
     }
 
     /// The node whose extents this one hands on as its own, and where in it this one begins; for

@@ -303,7 +303,13 @@ impl NodeRef {
         while done < from.len() {
             let at = offset + done;
             let rest = from.part(done, u64::MAX);
-            let moved = match self.0.body.extent(at, rest.len(), Intent::Write) {
+            let extent = if flags.compress {
+                // Where it is now, it is not compressed.
+                Extent::Slow { len: rest.len() }
+            } else {
+                self.0.body.extent(at, rest.len(), Intent::Write)
+            };
+            let moved = match extent {
                 Extent::At {
                     file,
                     offset,
@@ -431,6 +437,11 @@ impl NodeRef {
     pub async fn populate(&self, io: &Io, offset: u64, len: u64) -> io::Result<()> {
         self.check_change(offset, len, false)?;
         self.0.body.populate(io, offset, len).await
+    }
+
+    /// Whether compressed writes are stored so; see [`BlockNode::compresses`].
+    pub(crate) fn compresses(&self) -> bool {
+        self.0.body.compresses()
     }
 
     /// Has every write that ends from now on marked in `map`. The node is drained.

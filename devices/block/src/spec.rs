@@ -93,6 +93,8 @@ pub enum DriverSpec {
     Blkdebug(BlkdebugSpec),
     /// Another node, into which is copied what is read through it.
     CopyOnRead(CopyOnReadSpec),
+    /// An image, into which is written compressed what is written through this node.
+    Compress(CompressSpec),
 }
 
 impl DriverSpec {
@@ -107,6 +109,7 @@ impl DriverSpec {
             Self::Qcow2(_) => "qcow2",
             Self::Blkdebug(_) => "blkdebug",
             Self::CopyOnRead(_) => "copy-on-read",
+            Self::Compress(_) => "compress",
         }
     }
 
@@ -126,6 +129,7 @@ impl DriverSpec {
             Self::Raw(raw) => Some(("file", &raw.file)),
             Self::Blkdebug(blkdebug) => Some(("image", &blkdebug.image)),
             Self::CopyOnRead(filter) => Some(("file", &filter.file)),
+            Self::Compress(filter) => Some(("file", &filter.file)),
             Self::Qcow2(qcow2) => {
                 more = Some(qcow2);
                 Some(("file", &qcow2.file))
@@ -229,6 +233,13 @@ pub struct CopyOnReadSpec {
     pub file: ChildSpec,
     /// The name of the lowest node of its chain from which is copied; `None`: from any.
     pub bottom: Option<String>,
+}
+
+/// A node whose writes are compressed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CompressSpec {
+    /// The image into which is written.
+    pub file: ChildSpec,
 }
 
 /// A child: a node that is there, or one that comes and goes with its parent.

@@ -133,6 +133,7 @@ impl ScsiUnit {
     fn flags(&self, durable: bool) -> WriteFlags {
         WriteFlags {
             durable: durable || !self.spec.write_cache,
+            ..WriteFlags::default()
         }
     }
 

@@ -40,6 +40,9 @@ pub enum BlockdevDriver {
     /// Another node, into which is copied what is read through it.
     #[serde(rename = "copy-on-read")]
     CopyOnRead,
+    /// An image, into which is written compressed what is written through it.
+    #[serde(rename = "compress")]
+    Compress,
 }
 
 impl BlockdevDriver {
@@ -53,6 +56,7 @@ impl BlockdevDriver {
         Self::NullAio,
         Self::Blkdebug,
         Self::CopyOnRead,
+        Self::Compress,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -65,6 +69,7 @@ impl BlockdevDriver {
             Self::NullAio => "null-aio",
             Self::Blkdebug => "blkdebug",
             Self::CopyOnRead => "copy-on-read",
+            Self::Compress => "compress",
         }
     }
 }
@@ -849,6 +854,37 @@ impl crate::describe::Described for BlockdevOptionsCor {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// An image into which whole clusters are written compressed, where that saves space; how says
+/// the image. What is a part of a cluster is written as it is, and so is what jobs copy.
+/// Compressing takes its time on the io-thread of whoever writes.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockdevOptionsGenericFormat {
+    /// The image: a qcow2 node that has its clusters inside.
+    pub file: BlockdevRef,
+}
+
+impl crate::input::FromMembers for BlockdevOptionsGenericFormat {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            file: members.required("file")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockdevOptionsGenericFormat);
+
+impl crate::describe::Described for BlockdevOptionsGenericFormat {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "file",
+            "BlockdevRef",
+            "the image: a qcow2 node that has its clusters inside",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// A block node to be made.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevOptions {
@@ -912,6 +948,9 @@ pub enum BlockdevOptionsVariant {
     /// Another node, into which is copied what is read through it.
     #[serde(rename = "copy-on-read")]
     CopyOnRead(BlockdevOptionsCor),
+    /// An image, into which is written compressed what is written through it.
+    #[serde(rename = "compress")]
+    Compress(BlockdevOptionsGenericFormat),
 }
 
 impl BlockdevOptionsVariant {
@@ -926,6 +965,7 @@ impl BlockdevOptionsVariant {
             Self::NullAio(_) => BlockdevDriver::NullAio,
             Self::Blkdebug(_) => BlockdevDriver::Blkdebug,
             Self::CopyOnRead(_) => BlockdevDriver::CopyOnRead,
+            Self::Compress(_) => BlockdevDriver::Compress,
         }
     }
 }
@@ -982,6 +1022,11 @@ impl crate::input::FromMembers for BlockdevOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                BlockdevDriver::Compress => {
+                    BlockdevOptionsVariant::Compress(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
             },
         })
     }
@@ -1002,6 +1047,7 @@ impl crate::describe::Described for BlockdevOptions {
                     "null-aio",
                     "blkdebug",
                     "copy-on-read",
+                    "compress",
                 ],
             ),
         crate::describe::MemberSpec::optional(
@@ -1088,6 +1134,11 @@ impl crate::describe::Described for BlockdevOptions {
             name: "copy-on-read",
             description: "another node, into which is copied what is read through it",
             members: <BlockdevOptionsCor as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "compress",
+            description: "an image, into which is written compressed what is written through it",
+            members: <BlockdevOptionsGenericFormat as crate::describe::Described>::MEMBERS,
         },
     ];
 }

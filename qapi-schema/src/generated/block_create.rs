@@ -275,6 +275,7 @@ impl crate::describe::Described for BlockdevCreateOptionsQcow2 {
                     "null-aio",
                     "blkdebug",
                     "copy-on-read",
+                    "compress",
                 ],
             ),
         crate::describe::MemberSpec::optional(
@@ -350,6 +351,9 @@ pub enum BlockdevCreateOptionsVariant {
     /// Another node, into which is copied what is read through it.
     #[serde(rename = "copy-on-read")]
     CopyOnRead,
+    /// An image, into which is written compressed what is written through it.
+    #[serde(rename = "compress")]
+    Compress,
 }
 
 impl BlockdevCreateOptionsVariant {
@@ -364,6 +368,7 @@ impl BlockdevCreateOptionsVariant {
             Self::NullAio => super::block_core::BlockdevDriver::NullAio,
             Self::Blkdebug => super::block_core::BlockdevDriver::Blkdebug,
             Self::CopyOnRead => super::block_core::BlockdevDriver::CopyOnRead,
+            Self::Compress => super::block_core::BlockdevDriver::Compress,
         }
     }
 }
@@ -401,6 +406,9 @@ impl crate::input::FromMembers for BlockdevCreateOptions {
                 super::block_core::BlockdevDriver::CopyOnRead => {
                     BlockdevCreateOptionsVariant::CopyOnRead
                 }
+                super::block_core::BlockdevDriver::Compress => {
+                    BlockdevCreateOptionsVariant::Compress
+                }
             },
         })
     }
@@ -425,6 +433,7 @@ impl crate::describe::Described for BlockdevCreateOptions {
                     "null-aio",
                     "blkdebug",
                     "copy-on-read",
+                    "compress",
                 ],
             ),
     ];
@@ -468,6 +477,11 @@ impl crate::describe::Described for BlockdevCreateOptions {
         crate::describe::VariantSpec {
             name: "copy-on-read",
             description: "another node, into which is copied what is read through it",
+            members: &[],
+        },
+        crate::describe::VariantSpec {
+            name: "compress",
+            description: "an image, into which is written compressed what is written through it",
             members: &[],
         },
     ];

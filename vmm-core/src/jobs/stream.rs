@@ -29,7 +29,7 @@ impl Vm {
     /// # Errors
     /// There is no such node.
     pub(crate) fn stream_opens(&self, args: &BlockStream) -> Result<Vec<Wish>, QmpError> {
-        let top = self.find_node(Some(&args.device), Some(&args.device))?;
+        let top = self.streamed(args)?;
         Rights::opens(&self.graph, &[&top]).map_err(|error| refused(&error))
     }
 
@@ -45,7 +45,7 @@ impl Vm {
             auto_finalize: args.auto_finalize,
             auto_dismiss: args.auto_dismiss,
         };
-        let top = self.find_node(Some(&args.device), Some(&args.device))?;
+        let top = self.streamed(&args)?;
         let id = self.job_id(&manners, &args.device)?;
         super::speed(manners.speed.unwrap_or(0))?;
         let chain = self.graph.chain(&top);
@@ -88,6 +88,12 @@ impl Vm {
         };
         let end = (JobKind::Stream, End::Stream(end));
         self.begin_job(&id, end, &manners, &gate, move |cx| stream(cx, spec))
+    }
+
+    /// The node that takes in what is behind it: filters have nothing behind them.
+    fn streamed(&self, args: &BlockStream) -> Result<String, QmpError> {
+        let named = self.find_node(Some(&args.device), Some(&args.device))?;
+        Ok(self.graph.below_filters(&named).to_owned())
     }
 
     fn stream_base(

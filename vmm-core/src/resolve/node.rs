@@ -2,8 +2,8 @@
 
 use block::format::blkdebug::rules::{ErrorRule, RequestKind, RuleEvent, Rules, StateRule};
 use block::spec::{
-    BlkdebugSpec, CacheSpec, ChildSpec, CopyOnReadSpec, DetectZeroes, DiscardMode, DriverSpec,
-    FileSpec, Locking, NodeOptions, NodeSpec, NullSpec, RawSpec,
+    BlkdebugSpec, CacheSpec, ChildSpec, CompressSpec, CopyOnReadSpec, DetectZeroes, DiscardMode,
+    DriverSpec, FileSpec, Locking, NodeOptions, NodeSpec, NullSpec, RawSpec,
 };
 use qapi_schema::QmpError;
 use qapi_schema::block_core::{
@@ -56,6 +56,9 @@ fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<Nod
             file: child(filter.file, &own)?,
             bottom: filter.bottom,
         }),
+        BlockdevOptionsVariant::Compress(filter) => DriverSpec::Compress(CompressSpec {
+            file: child(filter.file, &own)?,
+        }),
     };
     Ok(NodeSpec {
         name: options.node_name,
@@ -85,7 +88,8 @@ fn refuse_unmet(options: &BlockdevOptions, own: &NodeOptions) -> Result<(), QmpE
         | Kind::Raw(_)
         | Kind::Qcow2(_)
         | Kind::Blkdebug(_)
-        | Kind::CopyOnRead(_) => Ok(()),
+        | Kind::CopyOnRead(_)
+        | Kind::Compress(_) => Ok(()),
     }
 }
 

@@ -30,6 +30,9 @@ pub enum BlockdevDriver {
     /// Another node, into which is copied what is read through it.
     #[serde(rename = "copy-on-read")]
     CopyOnRead,
+    /// An image, into which is written compressed what is written through it.
+    #[serde(rename = "compress")]
+    Compress,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -392,6 +395,22 @@ impl BlockdevOptionsCor {
     }
 }
 
+/// An image into which whole clusters are written compressed, where that saves space; how says
+/// the image. What is a part of a cluster is written as it is, and so is what jobs copy.
+/// Compressing takes its time on the io-thread of whoever writes.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockdevOptionsGenericFormat {
+    /// The image: a qcow2 node that has its clusters inside.
+    pub file: BlockdevRef,
+}
+
+impl BlockdevOptionsGenericFormat {
+    /// With what must be given, and all else absent.
+    pub fn new(file: BlockdevRef) -> Self {
+        Self { file }
+    }
+}
+
 /// A block node to be made.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct BlockdevOptions {
@@ -472,6 +491,9 @@ pub enum BlockdevOptionsVariant {
     /// Another node, into which is copied what is read through it.
     #[serde(rename = "copy-on-read")]
     CopyOnRead(BlockdevOptionsCor),
+    /// An image, into which is written compressed what is written through it.
+    #[serde(rename = "compress")]
+    Compress(BlockdevOptionsGenericFormat),
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,

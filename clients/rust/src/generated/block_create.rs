@@ -184,6 +184,9 @@ pub enum BlockdevCreateOptionsVariant {
     /// Another node, into which is copied what is read through it.
     #[serde(rename = "copy-on-read")]
     CopyOnRead,
+    /// An image, into which is written compressed what is written through it.
+    #[serde(rename = "compress")]
+    Compress,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,

@@ -1732,7 +1732,9 @@ export type BlockdevDriver =
   /** Another node, whose requests fail as rules say. */
   | "blkdebug"
   /** Another node, into which is copied what is read through it. */
-  | "copy-on-read";
+  | "copy-on-read"
+  /** An image, into which is written compressed what is written through it. */
+  | "compress";
 
 /** What a request does. */
 export type BlkdebugIOType =
@@ -1926,6 +1928,16 @@ export interface BlockdevOptionsCor {
   bottom?: string;
 }
 
+/**
+ * An image into which whole clusters are written compressed, where that saves space; how says the
+ * image. What is a part of a cluster is written as it is, and so is what jobs copy. Compressing
+ * takes its time on the io-thread of whoever writes.
+ */
+export interface BlockdevOptionsGenericFormat {
+  /** The image: a qcow2 node that has its clusters inside. */
+  file: BlockdevRef;
+}
+
 /** A block node to be made. */
 export type BlockdevOptions = BlockdevOptionsAlways & (
   /** A regular file. */
@@ -1944,6 +1956,8 @@ export type BlockdevOptions = BlockdevOptionsAlways & (
   | ({ driver: "blkdebug" } & BlockdevOptionsBlkdebug)
   /** Another node, into which is copied what is read through it. */
   | ({ driver: "copy-on-read" } & BlockdevOptionsCor)
+  /** An image, into which is written compressed what is written through it. */
+  | ({ driver: "compress" } & BlockdevOptionsGenericFormat)
 );
 
 /** The members of every BlockdevOptions. */
@@ -2731,7 +2745,9 @@ export type BlockdevCreateOptions =
   /** Another node, whose requests fail as rules say. */
   | ({ driver: "blkdebug" })
   /** Another node, into which is copied what is read through it. */
-  | ({ driver: "copy-on-read" });
+  | ({ driver: "copy-on-read" })
+  /** An image, into which is written compressed what is written through it. */
+  | ({ driver: "compress" });
 
 /** Arguments of command `blockdev-create`. */
 export interface BlockdevCreateArguments {

@@ -4,6 +4,7 @@
 //! [`NodeRef`](crate::node::NodeRef); it opens nothing. Read next: [`raw`], the layout that is none.
 
 pub mod blkdebug;
+pub mod compress;
 pub mod copy_on_read;
 pub mod qcow2;
 pub mod raw;

@@ -209,6 +209,21 @@ impl BlockGraph {
     }
 }
 
+impl BlockGraph {
+    /// The node under the filters of which `name` is the topmost; `name` if it is none.
+    #[must_use]
+    pub fn below_filters<'a>(&'a self, name: &'a str) -> &'a str {
+        let mut name = name;
+        while let Some(entry) = self.nodes.get(name)
+            && matches!(entry.node.driver(), "copy-on-read" | "compress")
+            && let Some(edge) = entry.children.edge("file")
+        {
+            name = &edge.child;
+        }
+        name
+    }
+}
+
 /// Where an image's header is: a file, and a place in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderPlace {

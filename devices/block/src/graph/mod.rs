@@ -44,6 +44,7 @@ use crate::engine::IoThread;
 use crate::error::BlockError;
 use crate::format::blkdebug::rules::Rules;
 use crate::format::blkdebug::{BlkdebugNode, config};
+use crate::format::compress::CompressNode;
 use crate::format::copy_on_read::CopyOnReadNode;
 use crate::format::raw::RawNode;
 use crate::node::{BlockNode, NodeRef};
@@ -320,6 +321,13 @@ impl BlockGraph {
                 };
                 let slot = place_child(&mut children, "file", child);
                 (Box::new(CopyOnReadNode::new(slot, span)), filename)
+            }
+            DriverSpec::Compress(filter) => {
+                let (child, filename) = self.child(door, filter.file, building)?;
+                CompressNode::check(&child)?;
+                agree_on_access(&child, &mut options)?;
+                let slot = place_child(&mut children, "file", child);
+                (Box::new(CompressNode::new(slot)), filename)
             }
         };
         let node = NodeRef::new(name.clone(), driver, options, body)?;

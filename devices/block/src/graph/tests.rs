@@ -9,7 +9,9 @@ use std::sync::Arc;
 use fdset::{FdRegistry, Scope};
 
 use super::*;
-use crate::spec::{CacheSpec, DetectZeroes, DiscardMode, FileSpec, NodeOptions, NullSpec, RawSpec};
+use crate::spec::{
+    CacheSpec, CompressSpec, DetectZeroes, DiscardMode, FileSpec, NodeOptions, NullSpec, RawSpec,
+};
 
 const OPTIONS: NodeOptions = NodeOptions {
     read_only: false,
@@ -65,6 +67,21 @@ fn names(graph: &BlockGraph) -> Vec<&str> {
 
 fn refusal<T: std::fmt::Debug>(outcome: Result<T, BlockError>) -> String {
     outcome.expect_err("refused").to_string()
+}
+
+#[test]
+fn node_that_compresses_stands_on_nothing_but_an_image_that_can() {
+    let mut graph = BlockGraph::new();
+    let mut packs = raw("packs", on("other"));
+    packs.driver = DriverSpec::Compress(CompressSpec {
+        file: inline(raw("disk", inline(null(None)))),
+    });
+    assert_eq!(
+        refusal(graph.add(&door(), packs)),
+        "Compression is not supported for underlying format: raw (node 'disk' must be a qcow2 \
+         image that has its clusters inside)"
+    );
+    assert!(names(&graph).is_empty());
 }
 
 #[test]

@@ -83,8 +83,16 @@ fn write(thread: &IoThread, node: &NodeRef, offset: u64, bytes: &[u8]) -> std::i
     let task = move |io| async move {
         let from = Segments::owned(bytes.len(), 1)?;
         from.all().copy_from(&bytes);
-        node.write(&io, offset, from.all(), WriteFlags { durable: true })
-            .await?;
+        node.write(
+            &io,
+            offset,
+            from.all(),
+            WriteFlags {
+                durable: true,
+                ..WriteFlags::default()
+            },
+        )
+        .await?;
         node.flush(&io).await
     };
     thread.run(task).expect("answer")

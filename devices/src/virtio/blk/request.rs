@@ -350,6 +350,7 @@ impl Request {
         }
         let flags = WriteFlags {
             durable: disk.is_writethrough(),
+            ..WriteFlags::default()
         };
         Ok(disk
             .node()

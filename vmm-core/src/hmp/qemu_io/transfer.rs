@@ -149,8 +149,16 @@ async fn write(
     segments.all().copy_from(&bytes);
     for (start, len) in pieces(len) {
         let from = segments.all().part(0, len);
-        node.write(io, offset + start, from, WriteFlags { durable })
-            .await?;
+        node.write(
+            io,
+            offset + start,
+            from,
+            WriteFlags {
+                durable,
+                ..WriteFlags::default()
+            },
+        )
+        .await?;
     }
     Ok(())
 }

@@ -243,10 +243,8 @@ impl Geometry {
         Entry { word, bitmap: 0 }
     }
 
-    /// The entry of a compressed cluster of `len` bytes at `at`, to see that entries are read as
-    /// they are meant; `None` where it does not fit into
-    /// an entry.
-    #[cfg(test)]
+    /// The entry of a compressed cluster of `len` bytes at `at`; `None` where it does not fit into
+    /// one.
     pub(super) fn encode_compressed(self, at: u64, len: u64) -> Option<Entry> {
         let offset_bits = 62 - (self.cluster_bits - 8);
         let last = at.checked_add(len.checked_sub(1)?)?;

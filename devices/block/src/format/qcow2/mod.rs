@@ -7,6 +7,7 @@
 //!        read:  below ─► backing node      compressed ─► decompress      shared ─► file
 //!        write: range taken ─► turn taken ─► clusters allocated ─► turn back
 //!                 ─► data and what surrounds it written ─► turn taken ─► map changed
+//!               (compressed, where asked for: the same with bytes of a shared cluster, `pack`)
 //!
 //!   write back (a flush, or too much waits), so that a crash anywhere leaves leaks at worst:
 //!        refcounts up ─► L2 tables ─► L1 ─► old places are let go: refcounts down, next time
@@ -35,6 +36,7 @@ mod image;
 mod map;
 mod node;
 mod open;
+mod pack;
 mod peek;
 mod read;
 mod refcount;

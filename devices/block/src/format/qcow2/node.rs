@@ -203,6 +203,10 @@ impl BlockNode for Qcow2Node {
         Box::pin(self.image.claim_bitmaps(io))
     }
 
+    fn compresses(&self) -> bool {
+        !self.image.geometry.external
+    }
+
     fn details(&self) -> Option<Details> {
         let details = self.image.details.read();
         Some(details.unwrap_or_else(PoisonError::into_inner).clone())

@@ -43,6 +43,8 @@ pub(super) struct Refcounts {
     clock: u64,
     /// No cluster below this one is free.
     first_free: u64,
+    /// Where bytes are free behind the last compressed cluster, inside a cluster that is used.
+    tail: Option<u64>,
     /// Clusters with tables in them: never given away, whatever their counts say.
     pub(super) fixed: HashSet<u64>,
 }
@@ -59,6 +61,7 @@ impl Refcounts {
             blocks: HashMap::new(),
             clock: 0,
             first_free: 0,
+            tail: None,
             fixed: HashSet::new(),
         }
     }
@@ -203,8 +206,26 @@ impl Refcounts {
         self.put(index, entry, count);
         if count == 0 {
             self.first_free = self.first_free.min(cluster);
+            // Whoever takes it next has all of it.
+            self.tail = self.tail.filter(|tail| self.place_in(*tail) != cluster);
         }
         Ok(())
+    }
+
+    fn place_in(&self, offset: u64) -> u64 {
+        offset >> self.geometry.cluster_bits
+    }
+
+    /// Where the next compressed cluster may begin, inside a cluster that has others; `None` if
+    /// there is no such place.
+    pub(super) fn tail(&self) -> Option<u64> {
+        self.tail
+    }
+
+    /// From `offset` on, the last cluster of a compressed one has free bytes; none if that is its
+    /// end.
+    pub(super) fn set_tail(&mut self, offset: u64) {
+        self.tail = (!self.geometry.is_aligned(offset)).then_some(offset);
     }
 
     /// One more user of a cluster.

@@ -2,7 +2,7 @@
 //!
 //! Places here may be any; what the storage wants aligned is widened. Beyond the end there are
 //! zeros. Only one task at a time changes what lies here (the image's turn), so widening a write
-//! by what is there loses nothing.
+//! by what is there loses nothing; compressed bytes are whole blocks, which need no widening.
 
 use std::io;
 

@@ -48,7 +48,11 @@ impl Image {
         let mut done = 0;
         while done < from.len() {
             let rest = from.part(done, MAX_PIECE);
-            done += self.write_piece(io, guest + done, rest).await?;
+            done += if flags.compress {
+                self.write_compressed(io, guest + done, rest).await?
+            } else {
+                self.write_piece(io, guest + done, rest).await?
+            };
         }
         if flags.durable {
             self.flush(io).await?;
@@ -57,7 +61,12 @@ impl Image {
     }
 
     /// Writes the first part of a range; returns how much.
-    async fn write_piece(&self, io: &Io, guest: u64, from: Window<'_>) -> io::Result<u64> {
+    pub(super) async fn write_piece(
+        &self,
+        io: &Io,
+        guest: u64,
+        from: Window<'_>,
+    ) -> io::Result<u64> {
         let geometry = self.geometry;
         let from = from.part(0, self.slice_end(guest) - guest);
         let all = geometry.floor(guest)..geometry.ceil(guest + from.len());

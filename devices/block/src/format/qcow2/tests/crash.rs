@@ -115,8 +115,12 @@ fn tell(
         let began = memory.steps();
         let byte = u8::try_from(round % 200).expect("small") + 1;
         match dice.below(13) {
-            0..=4 => {
-                rig.write(node, offset as u64, vec![byte; len]);
+            way @ 0..=4 => {
+                if way < 3 {
+                    rig.write(node, offset as u64, vec![byte; len]);
+                } else {
+                    rig.write_compressed(node, offset as u64, vec![byte; len]);
+                }
                 model[offset..offset + len].fill(byte);
                 story.written.push((began, offset, len, byte));
             }

@@ -18,6 +18,7 @@ mod kept;
 mod made;
 mod memory;
 mod model;
+mod packed;
 mod together;
 
 use std::path::PathBuf;
@@ -187,6 +188,21 @@ impl Rig {
 
     pub(super) fn write(&self, node: &NodeRef, offset: u64, bytes: Vec<u8>) {
         self.try_write(node, offset, bytes).expect("write");
+    }
+
+    /// As [`write`](Self::write), with the wish to compress.
+    pub(super) fn write_compressed(&self, node: &NodeRef, offset: u64, bytes: Vec<u8>) {
+        let node = node.clone();
+        let written = self.on_thread(move |io| async move {
+            let from = Segments::owned(bytes.len(), 4096)?;
+            from.all().copy_from(&bytes);
+            let flags = WriteFlags {
+                compress: true,
+                ..WriteFlags::default()
+            };
+            node.write(&io, offset, from.all(), flags).await
+        });
+        written.expect("compressed write");
     }
 
     pub(super) fn zero(&self, node: &NodeRef, offset: u64, len: u64, unmap: bool) {

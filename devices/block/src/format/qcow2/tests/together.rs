@@ -40,6 +40,7 @@ fn threads_that_write_side_by_side_lose_nothing() {
                     let at = (round * 12 + task) * 512 * 4;
                     let flags = WriteFlags {
                         durable: round % 64 == 63,
+                        ..WriteFlags::default()
                     };
                     node.write(&io, at, sector.all(), flags)
                         .await
