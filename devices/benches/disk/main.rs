@@ -13,7 +13,6 @@
 //! for it, or of the whole other process. For `ring` it is that of the only thread there is.
 #![expect(clippy::print_stdout, reason = "what it is for")]
 #![expect(
-    clippy::unwrap_used,
     clippy::expect_used,
     reason = "a failure is the end of the measurement"
 )]

@@ -86,7 +86,7 @@ impl Places {
     pub(crate) fn new(work: &Work, size: u64) -> Self {
         let count = (size - work.len) / work.step + 1;
         // Near the golden ratio: consecutive places lie far from each other.
-        let mut stride = count * 618 / 1000 | 1;
+        let mut stride = (count * 618 / 1000) | 1;
         while gcd(stride, count) != 1 {
             stride += 2;
         }

@@ -70,8 +70,8 @@ pub(super) const BY_NUMBER: &[(&str, &str)] = &[
         "rustix::backend::net::syscalls::getsockname",
         "asking a socket",
     ),
-    ("rustix::backend::net::syscalls::recvmsg", "receiving"),
-    ("rustix::backend::net::syscalls::sendmsg", "sending"),
+    ("rustix::backend::net::syscalls::recv", "receiving"),
+    ("rustix::backend::net::syscalls::send", "sending"),
     ("rustix::backend::net::sockopt::", "options of a socket"),
 ];
 
