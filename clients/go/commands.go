@@ -1222,7 +1222,8 @@ type QomSetArguments struct {
 	Value any `json:"value"`
 }
 
-// QomSet: Changes one property of an object that is in use: the numbers of an iothread.
+// QomSet: Changes one property of an object that is in use: the numbers of an iothread, the limits
+// of a throttle-group.
 func (c *Conn) QomSet(ctx context.Context, args QomSetArguments) error {
 	return c.Execute(ctx, "qom-set", args, nil)
 }

@@ -1860,6 +1860,8 @@ const (
 	BlockdevDriverCopyOnRead BlockdevDriver = "copy-on-read"
 	// An image, into which is written compressed what is written through it.
 	BlockdevDriverCompress BlockdevDriver = "compress"
+	// Another node, whose requests wait as the limits of a group say.
+	BlockdevDriverThrottle BlockdevDriver = "throttle"
 )
 
 // BlkdebugIOType: What a request does.
@@ -2044,6 +2046,8 @@ func (u *BlockdevOptions) UnmarshalJSON(data []byte) error {
 		return variant[BlockdevOptionsCopyOnRead](data, &u.Variant)
 	case "compress":
 		return variant[BlockdevOptionsCompress](data, &u.Variant)
+	case "throttle":
+		return variant[BlockdevOptionsThrottle](data, &u.Variant)
 	default:
 		u.Variant = UnknownVariant{append([]byte(nil), data...)}
 		return nil
@@ -2362,6 +2366,37 @@ func (BlockdevOptionsCompress) isBlockdevOptions() {}
 func (v BlockdevOptionsCompress) MarshalJSON() ([]byte, error) {
 	type plain BlockdevOptionsCompress
 	return tagged(plain(v), "driver", "compress")
+}
+
+// BlockdevOptionsThrottle: Another node, whose requests wait as the limits of a group say.
+type BlockdevOptionsThrottle struct {
+	// Its name, which must be new.
+	NodeName *string `json:"node-name,omitempty"`
+	// What becomes of a guest's discard (default: ignore).
+	Discard *BlockdevDiscardOptions `json:"discard,omitempty"`
+	// How the host caches.
+	Cache *BlockdevCacheOptions `json:"cache,omitempty"`
+	// Whether nobody may write (default: false).
+	ReadOnly *bool `json:"read-only,omitempty"`
+	// Whether the node may become read-only where the storage is (default: false).
+	AutoReadOnly *bool `json:"auto-read-only,omitempty"`
+	// Whether others may write to the storage at the same time; only for a node that is read-only
+	// (default: false).
+	ForceShare *bool `json:"force-share,omitempty"`
+	// What becomes of a guest's write of zeroes (default: off).
+	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// The id of the group, an object throttle-group.
+	ThrottleGroup string `json:"throttle-group"`
+	// That node.
+	File BlockdevRef `json:"file"`
+}
+
+func (BlockdevOptionsThrottle) isBlockdevOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevOptionsThrottle) MarshalJSON() ([]byte, error) {
+	type plain BlockdevOptionsThrottle
+	return tagged(plain(v), "driver", "throttle")
 }
 
 // BlockdevRef: A block node, new or old.
@@ -3017,6 +3052,8 @@ type BlockDeviceInfo struct {
 	IopsRd int64 `json:"iops_rd"`
 	// The same for writes.
 	IopsWr int64 `json:"iops_wr"`
+	// The throttle-group whose limits those are; only of a node throttle.
+	Group *string `json:"group,omitempty"`
 	// What is stored in it.
 	Image ImageInfo `json:"image"`
 	// How it is cached.
@@ -3278,6 +3315,8 @@ func (u *BlockdevCreateOptions) UnmarshalJSON(data []byte) error {
 		return variant[BlockdevCreateOptionsCopyOnRead](data, &u.Variant)
 	case "compress":
 		return variant[BlockdevCreateOptionsCompress](data, &u.Variant)
+	case "throttle":
+		return variant[BlockdevCreateOptionsThrottle](data, &u.Variant)
 	default:
 		u.Variant = UnknownVariant{append([]byte(nil), data...)}
 		return nil
@@ -3421,6 +3460,17 @@ func (BlockdevCreateOptionsCompress) isBlockdevCreateOptions() {}
 func (v BlockdevCreateOptionsCompress) MarshalJSON() ([]byte, error) {
 	type plain BlockdevCreateOptionsCompress
 	return tagged(plain(v), "driver", "compress")
+}
+
+// BlockdevCreateOptionsThrottle: Another node, whose requests wait as the limits of a group say.
+type BlockdevCreateOptionsThrottle struct{}
+
+func (BlockdevCreateOptionsThrottle) isBlockdevCreateOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevCreateOptionsThrottle) MarshalJSON() ([]byte, error) {
+	type plain BlockdevCreateOptionsThrottle
+	return tagged(plain(v), "driver", "throttle")
 }
 
 // XDbgBlockGraphNodeType: A member of the block graph.
@@ -3911,6 +3961,48 @@ const (
 	QCryptoTLSCredsEndpointServer QCryptoTLSCredsEndpoint = "server"
 )
 
+// ThrottleLimits: How much may go through. A limit for all excludes those for reads or writes.
+type ThrottleLimits struct {
+	// How many requests in a second; 0 is no limit (default: 0).
+	IopsTotal *int64 `json:"iops-total,omitempty"`
+	// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+	IopsTotalMax *int64 `json:"iops-total-max,omitempty"`
+	// For how many seconds a burst can last (default: 1).
+	IopsTotalMaxLength *int64 `json:"iops-total-max-length,omitempty"`
+	// How many requests that read in a second; 0 is no limit (default: 0).
+	IopsRead *int64 `json:"iops-read,omitempty"`
+	// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+	IopsReadMax *int64 `json:"iops-read-max,omitempty"`
+	// For how many seconds a burst can last (default: 1).
+	IopsReadMaxLength *int64 `json:"iops-read-max-length,omitempty"`
+	// How many requests that write in a second; 0 is no limit (default: 0).
+	IopsWrite *int64 `json:"iops-write,omitempty"`
+	// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+	IopsWriteMax *int64 `json:"iops-write-max,omitempty"`
+	// For how many seconds a burst can last (default: 1).
+	IopsWriteMaxLength *int64 `json:"iops-write-max-length,omitempty"`
+	// How many bytes in a second; 0 is no limit (default: 0).
+	BpsTotal *int64 `json:"bps-total,omitempty"`
+	// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+	BpsTotalMax *int64 `json:"bps-total-max,omitempty"`
+	// For how many seconds a burst can last (default: 1).
+	BpsTotalMaxLength *int64 `json:"bps-total-max-length,omitempty"`
+	// How many bytes read in a second; 0 is no limit (default: 0).
+	BpsRead *int64 `json:"bps-read,omitempty"`
+	// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+	BpsReadMax *int64 `json:"bps-read-max,omitempty"`
+	// For how many seconds a burst can last (default: 1).
+	BpsReadMaxLength *int64 `json:"bps-read-max-length,omitempty"`
+	// How many bytes written in a second; 0 is no limit (default: 0).
+	BpsWrite *int64 `json:"bps-write,omitempty"`
+	// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+	BpsWriteMax *int64 `json:"bps-write-max,omitempty"`
+	// For how many seconds a burst can last (default: 1).
+	BpsWriteMaxLength *int64 `json:"bps-write-max-length,omitempty"`
+	// A larger request counts as several of this many bytes; 0 counts each as one (default: 0).
+	IopsSize *int64 `json:"iops-size,omitempty"`
+}
+
 // ObjectOptions: An object to be made.
 type ObjectOptions struct {
 	// Variant is what it is.
@@ -3944,6 +4036,8 @@ func (u *ObjectOptions) UnmarshalJSON(data []byte) error {
 		return variant[ObjectOptionsRngRandom](data, &u.Variant)
 	case "secret":
 		return variant[ObjectOptionsSecret](data, &u.Variant)
+	case "throttle-group":
+		return variant[ObjectOptionsThrottleGroup](data, &u.Variant)
 	case "tls-creds-x509":
 		return variant[ObjectOptionsTlsCredsX509](data, &u.Variant)
 	case "rng-builtin":
@@ -4125,6 +4219,61 @@ func (ObjectOptionsSecret) isObjectOptions() {}
 func (v ObjectOptionsSecret) MarshalJSON() ([]byte, error) {
 	type plain ObjectOptionsSecret
 	return tagged(plain(v), "qom-type", "secret")
+}
+
+// ObjectOptionsThrottleGroup: Limits that block nodes share.
+type ObjectOptionsThrottleGroup struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// How much may go through; those not named stay as they are when it is set (default: no
+	// limits).
+	Limits *ThrottleLimits `json:"limits,omitempty"`
+	// As iops-total of limits, which must not be given then (default: 0).
+	XIopsTotal *int64 `json:"x-iops-total,omitempty"`
+	// As iops-total-max of limits, which must not be given then (default: 0).
+	XIopsTotalMax *int64 `json:"x-iops-total-max,omitempty"`
+	// As iops-total-max-length of limits, which must not be given then (default: 1).
+	XIopsTotalMaxLength *int64 `json:"x-iops-total-max-length,omitempty"`
+	// As iops-read of limits, which must not be given then (default: 0).
+	XIopsRead *int64 `json:"x-iops-read,omitempty"`
+	// As iops-read-max of limits, which must not be given then (default: 0).
+	XIopsReadMax *int64 `json:"x-iops-read-max,omitempty"`
+	// As iops-read-max-length of limits, which must not be given then (default: 1).
+	XIopsReadMaxLength *int64 `json:"x-iops-read-max-length,omitempty"`
+	// As iops-write of limits, which must not be given then (default: 0).
+	XIopsWrite *int64 `json:"x-iops-write,omitempty"`
+	// As iops-write-max of limits, which must not be given then (default: 0).
+	XIopsWriteMax *int64 `json:"x-iops-write-max,omitempty"`
+	// As iops-write-max-length of limits, which must not be given then (default: 1).
+	XIopsWriteMaxLength *int64 `json:"x-iops-write-max-length,omitempty"`
+	// As bps-total of limits, which must not be given then (default: 0).
+	XBpsTotal *int64 `json:"x-bps-total,omitempty"`
+	// As bps-total-max of limits, which must not be given then (default: 0).
+	XBpsTotalMax *int64 `json:"x-bps-total-max,omitempty"`
+	// As bps-total-max-length of limits, which must not be given then (default: 1).
+	XBpsTotalMaxLength *int64 `json:"x-bps-total-max-length,omitempty"`
+	// As bps-read of limits, which must not be given then (default: 0).
+	XBpsRead *int64 `json:"x-bps-read,omitempty"`
+	// As bps-read-max of limits, which must not be given then (default: 0).
+	XBpsReadMax *int64 `json:"x-bps-read-max,omitempty"`
+	// As bps-read-max-length of limits, which must not be given then (default: 1).
+	XBpsReadMaxLength *int64 `json:"x-bps-read-max-length,omitempty"`
+	// As bps-write of limits, which must not be given then (default: 0).
+	XBpsWrite *int64 `json:"x-bps-write,omitempty"`
+	// As bps-write-max of limits, which must not be given then (default: 0).
+	XBpsWriteMax *int64 `json:"x-bps-write-max,omitempty"`
+	// As bps-write-max-length of limits, which must not be given then (default: 1).
+	XBpsWriteMaxLength *int64 `json:"x-bps-write-max-length,omitempty"`
+	// As iops-size of limits, which must not be given then (default: 0).
+	XIopsSize *int64 `json:"x-iops-size,omitempty"`
+}
+
+func (ObjectOptionsThrottleGroup) isObjectOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v ObjectOptionsThrottleGroup) MarshalJSON() ([]byte, error) {
+	type plain ObjectOptionsThrottleGroup
+	return tagged(plain(v), "qom-type", "throttle-group")
 }
 
 // ObjectOptionsTlsCredsX509: Certificates and a key.

@@ -149,6 +149,7 @@ fn objects() -> Vec<Row> {
             json!({"size": MIB, "mem-path": "/dev/fdset/51", "share": true}),
         ),
         object("rng-builtin", json!({})),
+        object("throttle-group", json!({"limits": {"iops-total": 100}})),
         named("entropy", Hand::Device("/dev/urandom")),
         object("rng-random", json!({"filename": "fd:entropy"})),
         row(
@@ -454,6 +455,11 @@ fn disks_and_devices() -> Vec<Row> {
         row(
             "blockdev-add",
             json!({"driver": "copy-on-read", "node-name": "keeps", "file": "debug"}),
+        ),
+        row(
+            "blockdev-add",
+            json!({"driver": "throttle", "node-name": "slow", "throttle-group": "of-throttle-group",
+            "file": "keeps"}),
         ),
         device(
             0,

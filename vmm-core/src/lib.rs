@@ -42,6 +42,7 @@ pub mod run_state;
 pub mod sandbox;
 pub mod secret;
 mod start_code;
+pub mod throttling;
 pub mod tls_creds;
 mod transaction;
 pub mod types;

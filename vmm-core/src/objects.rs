@@ -39,6 +39,8 @@ pub enum Backend {
     Secret,
     /// What monitors speak TLS with.
     TlsCreds(TlsServer),
+    /// Limits that block nodes share; the block graph has them.
+    ThrottleGroup,
 }
 
 /// One object.
@@ -210,6 +212,13 @@ impl Objects {
         Ok(())
     }
 
+    /// Has an object show itself otherwise.
+    pub fn show(&mut self, id: &str, shown: qom::Object) {
+        if let Some(entry) = self.0.get_mut(id) {
+            entry.shown = shown;
+        }
+    }
+
     /// All objects as `/objects` shows them.
     pub fn tree(&self) -> qom::Object {
         self.0
@@ -280,5 +289,6 @@ fn build(door: &Door, rings: &Rings, id: &str, spec: ObjectSpec) -> Result<Backe
             Backend::Secret
         }
         ObjectSpec::TlsCreds(spec) => Backend::TlsCreds(spec.open(door, id)?),
+        ObjectSpec::ThrottleGroup(_) => Backend::ThrottleGroup,
     })
 }

@@ -283,6 +283,7 @@ fn walk(spec: &NodeSpec, reason: &str, above: &[HeaderPlace]) -> Vec<Step> {
         | DriverSpec::Raw(_)
         | DriverSpec::CopyOnRead(_)
         | DriverSpec::Compress(_)
+        | DriverSpec::Throttle(_)
         | DriverSpec::Blkdebug(_) => {
             let mut plan = steps(rules(spec));
             let children = spec.driver.children();
@@ -419,7 +420,10 @@ fn object(id: &str, spec: &ObjectSpec) -> Vec<Planned> {
             });
             planned.collect()
         }
-        ObjectSpec::Memory(_) | ObjectSpec::IoThread(_) | ObjectSpec::RngBuiltin => Vec::new(),
+        ObjectSpec::Memory(_)
+        | ObjectSpec::IoThread(_)
+        | ObjectSpec::ThrottleGroup(_)
+        | ObjectSpec::RngBuiltin => Vec::new(),
     }
 }
 

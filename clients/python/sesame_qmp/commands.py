@@ -1189,7 +1189,8 @@ class Commands(Caller):
         return self._ask_any("qom-get", {"path": path, "property": property}, Any)
 
     def qom_set(self, path: str, property: str, value: Any) -> None:
-        """Changes one property of an object that is in use: the numbers of an iothread.
+        """Changes one property of an object that is in use: the numbers of an iothread, the
+        limits of a throttle-group.
 
         Args:
             path: Its place in the tree.

@@ -440,6 +440,7 @@ BlockdevDriver = Literal[
     "blkdebug",
     "copy-on-read",
     "compress",
+    "throttle",
 ]
 """What a block node is.
 
@@ -452,6 +453,7 @@ BlockdevDriver = Literal[
 - ``blkdebug``: Another node, whose requests fail as rules say.
 - ``copy-on-read``: Another node, into which is copied what is read through it.
 - ``compress``: An image, into which is written compressed what is written through it.
+- ``throttle``: Another node, whose requests wait as the limits of a group say.
 """
 
 
@@ -2374,6 +2376,39 @@ class BlockdevOptionsCompress(Struct):
 
 
 @dataclass
+class BlockdevOptionsThrottle(Struct):
+    """A block node to be made.
+
+    Where ``driver`` is ``throttle``: another node, whose requests wait as the limits of a group
+    say.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "throttle"}
+
+    driver: Literal["throttle"] = field(default="throttle", init=False)
+    throttle_group: str
+    """The id of the group, an object throttle-group."""
+    file: BlockdevRef
+    """That node."""
+    node_name: Optional[str] = None
+    """Its name, which must be new."""
+    discard: Optional[BlockdevDiscardOptions] = None
+    """What becomes of a guest's discard (default: ignore)."""
+    cache: Optional[BlockdevCacheOptions] = None
+    """How the host caches."""
+    read_only: Optional[bool] = None
+    """Whether nobody may write (default: false)."""
+    auto_read_only: Optional[bool] = None
+    """Whether the node may become read-only where the storage is (default: false)."""
+    force_share: Optional[bool] = None
+    """Whether others may write to the storage at the same time; only for a node that is
+    read-only (default: false).
+    """
+    detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
+    """What becomes of a guest's write of zeroes (default: off)."""
+
+
+@dataclass
 class OverlaySnapshot(Struct):
     """A snapshot with an overlay that is there."""
 
@@ -2898,6 +2933,8 @@ class BlockDeviceInfo(Struct):
     """Its name."""
     backing_file: Optional[str] = None
     """The name of the backing file, as the image has it."""
+    group: Optional[str] = None
+    """The throttle-group whose limits those are; only of a node throttle."""
     dirty_bitmaps: Optional[List[BlockDirtyInfo]] = None
     """Its bitmaps, the newest first."""
 
@@ -3142,6 +3179,19 @@ class BlockdevCreateOptionsCompress(Struct):
     TAGS: ClassVar[Mapping[str, str]] = {"driver": "compress"}
 
     driver: Literal["compress"] = field(default="compress", init=False)
+
+
+@dataclass
+class BlockdevCreateOptionsThrottle(Struct):
+    """An image to be made.
+
+    Where ``driver`` is ``throttle``: another node, whose requests wait as the limits of a group
+    say.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "throttle"}
+
+    driver: Literal["throttle"] = field(default="throttle", init=False)
 
 
 @dataclass
@@ -3575,6 +3625,50 @@ class ObjectTypeInfo(Struct):
 
 
 @dataclass
+class ThrottleLimits(Struct):
+    """How much may go through. A limit for all excludes those for reads or writes."""
+
+    iops_total: Optional[int] = None
+    """How many requests in a second; 0 is no limit (default: 0)."""
+    iops_total_max: Optional[int] = None
+    """The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0)."""
+    iops_total_max_length: Optional[int] = None
+    """For how many seconds a burst can last (default: 1)."""
+    iops_read: Optional[int] = None
+    """How many requests that read in a second; 0 is no limit (default: 0)."""
+    iops_read_max: Optional[int] = None
+    """The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0)."""
+    iops_read_max_length: Optional[int] = None
+    """For how many seconds a burst can last (default: 1)."""
+    iops_write: Optional[int] = None
+    """How many requests that write in a second; 0 is no limit (default: 0)."""
+    iops_write_max: Optional[int] = None
+    """The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0)."""
+    iops_write_max_length: Optional[int] = None
+    """For how many seconds a burst can last (default: 1)."""
+    bps_total: Optional[int] = None
+    """How many bytes in a second; 0 is no limit (default: 0)."""
+    bps_total_max: Optional[int] = None
+    """The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0)."""
+    bps_total_max_length: Optional[int] = None
+    """For how many seconds a burst can last (default: 1)."""
+    bps_read: Optional[int] = None
+    """How many bytes read in a second; 0 is no limit (default: 0)."""
+    bps_read_max: Optional[int] = None
+    """The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0)."""
+    bps_read_max_length: Optional[int] = None
+    """For how many seconds a burst can last (default: 1)."""
+    bps_write: Optional[int] = None
+    """How many bytes written in a second; 0 is no limit (default: 0)."""
+    bps_write_max: Optional[int] = None
+    """The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0)."""
+    bps_write_max_length: Optional[int] = None
+    """For how many seconds a burst can last (default: 1)."""
+    iops_size: Optional[int] = None
+    """A larger request counts as several of this many bytes; 0 counts each as one (default: 0)."""
+
+
+@dataclass
 class ObjectOptionsIothread(Struct):
     """An object to be made.
 
@@ -3748,6 +3842,62 @@ class ObjectOptionsSecret(Struct):
     """The secret itself; whoever sees the command line or the monitor sees it too."""
     file: Optional[str] = None
     """A file that holds it, "fd:NAME", or "/dev/fdset/ID"; at most 1 MiB."""
+
+
+@dataclass
+class ObjectOptionsThrottleGroup(Struct):
+    """An object to be made.
+
+    Where ``qom-type`` is ``throttle-group``: limits that block nodes share.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"qom-type": "throttle-group"}
+
+    qom_type: Literal["throttle-group"] = field(default="throttle-group", init=False)
+    id: str
+    """Its id, which must be new."""
+    limits: Optional[ThrottleLimits] = None
+    """How much may go through; those not named stay as they are when it is set (default: no
+    limits).
+    """
+    x_iops_total: Optional[int] = None
+    """As iops-total of ``limits``, which must not be given then (default: 0)."""
+    x_iops_total_max: Optional[int] = None
+    """As iops-total-max of ``limits``, which must not be given then (default: 0)."""
+    x_iops_total_max_length: Optional[int] = None
+    """As iops-total-max-length of ``limits``, which must not be given then (default: 1)."""
+    x_iops_read: Optional[int] = None
+    """As iops-read of ``limits``, which must not be given then (default: 0)."""
+    x_iops_read_max: Optional[int] = None
+    """As iops-read-max of ``limits``, which must not be given then (default: 0)."""
+    x_iops_read_max_length: Optional[int] = None
+    """As iops-read-max-length of ``limits``, which must not be given then (default: 1)."""
+    x_iops_write: Optional[int] = None
+    """As iops-write of ``limits``, which must not be given then (default: 0)."""
+    x_iops_write_max: Optional[int] = None
+    """As iops-write-max of ``limits``, which must not be given then (default: 0)."""
+    x_iops_write_max_length: Optional[int] = None
+    """As iops-write-max-length of ``limits``, which must not be given then (default: 1)."""
+    x_bps_total: Optional[int] = None
+    """As bps-total of ``limits``, which must not be given then (default: 0)."""
+    x_bps_total_max: Optional[int] = None
+    """As bps-total-max of ``limits``, which must not be given then (default: 0)."""
+    x_bps_total_max_length: Optional[int] = None
+    """As bps-total-max-length of ``limits``, which must not be given then (default: 1)."""
+    x_bps_read: Optional[int] = None
+    """As bps-read of ``limits``, which must not be given then (default: 0)."""
+    x_bps_read_max: Optional[int] = None
+    """As bps-read-max of ``limits``, which must not be given then (default: 0)."""
+    x_bps_read_max_length: Optional[int] = None
+    """As bps-read-max-length of ``limits``, which must not be given then (default: 1)."""
+    x_bps_write: Optional[int] = None
+    """As bps-write of ``limits``, which must not be given then (default: 0)."""
+    x_bps_write_max: Optional[int] = None
+    """As bps-write-max of ``limits``, which must not be given then (default: 0)."""
+    x_bps_write_max_length: Optional[int] = None
+    """As bps-write-max-length of ``limits``, which must not be given then (default: 1)."""
+    x_iops_size: Optional[int] = None
+    """As iops-size of ``limits``, which must not be given then (default: 0)."""
 
 
 @dataclass
@@ -5000,6 +5150,7 @@ BlockdevOptions = Union[
     BlockdevOptionsBlkdebug,
     BlockdevOptionsCopyOnRead,
     BlockdevOptionsCompress,
+    BlockdevOptionsThrottle,
 ]
 """A block node to be made."""
 
@@ -5032,6 +5183,7 @@ BlockdevCreateOptions = Union[
     BlockdevCreateOptionsBlkdebug,
     BlockdevCreateOptionsCopyOnRead,
     BlockdevCreateOptionsCompress,
+    BlockdevCreateOptionsThrottle,
 ]
 """An image to be made."""
 
@@ -5058,6 +5210,7 @@ ObjectOptions = Union[
     ObjectOptionsMemoryBackendRam,
     ObjectOptionsRngRandom,
     ObjectOptionsSecret,
+    ObjectOptionsThrottleGroup,
     ObjectOptionsTlsCredsX509,
     ObjectOptionsRngBuiltin,
 ]

@@ -38,6 +38,20 @@ pub enum BlockError {
         /// Its driver.
         driver: &'static str,
     },
+    /// A node is to have the limits of a group that is not there.
+    #[error("Throttle group '{name}' does not exist; make it with object-add first")]
+    NoThrottleGroup {
+        /// Its name.
+        name: String,
+    },
+    /// A group whose limits a node has cannot go.
+    #[error("object '{name}' is in use by '{node}', can not be deleted")]
+    ThrottleGroupInUse {
+        /// Its name.
+        name: String,
+        /// The node.
+        node: String,
+    },
     /// The node name breaks the rules: a letter first, then letters, digits and `-._`, at most 31
     /// bytes.
     #[error("Invalid node-name: '{name}'")]

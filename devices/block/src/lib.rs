@@ -57,6 +57,7 @@ mod root;
 mod slot;
 pub mod spec;
 mod threshold;
+pub mod throttle;
 #[cfg(test)]
 mod toy;
 
@@ -78,3 +79,4 @@ pub use reopen::{Prepared, Reopening};
 pub use root::Root;
 pub use slot::{BackingSlot, ChildSlot, Slot};
 pub use threshold::{Crossing, Tell};
+pub use throttle::{LimitsError, ThrottleGroup, ThrottleLimits};

@@ -1,6 +1,6 @@
 //! A user's hold on the graph: the node it has now, and the gate through which it asks.
 
-use crate::drain::Gate;
+use crate::drain::{Drain, Gate};
 use crate::node::NodeRef;
 use crate::slot::ChildSlot;
 
@@ -9,9 +9,26 @@ use crate::slot::ChildSlot;
 pub struct Root {
     node: ChildSlot,
     gate: Gate,
+    /// Closed while nobody is to wait for limits.
+    hurry: Gate,
 }
 
 impl Root {
+    /// A hold on `node`. While `hurry` is closed, requests wait for no limits.
+    pub(crate) fn new(node: NodeRef, hurry: Gate) -> Self {
+        Self {
+            node: ChildSlot::from(node),
+            gate: Gate::new(),
+            hurry,
+        }
+    }
+
+    /// Has requests wait for no limits until the end of what is given back: they are to end now.
+    /// Never called on an io-thread.
+    pub fn hurry(&self) -> Drain {
+        Drain::begin(vec![self.hurry.clone()])
+    }
+
     /// The node, now: it stays the same from the start of a request to its end, and may be another
     /// after the user was parked at the gate.
     #[must_use]
@@ -35,9 +52,6 @@ impl Root {
 impl From<NodeRef> for Root {
     /// A hold on a node that is in no graph, or that nobody will exchange.
     fn from(node: NodeRef) -> Self {
-        Self {
-            node: ChildSlot::from(node),
-            gate: Gate::new(),
-        }
+        Self::new(node, Gate::new())
     }
 }

@@ -95,6 +95,8 @@ pub enum DriverSpec {
     CopyOnRead(CopyOnReadSpec),
     /// An image, into which is written compressed what is written through this node.
     Compress(CompressSpec),
+    /// Another node, whose requests wait.
+    Throttle(ThrottleSpec),
 }
 
 impl DriverSpec {
@@ -110,6 +112,7 @@ impl DriverSpec {
             Self::Blkdebug(_) => "blkdebug",
             Self::CopyOnRead(_) => "copy-on-read",
             Self::Compress(_) => "compress",
+            Self::Throttle(_) => "throttle",
         }
     }
 
@@ -130,6 +133,7 @@ impl DriverSpec {
             Self::Blkdebug(blkdebug) => Some(("image", &blkdebug.image)),
             Self::CopyOnRead(filter) => Some(("file", &filter.file)),
             Self::Compress(filter) => Some(("file", &filter.file)),
+            Self::Throttle(throttle) => Some(("file", &throttle.file)),
             Self::Qcow2(qcow2) => {
                 more = Some(qcow2);
                 Some(("file", &qcow2.file))
@@ -239,6 +243,15 @@ pub struct CopyOnReadSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompressSpec {
     /// The image into which is written.
+    pub file: ChildSpec,
+}
+
+/// A node over another one whose requests wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ThrottleSpec {
+    /// The name of the group whose limits hold.
+    pub group: String,
+    /// The node with the bytes.
     pub file: ChildSpec,
 }
 

@@ -43,6 +43,9 @@ pub enum BlockdevDriver {
     /// An image, into which is written compressed what is written through it.
     #[serde(rename = "compress")]
     Compress,
+    /// Another node, whose requests wait as the limits of a group say.
+    #[serde(rename = "throttle")]
+    Throttle,
 }
 
 impl BlockdevDriver {
@@ -57,6 +60,7 @@ impl BlockdevDriver {
         Self::Blkdebug,
         Self::CopyOnRead,
         Self::Compress,
+        Self::Throttle,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -70,6 +74,7 @@ impl BlockdevDriver {
             Self::Blkdebug => "blkdebug",
             Self::CopyOnRead => "copy-on-read",
             Self::Compress => "compress",
+            Self::Throttle => "throttle",
         }
     }
 }
@@ -885,6 +890,41 @@ impl crate::describe::Described for BlockdevOptionsGenericFormat {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Another node, whose requests wait where the limits of a group are reached. While a command
+/// needs everything in flight to end, nothing waits, and what goes through is counted.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockdevOptionsThrottle {
+    /// The id of the group, an object throttle-group.
+    #[serde(rename = "throttle-group")]
+    pub throttle_group: String,
+    /// That node.
+    pub file: BlockdevRef,
+}
+
+impl crate::input::FromMembers for BlockdevOptionsThrottle {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            throttle_group: members.required("throttle-group")?,
+            file: members.required("file")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockdevOptionsThrottle);
+
+impl crate::describe::Described for BlockdevOptionsThrottle {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "throttle-group",
+            "str",
+            "the id of the group, an object throttle-group",
+        ),
+        crate::describe::MemberSpec::required("file", "BlockdevRef", "that node"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// A block node to be made.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevOptions {
@@ -951,6 +991,9 @@ pub enum BlockdevOptionsVariant {
     /// An image, into which is written compressed what is written through it.
     #[serde(rename = "compress")]
     Compress(BlockdevOptionsGenericFormat),
+    /// Another node, whose requests wait as the limits of a group say.
+    #[serde(rename = "throttle")]
+    Throttle(BlockdevOptionsThrottle),
 }
 
 impl BlockdevOptionsVariant {
@@ -966,6 +1009,7 @@ impl BlockdevOptionsVariant {
             Self::Blkdebug(_) => BlockdevDriver::Blkdebug,
             Self::CopyOnRead(_) => BlockdevDriver::CopyOnRead,
             Self::Compress(_) => BlockdevDriver::Compress,
+            Self::Throttle(_) => BlockdevDriver::Throttle,
         }
     }
 }
@@ -1027,6 +1071,11 @@ impl crate::input::FromMembers for BlockdevOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                BlockdevDriver::Throttle => {
+                    BlockdevOptionsVariant::Throttle(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
             },
         })
     }
@@ -1048,6 +1097,7 @@ impl crate::describe::Described for BlockdevOptions {
                     "blkdebug",
                     "copy-on-read",
                     "compress",
+                    "throttle",
                 ],
             ),
         crate::describe::MemberSpec::optional(
@@ -1139,6 +1189,11 @@ impl crate::describe::Described for BlockdevOptions {
             name: "compress",
             description: "an image, into which is written compressed what is written through it",
             members: <BlockdevOptionsGenericFormat as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "throttle",
+            description: "another node, whose requests wait as the limits of a group say",
+            members: <BlockdevOptionsThrottle as crate::describe::Described>::MEMBERS,
         },
     ];
 }
@@ -3144,6 +3199,9 @@ pub struct BlockDeviceInfo {
     pub iops_rd: i64,
     /// The same for writes.
     pub iops_wr: i64,
+    /// The throttle-group whose limits those are; only of a node throttle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// What is stored in it.
     pub image: ImageInfo,
     /// How it is cached.
@@ -3174,6 +3232,7 @@ impl crate::input::FromMembers for BlockDeviceInfo {
             iops: members.required("iops")?,
             iops_rd: members.required("iops_rd")?,
             iops_wr: members.required("iops_wr")?,
+            group: members.optional("group")?,
             image: members.required("image")?,
             cache: members.required("cache")?,
             write_threshold: members.required("write_threshold")?,
@@ -3230,6 +3289,11 @@ impl crate::describe::Described for BlockDeviceInfo {
         ),
         crate::describe::MemberSpec::required("iops_rd", "int", "the same for reads"),
         crate::describe::MemberSpec::required("iops_wr", "int", "the same for writes"),
+        crate::describe::MemberSpec::optional(
+            "group",
+            "str",
+            "the throttle-group whose limits those are; only of a node throttle",
+        ),
         crate::describe::MemberSpec::required(
             "image",
             "ImageInfo",

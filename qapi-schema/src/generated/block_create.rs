@@ -276,6 +276,7 @@ impl crate::describe::Described for BlockdevCreateOptionsQcow2 {
                     "blkdebug",
                     "copy-on-read",
                     "compress",
+                    "throttle",
                 ],
             ),
         crate::describe::MemberSpec::optional(
@@ -354,6 +355,9 @@ pub enum BlockdevCreateOptionsVariant {
     /// An image, into which is written compressed what is written through it.
     #[serde(rename = "compress")]
     Compress,
+    /// Another node, whose requests wait as the limits of a group say.
+    #[serde(rename = "throttle")]
+    Throttle,
 }
 
 impl BlockdevCreateOptionsVariant {
@@ -369,6 +373,7 @@ impl BlockdevCreateOptionsVariant {
             Self::Blkdebug => super::block_core::BlockdevDriver::Blkdebug,
             Self::CopyOnRead => super::block_core::BlockdevDriver::CopyOnRead,
             Self::Compress => super::block_core::BlockdevDriver::Compress,
+            Self::Throttle => super::block_core::BlockdevDriver::Throttle,
         }
     }
 }
@@ -409,6 +414,9 @@ impl crate::input::FromMembers for BlockdevCreateOptions {
                 super::block_core::BlockdevDriver::Compress => {
                     BlockdevCreateOptionsVariant::Compress
                 }
+                super::block_core::BlockdevDriver::Throttle => {
+                    BlockdevCreateOptionsVariant::Throttle
+                }
             },
         })
     }
@@ -434,6 +442,7 @@ impl crate::describe::Described for BlockdevCreateOptions {
                     "blkdebug",
                     "copy-on-read",
                     "compress",
+                    "throttle",
                 ],
             ),
     ];
@@ -482,6 +491,11 @@ impl crate::describe::Described for BlockdevCreateOptions {
         crate::describe::VariantSpec {
             name: "compress",
             description: "an image, into which is written compressed what is written through it",
+            members: &[],
+        },
+        crate::describe::VariantSpec {
+            name: "throttle",
+            description: "another node, whose requests wait as the limits of a group say",
             members: &[],
         },
     ];

@@ -1082,6 +1082,501 @@ impl crate::describe::Described for TlsCredsX509Properties {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// How much may go through. A limit for all excludes those for reads or writes.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct ThrottleLimits {
+    /// How many requests in a second; 0 is no limit (default: 0).
+    #[serde(rename = "iops-total")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_total: Option<i64>,
+    /// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+    #[serde(rename = "iops-total-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_total_max: Option<i64>,
+    /// For how many seconds a burst can last (default: 1).
+    #[serde(rename = "iops-total-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_total_max_length: Option<i64>,
+    /// How many requests that read in a second; 0 is no limit (default: 0).
+    #[serde(rename = "iops-read")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_read: Option<i64>,
+    /// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+    #[serde(rename = "iops-read-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_read_max: Option<i64>,
+    /// For how many seconds a burst can last (default: 1).
+    #[serde(rename = "iops-read-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_read_max_length: Option<i64>,
+    /// How many requests that write in a second; 0 is no limit (default: 0).
+    #[serde(rename = "iops-write")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_write: Option<i64>,
+    /// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+    #[serde(rename = "iops-write-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_write_max: Option<i64>,
+    /// For how many seconds a burst can last (default: 1).
+    #[serde(rename = "iops-write-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_write_max_length: Option<i64>,
+    /// How many bytes in a second; 0 is no limit (default: 0).
+    #[serde(rename = "bps-total")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_total: Option<i64>,
+    /// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+    #[serde(rename = "bps-total-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_total_max: Option<i64>,
+    /// For how many seconds a burst can last (default: 1).
+    #[serde(rename = "bps-total-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_total_max_length: Option<i64>,
+    /// How many bytes read in a second; 0 is no limit (default: 0).
+    #[serde(rename = "bps-read")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_read: Option<i64>,
+    /// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+    #[serde(rename = "bps-read-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_read_max: Option<i64>,
+    /// For how many seconds a burst can last (default: 1).
+    #[serde(rename = "bps-read-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_read_max_length: Option<i64>,
+    /// How many bytes written in a second; 0 is no limit (default: 0).
+    #[serde(rename = "bps-write")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_write: Option<i64>,
+    /// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+    #[serde(rename = "bps-write-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_write_max: Option<i64>,
+    /// For how many seconds a burst can last (default: 1).
+    #[serde(rename = "bps-write-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_write_max_length: Option<i64>,
+    /// A larger request counts as several of this many bytes; 0 counts each as one (default: 0).
+    #[serde(rename = "iops-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_size: Option<i64>,
+}
+
+impl crate::input::FromMembers for ThrottleLimits {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            iops_total: members.optional("iops-total")?,
+            iops_total_max: members.optional("iops-total-max")?,
+            iops_total_max_length: members.optional("iops-total-max-length")?,
+            iops_read: members.optional("iops-read")?,
+            iops_read_max: members.optional("iops-read-max")?,
+            iops_read_max_length: members.optional("iops-read-max-length")?,
+            iops_write: members.optional("iops-write")?,
+            iops_write_max: members.optional("iops-write-max")?,
+            iops_write_max_length: members.optional("iops-write-max-length")?,
+            bps_total: members.optional("bps-total")?,
+            bps_total_max: members.optional("bps-total-max")?,
+            bps_total_max_length: members.optional("bps-total-max-length")?,
+            bps_read: members.optional("bps-read")?,
+            bps_read_max: members.optional("bps-read-max")?,
+            bps_read_max_length: members.optional("bps-read-max-length")?,
+            bps_write: members.optional("bps-write")?,
+            bps_write_max: members.optional("bps-write-max")?,
+            bps_write_max_length: members.optional("bps-write-max-length")?,
+            iops_size: members.optional("iops-size")?,
+        })
+    }
+}
+
+crate::input::object_type!(ThrottleLimits);
+
+impl crate::describe::Described for ThrottleLimits {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+                "iops-total",
+                "int",
+                "how many requests in a second; 0 is no limit (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "iops-total-max",
+                "int",
+                "the same in a burst, at least as much; 0 is a tenth of a second at once (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "iops-total-max-length",
+                "int",
+                "for how many seconds a burst can last (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "iops-read",
+                "int",
+                "how many requests that read in a second; 0 is no limit (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "iops-read-max",
+                "int",
+                "the same in a burst, at least as much; 0 is a tenth of a second at once (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "iops-read-max-length",
+                "int",
+                "for how many seconds a burst can last (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "iops-write",
+                "int",
+                "how many requests that write in a second; 0 is no limit (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "iops-write-max",
+                "int",
+                "the same in a burst, at least as much; 0 is a tenth of a second at once (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "iops-write-max-length",
+                "int",
+                "for how many seconds a burst can last (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "bps-total",
+                "int",
+                "how many bytes in a second; 0 is no limit (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "bps-total-max",
+                "int",
+                "the same in a burst, at least as much; 0 is a tenth of a second at once (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "bps-total-max-length",
+                "int",
+                "for how many seconds a burst can last (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "bps-read",
+                "int",
+                "how many bytes read in a second; 0 is no limit (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "bps-read-max",
+                "int",
+                "the same in a burst, at least as much; 0 is a tenth of a second at once (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "bps-read-max-length",
+                "int",
+                "for how many seconds a burst can last (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "bps-write",
+                "int",
+                "how many bytes written in a second; 0 is no limit (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "bps-write-max",
+                "int",
+                "the same in a burst, at least as much; 0 is a tenth of a second at once (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "bps-write-max-length",
+                "int",
+                "for how many seconds a burst can last (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "iops-size",
+                "int",
+                "a larger request counts as several of this many bytes; 0 counts each as one (default: 0)",
+            )
+            .default_is("0"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Limits that all block nodes "throttle" which name the group share.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct ThrottleGroupProperties {
+    /// How much may go through; those not named stay as they are when it is set (default: no
+    /// limits).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<ThrottleLimits>,
+    /// As iops-total of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-total")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_iops_total: Option<i64>,
+    /// As iops-total-max of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-total-max")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_iops_total_max: Option<i64>,
+    /// As iops-total-max-length of `limits`, which must not be given then (default: 1).
+    #[serde(rename = "x-iops-total-max-length")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_iops_total_max_length: Option<i64>,
+    /// As iops-read of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-read")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_iops_read: Option<i64>,
+    /// As iops-read-max of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-read-max")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_iops_read_max: Option<i64>,
+    /// As iops-read-max-length of `limits`, which must not be given then (default: 1).
+    #[serde(rename = "x-iops-read-max-length")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_iops_read_max_length: Option<i64>,
+    /// As iops-write of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-write")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_iops_write: Option<i64>,
+    /// As iops-write-max of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-write-max")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_iops_write_max: Option<i64>,
+    /// As iops-write-max-length of `limits`, which must not be given then (default: 1).
+    #[serde(rename = "x-iops-write-max-length")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_iops_write_max_length: Option<i64>,
+    /// As bps-total of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-bps-total")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_bps_total: Option<i64>,
+    /// As bps-total-max of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-bps-total-max")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_bps_total_max: Option<i64>,
+    /// As bps-total-max-length of `limits`, which must not be given then (default: 1).
+    #[serde(rename = "x-bps-total-max-length")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_bps_total_max_length: Option<i64>,
+    /// As bps-read of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-bps-read")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_bps_read: Option<i64>,
+    /// As bps-read-max of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-bps-read-max")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_bps_read_max: Option<i64>,
+    /// As bps-read-max-length of `limits`, which must not be given then (default: 1).
+    #[serde(rename = "x-bps-read-max-length")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_bps_read_max_length: Option<i64>,
+    /// As bps-write of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-bps-write")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_bps_write: Option<i64>,
+    /// As bps-write-max of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-bps-write-max")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_bps_write_max: Option<i64>,
+    /// As bps-write-max-length of `limits`, which must not be given then (default: 1).
+    #[serde(rename = "x-bps-write-max-length")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_bps_write_max_length: Option<i64>,
+    /// As iops-size of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-size")]
+    #[serde(skip_serializing_if = "crate::compat::absent_or_hidden::<2, _>")]
+    pub x_iops_size: Option<i64>,
+}
+
+impl crate::input::FromMembers for ThrottleGroupProperties {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            limits: members.optional("limits")?,
+            x_iops_total: members.marked("x-iops-total", 2u8)?.optional("x-iops-total")?,
+            x_iops_total_max: members
+                .marked("x-iops-total-max", 2u8)?
+                .optional("x-iops-total-max")?,
+            x_iops_total_max_length: members
+                .marked("x-iops-total-max-length", 2u8)?
+                .optional("x-iops-total-max-length")?,
+            x_iops_read: members.marked("x-iops-read", 2u8)?.optional("x-iops-read")?,
+            x_iops_read_max: members
+                .marked("x-iops-read-max", 2u8)?
+                .optional("x-iops-read-max")?,
+            x_iops_read_max_length: members
+                .marked("x-iops-read-max-length", 2u8)?
+                .optional("x-iops-read-max-length")?,
+            x_iops_write: members.marked("x-iops-write", 2u8)?.optional("x-iops-write")?,
+            x_iops_write_max: members
+                .marked("x-iops-write-max", 2u8)?
+                .optional("x-iops-write-max")?,
+            x_iops_write_max_length: members
+                .marked("x-iops-write-max-length", 2u8)?
+                .optional("x-iops-write-max-length")?,
+            x_bps_total: members.marked("x-bps-total", 2u8)?.optional("x-bps-total")?,
+            x_bps_total_max: members
+                .marked("x-bps-total-max", 2u8)?
+                .optional("x-bps-total-max")?,
+            x_bps_total_max_length: members
+                .marked("x-bps-total-max-length", 2u8)?
+                .optional("x-bps-total-max-length")?,
+            x_bps_read: members.marked("x-bps-read", 2u8)?.optional("x-bps-read")?,
+            x_bps_read_max: members
+                .marked("x-bps-read-max", 2u8)?
+                .optional("x-bps-read-max")?,
+            x_bps_read_max_length: members
+                .marked("x-bps-read-max-length", 2u8)?
+                .optional("x-bps-read-max-length")?,
+            x_bps_write: members.marked("x-bps-write", 2u8)?.optional("x-bps-write")?,
+            x_bps_write_max: members
+                .marked("x-bps-write-max", 2u8)?
+                .optional("x-bps-write-max")?,
+            x_bps_write_max_length: members
+                .marked("x-bps-write-max-length", 2u8)?
+                .optional("x-bps-write-max-length")?,
+            x_iops_size: members.marked("x-iops-size", 2u8)?.optional("x-iops-size")?,
+        })
+    }
+}
+
+crate::input::object_type!(ThrottleGroupProperties);
+
+impl crate::describe::Described for ThrottleGroupProperties {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+                "limits",
+                "ThrottleLimits",
+                "how much may go through; those not named stay as they are when it is set (default: no limits)",
+            )
+            .default_is("no limits"),
+        crate::describe::MemberSpec::optional(
+                "x-iops-total",
+                "int",
+                "as iops-total of @limits, which must not be given then (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "x-iops-total-max",
+                "int",
+                "as iops-total-max of @limits, which must not be given then (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "x-iops-total-max-length",
+                "int",
+                "as iops-total-max-length of @limits, which must not be given then (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "x-iops-read",
+                "int",
+                "as iops-read of @limits, which must not be given then (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "x-iops-read-max",
+                "int",
+                "as iops-read-max of @limits, which must not be given then (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "x-iops-read-max-length",
+                "int",
+                "as iops-read-max-length of @limits, which must not be given then (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "x-iops-write",
+                "int",
+                "as iops-write of @limits, which must not be given then (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "x-iops-write-max",
+                "int",
+                "as iops-write-max of @limits, which must not be given then (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "x-iops-write-max-length",
+                "int",
+                "as iops-write-max-length of @limits, which must not be given then (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "x-bps-total",
+                "int",
+                "as bps-total of @limits, which must not be given then (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "x-bps-total-max",
+                "int",
+                "as bps-total-max of @limits, which must not be given then (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "x-bps-total-max-length",
+                "int",
+                "as bps-total-max-length of @limits, which must not be given then (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "x-bps-read",
+                "int",
+                "as bps-read of @limits, which must not be given then (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "x-bps-read-max",
+                "int",
+                "as bps-read-max of @limits, which must not be given then (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "x-bps-read-max-length",
+                "int",
+                "as bps-read-max-length of @limits, which must not be given then (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "x-bps-write",
+                "int",
+                "as bps-write of @limits, which must not be given then (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "x-bps-write-max",
+                "int",
+                "as bps-write-max of @limits, which must not be given then (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "x-bps-write-max-length",
+                "int",
+                "as bps-write-max-length of @limits, which must not be given then (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "x-iops-size",
+                "int",
+                "as iops-size of @limits, which must not be given then (default: 0)",
+            )
+            .default_is("0"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// What an object is.
 #[derive(
     Clone,
@@ -1117,6 +1612,9 @@ pub enum ObjectType {
     /// A secret for other objects to name.
     #[serde(rename = "secret")]
     Secret,
+    /// Limits that block nodes share.
+    #[serde(rename = "throttle-group")]
+    ThrottleGroup,
     /// Certificates and a key.
     #[serde(rename = "tls-creds-x509")]
     TlsCredsX509,
@@ -1132,6 +1630,7 @@ impl ObjectType {
         Self::RngBuiltin,
         Self::RngRandom,
         Self::Secret,
+        Self::ThrottleGroup,
         Self::TlsCredsX509,
     ];
     /// The name on the wire.
@@ -1144,6 +1643,7 @@ impl ObjectType {
             Self::RngBuiltin => "rng-builtin",
             Self::RngRandom => "rng-random",
             Self::Secret => "secret",
+            Self::ThrottleGroup => "throttle-group",
             Self::TlsCredsX509 => "tls-creds-x509",
         }
     }
@@ -1183,6 +1683,9 @@ pub enum ObjectOptionsVariant {
     /// A secret for other objects to name.
     #[serde(rename = "secret")]
     Secret(SecretProperties),
+    /// Limits that block nodes share.
+    #[serde(rename = "throttle-group")]
+    ThrottleGroup(ThrottleGroupProperties),
     /// Certificates and a key.
     #[serde(rename = "tls-creds-x509")]
     TlsCredsX509(TlsCredsX509Properties),
@@ -1201,6 +1704,7 @@ impl ObjectOptionsVariant {
             Self::MemoryBackendRam(_) => ObjectType::MemoryBackendRam,
             Self::RngRandom(_) => ObjectType::RngRandom,
             Self::Secret(_) => ObjectType::Secret,
+            Self::ThrottleGroup(_) => ObjectType::ThrottleGroup,
             Self::TlsCredsX509(_) => ObjectType::TlsCredsX509,
             Self::RngBuiltin => ObjectType::RngBuiltin,
         }
@@ -1243,6 +1747,11 @@ impl crate::input::FromMembers for ObjectOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                ObjectType::ThrottleGroup => {
+                    ObjectOptionsVariant::ThrottleGroup(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 ObjectType::TlsCredsX509 => {
                     ObjectOptionsVariant::TlsCredsX509(
                         crate::input::FromMembers::take(members)?,
@@ -1268,6 +1777,7 @@ impl crate::describe::Described for ObjectOptions {
                     "rng-builtin",
                     "rng-random",
                     "secret",
+                    "throttle-group",
                     "tls-creds-x509",
                 ],
             ),
@@ -1304,6 +1814,11 @@ impl crate::describe::Described for ObjectOptions {
             name: "secret",
             description: "a secret for other objects to name",
             members: <SecretProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "throttle-group",
+            description: "limits that block nodes share",
+            members: <ThrottleGroupProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "tls-creds-x509",
@@ -1361,7 +1876,8 @@ pub trait Commands {
         cx: &mut dyn crate::Context,
         args: QomGet,
     ) -> Result<serde_json::Value, crate::QmpError>;
-    /// Changes one property of an object that is in use: the numbers of an iothread.
+    /// Changes one property of an object that is in use: the numbers of an iothread, the limits of
+    /// a throttle-group.
     fn qom_set(
         &mut self,
         cx: &mut dyn crate::Context,

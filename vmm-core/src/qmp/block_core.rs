@@ -3,6 +3,7 @@
 use block::format::qcow2::ImageError;
 use block::job::Jobs;
 use block::spec::{BackingSpec, DriverSpec};
+use block::throttle::Rate;
 use block::{BlockError, NodeRef, NodeView};
 use devices::scsi::ScsiUnit;
 use qapi_schema::block_core::{
@@ -418,6 +419,9 @@ fn node_info(view: &NodeView<'_>) -> BlockDeviceInfo {
     let options = node.options();
     let details = node.details();
     let backing = details.and_then(|details| details.backing);
+    let group = view.throttle_group();
+    let limits = group.map(block::ThrottleGroup::limits).unwrap_or_default();
+    let shown = |rate: Rate| i64::try_from(rate.average).unwrap_or(i64::MAX);
     BlockDeviceInfo {
         file: view.filename().to_owned(),
         node_name: Some(node.name().to_owned()),
@@ -432,13 +436,13 @@ fn node_info(view: &NodeView<'_>) -> BlockDeviceInfo {
             block::spec::DetectZeroes::On => BlockdevDetectZeroesOptions::On,
             block::spec::DetectZeroes::Unmap => BlockdevDetectZeroesOptions::Unmap,
         },
-        // No throttling: 0 is "no limit".
-        bps: 0,
-        bps_rd: 0,
-        bps_wr: 0,
-        iops: 0,
-        iops_rd: 0,
-        iops_wr: 0,
+        bps: shown(limits.bytes.total),
+        bps_rd: shown(limits.bytes.read),
+        bps_wr: shown(limits.bytes.write),
+        iops: shown(limits.requests.total),
+        iops_rd: shown(limits.requests.read),
+        iops_wr: shown(limits.requests.write),
+        group: group.map(|group| group.name().to_owned()),
         image: image_info(view),
         cache: BlockdevCacheInfo {
             writeback: true,

@@ -13,6 +13,8 @@ use crate::objects::read_only;
 use crate::plug;
 use crate::qom::Object;
 use crate::resolve;
+use crate::resolve::object::ObjectSpec;
+use crate::throttling;
 use crate::types;
 use crate::vm::Vm;
 
@@ -61,6 +63,9 @@ impl Commands for Vm {
         let object = find(&tree, &args.path)?;
         let name = args.path.strip_prefix("/objects/").unwrap_or(&args.path);
         match tree.at(&format!("/objects/{name}")) {
+            Some(_) if object.type_name == "throttle-group" => {
+                self.set_throttle_group(name, object, &args.property, &args.value)
+            }
             Some(_) => self.objects.set(name, &args.property, &args.value),
             None if let Some(balloon) = self.balloon_at(&args.path) => {
                 plug::balloon::set(balloon, object, &args.property, &args.value)
@@ -109,6 +114,8 @@ impl Commands for Vm {
     }
 
     fn object_del(&mut self, _cx: &mut dyn Context, args: ObjectDel) -> Result<(), QmpError> {
+        let removed = self.graph.remove_throttle_group(&args.id);
+        removed.map_err(|error| QmpError::from_error(&error))?;
         self.objects.remove(&args.id)
     }
 }
@@ -125,7 +132,32 @@ impl Vm {
     ) -> Result<(), QmpError> {
         let shown = picture(&options);
         let (id, spec) = resolve::object::object(options)?;
-        self.objects.add(door, &self.rings, id, spec, shown)
+        let ObjectSpec::ThrottleGroup(limits) = spec else {
+            return self.objects.add(door, &self.rings, id, spec, shown);
+        };
+        let shown = throttling::shown(limits);
+        self.objects
+            .add(door, &self.rings, id.clone(), spec, shown)?;
+        self.graph.add_throttle_group(id, limits);
+        Ok(())
+    }
+
+    fn set_throttle_group(
+        &mut self,
+        id: &str,
+        object: &Object,
+        property: &str,
+        value: &Value,
+    ) -> Result<(), QmpError> {
+        if property != "limits" {
+            return Err(read_only(object, property));
+        }
+        let group = self.graph.throttle_group(id);
+        let group = group.map_err(|error| QmpError::from_error(&error))?;
+        let limits = throttling::set(group.limits(), value)?;
+        group.set_limits(limits);
+        self.objects.show(id, throttling::shown(limits));
+        Ok(())
     }
 
     fn balloon_at(&self, path: &str) -> Option<&VirtioBalloon> {

@@ -3,7 +3,7 @@
 use block::format::blkdebug::rules::{ErrorRule, RequestKind, RuleEvent, Rules, StateRule};
 use block::spec::{
     BlkdebugSpec, CacheSpec, ChildSpec, CompressSpec, CopyOnReadSpec, DetectZeroes, DiscardMode,
-    DriverSpec, FileSpec, Locking, NodeOptions, NodeSpec, NullSpec, RawSpec,
+    DriverSpec, FileSpec, Locking, NodeOptions, NodeSpec, NullSpec, RawSpec, ThrottleSpec,
 };
 use qapi_schema::QmpError;
 use qapi_schema::block_core::{
@@ -59,6 +59,10 @@ fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<Nod
         BlockdevOptionsVariant::Compress(filter) => DriverSpec::Compress(CompressSpec {
             file: child(filter.file, &own)?,
         }),
+        BlockdevOptionsVariant::Throttle(throttle) => DriverSpec::Throttle(ThrottleSpec {
+            group: throttle.throttle_group,
+            file: child(throttle.file, &own)?,
+        }),
     };
     Ok(NodeSpec {
         name: options.node_name,
@@ -89,7 +93,8 @@ fn refuse_unmet(options: &BlockdevOptions, own: &NodeOptions) -> Result<(), QmpE
         | Kind::Qcow2(_)
         | Kind::Blkdebug(_)
         | Kind::CopyOnRead(_)
-        | Kind::Compress(_) => Ok(()),
+        | Kind::Compress(_)
+        | Kind::Throttle(_) => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Objects: `object-add`, `-object`.
 
-use block::IoThreadSpec;
+use block::{IoThreadSpec, ThrottleLimits};
 use fdset::HugePageSize;
 use qapi_schema::QmpError;
 use qapi_schema::common::OnOffAuto;
@@ -12,6 +12,7 @@ use qapi_schema::qom::{
 use super::unmet;
 use crate::memory::{HostMemory, RamBackendSpec};
 use crate::secret::{SecretSource, SecretSpec};
+use crate::throttling;
 use crate::tls_creds::TlsCredsSpec;
 
 /// Where random bytes come from when an `rng-random` names no file.
@@ -35,6 +36,8 @@ pub enum ObjectSpec {
     Secret(SecretSpec),
     /// Certificates and a key.
     TlsCreds(TlsCredsSpec),
+    /// Limits that block nodes share.
+    ThrottleGroup(ThrottleLimits),
 }
 
 /// What an object is to be, with its id.
@@ -57,6 +60,9 @@ pub fn object(options: ObjectOptions) -> Result<(String, ObjectSpec), QmpError> 
         },
         Kind::Secret(properties) => ObjectSpec::Secret(secret(properties)?),
         Kind::TlsCredsX509(properties) => ObjectSpec::TlsCreds(TlsCredsSpec::new(properties)?),
+        Kind::ThrottleGroup(properties) => {
+            ObjectSpec::ThrottleGroup(throttling::limits(&properties)?)
+        }
     };
     Ok((id, spec))
 }
@@ -90,6 +96,7 @@ fn refuse_unmet(object: &ObjectOptionsVariant) -> Result<(), QmpError> {
         | Kind::RngBuiltin
         | Kind::RngRandom(_)
         | Kind::Secret(_)
+        | Kind::ThrottleGroup(_)
         | Kind::TlsCredsX509(_) => None,
     };
     unmet::refuse(&[(

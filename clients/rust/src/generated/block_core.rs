@@ -33,6 +33,9 @@ pub enum BlockdevDriver {
     /// An image, into which is written compressed what is written through it.
     #[serde(rename = "compress")]
     Compress,
+    /// Another node, whose requests wait as the limits of a group say.
+    #[serde(rename = "throttle")]
+    Throttle,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -411,6 +414,27 @@ impl BlockdevOptionsGenericFormat {
     }
 }
 
+/// Another node, whose requests wait where the limits of a group are reached. While a command
+/// needs everything in flight to end, nothing waits, and what goes through is counted.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockdevOptionsThrottle {
+    /// The id of the group, an object throttle-group.
+    #[serde(rename = "throttle-group")]
+    pub throttle_group: String,
+    /// That node.
+    pub file: BlockdevRef,
+}
+
+impl BlockdevOptionsThrottle {
+    /// With what must be given, and all else absent.
+    pub fn new(throttle_group: impl Into<String>, file: BlockdevRef) -> Self {
+        Self {
+            throttle_group: throttle_group.into(),
+            file,
+        }
+    }
+}
+
 /// A block node to be made.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct BlockdevOptions {
@@ -494,6 +518,9 @@ pub enum BlockdevOptionsVariant {
     /// An image, into which is written compressed what is written through it.
     #[serde(rename = "compress")]
     Compress(BlockdevOptionsGenericFormat),
+    /// Another node, whose requests wait as the limits of a group say.
+    #[serde(rename = "throttle")]
+    Throttle(BlockdevOptionsThrottle),
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -1299,6 +1326,9 @@ pub struct BlockDeviceInfo {
     pub iops_rd: i64,
     /// The same for writes.
     pub iops_wr: i64,
+    /// The throttle-group whose limits those are; only of a node throttle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// What is stored in it.
     pub image: ImageInfo,
     /// How it is cached.

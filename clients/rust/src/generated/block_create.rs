@@ -187,6 +187,9 @@ pub enum BlockdevCreateOptionsVariant {
     /// An image, into which is written compressed what is written through it.
     #[serde(rename = "compress")]
     Compress,
+    /// Another node, whose requests wait as the limits of a group say.
+    #[serde(rename = "throttle")]
+    Throttle,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,

@@ -56,7 +56,8 @@ impl QomGet {
     }
 }
 
-/// Changes one property of an object that is in use: the numbers of an iothread.
+/// Changes one property of an object that is in use: the numbers of an iothread, the limits of
+/// a throttle-group.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct QomSet {
     /// Its place in the tree.
@@ -422,6 +423,172 @@ pub struct TlsCredsX509Properties {
     pub passwordid: Option<String>,
 }
 
+/// How much may go through. A limit for all excludes those for reads or writes.
+#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct ThrottleLimits {
+    /// How many requests in a second; 0 is no limit (default: 0).
+    #[serde(rename = "iops-total")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_total: Option<i64>,
+    /// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+    #[serde(rename = "iops-total-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_total_max: Option<i64>,
+    /// For how many seconds a burst can last (default: 1).
+    #[serde(rename = "iops-total-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_total_max_length: Option<i64>,
+    /// How many requests that read in a second; 0 is no limit (default: 0).
+    #[serde(rename = "iops-read")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_read: Option<i64>,
+    /// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+    #[serde(rename = "iops-read-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_read_max: Option<i64>,
+    /// For how many seconds a burst can last (default: 1).
+    #[serde(rename = "iops-read-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_read_max_length: Option<i64>,
+    /// How many requests that write in a second; 0 is no limit (default: 0).
+    #[serde(rename = "iops-write")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_write: Option<i64>,
+    /// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+    #[serde(rename = "iops-write-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_write_max: Option<i64>,
+    /// For how many seconds a burst can last (default: 1).
+    #[serde(rename = "iops-write-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_write_max_length: Option<i64>,
+    /// How many bytes in a second; 0 is no limit (default: 0).
+    #[serde(rename = "bps-total")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_total: Option<i64>,
+    /// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+    #[serde(rename = "bps-total-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_total_max: Option<i64>,
+    /// For how many seconds a burst can last (default: 1).
+    #[serde(rename = "bps-total-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_total_max_length: Option<i64>,
+    /// How many bytes read in a second; 0 is no limit (default: 0).
+    #[serde(rename = "bps-read")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_read: Option<i64>,
+    /// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+    #[serde(rename = "bps-read-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_read_max: Option<i64>,
+    /// For how many seconds a burst can last (default: 1).
+    #[serde(rename = "bps-read-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_read_max_length: Option<i64>,
+    /// How many bytes written in a second; 0 is no limit (default: 0).
+    #[serde(rename = "bps-write")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_write: Option<i64>,
+    /// The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+    #[serde(rename = "bps-write-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_write_max: Option<i64>,
+    /// For how many seconds a burst can last (default: 1).
+    #[serde(rename = "bps-write-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_write_max_length: Option<i64>,
+    /// A larger request counts as several of this many bytes; 0 counts each as one (default: 0).
+    #[serde(rename = "iops-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_size: Option<i64>,
+}
+
+/// Limits that all block nodes "throttle" which name the group share.
+#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct ThrottleGroupProperties {
+    /// How much may go through; those not named stay as they are when it is set (default: no
+    /// limits).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<ThrottleLimits>,
+    /// As iops-total of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-total")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_iops_total: Option<i64>,
+    /// As iops-total-max of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-total-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_iops_total_max: Option<i64>,
+    /// As iops-total-max-length of `limits`, which must not be given then (default: 1).
+    #[serde(rename = "x-iops-total-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_iops_total_max_length: Option<i64>,
+    /// As iops-read of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-read")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_iops_read: Option<i64>,
+    /// As iops-read-max of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-read-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_iops_read_max: Option<i64>,
+    /// As iops-read-max-length of `limits`, which must not be given then (default: 1).
+    #[serde(rename = "x-iops-read-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_iops_read_max_length: Option<i64>,
+    /// As iops-write of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-write")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_iops_write: Option<i64>,
+    /// As iops-write-max of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-write-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_iops_write_max: Option<i64>,
+    /// As iops-write-max-length of `limits`, which must not be given then (default: 1).
+    #[serde(rename = "x-iops-write-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_iops_write_max_length: Option<i64>,
+    /// As bps-total of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-bps-total")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_bps_total: Option<i64>,
+    /// As bps-total-max of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-bps-total-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_bps_total_max: Option<i64>,
+    /// As bps-total-max-length of `limits`, which must not be given then (default: 1).
+    #[serde(rename = "x-bps-total-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_bps_total_max_length: Option<i64>,
+    /// As bps-read of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-bps-read")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_bps_read: Option<i64>,
+    /// As bps-read-max of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-bps-read-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_bps_read_max: Option<i64>,
+    /// As bps-read-max-length of `limits`, which must not be given then (default: 1).
+    #[serde(rename = "x-bps-read-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_bps_read_max_length: Option<i64>,
+    /// As bps-write of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-bps-write")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_bps_write: Option<i64>,
+    /// As bps-write-max of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-bps-write-max")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_bps_write_max: Option<i64>,
+    /// As bps-write-max-length of `limits`, which must not be given then (default: 1).
+    #[serde(rename = "x-bps-write-max-length")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_bps_write_max_length: Option<i64>,
+    /// As iops-size of `limits`, which must not be given then (default: 0).
+    #[serde(rename = "x-iops-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_iops_size: Option<i64>,
+}
+
 /// What an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[non_exhaustive]
@@ -447,6 +614,9 @@ pub enum ObjectType {
     /// A secret for other objects to name.
     #[serde(rename = "secret")]
     Secret,
+    /// Limits that block nodes share.
+    #[serde(rename = "throttle-group")]
+    ThrottleGroup,
     /// Certificates and a key.
     #[serde(rename = "tls-creds-x509")]
     TlsCredsX509,
@@ -495,6 +665,9 @@ pub enum ObjectOptionsVariant {
     /// A secret for other objects to name.
     #[serde(rename = "secret")]
     Secret(SecretProperties),
+    /// Limits that block nodes share.
+    #[serde(rename = "throttle-group")]
+    ThrottleGroup(ThrottleGroupProperties),
     /// Certificates and a key.
     #[serde(rename = "tls-creds-x509")]
     TlsCredsX509(TlsCredsX509Properties),

@@ -862,7 +862,10 @@ export abstract class Commands extends Caller {
     return this.run("qom-get", args);
   }
 
-  /** Changes one property of an object that is in use: the numbers of an iothread. */
+  /**
+   * Changes one property of an object that is in use: the numbers of an iothread, the limits of a
+   * throttle-group.
+   */
   qomSet(args: QomSetArguments): Promise<void> {
     return this.run("qom-set", args);
   }

@@ -1734,7 +1734,9 @@ export type BlockdevDriver =
   /** Another node, into which is copied what is read through it. */
   | "copy-on-read"
   /** An image, into which is written compressed what is written through it. */
-  | "compress";
+  | "compress"
+  /** Another node, whose requests wait as the limits of a group say. */
+  | "throttle";
 
 /** What a request does. */
 export type BlkdebugIOType =
@@ -1938,6 +1940,17 @@ export interface BlockdevOptionsGenericFormat {
   file: BlockdevRef;
 }
 
+/**
+ * Another node, whose requests wait where the limits of a group are reached. While a command needs
+ * everything in flight to end, nothing waits, and what goes through is counted.
+ */
+export interface BlockdevOptionsThrottle {
+  /** The id of the group, an object throttle-group. */
+  "throttle-group": string;
+  /** That node. */
+  file: BlockdevRef;
+}
+
 /** A block node to be made. */
 export type BlockdevOptions = BlockdevOptionsAlways & (
   /** A regular file. */
@@ -1958,6 +1971,8 @@ export type BlockdevOptions = BlockdevOptionsAlways & (
   | ({ driver: "copy-on-read" } & BlockdevOptionsCor)
   /** An image, into which is written compressed what is written through it. */
   | ({ driver: "compress" } & BlockdevOptionsGenericFormat)
+  /** Another node, whose requests wait as the limits of a group say. */
+  | ({ driver: "throttle" } & BlockdevOptionsThrottle)
 );
 
 /** The members of every BlockdevOptions. */
@@ -2436,6 +2451,8 @@ export interface BlockDeviceInfo {
   iops_rd: number;
   /** The same for writes. */
   iops_wr: number;
+  /** The throttle-group whose limits those are; only of a node throttle. */
+  group?: string;
   /** What is stored in it. */
   image: ImageInfo;
   /** How it is cached. */
@@ -2747,7 +2764,9 @@ export type BlockdevCreateOptions =
   /** Another node, into which is copied what is read through it. */
   | ({ driver: "copy-on-read" })
   /** An image, into which is written compressed what is written through it. */
-  | ({ driver: "compress" });
+  | ({ driver: "compress" })
+  /** Another node, whose requests wait as the limits of a group say. */
+  | ({ driver: "throttle" });
 
 /** Arguments of command `blockdev-create`. */
 export interface BlockdevCreateArguments {
@@ -3364,6 +3383,94 @@ export interface TlsCredsX509Properties {
   passwordid?: string;
 }
 
+/** How much may go through. A limit for all excludes those for reads or writes. */
+export interface ThrottleLimits {
+  /** How many requests in a second; 0 is no limit (default: 0). */
+  "iops-total"?: number;
+  /** The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0). */
+  "iops-total-max"?: number;
+  /** For how many seconds a burst can last (default: 1). */
+  "iops-total-max-length"?: number;
+  /** How many requests that read in a second; 0 is no limit (default: 0). */
+  "iops-read"?: number;
+  /** The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0). */
+  "iops-read-max"?: number;
+  /** For how many seconds a burst can last (default: 1). */
+  "iops-read-max-length"?: number;
+  /** How many requests that write in a second; 0 is no limit (default: 0). */
+  "iops-write"?: number;
+  /** The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0). */
+  "iops-write-max"?: number;
+  /** For how many seconds a burst can last (default: 1). */
+  "iops-write-max-length"?: number;
+  /** How many bytes in a second; 0 is no limit (default: 0). */
+  "bps-total"?: number;
+  /** The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0). */
+  "bps-total-max"?: number;
+  /** For how many seconds a burst can last (default: 1). */
+  "bps-total-max-length"?: number;
+  /** How many bytes read in a second; 0 is no limit (default: 0). */
+  "bps-read"?: number;
+  /** The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0). */
+  "bps-read-max"?: number;
+  /** For how many seconds a burst can last (default: 1). */
+  "bps-read-max-length"?: number;
+  /** How many bytes written in a second; 0 is no limit (default: 0). */
+  "bps-write"?: number;
+  /** The same in a burst, at least as much; 0 is a tenth of a second at once (default: 0). */
+  "bps-write-max"?: number;
+  /** For how many seconds a burst can last (default: 1). */
+  "bps-write-max-length"?: number;
+  /** A larger request counts as several of this many bytes; 0 counts each as one (default: 0). */
+  "iops-size"?: number;
+}
+
+/** Limits that all block nodes "throttle" which name the group share. */
+export interface ThrottleGroupProperties {
+  /**
+   * How much may go through; those not named stay as they are when it is set (default: no limits).
+   */
+  limits?: ThrottleLimits;
+  /** As iops-total of `limits`, which must not be given then (default: 0). */
+  "x-iops-total"?: number;
+  /** As iops-total-max of `limits`, which must not be given then (default: 0). */
+  "x-iops-total-max"?: number;
+  /** As iops-total-max-length of `limits`, which must not be given then (default: 1). */
+  "x-iops-total-max-length"?: number;
+  /** As iops-read of `limits`, which must not be given then (default: 0). */
+  "x-iops-read"?: number;
+  /** As iops-read-max of `limits`, which must not be given then (default: 0). */
+  "x-iops-read-max"?: number;
+  /** As iops-read-max-length of `limits`, which must not be given then (default: 1). */
+  "x-iops-read-max-length"?: number;
+  /** As iops-write of `limits`, which must not be given then (default: 0). */
+  "x-iops-write"?: number;
+  /** As iops-write-max of `limits`, which must not be given then (default: 0). */
+  "x-iops-write-max"?: number;
+  /** As iops-write-max-length of `limits`, which must not be given then (default: 1). */
+  "x-iops-write-max-length"?: number;
+  /** As bps-total of `limits`, which must not be given then (default: 0). */
+  "x-bps-total"?: number;
+  /** As bps-total-max of `limits`, which must not be given then (default: 0). */
+  "x-bps-total-max"?: number;
+  /** As bps-total-max-length of `limits`, which must not be given then (default: 1). */
+  "x-bps-total-max-length"?: number;
+  /** As bps-read of `limits`, which must not be given then (default: 0). */
+  "x-bps-read"?: number;
+  /** As bps-read-max of `limits`, which must not be given then (default: 0). */
+  "x-bps-read-max"?: number;
+  /** As bps-read-max-length of `limits`, which must not be given then (default: 1). */
+  "x-bps-read-max-length"?: number;
+  /** As bps-write of `limits`, which must not be given then (default: 0). */
+  "x-bps-write"?: number;
+  /** As bps-write-max of `limits`, which must not be given then (default: 0). */
+  "x-bps-write-max"?: number;
+  /** As bps-write-max-length of `limits`, which must not be given then (default: 1). */
+  "x-bps-write-max-length"?: number;
+  /** As iops-size of `limits`, which must not be given then (default: 0). */
+  "x-iops-size"?: number;
+}
+
 /** What an object is. */
 export type ObjectType =
   /** A thread for I/O. */
@@ -3380,6 +3487,8 @@ export type ObjectType =
   | "rng-random"
   /** A secret for other objects to name. */
   | "secret"
+  /** Limits that block nodes share. */
+  | "throttle-group"
   /** Certificates and a key. */
   | "tls-creds-x509";
 
@@ -3397,6 +3506,8 @@ export type ObjectOptions = ObjectOptionsAlways & (
   | ({ "qom-type": "rng-random" } & RngRandomProperties)
   /** A secret for other objects to name. */
   | ({ "qom-type": "secret" } & SecretProperties)
+  /** Limits that block nodes share. */
+  | ({ "qom-type": "throttle-group" } & ThrottleGroupProperties)
   /** Certificates and a key. */
   | ({ "qom-type": "tls-creds-x509" } & TlsCredsX509Properties)
   /** Random numbers from the host's kernel. */

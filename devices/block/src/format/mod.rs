@@ -8,3 +8,4 @@ pub mod compress;
 pub mod copy_on_read;
 pub mod qcow2;
 pub mod raw;
+pub mod throttle;

@@ -234,7 +234,8 @@ impl BlockGraph {
     /// Stops everyone who reaches one of `names`, through whatever lies between; returns when
     /// nothing of theirs is in flight.
     pub fn drain(&self, names: &[&str]) -> Drain {
-        let mut gates: Vec<Gate> = Vec::new();
+        // Nobody waits for limits while others wait for them.
+        let mut gates: Vec<Gate> = vec![self.throttling.hurry.clone()];
         let mut open: Vec<&str> = names.to_vec();
         let mut seen: Vec<&str> = Vec::new();
         while let Some(name) = open.pop() {

@@ -173,6 +173,7 @@ impl BlockGraph {
         let Some(thread) = self.thread.as_ref().filter(|_| !node.is_read_only()) else {
             return;
         };
+        let _hurry = self.throttling.hurry();
         let going = node.clone();
         let settled = thread.run(move |io| async move { going.settle(&io).await });
         let error = match settled {

@@ -28,6 +28,7 @@ mod reopen;
 pub mod sketch;
 #[cfg(test)]
 mod tests;
+mod throttling;
 
 use std::fs::File;
 use std::io::Read;
@@ -39,6 +40,7 @@ use self::image::Building;
 pub use self::image::{Absent, HeaderPlace, circle, named_in_header};
 use self::place::{Children, place_child};
 pub use self::reopen::GraphReopening;
+use self::throttling::Throttling;
 use crate::drain::Gate;
 use crate::engine::IoThread;
 use crate::error::BlockError;
@@ -47,6 +49,7 @@ use crate::format::blkdebug::{BlkdebugNode, config};
 use crate::format::compress::CompressNode;
 use crate::format::copy_on_read::CopyOnReadNode;
 use crate::format::raw::RawNode;
+use crate::format::throttle::ThrottleNode;
 use crate::node::{BlockNode, NodeRef};
 use crate::permission::{Permissions, Usage};
 use crate::protocol::file::{FileKind, FileNode};
@@ -106,6 +109,7 @@ pub struct BlockGraph {
     next_auto: u64,
     /// Where images are opened and settled.
     thread: Option<IoThread>,
+    throttling: Throttling,
 }
 
 /// One node as lists show it.
@@ -329,6 +333,13 @@ impl BlockGraph {
                 let slot = place_child(&mut children, "file", child);
                 (Box::new(CompressNode::new(slot)), filename)
             }
+            DriverSpec::Throttle(throttle) => {
+                let member = self.throttling.find(&throttle.group)?.join(&name);
+                let (child, filename) = self.child(door, throttle.file, building)?;
+                agree_on_access(&child, &mut options)?;
+                let slot = place_child(&mut children, "file", child);
+                (Box::new(ThrottleNode::new(slot, member)), filename)
+            }
         };
         let node = NodeRef::new(name.clone(), driver, options, body)?;
         let devices = Vec::new();
@@ -475,7 +486,7 @@ impl BlockGraph {
         }
         self.check_user(name, format!("device '{device}'"), usage)?;
         let entry = self.nodes.get_mut(name).ok_or_else(|| no_such(name))?;
-        let root = Root::from(entry.node.clone());
+        let root = Root::new(entry.node.clone(), self.throttling.hurry.clone());
         entry.devices.push(Device {
             id: device.to_owned(),
             usage,

@@ -381,6 +381,9 @@ fn fixed_option(entry: &Entry, spec: &NodeSpec) -> Option<&'static str> {
             (was.config == to.config, "config"),
             (was.rules == to.rules, "inject-error"),
         ],
+        (Kind::Throttle(was), Kind::Throttle(to)) => {
+            vec![(was.group == to.group, "throttle-group")]
+        }
         _ => vec![(false, "driver")],
     };
     let differs = pairs.into_iter().find(|(is_same, _)| !is_same);

@@ -38,7 +38,7 @@ pub enum Link {
 pub(super) fn link_of(driver: &str, role: &str) -> Link {
     match (driver, role) {
         (_, "backing") => Link::Backing,
-        ("raw" | "blkdebug" | "copy-on-read" | "compress", _) => Link::Passing,
+        ("raw" | "blkdebug" | "copy-on-read" | "compress" | "throttle", _) => Link::Passing,
         _ => Link::Storage,
     }
 }

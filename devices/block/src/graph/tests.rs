@@ -9,9 +9,13 @@ use std::sync::Arc;
 use fdset::{FdRegistry, Scope};
 
 use super::*;
+use crate::engine::{Io, IoThreadSpec};
+use crate::node::ZeroFlags;
 use crate::spec::{
     CacheSpec, CompressSpec, DetectZeroes, DiscardMode, FileSpec, NodeOptions, NullSpec, RawSpec,
+    ThrottleSpec,
 };
+use crate::throttle::{ThrottleGroup, ThrottleLimits};
 
 const OPTIONS: NodeOptions = NodeOptions {
     read_only: false,
@@ -368,4 +372,68 @@ fn a_length_changes_only_where_all_users_agree() {
     assert!(graph.to_resize("nobody", "'block_resize'").is_err());
     assert!(graph.stands_on("disk", "base") && graph.stands_on("base", "base"));
     assert!(!graph.stands_on("base", "disk") && !graph.stands_on("other", "base"));
+}
+
+fn throttle(name: &str, group: &str, file: ChildSpec) -> NodeSpec {
+    let driver = DriverSpec::Throttle(ThrottleSpec {
+        group: group.to_owned(),
+        file,
+    });
+    NodeSpec {
+        driver,
+        ..raw(name, on("unused"))
+    }
+}
+
+#[test]
+fn throttle_needs_its_group_and_the_group_stays_while_a_node_is_in_it() {
+    let mut graph = BlockGraph::new();
+    let spec = throttle("slow", "g", inline(null(None)));
+    let missing = graph.add(&door(), spec.clone());
+    assert!(matches!(missing, Err(BlockError::NoThrottleGroup { .. })));
+    graph.add_throttle_group("g".to_owned(), ThrottleLimits::default());
+    graph.add(&door(), spec).expect("added");
+    let view = graph.node("slow").expect("there");
+    assert_eq!(view.throttle_group().map(ThrottleGroup::name), Some("g"));
+    let used = graph.remove_throttle_group("g").expect_err("in use");
+    assert_eq!(
+        used.to_string(),
+        "object 'g' is in use by 'slow', can not be deleted"
+    );
+    graph.remove("slow").expect("removed");
+    graph.remove_throttle_group("g").expect("nobody is in it");
+    assert!(graph.throttle_group("g").is_err());
+}
+
+#[test]
+fn drain_and_a_hurrying_user_let_what_waits_for_limits_through() {
+    let mut graph = BlockGraph::new();
+    let mut limits = ThrottleLimits::default();
+    limits.bytes.total.average = 1;
+    graph.add_throttle_group("g".to_owned(), limits);
+    let spec = throttle("slow", "g", inline(null(None)));
+    graph.add(&door(), spec).expect("added");
+    let usage = Usage {
+        uses: Permissions::WRITE,
+        ..Usage::NONE
+    };
+    let root = graph.attach("slow", "disk", usage).expect("attached");
+    let id = "test".to_owned();
+    let thread = IoThread::start(IoThreadSpec { id }).expect("io-thread");
+    let zero = |io: Io, node: NodeRef| async move {
+        let flags = ZeroFlags::default();
+        node.write_zeroes(&io, 0, 1 << 20, flags).await
+    };
+    for hurry in [
+        |graph: &BlockGraph, _: &Root| graph.drain(&["slow"]),
+        |_: &BlockGraph, root: &Root| root.hurry(),
+    ] {
+        let hurrying = hurry(&graph, &root);
+        for _ in 0..3 {
+            let node = root.node();
+            let done = thread.run(move |io| zero(io, node));
+            done.expect("the thread answers").expect("written");
+        }
+        drop(hurrying);
+    }
 }

@@ -454,6 +454,7 @@ impl VirtioDevice for VirtioBlk {
         if let Err(error) = running.kick.write(1) {
             tracing::error!(device = %self.disk.id, queue = index, %error, "cannot wake a queue");
         }
+        let _hurry = self.disk.root.hurry();
         running.done.recv().ok().map(|queue| queue.state())
     }
 
