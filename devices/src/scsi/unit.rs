@@ -14,7 +14,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use block::engine::executor::own_waker;
-use block::{Account, BlockError, Io, NodeRef, Root, Seat, Segments, Totals};
+use block::{Account, BlockError, Drain, Io, NodeRef, Root, Seat, Segments, Totals};
 
 use super::answers::{self, Medium};
 use super::command::Command;
@@ -197,6 +197,12 @@ impl ScsiUnit {
     /// The node of the medium that is in.
     pub fn node(&self) -> Option<NodeRef> {
         self.state().medium.as_ref().map(Root::node)
+    }
+
+    /// Has requests wait for no limits of the medium until the end of what is given back.
+    pub fn hurry(&self) -> Option<Drain> {
+        let medium = self.state().medium.clone();
+        medium.map(|root| root.hurry())
     }
 
     /// What the guest has asked of it until now.

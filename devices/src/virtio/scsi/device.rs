@@ -395,6 +395,9 @@ impl VirtioDevice for VirtioScsi {
         if let Err(error) = running.kick.write(1) {
             tracing::error!(device = %self.spec.id, queue = index, %error, "cannot wake a queue");
         }
+        let units = self.controller.units.all();
+        let hurrying = units.iter().filter_map(|(_, seated)| seated.unit.hurry());
+        let _hurrying: Vec<_> = hurrying.collect();
         running.done.recv().ok().map(|queue| queue.state())
     }
 
