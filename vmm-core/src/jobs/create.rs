@@ -137,7 +137,7 @@ impl Vm {
     }
 }
 
-async fn make(mut cx: JobCx, work: Result<Work, QmpError>) -> Result<(), JobFailure> {
+async fn make(cx: JobCx, work: Result<Work, QmpError>) -> Result<(), JobFailure> {
     cx.control().set_total(1);
     let work = work.map_err(|error| JobFailure::Unable(error.desc))?;
     cx.point().await?;
@@ -147,7 +147,8 @@ async fn make(mut cx: JobCx, work: Result<Work, QmpError>) -> Result<(), JobFail
             .await
             .map_err(told)?,
     }
-    cx.advance(1, 0).await
+    cx.advance(1);
+    Ok(())
 }
 
 fn told(error: ImageError) -> JobFailure {

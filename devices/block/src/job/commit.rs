@@ -14,7 +14,8 @@
 use std::io;
 
 use super::chain::{Chain, HeldKind};
-use super::control::{JobCx, JobFailure, OnError};
+use super::control::{Control, JobCx, JobFailure, OnError};
+use super::flight::{Buffers, Failed, Piece, Sweep, fly, tell};
 use crate::dirty::DirtyMap;
 use crate::engine::{Io, Segments};
 use crate::node::{NodeRef, WriteFlags, ZeroFlags};
@@ -43,34 +44,18 @@ pub async fn commit(mut cx: JobCx, spec: CommitSpec) -> Result<(), JobFailure> {
     lengthen(cx.io(), &spec).await?;
     let len = spec.top.len();
     cx.control().set_total(len);
-    let buffer = Segments::owned(usize::try_from(CHUNK).map_err(io::Error::other)?, 4096)?;
-    let mut ignored = None;
-    // Where a piece has failed already, to be ignored.
-    let mut again = None;
-    let mut at = 0;
-    while at < len {
-        cx.point().await?;
-        let piece = CHUNK.min(len - at);
-        let (done, moved) = match copy(cx.io(), &spec, &buffer, at, piece).await {
-            Ok(step) => step,
-            Err(Failed { write, error }) => {
-                let number = error.raw_os_error();
-                let stopped = cx.failed(error, write, spec.on_error).await?;
-                // Nothing that is above the base may be missed: what is ignored is tried once more.
-                if stopped || again.replace(at) != Some(at) {
-                    continue;
-                }
-                ignored = ignored.or(number);
-                (piece, 0)
-            }
-        };
-        at += done;
-        cx.advance(done, moved).await?;
-    }
-    match ignored {
-        None => Ok(spec.base.flush(cx.io()).await?),
-        Some(number) => Err(io::Error::from_raw_os_error(number).into()),
-    }
+    let buffers = Buffers::new(CHUNK)?;
+    // Nothing that is above the base may be missed: what is to be ignored is tried once more.
+    let sweep = Sweep {
+        len,
+        chunk: CHUNK,
+        on_error: spec.on_error,
+        insists: true,
+    };
+    let io = cx.io().clone();
+    let copied = |piece| copy_piece(&io, &spec, &buffers, piece);
+    sweep.run(&mut cx, copied).await?;
+    Ok(spec.base.flush(cx.io()).await?)
 }
 
 /// The loop of a commit from a node that its users write to; `dirty` marks what they write.
@@ -84,30 +69,45 @@ pub async fn commit_active(
 ) -> Result<(), JobFailure> {
     lengthen(cx.io(), &spec).await?;
     mark_held(&mut cx, &spec, &dirty).await?;
-    let buffer = Segments::owned(usize::try_from(CHUNK).map_err(io::Error::other)?, 4096)?;
+    let buffers = Buffers::new(CHUNK)?;
+    let io = cx.io().clone();
     let mut is_ready = false;
     loop {
         cx.point().await?;
-        let Some((at, piece)) = dirty.take(CHUNK) else {
-            spec.base.flush(cx.io()).await?;
-            if !std::mem::replace(&mut is_ready, true) {
-                cx.ready();
-            }
-            if cx.idle().await? {
-                return Ok(());
-            }
-            continue;
-        };
-        let (done, total) = cx.control().progress();
-        cx.control()
-            .set_total(total.max(done + piece + dirty.count()));
-        if let Err(Failed { write, error }) = copy(cx.io(), &spec, &buffer, at, piece).await {
-            dirty.mark(at, piece);
-            cx.failed(error, write, spec.on_error).await?;
+        let next = |flying: &[Piece]| take_dirty(cx.control(), &dirty, flying);
+        let copied = |piece| copy_piece(&io, &spec, &buffers, piece);
+        let flown = fly(&cx, next, copied).await;
+        for (piece, _) in &flown.failed {
+            dirty.mark(piece.at, piece.len);
+        }
+        tell(&cx, flown.failed, spec.on_error).await?;
+        cx.rest(flown.limited).await?;
+        if flown.pieces > 0 {
             continue;
         }
-        cx.advance(piece, piece).await?;
+        spec.base.flush(&io).await?;
+        if !std::mem::replace(&mut is_ready, true) {
+            cx.ready();
+        }
+        if cx.idle().await? {
+            return Ok(());
+        }
     }
+}
+
+/// Takes a marked piece to copy. One that was written again while it is copied must wait: it could
+/// reach the base before what it overwrites.
+pub(super) fn take_dirty(control: &Control, dirty: &DirtyMap, flying: &[Piece]) -> Option<Piece> {
+    let (at, len) = dirty.take(CHUNK)?;
+    let piece = Piece::new(at, len);
+    if flying.iter().any(|other| other.overlaps(&piece)) {
+        dirty.mark(at, len);
+        return None;
+    }
+    let (done, total) = control.progress();
+    let ahead: u64 = flying.iter().map(|other| other.len).sum();
+    control.set_total(total.max(done + ahead + len + dirty.count()));
+    Some(piece)
 }
 
 /// Marks everything that the nodes above the base hold.
@@ -167,20 +167,17 @@ async fn lengthen(io: &Io, spec: &CommitSpec) -> io::Result<()> {
     Ok(())
 }
 
-struct Failed {
-    write: bool,
-    error: io::Error,
-}
-
-fn while_reading(error: io::Error) -> Failed {
-    Failed {
-        write: false,
-        error,
-    }
-}
-
-fn while_writing(error: io::Error) -> Failed {
-    Failed { write: true, error }
+/// Copies a piece of those in flight; how many bytes it moved.
+async fn copy_piece(
+    io: &Io,
+    spec: &CommitSpec,
+    buffers: &Buffers,
+    piece: Piece,
+) -> Result<u64, Failed> {
+    let buffer = buffers.take().map_err(Failed::reading)?;
+    let copied = copy(io, spec, &buffer, piece.at, piece.len).await;
+    buffers.give(buffer);
+    Ok(copied?.1)
 }
 
 /// One step: how many bytes it got further, and how many of them it moved. All of `piece` is
@@ -196,7 +193,7 @@ async fn copy(
     let (mut next, mut moved) = (at, 0);
     while next < end {
         let held = spec.above.held(io, next, end - next).await;
-        let held = held.map_err(while_reading)?;
+        let held = held.map_err(Failed::reading)?;
         match held.kind {
             HeldKind::Below => {}
             HeldKind::Zero => {
@@ -205,15 +202,18 @@ async fn copy(
                     durable: false,
                 };
                 let zeroed = spec.base.write_zeroes(io, next, held.len, flags).await;
-                zeroed.map_err(while_writing)?;
+                zeroed.map_err(Failed::writing)?;
                 moved += held.len;
             }
             HeldKind::Data => {
                 let part = buffer.all().part(0, held.len);
-                spec.top.read(io, next, part).await.map_err(while_reading)?;
+                spec.top
+                    .read(io, next, part)
+                    .await
+                    .map_err(Failed::reading)?;
                 let flags = WriteFlags::default();
                 let written = spec.base.write(io, next, part, flags).await;
-                written.map_err(while_writing)?;
+                written.map_err(Failed::writing)?;
                 moved += held.len;
             }
         }

@@ -290,13 +290,25 @@ impl JobCx {
         .await;
     }
 
-    /// Says that `bytes` more are done, of which `moved` count for the limit; rests if there is
-    /// one and it is reached.
+    /// Whether it may go on without a [`point`](Self::point): nobody drains, pauses, cancels or
+    /// limits it.
+    pub(super) fn is_free(&self) -> bool {
+        let orders = self.control.orders();
+        let is_told = orders.paused || orders.cancelled;
+        !is_told && self.seat.is_open() && self.control.speed() == 0
+    }
+
+    /// Says that `bytes` more are done.
+    pub fn advance(&self, bytes: u64) {
+        self.control.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts `moved` bytes for the limit, and rests if there is one and it is reached. The loop
+    /// has nothing in flight.
     ///
     /// # Errors
     /// It was cancelled, or the ring has no timer.
-    pub async fn advance(&mut self, bytes: u64, moved: u64) -> Result<(), JobFailure> {
-        self.control.done.fetch_add(bytes, Ordering::Relaxed);
+    pub async fn rest(&mut self, moved: u64) -> Result<(), JobFailure> {
         let speed = self.control.speed();
         if speed == 0 || moved == 0 {
             return Ok(());

@@ -13,12 +13,15 @@
 //! graph: what changes there when they end is done on the main loop. Killing the process at any
 //! moment leaves images that read as before.
 //!
-//! Read next: [`status`] (the states), [`control`] (what both sides share), [`stream`] (the
-//! simplest loop).
+//! Read next: [`status`] (the states), [`control`] (what both sides share), `flight` (pieces that
+//! are copied at the same time), [`stream`] (the simplest loop).
 
 pub mod chain;
 pub mod commit;
 pub mod control;
+mod flight;
+#[cfg(test)]
+mod overlap_tests;
 pub mod registry;
 pub mod status;
 pub mod stream;

@@ -13,9 +13,11 @@
 
 use super::chain::{Chain, HeldKind};
 use super::control::{JobCx, JobFailure, OnError};
+use super::flight::{Failed, Piece, Sweep};
+use crate::engine::Io;
 use crate::node::NodeRef;
 
-/// Bytes that one step looks at.
+/// The most bytes of one piece.
 const CHUNK: u64 = 512 << 10;
 
 /// What a stream is made of.
@@ -37,48 +39,34 @@ pub async fn stream(mut cx: JobCx, spec: StreamSpec) -> Result<(), JobFailure> {
     let len = spec.top.len();
     cx.control().set_total(len);
     let own = Chain::new(vec![spec.top.clone()]);
-    let mut at = 0;
-    let mut ignored = None;
-    while at < len {
-        cx.point().await?;
-        let piece = CHUNK.min(len - at);
-        let step = copy(&cx, &spec, &own, at, piece).await;
-        let (done, moved) = match step {
-            Ok(step) => step,
-            Err(error) => {
-                let number = error.raw_os_error();
-                if cx.failed(error, false, spec.on_error).await? {
-                    continue;
-                }
-                ignored = ignored.or(number);
-                (piece, 0)
-            }
-        };
-        at += done;
-        cx.advance(done, moved).await?;
-    }
-    match ignored {
-        None => Ok(()),
-        Some(number) => Err(std::io::Error::from_raw_os_error(number).into()),
-    }
+    let sweep = Sweep {
+        len,
+        chunk: CHUNK,
+        on_error: spec.on_error,
+        insists: false,
+    };
+    let io = cx.io().clone();
+    let copied = |piece| copy(&io, &spec, &own, piece);
+    sweep.run(&mut cx, copied).await
 }
 
-/// One step: how many bytes it got further, and how many of them it copied.
-async fn copy(
-    cx: &JobCx,
-    spec: &StreamSpec,
-    own: &Chain,
-    at: u64,
-    piece: u64,
-) -> std::io::Result<(u64, u64)> {
-    let held = own.held(cx.io(), at, piece).await?;
-    if held.kind != HeldKind::Below {
-        return Ok((held.len, 0));
+/// Copies a piece; how many bytes had to be.
+async fn copy(io: &Io, spec: &StreamSpec, own: &Chain, piece: Piece) -> Result<u64, Failed> {
+    let end = piece.at + piece.len;
+    let (mut at, mut moved) = (piece.at, 0);
+    while at < end {
+        let held = own.held(io, at, end - at).await;
+        let mut held = held.map_err(Failed::reading)?;
+        if held.kind == HeldKind::Below {
+            let between = spec.between.held(io, at, held.len).await;
+            held = between.map_err(Failed::reading)?;
+            if held.kind != HeldKind::Below {
+                let populated = spec.top.populate(io, at, held.len).await;
+                populated.map_err(Failed::reading)?;
+                moved += held.len;
+            }
+        }
+        at += held.len;
     }
-    let held = spec.between.held(cx.io(), at, held.len).await?;
-    if held.kind == HeldKind::Below {
-        return Ok((held.len, 0));
-    }
-    spec.top.populate(cx.io(), at, held.len).await?;
-    Ok((held.len, held.len))
+    Ok(moved)
 }
