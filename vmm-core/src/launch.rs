@@ -1,7 +1,7 @@
 //! From a command line to a VM that is ready to run.
 //!
 //! ```text
-//!   Config ─► fd names and sets ─► open hook ─► pid file ─► chardevs ─► monitors ─► objects ─► nodes ─► machine ─► devices ─► Vm
+//!   Config ─► fd names and sets ─► open hook ─► pid file ─► chardevs ─► objects ─► nodes ─► machine ─► devices ─► monitors ─► Vm
 //! ```
 //!
 //! The order is QEMU's, because a later thing names earlier ones. Everything goes through the
@@ -31,7 +31,7 @@ use qapi_schema::qom::{ObjectOptions, ObjectOptionsVariant};
 use qapi_schema::run_state::{Shutdown, ShutdownCause};
 
 pub use self::activation::Activation;
-use self::monitors::Kept;
+use self::monitors::{Kept, Waiting};
 use crate::cli::Config;
 use crate::cli::config::{Incoming, UserSpec};
 use crate::event_loop::{EventLoop, Mailbox};
@@ -144,12 +144,16 @@ pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> R
         .map(|name| fdset::pid_file(&door, name, "-pidfile"))
         .transpose()?;
     add_objects(&mut vm, &door, &config, is_tls)?;
-    let kept = add_chardevs(&mut vm, &door, &config)?;
+    let (kept, mut monitors) = add_chardevs(&mut vm, &door, &config)?;
     qtest::serve(&mut vm, &door, &config)?;
     add_backends(&mut vm, &door, &config)?;
     let waits = config.preconfig;
+    if waits {
+        monitors::admit(&vm, std::mem::take(&mut monitors))?;
+    }
     let rest: Rest = Box::new(move |vm| {
         add_machine(vm, &door, &config)?;
+        monitors::admit(vm, monitors)?;
         answers.close();
         finish(vm, &config, user.as_ref())?;
         qtest::admit(vm);
@@ -354,8 +358,8 @@ fn add_fds(door: &Door, config: &Config) -> Result<()> {
 }
 
 /// Opens the chardevs: a monitor's is handed to the server, every other one waits for its device.
-fn add_chardevs(vm: &mut Vm, door: &Door, config: &Config) -> Result<Vec<Kept>> {
-    let mut kept = Vec::new();
+fn add_chardevs(vm: &mut Vm, door: &Door, config: &Config) -> Result<(Vec<Kept>, Vec<Waiting>)> {
+    let (mut kept, mut waiting) = (Vec::new(), Vec::new());
     for chardev in &config.chardevs {
         let id = &chardev.id;
         let mut backend = chardev.backend.clone();
@@ -374,7 +378,9 @@ fn add_chardevs(vm: &mut Vm, door: &Door, config: &Config) -> Result<Vec<Kept>> 
         };
         let tls = tls.flatten();
         let place = monitors::Place { id, number, tls };
-        kept.push(monitors::add(vm, door, &place, &spec, monitor)?);
+        let (its, opened) = monitors::open(vm, door, &place, &spec, monitor)?;
+        kept.push(its);
+        waiting.push(opened);
     }
     for monitor in &config.monitors {
         if !config
@@ -385,5 +391,5 @@ fn add_chardevs(vm: &mut Vm, door: &Door, config: &Config) -> Result<Vec<Kept>> 
             anyhow::bail!("-mon: there is no chardev '{}'", monitor.chardev);
         }
     }
-    Ok(kept)
+    Ok((kept, waiting))
 }

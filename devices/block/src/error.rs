@@ -187,6 +187,12 @@ pub enum BlockError {
         /// The node.
         node: String,
     },
+    /// What stands on a node is to be written, and the node was said to be read-only.
+    #[error("Block node is read-only")]
+    FixedAccess {
+        /// The node.
+        node: String,
+    },
     /// A node that would stand on itself.
     #[error("Node '{node}' would stand on itself")]
     Loop {

@@ -15,6 +15,9 @@ pub struct NodeSpec {
     pub name: Option<String>,
     /// What every node has.
     pub options: NodeOptions,
+    /// Whether it was said of this very node that it is read-only or not: it then does not follow
+    /// the one it comes inline with.
+    pub keeps_access: bool,
     /// Its kind, and what only this kind has.
     pub driver: DriverSpec,
 }

@@ -57,6 +57,7 @@ fn node(file: &tempfile::NamedTempFile) -> NodeRef {
         locking: block::spec::Locking::Auto,
     });
     let spec = NodeSpec {
+        keeps_access: false,
         name: Some("disk".to_owned()),
         options,
         driver,

@@ -24,6 +24,7 @@ fn medium(len: u64, read_only: bool) -> Root {
     let passed = Handover::new(file.into(), Origin::CommandLine);
     door.registry().add(passed, FdsetId::new(0).ok(), None);
     let spec = NodeSpec {
+        keeps_access: false,
         name: Some("disk".to_owned()),
         options: NodeOptions {
             read_only,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use block::job::JobKind;
 use block::job::chain::Chain;
 use block::job::commit::{CommitSpec, catch_up, commit, commit_active, commit_at_once};
-use block::{DirtyMap, Gate, NodeRef};
+use block::{DirtyMap, Gate, Grip, NodeRef};
 use fdset::{Door, Wish};
 use qapi_schema::QmpError;
 use qapi_schema::block_core::BlockCommit;
@@ -60,10 +60,16 @@ impl Places {
         base.chain(&self.overlays).map(String::as_str).collect()
     }
 
-    /// What must stay as it is while the job runs.
-    fn to_hold(&self) -> Vec<String> {
+    /// What must stay as it is while the job runs. What users see is held, too, wherever the
+    /// topmost node is: as QEMU has it, a chain takes one commit.
+    fn to_hold(&self) -> Vec<(String, Grip)> {
         let chain = self.chain.get(self.top..=self.base).unwrap_or_default();
-        self.overlays.iter().chain(chain).cloned().collect()
+        let active = self.chain.first().filter(|_| self.top > 0);
+        let works = active.into_iter().chain(chain);
+        let works = works.map(|name| (name.clone(), Grip::Work));
+        let relinks = self.overlays.iter().filter(|&name| Some(name) != active);
+        let relinks = relinks.map(|name| (name.clone(), Grip::Relink));
+        works.chain(relinks).collect()
     }
 }
 
@@ -99,11 +105,8 @@ impl Vm {
             ));
         }
         let held = places.to_hold();
-        for name in &held {
-            self.graph
-                .check_idle(name)
-                .map_err(|error| refused(&error))?;
-        }
+        let names: Vec<String> = held.iter().map(|(name, _)| name.clone()).collect();
+        self.check_free(&names)?;
         let base = places.chain[places.base].clone();
         let rights =
             Rights::take(&self.graph, door, &places.to_write()).map_err(|error| refused(&error))?;

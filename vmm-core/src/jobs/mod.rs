@@ -177,6 +177,24 @@ impl Vm {
         Ok(id)
     }
 
+    /// Whether no job holds any of these nodes. The error has the name of a drive for its node.
+    fn check_free(&self, names: &[String]) -> Result<(), QmpError> {
+        let drive = |node: String| {
+            self.drives
+                .of_node(&node)
+                .map_or(node.clone(), str::to_owned)
+        };
+        self.graph
+            .check_all_idle(names)
+            .map_err(|error| match error {
+                BlockError::Busy { node, kind } => refused(&BlockError::Busy {
+                    node: drive(node),
+                    kind,
+                }),
+                other => refused(&other),
+            })
+    }
+
     /// Begins a job: enters it, and starts its loop.
     fn begin_job<F>(
         &mut self,

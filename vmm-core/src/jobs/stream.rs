@@ -1,9 +1,9 @@
 //! `block-stream`: an overlay takes in what is between it and a base.
 
-use block::Gate;
 use block::job::JobKind;
 use block::job::chain::Chain;
 use block::job::stream::{StreamSpec, stream};
+use block::{Gate, Grip};
 use fdset::{Door, Wish};
 use qapi_schema::QmpError;
 use qapi_schema::block_core::BlockStream;
@@ -55,22 +55,22 @@ impl Vm {
                 "backing file specified, but streaming the entire chain",
             ));
         }
-        let held: Vec<String> = chain
+        let names: Vec<String> = chain
             .iter()
             .take_while(|name| Some(*name) != base.as_ref())
             .cloned()
             .collect();
-        for name in &held {
-            self.graph
-                .check_idle(name)
-                .map_err(|error| refused(&error))?;
-        }
+        self.check_free(&names)?;
         let rights = Rights::take(&self.graph, door, &[&top]).map_err(|error| refused(&error))?;
         let gate = Gate::new();
+        let held: Vec<_> = names
+            .iter()
+            .map(|name| (name.clone(), Grip::Work))
+            .collect();
         let hold = self.graph.hold(&held, &id, "stream", &gate);
         hold.map_err(|error| refused(&error))?;
         let node = |name: &String| Some(self.graph.node(name).ok()?.node().clone());
-        let mut nodes: Vec<_> = held.iter().filter_map(node).collect();
+        let mut nodes: Vec<_> = names.iter().filter_map(node).collect();
         if nodes.is_empty() {
             return Err(QmpError::device_not_found(&args.device));
         }
@@ -80,7 +80,7 @@ impl Vm {
             on_error: manners.on_error(),
         };
         let end = StreamEnd {
-            last: held.last().cloned().unwrap_or_else(|| top.clone()),
+            last: names.last().cloned().unwrap_or_else(|| top.clone()),
             top,
             base,
             backing_file: args.backing_file,

@@ -1,4 +1,10 @@
 //! Monitors: what a chardev has opened becomes what the QMP server talks through.
+//!
+//! ```text
+//!   open  in the order of the chardevs: it is there, and waits for a caller if it is to
+//!   admit once images are open and devices plugged (or the client is to ask for the machine):
+//!         only now is a client greeted, and finds in images what a running VM marks there
+//! ```
 
 use std::fs::File;
 use std::io::Read;
@@ -107,17 +113,37 @@ pub(super) struct Place<'c> {
     pub(super) tls: Option<String>,
 }
 
-/// Opens a monitor's chardev and gives it to the server.
+/// A monitor whose chardev is open, and who waits to be let in.
+pub(super) struct Waiting {
+    /// The id of its chardev.
+    id: String,
+    spec: MonitorSpec,
+}
+
+/// Gives monitors to the server, which greets their clients.
+///
+/// # Errors
+/// One cannot be served.
+pub(super) fn admit(vm: &Vm, waiting: Vec<Waiting>) -> Result<()> {
+    for Waiting { id, spec } in waiting {
+        vm.server
+            .add_monitor(spec)
+            .with_context(|| format!("-chardev {id}"))?;
+    }
+    Ok(())
+}
+
+/// Opens a monitor's chardev.
 ///
 /// # Errors
 /// It cannot be opened, or no client could ever talk through it.
-pub(super) fn add(
+pub(super) fn open(
     vm: &mut Vm,
     door: &Door,
     place: &Place<'_>,
     spec: &ChardevSpec,
     monitor: &crate::cli::config::MonitorSpec,
-) -> Result<Kept> {
+) -> Result<(Kept, Waiting)> {
     let Place { id, number, tls } = place;
     let what = || format!("-chardev {id}");
     if spec.log.is_some() {
@@ -144,23 +170,22 @@ pub(super) fn add(
         .map(|creds| vm.objects.claim_tls(creds, &format!("chardev {id}")))
         .transpose()?;
     let id_number = u32::try_from(*number).context("-mon: too many monitors")?;
-    vm.server
-        .add_monitor(MonitorSpec {
-            id: MonitorId(id_number),
-            name: monitor.name().to_owned(),
-            style: if monitor.pretty {
-                Style::Pretty
-            } else {
-                Style::Line
-            },
-            fd_scope: monitor.fd_scope,
-            tls,
-            clients: monitor.clients.clone(),
-            commands,
-            endpoint,
-            wait,
-        })
-        .with_context(what)?;
+    let spec = MonitorSpec {
+        id: MonitorId(id_number),
+        name: monitor.name().to_owned(),
+        style: if monitor.pretty {
+            Style::Pretty
+        } else {
+            Style::Line
+        },
+        fd_scope: monitor.fd_scope,
+        tls,
+        clients: monitor.clients.clone(),
+        commands,
+        endpoint,
+        wait,
+    };
     vm.monitor_chardevs.insert((*id).to_owned(), filename);
-    Ok(kept)
+    let id = (*id).to_owned();
+    Ok((kept, Waiting { id, spec }))
 }

@@ -30,6 +30,7 @@ pub fn node(options: BlockdevOptions) -> Result<NodeSpec, QmpError> {
 /// `parent` is what an inline child takes over where it says nothing itself.
 fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<NodeSpec, QmpError> {
     let own = node_options(&options, parent);
+    let keeps_access = options.read_only.is_some();
     refuse_unmet(&options, &own)?;
     if options.force_share == Some(true) && !own.read_only {
         return Err(QmpError::generic(
@@ -67,6 +68,7 @@ fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<Nod
     Ok(NodeSpec {
         name: options.node_name,
         options: own,
+        keeps_access,
         driver,
     })
 }

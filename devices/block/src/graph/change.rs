@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use super::sketch::{Drawn, Link, Sketch, link_of};
-use super::{BlockGraph, Entry, Hold, Owner};
+use super::{BlockGraph, Entry, Grip, Hold, Owner};
 use crate::drain::{Drain, Gate};
 use crate::error::BlockError;
 use crate::node::NodeRef;
@@ -264,11 +264,23 @@ impl BlockGraph {
     pub fn check_idle(&self, name: &str) -> Result<(), BlockError> {
         match self.entry(name)?.jobs.first() {
             None => Ok(()),
-            Some(hold) => Err(BlockError::Busy {
-                node: name.to_owned(),
-                kind: hold.kind,
-            }),
+            Some(hold) => Err(busy(name, hold)),
         }
+    }
+
+    /// Whether all jobs leave these nodes alone. If not, the error names the first on which one
+    /// works, before one that it only gives something else behind it.
+    ///
+    /// # Errors
+    /// There is no such node, or a job holds it.
+    pub fn check_all_idle(&self, names: &[String]) -> Result<(), BlockError> {
+        for name in names {
+            let mut holds = self.entry(name)?.jobs.iter();
+            if let Some(hold) = holds.find(|hold| hold.grip == Grip::Work) {
+                return Err(busy(name, hold));
+            }
+        }
+        names.iter().try_for_each(|name| self.check_idle(name))
     }
 
     /// Keeps nodes as they are for a job: `hold` takes all of them or none.
@@ -277,19 +289,19 @@ impl BlockGraph {
     /// One is missing, or another job works on it.
     pub fn hold(
         &mut self,
-        names: &[String],
+        names: &[(String, Grip)],
         job: &str,
         kind: &'static str,
         gate: &Gate,
     ) -> Result<(), BlockError> {
-        for name in names {
-            self.check_idle(name)?;
-        }
-        for name in names {
+        let all: Vec<String> = names.iter().map(|(name, _)| name.clone()).collect();
+        self.check_all_idle(&all)?;
+        for (name, grip) in names {
             if let Some(entry) = self.nodes.get_mut(name) {
                 entry.jobs.push(Hold {
                     job: job.to_owned(),
                     kind,
+                    grip: *grip,
                     gate: gate.clone(),
                 });
             }
@@ -348,6 +360,13 @@ impl BlockGraph {
             next = edge.and_then(|edge| self.nodes.get_key_value(&edge.child));
         }
         chain
+    }
+}
+
+fn busy(name: &str, hold: &Hold) -> BlockError {
+    BlockError::Busy {
+        node: name.to_owned(),
+        kind: hold.kind,
     }
 }
 

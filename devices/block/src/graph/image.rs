@@ -382,6 +382,7 @@ fn header_backing(
         }
     };
     Ok(Some(ChildSpec::Inline(Box::new(NodeSpec {
+        keeps_access: false,
         name: behind.name,
         options,
         driver,
@@ -402,6 +403,7 @@ fn storage(image: &str, name: &str, options: NodeOptions) -> Result<ChildSpec, I
         rules: Rules::new(Vec::new(), Vec::new()),
     });
     Ok(ChildSpec::Inline(Box::new(NodeSpec {
+        keeps_access: false,
         name: None,
         options,
         driver,
@@ -410,6 +412,7 @@ fn storage(image: &str, name: &str, options: NodeOptions) -> Result<ChildSpec, I
 
 fn file_child(filename: String, role: Role, options: NodeOptions) -> ChildSpec {
     ChildSpec::Inline(Box::new(NodeSpec {
+        keeps_access: false,
         name: None,
         options,
         driver: DriverSpec::File(FileSpec {

@@ -87,6 +87,8 @@ struct Entry {
     /// What it was made of; its children may be others by now.
     made: DriverSpec,
     owner: Owner,
+    /// It does not follow the node it came inline with ([`NodeSpec::keeps_access`]).
+    keeps_access: bool,
     children: Children,
     devices: Vec<Device>,
     /// Jobs that work on it, and what each is: the node and its place stay as they are.
@@ -98,8 +100,18 @@ struct Entry {
 struct Hold {
     job: String,
     kind: &'static str,
+    grip: Grip,
     /// Where the job's loop is parked.
     gate: Gate,
+}
+
+/// What a job holds a node for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grip {
+    /// It works on it.
+    Work,
+    /// It gives it something else behind it at its end.
+    Relink,
 }
 
 /// The nodes and how they hang together.
@@ -350,6 +362,7 @@ impl BlockGraph {
                 filename,
                 made,
                 owner,
+                keeps_access: spec.keeps_access,
                 children,
                 devices,
                 jobs: Vec::new(),

@@ -51,6 +51,7 @@ impl BlockGraph {
             filename: spec.filename.clone(),
             made: DriverSpec::File(spec),
             owner: Owner::Parent,
+            keeps_access: false,
             children: Children::default(),
             devices: Vec::new(),
             jobs: Vec::new(),

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! What came inline with a node goes along with it: it becomes writable and read-only as its parent
-//! does.
+//! does, unless it was said of it what it is.
 
 use std::time::Duration;
 
@@ -202,8 +202,13 @@ impl BlockGraph {
                 {
                     continue;
                 }
+                let keeps = said.is_none() && inline && child.keeps_access;
+                if keeps && now.read_only && !to.read_only {
+                    let node = edge.child.clone();
+                    return Err(BlockError::FixedAccess { node });
+                }
                 let mut next = NodeOptions {
-                    read_only: to.read_only,
+                    read_only: if keeps { now.read_only } else { to.read_only },
                     ..now
                 };
                 if inline && was.cache != to.cache {

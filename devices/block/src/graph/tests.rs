@@ -38,6 +38,7 @@ fn null(name: Option<&str>) -> NodeSpec {
         read_zeroes: true,
     });
     NodeSpec {
+        keeps_access: false,
         name: name.map(str::to_owned),
         options: OPTIONS,
         driver,
@@ -51,6 +52,7 @@ fn raw(name: &str, file: ChildSpec) -> NodeSpec {
         size: None,
     });
     NodeSpec {
+        keeps_access: false,
         name: Some(name.to_owned()),
         options: OPTIONS,
         driver,
@@ -168,6 +170,7 @@ fn endless_nesting_is_refused() {
     let mut spec = null(None);
     for _ in 0..=MAX_DEPTH {
         spec = NodeSpec {
+            keeps_access: false,
             name: None,
             ..raw("x", inline(spec))
         };
@@ -263,6 +266,7 @@ fn window_that_splits_a_sector_is_refused() {
             size,
         });
         let window = NodeSpec {
+            keeps_access: false,
             driver,
             ..null(Some("disk"))
         };
@@ -280,6 +284,7 @@ fn failed_add_leaves_neither_node_nor_fd() {
     let path = image.into_temp_path();
     let filename = path.to_str().expect("plain path").to_owned();
     let file = NodeSpec {
+        keeps_access: false,
         name: None,
         options: OPTIONS,
         driver: DriverSpec::File(FileSpec {
@@ -294,6 +299,7 @@ fn failed_add_leaves_neither_node_nor_fd() {
         size: Some(1),
     });
     let window = NodeSpec {
+        keeps_access: false,
         name: Some("disk".to_owned()),
         options: OPTIONS,
         driver,
@@ -322,6 +328,7 @@ fn failed_add_leaves_neither_node_nor_fd() {
 )]
 fn rules_come_from_a_file_and_a_bad_file_changes_nothing() {
     let blkdebug = |config: &std::path::Path| NodeSpec {
+        keeps_access: false,
         driver: DriverSpec::Blkdebug(BlkdebugSpec {
             image: inline(null(Some("below"))),
             config: Some(config.display().to_string()),

@@ -52,6 +52,7 @@ fn file_spec(filename: &str, options: NodeOptions) -> NodeSpec {
         locking: crate::spec::Locking::Auto,
     });
     NodeSpec {
+        keeps_access: false,
         name: Some("storage".to_owned()),
         options,
         driver,
@@ -101,6 +102,7 @@ fn write(thread: &IoThread, node: &NodeRef, offset: u64, bytes: &[u8]) -> std::i
 fn raw_on(file: ChildSpec, offset: u64, size: Option<u64>) -> NodeSpec {
     let driver = DriverSpec::Raw(RawSpec { file, offset, size });
     NodeSpec {
+        keeps_access: false,
         name: Some("top".to_owned()),
         options: OPTIONS,
         driver,
@@ -173,6 +175,7 @@ fn a_read_only_node_and_one_without_storage_keep_their_length() {
     assert!(error.to_string().contains("read-only"), "{error}");
     assert_eq!(file.as_file().metadata().expect("length").len(), 512);
     let null = NodeSpec {
+        keeps_access: false,
         name: Some("null".to_owned()),
         options: OPTIONS,
         driver: DriverSpec::NullCo(crate::spec::NullSpec {
@@ -194,6 +197,7 @@ fn resize(node: &NodeRef, len: u64) -> Result<(), BlockError> {
 fn raw_window_reads_and_writes_its_part_of_the_file_only() {
     let file = image(&[1; 4096]);
     let inline = NodeSpec {
+        keeps_access: false,
         name: None,
         ..file_spec(path(&file), OPTIONS)
     };
@@ -204,6 +208,7 @@ fn raw_window_reads_and_writes_its_part_of_the_file_only() {
         size: Some(1024),
     });
     let spec = NodeSpec {
+        keeps_access: false,
         name: Some("part".to_owned()),
         options: OPTIONS,
         driver,
@@ -466,6 +471,7 @@ fn wrong_kind_of_file_is_refused_with_both_kinds() {
         locking: crate::spec::Locking::Auto,
     });
     let spec = NodeSpec {
+        keeps_access: false,
         name: Some("dev".to_owned()),
         options: OPTIONS,
         driver,

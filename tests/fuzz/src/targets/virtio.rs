@@ -208,6 +208,7 @@ fn node(kind: Kind) -> NodeRef {
         },
     };
     let spec = NodeSpec {
+        keeps_access: false,
         name: Some("disk".to_owned()),
         options,
         driver,

@@ -241,6 +241,7 @@ mod tests {
             file.as_file().set_len(len).unwrap();
             let filename = file.path().to_str().unwrap().to_owned();
             let spec = NodeSpec {
+                keeps_access: false,
                 name: Some("disk".to_owned()),
                 options: NodeOptions {
                     read_only: false,

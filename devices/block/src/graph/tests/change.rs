@@ -12,6 +12,7 @@ fn overlay(graph: &mut BlockGraph, name: &str, backing: Option<&str>) {
         filename: name.to_owned(),
         made: null(None).driver,
         owner: Owner::Monitor,
+        keeps_access: false,
         children,
         devices: Vec::new(),
         jobs: Vec::new(),
@@ -88,7 +89,12 @@ fn snapshot_moves_the_disk_to_the_overlay_and_a_second_use_of_it_is_refused() {
         "The overlay is already in use"
     );
     graph
-        .hold(&["one".to_owned()], "job0", "commit", &Gate::new())
+        .hold(
+            &[("one".to_owned(), Grip::Work)],
+            "job0",
+            "commit",
+            &Gate::new(),
+        )
         .expect("idle");
     assert_eq!(
         refusal(graph.plan_snapshot(&mut sketch, "one", "two")),
@@ -240,4 +246,53 @@ fn node_made_anew_stands_on_another_and_what_came_with_it_goes() {
     assert_eq!(names(&graph), ["a", "next"]);
     let view = graph.node("a").expect("there");
     assert_eq!(view.children().collect::<Vec<_>>(), [("file", "next")]);
+}
+
+#[test]
+fn who_finds_a_chain_busy_hears_where_a_job_works_before_what_it_relinks() {
+    let mut graph = BlockGraph::new();
+    for name in ["overlay", "top", "base"] {
+        graph.add(&door(), null(Some(name))).expect("add");
+    }
+    let held = [
+        ("overlay".to_owned(), Grip::Relink),
+        ("top".to_owned(), Grip::Work),
+    ];
+    graph
+        .hold(&held, "job0", "commit", &Gate::new())
+        .expect("idle");
+    let names = |names: &[&str]| {
+        names
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect::<Vec<_>>()
+    };
+    let busy =
+        |node: &str| format!("Node '{node}' is busy: block device is in use by block job: commit");
+    let both = graph.check_all_idle(&names(&["overlay", "top", "base"]));
+    assert_eq!(refusal(both), busy("top"));
+    let overlay = graph.check_all_idle(&names(&["overlay", "base"]));
+    assert_eq!(refusal(overlay), busy("overlay"));
+    graph.check_all_idle(&names(&["base"])).expect("idle");
+    graph.let_go("job0");
+    graph
+        .check_all_idle(&names(&["overlay", "top"]))
+        .expect("idle again");
+}
+
+#[test]
+fn storage_of_which_it_was_said_that_it_is_read_only_does_not_become_writable() {
+    let mut graph = BlockGraph::new();
+    let said = NodeSpec {
+        keeps_access: true,
+        ..with_access(null(Some("storage")), true)
+    };
+    let disk = with_access(raw("disk", inline(said)), true);
+    graph.add(&door(), disk).expect("add");
+    assert_eq!(
+        refusal(graph.prepare_reopen(&door(), "disk", OPTIONS)),
+        "Block node is read-only"
+    );
+    let is_read_only = |name: &str| graph.node(name).expect("there").node().is_read_only();
+    assert!(is_read_only("disk") && is_read_only("storage"));
 }

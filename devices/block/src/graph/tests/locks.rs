@@ -26,6 +26,7 @@ fn image() -> NamedTempFile {
 
 fn disk(name: &str, filename: &str, locking: Locking, options: NodeOptions) -> NodeSpec {
     let file = NodeSpec {
+        keeps_access: false,
         name: None,
         options,
         driver: DriverSpec::File(FileSpec {
@@ -35,6 +36,7 @@ fn disk(name: &str, filename: &str, locking: Locking, options: NodeOptions) -> N
         }),
     };
     NodeSpec {
+        keeps_access: false,
         options,
         ..raw(name, inline(file))
     }

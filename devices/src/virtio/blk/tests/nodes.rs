@@ -38,6 +38,7 @@ fn node_over_file(len: u64, options: NodeOptions) -> (NodeRef, NamedTempFile) {
         locking: block::spec::Locking::Auto,
     });
     let spec = NodeSpec {
+        keeps_access: false,
         name: Some("disk".to_owned()),
         options,
         driver,

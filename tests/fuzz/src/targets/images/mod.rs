@@ -139,6 +139,7 @@ fn open(graph: &mut BlockGraph, file: &File, read_only: bool) -> Result<NodeRef,
         },
     };
     let storage = NodeSpec {
+        keeps_access: false,
         name: None,
         // The fd can be written, and an image that is only read must not be.
         options: NodeOptions {
@@ -159,6 +160,7 @@ fn open(graph: &mut BlockGraph, file: &File, read_only: bool) -> Result<NodeRef,
         tuning: Tuning::default(),
     }));
     let spec = NodeSpec {
+        keeps_access: false,
         name: Some("image".to_owned()),
         options,
         driver,

@@ -111,6 +111,7 @@ impl Rig {
     pub(super) fn file(&self, name: &str, options: NodeOptions) -> NodeRef {
         let filename = self.path(name);
         let spec = NodeSpec {
+            keeps_access: false,
             name: Some("storage".to_owned()),
             options,
             driver: DriverSpec::File(FileSpec {
