@@ -148,8 +148,8 @@ impl Commands for Vm {
         _cx: &mut dyn Context,
         args: BlockJobResume,
     ) -> Result<(), QmpError> {
-        self.block_job(&args.device, |jobs, _| {
-            jobs.resume(&args.device).map_err(job::refused)
+        self.block_job(&args.device, |jobs, vm| {
+            jobs.resume(&args.device, vm).map_err(job::refused)
         })
     }
 

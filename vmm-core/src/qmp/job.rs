@@ -30,7 +30,7 @@ impl Commands for Vm {
     }
 
     fn job_resume(&mut self, _cx: &mut dyn Context, args: JobResume) -> Result<(), QmpError> {
-        self.jobs.resume(&args.id).map_err(refused)
+        self.with_jobs(|jobs, vm| jobs.resume(&args.id, vm).map_err(refused))
     }
 
     fn job_cancel(&mut self, _cx: &mut dyn Context, args: JobCancel) -> Result<(), QmpError> {

@@ -128,6 +128,8 @@ impl fmt::Debug for JobSink {
 struct Orders {
     /// Told to wait: by the client, or by an error.
     paused: bool,
+    /// Told to go on since it began to wait, even if told to wait again.
+    resumed: bool,
     cancelled: bool,
     complete: bool,
     waker: Option<Waker>,
@@ -162,7 +164,17 @@ impl Control {
 
     /// Has the loop wait at its next point, or go on.
     pub fn set_paused(&self, paused: bool) {
-        self.order(|orders| orders.paused = paused);
+        self.order(|orders| {
+            orders.paused = paused;
+            orders.resumed |= !paused;
+        });
+    }
+
+    /// Whether the loop is to wait; what it was told before is over.
+    fn must_wait(&self) -> bool {
+        let mut orders = self.orders();
+        orders.resumed = false;
+        orders.paused
     }
 
     /// Whether the loop was told to wait.
@@ -264,12 +276,12 @@ impl JobCx {
             if self.control.is_cancelled() {
                 return Err(JobFailure::Cancelled);
             }
-            if !self.control.is_paused() {
+            if !self.control.must_wait() {
                 self.control.busy.store(true, Ordering::Relaxed);
                 return Ok(());
             }
             self.sink.send(JobNews::Paused);
-            self.wait(|orders| !orders.paused || orders.cancelled).await;
+            self.wait(|orders| orders.resumed || orders.cancelled).await;
             self.sink.send(JobNews::Resumed);
         }
     }

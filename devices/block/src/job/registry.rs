@@ -56,6 +56,15 @@ impl<F> Job<F> {
             status,
         });
     }
+
+    /// Leaves the state of waiting, if it is in it.
+    fn go_on(&mut self, world: &mut impl World<F>) {
+        match self.status {
+            JobStatus::Paused => self.become_(JobStatus::Running, world),
+            JobStatus::Standby => self.become_(JobStatus::Ready, world),
+            _ => {}
+        }
+    }
 }
 
 /// All jobs, oldest first.
@@ -145,17 +154,18 @@ impl<F> Jobs<F> {
         Ok(())
     }
 
-    /// Has a job go on.
+    /// Has a job go on. It shows at once, before the loop has heard of it: who asks next sees it.
     ///
     /// # Errors
     /// There is none, or it does not take that now.
-    pub fn resume(&mut self, id: &str) -> Result<(), JobError> {
+    pub fn resume(&mut self, id: &str, world: &mut impl World<F>) -> Result<(), JobError> {
         let job = self.told(id, JobVerb::Resume)?;
         if !job.spec.control.is_paused() {
             return Err(JobError::NotPaused);
         }
         job.trouble = None;
         job.spec.control.set_paused(false);
+        job.go_on(world);
         Ok(())
     }
 
@@ -238,13 +248,7 @@ impl<F> Jobs<F> {
                 };
                 job.become_(waits, world);
             }
-            JobNews::Resumed => {
-                let works = match job.status {
-                    JobStatus::Standby => JobStatus::Ready,
-                    _ => JobStatus::Running,
-                };
-                job.become_(works, world);
-            }
+            JobNews::Resumed => job.go_on(world),
             JobNews::Ready => {
                 job.become_(JobStatus::Ready, world);
                 world.emit(JobEvent::Ready(job.view()));
@@ -473,14 +477,16 @@ mod tests {
     }
 
     #[test]
-    fn pausing_shows_once_the_loop_waits() {
+    fn pausing_shows_once_the_loop_waits_and_going_on_at_once() {
         let (mut jobs, mut heard) = job(true, true);
         jobs.pause("j").expect("running");
         assert!(matches!(jobs.pause("j"), Err(JobError::AlreadyPaused)));
         assert_eq!(jobs.views().next().map(|view| view.paused), Some(true));
         jobs.hear("j", JobNews::Paused, &mut heard);
-        jobs.resume("j").expect("paused");
-        assert!(matches!(jobs.resume("j"), Err(JobError::NotPaused)));
+        jobs.resume("j", &mut heard).expect("paused");
+        assert_eq!(heard.events, ["paused", "running"]);
+        let again = jobs.resume("j", &mut heard);
+        assert!(matches!(again, Err(JobError::NotPaused)));
         jobs.hear("j", JobNews::Resumed, &mut heard);
         assert_eq!(heard.events, ["paused", "running"]);
     }
