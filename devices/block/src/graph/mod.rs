@@ -29,6 +29,8 @@ pub mod sketch;
 #[cfg(test)]
 mod tests;
 mod throttling;
+mod users;
+mod view;
 
 use std::fs::File;
 use std::io::Read;
@@ -41,6 +43,7 @@ pub use self::image::{Absent, HeaderPlace, circle, named_in_header};
 use self::place::{Children, place_child};
 pub use self::reopen::GraphReopening;
 use self::throttling::Throttling;
+pub use self::view::NodeView;
 use crate::drain::Gate;
 use crate::engine::IoThread;
 use crate::error::BlockError;
@@ -51,7 +54,7 @@ use crate::format::copy_on_read::CopyOnReadNode;
 use crate::format::raw::RawNode;
 use crate::format::throttle::ThrottleNode;
 use crate::node::{BlockNode, NodeRef};
-use crate::permission::{Permissions, Usage};
+use crate::permission::Usage;
 use crate::protocol::file::{FileKind, FileNode};
 use crate::protocol::null::NullNode;
 use crate::root::Root;
@@ -122,61 +125,6 @@ pub struct BlockGraph {
     /// Where images are opened and settled.
     thread: Option<IoThread>,
     throttling: Throttling,
-}
-
-/// One node as lists show it.
-#[derive(Clone, Copy, Debug)]
-pub struct NodeView<'a> {
-    graph: &'a BlockGraph,
-    entry: &'a Entry,
-}
-
-impl<'a> NodeView<'a> {
-    /// The node itself: name, driver, options, length.
-    pub fn node(&self) -> &'a NodeRef {
-        &self.entry.node
-    }
-
-    /// What it was opened from, itself or its storage: a path, `/dev/fdset/N`, `null-co://`.
-    pub fn filename(&self) -> &'a str {
-        &self.entry.filename
-    }
-
-    /// Its children: role and name.
-    pub fn children(&self) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
-        self.entry
-            .children
-            .edges()
-            .map(|edge| (edge.role, edge.child.as_str()))
-    }
-
-    /// Its children as views: role and node.
-    pub fn below(&self) -> impl Iterator<Item = (&'static str, NodeView<'a>)> + use<'a> {
-        let graph = self.graph;
-        self.children()
-            .filter_map(move |(role, name)| Some((role, graph.node(name).ok()?)))
-    }
-
-    /// Its parents: the role it has for them, and their names.
-    pub fn parents(&self) -> impl Iterator<Item = (&'static str, &'a str)> + use<'a> {
-        self.graph.parents(self.entry.node.name())
-    }
-
-    /// The ids of the devices that use it directly.
-    pub fn devices(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.users().map(|(id, _)| id)
-    }
-
-    /// The devices that use it directly, and what each does.
-    pub fn users(&self) -> impl Iterator<Item = (&'a str, Usage)> + use<'a> {
-        let devices = self.entry.devices.iter();
-        devices.map(|device| (device.id.as_str(), device.usage))
-    }
-
-    /// The ids of the jobs that work on it.
-    pub fn jobs(&self) -> impl Iterator<Item = &'a str> + use<'a> {
-        self.entry.jobs.iter().map(|hold| hold.job.as_str())
-    }
 }
 
 /// A node that was made but is not in the graph yet.
@@ -476,86 +424,6 @@ impl BlockGraph {
             }
         }
         Ok(())
-    }
-
-    /// Gives a node to a device. The caller detaches it when the device is gone.
-    ///
-    /// # Errors
-    /// There is no such node, it is read-only and would be written, or another user of it or of
-    /// its storage does not agree.
-    pub fn attach(&mut self, name: &str, device: &str, usage: Usage) -> Result<Root, BlockError> {
-        let entry = self.entry(name)?;
-        let changes = Permissions::WRITE | Permissions::RESIZE;
-        if entry.node.is_read_only() && usage.uses.intersects(changes) {
-            return Err(BlockError::ReadOnly {
-                node: name.to_owned(),
-            });
-        }
-        if entry.devices.iter().any(|user| user.id == device) {
-            return Err(BlockError::AlreadyAttached {
-                node: name.to_owned(),
-                user: device.to_owned(),
-            });
-        }
-        self.check_user(name, format!("device '{device}'"), usage)?;
-        let entry = self.nodes.get_mut(name).ok_or_else(|| no_such(name))?;
-        let root = Root::new(entry.node.clone(), self.throttling.hurry.clone());
-        entry.devices.push(Device {
-            id: device.to_owned(),
-            usage,
-            root: root.clone(),
-        });
-        Ok(root)
-    }
-
-    /// Takes back what [`attach`](Self::attach) gave; says whether the device had the node.
-    pub fn detach(&mut self, name: &str, device: &str) -> bool {
-        let Some(entry) = self.nodes.get_mut(name) else {
-            return false;
-        };
-        let before = entry.devices.len();
-        entry.devices.retain(|user| user.id != device);
-        let had = entry.devices.len() != before;
-        self.release_unused(name);
-        self.settle_locks();
-        had
-    }
-
-    /// The node of this name, if its length may change and whoever uses it agrees. `by` asks.
-    ///
-    /// # Errors
-    /// There is no such node, it is read-only, or somebody relies on its length.
-    pub fn to_resize(&self, name: &str, by: &str) -> Result<NodeRef, BlockError> {
-        self.check_idle(name)?;
-        let node = self.entry(name)?.node.clone();
-        if node.is_read_only() {
-            return Err(BlockError::ReadOnly {
-                node: name.to_owned(),
-            });
-        }
-        let usage = Usage {
-            uses: Permissions::RESIZE,
-            ..Usage::NONE
-        };
-        self.check_user(name, by.to_owned(), usage)?;
-        Ok(node)
-    }
-
-    /// Takes back what [`attach`](Self::attach) gave, whichever node the device has by now.
-    pub fn detach_device(&mut self, device: &str) -> bool {
-        let has = |entry: &Entry| entry.devices.iter().any(|user| user.id == device);
-        let node = self.nodes.iter().find(|(_, entry)| has(entry));
-        let node = node.map(|(name, _)| name.clone());
-        node.is_some_and(|name| self.detach(&name, device))
-    }
-
-    /// Whether everyone who uses `name`, or what it stands on, agrees with one more user.
-    fn check_user(&self, name: &str, user: String, usage: Usage) -> Result<(), BlockError> {
-        let mut sketch = self.sketch();
-        if let Some(node) = sketch.node(name) {
-            node.users.push((user, usage));
-        }
-        self.agree(&sketch)
     }
 
     /// Whether `upper` is `lower`, or stands on it through whatever lies between.

@@ -11,6 +11,7 @@ use fdset::{FdRegistry, Scope};
 use super::*;
 use crate::engine::{Io, IoThreadSpec};
 use crate::node::ZeroFlags;
+use crate::permission::Permissions;
 use crate::spec::{
     CacheSpec, CompressSpec, DetectZeroes, DiscardMode, FileSpec, NodeOptions, NullSpec, RawSpec,
     ThrottleSpec,

@@ -8,6 +8,7 @@ use fdset::{FdsetId, Handover, Origin};
 use tempfile::NamedTempFile;
 
 use super::*;
+use crate::permission::Permissions;
 use crate::spec::Locking;
 
 const DISK: Usage = Usage {

@@ -1,0 +1,174 @@
+//! Rows about disks, block drivers and devices.
+
+use serde_json::{Value, json};
+
+use super::row::{FILE, Hand, MIB, Row, row};
+
+pub(super) fn disks_and_devices() -> Vec<Row> {
+    let device = |id: u32, driver: &str, more: Value| {
+        let mut options = json!({"driver": driver, "id": format!("d{id}")});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            options[key] = value.clone();
+        }
+        row("device_add", options)
+    };
+    let port = |number: u32| json!({"bus": format!("port{number}")});
+    vec![
+        row(
+            "blockdev-add",
+            json!({"driver": "raw", "node-name": "disk", "file": {
+            "driver": "file", "node-name": "file", "filename": "/dev/fdset/50"}}),
+        ),
+        row(
+            "blockdev-add",
+            json!({"driver": "file", "node-name": "path",
+            "filename": FILE, "read-only": true}),
+        )
+        .wants_to_open(),
+        row(
+            "blockdev-add",
+            json!({"driver": "file", "node-name": "alone", "filename": "/dev/fdset/50"}),
+        ),
+        row("add-fd", json!({"fdset-id": 53})).with(Hand::Image),
+        row(
+            "blockdev-add",
+            json!({"driver": "qcow2", "node-name": "image", "lazy-refcounts": true, "file": {
+            "driver": "file", "filename": "/dev/fdset/53"}}),
+        ),
+        row(
+            "blockdev-add",
+            json!({"driver": "compress", "node-name": "packs", "file": "image"}),
+        ),
+        row("blockdev-del", json!({"node-name": "packs"})),
+        // Longer: the file grows, on the thread that may do that.
+        row(
+            "block_resize",
+            json!({"node-name": "image", "size": 2 * MIB}),
+        ),
+        row("blockdev-del", json!({"node-name": "image"})),
+        row(
+            "blockdev-add",
+            json!({"driver": "host_device", "node-name": "host",
+            "filename": "/dev/fdset/50"}),
+        ),
+        row(
+            "blockdev-add",
+            json!({"driver": "null-co", "node-name": "null", "size": MIB}),
+        ),
+        row(
+            "blockdev-add",
+            json!({"driver": "null-aio", "node-name": "aio", "size": MIB}),
+        ),
+        row(
+            "blockdev-add",
+            json!({"driver": "blkdebug", "node-name": "debug",
+            "image": {"driver": "null-co", "node-name": "debugged", "size": MIB}}),
+        ),
+        row(
+            "blockdev-add",
+            json!({"driver": "copy-on-read", "node-name": "keeps", "file": "debug"}),
+        ),
+        row(
+            "blockdev-add",
+            json!({"driver": "throttle", "node-name": "slow", "throttle-group": "of-throttle-group",
+            "file": "keeps"}),
+        ),
+        device(
+            0,
+            "virtio-blk-pci",
+            json!({"bus": "port0", "drive": "disk"}),
+        ),
+        device(
+            1,
+            "virtio-blk-pci-non-transitional",
+            json!({"bus": "port1", "drive": "null"}),
+        ),
+        device(
+            2,
+            "virtio-rng-pci",
+            json!({"bus": "port2", "rng": "of-rng-random"}),
+        ),
+        device(3, "virtio-rng-pci-non-transitional", port(3)),
+        device(4, "virtio-serial-pci", port(4)),
+        device(5, "virtio-serial-pci-non-transitional", port(5)),
+        device(
+            6,
+            "virtserialport",
+            json!({"bus": "d4.0", "chardev": "server"}),
+        ),
+        device(
+            7,
+            "virtconsole",
+            json!({"bus": "d5.0", "chardev": "client"}),
+        ),
+        device(
+            13,
+            "virtio-net-pci",
+            json!({"bus": "port12", "netdev": "tap"}),
+        ),
+        device(
+            14,
+            "virtio-net-pci-non-transitional",
+            json!({"bus": "port13", "netdev": "hub"}),
+        ),
+        row("query-rx-filter", json!({"name": "d13"})),
+        row("set_link", json!({"name": "d13", "up": false})),
+        row(
+            "announce-self",
+            json!({"initial": 1, "max": 1, "rounds": 2, "step": 0}),
+        ),
+        row("netdev_del", json!({"id": "tap"})),
+        device(8, "isa-serial", json!({"chardev": "file"})),
+        device(9, "pcie-root-port", json!({"chassis": 90, "slot": 90})),
+        device(10, "pvpanic", json!({})),
+        device(11, "virtio-balloon-pci", port(6)),
+        row("balloon", json!({"value": 64 * MIB})),
+        row("query-balloon", json!({})),
+        row(
+            "qom-set",
+            json!({"path": "/machine/peripheral/d11",
+            "property": "guest-stats-polling-interval", "value": 2}),
+        ),
+        row("device_del", json!({"id": "d11"})),
+        device(12, "virtio-balloon-pci-non-transitional", port(7)),
+        device(17, "pvpanic-pci", port(10)),
+        device(13, "virtio-scsi-pci", port(8)),
+        device(14, "virtio-scsi-pci-non-transitional", port(9)),
+        row(
+            "blockdev-add",
+            json!({"driver": "null-co", "node-name": "disc", "size": MIB, "read-only": true}),
+        ),
+        device(15, "scsi-hd", json!({"bus": "d13.0", "drive": "aio"})),
+        device(16, "scsi-cd", json!({"bus": "d13.0", "drive": "disc"})),
+        row("eject", json!({"id": "d16"})),
+        row(
+            "blockdev-insert-medium",
+            json!({"id": "d16", "node-name": "disc"}),
+        ),
+        row("blockdev-close-tray", json!({"id": "d16"})),
+        row("blockdev-open-tray", json!({"id": "d16"})),
+        row("blockdev-remove-medium", json!({"id": "d16"})),
+        row("device_del", json!({"id": "d15"})),
+        row(
+            "device-list-properties",
+            json!({"typename": "virtio-blk-pci"}),
+        ),
+        row("query-block", json!({})),
+        row("query-named-block-nodes", json!({})),
+        row("query-block-jobs", json!({})),
+        row(
+            "block-set-write-threshold",
+            json!({"node-name": "disk", "write-threshold": MIB / 2}),
+        ),
+        row("query-blockstats", json!({})),
+        row("query-blockstats", json!({"query-nodes": true})),
+        row(
+            "block_resize",
+            json!({"node-name": "disk", "size": 2 * MIB}),
+        ),
+        row("block_resize", json!({"device": "d0", "size": MIB})),
+        row("query-pci", json!({})),
+        row("device_del", json!({"id": "d1"})),
+        row("blockdev-del", json!({"node-name": "aio"})),
+    ]
+}
