@@ -3708,6 +3708,8 @@ type BlockStats struct {
 	Stats BlockDeviceStats `json:"stats"`
 	// Those of the node below, where the storage is.
 	Parent *BlockStats `json:"parent,omitempty"`
+	// Those of the backing node; only below a disk, where each node has no entry of its own.
+	Backing *BlockStats `json:"backing,omitempty"`
 }
 
 // Abort: Nothing: this action fails.

@@ -3443,6 +3443,8 @@ class BlockStats(Struct):
     """The node, or the one that is the disk's medium."""
     parent: Optional[BlockStats] = None
     """Those of the node below, where the storage is."""
+    backing: Optional[BlockStats] = None
+    """Those of the backing node; only below a disk, where each node has no entry of its own."""
 
 
 @dataclass

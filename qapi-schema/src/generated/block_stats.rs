@@ -454,6 +454,9 @@ pub struct BlockStats {
     /// Those of the node below, where the storage is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<Box<BlockStats>>,
+    /// Those of the backing node; only below a disk, where each node has no entry of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing: Option<Box<BlockStats>>,
 }
 
 impl crate::input::FromMembers for BlockStats {
@@ -464,6 +467,7 @@ impl crate::input::FromMembers for BlockStats {
             node_name: members.optional("node-name")?,
             stats: members.required("stats")?,
             parent: members.optional("parent")?,
+            backing: members.optional("backing")?,
         })
     }
 }
@@ -496,6 +500,11 @@ impl crate::describe::Described for BlockStats {
             "parent",
             "BlockStats",
             "those of the node below, where the storage is",
+        ),
+        crate::describe::MemberSpec::optional(
+            "backing",
+            "BlockStats",
+            "those of the backing node; only below a disk, where each node has no entry of its own",
         ),
     ];
     const TAG: Option<&'static str> = None;

@@ -1183,7 +1183,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         allow_preconfig: true,
         success_response: true,
         fds: 0usize,
-        features: &["unstable"],
+        features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
         number: 113usize,

@@ -13,7 +13,11 @@ impl Commands for Vm {
         args: QueryBlockstats,
     ) -> Result<Vec<BlockStats>, QmpError> {
         if args.query_nodes.unwrap_or(false) {
-            return Ok(self.graph.nodes().map(|view| of_node(&view)).collect());
+            return Ok(self
+                .graph
+                .nodes()
+                .map(|view| of_node(&view, false))
+                .collect());
         }
         let disks = self.disks().map(|disk| {
             // A disk's medium is named as it is, and its storage below counts for itself.
@@ -26,7 +30,8 @@ impl Commands for Vm {
                 qdev: Some(disk.path),
                 node_name: (!name.is_empty()).then_some(name),
                 stats: numbers(totals),
-                parent: node.and_then(|view| storage(&view)),
+                parent: node.and_then(|view| storage(&view, true)),
+                backing: node.and_then(|view| backing(&view)),
             }
         });
         // Drives that no disk has yet: nothing was asked of them.
@@ -37,26 +42,34 @@ impl Commands for Vm {
                 qdev: None,
                 node_name: Some(drive.node.clone()),
                 stats: numbers(Totals::default()),
-                parent: node.and_then(|view| storage(&view)),
+                parent: node.and_then(|view| storage(&view, true)),
+                backing: node.and_then(|view| backing(&view)),
             }
         });
         Ok(disks.chain(idle).collect())
     }
 }
 
-fn of_node(view: &NodeView<'_>) -> BlockStats {
+/// Of a node by itself; `whole` is with what is below a disk, all the way down.
+fn of_node(view: &NodeView<'_>, whole: bool) -> BlockStats {
     BlockStats {
         device: None,
         qdev: None,
         node_name: Some(view.node().name().to_owned()),
         stats: numbers(view.node().totals()),
-        parent: storage(view),
+        parent: storage(view, whole),
+        backing: if whole { backing(view) } else { None },
     }
 }
 
-fn storage(view: &NodeView<'_>) -> Option<Box<BlockStats>> {
-    let (_, below) = view.below().next()?;
-    Some(Box::new(of_node(&below)))
+fn storage(view: &NodeView<'_>, whole: bool) -> Option<Box<BlockStats>> {
+    let (_, below) = view.below().find(|(role, _)| *role != "backing")?;
+    Some(Box::new(of_node(&below, whole)))
+}
+
+fn backing(view: &NodeView<'_>) -> Option<Box<BlockStats>> {
+    let (_, below) = view.below().find(|(role, _)| *role == "backing")?;
+    Some(Box::new(of_node(&below, true)))
 }
 
 fn numbers(totals: Totals) -> BlockDeviceStats {

@@ -134,6 +134,9 @@ pub struct BlockStats {
     /// Those of the node below, where the storage is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<Box<BlockStats>>,
+    /// Those of the backing node; only below a disk, where each node has no entry of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backing: Option<Box<BlockStats>>,
 }
 
 /// Tells what disks or nodes were asked until now.

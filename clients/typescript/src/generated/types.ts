@@ -3018,6 +3018,8 @@ export interface BlockStats {
   stats: BlockDeviceStats;
   /** Those of the node below, where the storage is. */
   parent?: BlockStats;
+  /** Those of the backing node; only below a disk, where each node has no entry of its own. */
+  backing?: BlockStats;
 }
 
 /** Arguments of command `query-blockstats`. */

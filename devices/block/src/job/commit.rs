@@ -81,6 +81,7 @@ pub async fn commit_active(
             dirty.mark(piece.at, piece.len);
         }
         tell(&cx, flown.failed, spec.on_error).await?;
+        cx.advance(flown.beyond);
         cx.rest(flown.limited).await?;
         if flown.pieces > 0 {
             continue;

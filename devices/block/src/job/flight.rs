@@ -73,6 +73,9 @@ pub(super) struct Flown {
     pub(super) pieces: u64,
     /// Bytes that count for the limit.
     pub(super) limited: u64,
+    /// Bytes that were copied behind the lowest piece that failed: no progress yet, which is as far
+    /// as all is well.
+    pub(super) beyond: u64,
     /// The pieces that were not copied, from the lowest on.
     pub(super) failed: Vec<(Piece, Failed)>,
 }
@@ -91,6 +94,7 @@ where
     let is_limited = cx.control().speed() != 0;
     let mut set = TaskSet::new(PIECES, own_waker().await);
     let mut flying: Vec<Piece> = Vec::with_capacity(PIECES);
+    let mut copies: Vec<Piece> = Vec::with_capacity(PIECES);
     let mut flown = Flown::default();
     loop {
         while !set.is_full()
@@ -106,16 +110,26 @@ where
         }
         let Some((piece, copied)) = landed(&mut set).await else {
             flown.failed.sort_unstable_by_key(|(piece, _)| piece.at);
+            flown.beyond = copies.iter().map(|piece| piece.len).sum();
             return flown;
         };
         flying.retain(|other| *other != piece);
         match copied {
             Ok(moved) => {
-                cx.advance(piece.len);
+                copies.push(piece);
                 flown.limited += if is_limited { moved } else { 0 };
             }
             Err(failed) => flown.failed.push((piece, failed)),
         }
+        let failed = flown.failed.iter().map(|(piece, _)| piece.at);
+        let open = flying.iter().map(|piece| piece.at).chain(failed).min();
+        copies.retain(|piece| {
+            let waits = open.is_some_and(|open| open < piece.at);
+            if !waits {
+                cx.advance(piece.len);
+            }
+            waits
+        });
     }
 }
 
@@ -204,6 +218,7 @@ impl Sweep {
                     }
                 }
             }
+            cx.advance(flown.beyond);
             cx.rest(flown.limited).await?;
         }
         ignored.map_or(Ok(()), |number| {
