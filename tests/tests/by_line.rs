@@ -52,7 +52,7 @@ fn a_person_resizes_a_disk_and_looks_at_it() -> Result<()> {
         ("block_resize data 8x", "invalid size '8x'"),
         ("block_resize data 1b", "a disk stands on it"),
         ("commit data", "No medium behind it"),
-        ("commit nobody", "Cannot find device='nobody'"),
+        ("commit nobody", "Device 'nobody' not found"),
         ("qemu-io data", "string expected"),
         ("info blockstats", "rd_bytes=0 wr_bytes=0 rd_operations=0"),
     ] {
