@@ -129,7 +129,7 @@ impl Stage {
     }
 
     fn add_base(&mut self) -> Result<()> {
-        let file = json!({"driver": "file", "filename": self.text("base"), "read-only": true});
+        let file = json!({"driver": "file", "filename": self.text("base")});
         let node = json!({"driver": "qcow2", "node-name": "base", "read-only": true, "file": file});
         self.asks_for_base("blockdev-add", &node, "read-only")
     }

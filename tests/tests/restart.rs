@@ -475,8 +475,12 @@ fn names_and_sets_outlive_the_last_client_of_all_monitors() -> Result<()> {
     let after = stage.client.execute("query-fds", json!({}))?;
     assert_eq!(plain(after), plain(before));
     let sets = stage.client.execute("query-fdsets", json!({}))?;
-    // The first is that of /dev/kvm.
-    assert_eq!(sets[1]["fdset-id"], 3);
+    // One is that of /dev/kvm.
+    let has_left = |set: &Value| set["fdset-id"] == 3;
+    assert!(
+        sets.as_array()
+            .is_some_and(|sets| sets.iter().any(has_left))
+    );
     stage.execute(&step("blockdev-add", file_node("n", "fd:left")))?;
     stage.client.execute("quit", json!({}))?;
     stage.vm.exit_clean()
