@@ -81,20 +81,27 @@ fn judge(choices: u8, image: &[u8]) {
 }
 
 /// Whether `now` is `image`. Where an image with bitmaps may be written to, opening it marks them as
-/// in use, and clears the features that whoever writes must know and does not.
+/// in use, and writes the header anew: its features that whoever writes must know and does not are
+/// cleared, and what it says stands where we put it.
 fn is_unchanged(now: &[u8], image: &[u8], read_only: bool) -> bool {
-    const AUTOCLEAR: std::ops::Range<usize> = 88..96;
+    const CLUSTER_BITS: usize = 23;
+    const AUTOCLEAR: usize = 88;
     const BITMAPS: u8 = 1;
     const IN_USE: u8 = 1;
-    let features = image.get(AUTOCLEAR);
-    let has_bitmaps = features.is_some_and(|features| features[7] & BITMAPS != 0);
-    if read_only || !has_bitmaps || now.len() != image.len() {
+    let has_bitmaps = image
+        .get(AUTOCLEAR + 7)
+        .is_some_and(|last| last & BITMAPS != 0);
+    if read_only || !has_bitmaps || now.len() < image.len() {
         return now == image;
     }
-    now.iter().zip(image).enumerate().all(|(at, (now, was))| {
-        let is_cleared = AUTOCLEAR.contains(&at) && *now & !*was == 0;
-        now == was || *now == *was | IN_USE || is_cleared
-    })
+    let header = 1_usize << (image[CLUSTER_BITS] & 31);
+    let behind = |bytes: &'_ [u8]| bytes.get(header..).unwrap_or_default().to_vec();
+    let (now, image) = (behind(now), behind(image));
+    now.len() == image.len()
+        && now
+            .iter()
+            .zip(image)
+            .all(|(now, was)| *now == was || *now == was | IN_USE)
 }
 
 fn bytes(file: &File) -> Vec<u8> {
