@@ -1150,6 +1150,71 @@ func (c *Conn) QueryBlockstats(ctx context.Context, args QueryBlockstatsArgument
 	return reply, err
 }
 
+// BlockSetIOThrottleArguments is what BlockSetIOThrottle takes.
+type BlockSetIOThrottleArguments struct {
+	// The drive, by its id.
+	Device *string `json:"device,omitempty"`
+	// The disk, by its device's id or its path in the object tree.
+	ID *string `json:"id,omitempty"`
+	// How many bytes in a second; 0 is no limit.
+	Bps int64 `json:"bps"`
+	// How many bytes read in a second; 0 is no limit.
+	BpsRd int64 `json:"bps_rd"`
+	// How many bytes written in a second; 0 is no limit.
+	BpsWr int64 `json:"bps_wr"`
+	// How many requests in a second; 0 is no limit.
+	Iops int64 `json:"iops"`
+	// How many requests that read in a second; 0 is no limit.
+	IopsRd int64 `json:"iops_rd"`
+	// How many requests that write in a second; 0 is no limit.
+	IopsWr int64 `json:"iops_wr"`
+	// The same as bps in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+	BpsMax *int64 `json:"bps_max,omitempty"`
+	// The same as bps_rd in a burst, at least as much; 0 is a tenth of a second at once (default:
+	// 0).
+	BpsRdMax *int64 `json:"bps_rd_max,omitempty"`
+	// The same as bps_wr in a burst, at least as much; 0 is a tenth of a second at once (default:
+	// 0).
+	BpsWrMax *int64 `json:"bps_wr_max,omitempty"`
+	// The same as iops in a burst, at least as much; 0 is a tenth of a second at once (default:
+	// 0).
+	IopsMax *int64 `json:"iops_max,omitempty"`
+	// The same as iops_rd in a burst, at least as much; 0 is a tenth of a second at once (default:
+	// 0).
+	IopsRdMax *int64 `json:"iops_rd_max,omitempty"`
+	// The same as iops_wr in a burst, at least as much; 0 is a tenth of a second at once (default:
+	// 0).
+	IopsWrMax *int64 `json:"iops_wr_max,omitempty"`
+	// For how many seconds a burst of bps_max can last (default: 1).
+	BpsMaxLength *int64 `json:"bps_max_length,omitempty"`
+	// For how many seconds a burst of bps_rd_max can last (default: 1).
+	BpsRdMaxLength *int64 `json:"bps_rd_max_length,omitempty"`
+	// For how many seconds a burst of bps_wr_max can last (default: 1).
+	BpsWrMaxLength *int64 `json:"bps_wr_max_length,omitempty"`
+	// For how many seconds a burst of iops_max can last (default: 1).
+	IopsMaxLength *int64 `json:"iops_max_length,omitempty"`
+	// For how many seconds a burst of iops_rd_max can last (default: 1).
+	IopsRdMaxLength *int64 `json:"iops_rd_max_length,omitempty"`
+	// For how many seconds a burst of iops_wr_max can last (default: 1).
+	IopsWrMaxLength *int64 `json:"iops_wr_max_length,omitempty"`
+	// A larger request counts as several of this many bytes; 0 counts each as one (default: 0).
+	IopsSize *int64 `json:"iops_size,omitempty"`
+	// The group whose limits the disk has; those given here become the limits of the whole group.
+	// It is made if it is not there, and goes with the last disk in it. (default: the group that
+	// the disk is in, else one of the name that the disk was called by).
+	Group *string `json:"group,omitempty"`
+}
+
+// BlockSetIOThrottle: Limits what a disk may read and write; what waits meanwhile keeps its place.
+// All limits 0 lift them. Discards are not limited. While a command needs everything in flight to
+// end, nothing waits, and what goes through is counted.
+//
+// Errors: - DeviceNotFound: there is no such disk - neither or both of device and id are given -
+// the drive has no medium - the limits make no sense together.
+func (c *Conn) BlockSetIOThrottle(ctx context.Context, args BlockSetIOThrottleArguments) error {
+	return c.Execute(ctx, "block_set_io_throttle", args, nil)
+}
+
 // BlockSetWriteThresholdArguments is what BlockSetWriteThreshold takes.
 type BlockSetWriteThresholdArguments struct {
 	// The node.

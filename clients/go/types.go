@@ -3052,10 +3052,36 @@ type BlockDeviceInfo struct {
 	IopsRd int64 `json:"iops_rd"`
 	// The same for writes.
 	IopsWr int64 `json:"iops_wr"`
-	// The throttle-group whose limits those are; only of a node throttle.
-	Group *string `json:"group,omitempty"`
 	// What is stored in it.
 	Image ImageInfo `json:"image"`
+	// The limit of a burst that bps has; only with one.
+	BpsMax *int64 `json:"bps_max,omitempty"`
+	// The limit of a burst that bps_rd has; only with one.
+	BpsRdMax *int64 `json:"bps_rd_max,omitempty"`
+	// The limit of a burst that bps_wr has; only with one.
+	BpsWrMax *int64 `json:"bps_wr_max,omitempty"`
+	// The limit of a burst that iops has; only with one.
+	IopsMax *int64 `json:"iops_max,omitempty"`
+	// The limit of a burst that iops_rd has; only with one.
+	IopsRdMax *int64 `json:"iops_rd_max,omitempty"`
+	// The limit of a burst that iops_wr has; only with one.
+	IopsWrMax *int64 `json:"iops_wr_max,omitempty"`
+	// For how many seconds that burst can last.
+	BpsMaxLength *int64 `json:"bps_max_length,omitempty"`
+	// For how many seconds that burst can last.
+	BpsRdMaxLength *int64 `json:"bps_rd_max_length,omitempty"`
+	// For how many seconds that burst can last.
+	BpsWrMaxLength *int64 `json:"bps_wr_max_length,omitempty"`
+	// For how many seconds that burst can last.
+	IopsMaxLength *int64 `json:"iops_max_length,omitempty"`
+	// For how many seconds that burst can last.
+	IopsRdMaxLength *int64 `json:"iops_rd_max_length,omitempty"`
+	// For how many seconds that burst can last.
+	IopsWrMaxLength *int64 `json:"iops_wr_max_length,omitempty"`
+	// A larger request counts as several of this many bytes.
+	IopsSize *int64 `json:"iops_size,omitempty"`
+	// The throttle-group whose limits those are: the disk's own, or those of a node throttle.
+	Group *string `json:"group,omitempty"`
 	// How it is cached.
 	Cache BlockdevCacheInfo `json:"cache"`
 	// The offset whose writing causes an event; 0 means none.

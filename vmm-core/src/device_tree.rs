@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use block::{NodeRef, Totals};
+use block::{Limiter, NodeRef, Totals};
 use devices::scsi::ScsiUnit;
 use devices::virtio::balloon::VirtioBalloon;
 use devices::virtio::blk::VirtioBlk;
@@ -76,6 +76,14 @@ impl Disk {
         match self {
             Self::Virtio(disk) => disk.totals(),
             Self::Scsi(_, unit) => unit.totals(),
+        }
+    }
+
+    /// What its reads and writes ask before they go.
+    pub fn limiter(&self) -> &Limiter {
+        match self {
+            Self::Virtio(disk) => disk.limiter(),
+            Self::Scsi(_, unit) => unit.limiter(),
         }
     }
 

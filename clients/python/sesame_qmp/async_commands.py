@@ -1151,6 +1151,86 @@ class AsyncCommands(AsyncCaller):
         """
         return await self._ask("query-blockstats", {"query-nodes": query_nodes}, List[BlockStats])
 
+    async def block_set_io_throttle(
+        self,
+        bps: int,
+        bps_rd: int,
+        bps_wr: int,
+        iops: int,
+        iops_rd: int,
+        iops_wr: int,
+        *,
+        device: Optional[str] = None,
+        id: Optional[str] = None,
+        bps_max: Optional[int] = None,
+        bps_rd_max: Optional[int] = None,
+        bps_wr_max: Optional[int] = None,
+        iops_max: Optional[int] = None,
+        iops_rd_max: Optional[int] = None,
+        iops_wr_max: Optional[int] = None,
+        bps_max_length: Optional[int] = None,
+        bps_rd_max_length: Optional[int] = None,
+        bps_wr_max_length: Optional[int] = None,
+        iops_max_length: Optional[int] = None,
+        iops_rd_max_length: Optional[int] = None,
+        iops_wr_max_length: Optional[int] = None,
+        iops_size: Optional[int] = None,
+        group: Optional[str] = None,
+    ) -> None:
+        """Limits what a disk may read and write; what waits meanwhile keeps its place. All
+        limits 0 lift them. Discards are not limited. While a command needs everything in
+        flight to end, nothing waits, and what goes through is counted.
+
+        Args:
+            device: The drive, by its id.
+            id: The disk, by its device's id or its path in the object tree.
+            bps: How many bytes in a second; 0 is no limit.
+            bps_rd: How many bytes read in a second; 0 is no limit.
+            bps_wr: How many bytes written in a second; 0 is no limit.
+            iops: How many requests in a second; 0 is no limit.
+            iops_rd: How many requests that read in a second; 0 is no limit.
+            iops_wr: How many requests that write in a second; 0 is no limit.
+            bps_max: The same as ``bps`` in a burst, at least as much; 0 is a tenth of a second
+                at once (default: 0).
+            bps_rd_max: The same as ``bps_rd`` in a burst, at least as much; 0 is a tenth of a
+                second at once (default: 0).
+            bps_wr_max: The same as ``bps_wr`` in a burst, at least as much; 0 is a tenth of a
+                second at once (default: 0).
+            iops_max: The same as ``iops`` in a burst, at least as much; 0 is a tenth of a
+                second at once (default: 0).
+            iops_rd_max: The same as ``iops_rd`` in a burst, at least as much; 0 is a tenth of
+                a second at once (default: 0).
+            iops_wr_max: The same as ``iops_wr`` in a burst, at least as much; 0 is a tenth of
+                a second at once (default: 0).
+            bps_max_length: For how many seconds a burst of ``bps_max`` can last (default: 1).
+            bps_rd_max_length: For how many seconds a burst of ``bps_rd_max`` can last
+                (default: 1).
+            bps_wr_max_length: For how many seconds a burst of ``bps_wr_max`` can last
+                (default: 1).
+            iops_max_length: For how many seconds a burst of ``iops_max`` can last (default:
+                1).
+            iops_rd_max_length: For how many seconds a burst of ``iops_rd_max`` can last
+                (default: 1).
+            iops_wr_max_length: For how many seconds a burst of ``iops_wr_max`` can last
+                (default: 1).
+            iops_size: A larger request counts as several of this many bytes; 0 counts each as
+                one (default: 0).
+            group: The group whose limits the disk has; those given here become the limits of
+                the whole group. It is made if it is not there, and goes with the last disk in it.
+                (default: the group that the disk is in, else one of the name that the disk was
+                called by).
+
+        Raises:
+            - DeviceNotFound: there is no such disk.
+            - neither or both of ``device`` and ``id`` are given.
+            - the drive has no medium.
+            - the limits make no sense together.
+        """
+        await self._run(
+            "block_set_io_throttle",
+            {"device": device, "id": id, "bps": bps, "bps_rd": bps_rd, "bps_wr": bps_wr, "iops": iops, "iops_rd": iops_rd, "iops_wr": iops_wr, "bps_max": bps_max, "bps_rd_max": bps_rd_max, "bps_wr_max": bps_wr_max, "iops_max": iops_max, "iops_rd_max": iops_rd_max, "iops_wr_max": iops_wr_max, "bps_max_length": bps_max_length, "bps_rd_max_length": bps_rd_max_length, "bps_wr_max_length": bps_wr_max_length, "iops_max_length": iops_max_length, "iops_rd_max_length": iops_rd_max_length, "iops_wr_max_length": iops_wr_max_length, "iops_size": iops_size, "group": group},
+        )
+
     async def block_set_write_threshold(self, node_name: str, write_threshold: int) -> None:
         """Has an event come when a write goes beyond an offset of a node, so that thin storage
         can be made longer before it is full. It comes once; then the threshold is to be set

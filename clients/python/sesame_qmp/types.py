@@ -2894,6 +2894,19 @@ class BlockDeviceInfo(Struct):
         "bps_wr": "bps_wr",
         "iops_rd": "iops_rd",
         "iops_wr": "iops_wr",
+        "bps_max": "bps_max",
+        "bps_rd_max": "bps_rd_max",
+        "bps_wr_max": "bps_wr_max",
+        "iops_max": "iops_max",
+        "iops_rd_max": "iops_rd_max",
+        "iops_wr_max": "iops_wr_max",
+        "bps_max_length": "bps_max_length",
+        "bps_rd_max_length": "bps_rd_max_length",
+        "bps_wr_max_length": "bps_wr_max_length",
+        "iops_max_length": "iops_max_length",
+        "iops_rd_max_length": "iops_rd_max_length",
+        "iops_wr_max_length": "iops_wr_max_length",
+        "iops_size": "iops_size",
         "write_threshold": "write_threshold",
     }
 
@@ -2933,8 +2946,34 @@ class BlockDeviceInfo(Struct):
     """Its name."""
     backing_file: Optional[str] = None
     """The name of the backing file, as the image has it."""
+    bps_max: Optional[int] = None
+    """The limit of a burst that ``bps`` has; only with one."""
+    bps_rd_max: Optional[int] = None
+    """The limit of a burst that ``bps_rd`` has; only with one."""
+    bps_wr_max: Optional[int] = None
+    """The limit of a burst that ``bps_wr`` has; only with one."""
+    iops_max: Optional[int] = None
+    """The limit of a burst that ``iops`` has; only with one."""
+    iops_rd_max: Optional[int] = None
+    """The limit of a burst that ``iops_rd`` has; only with one."""
+    iops_wr_max: Optional[int] = None
+    """The limit of a burst that ``iops_wr`` has; only with one."""
+    bps_max_length: Optional[int] = None
+    """For how many seconds that burst can last."""
+    bps_rd_max_length: Optional[int] = None
+    """For how many seconds that burst can last."""
+    bps_wr_max_length: Optional[int] = None
+    """For how many seconds that burst can last."""
+    iops_max_length: Optional[int] = None
+    """For how many seconds that burst can last."""
+    iops_rd_max_length: Optional[int] = None
+    """For how many seconds that burst can last."""
+    iops_wr_max_length: Optional[int] = None
+    """For how many seconds that burst can last."""
+    iops_size: Optional[int] = None
+    """A larger request counts as several of this many bytes."""
     group: Optional[str] = None
-    """The throttle-group whose limits those are; only of a node throttle."""
+    """The throttle-group whose limits those are: the disk's own, or those of a node throttle."""
     dirty_bitmaps: Optional[List[BlockDirtyInfo]] = None
     """Its bitmaps, the newest first."""
 

@@ -44,6 +44,14 @@ pub enum BlockError {
         /// Its name.
         name: String,
     },
+    /// Disks have made a group of this name, and use it.
+    #[error("A group with this name already exists: throttle group '{name}' is used by '{user}'")]
+    ThrottleGroupExists {
+        /// Its name.
+        name: String,
+        /// A disk in it.
+        user: String,
+    },
     /// A group whose limits a node has cannot go.
     #[error("object '{name}' is in use by '{node}', can not be deleted")]
     ThrottleGroupInUse {

@@ -79,4 +79,4 @@ pub use reopen::{Prepared, Reopening};
 pub use root::Root;
 pub use slot::{BackingSlot, ChildSlot, Slot};
 pub use threshold::{Crossing, Tell};
-pub use throttle::{LimitsError, ThrottleGroup, ThrottleLimits};
+pub use throttle::{Limiter, LimitsError, ThrottleGroup, ThrottleLimits};

@@ -3,6 +3,7 @@
 use crate::drain::{Drain, Gate};
 use crate::node::NodeRef;
 use crate::slot::ChildSlot;
+use crate::throttle::Limiter;
 
 /// What a disk or a job is given. Clones are the same hold.
 #[derive(Clone, Debug)]
@@ -11,6 +12,7 @@ pub struct Root {
     gate: Gate,
     /// Closed while nobody is to wait for limits.
     hurry: Gate,
+    limiter: Limiter,
 }
 
 impl Root {
@@ -20,7 +22,20 @@ impl Root {
             node: ChildSlot::from(node),
             gate: Gate::new(),
             hurry,
+            limiter: Limiter::default(),
         }
+    }
+
+    /// The same hold, whose user asks `limiter` before its requests.
+    #[must_use]
+    pub fn limited_by(self, limiter: Limiter) -> Self {
+        Self { limiter, ..self }
+    }
+
+    /// What the user asks before each read and write.
+    #[must_use]
+    pub fn limiter(&self) -> &Limiter {
+        &self.limiter
     }
 
     /// Has requests wait for no limits until the end of what is given back: they are to end now.

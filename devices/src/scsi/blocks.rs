@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use block::throttle::Direction;
 use block::{Io, NodeRef, Operation, Outcome, Segments, WriteFlags, ZeroFlags};
 
 use super::answers::{MAX_CHANGE, MAX_RANGES};
@@ -70,6 +71,17 @@ impl ScsiUnit {
         };
         self.account.enter_timed(operation, bytes, ended, started);
         outcome
+    }
+
+    /// What of a command limits are for: its direction and its bytes.
+    pub(super) fn limited(&self, command: Command) -> Option<(Direction, u64)> {
+        match command {
+            Command::Read(range) => Some((Direction::Read, self.bytes(range))),
+            Command::Write(range, _) | Command::WriteSame { range, .. } => {
+                Some((Direction::Write, self.bytes(range)))
+            }
+            _ => None,
+        }
     }
 
     fn bytes(&self, range: Range) -> u64 {

@@ -14,7 +14,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use block::engine::executor::own_waker;
-use block::{Account, BlockError, Drain, Io, NodeRef, Root, Seat, Segments, Totals};
+use block::throttle::Direction;
+use block::{Account, BlockError, Drain, Io, Limiter, NodeRef, Root, Seat, Segments, Totals};
 
 use super::answers::{self, Medium};
 use super::command::Command;
@@ -133,6 +134,8 @@ pub struct ScsiUnit {
     pub(super) spec: ScsiUnitSpec,
     state: Mutex<State>,
     pub(super) account: Account,
+    /// What its requests ask before they go, whatever medium is in.
+    limiter: Limiter,
     failed_requests: Repeats,
 }
 
@@ -161,6 +164,11 @@ impl ScsiUnit {
             spec,
             state: Mutex::default(),
             account: Account::new(),
+            limiter: medium
+                .as_ref()
+                .map(Root::limiter)
+                .cloned()
+                .unwrap_or_default(),
             failed_requests: Repeats::default(),
         };
         if let Some(medium) = &medium {
@@ -197,6 +205,11 @@ impl ScsiUnit {
     /// The node of the medium that is in.
     pub fn node(&self) -> Option<NodeRef> {
         self.state().medium.as_ref().map(Root::node)
+    }
+
+    /// What its reads and writes ask before they go.
+    pub fn limiter(&self) -> &Limiter {
+        &self.limiter
     }
 
     /// Has requests wait for no limits of the medium until the end of what is given back.
@@ -320,6 +333,10 @@ impl ScsiUnit {
         }
         let hold = self.hold(own_waker().await)?;
         hold.seat.pass().await;
+        if let Some((direction, bytes)) = self.limited(command) {
+            let passed = self.limiter.pass(io, direction, bytes).await;
+            passed.map_err(|error| Stop::Host(error, direction == Direction::Write))?;
+        }
         let node = hold.root.node();
         self.move_blocks(io, command, &node, out, into).await
     }

@@ -3199,11 +3199,50 @@ pub struct BlockDeviceInfo {
     pub iops_rd: i64,
     /// The same for writes.
     pub iops_wr: i64,
-    /// The throttle-group whose limits those are; only of a node throttle.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
     /// What is stored in it.
     pub image: ImageInfo,
+    /// The limit of a burst that `bps` has; only with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_max: Option<i64>,
+    /// The limit of a burst that `bps_rd` has; only with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_rd_max: Option<i64>,
+    /// The limit of a burst that `bps_wr` has; only with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_wr_max: Option<i64>,
+    /// The limit of a burst that `iops` has; only with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_max: Option<i64>,
+    /// The limit of a burst that `iops_rd` has; only with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_rd_max: Option<i64>,
+    /// The limit of a burst that `iops_wr` has; only with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_wr_max: Option<i64>,
+    /// For how many seconds that burst can last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_max_length: Option<i64>,
+    /// For how many seconds that burst can last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_rd_max_length: Option<i64>,
+    /// For how many seconds that burst can last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_wr_max_length: Option<i64>,
+    /// For how many seconds that burst can last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_max_length: Option<i64>,
+    /// For how many seconds that burst can last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_rd_max_length: Option<i64>,
+    /// For how many seconds that burst can last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_wr_max_length: Option<i64>,
+    /// A larger request counts as several of this many bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_size: Option<i64>,
+    /// The throttle-group whose limits those are: the disk's own, or those of a node throttle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// How it is cached.
     pub cache: BlockdevCacheInfo,
     /// The offset whose writing causes an event; 0 means none.
@@ -3232,8 +3271,21 @@ impl crate::input::FromMembers for BlockDeviceInfo {
             iops: members.required("iops")?,
             iops_rd: members.required("iops_rd")?,
             iops_wr: members.required("iops_wr")?,
-            group: members.optional("group")?,
             image: members.required("image")?,
+            bps_max: members.optional("bps_max")?,
+            bps_rd_max: members.optional("bps_rd_max")?,
+            bps_wr_max: members.optional("bps_wr_max")?,
+            iops_max: members.optional("iops_max")?,
+            iops_rd_max: members.optional("iops_rd_max")?,
+            iops_wr_max: members.optional("iops_wr_max")?,
+            bps_max_length: members.optional("bps_max_length")?,
+            bps_rd_max_length: members.optional("bps_rd_max_length")?,
+            bps_wr_max_length: members.optional("bps_wr_max_length")?,
+            iops_max_length: members.optional("iops_max_length")?,
+            iops_rd_max_length: members.optional("iops_rd_max_length")?,
+            iops_wr_max_length: members.optional("iops_wr_max_length")?,
+            iops_size: members.optional("iops_size")?,
+            group: members.optional("group")?,
             cache: members.required("cache")?,
             write_threshold: members.required("write_threshold")?,
             dirty_bitmaps: members.optional("dirty-bitmaps")?,
@@ -3289,15 +3341,80 @@ impl crate::describe::Described for BlockDeviceInfo {
         ),
         crate::describe::MemberSpec::required("iops_rd", "int", "the same for reads"),
         crate::describe::MemberSpec::required("iops_wr", "int", "the same for writes"),
-        crate::describe::MemberSpec::optional(
-            "group",
-            "str",
-            "the throttle-group whose limits those are; only of a node throttle",
-        ),
         crate::describe::MemberSpec::required(
             "image",
             "ImageInfo",
             "what is stored in it",
+        ),
+        crate::describe::MemberSpec::optional(
+            "bps_max",
+            "int",
+            "the limit of a burst that @bps has; only with one",
+        ),
+        crate::describe::MemberSpec::optional(
+            "bps_rd_max",
+            "int",
+            "the limit of a burst that @bps_rd has; only with one",
+        ),
+        crate::describe::MemberSpec::optional(
+            "bps_wr_max",
+            "int",
+            "the limit of a burst that @bps_wr has; only with one",
+        ),
+        crate::describe::MemberSpec::optional(
+            "iops_max",
+            "int",
+            "the limit of a burst that @iops has; only with one",
+        ),
+        crate::describe::MemberSpec::optional(
+            "iops_rd_max",
+            "int",
+            "the limit of a burst that @iops_rd has; only with one",
+        ),
+        crate::describe::MemberSpec::optional(
+            "iops_wr_max",
+            "int",
+            "the limit of a burst that @iops_wr has; only with one",
+        ),
+        crate::describe::MemberSpec::optional(
+            "bps_max_length",
+            "int",
+            "for how many seconds that burst can last",
+        ),
+        crate::describe::MemberSpec::optional(
+            "bps_rd_max_length",
+            "int",
+            "for how many seconds that burst can last",
+        ),
+        crate::describe::MemberSpec::optional(
+            "bps_wr_max_length",
+            "int",
+            "for how many seconds that burst can last",
+        ),
+        crate::describe::MemberSpec::optional(
+            "iops_max_length",
+            "int",
+            "for how many seconds that burst can last",
+        ),
+        crate::describe::MemberSpec::optional(
+            "iops_rd_max_length",
+            "int",
+            "for how many seconds that burst can last",
+        ),
+        crate::describe::MemberSpec::optional(
+            "iops_wr_max_length",
+            "int",
+            "for how many seconds that burst can last",
+        ),
+        crate::describe::MemberSpec::optional(
+            "iops_size",
+            "int",
+            "a larger request counts as several of this many bytes",
+        ),
+        crate::describe::MemberSpec::optional(
+            "group",
+            "str",
+            "the throttle-group whose limits those are: the disk's own, or those of a node throttle",
         ),
         crate::describe::MemberSpec::required(
             "cache",

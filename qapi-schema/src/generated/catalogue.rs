@@ -267,7 +267,10 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         "Tells what disks or nodes were asked until now.", input : Some(generator
         .subschema_for:: < super::block_stats::QueryBlockstats > ()), output :
         Some(generator.subschema_for:: < Vec < super::block_stats::BlockStats > > ()), },
-        Entry { name : "block-set-write-threshold", description :
+        Entry { name : "block_set_io_throttle", description :
+        "Limits what a disk may read and write; what waits meanwhile keeps its place. All limits 0 lift them. Discards are not limited. While a command needs everything in flight to end, nothing waits, and what goes through is counted.",
+        input : Some(generator.subschema_for:: < super::block_throttle::BlockIOThrottle >
+        ()), output : None, }, Entry { name : "block-set-write-threshold", description :
         "Has an event come when a write goes beyond an offset of a node, so that thin storage can be made longer before it is full. It comes once; then the threshold is to be set again.",
         input : Some(generator.subschema_for:: <
         super::block_watch::BlockSetWriteThreshold > ()), output : None, }, Entry { name

@@ -820,7 +820,9 @@ impl DriveInterface {
 
 crate::input::named_values!(DriveInterface);
 
-/// -drive. All other keys are those of -blockdev, for the node that the drive stands on.
+/// -drive. All other keys are those of -blockdev, for the node that the drive stands on, and
+/// throttling.bps-total and so on for its limits, which are those of ThrottleLimits, with
+/// throttling.group for a group that drives share.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct DriveOptions {
     /// Its id, by which devices and commands name it (default: its interface and a number).

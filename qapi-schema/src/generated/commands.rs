@@ -35,6 +35,8 @@ pub enum Module {
     BlockGraph,
     /// Disks: what they were asked.
     BlockStats,
+    /// Limits on what disks may do.
+    BlockThrottle,
     /// What is to be told of disks.
     BlockWatch,
     /// Transactions: all of several actions, or none.
@@ -267,6 +269,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 21usize,
+        name: "block_set_io_throttle",
+        module: Module::BlockThrottle,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 22usize,
         name: "blockdev-add",
         module: Module::BlockCore,
         allow_oob: false,
@@ -276,7 +288,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 22usize,
+        number: 23usize,
         name: "blockdev-close-tray",
         module: Module::Scsi,
         allow_oob: false,
@@ -286,7 +298,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 23usize,
+        number: 24usize,
         name: "blockdev-create",
         module: Module::BlockCreate,
         allow_oob: false,
@@ -296,7 +308,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 24usize,
+        number: 25usize,
         name: "blockdev-del",
         module: Module::BlockCore,
         allow_oob: false,
@@ -306,7 +318,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 25usize,
+        number: 26usize,
         name: "blockdev-insert-medium",
         module: Module::Scsi,
         allow_oob: false,
@@ -316,7 +328,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 26usize,
+        number: 27usize,
         name: "blockdev-open-tray",
         module: Module::Scsi,
         allow_oob: false,
@@ -326,7 +338,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 27usize,
+        number: 28usize,
         name: "blockdev-remove-medium",
         module: Module::Scsi,
         allow_oob: false,
@@ -336,7 +348,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 28usize,
+        number: 29usize,
         name: "blockdev-reopen",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -346,7 +358,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 29usize,
+        number: 30usize,
         name: "blockdev-snapshot",
         module: Module::BlockCore,
         allow_oob: false,
@@ -356,7 +368,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 30usize,
+        number: 31usize,
         name: "blockdev-snapshot-delete-internal-sync",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -366,7 +378,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 31usize,
+        number: 32usize,
         name: "blockdev-snapshot-internal-sync",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -376,7 +388,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 32usize,
+        number: 33usize,
         name: "blockdev-snapshot-sync",
         module: Module::BlockCore,
         allow_oob: false,
@@ -386,7 +398,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 33usize,
+        number: 34usize,
         name: "change-backing-file",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -396,7 +408,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 34usize,
+        number: 35usize,
         name: "chardev-add",
         module: Module::Char,
         allow_oob: false,
@@ -406,7 +418,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 35usize,
+        number: 36usize,
         name: "chardev-remove",
         module: Module::Char,
         allow_oob: false,
@@ -416,7 +428,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 36usize,
+        number: 37usize,
         name: "closefd",
         module: Module::Fds,
         allow_oob: false,
@@ -426,7 +438,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 37usize,
+        number: 38usize,
         name: "cont",
         module: Module::RunState,
         allow_oob: false,
@@ -436,7 +448,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 38usize,
+        number: 39usize,
         name: "device-list-properties",
         module: Module::Qdev,
         allow_oob: false,
@@ -446,7 +458,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 39usize,
+        number: 40usize,
         name: "device_add",
         module: Module::Qdev,
         allow_oob: false,
@@ -456,7 +468,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["json-cli", "json-cli-hotplug"],
     },
     crate::CommandSpec {
-        number: 40usize,
+        number: 41usize,
         name: "device_del",
         module: Module::Qdev,
         allow_oob: false,
@@ -466,7 +478,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 41usize,
+        number: 42usize,
         name: "eject",
         module: Module::Scsi,
         allow_oob: false,
@@ -476,7 +488,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 42usize,
+        number: 43usize,
         name: "fd-unclaimed-set",
         module: Module::Fds,
         allow_oob: false,
@@ -486,7 +498,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 43usize,
+        number: 44usize,
         name: "getfd",
         module: Module::Fds,
         allow_oob: false,
@@ -496,7 +508,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 44usize,
+        number: 45usize,
         name: "human-monitor-command",
         module: Module::Misc,
         allow_oob: false,
@@ -506,7 +518,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 45usize,
+        number: 46usize,
         name: "inject-nmi",
         module: Module::RunState,
         allow_oob: false,
@@ -516,7 +528,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 46usize,
+        number: 47usize,
         name: "job-cancel",
         module: Module::Job,
         allow_oob: false,
@@ -526,7 +538,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 47usize,
+        number: 48usize,
         name: "job-complete",
         module: Module::Job,
         allow_oob: false,
@@ -536,7 +548,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 48usize,
+        number: 49usize,
         name: "job-dismiss",
         module: Module::Job,
         allow_oob: false,
@@ -546,7 +558,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 49usize,
+        number: 50usize,
         name: "job-finalize",
         module: Module::Job,
         allow_oob: false,
@@ -556,7 +568,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 50usize,
+        number: 51usize,
         name: "job-pause",
         module: Module::Job,
         allow_oob: false,
@@ -566,7 +578,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 51usize,
+        number: 52usize,
         name: "job-resume",
         module: Module::Job,
         allow_oob: false,
@@ -576,7 +588,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 52usize,
+        number: 53usize,
         name: "migrate-set-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -586,7 +598,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 53usize,
+        number: 54usize,
         name: "netdev_add",
         module: Module::Net,
         allow_oob: false,
@@ -596,7 +608,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 54usize,
+        number: 55usize,
         name: "netdev_del",
         module: Module::Net,
         allow_oob: false,
@@ -606,7 +618,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 55usize,
+        number: 56usize,
         name: "object-add",
         module: Module::Qom,
         allow_oob: false,
@@ -616,7 +628,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 56usize,
+        number: 57usize,
         name: "object-del",
         module: Module::Qom,
         allow_oob: false,
@@ -626,7 +638,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 57usize,
+        number: 58usize,
         name: "open-hook-clear",
         module: Module::OpenHook,
         allow_oob: false,
@@ -636,7 +648,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 58usize,
+        number: 59usize,
         name: "open-hook-set",
         module: Module::OpenHook,
         allow_oob: false,
@@ -646,7 +658,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 59usize,
+        number: 60usize,
         name: "qmp_capabilities",
         module: Module::Control,
         allow_oob: false,
@@ -656,7 +668,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 60usize,
+        number: 61usize,
         name: "qom-get",
         module: Module::Qom,
         allow_oob: false,
@@ -666,7 +678,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 61usize,
+        number: 62usize,
         name: "qom-list",
         module: Module::Qom,
         allow_oob: false,
@@ -676,7 +688,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 62usize,
+        number: 63usize,
         name: "qom-list-properties",
         module: Module::Qom,
         allow_oob: false,
@@ -686,7 +698,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 63usize,
+        number: 64usize,
         name: "qom-list-types",
         module: Module::Qom,
         allow_oob: false,
@@ -696,7 +708,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 64usize,
+        number: 65usize,
         name: "qom-set",
         module: Module::Qom,
         allow_oob: false,
@@ -706,7 +718,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 65usize,
+        number: 66usize,
         name: "query-balloon",
         module: Module::Balloon,
         allow_oob: false,
@@ -716,7 +728,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 66usize,
+        number: 67usize,
         name: "query-block",
         module: Module::BlockCore,
         allow_oob: false,
@@ -726,7 +738,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 67usize,
+        number: 68usize,
         name: "query-block-jobs",
         module: Module::BlockCore,
         allow_oob: false,
@@ -736,7 +748,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 68usize,
+        number: 69usize,
         name: "query-block-pauses",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -746,7 +758,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 69usize,
+        number: 70usize,
         name: "query-blockstats",
         module: Module::BlockStats,
         allow_oob: false,
@@ -756,7 +768,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 70usize,
+        number: 71usize,
         name: "query-chardev",
         module: Module::Char,
         allow_oob: false,
@@ -766,7 +778,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 71usize,
+        number: 72usize,
         name: "query-command-line-options",
         module: Module::Misc,
         allow_oob: false,
@@ -776,7 +788,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 72usize,
+        number: 73usize,
         name: "query-commands",
         module: Module::Control,
         allow_oob: false,
@@ -786,7 +798,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 73usize,
+        number: 74usize,
         name: "query-cpu-definitions",
         module: Module::Machine,
         allow_oob: false,
@@ -796,7 +808,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 74usize,
+        number: 75usize,
         name: "query-cpu-model-expansion",
         module: Module::Machine,
         allow_oob: false,
@@ -806,7 +818,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 75usize,
+        number: 76usize,
         name: "query-cpus-fast",
         module: Module::Machine,
         allow_oob: false,
@@ -816,7 +828,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 76usize,
+        number: 77usize,
         name: "query-current-machine",
         module: Module::Machine,
         allow_oob: false,
@@ -826,7 +838,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 77usize,
+        number: 78usize,
         name: "query-events",
         module: Module::Control,
         allow_oob: false,
@@ -836,7 +848,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 78usize,
+        number: 79usize,
         name: "query-fd-aliases",
         module: Module::Fds,
         allow_oob: false,
@@ -846,7 +858,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 79usize,
+        number: 80usize,
         name: "query-fds",
         module: Module::Fds,
         allow_oob: false,
@@ -856,7 +868,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 80usize,
+        number: 81usize,
         name: "query-fdsets",
         module: Module::Fds,
         allow_oob: false,
@@ -866,7 +878,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 81usize,
+        number: 82usize,
         name: "query-hotpluggable-cpus",
         module: Module::Machine,
         allow_oob: false,
@@ -876,7 +888,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 82usize,
+        number: 83usize,
         name: "query-iothreads",
         module: Module::Machine,
         allow_oob: false,
@@ -886,7 +898,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 83usize,
+        number: 84usize,
         name: "query-jobs",
         module: Module::Job,
         allow_oob: false,
@@ -896,7 +908,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 84usize,
+        number: 85usize,
         name: "query-kvm",
         module: Module::Machine,
         allow_oob: false,
@@ -906,7 +918,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 85usize,
+        number: 86usize,
         name: "query-machines",
         module: Module::Machine,
         allow_oob: false,
@@ -916,7 +928,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 86usize,
+        number: 87usize,
         name: "query-memdev",
         module: Module::Machine,
         allow_oob: false,
@@ -926,7 +938,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 87usize,
+        number: 88usize,
         name: "query-memory-size-summary",
         module: Module::Machine,
         allow_oob: false,
@@ -936,7 +948,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 88usize,
+        number: 89usize,
         name: "query-migrate-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -946,7 +958,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 89usize,
+        number: 90usize,
         name: "query-name",
         module: Module::Machine,
         allow_oob: false,
@@ -956,7 +968,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 90usize,
+        number: 91usize,
         name: "query-named-block-nodes",
         module: Module::BlockCore,
         allow_oob: false,
@@ -966,7 +978,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 91usize,
+        number: 92usize,
         name: "query-open-hook",
         module: Module::OpenHook,
         allow_oob: false,
@@ -976,7 +988,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 92usize,
+        number: 93usize,
         name: "query-open-plan",
         module: Module::OpenHook,
         allow_oob: false,
@@ -986,7 +998,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 93usize,
+        number: 94usize,
         name: "query-pci",
         module: Module::Pci,
         allow_oob: false,
@@ -996,7 +1008,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 94usize,
+        number: 95usize,
         name: "query-qmp-schema",
         module: Module::Control,
         allow_oob: false,
@@ -1006,7 +1018,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 95usize,
+        number: 96usize,
         name: "query-rx-filter",
         module: Module::Net,
         allow_oob: false,
@@ -1016,7 +1028,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 96usize,
+        number: 97usize,
         name: "query-sandbox",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1026,7 +1038,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 97usize,
+        number: 98usize,
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -1036,7 +1048,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 98usize,
+        number: 99usize,
         name: "query-target",
         module: Module::Machine,
         allow_oob: false,
@@ -1046,7 +1058,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 99usize,
+        number: 100usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -1056,7 +1068,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 100usize,
+        number: 101usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -1066,7 +1078,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 101usize,
+        number: 102usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -1076,7 +1088,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 102usize,
+        number: 103usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -1086,7 +1098,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 103usize,
+        number: 104usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -1096,7 +1108,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 104usize,
+        number: 105usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1106,7 +1118,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 105usize,
+        number: 106usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -1116,7 +1128,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 106usize,
+        number: 107usize,
         name: "set_link",
         module: Module::Net,
         allow_oob: false,
@@ -1126,7 +1138,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 107usize,
+        number: 108usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -1136,7 +1148,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 108usize,
+        number: 109usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -1146,7 +1158,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 109usize,
+        number: 110usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -1156,7 +1168,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 110usize,
+        number: 111usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -1166,7 +1178,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 111usize,
+        number: 112usize,
         name: "x-blockdev-set-iothread",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1176,7 +1188,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 112usize,
+        number: 113usize,
         name: "x-debug-block-dirty-bitmap-sha256",
         module: Module::BlockBitmaps,
         allow_oob: false,
@@ -1186,7 +1198,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 113usize,
+        number: 114usize,
         name: "x-debug-query-block-graph",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1196,7 +1208,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 114usize,
+        number: 115usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

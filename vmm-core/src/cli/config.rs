@@ -1,5 +1,6 @@
 //! What a command line asks for: every default applied, every list in the order given.
 
+use block::ThrottleLimits;
 use block::spec::Behind;
 use fdset::Policy;
 use qapi_schema::block_core::{BlockdevOnError, BlockdevOptions};
@@ -218,6 +219,8 @@ pub struct DriveSpec {
     pub write_cache: bool,
     /// What is done when a read fails, and when anything else does, unless its disk says.
     pub on_error: [Option<BlockdevOnError>; 2],
+    /// Its group, if that has a name of its own, and its limits.
+    pub throttling: (Option<String>, ThrottleLimits),
 }
 
 /// A file for the guest to find in fw_cfg.

@@ -5,6 +5,7 @@
 //!   file=F,format=raw,if=virtio,id=d,cache=none,discard=unmap
 //!     │
 //!     ├─ keys of the drive itself (DriveOptions) ─► DriveSpec: id, interface, write cache
+//!     ├─ throttling.* ─► its limits
 //!     └─ all others ─► keys of a node: format is driver, file is file.filename .. ─► -blockdev's
 //!           │                                                                         types
 //!           ├─ a file's name may be null-co://, blkdebug:RULES:FILE or json:{..}
@@ -17,6 +18,7 @@ mod names;
 
 use std::fmt::Write as _;
 
+use block::ThrottleLimits;
 use block::spec::Behind;
 use qapi_schema::block_core::{BlockdevDriver, BlockdevOptions, BlockdevOptionsVariant};
 use qapi_schema::cli::{DriveInterface, DriveOptions};
@@ -32,10 +34,11 @@ use super::help;
 use super::read::{self, Form};
 use crate::machine::MachineType;
 use crate::resolve::object::check_id;
+use crate::throttling;
 use names::Keys;
 
-/// Limits on what a disk may do: only "none" can be had.
-const THROTTLING: &str = "throttling.";
+/// The group whose limits a drive has.
+const GROUP: &str = "throttling.group";
 /// The most formats over each other above a file that is named.
 const DEEPEST_FILE: usize = 8;
 /// Nodes that have no other node below them.
@@ -70,8 +73,9 @@ pub(super) fn take(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem
     if matches!(options.format.as_deref(), Some("help" | "?")) {
         return Ok(Step::Print(formats()));
     }
-    refuse_unmet(&options, &mut keys)?;
+    refuse_unmet(&options)?;
     let write_cache = cache(&options, &mut keys)?;
+    let throttling = limits(&mut keys)?;
     let (node, behind, recognised) = node(&options, keys)?;
     draft.drives.push((
         given.typed.to_owned(),
@@ -81,6 +85,7 @@ pub(super) fn take(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem
             behind,
             recognised,
             write_cache,
+            throttling,
         },
     ));
     Ok(Step::Next)
@@ -94,6 +99,7 @@ pub(super) struct Drive {
     behind: Option<Behind>,
     recognised: bool,
     write_cache: bool,
+    throttling: (Option<String>, ThrottleLimits),
 }
 
 /// Disks of drives, each with the option that asked for it, as typed.
@@ -139,6 +145,7 @@ pub(super) fn resolve(
             recognised: drive.recognised,
             write_cache: drive.write_cache,
             on_error: [drive.options.rerror, drive.options.werror],
+            throttling: drive.throttling,
         });
     }
     Ok((specs, disks))
@@ -155,12 +162,8 @@ fn formats() -> String {
     text + "\nSupported formats (read-only):\n"
 }
 
-fn refuse_unmet(options: &DriveOptions, keys: &mut Keys) -> Result<(), Problem> {
+fn refuse_unmet(options: &DriveOptions) -> Result<(), Problem> {
     let media = options.media.as_deref().unwrap_or("disk");
-    let limit = keys
-        .take_all(THROTTLING)
-        .into_iter()
-        .find(|(_, value)| value != "0");
     let unmet = [
         (
             options.snapshot == Some(true),
@@ -174,15 +177,30 @@ fn refuse_unmet(options: &DriveOptions, keys: &mut Keys) -> Result<(), Problem> 
             media != "disk",
             "media: there are only disks; say media=disk or leave it out",
         ),
-        (
-            limit.is_some(),
-            "throttling: disks have no limits; leave it out",
-        ),
     ];
     match unmet.iter().find(|(wanted, _)| *wanted) {
         Some((_, why)) => Err(Problem::new(*why)),
         None => Ok(()),
     }
+}
+
+/// The group that is named, and the limits: `throttling.bps-total` and the others, or `bps` and the
+/// others by their older names.
+fn limits(keys: &mut Keys) -> Result<(Option<String>, ThrottleLimits), Problem> {
+    let group = keys.take(GROUP);
+    let mut typed = Vec::new();
+    for (key, place) in throttling::keys_of_drives() {
+        let Some(value) = keys.take(&key) else {
+            continue;
+        };
+        if let Some((other, ..)) = typed.iter().find(|(_, known, _)| *known == place) {
+            return Err(Problem::new(format!(
+                "'{other}' and its alias '{key}' can't be used at the same time"
+            )));
+        }
+        typed.push((key, place, value));
+    }
+    Ok((group, throttling::of_drive(&typed)?))
 }
 
 /// Takes `cache=MODE` apart; tells whether the guest sees a write cache.

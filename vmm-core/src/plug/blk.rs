@@ -52,6 +52,10 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
         .attach(medium, &plug.name, usage)
         .map_err(|error| QmpError::from_error(&error))?;
     plug.claim(Claim::Node(medium.clone()));
+    let root = match &drive {
+        Some(drive) => root.limited_by(drive.limiter.clone()),
+        None => root,
+    };
     let [drive_rerror, drive_werror] = drive.as_ref().map_or([None; 2], |drive| drive.on_error);
     let logical = options.logical_block_size.unwrap_or(BLOCK_SIZE);
     let physical = options.physical_block_size.unwrap_or(logical);

@@ -185,6 +185,10 @@ fn attach(
     let medium = drive.as_ref().map_or(name, |drive| &drive.node);
     let root = plug.vm.attach_medium(medium, &plug.name, kind, share_rw)?;
     plug.claim(Claim::Node(medium.to_owned()));
+    let root = match &drive {
+        Some(drive) => root.limited_by(drive.limiter.clone()),
+        None => root,
+    };
     Ok((root, drive.is_none_or(|drive| drive.write_cache)))
 }
 

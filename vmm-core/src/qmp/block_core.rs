@@ -3,8 +3,7 @@
 use block::format::qcow2::ImageError;
 use block::job::Jobs;
 use block::spec::{BackingSpec, DriverSpec};
-use block::throttle::Rate;
-use block::{BlockError, NodeRef, NodeView};
+use block::{BlockError, Limiter, NodeRef, NodeView};
 use devices::scsi::ScsiUnit;
 use qapi_schema::block_core::{
     BlockCommit, BlockDeviceInfo, BlockDeviceIoStatus, BlockInfo, BlockJobCancel, BlockJobComplete,
@@ -23,6 +22,7 @@ use crate::drives::Drive;
 use crate::jobs::{self, End};
 use crate::plug::VIRTIO_CHILD;
 use crate::resolve;
+use crate::throttling;
 use crate::transaction::Action;
 use crate::vm::Vm;
 
@@ -81,12 +81,13 @@ impl Commands for Vm {
                 .graph
                 .node(&drive.node)
                 .ok()
-                .map(|node| node_info(&node)),
+                .map(|node| medium_info(&node, &drive.limiter)),
             io_status: None,
         });
         let info = self.disks().map(|disk| {
             let node = disk.node_name();
             let tray = disk.device.tray();
+            let limiter = disk.device.limiter();
             BlockInfo {
                 device: self.drive_of(&node),
                 qdev: Some(disk.path),
@@ -94,7 +95,11 @@ impl Commands for Vm {
                 removable: tray.is_some(),
                 locked: tray.is_some_and(ScsiUnit::is_locked),
                 tray_open: tray.map(ScsiUnit::is_open),
-                inserted: self.graph.node(&node).ok().map(|node| node_info(&node)),
+                inserted: self
+                    .graph
+                    .node(&node)
+                    .ok()
+                    .map(|node| medium_info(&node, limiter)),
                 io_status: Some(BlockDeviceIoStatus::Ok),
             }
         });
@@ -346,12 +351,23 @@ impl Vm {
             }
             error
         })?;
+        let node = node.name().to_owned();
+        let limiter = Limiter::default();
+        let (group, limits) = drive.throttling;
+        let limited = self
+            .graph
+            .limit(&limiter, &drive.id, group.as_deref(), limits);
+        if let Err(error) = limited {
+            drop(self.graph.remove_drive(&node));
+            return Err(QmpError::from_error(&error));
+        }
         self.drives.add(
             drive.id,
             Drive {
-                node: node.name().to_owned(),
+                node,
                 write_cache: drive.write_cache,
                 on_error: drive.on_error,
+                limiter,
             },
         );
         Ok(())
@@ -419,10 +435,7 @@ fn node_info(view: &NodeView<'_>) -> BlockDeviceInfo {
     let options = node.options();
     let details = node.details();
     let backing = details.and_then(|details| details.backing);
-    let group = view.throttle_group();
-    let limits = group.map(block::ThrottleGroup::limits).unwrap_or_default();
-    let shown = |rate: Rate| i64::try_from(rate.average).unwrap_or(i64::MAX);
-    BlockDeviceInfo {
+    let mut info = BlockDeviceInfo {
         file: view.filename().to_owned(),
         node_name: Some(node.name().to_owned()),
         ro: node.is_read_only(),
@@ -436,14 +449,27 @@ fn node_info(view: &NodeView<'_>) -> BlockDeviceInfo {
             block::spec::DetectZeroes::On => BlockdevDetectZeroesOptions::On,
             block::spec::DetectZeroes::Unmap => BlockdevDetectZeroesOptions::Unmap,
         },
-        bps: shown(limits.bytes.total),
-        bps_rd: shown(limits.bytes.read),
-        bps_wr: shown(limits.bytes.write),
-        iops: shown(limits.requests.total),
-        iops_rd: shown(limits.requests.read),
-        iops_wr: shown(limits.requests.write),
-        group: group.map(|group| group.name().to_owned()),
+        bps: 0,
+        bps_rd: 0,
+        bps_wr: 0,
+        iops: 0,
+        iops_rd: 0,
+        iops_wr: 0,
         image: image_info(view),
+        bps_max: None,
+        bps_rd_max: None,
+        bps_wr_max: None,
+        iops_max: None,
+        iops_rd_max: None,
+        iops_wr_max: None,
+        bps_max_length: None,
+        bps_rd_max_length: None,
+        bps_wr_max_length: None,
+        iops_max_length: None,
+        iops_rd_max_length: None,
+        iops_wr_max_length: None,
+        iops_size: None,
+        group: None,
         cache: BlockdevCacheInfo {
             writeback: true,
             direct: options.cache.direct,
@@ -451,7 +477,20 @@ fn node_info(view: &NodeView<'_>) -> BlockDeviceInfo {
         },
         write_threshold: i64::try_from(node.write_threshold()).unwrap_or(i64::MAX),
         dirty_bitmaps: infos(node.bitmaps()),
+    };
+    if let Some(group) = view.throttle_group() {
+        throttling::show(&mut info, &group);
     }
+    info
+}
+
+/// What is in a disk or drive, with the limits that it has itself.
+fn medium_info(view: &NodeView<'_>, limiter: &Limiter) -> BlockDeviceInfo {
+    let mut info = node_info(view);
+    if let Some(group) = limiter.group() {
+        throttling::show(&mut info, &group);
+    }
+    info
 }
 
 /// How many nodes are behind a node.

@@ -8,6 +8,7 @@ mod block_core;
 mod block_create;
 mod block_graph;
 mod block_stats;
+mod block_throttle;
 mod block_watch;
 mod char;
 mod cpu_models;

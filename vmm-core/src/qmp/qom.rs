@@ -138,8 +138,11 @@ impl Vm {
         let shown = throttling::shown(limits);
         self.objects
             .add(door, &self.rings, id.clone(), spec, shown)?;
-        self.graph.add_throttle_group(id, limits);
-        Ok(())
+        let added = self.graph.add_throttle_group(id.clone(), limits);
+        added.map_err(|error| match self.objects.remove(&id) {
+            Ok(()) => QmpError::from_error(&error),
+            Err(error) => error,
+        })
     }
 
     fn set_throttle_group(

@@ -14,8 +14,8 @@ use std::sync::Arc;
 use monitor::Call;
 use qapi_schema::{
     Module, QmpError, Reply, balloon, block_bitmaps, block_core, block_create, block_graph,
-    block_stats, block_watch, char, drivers, input, job, machine, migration, misc, net, open_hook,
-    pci, qdev, qom, run_state, sandbox, scsi, transaction,
+    block_stats, block_throttle, block_watch, char, drivers, input, job, machine, migration, misc,
+    net, open_hook, pci, qdev, qom, run_state, sandbox, scsi, transaction,
 };
 
 use serde_json::Value;
@@ -110,6 +110,7 @@ impl Vm {
             Module::BlockCreate => block_create::dispatch(self, name, call, arguments),
             Module::BlockGraph => block_graph::dispatch(self, name, call, arguments),
             Module::BlockStats => block_stats::dispatch(self, name, call, arguments),
+            Module::BlockThrottle => block_throttle::dispatch(self, name, call, arguments),
             Module::BlockWatch => block_watch::dispatch(self, name, call, arguments),
             Module::Char => char::dispatch(self, name, call, arguments),
             Module::Job => job::dispatch(self, name, call, arguments),

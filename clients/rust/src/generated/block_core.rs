@@ -1326,11 +1326,50 @@ pub struct BlockDeviceInfo {
     pub iops_rd: i64,
     /// The same for writes.
     pub iops_wr: i64,
-    /// The throttle-group whose limits those are; only of a node throttle.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
     /// What is stored in it.
     pub image: ImageInfo,
+    /// The limit of a burst that `bps` has; only with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_max: Option<i64>,
+    /// The limit of a burst that `bps_rd` has; only with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_rd_max: Option<i64>,
+    /// The limit of a burst that `bps_wr` has; only with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_wr_max: Option<i64>,
+    /// The limit of a burst that `iops` has; only with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_max: Option<i64>,
+    /// The limit of a burst that `iops_rd` has; only with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_rd_max: Option<i64>,
+    /// The limit of a burst that `iops_wr` has; only with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_wr_max: Option<i64>,
+    /// For how many seconds that burst can last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_max_length: Option<i64>,
+    /// For how many seconds that burst can last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_rd_max_length: Option<i64>,
+    /// For how many seconds that burst can last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bps_wr_max_length: Option<i64>,
+    /// For how many seconds that burst can last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_max_length: Option<i64>,
+    /// For how many seconds that burst can last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_rd_max_length: Option<i64>,
+    /// For how many seconds that burst can last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_wr_max_length: Option<i64>,
+    /// A larger request counts as several of this many bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iops_size: Option<i64>,
+    /// The throttle-group whose limits those are: the disk's own, or those of a node throttle.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// How it is cached.
     pub cache: BlockdevCacheInfo,
     /// The offset whose writing causes an event; 0 means none.

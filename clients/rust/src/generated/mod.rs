@@ -50,6 +50,9 @@ pub mod block_graph;
 /// Disks: what they were asked.
 pub mod block_stats;
 
+/// Limits on what disks may do.
+pub mod block_throttle;
+
 /// What is to be told of disks.
 pub mod block_watch;
 

@@ -14,6 +14,7 @@ import type {
   BlockDirtyBitmapAdd,
   BlockDirtyBitmapMerge,
   BlockDirtyBitmapSha256,
+  BlockIOThrottle,
   BlockInfo,
   BlockJobCancelArguments,
   BlockJobCompleteArguments,
@@ -825,6 +826,18 @@ export abstract class Commands extends Caller {
    */
   queryBlockstats(args: QueryBlockstatsArguments = {}): Promise<BlockStats[]> {
     return this.run("query-blockstats", args);
+  }
+
+  /**
+   * Limits what a disk may read and write; what waits meanwhile keeps its place. All limits 0 lift
+   * them. Discards are not limited. While a command needs everything in flight to end, nothing
+   * waits, and what goes through is counted.
+   *
+   * @throws - DeviceNotFound: there is no such disk. - neither or both of `device` and `id` are
+   * given. - the drive has no medium. - the limits make no sense together.
+   */
+  blockSetIoThrottle(args: BlockIOThrottle): Promise<void> {
+    return this.run("block_set_io_throttle", args);
   }
 
   /**

@@ -2451,10 +2451,36 @@ export interface BlockDeviceInfo {
   iops_rd: number;
   /** The same for writes. */
   iops_wr: number;
-  /** The throttle-group whose limits those are; only of a node throttle. */
-  group?: string;
   /** What is stored in it. */
   image: ImageInfo;
+  /** The limit of a burst that `bps` has; only with one. */
+  bps_max?: number;
+  /** The limit of a burst that `bps_rd` has; only with one. */
+  bps_rd_max?: number;
+  /** The limit of a burst that `bps_wr` has; only with one. */
+  bps_wr_max?: number;
+  /** The limit of a burst that `iops` has; only with one. */
+  iops_max?: number;
+  /** The limit of a burst that `iops_rd` has; only with one. */
+  iops_rd_max?: number;
+  /** The limit of a burst that `iops_wr` has; only with one. */
+  iops_wr_max?: number;
+  /** For how many seconds that burst can last. */
+  bps_max_length?: number;
+  /** For how many seconds that burst can last. */
+  bps_rd_max_length?: number;
+  /** For how many seconds that burst can last. */
+  bps_wr_max_length?: number;
+  /** For how many seconds that burst can last. */
+  iops_max_length?: number;
+  /** For how many seconds that burst can last. */
+  iops_rd_max_length?: number;
+  /** For how many seconds that burst can last. */
+  iops_wr_max_length?: number;
+  /** A larger request counts as several of this many bytes. */
+  iops_size?: number;
+  /** The throttle-group whose limits those are: the disk's own, or those of a node throttle. */
+  group?: string;
   /** How it is cached. */
   cache: BlockdevCacheInfo;
   /** The offset whose writing causes an event; 0 means none. */
@@ -3026,6 +3052,75 @@ export interface BlockStats {
 export interface QueryBlockstatsArguments {
   /** Whether to list nodes instead of disks (default: false). */
   "query-nodes"?: boolean;
+}
+
+/** How much a disk may move. A limit for all excludes those for reads or writes. */
+export interface BlockIOThrottle {
+  /** The drive, by its id. */
+  device?: string;
+  /** The disk, by its device's id or its path in the object tree. */
+  id?: string;
+  /** How many bytes in a second; 0 is no limit. */
+  bps: number;
+  /** How many bytes read in a second; 0 is no limit. */
+  bps_rd: number;
+  /** How many bytes written in a second; 0 is no limit. */
+  bps_wr: number;
+  /** How many requests in a second; 0 is no limit. */
+  iops: number;
+  /** How many requests that read in a second; 0 is no limit. */
+  iops_rd: number;
+  /** How many requests that write in a second; 0 is no limit. */
+  iops_wr: number;
+  /**
+   * The same as `bps` in a burst, at least as much; 0 is a tenth of a second at once (default: 0).
+   */
+  bps_max?: number;
+  /**
+   * The same as `bps_rd` in a burst, at least as much; 0 is a tenth of a second at once (default:
+   * 0).
+   */
+  bps_rd_max?: number;
+  /**
+   * The same as `bps_wr` in a burst, at least as much; 0 is a tenth of a second at once (default:
+   * 0).
+   */
+  bps_wr_max?: number;
+  /**
+   * The same as `iops` in a burst, at least as much; 0 is a tenth of a second at once (default:
+   * 0).
+   */
+  iops_max?: number;
+  /**
+   * The same as `iops_rd` in a burst, at least as much; 0 is a tenth of a second at once (default:
+   * 0).
+   */
+  iops_rd_max?: number;
+  /**
+   * The same as `iops_wr` in a burst, at least as much; 0 is a tenth of a second at once (default:
+   * 0).
+   */
+  iops_wr_max?: number;
+  /** For how many seconds a burst of `bps_max` can last (default: 1). */
+  bps_max_length?: number;
+  /** For how many seconds a burst of `bps_rd_max` can last (default: 1). */
+  bps_rd_max_length?: number;
+  /** For how many seconds a burst of `bps_wr_max` can last (default: 1). */
+  bps_wr_max_length?: number;
+  /** For how many seconds a burst of `iops_max` can last (default: 1). */
+  iops_max_length?: number;
+  /** For how many seconds a burst of `iops_rd_max` can last (default: 1). */
+  iops_rd_max_length?: number;
+  /** For how many seconds a burst of `iops_wr_max` can last (default: 1). */
+  iops_wr_max_length?: number;
+  /** A larger request counts as several of this many bytes; 0 counts each as one (default: 0). */
+  iops_size?: number;
+  /**
+   * The group whose limits the disk has; those given here become the limits of the whole group. It
+   * is made if it is not there, and goes with the last disk in it. (default: the group that the
+   * disk is in, else one of the name that the disk was called by).
+   */
+  group?: string;
 }
 
 /** Arguments of command `block-set-write-threshold`. */

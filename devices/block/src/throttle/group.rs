@@ -43,7 +43,7 @@ struct State {
     writes: Turns,
     next_ticket: u64,
     next_member: u64,
-    /// The nodes of the group, by number.
+    /// Who is in the group, by number.
     members: Vec<(u64, String)>,
 }
 
@@ -112,13 +112,13 @@ impl ThrottleGroup {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// A node of the group, if there is one.
+    /// A node or user of the group, if there is one.
     pub fn first_member(&self) -> Option<String> {
         let state = self.state();
         state.members.first().map(|(_, node)| node.clone())
     }
 
-    /// One more node of the group.
+    /// One more node, or user, of the group.
     #[must_use]
     pub fn join(self: &Arc<Self>, node: &str) -> Member {
         let mut state = self.state();
@@ -145,7 +145,7 @@ impl fmt::Debug for ThrottleGroup {
     }
 }
 
-/// A node's place in a group. It goes when the node does.
+/// A node's or user's place in a group. It goes when they do.
 #[derive(Debug)]
 pub struct Member {
     group: Arc<ThrottleGroup>,
@@ -153,6 +153,11 @@ pub struct Member {
 }
 
 impl Member {
+    /// Whose limits it has.
+    pub(super) fn group(&self) -> &Arc<ThrottleGroup> {
+        &self.group
+    }
+
     /// Whether a request may have to wait: one load.
     pub fn is_limited(&self) -> bool {
         self.group.is_limited()

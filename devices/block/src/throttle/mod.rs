@@ -3,7 +3,7 @@
 //! ```text
 //!   node 'throttle' ─┐             ┌─ buckets: how long until one more may go?   (pure: time is given)
 //!   node 'throttle' ─┼─► ThrottleGroup
-//!   node 'throttle' ─┘             └─ turns: whose request is next?              (pure)
+//!   a disk's Limiter ┘             └─ turns: whose request is next?              (pure)
 //!                                         │
 //!                         the request sleeps on its own io-thread's timer
 //! ```
@@ -12,13 +12,15 @@
 //! Where a group has no limits, asking is one load.
 //!
 //! Read next: `limits` (what can be said), `buckets` (what that means), `turns` (fairness), `group`
-//! (how a request waits).
+//! (how a request waits), `limiter` (a user's own place in a group).
 
 mod buckets;
 mod group;
+mod limiter;
 mod limits;
 mod turns;
 
 pub use buckets::Direction;
 pub use group::{Member, ThrottleGroup};
+pub use limiter::Limiter;
 pub use limits::{LimitsError, Rate, Rates, ThrottleLimits};

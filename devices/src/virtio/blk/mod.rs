@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 
 use block::job::{ErrorAction, OnError};
-use block::{Account, BlockError, IoThread, NodeRef, Root, Totals};
+use block::{Account, BlockError, IoThread, Limiter, NodeRef, Root, Totals};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
     VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY,
@@ -264,6 +264,11 @@ impl VirtioBlk {
     /// The bytes of one of its blocks.
     pub fn block_size(&self) -> u32 {
         self.spec.logical_block_size
+    }
+
+    /// What its reads and writes ask before they go.
+    pub fn limiter(&self) -> &Limiter {
+        self.disk.root.limiter()
     }
 
     /// The node it stands on.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use block::job::ErrorAction;
+use block::throttle::Direction;
 use block::{GuestView, Io, Operation, Outcome, Segments, WriteFlags, ZeroFlags};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
@@ -338,6 +339,8 @@ impl Request {
         let offset = disk
             .locate(self.sector, self.data.len())
             .ok_or(Refusal::Invalid)?;
+        let (limiter, len) = (disk.root.limiter(), self.data.len());
+        limiter.pass(io, Direction::Read, len).await?;
         Ok(disk.node().read(io, offset, self.data.all()).await?)
     }
 
@@ -348,6 +351,8 @@ impl Request {
         if disk.node().is_read_only() {
             return Err(Refusal::Invalid);
         }
+        let (limiter, len) = (disk.root.limiter(), self.data.len());
+        limiter.pass(io, Direction::Write, len).await?;
         let flags = WriteFlags {
             durable: disk.is_writethrough(),
             ..WriteFlags::default()
@@ -412,6 +417,7 @@ impl Request {
         if self.kind == Kind::Discard {
             return Ok(disk.node().discard(io, offset, len).await?);
         }
+        disk.root.limiter().pass(io, Direction::Write, len).await?;
         let unmap = range.flags.get() & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;
         let flags = ZeroFlags {
             unmap,

@@ -38,15 +38,6 @@ impl Keys {
         self.0.shift_remove(key)
     }
 
-    /// Takes every key that begins so.
-    pub(super) fn take_all(&mut self, start: &str) -> Vec<(String, String)> {
-        let (taken, left): (Vec<_>, Vec<_>) = std::mem::take(&mut self.0)
-            .into_iter()
-            .partition(|(key, _)| key.starts_with(start));
-        self.0 = left.into_iter().collect();
-        taken
-    }
-
     /// As an option's argument.
     pub(super) fn to_text(&self) -> String {
         let parts = self.0.iter();

@@ -105,6 +105,21 @@ fn the_modes_of_a_cache_are_switches_of_the_node_and_of_the_disk() {
 }
 
 #[test]
+fn limits_of_a_drive_are_said_by_either_name_and_for_a_group() {
+    let of = |text: &str| config(&["-drive", text]).drives.remove(0).throttling;
+    let (group, limits) = of(
+        "file=/a,format=raw,throttling.bps-read=7,iops=5,iops_max=9,\
+                              throttling.group=g",
+    );
+    assert_eq!(group.as_deref(), Some("g"));
+    assert_eq!(limits.bytes.read.average, 7);
+    let total = limits.requests.total;
+    assert_eq!((total.average, total.burst), (5, 9));
+    let (group, limits) = of("file=/a,format=raw,throttling.bps-total=0");
+    assert!(group.is_none() && !limits.any());
+}
+
+#[test]
 fn what_a_drive_cannot_be_is_said() {
     for (text, wanted) in [
         ("if=none", "wanted an image"),
@@ -122,7 +137,19 @@ fn what_a_drive_cannot_be_is_said() {
         ("file=/a,format=raw,if=ide", "does not accept value 'ide'"),
         ("file=/a,format=raw,snapshot=on", "snapshot=on"),
         ("file=/a,format=raw,media=cdrom", "media"),
-        ("file=/a,format=raw,throttling.iops-total=5", "throttling"),
+        (
+            "file=/a,format=raw,throttling.iops-total=5M",
+            "'throttling.iops-total' expects a number",
+        ),
+        (
+            "file=/a,format=raw,bps=5,throttling.bps-total=5",
+            "at the same time",
+        ),
+        (
+            "file=/a,format=raw,iops_max=5",
+            "require corresponding bps/iops values",
+        ),
+        ("file=/a,format=raw,throttling.iops=5", "'throttling"),
         (
             "file=/a,format=raw,cache=fast",
             "invalid cache option 'fast'",

@@ -2,6 +2,7 @@
 
 mod broken;
 mod driver;
+mod limits;
 mod nodes;
 
 use std::io::Write;
