@@ -12,6 +12,8 @@ use crate::artifacts::{Kernel, Module};
 pub const GUEST_MODULES: &[&str] = &[
     "virtio_blk",
     "virtio-rng",
+    "virtio_net",
+    "vmw_vsock_virtio_transport",
     "evdev",
     "button",
     "pvpanic-mmio",

@@ -33,6 +33,7 @@ pub mod job_server;
 pub mod kernels;
 pub mod lab;
 pub mod lines;
+pub mod network;
 pub mod qmp;
 pub mod sealed;
 pub mod stray;

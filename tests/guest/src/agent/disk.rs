@@ -140,7 +140,7 @@ fn find(serial: &str) -> Option<String> {
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
-fn until<T>(seconds: u64, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+pub(super) fn until<T>(seconds: u64, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
         if let Some(found) = look() {

@@ -6,7 +6,9 @@
 pub(crate) mod disk;
 mod files;
 mod ledger;
+mod net;
 pub(crate) mod system;
+mod transfer;
 
 use std::io;
 
@@ -30,6 +32,16 @@ const CALLS: &[(&str, Call)] = &[
     ("ledger-start", ledger::start),
     ("ledger-count", ledger::count),
     ("ledger-stop", ledger::stop),
+    ("cards", |_| net::list()),
+    ("card-wait", net::wait),
+    ("card-wait-gone", net::wait_gone),
+    ("card-wait-carrier", net::wait_carrier),
+    ("card-up", net::up),
+    ("card-address", net::set_address),
+    ("card-channels", net::channels),
+    ("card-set-channels", net::set_channels),
+    ("send", transfer::send),
+    ("receive", transfer::receive),
     ("port-write", files::port_write),
     ("port-read", files::port_read),
     ("run", system::run),
