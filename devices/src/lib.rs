@@ -24,5 +24,6 @@ pub mod reactor;
 pub mod repeats;
 pub mod scsi;
 pub mod serial;
+pub mod vhost;
 pub mod virtio;
 pub mod vm_clock;

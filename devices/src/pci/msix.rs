@@ -151,14 +151,11 @@ impl Msix {
         vector.interrupt.trigger();
     }
 
-    /// The eventfd of vector `index` while it is open.
+    /// The eventfd of vector `index`. What is written to it while the vector is masked is delivered
+    /// when it is unmasked; the pending bit does not show it.
     #[must_use]
     pub fn eventfd(&self, index: u16) -> Option<BorrowedFd<'_>> {
-        let vector = self.vectors.get(usize::from(index))?;
-        vector
-            .open
-            .load(Ordering::SeqCst)
-            .then(|| vector.interrupt.eventfd())?
+        self.vectors.get(usize::from(index))?.interrupt.eventfd()
     }
 
     /// Everything masked and disabled, nothing pending.

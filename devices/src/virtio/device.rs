@@ -80,6 +80,13 @@ pub trait VirtioDevice: Send + Sync {
     /// only when nothing is in flight on it.
     fn stop_queue(&self, index: usize) -> Option<QueueState>;
 
+    /// The interrupt of a started queue may be another eventfd from now on, or none. Of interest to
+    /// devices whose queues are served outside of this process.
+    fn interrupt_moved(&self, _index: usize) {}
+
+    /// Guest memory has other regions from now on. Of interest to the same devices.
+    fn memory_changed(&self) {}
+
     /// Forgets what was negotiated. All queues are stopped.
     fn reset(&self);
 }

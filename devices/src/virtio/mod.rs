@@ -23,3 +23,4 @@ mod ring;
 pub mod rng;
 pub mod scsi;
 pub mod transport;
+pub mod vsock;

@@ -239,6 +239,12 @@ impl Interrupt for Vector {
 
     fn eventfd(&self) -> Option<BorrowedFd<'_>> {
         self.lent.store(true, Ordering::Release);
+        // Masked before it was lent, it may be attached still.
+        if !self.unmasked.load(Ordering::Acquire)
+            && let Err(error) = self.attach(false)
+        {
+            tracing::debug!(gsi = self.gsi, %error, "a masked vector stays attached");
+        }
         // SAFETY: the eventfd is open as long as `self` lives, which the borrow cannot outlive.
         Some(unsafe { BorrowedFd::borrow_raw(self.event.as_raw_fd()) })
     }

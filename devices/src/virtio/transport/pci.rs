@@ -230,7 +230,11 @@ impl PciFunction for VirtioPci {
             self.flush_window();
         }
         let control = self.core.config().load16(self.places.msix + 2);
+        let was_enabled = self.msix.enabled();
         self.msix.set_control(control);
+        if was_enabled != self.msix.enabled() {
+            self.registers.interrupts_moved();
+        }
         self.signals.disable_line(self.core.intx_disabled());
     }
 

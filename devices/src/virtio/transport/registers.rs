@@ -204,6 +204,15 @@ impl Registers {
         self.reset_locked(&mut negotiation);
     }
 
+    /// The driver has enabled or disabled MSI-X: all interrupts go another way.
+    pub fn interrupts_moved(&self) {
+        for (index, queue) in self.lock().queues.iter().enumerate() {
+            if matches!(queue.place, Place::Running) {
+                self.device.interrupt_moved(index);
+            }
+        }
+    }
+
     fn reset_locked(&self, negotiation: &mut Negotiation) {
         for (index, queue) in negotiation.queues.iter().enumerate() {
             if matches!(queue.place, Place::Running) {
@@ -384,6 +393,11 @@ impl Registers {
                 let queue = usize::from(negotiation.queue_select);
                 self.signals
                     .set_queue_vector(queue, u16::from_le_bytes([a, b]));
+                if let Some(selected) = negotiation.selected()
+                    && matches!(selected.place, Place::Running)
+                {
+                    self.device.interrupt_moved(queue);
+                }
             }
             (0x1c, &[a, b]) => self.enable(negotiation, u16::from_le_bytes([a, b])),
             (0x20..=0x37, _) => write_ring(negotiation, offset - 0x20, data),
