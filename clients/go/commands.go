@@ -1230,6 +1230,31 @@ func (c *Conn) BlockSetWriteThreshold(ctx context.Context, args BlockSetWriteThr
 	return c.Execute(ctx, "block-set-write-threshold", args, nil)
 }
 
+// BlockLatencyHistogramSetArguments is what BlockLatencyHistogramSet takes.
+type BlockLatencyHistogramSetArguments struct {
+	// The disk, by its device's id or its path in the object tree.
+	ID string `json:"id"`
+	// Where one bin ends and the next begins, in nanoseconds, ascending from above 0: for whatever
+	// is not given below.
+	Boundaries []uint64 `json:"boundaries,omitempty"`
+	// The same for reads.
+	BoundariesRead []uint64 `json:"boundaries-read,omitempty"`
+	// The same for writes.
+	BoundariesWrite []uint64 `json:"boundaries-write,omitempty"`
+	// The same for flushes.
+	BoundariesFlush []uint64 `json:"boundaries-flush,omitempty"`
+}
+
+// BlockLatencyHistogramSet: Has the times counted that a disk's requests take: query-blockstats
+// tells them. What was counted before is forgotten. Without any boundaries nothing is counted any
+// more.
+//
+// Errors: - DeviceNotFound: there is no such disk - boundaries do not ascend: what came before
+// them has its new ones by then.
+func (c *Conn) BlockLatencyHistogramSet(ctx context.Context, args BlockLatencyHistogramSetArguments) error {
+	return c.Execute(ctx, "block-latency-histogram-set", args, nil)
+}
+
 // TransactionArguments is what Transaction takes.
 type TransactionArguments struct {
 	// What to do, in this order.

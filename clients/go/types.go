@@ -3647,6 +3647,14 @@ type BlockDeviceTimedStats struct {
 	AvgZoneAppendQueueDepth float64 `json:"avg_zone_append_queue_depth"`
 }
 
+// BlockLatencyHistogramInfo: How long requests took.
+type BlockLatencyHistogramInfo struct {
+	// Where one bin ends and the next begins, in nanoseconds.
+	Boundaries []uint64 `json:"boundaries"`
+	// How many requests there were in each bin: one more than boundaries.
+	Bins []uint64 `json:"bins"`
+}
+
 // BlockDeviceStats: What a disk or a node was asked since it was made.
 //
 // An operation is *done*, *failed* by the storage, or *invalid*: it asked for what cannot be, such
@@ -3720,6 +3728,12 @@ type BlockDeviceStats struct {
 	AccountFailed bool `json:"account_failed"`
 	// One entry for each interval that was asked for: none can be.
 	TimedStats []BlockDeviceTimedStats `json:"timed_stats"`
+	// How long reads took, if that was asked for.
+	RdLatencyHistogram *BlockLatencyHistogramInfo `json:"rd_latency_histogram,omitempty"`
+	// How long writes took, if that was asked for.
+	WrLatencyHistogram *BlockLatencyHistogramInfo `json:"wr_latency_histogram,omitempty"`
+	// How long flushes took, if that was asked for.
+	FlushLatencyHistogram *BlockLatencyHistogramInfo `json:"flush_latency_histogram,omitempty"`
 }
 
 // BlockStats: What one disk or one node was asked.

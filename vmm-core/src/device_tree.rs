@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use block::{Limiter, NodeRef, Totals};
+use block::{Histograms, Limiter, NodeRef, Totals};
 use devices::scsi::ScsiUnit;
 use devices::virtio::balloon::VirtioBalloon;
 use devices::virtio::blk::VirtioBlk;
@@ -76,6 +76,14 @@ impl Disk {
         match self {
             Self::Virtio(disk) => disk.totals(),
             Self::Scsi(_, unit) => unit.totals(),
+        }
+    }
+
+    /// How long its requests took, where a client wants to know.
+    pub fn histograms(&self) -> &Histograms {
+        match self {
+            Self::Virtio(disk) => disk.histograms(),
+            Self::Scsi(_, unit) => unit.histograms(),
         }
     }
 

@@ -1245,6 +1245,35 @@ class AsyncCommands(AsyncCaller):
             {"node-name": node_name, "write-threshold": write_threshold},
         )
 
+    async def block_latency_histogram_set(
+        self,
+        id: str,
+        *,
+        boundaries: Optional[List[int]] = None,
+        boundaries_read: Optional[List[int]] = None,
+        boundaries_write: Optional[List[int]] = None,
+        boundaries_flush: Optional[List[int]] = None,
+    ) -> None:
+        """Has the times counted that a disk's requests take: query-blockstats tells them. What
+        was counted before is forgotten. Without any boundaries nothing is counted any more.
+
+        Args:
+            id: The disk, by its device's id or its path in the object tree.
+            boundaries: Where one bin ends and the next begins, in nanoseconds, ascending from
+                above 0: for whatever is not given below.
+            boundaries_read: The same for reads.
+            boundaries_write: The same for writes.
+            boundaries_flush: The same for flushes.
+
+        Raises:
+            - DeviceNotFound: there is no such disk.
+            - boundaries do not ascend: what came before them has its new ones by then.
+        """
+        await self._run(
+            "block-latency-histogram-set",
+            {"id": id, "boundaries": boundaries, "boundaries-read": boundaries_read, "boundaries-write": boundaries_write, "boundaries-flush": boundaries_flush},
+        )
+
     async def transaction(
         self,
         actions: List[TransactionAction],

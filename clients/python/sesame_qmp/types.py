@@ -3353,6 +3353,16 @@ class BlockDeviceTimedStats(Struct):
 
 
 @dataclass
+class BlockLatencyHistogramInfo(Struct):
+    """How long requests took."""
+
+    boundaries: List[int]
+    """Where one bin ends and the next begins, in nanoseconds."""
+    bins: List[int]
+    """How many requests there were in each bin: one more than boundaries."""
+
+
+@dataclass
 class BlockDeviceStats(Struct):
     """What a disk or a node was asked since it was made.
 
@@ -3394,6 +3404,9 @@ class BlockDeviceStats(Struct):
         "account_invalid": "account_invalid",
         "account_failed": "account_failed",
         "timed_stats": "timed_stats",
+        "rd_latency_histogram": "rd_latency_histogram",
+        "wr_latency_histogram": "wr_latency_histogram",
+        "flush_latency_histogram": "flush_latency_histogram",
     }
 
     rd_bytes: int
@@ -3466,6 +3479,12 @@ class BlockDeviceStats(Struct):
     """How long ago the last request ended, in nanoseconds; absent before the first, and for a
     node.
     """
+    rd_latency_histogram: Optional[BlockLatencyHistogramInfo] = None
+    """How long reads took, if that was asked for."""
+    wr_latency_histogram: Optional[BlockLatencyHistogramInfo] = None
+    """How long writes took, if that was asked for."""
+    flush_latency_histogram: Optional[BlockLatencyHistogramInfo] = None
+    """How long flushes took, if that was asked for."""
 
 
 @dataclass

@@ -45,6 +45,7 @@ pub mod engine;
 mod error;
 pub mod format;
 pub mod graph;
+pub mod histogram;
 pub mod job;
 pub mod node;
 mod node_ref;
@@ -70,6 +71,7 @@ pub use error::BlockError;
 pub use graph::change::Append;
 pub use graph::sketch::Sketch;
 pub use graph::{BlockGraph, GraphReopening, Grip, NodeView};
+pub use histogram::{Bins, Histograms};
 pub use node::{
     BlockNode, Extent, Intent, Limits, NodeRef, Place, ResizeError, ResizeFuture, Status,
     WriteFlags, ZeroFlags,

@@ -70,6 +70,7 @@ impl ScsiUnit {
             Err(_) => Outcome::Invalid,
         };
         self.account.enter_timed(operation, bytes, ended, started);
+        self.histograms.enter(operation, ended, started);
         outcome
     }
 

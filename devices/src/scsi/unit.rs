@@ -15,7 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use block::engine::executor::own_waker;
 use block::throttle::Direction;
-use block::{Account, BlockError, Drain, Io, Limiter, NodeRef, Root, Seat, Segments, Totals};
+use block::{
+    Account, BlockError, Drain, Histograms, Io, Limiter, NodeRef, Root, Seat, Segments, Totals,
+};
 
 use super::answers::{self, Medium};
 use super::command::Command;
@@ -134,6 +136,8 @@ pub struct ScsiUnit {
     pub(super) spec: ScsiUnitSpec,
     state: Mutex<State>,
     pub(super) account: Account,
+    /// How long requests took, where a client wants to know.
+    pub(super) histograms: Histograms,
     /// What its requests ask before they go, whatever medium is in.
     limiter: Limiter,
     failed_requests: Repeats,
@@ -164,6 +168,7 @@ impl ScsiUnit {
             spec,
             state: Mutex::default(),
             account: Account::new(),
+            histograms: Histograms::default(),
             limiter: medium
                 .as_ref()
                 .map(Root::limiter)
@@ -221,6 +226,11 @@ impl ScsiUnit {
     /// What the guest has asked of it until now.
     pub fn totals(&self) -> Totals {
         self.account.totals()
+    }
+
+    /// How long its requests took, where a client wants to know.
+    pub fn histograms(&self) -> &Histograms {
+        &self.histograms
     }
 
     /// Whether the tray is open.

@@ -151,6 +151,43 @@ impl crate::describe::Described for BlockDeviceTimedStats {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// How long requests took.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockLatencyHistogramInfo {
+    /// Where one bin ends and the next begins, in nanoseconds.
+    pub boundaries: Vec<u64>,
+    /// How many requests there were in each bin: one more than boundaries.
+    pub bins: Vec<u64>,
+}
+
+impl crate::input::FromMembers for BlockLatencyHistogramInfo {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            boundaries: members.required("boundaries")?,
+            bins: members.required("bins")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockLatencyHistogramInfo);
+
+impl crate::describe::Described for BlockLatencyHistogramInfo {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "boundaries",
+            "[uint64]",
+            "where one bin ends and the next begins, in nanoseconds",
+        ),
+        crate::describe::MemberSpec::required(
+            "bins",
+            "[uint64]",
+            "how many requests there were in each bin: one more than boundaries",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// What a disk or a node was asked since it was made.
 ///
 /// An operation is *done*, *failed* by the storage, or *invalid*: it asked for what cannot be,
@@ -226,6 +263,15 @@ pub struct BlockDeviceStats {
     pub account_failed: bool,
     /// One entry for each interval that was asked for: none can be.
     pub timed_stats: Vec<BlockDeviceTimedStats>,
+    /// How long reads took, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rd_latency_histogram: Option<BlockLatencyHistogramInfo>,
+    /// How long writes took, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wr_latency_histogram: Option<BlockLatencyHistogramInfo>,
+    /// How long flushes took, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flush_latency_histogram: Option<BlockLatencyHistogramInfo>,
 }
 
 impl crate::input::FromMembers for BlockDeviceStats {
@@ -266,6 +312,9 @@ impl crate::input::FromMembers for BlockDeviceStats {
             account_invalid: members.required("account_invalid")?,
             account_failed: members.required("account_failed")?,
             timed_stats: members.required("timed_stats")?,
+            rd_latency_histogram: members.optional("rd_latency_histogram")?,
+            wr_latency_histogram: members.optional("wr_latency_histogram")?,
+            flush_latency_histogram: members.optional("flush_latency_histogram")?,
         })
     }
 }
@@ -430,6 +479,21 @@ impl crate::describe::Described for BlockDeviceStats {
             "timed_stats",
             "[BlockDeviceTimedStats]",
             "one entry for each interval that was asked for: none can be",
+        ),
+        crate::describe::MemberSpec::optional(
+            "rd_latency_histogram",
+            "BlockLatencyHistogramInfo",
+            "how long reads took, if that was asked for",
+        ),
+        crate::describe::MemberSpec::optional(
+            "wr_latency_histogram",
+            "BlockLatencyHistogramInfo",
+            "how long writes took, if that was asked for",
+        ),
+        crate::describe::MemberSpec::optional(
+            "flush_latency_histogram",
+            "BlockLatencyHistogramInfo",
+            "how long flushes took, if that was asked for",
         ),
     ];
     const TAG: Option<&'static str> = None;

@@ -37,6 +37,75 @@ impl crate::describe::Described for BlockSetWriteThreshold {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Arguments of command `block-latency-histogram-set`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockLatencyHistogramSet {
+    /// The disk, by its device's id or its path in the object tree.
+    pub id: String,
+    /// Where one bin ends and the next begins, in nanoseconds, ascending from above 0: for
+    /// whatever is not given below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boundaries: Option<Vec<u64>>,
+    /// The same for reads.
+    #[serde(rename = "boundaries-read")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boundaries_read: Option<Vec<u64>>,
+    /// The same for writes.
+    #[serde(rename = "boundaries-write")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boundaries_write: Option<Vec<u64>>,
+    /// The same for flushes.
+    #[serde(rename = "boundaries-flush")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boundaries_flush: Option<Vec<u64>>,
+}
+
+impl crate::input::FromMembers for BlockLatencyHistogramSet {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.required("id")?,
+            boundaries: members.optional("boundaries")?,
+            boundaries_read: members.optional("boundaries-read")?,
+            boundaries_write: members.optional("boundaries-write")?,
+            boundaries_flush: members.optional("boundaries-flush")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockLatencyHistogramSet);
+
+impl crate::describe::Described for BlockLatencyHistogramSet {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "id",
+            "str",
+            "the disk, by its device's id or its path in the object tree",
+        ),
+        crate::describe::MemberSpec::optional(
+            "boundaries",
+            "[uint64]",
+            "where one bin ends and the next begins, in nanoseconds, ascending from above 0: for whatever is not given below",
+        ),
+        crate::describe::MemberSpec::optional(
+            "boundaries-read",
+            "[uint64]",
+            "the same for reads",
+        ),
+        crate::describe::MemberSpec::optional(
+            "boundaries-write",
+            "[uint64]",
+            "the same for writes",
+        ),
+        crate::describe::MemberSpec::optional(
+            "boundaries-flush",
+            "[uint64]",
+            "the same for flushes",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// Data of event `BLOCK_WRITE_THRESHOLD`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockWriteThreshold {
@@ -90,6 +159,16 @@ pub trait Commands {
         cx: &mut dyn crate::Context,
         args: BlockSetWriteThreshold,
     ) -> Result<(), crate::QmpError>;
+    /// Has the times counted that a disk's requests take: query-blockstats tells them. What was
+    /// counted before is forgotten. Without any boundaries nothing is counted any more.
+    ///
+    /// Errors: - DeviceNotFound: there is no such disk - boundaries do not ascend: what came
+    /// before them has its new ones by then.
+    fn block_latency_histogram_set(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockLatencyHistogramSet,
+    ) -> Result<(), crate::QmpError>;
 }
 
 /// Parses a command's arguments, runs it, and writes its reply.
@@ -103,6 +182,11 @@ pub fn dispatch(
         "block-set-write-threshold" => {
             let args = crate::input::arguments(arguments)?;
             handler.block_set_write_threshold(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "block-latency-histogram-set" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.block_latency_histogram_set(cx, args)?;
             Ok(crate::Reply::EMPTY)
         }
         _ => Err(crate::QmpError::command_not_found(name)),

@@ -274,7 +274,11 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         "Has an event come when a write goes beyond an offset of a node, so that thin storage can be made longer before it is full. It comes once; then the threshold is to be set again.",
         input : Some(generator.subschema_for:: <
         super::block_watch::BlockSetWriteThreshold > ()), output : None, }, Entry { name
-        : "transaction", description :
+        : "block-latency-histogram-set", description :
+        "Has the times counted that a disk's requests take: query-blockstats tells them. What was counted before is forgotten. Without any boundaries nothing is counted any more.",
+        input : Some(generator.subschema_for:: <
+        super::block_watch::BlockLatencyHistogramSet > ()), output : None, }, Entry {
+        name : "transaction", description :
         "Does all of several actions, or none of them. Everything that can fail (opening files, asking the open hook, checking who uses what) happens while the guest goes on; it waits only while the disks are exchanged: query-block-pauses tells how long.",
         input : Some(generator.subschema_for:: < super::transaction::Transaction > ()),
         output : None, }, Entry { name : "qom-list", description :

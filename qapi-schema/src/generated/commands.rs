@@ -239,7 +239,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 18usize,
-        name: "block-set-write-threshold",
+        name: "block-latency-histogram-set",
         module: Module::BlockWatch,
         allow_oob: false,
         allow_preconfig: true,
@@ -249,6 +249,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 19usize,
+        name: "block-set-write-threshold",
+        module: Module::BlockWatch,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 20usize,
         name: "block-stream",
         module: Module::BlockCore,
         allow_oob: false,
@@ -258,7 +268,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 20usize,
+        number: 21usize,
         name: "block_resize",
         module: Module::BlockCore,
         allow_oob: false,
@@ -268,7 +278,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 21usize,
+        number: 22usize,
         name: "block_set_io_throttle",
         module: Module::BlockThrottle,
         allow_oob: false,
@@ -278,7 +288,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 22usize,
+        number: 23usize,
         name: "blockdev-add",
         module: Module::BlockCore,
         allow_oob: false,
@@ -288,7 +298,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 23usize,
+        number: 24usize,
         name: "blockdev-close-tray",
         module: Module::Scsi,
         allow_oob: false,
@@ -298,7 +308,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 24usize,
+        number: 25usize,
         name: "blockdev-create",
         module: Module::BlockCreate,
         allow_oob: false,
@@ -308,7 +318,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 25usize,
+        number: 26usize,
         name: "blockdev-del",
         module: Module::BlockCore,
         allow_oob: false,
@@ -318,7 +328,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 26usize,
+        number: 27usize,
         name: "blockdev-insert-medium",
         module: Module::Scsi,
         allow_oob: false,
@@ -328,7 +338,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 27usize,
+        number: 28usize,
         name: "blockdev-open-tray",
         module: Module::Scsi,
         allow_oob: false,
@@ -338,7 +348,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 28usize,
+        number: 29usize,
         name: "blockdev-remove-medium",
         module: Module::Scsi,
         allow_oob: false,
@@ -348,7 +358,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 29usize,
+        number: 30usize,
         name: "blockdev-reopen",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -358,7 +368,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 30usize,
+        number: 31usize,
         name: "blockdev-snapshot",
         module: Module::BlockCore,
         allow_oob: false,
@@ -368,7 +378,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 31usize,
+        number: 32usize,
         name: "blockdev-snapshot-delete-internal-sync",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -378,7 +388,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 32usize,
+        number: 33usize,
         name: "blockdev-snapshot-internal-sync",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -388,7 +398,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 33usize,
+        number: 34usize,
         name: "blockdev-snapshot-sync",
         module: Module::BlockCore,
         allow_oob: false,
@@ -398,7 +408,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 34usize,
+        number: 35usize,
         name: "change-backing-file",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -408,7 +418,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 35usize,
+        number: 36usize,
         name: "chardev-add",
         module: Module::Char,
         allow_oob: false,
@@ -418,7 +428,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 36usize,
+        number: 37usize,
         name: "chardev-remove",
         module: Module::Char,
         allow_oob: false,
@@ -428,7 +438,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 37usize,
+        number: 38usize,
         name: "closefd",
         module: Module::Fds,
         allow_oob: false,
@@ -438,7 +448,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 38usize,
+        number: 39usize,
         name: "cont",
         module: Module::RunState,
         allow_oob: false,
@@ -448,7 +458,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 39usize,
+        number: 40usize,
         name: "device-list-properties",
         module: Module::Qdev,
         allow_oob: false,
@@ -458,7 +468,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 40usize,
+        number: 41usize,
         name: "device_add",
         module: Module::Qdev,
         allow_oob: false,
@@ -468,7 +478,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["json-cli", "json-cli-hotplug"],
     },
     crate::CommandSpec {
-        number: 41usize,
+        number: 42usize,
         name: "device_del",
         module: Module::Qdev,
         allow_oob: false,
@@ -478,7 +488,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 42usize,
+        number: 43usize,
         name: "eject",
         module: Module::Scsi,
         allow_oob: false,
@@ -488,7 +498,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 43usize,
+        number: 44usize,
         name: "fd-unclaimed-set",
         module: Module::Fds,
         allow_oob: false,
@@ -498,7 +508,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 44usize,
+        number: 45usize,
         name: "getfd",
         module: Module::Fds,
         allow_oob: false,
@@ -508,7 +518,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 45usize,
+        number: 46usize,
         name: "human-monitor-command",
         module: Module::Misc,
         allow_oob: false,
@@ -518,7 +528,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 46usize,
+        number: 47usize,
         name: "inject-nmi",
         module: Module::RunState,
         allow_oob: false,
@@ -528,7 +538,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 47usize,
+        number: 48usize,
         name: "job-cancel",
         module: Module::Job,
         allow_oob: false,
@@ -538,7 +548,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 48usize,
+        number: 49usize,
         name: "job-complete",
         module: Module::Job,
         allow_oob: false,
@@ -548,7 +558,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 49usize,
+        number: 50usize,
         name: "job-dismiss",
         module: Module::Job,
         allow_oob: false,
@@ -558,7 +568,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 50usize,
+        number: 51usize,
         name: "job-finalize",
         module: Module::Job,
         allow_oob: false,
@@ -568,7 +578,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 51usize,
+        number: 52usize,
         name: "job-pause",
         module: Module::Job,
         allow_oob: false,
@@ -578,7 +588,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 52usize,
+        number: 53usize,
         name: "job-resume",
         module: Module::Job,
         allow_oob: false,
@@ -588,7 +598,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 53usize,
+        number: 54usize,
         name: "migrate-set-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -598,7 +608,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 54usize,
+        number: 55usize,
         name: "netdev_add",
         module: Module::Net,
         allow_oob: false,
@@ -608,7 +618,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 55usize,
+        number: 56usize,
         name: "netdev_del",
         module: Module::Net,
         allow_oob: false,
@@ -618,7 +628,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 56usize,
+        number: 57usize,
         name: "object-add",
         module: Module::Qom,
         allow_oob: false,
@@ -628,7 +638,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 57usize,
+        number: 58usize,
         name: "object-del",
         module: Module::Qom,
         allow_oob: false,
@@ -638,7 +648,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 58usize,
+        number: 59usize,
         name: "open-hook-clear",
         module: Module::OpenHook,
         allow_oob: false,
@@ -648,7 +658,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 59usize,
+        number: 60usize,
         name: "open-hook-set",
         module: Module::OpenHook,
         allow_oob: false,
@@ -658,7 +668,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 60usize,
+        number: 61usize,
         name: "qmp_capabilities",
         module: Module::Control,
         allow_oob: false,
@@ -668,7 +678,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 61usize,
+        number: 62usize,
         name: "qom-get",
         module: Module::Qom,
         allow_oob: false,
@@ -678,7 +688,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 62usize,
+        number: 63usize,
         name: "qom-list",
         module: Module::Qom,
         allow_oob: false,
@@ -688,7 +698,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 63usize,
+        number: 64usize,
         name: "qom-list-properties",
         module: Module::Qom,
         allow_oob: false,
@@ -698,7 +708,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 64usize,
+        number: 65usize,
         name: "qom-list-types",
         module: Module::Qom,
         allow_oob: false,
@@ -708,7 +718,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 65usize,
+        number: 66usize,
         name: "qom-set",
         module: Module::Qom,
         allow_oob: false,
@@ -718,7 +728,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 66usize,
+        number: 67usize,
         name: "query-balloon",
         module: Module::Balloon,
         allow_oob: false,
@@ -728,7 +738,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 67usize,
+        number: 68usize,
         name: "query-block",
         module: Module::BlockCore,
         allow_oob: false,
@@ -738,7 +748,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 68usize,
+        number: 69usize,
         name: "query-block-jobs",
         module: Module::BlockCore,
         allow_oob: false,
@@ -748,7 +758,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 69usize,
+        number: 70usize,
         name: "query-block-pauses",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -758,7 +768,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 70usize,
+        number: 71usize,
         name: "query-blockstats",
         module: Module::BlockStats,
         allow_oob: false,
@@ -768,7 +778,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 71usize,
+        number: 72usize,
         name: "query-chardev",
         module: Module::Char,
         allow_oob: false,
@@ -778,7 +788,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 72usize,
+        number: 73usize,
         name: "query-command-line-options",
         module: Module::Misc,
         allow_oob: false,
@@ -788,7 +798,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 73usize,
+        number: 74usize,
         name: "query-commands",
         module: Module::Control,
         allow_oob: false,
@@ -798,7 +808,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 74usize,
+        number: 75usize,
         name: "query-cpu-definitions",
         module: Module::Machine,
         allow_oob: false,
@@ -808,7 +818,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 75usize,
+        number: 76usize,
         name: "query-cpu-model-expansion",
         module: Module::Machine,
         allow_oob: false,
@@ -818,7 +828,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 76usize,
+        number: 77usize,
         name: "query-cpus-fast",
         module: Module::Machine,
         allow_oob: false,
@@ -828,7 +838,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 77usize,
+        number: 78usize,
         name: "query-current-machine",
         module: Module::Machine,
         allow_oob: false,
@@ -838,7 +848,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 78usize,
+        number: 79usize,
         name: "query-events",
         module: Module::Control,
         allow_oob: false,
@@ -848,7 +858,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 79usize,
+        number: 80usize,
         name: "query-fd-aliases",
         module: Module::Fds,
         allow_oob: false,
@@ -858,7 +868,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 80usize,
+        number: 81usize,
         name: "query-fds",
         module: Module::Fds,
         allow_oob: false,
@@ -868,7 +878,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 81usize,
+        number: 82usize,
         name: "query-fdsets",
         module: Module::Fds,
         allow_oob: false,
@@ -878,7 +888,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 82usize,
+        number: 83usize,
         name: "query-hotpluggable-cpus",
         module: Module::Machine,
         allow_oob: false,
@@ -888,7 +898,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 83usize,
+        number: 84usize,
         name: "query-iothreads",
         module: Module::Machine,
         allow_oob: false,
@@ -898,7 +908,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 84usize,
+        number: 85usize,
         name: "query-jobs",
         module: Module::Job,
         allow_oob: false,
@@ -908,7 +918,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 85usize,
+        number: 86usize,
         name: "query-kvm",
         module: Module::Machine,
         allow_oob: false,
@@ -918,7 +928,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 86usize,
+        number: 87usize,
         name: "query-machines",
         module: Module::Machine,
         allow_oob: false,
@@ -928,7 +938,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 87usize,
+        number: 88usize,
         name: "query-memdev",
         module: Module::Machine,
         allow_oob: false,
@@ -938,7 +948,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 88usize,
+        number: 89usize,
         name: "query-memory-size-summary",
         module: Module::Machine,
         allow_oob: false,
@@ -948,7 +958,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 89usize,
+        number: 90usize,
         name: "query-migrate-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -958,7 +968,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 90usize,
+        number: 91usize,
         name: "query-name",
         module: Module::Machine,
         allow_oob: false,
@@ -968,7 +978,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 91usize,
+        number: 92usize,
         name: "query-named-block-nodes",
         module: Module::BlockCore,
         allow_oob: false,
@@ -978,7 +988,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 92usize,
+        number: 93usize,
         name: "query-open-hook",
         module: Module::OpenHook,
         allow_oob: false,
@@ -988,7 +998,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 93usize,
+        number: 94usize,
         name: "query-open-plan",
         module: Module::OpenHook,
         allow_oob: false,
@@ -998,7 +1008,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 94usize,
+        number: 95usize,
         name: "query-pci",
         module: Module::Pci,
         allow_oob: false,
@@ -1008,7 +1018,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 95usize,
+        number: 96usize,
         name: "query-qmp-schema",
         module: Module::Control,
         allow_oob: false,
@@ -1018,7 +1028,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 96usize,
+        number: 97usize,
         name: "query-rx-filter",
         module: Module::Net,
         allow_oob: false,
@@ -1028,7 +1038,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 97usize,
+        number: 98usize,
         name: "query-sandbox",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1038,7 +1048,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 98usize,
+        number: 99usize,
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -1048,7 +1058,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 99usize,
+        number: 100usize,
         name: "query-target",
         module: Module::Machine,
         allow_oob: false,
@@ -1058,7 +1068,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 100usize,
+        number: 101usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -1068,7 +1078,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 101usize,
+        number: 102usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -1078,7 +1088,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 102usize,
+        number: 103usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -1088,7 +1098,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 103usize,
+        number: 104usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -1098,7 +1108,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 104usize,
+        number: 105usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -1108,7 +1118,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 105usize,
+        number: 106usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1118,7 +1128,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 106usize,
+        number: 107usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -1128,7 +1138,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 107usize,
+        number: 108usize,
         name: "set_link",
         module: Module::Net,
         allow_oob: false,
@@ -1138,7 +1148,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 108usize,
+        number: 109usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -1148,7 +1158,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 109usize,
+        number: 110usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -1158,7 +1168,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 110usize,
+        number: 111usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -1168,7 +1178,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 111usize,
+        number: 112usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -1178,7 +1188,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 112usize,
+        number: 113usize,
         name: "x-blockdev-set-iothread",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1188,7 +1198,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 113usize,
+        number: 114usize,
         name: "x-debug-block-dirty-bitmap-sha256",
         module: Module::BlockBitmaps,
         allow_oob: false,
@@ -1198,7 +1208,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 114usize,
+        number: 115usize,
         name: "x-debug-query-block-graph",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1208,7 +1218,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 115usize,
+        number: 116usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

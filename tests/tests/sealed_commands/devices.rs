@@ -163,6 +163,10 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         ),
         row("query-block", json!({})),
         row(
+            "block-latency-histogram-set",
+            json!({"id": "d0", "boundaries": [1000, 1_000_000]}),
+        ),
+        row(
             "block-set-write-threshold",
             json!({"node-name": "disk", "write-threshold": MIB / 2}),
         ),

@@ -1,9 +1,10 @@
 //! `block-stats.json`: what disks and nodes were asked.
 
-use block::{NodeView, Sums, Totals};
+use block::{NodeView, Operation, Sums, Totals};
 use qapi_schema::block_stats::{BlockDeviceStats, BlockStats, Commands, QueryBlockstats};
 use qapi_schema::{Context, QmpError};
 
+use super::block_watch::histogram;
 use crate::vm::Vm;
 
 impl Commands for Vm {
@@ -23,13 +24,19 @@ impl Commands for Vm {
             // A disk's medium is named as it is, and its storage below counts for itself.
             let name = disk.node_name();
             let node = self.graph.node(&name).ok();
+            let histograms = disk.device.histograms();
             let mut totals = disk.device.totals();
             totals.highest = disk.device.node().map_or(0, |node| node.totals().highest);
             BlockStats {
                 device: Some(self.drive_of(&name)),
                 qdev: Some(disk.path),
                 node_name: (!name.is_empty()).then_some(name),
-                stats: numbers(totals),
+                stats: BlockDeviceStats {
+                    rd_latency_histogram: histogram(histograms, Operation::Read),
+                    wr_latency_histogram: histogram(histograms, Operation::Write),
+                    flush_latency_histogram: histogram(histograms, Operation::Flush),
+                    ..numbers(totals)
+                },
                 parent: node.and_then(|view| storage(&view, true)),
                 backing: node.and_then(|view| backing(&view)),
             }
@@ -120,5 +127,8 @@ fn numbers(totals: Totals) -> BlockDeviceStats {
         account_invalid: true,
         account_failed: true,
         timed_stats: Vec::new(),
+        rd_latency_histogram: None,
+        wr_latency_histogram: None,
+        flush_latency_histogram: None,
     }
 }

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use block::Crossing;
+use block::{Crossing, Histograms, Operation};
 use devices::notice::Notice;
-use qapi_schema::block_watch::{BlockSetWriteThreshold, BlockWriteThreshold, Commands};
+use qapi_schema::block_stats::BlockLatencyHistogramInfo;
+use qapi_schema::block_watch::{
+    BlockLatencyHistogramSet, BlockSetWriteThreshold, BlockWriteThreshold, Commands,
+};
 use qapi_schema::{Context, Event, QmpError};
 
 use crate::vm::Vm;
@@ -30,6 +33,42 @@ impl Commands for Vm {
         node.set_write_threshold(args.write_threshold, Arc::new(tell));
         Ok(())
     }
+
+    fn block_latency_histogram_set(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: BlockLatencyHistogramSet,
+    ) -> Result<(), QmpError> {
+        let id = args.id;
+        let disk = self.disk_called(&id)?;
+        let wanted = [
+            (Operation::Read, "read", args.boundaries_read),
+            (Operation::Write, "write", args.boundaries_write),
+            (Operation::Flush, "flush", args.boundaries_flush),
+        ];
+        let none = args.boundaries.is_none() && wanted.iter().all(|(.., own)| own.is_none());
+        for (operation, what, own) in wanted {
+            let boundaries = own.or_else(|| args.boundaries.clone());
+            // Those that are not named stay as they are, unless none is.
+            if (none || boundaries.is_some()) && !disk.histograms().set(operation, boundaries) {
+                let why = format!("Device '{id}' set {what} boundaries fail");
+                return Err(QmpError::generic(why));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a disk's histogram says, for lists.
+pub(super) fn histogram(
+    histograms: &Histograms,
+    operation: Operation,
+) -> Option<BlockLatencyHistogramInfo> {
+    let bins = histograms.bins(operation)?;
+    Some(BlockLatencyHistogramInfo {
+        boundaries: bins.boundaries,
+        bins: bins.counts,
+    })
 }
 
 impl Vm {

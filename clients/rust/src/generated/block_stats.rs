@@ -39,6 +39,15 @@ pub struct BlockDeviceTimedStats {
     pub avg_zone_append_queue_depth: f64,
 }
 
+/// How long requests took.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockLatencyHistogramInfo {
+    /// Where one bin ends and the next begins, in nanoseconds.
+    pub boundaries: Vec<u64>,
+    /// How many requests there were in each bin: one more than boundaries.
+    pub bins: Vec<u64>,
+}
+
 /// What a disk or a node was asked since it was made.
 ///
 /// An operation is *done*, *failed* by the storage, or *invalid*: it asked for what cannot be,
@@ -114,6 +123,15 @@ pub struct BlockDeviceStats {
     pub account_failed: bool,
     /// One entry for each interval that was asked for: none can be.
     pub timed_stats: Vec<BlockDeviceTimedStats>,
+    /// How long reads took, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rd_latency_histogram: Option<BlockLatencyHistogramInfo>,
+    /// How long writes took, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wr_latency_histogram: Option<BlockLatencyHistogramInfo>,
+    /// How long flushes took, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flush_latency_histogram: Option<BlockLatencyHistogramInfo>,
 }
 
 /// What one disk or one node was asked.

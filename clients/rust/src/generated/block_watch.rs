@@ -24,6 +24,46 @@ impl BlockSetWriteThreshold {
     }
 }
 
+/// Has the times counted that a disk's requests take: query-blockstats tells them. What was
+/// counted before is forgotten. Without any boundaries nothing is counted any more.
+///
+/// Errors: - DeviceNotFound: there is no such disk - boundaries do not ascend: what came
+/// before them has its new ones by then.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockLatencyHistogramSet {
+    /// The disk, by its device's id or its path in the object tree.
+    pub id: String,
+    /// Where one bin ends and the next begins, in nanoseconds, ascending from above 0: for
+    /// whatever is not given below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boundaries: Option<Vec<u64>>,
+    /// The same for reads.
+    #[serde(rename = "boundaries-read")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boundaries_read: Option<Vec<u64>>,
+    /// The same for writes.
+    #[serde(rename = "boundaries-write")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boundaries_write: Option<Vec<u64>>,
+    /// The same for flushes.
+    #[serde(rename = "boundaries-flush")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boundaries_flush: Option<Vec<u64>>,
+}
+
+impl BlockLatencyHistogramSet {
+    /// With what must be given, and all else absent.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self {
+            id: id.into(),
+            boundaries: None,
+            boundaries_read: None,
+            boundaries_write: None,
+            boundaries_flush: None,
+        }
+    }
+}
+
 /// A write went beyond the threshold of a node, which is gone with that.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct BlockWriteThreshold {
@@ -47,3 +87,12 @@ impl crate::Command for BlockSetWriteThreshold {
 }
 
 impl crate::Plain for BlockSetWriteThreshold {}
+impl crate::Command for BlockLatencyHistogramSet {
+    const NAME: &'static str = "block-latency-histogram-set";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockLatencyHistogramSet {}

@@ -24,6 +24,7 @@ import type {
   BlockJobPauseArguments,
   BlockJobResumeArguments,
   BlockJobSetSpeedArguments,
+  BlockLatencyHistogramSetArguments,
   BlockPauses,
   BlockResizeArguments,
   BlockSetWriteThresholdArguments,
@@ -846,6 +847,17 @@ export abstract class Commands extends Caller {
    */
   blockSetWriteThreshold(args: BlockSetWriteThresholdArguments): Promise<void> {
     return this.run("block-set-write-threshold", args);
+  }
+
+  /**
+   * Has the times counted that a disk's requests take: query-blockstats tells them. What was
+   * counted before is forgotten. Without any boundaries nothing is counted any more.
+   *
+   * @throws - DeviceNotFound: there is no such disk. - boundaries do not ascend: what came before
+   * them has its new ones by then.
+   */
+  blockLatencyHistogramSet(args: BlockLatencyHistogramSetArguments): Promise<void> {
+    return this.run("block-latency-histogram-set", args);
   }
 
   /**

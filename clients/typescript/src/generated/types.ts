@@ -2952,6 +2952,14 @@ export interface BlockDeviceTimedStats {
   avg_zone_append_queue_depth: number;
 }
 
+/** How long requests took. */
+export interface BlockLatencyHistogramInfo {
+  /** Where one bin ends and the next begins, in nanoseconds. */
+  boundaries: number[];
+  /** How many requests there were in each bin: one more than boundaries. */
+  bins: number[];
+}
+
 /**
  * What a disk or a node was asked since it was made.
  *
@@ -3030,6 +3038,12 @@ export interface BlockDeviceStats {
   account_failed: boolean;
   /** One entry for each interval that was asked for: none can be. */
   timed_stats: BlockDeviceTimedStats[];
+  /** How long reads took, if that was asked for. */
+  rd_latency_histogram?: BlockLatencyHistogramInfo;
+  /** How long writes took, if that was asked for. */
+  wr_latency_histogram?: BlockLatencyHistogramInfo;
+  /** How long flushes took, if that was asked for. */
+  flush_latency_histogram?: BlockLatencyHistogramInfo;
 }
 
 /** What one disk or one node was asked. */
@@ -3129,6 +3143,23 @@ export interface BlockSetWriteThresholdArguments {
   "node-name": string;
   /** The offset in bytes; 0 takes it away. */
   "write-threshold": number;
+}
+
+/** Arguments of command `block-latency-histogram-set`. */
+export interface BlockLatencyHistogramSetArguments {
+  /** The disk, by its device's id or its path in the object tree. */
+  id: string;
+  /**
+   * Where one bin ends and the next begins, in nanoseconds, ascending from above 0: for whatever
+   * is not given below.
+   */
+  boundaries?: number[];
+  /** The same for reads. */
+  "boundaries-read"?: number[];
+  /** The same for writes. */
+  "boundaries-write"?: number[];
+  /** The same for flushes. */
+  "boundaries-flush"?: number[];
 }
 
 /** Data of event `BLOCK_WRITE_THRESHOLD`. */

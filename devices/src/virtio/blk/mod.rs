@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 
 use block::job::{ErrorAction, OnError};
-use block::{Account, BlockError, IoThread, Limiter, NodeRef, Root, Totals};
+use block::{Account, BlockError, Histograms, IoThread, Limiter, NodeRef, Root, Totals};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
     VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY,
@@ -119,6 +119,8 @@ struct Disk {
     driver: OnceLock<DriverLink>,
     /// What each queue was asked.
     accounts: Vec<Account>,
+    /// How long requests took, where a client wants to know.
+    histograms: Histograms,
     failed_requests: Repeats,
     broken_queues: Repeats,
     /// Doorbells that the io-thread could not wait for.
@@ -242,6 +244,7 @@ impl VirtioBlk {
             waiting: Mutex::default(),
             driver: OnceLock::new(),
             accounts: (0..spec.queues).map(|_| Account::new()).collect(),
+            histograms: Histograms::default(),
             failed_requests: Repeats::default(),
             broken_queues: Repeats::default(),
             unwatched: Repeats::default(),
@@ -280,6 +283,11 @@ impl VirtioBlk {
     pub fn totals(&self) -> Totals {
         let accounts = self.disk.accounts.iter().map(Account::totals);
         accounts.fold(Totals::default(), Totals::and)
+    }
+
+    /// How long its requests took, where a client wants to know.
+    pub fn histograms(&self) -> &Histograms {
+        &self.disk.histograms
     }
 
     fn config(&self) -> BlkConfig {

@@ -309,6 +309,7 @@ impl Request {
         {
             let bytes = self.moves(operation);
             account.enter_timed(operation, bytes, ended(&outcome), started);
+            disk.histograms.enter(operation, ended(&outcome), started);
         }
         let status = match outcome {
             Ok(()) => VIRTIO_BLK_S_OK,

@@ -1,6 +1,6 @@
-//! Limits on what a disk may do.
+//! Limits on what a disk may do, and how long its requests took.
 
-use block::{BlockGraph, ThrottleLimits};
+use block::{BlockGraph, Operation, ThrottleLimits};
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT};
 
 use super::driver::Piece::{In, Out};
@@ -37,4 +37,24 @@ fn reads_and_writes_beyond_a_disks_limits_wait_until_they_are_lifted_and_flushes
         lifted.expect("no limits");
         driver.wait();
     }
+}
+
+#[test]
+fn a_disk_has_one_histogram_of_all_its_queues() {
+    let (node, _file) = file_node(64 << 10);
+    let rig = Rig::new(node, 2);
+    let view = rig.view();
+    let histograms = rig.disk.histograms();
+    let hour = 3600 * 1_000_000_000;
+    assert!(histograms.set(Operation::Read, Some(vec![hour])));
+    for queue in 0..2 {
+        let mut driver = rig.start(queue, &view);
+        driver.request(VIRTIO_BLK_T_IN, 0, &[In(DATA, 512)]);
+        // It is not there, and was not tried.
+        driver.request(VIRTIO_BLK_T_IN, 1 << 40, &[In(DATA, 512)]);
+        driver.request(VIRTIO_BLK_T_FLUSH, 0, &[]);
+    }
+    let bins = histograms.bins(Operation::Read).expect("asked for");
+    assert_eq!(bins.counts, [2, 0]);
+    assert_eq!(histograms.bins(Operation::Flush), None);
 }
