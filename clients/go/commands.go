@@ -304,6 +304,8 @@ type SetActionArguments struct {
 	Shutdown *ShutdownAction `json:"shutdown,omitempty"`
 	// A panic (default: shutdown).
 	Panic *PanicAction `json:"panic,omitempty"`
+	// A watchdog that runs out (default: reset).
+	Watchdog *WatchdogAction `json:"watchdog,omitempty"`
 }
 
 // SetAction: Says what the guest's own acts lead to. What is absent stays as it is.
@@ -1457,6 +1459,28 @@ type BlockdevInsertMediumArguments struct {
 // BlockdevInsertMedium: Puts a node into an open, empty tray.
 func (c *Conn) BlockdevInsertMedium(ctx context.Context, args BlockdevInsertMediumArguments) error {
 	return c.Execute(ctx, "blockdev-insert-medium", args, nil)
+}
+
+// QueryVMGenerationID: Asks for the machine's generation id.
+//
+// Returns: the number.
+//
+// Errors: - GenericError, if there is no device vmgenid.
+func (c *Conn) QueryVMGenerationID(ctx context.Context) (GuidInfo, error) {
+	var reply GuidInfo
+	err := c.Execute(ctx, "query-vm-generation-id", nil, &reply)
+	return reply, err
+}
+
+// WatchdogSetActionArguments is what WatchdogSetAction takes.
+type WatchdogSetActionArguments struct {
+	// What (default at the start: reset).
+	Action WatchdogAction `json:"action"`
+}
+
+// WatchdogSetAction: Says what a watchdog that runs out leads to.
+func (c *Conn) WatchdogSetAction(ctx context.Context, args WatchdogSetActionArguments) error {
+	return c.Execute(ctx, "watchdog-set-action", args, nil)
 }
 
 // DeviceListPropertiesArguments is what DeviceListProperties takes.

@@ -294,6 +294,15 @@ type DeviceTrayMovedEvent struct {
 // EventName is its name on the wire.
 func (DeviceTrayMovedEvent) EventName() string { return "DEVICE_TRAY_MOVED" }
 
+// WatchdogEvent: A watchdog has run out.
+type WatchdogEvent struct {
+	// What follows.
+	Action WatchdogAction `json:"action"`
+}
+
+// EventName is its name on the wire.
+func (WatchdogEvent) EventName() string { return "WATCHDOG" }
+
 // DeviceDeletedEvent: A device is gone, and everything it used is free.
 type DeviceDeletedEvent struct {
 	// Its id, if it had one.
@@ -362,6 +371,8 @@ func readEvent(name string, data json.RawMessage) Event {
 		err = variant[BalloonChangeEvent](data, &event)
 	case "DEVICE_TRAY_MOVED":
 		err = variant[DeviceTrayMovedEvent](data, &event)
+	case "WATCHDOG":
+		err = variant[WatchdogEvent](data, &event)
 	case "DEVICE_DELETED":
 		err = variant[DeviceDeletedEvent](data, &event)
 	default:

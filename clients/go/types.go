@@ -4387,6 +4387,8 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	switch tags {
+	case "i6300esb":
+		return variant[DeviceOptionsI6300esb](data, &u.Variant)
 	case "isa-serial":
 		return variant[DeviceOptionsIsaSerial](data, &u.Variant)
 	case "pcie-root-port":
@@ -4427,10 +4429,37 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsVirtioSerialPCINonTransitional](data, &u.Variant)
 	case "virtserialport":
 		return variant[DeviceOptionsVirtserialport](data, &u.Variant)
+	case "vmcoreinfo":
+		return variant[DeviceOptionsVmcoreinfo](data, &u.Variant)
+	case "vmgenid":
+		return variant[DeviceOptionsVmgenid](data, &u.Variant)
 	default:
 		u.Variant = UnknownVariant{append([]byte(nil), data...)}
 		return nil
 	}
+}
+
+// DeviceOptionsI6300esb: A watchdog.
+type DeviceOptionsI6300esb struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+}
+
+func (DeviceOptionsI6300esb) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsI6300esb) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsI6300esb
+	return tagged(plain(v), "driver", "i6300esb")
 }
 
 // DeviceOptionsIsaSerial: A serial port.
@@ -5390,11 +5419,72 @@ func (v DeviceOptionsVirtserialport) MarshalJSON() ([]byte, error) {
 	return tagged(plain(v), "driver", "virtserialport")
 }
 
+// DeviceOptionsVmcoreinfo: A place for the address of the guest kernel's VMCOREINFO.
+type DeviceOptionsVmcoreinfo struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+}
+
+func (DeviceOptionsVmcoreinfo) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVmcoreinfo) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVmcoreinfo
+	return tagged(plain(v), "driver", "vmcoreinfo")
+}
+
+// DeviceOptionsVmgenid: A number that tells the guest that it is a copy.
+type DeviceOptionsVmgenid struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The number as a UUID, or auto for a random one (default: auto).
+	Guid *string `json:"guid,omitempty"`
+}
+
+func (DeviceOptionsVmgenid) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVmgenid) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVmgenid
+	return tagged(plain(v), "driver", "vmgenid")
+}
+
 // BalloonInfo: What a guest has left of its memory.
 type BalloonInfo struct {
 	// Its bytes without those in the balloon.
 	Actual int64 `json:"actual"`
 }
+
+// GuidInfo: A VM generation id.
+type GuidInfo struct {
+	// The number as a UUID.
+	Guid string `json:"guid"`
+}
+
+// WatchdogAction: What a watchdog that runs out leads to.
+type WatchdogAction string
+
+// The values of WatchdogAction.
+const (
+	// A reset.
+	WatchdogActionReset WatchdogAction = "reset"
+	// The power button is pressed.
+	WatchdogActionShutdown WatchdogAction = "shutdown"
+	// The program ends.
+	WatchdogActionPoweroff WatchdogAction = "poweroff"
+	// A non-maskable interrupt on each vCPU.
+	WatchdogActionInjectNmi WatchdogAction = "inject-nmi"
+	// The machine stops.
+	WatchdogActionPause WatchdogAction = "pause"
+	// A message.
+	WatchdogActionDebug WatchdogAction = "debug"
+	// Nothing, but for the event.
+	WatchdogActionNone WatchdogAction = "none"
+)
 
 // MigrationCapability: What a move of the machine can be told to do.
 type MigrationCapability string

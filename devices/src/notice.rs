@@ -21,6 +21,8 @@ pub enum Notice {
     GuestCrashLoaded,
     /// The guest reported through pvpanic that it has shut down.
     GuestPvShutdown,
+    /// A watchdog has run out.
+    Watchdog,
     /// A guest program opened or closed a virtio-serial port.
     PortChange {
         /// The port's device id.

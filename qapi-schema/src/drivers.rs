@@ -20,6 +20,8 @@ pub enum BusKind {
     Isa,
     /// The bus of a SCSI controller.
     Scsi,
+    /// None: it belongs to the board.
+    Board,
 }
 
 impl BusKind {
@@ -30,6 +32,7 @@ impl BusKind {
             Self::VirtioSerial => "virtio-serial-bus",
             Self::Isa => "ISA",
             Self::Scsi => "SCSI",
+            Self::Board => "System",
         }
     }
 }
@@ -51,6 +54,7 @@ const fn driver(name: &'static str, alias: Option<&'static str>, bus: BusKind) -
 
 /// Every device model, sorted by name.
 pub const DRIVERS: &[DriverSpec] = &[
+    driver("i6300esb", None, BusKind::Pci),
     driver("isa-serial", None, BusKind::Isa),
     driver("pcie-root-port", None, BusKind::Pci),
     driver("pvpanic", None, BusKind::Isa),
@@ -71,6 +75,8 @@ pub const DRIVERS: &[DriverSpec] = &[
     driver("virtio-serial-pci", Some("virtio-serial"), BusKind::Pci),
     driver("virtio-serial-pci-non-transitional", None, BusKind::Pci),
     driver("virtserialport", None, BusKind::VirtioSerial),
+    driver("vmcoreinfo", None, BusKind::Board),
+    driver("vmgenid", None, BusKind::Board),
 ];
 
 impl DriverSpec {

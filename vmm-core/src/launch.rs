@@ -42,6 +42,7 @@ use crate::process::{self, EndSignals};
 use crate::resolve;
 use crate::run_state::RunState;
 use crate::sandbox;
+use crate::uuid;
 use crate::vm::{EndPolicy, Identity, Rest, Vm, VmCell, VmSpec};
 
 /// The longest file for `-readconfig`, in bytes.
@@ -299,12 +300,9 @@ fn add_machine(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
 
 fn identity(config: &Config) -> Identity {
     let uuid = config.uuid.unwrap_or_default();
-    let hex: String = uuid.iter().map(|byte| format!("{byte:02x}")).collect();
-    let parts = [0..8, 8..12, 12..16, 16..20, 20..32];
-    let parts: Vec<&str> = parts.into_iter().filter_map(|part| hex.get(part)).collect();
     Identity {
         name: config.name.guest.clone(),
-        uuid: parts.join("-"),
+        uuid: uuid::text(uuid),
     }
 }
 

@@ -46,4 +46,5 @@ pub mod throttling;
 pub mod tls_creds;
 mod transaction;
 pub mod types;
+pub mod uuid;
 pub mod vm;

@@ -5,10 +5,10 @@
 //! ```text
 //!                 cont                  stop
 //!   prelaunch ───────────► running ◄──────────► paused
-//!       │                  │ │ │      cont        ▲
-//!       │ guest off        │ │ └── io-error ──────┤ cont: running, reset: paused
-//!       ▼                  │ └── guest-panicked ──┤ cont: running, reset: paused
-//!   shutdown ◄─────────────┤                      │
+//!       │                  │ │ │ │    cont        ▲
+//!       │ guest off        │ │ │ └─ io-error ─────┤ cont: running, reset: paused
+//!       ▼                  │ │ └─── watchdog ─────┤ cont: running, reset: paused
+//!   shutdown ◄─────────────┤ └── guest-panicked ──┤ cont: running, reset: paused
 //!       │                  └── internal-error ────┤ only a reset leads out
 //!       └───────────────── reset ─────────────────┘
 //!   inmigrate: waits for an incoming machine state
@@ -31,6 +31,8 @@ pub enum RunState {
     IoError,
     /// The guest reported its own panic.
     GuestPanicked,
+    /// A watchdog ran out.
+    Watchdog,
     /// KVM could not go on with the guest.
     InternalError,
 }
@@ -50,6 +52,8 @@ pub enum Change {
     IoError,
     /// The guest's kernel panicked.
     Panic,
+    /// A watchdog ran out.
+    Watchdog,
     /// A vCPU cannot go on.
     InternalError,
 }
@@ -72,6 +76,7 @@ pub const TRANSITIONS: &[(RunState, Change, RunState)] = &[
     (S::Running, C::PowerOff, S::Shutdown),
     (S::Running, C::IoError, S::IoError),
     (S::Running, C::Panic, S::GuestPanicked),
+    (S::Running, C::Watchdog, S::Watchdog),
     (S::Running, C::InternalError, S::InternalError),
     (S::Paused, C::Start, S::Running),
     (S::Paused, C::Stop, S::Paused),
@@ -79,6 +84,7 @@ pub const TRANSITIONS: &[(RunState, Change, RunState)] = &[
     (S::Paused, C::PowerOff, S::Shutdown),
     (S::Paused, C::IoError, S::IoError),
     (S::Paused, C::Panic, S::GuestPanicked),
+    (S::Paused, C::Watchdog, S::Watchdog),
     (S::Paused, C::InternalError, S::InternalError),
     (S::Shutdown, C::Stop, S::Shutdown),
     (S::Shutdown, C::Reset, S::Paused),
@@ -92,6 +98,11 @@ pub const TRANSITIONS: &[(RunState, Change, RunState)] = &[
     (S::GuestPanicked, C::Reset, S::Paused),
     (S::GuestPanicked, C::PowerOff, S::Shutdown),
     (S::GuestPanicked, C::Panic, S::GuestPanicked),
+    (S::Watchdog, C::Stop, S::Watchdog),
+    (S::Watchdog, C::Start, S::Running),
+    (S::Watchdog, C::Reset, S::Paused),
+    (S::Watchdog, C::PowerOff, S::Shutdown),
+    (S::Watchdog, C::Watchdog, S::Watchdog),
     (S::InternalError, C::Stop, S::InternalError),
     (S::InternalError, C::Reset, S::Paused),
     (S::InternalError, C::InternalError, S::InternalError),
@@ -116,6 +127,7 @@ impl RunState {
             Self::Shutdown => "shutdown",
             Self::IoError => "io-error",
             Self::GuestPanicked => "guest-panicked",
+            Self::Watchdog => "watchdog",
             Self::InternalError => "internal-error",
         }
     }
@@ -137,13 +149,14 @@ mod tests {
 
     use super::*;
 
-    const CHANGES: [Change; 7] = [
+    const CHANGES: [Change; 8] = [
         C::Start,
         C::Stop,
         C::Reset,
         C::PowerOff,
         C::IoError,
         C::Panic,
+        C::Watchdog,
         C::InternalError,
     ];
 

@@ -138,6 +138,7 @@ pub fn all() -> Vec<TypeEntry> {
             Some(BusKind::Pci) => "pci-device",
             Some(BusKind::VirtioSerial) => "virtio-serial-port",
             Some(BusKind::Scsi) => "scsi-device",
+            Some(BusKind::Board) => "device",
             Some(BusKind::Isa) | None => "isa-device",
         };
         concrete(name, parent)

@@ -38,6 +38,7 @@ from .types import (
     FdKind,
     FdLedger,
     FdsetInfo,
+    GuidInfo,
     HotpluggableCPU,
     IOThreadInfo,
     JobInfo,
@@ -71,6 +72,7 @@ from .types import (
     TransactionProperties,
     UuidInfo,
     VersionInfo,
+    WatchdogAction,
     XDbgBlockGraph,
 )
 
@@ -351,6 +353,7 @@ class AsyncCommands(AsyncCaller):
         reboot: Optional[RebootAction] = None,
         shutdown: Optional[ShutdownAction] = None,
         panic: Optional[PanicAction] = None,
+        watchdog: Optional[WatchdogAction] = None,
     ) -> None:
         """Says what the guest's own acts lead to. What is absent stays as it is.
 
@@ -358,8 +361,12 @@ class AsyncCommands(AsyncCaller):
             reboot: A reset (default: reset).
             shutdown: A power-off (default: poweroff).
             panic: A panic (default: shutdown).
+            watchdog: A watchdog that runs out (default: reset).
         """
-        await self._run("set-action", {"reboot": reboot, "shutdown": shutdown, "panic": panic})
+        await self._run(
+            "set-action",
+            {"reboot": reboot, "shutdown": shutdown, "panic": panic, "watchdog": watchdog},
+        )
 
     async def inject_nmi(self) -> None:
         """Sends each vCPU a non-maskable interrupt."""
@@ -1462,6 +1469,25 @@ class AsyncCommands(AsyncCaller):
             node_name: The node.
         """
         await self._run("blockdev-insert-medium", {"id": id, "node-name": node_name})
+
+    async def query_vm_generation_id(self) -> GuidInfo:
+        """Asks for the machine's generation id.
+
+        Returns:
+            The number.
+
+        Raises:
+            - GenericError, if there is no device vmgenid.
+        """
+        return await self._ask("query-vm-generation-id", None, GuidInfo)
+
+    async def watchdog_set_action(self, action: WatchdogAction) -> None:
+        """Says what a watchdog that runs out leads to.
+
+        Args:
+            action: What (default at the start: reset).
+        """
+        await self._run("watchdog-set-action", {"action": action})
 
     async def device_list_properties(self, typename: str) -> List[ObjectPropertyInfo]:
         """Lists the properties of a device model.

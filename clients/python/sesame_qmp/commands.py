@@ -38,6 +38,7 @@ from .types import (
     FdKind,
     FdLedger,
     FdsetInfo,
+    GuidInfo,
     HotpluggableCPU,
     IOThreadInfo,
     JobInfo,
@@ -71,6 +72,7 @@ from .types import (
     TransactionProperties,
     UuidInfo,
     VersionInfo,
+    WatchdogAction,
     XDbgBlockGraph,
 )
 
@@ -351,6 +353,7 @@ class Commands(Caller):
         reboot: Optional[RebootAction] = None,
         shutdown: Optional[ShutdownAction] = None,
         panic: Optional[PanicAction] = None,
+        watchdog: Optional[WatchdogAction] = None,
     ) -> None:
         """Says what the guest's own acts lead to. What is absent stays as it is.
 
@@ -358,8 +361,12 @@ class Commands(Caller):
             reboot: A reset (default: reset).
             shutdown: A power-off (default: poweroff).
             panic: A panic (default: shutdown).
+            watchdog: A watchdog that runs out (default: reset).
         """
-        self._run("set-action", {"reboot": reboot, "shutdown": shutdown, "panic": panic})
+        self._run(
+            "set-action",
+            {"reboot": reboot, "shutdown": shutdown, "panic": panic, "watchdog": watchdog},
+        )
 
     def inject_nmi(self) -> None:
         """Sends each vCPU a non-maskable interrupt."""
@@ -1442,6 +1449,25 @@ class Commands(Caller):
             node_name: The node.
         """
         self._run("blockdev-insert-medium", {"id": id, "node-name": node_name})
+
+    def query_vm_generation_id(self) -> GuidInfo:
+        """Asks for the machine's generation id.
+
+        Returns:
+            The number.
+
+        Raises:
+            - GenericError, if there is no device vmgenid.
+        """
+        return self._ask("query-vm-generation-id", None, GuidInfo)
+
+    def watchdog_set_action(self, action: WatchdogAction) -> None:
+        """Says what a watchdog that runs out leads to.
+
+        Args:
+            action: What (default at the start: reset).
+        """
+        self._run("watchdog-set-action", {"action": action})
 
     def device_list_properties(self, typename: str) -> List[ObjectPropertyInfo]:
         """Lists the properties of a device model.

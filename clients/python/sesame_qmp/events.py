@@ -18,6 +18,7 @@ from .types import (
     JobType,
     ShutdownCause,
     SocketAddress,
+    WatchdogAction,
 )
 
 
@@ -339,6 +340,16 @@ class DeviceTrayMoved(Event):
 
 
 @dataclass
+class Watchdog(Event):
+    """A watchdog has run out."""
+
+    EVENT: ClassVar[str] = "WATCHDOG"
+
+    action: WatchdogAction
+    """What follows."""
+
+
+@dataclass
 class DeviceDeleted(Event):
     """A device is gone, and everything it used is free."""
 
@@ -376,6 +387,7 @@ EVENTS: Mapping[str, Type[Event]] = {
     BlockWriteThreshold.EVENT: BlockWriteThreshold,
     BalloonChange.EVENT: BalloonChange,
     DeviceTrayMoved.EVENT: DeviceTrayMoved,
+    Watchdog.EVENT: Watchdog,
     DeviceDeleted.EVENT: DeviceDeleted,
 }
 """Every event by its name on the wire."""

@@ -675,6 +675,19 @@ QCryptoTLSCredsEndpoint = Literal["client", "server"]
 """
 
 
+WatchdogAction = Literal["reset", "shutdown", "poweroff", "inject-nmi", "pause", "debug", "none"]
+"""What a watchdog that runs out leads to.
+
+- ``reset``: A reset.
+- ``shutdown``: The power button is pressed.
+- ``poweroff``: The program ends.
+- ``inject-nmi``: A non-maskable interrupt on each vCPU.
+- ``pause``: The machine stops.
+- ``debug``: A message.
+- ``none``: Nothing, but for the event.
+"""
+
+
 MigrationCapability = Literal["events"]
 """What a move of the machine can be told to do.
 
@@ -4012,6 +4025,30 @@ class ObjectOptionsRngBuiltin(Struct):
 
 
 @dataclass
+class DeviceOptionsI6300esb(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``i6300esb``: a watchdog.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "i6300esb"}
+
+    driver: Literal["i6300esb"] = field(default="i6300esb", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+
+
+@dataclass
 class DeviceOptionsIsaSerial(Struct):
     """A device to be plugged in.
 
@@ -5124,11 +5161,53 @@ class DeviceOptionsVirtserialport(Struct):
 
 
 @dataclass
+class DeviceOptionsVmcoreinfo(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``vmcoreinfo``: a place for the address of the guest kernel's VMCOREINFO.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "vmcoreinfo"}
+
+    driver: Literal["vmcoreinfo"] = field(default="vmcoreinfo", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+
+
+@dataclass
+class DeviceOptionsVmgenid(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``vmgenid``: a number that tells the guest that it is a copy.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "vmgenid"}
+
+    driver: Literal["vmgenid"] = field(default="vmgenid", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    guid: Optional[str] = None
+    """The number as a UUID, or auto for a random one (default: auto)."""
+
+
+@dataclass
 class BalloonInfo(Struct):
     """What a guest has left of its memory."""
 
     actual: int
     """Its bytes without those in the balloon."""
+
+
+@dataclass
+class GuidInfo(Struct):
+    """A VM generation id."""
+
+    guid: str
+    """The number as a UUID."""
 
 
 @dataclass
@@ -5278,6 +5357,7 @@ ObjectOptions = Union[
 
 
 DeviceOptions = Union[
+    DeviceOptionsI6300esb,
     DeviceOptionsIsaSerial,
     DeviceOptionsPcieRootPort,
     DeviceOptionsPvpanic,
@@ -5298,6 +5378,8 @@ DeviceOptions = Union[
     DeviceOptionsVirtioSerialPci,
     DeviceOptionsVirtioSerialPciNonTransitional,
     DeviceOptionsVirtserialport,
+    DeviceOptionsVmcoreinfo,
+    DeviceOptionsVmgenid,
 ]
 """A device to be plugged in."""
 

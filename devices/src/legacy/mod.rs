@@ -22,6 +22,7 @@ pub mod post;
 pub mod pvpanic;
 pub mod reset;
 pub mod rtc;
+pub mod vmcoreinfo;
 
 pub use self::acpi_pm::{AcpiPm, ApmPorts};
 pub use self::clock::Clock;
@@ -31,3 +32,4 @@ pub use self::post::PostCode;
 pub use self::pvpanic::Pvpanic;
 pub use self::reset::{FastReset, Keyboard, ResetControl};
 pub use self::rtc::{Rtc, RtcSpec};
+pub use self::vmcoreinfo::Vmcoreinfo;

@@ -29,6 +29,7 @@ pub mod express;
 pub mod function;
 pub mod host;
 pub mod host_bridge;
+pub mod i6300esb;
 pub mod inspect;
 pub mod intx;
 #[cfg(test)]
@@ -49,6 +50,7 @@ pub use self::core::{Identity, PciCore};
 pub use self::error::PciError;
 pub use self::function::{Attachment, PciFunction, Spaces};
 pub use self::host::{PciHost, PciHostSpec};
+pub use self::i6300esb::{I6300esb, I6300esbHost};
 pub use self::ports::{ConfigPorts, Ecam};
 pub use self::pvpanic::PvpanicPci;
 pub use self::root_port::{RootPort, RootPortSpec};

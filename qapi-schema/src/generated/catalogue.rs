@@ -323,7 +323,12 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         Entry { name : "blockdev-insert-medium", description :
         "Puts a node into an open, empty tray.", input : Some(generator.subschema_for:: <
         super::scsi::BlockdevInsertMedium > ()), output : None, }, Entry { name :
-        "device-list-properties", description :
+        "query-vm-generation-id", description : "Asks for the machine's generation id.",
+        input : None, output : Some(generator.subschema_for:: <
+        super::fw_cfg_devices::GuidInfo > ()), }, Entry { name : "watchdog-set-action",
+        description : "Says what a watchdog that runs out leads to.", input :
+        Some(generator.subschema_for:: < super::watchdog::WatchdogSetAction > ()), output
+        : None, }, Entry { name : "device-list-properties", description :
         "Lists the properties of a device model.", input : Some(generator.subschema_for::
         < super::qdev::DeviceListProperties > ()), output : Some(generator
         .subschema_for:: < Vec < super::qom::ObjectPropertyInfo > > ()), }, Entry { name
@@ -419,6 +424,8 @@ pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
         description :
         "The tray of a drive was opened or closed, by the guest or by a command.", input
         : None, output : Some(generator.subschema_for:: < super::scsi::DeviceTrayMoved >
+        ()), }, Entry { name : "WATCHDOG", description : "A watchdog has run out.", input
+        : None, output : Some(generator.subschema_for:: < super::watchdog::Watchdog >
         ()), }, Entry { name : "DEVICE_DELETED", description :
         "A device is gone, and everything it used is free.", input : None, output :
         Some(generator.subschema_for:: < super::qdev::DeviceDeleted > ()), }

@@ -1611,75 +1611,11 @@ impl crate::describe::Described for AudiodevOptions {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
-/// What a watchdog that runs out leads to.
-#[derive(
-    Clone,
-    Copy,
-    Debug,
-    PartialEq,
-    Eq,
-    Hash,
-    PartialOrd,
-    Ord,
-    serde::Serialize,
-    schemars::JsonSchema,
-)]
-pub enum WatchdogAction {
-    /// A reset.
-    #[serde(rename = "reset")]
-    Reset,
-    /// The power button is pressed.
-    #[serde(rename = "shutdown")]
-    Shutdown,
-    /// A power-off.
-    #[serde(rename = "poweroff")]
-    Poweroff,
-    /// A non-maskable interrupt on each vCPU.
-    #[serde(rename = "inject-nmi")]
-    InjectNmi,
-    /// The machine stops.
-    #[serde(rename = "pause")]
-    Pause,
-    /// A message.
-    #[serde(rename = "debug")]
-    Debug,
-    /// Nothing.
-    #[serde(rename = "none")]
-    None,
-}
-
-impl WatchdogAction {
-    /// Every value, in the schema's order.
-    pub const ALL: &'static [Self] = &[
-        Self::Reset,
-        Self::Shutdown,
-        Self::Poweroff,
-        Self::InjectNmi,
-        Self::Pause,
-        Self::Debug,
-        Self::None,
-    ];
-    /// The name on the wire.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Reset => "reset",
-            Self::Shutdown => "shutdown",
-            Self::Poweroff => "poweroff",
-            Self::InjectNmi => "inject-nmi",
-            Self::Pause => "pause",
-            Self::Debug => "debug",
-            Self::None => "none",
-        }
-    }
-}
-
-crate::input::named_values!(WatchdogAction);
-
-/// -watchdog-action; accepted and without effect: there is no watchdog.
+/// -watchdog-action, as -action watchdog=.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct WatchdogOptions {
-    /// What its running out leads to.
-    pub action: WatchdogAction,
+    /// What a watchdog that runs out leads to.
+    pub action: super::watchdog::WatchdogAction,
 }
 
 impl crate::input::FromMembers for WatchdogOptions {
@@ -1697,7 +1633,7 @@ impl crate::describe::Described for WatchdogOptions {
         crate::describe::MemberSpec::required(
                 "action",
                 "WatchdogAction",
-                "what its running out leads to",
+                "what a watchdog that runs out leads to",
             )
             .one_of(
                 &[

@@ -47,6 +47,10 @@ pub enum Module {
     Balloon,
     /// SCSI controllers and what is plugged into them.
     Scsi,
+    /// Devices that guests find by fw_cfg.
+    FwCfgDevices,
+    /// Watchdogs.
+    Watchdog,
     /// Plugging devices in and out.
     Qdev,
     /// Moving a machine's state.
@@ -1089,6 +1093,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 103usize,
+        name: "query-vm-generation-id",
+        module: Module::FwCfgDevices,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &["read-only"],
+    },
+    crate::CommandSpec {
+        number: 104usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -1098,7 +1112,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 104usize,
+        number: 105usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -1108,7 +1122,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 105usize,
+        number: 106usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -1118,7 +1132,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 106usize,
+        number: 107usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1128,7 +1142,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 107usize,
+        number: 108usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -1138,7 +1152,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 108usize,
+        number: 109usize,
         name: "set_link",
         module: Module::Net,
         allow_oob: false,
@@ -1148,7 +1162,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 109usize,
+        number: 110usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -1158,7 +1172,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 110usize,
+        number: 111usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -1168,7 +1182,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 111usize,
+        number: 112usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -1178,7 +1192,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 112usize,
+        number: 113usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -1188,7 +1202,17 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 113usize,
+        number: 114usize,
+        name: "watchdog-set-action",
+        module: Module::Watchdog,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 115usize,
         name: "x-blockdev-set-iothread",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1198,7 +1222,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 114usize,
+        number: 116usize,
         name: "x-debug-block-dirty-bitmap-sha256",
         module: Module::BlockBitmaps,
         allow_oob: false,
@@ -1208,7 +1232,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 115usize,
+        number: 117usize,
         name: "x-debug-query-block-graph",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1218,7 +1242,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 116usize,
+        number: 118usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

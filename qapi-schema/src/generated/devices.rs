@@ -1483,6 +1483,9 @@ impl crate::describe::Described for PvpanicProperties {
     schemars::JsonSchema,
 )]
 pub enum DeviceDriver {
+    /// A watchdog.
+    #[serde(rename = "i6300esb")]
+    I6300esb,
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial,
@@ -1543,11 +1546,18 @@ pub enum DeviceDriver {
     /// A port of a virtio-serial device.
     #[serde(rename = "virtserialport")]
     Virtserialport,
+    /// A place for the address of the guest kernel's VMCOREINFO.
+    #[serde(rename = "vmcoreinfo")]
+    Vmcoreinfo,
+    /// A number that tells the guest that it is a copy.
+    #[serde(rename = "vmgenid")]
+    Vmgenid,
 }
 
 impl DeviceDriver {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
+        Self::I6300esb,
         Self::IsaSerial,
         Self::PcieRootPort,
         Self::Pvpanic,
@@ -1568,10 +1578,13 @@ impl DeviceDriver {
         Self::VirtioSerialPci,
         Self::VirtioSerialPciNonTransitional,
         Self::Virtserialport,
+        Self::Vmcoreinfo,
+        Self::Vmgenid,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::I6300esb => "i6300esb",
             Self::IsaSerial => "isa-serial",
             Self::PcieRootPort => "pcie-root-port",
             Self::Pvpanic => "pvpanic",
@@ -1594,6 +1607,8 @@ impl DeviceDriver {
             Self::VirtioSerialPci => "virtio-serial-pci",
             Self::VirtioSerialPciNonTransitional => "virtio-serial-pci-non-transitional",
             Self::Virtserialport => "virtserialport",
+            Self::Vmcoreinfo => "vmcoreinfo",
+            Self::Vmgenid => "vmgenid",
         }
     }
 }
@@ -1618,6 +1633,9 @@ pub struct DeviceOptions {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "driver")]
 pub enum DeviceOptionsVariant {
+    /// A watchdog.
+    #[serde(rename = "i6300esb")]
+    I6300esb(super::watchdog::I6300esbProperties),
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial(IsaSerialProperties),
@@ -1678,12 +1696,19 @@ pub enum DeviceOptionsVariant {
     /// A port of a virtio-serial device.
     #[serde(rename = "virtserialport")]
     Virtserialport(VirtSerialPortProperties),
+    /// A place for the address of the guest kernel's VMCOREINFO.
+    #[serde(rename = "vmcoreinfo")]
+    Vmcoreinfo(super::fw_cfg_devices::VmcoreinfoProperties),
+    /// A number that tells the guest that it is a copy.
+    #[serde(rename = "vmgenid")]
+    Vmgenid(super::fw_cfg_devices::VmgenidProperties),
 }
 
 impl DeviceOptionsVariant {
     /// The discriminator's value.
     pub const fn tag(&self) -> DeviceDriver {
         match self {
+            Self::I6300esb(_) => DeviceDriver::I6300esb,
             Self::IsaSerial(_) => DeviceDriver::IsaSerial,
             Self::PcieRootPort(_) => DeviceDriver::PcieRootPort,
             Self::Pvpanic(_) => DeviceDriver::Pvpanic,
@@ -1716,6 +1741,8 @@ impl DeviceOptionsVariant {
                 DeviceDriver::VirtioSerialPciNonTransitional
             }
             Self::Virtserialport(_) => DeviceDriver::Virtserialport,
+            Self::Vmcoreinfo(_) => DeviceDriver::Vmcoreinfo,
+            Self::Vmgenid(_) => DeviceDriver::Vmgenid,
         }
     }
 }
@@ -1727,6 +1754,11 @@ impl crate::input::FromMembers for DeviceOptions {
             bus: members.optional("bus")?,
             id: members.optional("id")?,
             driver: match tag {
+                DeviceDriver::I6300esb => {
+                    DeviceOptionsVariant::I6300esb(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 DeviceDriver::IsaSerial => {
                     DeviceOptionsVariant::IsaSerial(
                         crate::input::FromMembers::take(members)?,
@@ -1827,6 +1859,16 @@ impl crate::input::FromMembers for DeviceOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                DeviceDriver::Vmcoreinfo => {
+                    DeviceOptionsVariant::Vmcoreinfo(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::Vmgenid => {
+                    DeviceOptionsVariant::Vmgenid(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
             },
         })
     }
@@ -1839,6 +1881,7 @@ impl crate::describe::Described for DeviceOptions {
         crate::describe::MemberSpec::required("driver", "DeviceDriver", "its model")
             .one_of(
                 &[
+                    "i6300esb",
                     "isa-serial",
                     "pcie-root-port",
                     "pvpanic",
@@ -1859,6 +1902,8 @@ impl crate::describe::Described for DeviceOptions {
                     "virtio-serial-pci",
                     "virtio-serial-pci-non-transitional",
                     "virtserialport",
+                    "vmcoreinfo",
+                    "vmgenid",
                 ],
             ),
         crate::describe::MemberSpec::optional(
@@ -1875,6 +1920,11 @@ impl crate::describe::Described for DeviceOptions {
     ];
     const TAG: Option<&'static str> = Some("driver");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
+        crate::describe::VariantSpec {
+            name: "i6300esb",
+            description: "a watchdog",
+            members: <super::watchdog::I6300esbProperties as crate::describe::Described>::MEMBERS,
+        },
         crate::describe::VariantSpec {
             name: "isa-serial",
             description: "a serial port",
@@ -1974,6 +2024,16 @@ impl crate::describe::Described for DeviceOptions {
             name: "virtserialport",
             description: "a port of a virtio-serial device",
             members: <VirtSerialPortProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "vmcoreinfo",
+            description: "a place for the address of the guest kernel's VMCOREINFO",
+            members: <super::fw_cfg_devices::VmcoreinfoProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "vmgenid",
+            description: "a number that tells the guest that it is a copy",
+            members: <super::fw_cfg_devices::VmgenidProperties as crate::describe::Described>::MEMBERS,
         },
     ];
 }

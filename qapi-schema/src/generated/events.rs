@@ -93,6 +93,9 @@ pub enum Event {
     /// The tray of a drive was opened or closed, by the guest or by a command.
     #[serde(rename = "DEVICE_TRAY_MOVED")]
     DeviceTrayMoved(super::scsi::DeviceTrayMoved),
+    /// A watchdog has run out.
+    #[serde(rename = "WATCHDOG")]
+    Watchdog(super::watchdog::Watchdog),
     /// A device is gone, and everything it used is free.
     #[serde(rename = "DEVICE_DELETED")]
     DeviceDeleted(super::qdev::DeviceDeleted),
@@ -126,6 +129,7 @@ impl Event {
         "BLOCK_WRITE_THRESHOLD",
         "BALLOON_CHANGE",
         "DEVICE_TRAY_MOVED",
+        "WATCHDOG",
         "DEVICE_DELETED",
     ];
     /// The name on the wire.
@@ -156,6 +160,7 @@ impl Event {
             Self::BlockWriteThreshold(_) => "BLOCK_WRITE_THRESHOLD",
             Self::BalloonChange(_) => "BALLOON_CHANGE",
             Self::DeviceTrayMoved(_) => "DEVICE_TRAY_MOVED",
+            Self::Watchdog(_) => "WATCHDOG",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
         }
     }

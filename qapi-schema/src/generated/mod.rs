@@ -74,6 +74,12 @@ pub mod scsi;
 /// The panic notifier as a PCI device.
 pub mod pvpanic;
 
+/// Devices that guests find by fw_cfg.
+pub mod fw_cfg_devices;
+
+/// Watchdogs.
+pub mod watchdog;
+
 /// Plugging devices in and out.
 pub mod qdev;
 

@@ -381,6 +381,9 @@ pub struct SetAction {
     /// A panic (default: shutdown).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub panic: Option<PanicAction>,
+    /// A watchdog that runs out (default: reset).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<super::watchdog::WatchdogAction>,
 }
 
 impl crate::input::FromMembers for SetAction {
@@ -389,6 +392,7 @@ impl crate::input::FromMembers for SetAction {
             reboot: members.optional("reboot")?,
             shutdown: members.optional("shutdown")?,
             panic: members.optional("panic")?,
+            watchdog: members.optional("watchdog")?,
         })
     }
 }
@@ -418,6 +422,23 @@ impl crate::describe::Described for SetAction {
             )
             .one_of(&["pause", "shutdown", "exit-failure", "none"])
             .default_is("shutdown"),
+        crate::describe::MemberSpec::optional(
+                "watchdog",
+                "WatchdogAction",
+                "a watchdog that runs out (default: reset)",
+            )
+            .one_of(
+                &[
+                    "reset",
+                    "shutdown",
+                    "poweroff",
+                    "inject-nmi",
+                    "pause",
+                    "debug",
+                    "none",
+                ],
+            )
+            .default_is("reset"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];

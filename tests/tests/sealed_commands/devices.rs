@@ -132,6 +132,9 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         row("device_del", json!({"id": "d11"})),
         device(12, "virtio-balloon-pci-non-transitional", port(7)),
         device(17, "pvpanic-pci", port(10)),
+        device(18, "i6300esb", port(11)),
+        device(19, "vmcoreinfo", json!({})),
+        device(20, "vmgenid", json!({})),
         device(13, "virtio-scsi-pci", port(8)),
         device(14, "virtio-scsi-pci-non-transitional", port(9)),
         row(

@@ -29,7 +29,7 @@ struct Soldered {
 
 const NO_SLEEP: Option<(u64, &str)> = Some((1, "this machine has no sleep states"));
 
-/// Every such global: there is no watchdog that could reset the machine, and no sleep.
+/// Every such global: the board has no watchdog that could reset the machine, and no sleep.
 const SOLDERED: &[Soldered] = &[
     soldered("noreboot", "bool", None),
     soldered("disable_s3", "uint64", NO_SLEEP),

@@ -480,7 +480,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     keyed::<WatchdogOptions>(
         "watchdog-action",
         "[action=]ACTION",
-        "Accepted and without effect: there is no watchdog.",
+        "What a watchdog that runs out leads to, as -action watchdog=.",
         process::take_watchdog,
     ),
     always_none("display", "There is no display."),

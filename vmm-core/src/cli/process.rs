@@ -7,6 +7,7 @@ use qapi_schema::cli::{
     AddFdOptions, BootOptions, FwCfgOptions, MsgOptions, NameOptions, OpenHookOptions,
     OvercommitOptions, RunWithOptions, SandboxOptions, WatchdogOptions,
 };
+use qapi_schema::run_state::SetAction;
 
 use super::config::{
     AddFdSpec, BootSpec, FwCfgSource, FwCfgSpec, Incoming, MessageSpec, NameSpec, OvercommitSpec,
@@ -18,6 +19,7 @@ use super::help;
 use super::read::{self, Form};
 use crate::resolve::open_hook::open_hook;
 use crate::sandbox::SandboxSpec;
+use crate::uuid;
 
 /// The highest number of a standard stream.
 const LAST_STANDARD_FD: i32 = 2;
@@ -111,42 +113,23 @@ pub(super) fn take_open_policy(draft: &mut Draft, given: &Given<'_>) -> Result<S
     Ok(Step::Next)
 }
 
-pub(super) fn take_watchdog(_draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+pub(super) fn take_watchdog(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
     let parsed = read::parse::<WatchdogOptions>(given.text, Form::implied("action"))?;
     if parsed.help {
         let text = help::keys_of::<WatchdogOptions>("watchdog-action", None);
         return Ok(Step::Print(text));
     }
-    read::typed::<WatchdogOptions>(parsed.value, parsed.mode)?;
-    Ok(Step::Next)
+    let options = read::typed::<WatchdogOptions>(parsed.value, parsed.mode)?;
+    draft.merge_actions(&SetAction {
+        watchdog: Some(options.action),
+        ..SetAction::default()
+    })
 }
 
 pub(super) fn take_uuid(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
-    let uuid = uuid(given.text).ok_or_else(|| {
-        Problem::new(format!(
-            "failed to parse UUID string: wrong format: '{}'; wanted \
-             xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx in hexadecimal",
-            given.text
-        ))
-    })?;
+    let uuid = uuid::parse(given.text).map_err(|error| Problem::new(error.to_string()))?;
     draft.uuid = Some(uuid);
     Ok(Step::Next)
-}
-
-/// 32 hexadecimal digits in groups of 8, 4, 4, 4 and 12.
-fn uuid(text: &str) -> Option<[u8; 16]> {
-    let groups: Vec<usize> = text.split('-').map(str::len).collect();
-    let digits: Vec<u8> = text
-        .chars()
-        .filter(|c| *c != '-')
-        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
-        .collect::<Option<_>>()?;
-    if groups != [8, 4, 4, 4, 12] {
-        return None;
-    }
-    let (pairs, _) = digits.as_chunks::<2>();
-    let bytes: Vec<u8> = pairs.iter().map(|[high, low]| high << 4 | low).collect();
-    bytes.try_into().ok()
 }
 
 pub(super) fn take_incoming(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
@@ -281,24 +264,5 @@ pub(super) fn resolve_messages(options: &MsgOptions) -> MessageSpec {
     MessageSpec {
         timestamp: options.timestamp.unwrap_or(false),
         guest_name: options.guest_name.unwrap_or(false),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_uuid_is_read_in_the_order_in_which_it_is_written() {
-        let read = uuid("00112233-4455-6677-8899-aabbCCDDeeff");
-        let bytes = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
-        assert_eq!(read, Some(bytes.map(|byte: u8| byte * 0x11)));
-    }
-
-    #[test]
-    fn a_uuid_has_its_dashes_in_the_right_places() {
-        assert_eq!(uuid("0011223-34455-6677-8899-aabbccddeeff"), None);
-        assert_eq!(uuid("00112233445566778899aabbccddeeff"), None);
-        assert_eq!(uuid("é0112233-4455-6677-8899-aabbccddeef"), None);
     }
 }

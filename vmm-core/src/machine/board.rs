@@ -8,8 +8,8 @@ use devices::bus::{BusDevice, Overlap};
 use devices::chardev::Chardev;
 use devices::legacy::reset::KeyboardCommand;
 use devices::legacy::{
-    AcpiPm, ApmPorts, Clock, FastReset, FwCfg, Keyboard, PostCode, Pvpanic, ResetControl, Rtc,
-    RtcSpec, acpi_pm, fw_cfg, post, pvpanic, rtc,
+    AcpiPm, ApmPorts, Clock, FastReset, FwCfg, FwCfgLive, Keyboard, PostCode, Pvpanic,
+    ResetControl, Rtc, RtcSpec, acpi_pm, fw_cfg, post, pvpanic, rtc,
 };
 use devices::lifecycle::Lifecycle;
 use devices::notice::NoticeSink;
@@ -62,6 +62,7 @@ pub struct Board {
     pm: Arc<AcpiPm>,
     rtc: Arc<Rtc>,
     pvpanic: bool,
+    fw_cfg: Arc<FwCfg>,
     notices: NoticeSink,
 }
 
@@ -87,6 +88,7 @@ impl Board {
             pm: AcpiPm::new(spec.clock.since_now(), sci, notices.clone()),
             rtc: Arc::new(Rtc::new(spec.rtc, Clock::wall())),
             pvpanic: false,
+            fw_cfg: Arc::clone(&spec.fw_cfg),
             notices: notices.clone(),
         };
         board.add_pci(pci, notices)?;
@@ -130,6 +132,20 @@ impl Board {
         let pvpanic = Arc::new(Pvpanic::new(self.notices.clone(), events));
         self.add(pvpanic::BASE, 1, pvpanic)?;
         self.pvpanic = true;
+        Ok(())
+    }
+
+    /// Adds a device that is a file of fw_cfg. Before the machine's power-on: the guest reads the
+    /// list of files once.
+    ///
+    /// # Errors
+    /// There is such a file already.
+    pub fn add_file<D>(&mut self, name: &str, device: Arc<D>) -> Result<(), MachineError>
+    where
+        D: FwCfgLive + Lifecycle + 'static,
+    {
+        self.fw_cfg.add_file(name, Arc::clone(&device) as _)?;
+        self.devices.push(device);
         Ok(())
     }
 

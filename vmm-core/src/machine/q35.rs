@@ -17,7 +17,8 @@ use std::sync::Arc;
 use devices::irq::{Doorbells, MsiController};
 use devices::legacy::acpi_pm::{PM_BASE, SLEEP_TYPE_S5};
 use devices::legacy::{
-    AcpiPm, FwCfg, FwCfgFile, FwCfgSpec, Lpc, ResetControl, Rtc, RtcSpec, lpc, pvpanic,
+    AcpiPm, FwCfg, FwCfgFile, FwCfgSpec, Lpc, ResetControl, Rtc, RtcSpec, Vmcoreinfo, lpc, pvpanic,
+    vmcoreinfo,
 };
 use devices::lifecycle::Lifecycle;
 use devices::memory::{GuestMem, GuestMemView};
@@ -39,9 +40,10 @@ use crate::kvm::clock::KvmClock;
 use crate::kvm::cpuid::{CpuModel, CpuTopology};
 use crate::kvm::slots::Slots;
 use crate::kvm::{BootEntry, Buses, KvmIrqs, KvmVm, Vcpu, VcpuEvent, VcpuSet};
-use crate::memory::layout::{E820Entry, ECAM, PCI32};
+use crate::memory::layout::{E820Entry, ECAM, GENERATION, PCI32};
 use crate::memory::{Layout, RamBackend};
 use crate::qtest::TestedIrqs;
+use crate::uuid::Uuid;
 
 /// The most vCPUs: their APIC ids fit the MADT's short entries and the IOAPIC's destinations.
 pub const MAX_VCPUS: u32 = 255;
@@ -125,6 +127,7 @@ pub struct Q35 {
     held: bool,
     model: CpuModel,
     identity: Identity,
+    generation: Option<Uuid>,
     vm: Arc<KvmVm>,
     _kvm_lease: Option<Lease>,
 }
@@ -205,6 +208,7 @@ impl Q35 {
                 topology: spec.topology,
                 vcpus: spec.vcpus,
             },
+            generation: None,
             vm,
             _kvm_lease: kvm_lease,
         })
@@ -394,6 +398,27 @@ impl Q35 {
         self.board.add_pvpanic(events)
     }
 
+    /// Adds the place where the guest tells of its VMCOREINFO, before [`power_on`](Self::power_on).
+    ///
+    /// # Errors
+    /// There is one already.
+    pub fn add_vmcoreinfo(&mut self) -> Result<(), MachineError> {
+        let file = Arc::new(Vmcoreinfo::default());
+        self.board.add_file(vmcoreinfo::FILE, file)
+    }
+
+    /// The number that tells the guest whether it is a copy; it has a place for it only if it had
+    /// one before [`power_on`](Self::power_on).
+    pub fn set_generation(&mut self, generation: Uuid) {
+        self.generation = Some(generation);
+    }
+
+    /// That number, if there is one.
+    #[must_use]
+    pub fn generation(&self) -> Option<Uuid> {
+        self.generation
+    }
+
     /// How many interrupt vectors are taken: for leak checks.
     #[must_use]
     pub fn vectors(&self) -> usize {
@@ -420,6 +445,10 @@ impl Q35 {
         let smbios =
             smbios::build(&self.smbios()).ok_or(MachineError::Tables { tables: "SMBIOS" })?;
         write(&memory, smbios.address, &smbios.bytes)?;
+        if let Some(generation) = self.generation {
+            let place = GENERATION.start + u64::from(acpi::vmgenid::OFFSET);
+            write(&memory, place, &acpi::vmgenid::guest_order(generation))?;
+        }
         let Some(boot) = &self.boot else {
             return Ok(None);
         };
@@ -443,6 +472,7 @@ impl Q35 {
             rtc: true,
             pvpanic: self.board.has_pvpanic().then(|| port(pvpanic::BASE)),
             fw_cfg: port(devices::legacy::fw_cfg::BASE),
+            generation: self.generation.is_some(),
         }
     }
 

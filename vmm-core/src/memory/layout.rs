@@ -32,7 +32,9 @@ pub const ROM: Range<u64> = 0xa_0000..0x10_0000;
 /// ACPI tables.
 pub const ACPI_TABLES: Range<u64> = 0xe_0000..0xf_0000;
 /// SMBIOS: anchor and table.
-pub const SMBIOS_TABLES: Range<u64> = 0xf_0000..0x10_0000;
+pub const SMBIOS_TABLES: Range<u64> = 0xf_0000..0xf_f000;
+/// The page with the VM generation id.
+pub const GENERATION: Range<u64> = 0xf_f000..0x10_0000;
 /// One mebibyte: kernels are loaded from here up.
 pub const HIGH_RAM: u64 = 0x10_0000;
 

@@ -1,14 +1,18 @@
-//! The devices of the ISA bus: `isa-serial` and `pvpanic`. They are there for good, so they come
-//! before the machine starts.
+//! The devices of the ISA bus, `isa-serial` and `pvpanic`, and those of no bus, `vmcoreinfo` and
+//! `vmgenid`. They are there for good, so they come before the machine starts.
 
 use devices::legacy::pvpanic;
 use devices::serial::uart16550::COM;
+use devices::virtio::rng::{Builtin, Entropy};
 use qapi_schema::QmpError;
 use qapi_schema::devices::{IsaSerialProperties, PvpanicProperties};
+use qapi_schema::drivers::{BusKind, find_driver};
+use qapi_schema::fw_cfg_devices::VmgenidProperties;
 
 use super::Plug;
 use crate::device_tree::Part;
 use crate::machine::board::SerialSpec;
+use crate::uuid::{self, Uuid};
 
 pub(super) fn plug_serial(
     plug: &mut Plug<'_>,
@@ -67,11 +71,52 @@ pub(super) fn plug_pvpanic(
     Ok(Part::Board)
 }
 
-fn refuse_if_started(plug: &Plug<'_>, driver: &str) -> Result<(), QmpError> {
-    if plug.vm.is_powered_on() {
-        return Err(QmpError::generic(format!(
-            "Bus 'isa.0' does not support hotplugging: give '-device {driver}' at the start"
-        )));
+pub(super) fn plug_vmcoreinfo(plug: &mut Plug<'_>) -> Result<Part, QmpError> {
+    refuse_if_started(plug, "vmcoreinfo")?;
+    let board = plug.vm.machine.board_mut(&plug.name)?;
+    board
+        .add_vmcoreinfo()
+        .map_err(|error| QmpError::from_error(&error))?;
+    Ok(Part::Board)
+}
+
+pub(super) fn plug_vmgenid(
+    plug: &mut Plug<'_>,
+    options: VmgenidProperties,
+) -> Result<Part, QmpError> {
+    refuse_if_started(plug, "vmgenid")?;
+    let generation = match options.guid.as_deref() {
+        None | Some("auto") => random_uuid()?,
+        Some(guid) => uuid::parse(guid).map_err(|error| QmpError::from_error(&error))?,
+    };
+    let board = plug.vm.machine.board_mut(&plug.name)?;
+    if board.generation().is_some() {
+        return Err(QmpError::generic("at most one vmgenid device is permitted"));
     }
-    Ok(())
+    board.set_generation(generation);
+    Ok(Part::Board)
+}
+
+fn random_uuid() -> Result<Uuid, QmpError> {
+    let mut bytes = [0; 16];
+    let filled = Builtin.fill(&mut bytes);
+    if !matches!(filled, Ok(16)) {
+        return Err(QmpError::generic(
+            "guid=auto: the host has no random numbers yet: give the UUID",
+        ));
+    }
+    Ok(uuid::from_random(bytes))
+}
+
+fn refuse_if_started(plug: &Plug<'_>, driver: &str) -> Result<(), QmpError> {
+    if !plug.vm.is_powered_on() {
+        return Ok(());
+    }
+    let who = match find_driver(driver).map(|driver| driver.bus) {
+        Some(BusKind::Isa) => "Bus 'isa.0'".to_owned(),
+        _ => format!("Device '{driver}'"),
+    };
+    Err(QmpError::generic(format!(
+        "{who} does not support hotplugging: give '-device {driver}' at the start"
+    )))
 }

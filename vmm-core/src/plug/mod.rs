@@ -82,6 +82,9 @@ pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
         Kind::PcieRootPort(port) => pci::plug_root_port(&mut plug, port),
         Kind::IsaSerial(serial) => board::plug_serial(&mut plug, serial),
         Kind::PvpanicPci(pvpanic) => pci::plug_pvpanic(&mut plug, pvpanic),
+        Kind::Vmcoreinfo(_) => board::plug_vmcoreinfo(&mut plug),
+        Kind::Vmgenid(vmgenid) => board::plug_vmgenid(&mut plug, vmgenid),
+        Kind::I6300esb(watchdog) => pci::plug_watchdog(&mut plug, watchdog),
         Kind::Pvpanic(pvpanic) => board::plug_pvpanic(&mut plug, pvpanic),
     };
     let Plug {

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use devices::legacy::pvpanic;
-use devices::pci::{PciFunction, PvpanicPci, RootPort, RootPortSpec, SlotAddress};
+use devices::pci::{
+    I6300esb, I6300esbHost, PciFunction, PvpanicPci, RootPort, RootPortSpec, SlotAddress,
+};
 use devices::virtio::device::VirtioDevice;
 use devices::virtio::transport::{VirtioPci, VirtioPciSpec};
 use qapi_schema::QmpError;
 use qapi_schema::common::OnOffAuto;
 use qapi_schema::devices::PcieRootPortProperties;
 use qapi_schema::pvpanic::PvpanicPciProperties;
+use qapi_schema::watchdog::I6300esbProperties;
 
 use super::Plug;
 use crate::device_tree::Part;
@@ -100,11 +103,7 @@ pub(super) fn plug_root_port(
     plug: &mut Plug<'_>,
     options: PcieRootPortProperties,
 ) -> Result<Part, QmpError> {
-    unmet::refuse(&[(
-        options.acpi_index.unwrap_or(0) != 0,
-        "acpi-index",
-        "the firmware tables name no slots",
-    )])?;
+    refuse_acpi_index(options.acpi_index)?;
     if options.hotplug == Some(false) {
         return Err(QmpError::generic(
             "Parameter 'hotplug' does not accept value 'off': the slots of root ports take \
@@ -132,11 +131,7 @@ pub(super) fn plug_pvpanic(
     plug: &mut Plug<'_>,
     options: PvpanicPciProperties,
 ) -> Result<Part, QmpError> {
-    unmet::refuse(&[(
-        options.acpi_index.unwrap_or(0) != 0,
-        "acpi-index",
-        "the firmware tables name no slots",
-    )])?;
+    refuse_acpi_index(options.acpi_index)?;
     let function = PvpanicPci::new(
         &plug.name,
         plug.vm.mailbox.notices(),
@@ -145,6 +140,31 @@ pub(super) fn plug_pvpanic(
     );
     insert(plug, options.addr.as_deref(), function)?;
     Ok(Part::Function)
+}
+
+/// `i6300esb`.
+pub(super) fn plug_watchdog(
+    plug: &mut Plug<'_>,
+    options: I6300esbProperties,
+) -> Result<Part, QmpError> {
+    refuse_acpi_index(options.acpi_index)?;
+    let host = I6300esbHost {
+        reactor: plug.vm.reactor.clone(),
+        clock: plug.vm.clock.clone(),
+        notices: plug.vm.mailbox.notices(),
+    };
+    let function = I6300esb::new(&plug.name, host, options.multifunction.unwrap_or(false))
+        .map_err(|error| QmpError::generic(format!("the watchdog's timer: {error}")))?;
+    insert(plug, options.addr.as_deref(), function)?;
+    Ok(Part::Function)
+}
+
+fn refuse_acpi_index(index: Option<u32>) -> Result<(), QmpError> {
+    unmet::refuse(&[(
+        index.unwrap_or(0) != 0,
+        "acpi-index",
+        "the firmware tables name no slots",
+    )])
 }
 
 fn insert(

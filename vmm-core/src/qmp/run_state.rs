@@ -19,6 +19,7 @@ impl Commands for Vm {
             RunState::Shutdown => WireState::Shutdown,
             RunState::IoError => WireState::IoError,
             RunState::GuestPanicked => WireState::GuestPanicked,
+            RunState::Watchdog => WireState::Watchdog,
             RunState::InternalError => WireState::InternalError,
         };
         Ok(StatusInfo {
@@ -64,10 +65,6 @@ impl Commands for Vm {
     }
 
     fn inject_nmi(&mut self, _cx: &mut dyn Context) -> Result<(), QmpError> {
-        let runs = self.run_state.is_running();
-        self.machine
-            .board("inject-nmi")?
-            .inject_nmi(runs)
-            .map_err(|error| QmpError::from_error(&error))
+        self.send_nmi()
     }
 }

@@ -78,6 +78,18 @@ impl Vm {
         self.machine.press_power_button();
     }
 
+    /// Sends each vCPU a non-maskable interrupt.
+    ///
+    /// # Errors
+    /// There is no board, or KVM refuses.
+    pub fn send_nmi(&mut self) -> Result<(), QmpError> {
+        let runs = self.run_state.is_running();
+        self.machine
+            .board("inject-nmi")?
+            .inject_nmi(runs)
+            .map_err(|error| QmpError::from_error(&error))
+    }
+
     /// Resets the machine.
     ///
     /// # Errors
@@ -139,6 +151,7 @@ impl Vm {
             Notice::PowerOff => self.shut_down(ShutdownCause::GuestShutdown),
             Notice::Reset => self.reset_by_guest(),
             Notice::GuestPanicked => self.guest_panicked(),
+            Notice::Watchdog => self.watchdog_ran_out(),
             Notice::GuestPvShutdown => {
                 self.events.emit(Event::GuestPvshutdown);
                 self.shut_down(ShutdownCause::GuestShutdown);
@@ -176,7 +189,7 @@ impl Vm {
         }
     }
 
-    fn reset_by_guest(&mut self) {
+    pub(super) fn reset_by_guest(&mut self) {
         if self.end_policy.reboot == RebootAction::Shutdown {
             self.shut_down(ShutdownCause::GuestReset);
             return;
@@ -283,7 +296,7 @@ impl Vm {
     }
 
     /// Stops what runs, for whatever reason, and takes the state that follows.
-    fn halt(&mut self, change: Change) {
+    pub(super) fn halt(&mut self, change: Change) {
         let Some(next) = self.run_state.next(change) else {
             return;
         };

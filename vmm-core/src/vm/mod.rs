@@ -21,6 +21,7 @@ pub mod lifecycle;
 mod machine;
 mod seal;
 mod serve;
+mod watchdog;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ use indexmap::IndexMap;
 use monitor::Server;
 use qapi_schema::char::ChardevReturn;
 use qapi_schema::run_state::{PanicAction, RebootAction, SetAction, ShutdownAction};
+use qapi_schema::watchdog::WatchdogAction;
 use qapi_schema::{Context, Event, EventSink, QmpError};
 
 use crate::announcer::Announcer;
@@ -82,6 +84,8 @@ pub struct EndPolicy {
     pub shutdown: ShutdownAction,
     /// A panic.
     pub panic: PanicAction,
+    /// A watchdog that runs out.
+    pub watchdog: WatchdogAction,
 }
 
 impl EndPolicy {
@@ -90,6 +94,7 @@ impl EndPolicy {
         reboot: RebootAction::Reset,
         shutdown: ShutdownAction::Poweroff,
         panic: PanicAction::Shutdown,
+        watchdog: WatchdogAction::Reset,
     };
 
     /// Takes what `actions` name.
@@ -97,6 +102,7 @@ impl EndPolicy {
         self.reboot = actions.reboot.unwrap_or(self.reboot);
         self.shutdown = actions.shutdown.unwrap_or(self.shutdown);
         self.panic = actions.panic.unwrap_or(self.panic);
+        self.watchdog = actions.watchdog.unwrap_or(self.watchdog);
     }
 }
 

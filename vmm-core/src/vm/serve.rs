@@ -14,8 +14,9 @@ use std::sync::Arc;
 use monitor::Call;
 use qapi_schema::{
     Module, QmpError, Reply, balloon, block_bitmaps, block_core, block_create, block_graph,
-    block_stats, block_throttle, block_watch, char, drivers, input, job, machine, migration, misc,
-    net, open_hook, pci, qdev, qom, run_state, sandbox, scsi, transaction,
+    block_stats, block_throttle, block_watch, char, drivers, fw_cfg_devices, input, job, machine,
+    migration, misc, net, open_hook, pci, qdev, qom, run_state, sandbox, scsi, transaction,
+    watchdog,
 };
 
 use serde_json::Value;
@@ -113,6 +114,7 @@ impl Vm {
             Module::BlockThrottle => block_throttle::dispatch(self, name, call, arguments),
             Module::BlockWatch => block_watch::dispatch(self, name, call, arguments),
             Module::Char => char::dispatch(self, name, call, arguments),
+            Module::FwCfgDevices => fw_cfg_devices::dispatch(self, name, call, arguments),
             Module::Job => job::dispatch(self, name, call, arguments),
             Module::Machine => machine::dispatch(self, name, call, arguments),
             Module::Migration => migration::dispatch(self, name, call, arguments),
@@ -129,6 +131,7 @@ impl Vm {
             Module::Sandbox => sandbox::dispatch(self, name, call, arguments),
             Module::Scsi => scsi::dispatch(self, name, call, arguments),
             Module::Transaction => transaction::dispatch(self, name, call, arguments),
+            Module::Watchdog => watchdog::dispatch(self, name, call, arguments),
             Module::Control | Module::Fds => Err(QmpError::command_not_found(name)),
         }
     }

@@ -445,6 +445,9 @@ pub struct PvpanicProperties {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[non_exhaustive]
 pub enum DeviceDriver {
+    /// A watchdog.
+    #[serde(rename = "i6300esb")]
+    I6300esb,
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial,
@@ -505,6 +508,12 @@ pub enum DeviceDriver {
     /// A port of a virtio-serial device.
     #[serde(rename = "virtserialport")]
     Virtserialport,
+    /// A place for the address of the guest kernel's VMCOREINFO.
+    #[serde(rename = "vmcoreinfo")]
+    Vmcoreinfo,
+    /// A number that tells the guest that it is a copy.
+    #[serde(rename = "vmgenid")]
+    Vmgenid,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -540,6 +549,9 @@ impl DeviceOptions {
 #[serde(tag = "driver")]
 #[non_exhaustive]
 pub enum DeviceOptionsVariant {
+    /// A watchdog.
+    #[serde(rename = "i6300esb")]
+    I6300esb(super::watchdog::I6300esbProperties),
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial(IsaSerialProperties),
@@ -600,6 +612,12 @@ pub enum DeviceOptionsVariant {
     /// A port of a virtio-serial device.
     #[serde(rename = "virtserialport")]
     Virtserialport(VirtSerialPortProperties),
+    /// A place for the address of the guest kernel's VMCOREINFO.
+    #[serde(rename = "vmcoreinfo")]
+    Vmcoreinfo(super::fw_cfg_devices::VmcoreinfoProperties),
+    /// A number that tells the guest that it is a copy.
+    #[serde(rename = "vmgenid")]
+    Vmgenid(super::fw_cfg_devices::VmgenidProperties),
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,

@@ -60,6 +60,8 @@ pub enum Event {
     BalloonChange(super::balloon::BalloonChange),
     /// The tray of a drive was opened or closed, by the guest or by a command.
     DeviceTrayMoved(super::scsi::DeviceTrayMoved),
+    /// A watchdog has run out.
+    Watchdog(super::watchdog::Watchdog),
     /// A device is gone, and everything it used is free.
     DeviceDeleted(super::qdev::DeviceDeleted),
     /// An event that this version does not know.
@@ -100,6 +102,7 @@ impl Event {
             Self::BlockWriteThreshold(_) => "BLOCK_WRITE_THRESHOLD",
             Self::BalloonChange(_) => "BALLOON_CHANGE",
             Self::DeviceTrayMoved(_) => "DEVICE_TRAY_MOVED",
+            Self::Watchdog(_) => "WATCHDOG",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
             Self::Unknown { name, .. } => name,
         }
@@ -158,6 +161,7 @@ impl Event {
                 "DEVICE_TRAY_MOVED" => {
                     Self::DeviceTrayMoved(serde_json::from_value(data)?)
                 }
+                "WATCHDOG" => Self::Watchdog(serde_json::from_value(data)?),
                 "DEVICE_DELETED" => Self::DeviceDeleted(serde_json::from_value(data)?),
                 _ => Self::Unknown { name, data },
             },

@@ -173,6 +173,9 @@ pub struct SetAction {
     /// A panic (default: shutdown).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub panic: Option<PanicAction>,
+    /// A watchdog that runs out (default: reset).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub watchdog: Option<super::watchdog::WatchdogAction>,
 }
 
 /// The machine was reset.

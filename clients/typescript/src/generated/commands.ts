@@ -63,6 +63,7 @@ import type {
   FdsetInfo,
   FileSnapshot,
   GetfdArguments,
+  GuidInfo,
   HotpluggableCPU,
   HumanMonitorCommandArguments,
   IOThreadInfo,
@@ -116,6 +117,7 @@ import type {
   TransactionArguments,
   UuidInfo,
   VersionInfo,
+  WatchdogSetActionArguments,
   XBlockdevSetIothreadArguments,
   XDbgBlockGraph,
 } from "./types.js";
@@ -970,6 +972,22 @@ export abstract class Commands extends Caller {
   /** Puts a node into an open, empty tray. */
   blockdevInsertMedium(args: BlockdevInsertMediumArguments): Promise<void> {
     return this.run("blockdev-insert-medium", args);
+  }
+
+  /**
+   * Asks for the machine's generation id.
+   *
+   * @returns The number.
+   *
+   * @throws - GenericError, if there is no device vmgenid.
+   */
+  queryVmGenerationId(): Promise<GuidInfo> {
+    return this.run("query-vm-generation-id");
+  }
+
+  /** Says what a watchdog that runs out leads to. */
+  watchdogSetAction(args: WatchdogSetActionArguments): Promise<void> {
+    return this.run("watchdog-set-action", args);
   }
 
   /**

@@ -23,6 +23,7 @@ import type {
   ShutdownData,
   VmInternalErrorData,
   VserportChangeData,
+  WatchdogData,
 } from "./types.js";
 
 /** What comes with each event. */
@@ -87,6 +88,8 @@ export interface EventData {
   BALLOON_CHANGE: BalloonChangeData;
   /** The tray of a drive was opened or closed, by the guest or by a command. */
   DEVICE_TRAY_MOVED: DeviceTrayMovedData;
+  /** A watchdog has run out. */
+  WATCHDOG: WatchdogData;
   /** A device is gone, and everything it used is free. */
   DEVICE_DELETED: DeviceDeletedData;
 }

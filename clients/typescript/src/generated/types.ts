@@ -877,6 +877,8 @@ export interface SetActionArguments {
   shutdown?: ShutdownAction;
   /** A panic (default: shutdown). */
   panic?: PanicAction;
+  /** A watchdog that runs out (default: reset). */
+  watchdog?: WatchdogAction;
 }
 
 /** Data of event `RESET`. */
@@ -3958,6 +3960,8 @@ export interface PvpanicProperties {
 
 /** Device models. */
 export type DeviceDriver =
+  /** A watchdog. */
+  | "i6300esb"
   /** A serial port. */
   | "isa-serial"
   /** A place to plug one PCIe device into. */
@@ -3997,10 +4001,16 @@ export type DeviceDriver =
   /** The same. */
   | "virtio-serial-pci-non-transitional"
   /** A port of a virtio-serial device. */
-  | "virtserialport";
+  | "virtserialport"
+  /** A place for the address of the guest kernel's VMCOREINFO. */
+  | "vmcoreinfo"
+  /** A number that tells the guest that it is a copy. */
+  | "vmgenid";
 
 /** A device to be plugged in. */
 export type DeviceOptions = DeviceOptionsAlways & (
+  /** A watchdog. */
+  | ({ driver: "i6300esb" } & I6300esbProperties)
   /** A serial port. */
   | ({ driver: "isa-serial" } & IsaSerialProperties)
   /** A place to plug one PCIe device into. */
@@ -4041,6 +4051,10 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "virtio-serial-pci-non-transitional" } & VirtioSerialProperties)
   /** A port of a virtio-serial device. */
   | ({ driver: "virtserialport" } & VirtSerialPortProperties)
+  /** A place for the address of the guest kernel's VMCOREINFO. */
+  | ({ driver: "vmcoreinfo" } & VmcoreinfoProperties)
+  /** A number that tells the guest that it is a copy. */
+  | ({ driver: "vmgenid" } & VmgenidProperties)
 );
 
 /** The members of every DeviceOptions. */
@@ -4299,6 +4313,72 @@ export interface PvpanicPciProperties {
    * (default: 7).
    */
   events?: number;
+}
+
+/**
+ * A place where the guest's kernel leaves the address of its VMCOREINFO note, which names the
+ * symbols that a dump of its memory is read with.
+ */
+export interface VmcoreinfoProperties {}
+
+/**
+ * The VM generation id: a number that tells a guest that it is a copy of itself. A machine takes
+ * one.
+ */
+export interface VmgenidProperties {
+  /** The number as a UUID, or auto for a random one (default: auto). */
+  guid?: string;
+}
+
+/** A VM generation id. */
+export interface GuidInfo {
+  /** The number as a UUID. */
+  guid: string;
+}
+
+/**
+ * The watchdog of Intel's 6300ESB: a PCI device with two timers, one after the other. When the
+ * second runs out the watchdog's action is taken.
+ */
+export interface I6300esbProperties {
+  /**
+   * Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x (default:
+   * the first free slot).
+   */
+  addr?: string;
+  /** Whether other functions may share the slot (default: false). */
+  multifunction?: boolean;
+  /** Must be 0: the firmware tables name no slots (default: 0). */
+  "acpi-index"?: number;
+}
+
+/** What a watchdog that runs out leads to. */
+export type WatchdogAction =
+  /** A reset. */
+  | "reset"
+  /** The power button is pressed. */
+  | "shutdown"
+  /** The program ends. */
+  | "poweroff"
+  /** A non-maskable interrupt on each vCPU. */
+  | "inject-nmi"
+  /** The machine stops. */
+  | "pause"
+  /** A message. */
+  | "debug"
+  /** Nothing, but for the event. */
+  | "none";
+
+/** Arguments of command `watchdog-set-action`. */
+export interface WatchdogSetActionArguments {
+  /** What (default at the start: reset). */
+  action: WatchdogAction;
+}
+
+/** Data of event `WATCHDOG`. */
+export interface WatchdogData {
+  /** What follows. */
+  action: WatchdogAction;
 }
 
 /** Arguments of command `device-list-properties`. */

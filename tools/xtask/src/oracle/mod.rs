@@ -83,7 +83,7 @@ const ACCEPTED: &str = "tools/oracle/accepted-qtest-failures.txt";
 const ACCEPTED_IOTESTS: &str = "tools/oracle/accepted-iotest-failures.txt";
 
 /// What is tested when nothing is named: the programs that have something to say about us.
-const TESTS: [&str; 12] = [
+const TESTS: [&str; 14] = [
     "qmp-test",
     "qmp-cmd-test",
     "machine-none-test",
@@ -95,6 +95,8 @@ const TESTS: [&str; 12] = [
     "pvpanic-test",
     "pvpanic-pci-test",
     "virtio-balloon-test",
+    "vmcoreinfo-test",
+    "device-plug-test",
     "qos-test",
 ];
 

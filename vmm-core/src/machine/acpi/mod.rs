@@ -4,7 +4,8 @@
 //!   RSDP ─► XSDT ─┬─► FADT ─┬─► DSDT   PCI0, LPC with COMs and RTC, pvpanic, CPUs, _S5
 //!                 │         └─► FACS
 //!                 ├─► MADT   local APICs, IOAPIC, ISA overrides
-//!                 └─► MCFG   the ECAM window
+//!                 ├─► MCFG   the ECAM window
+//!                 └─► SSDT   the VM generation id, if there is one
 //! ```
 //!
 //! All lie in one piece of the ROM area, where the search of the BIOS era finds the RSDP too.
@@ -14,11 +15,12 @@
 
 pub mod dsdt;
 pub mod tables;
+pub mod vmgenid;
 
 use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
 
 use crate::memory::Layout;
-use crate::memory::layout::{ACPI_TABLES, ECAM};
+use crate::memory::layout::{ACPI_TABLES, ECAM, GENERATION};
 
 const OEM: [u8; 6] = *b"SESAME";
 const OEM_TABLE: [u8; 8] = *b"SESAME35";
@@ -64,6 +66,8 @@ pub struct AcpiSpec {
     pub pvpanic: Option<u16>,
     /// The first port of fw_cfg.
     pub fw_cfg: u16,
+    /// Whether the machine has a generation id.
+    pub generation: bool,
 }
 
 /// The finished tables.
@@ -91,6 +95,10 @@ pub fn build(spec: &AcpiSpec) -> Option<AcpiTables> {
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     for table in [fadt, madt, mcfg] {
         xsdt.add_entry(table);
+    }
+    if spec.generation {
+        let page = u32::try_from(GENERATION.start).ok()?;
+        xsdt.add_entry(blob.add(&vmgenid::build(page)));
     }
     let xsdt = blob.add(&bytes_of(&xsdt));
     let rsdp = bytes_of(&Rsdp::new(OEM, xsdt));
@@ -155,6 +163,7 @@ mod tests {
             rtc: true,
             pvpanic: Some(0x505),
             fw_cfg: 0x510,
+            generation: false,
         }
     }
 
@@ -194,12 +203,16 @@ mod tests {
 
     #[test]
     fn every_table_is_found_and_sums_to_zero() {
-        let tables = build(&spec()).unwrap();
+        let tables = build(&AcpiSpec {
+            generation: true,
+            ..spec()
+        })
+        .unwrap();
         assert_eq!(sum(&tables.bytes[..20]), 0);
         assert_eq!(sum(&tables.bytes[..36]), 0);
         let found = walk(&tables);
         let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["XSDT", "DSDT", "FACP", "APIC", "MCFG"]);
+        assert_eq!(names, ["XSDT", "DSDT", "FACP", "APIC", "MCFG", "SSDT"]);
         for (name, table) in &found {
             assert_eq!(sum(table), 0, "{name}");
         }
