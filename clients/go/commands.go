@@ -667,6 +667,9 @@ type BlockStreamArguments struct {
 	BackingMaskProtocol *bool `json:"backing-mask-protocol,omitempty"`
 	// The lowest node that is moved, by node name, in place of base.
 	Bottom *string `json:"bottom,omitempty"`
+	// The name of a node that stands above the overlay while the job runs, and keeps what is read
+	// through it, too (default: there is none).
+	FilterNodeName *string `json:"filter-node-name,omitempty"`
 	// The most it may do in a second, in bytes; 0 is no limit (default: 0).
 	Speed *int64 `json:"speed,omitempty"`
 	// What it does when a request fails; auto means report (default: report).
@@ -702,6 +705,9 @@ type BlockCommitArguments struct {
 	// Accepted and without effect: what the image says of the format below is always a format
 	// (default: false).
 	BackingMaskProtocol *bool `json:"backing-mask-protocol,omitempty"`
+	// The name of a node that stands above the topmost while the job runs (default: there is
+	// none).
+	FilterNodeName *string `json:"filter-node-name,omitempty"`
 	// The most it may do in a second, in bytes; 0 is no limit (default: 0).
 	Speed *int64 `json:"speed,omitempty"`
 	// What it does when a request fails; auto means report (default: report).

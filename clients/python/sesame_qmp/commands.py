@@ -698,6 +698,7 @@ class Commands(Caller):
         backing_file: Optional[str] = None,
         backing_mask_protocol: Optional[bool] = None,
         bottom: Optional[str] = None,
+        filter_node_name: Optional[str] = None,
         speed: Optional[int] = None,
         on_error: Optional[BlockdevOnError] = None,
         auto_finalize: Optional[bool] = None,
@@ -716,6 +717,8 @@ class Commands(Caller):
             backing_mask_protocol: Accepted and without effect: what the image says of the
                 format below is always a format (default: false).
             bottom: The lowest node that is moved, by node name, in place of base.
+            filter_node_name: The name of a node that stands above the overlay while the job
+                runs, and keeps what is read through it, too (default: there is none).
             speed: The most it may do in a second, in bytes; 0 is no limit (default: 0).
             on_error: What it does when a request fails; auto means report (default: report).
             auto_finalize: Whether it finalizes by itself (default: true).
@@ -723,7 +726,7 @@ class Commands(Caller):
         """
         self._run(
             "block-stream",
-            {"job-id": job_id, "device": device, "base": base, "base-node": base_node, "backing-file": backing_file, "backing-mask-protocol": backing_mask_protocol, "bottom": bottom, "speed": speed, "on-error": on_error, "auto-finalize": auto_finalize, "auto-dismiss": auto_dismiss},
+            {"job-id": job_id, "device": device, "base": base, "base-node": base_node, "backing-file": backing_file, "backing-mask-protocol": backing_mask_protocol, "bottom": bottom, "filter-node-name": filter_node_name, "speed": speed, "on-error": on_error, "auto-finalize": auto_finalize, "auto-dismiss": auto_dismiss},
         )
 
     def block_commit(
@@ -737,6 +740,7 @@ class Commands(Caller):
         top: Optional[str] = None,
         backing_file: Optional[str] = None,
         backing_mask_protocol: Optional[bool] = None,
+        filter_node_name: Optional[str] = None,
         speed: Optional[int] = None,
         on_error: Optional[BlockdevOnError] = None,
         auto_finalize: Optional[bool] = None,
@@ -757,6 +761,8 @@ class Commands(Caller):
                 of the base).
             backing_mask_protocol: Accepted and without effect: what the image says of the
                 format below is always a format (default: false).
+            filter_node_name: The name of a node that stands above the topmost while the job
+                runs (default: there is none).
             speed: The most it may do in a second, in bytes; 0 is no limit (default: 0).
             on_error: What it does when a request fails; auto means report (default: report).
             auto_finalize: Whether it finalizes by itself (default: true).
@@ -764,7 +770,7 @@ class Commands(Caller):
         """
         self._run(
             "block-commit",
-            {"job-id": job_id, "device": device, "base-node": base_node, "base": base, "top-node": top_node, "top": top, "backing-file": backing_file, "backing-mask-protocol": backing_mask_protocol, "speed": speed, "on-error": on_error, "auto-finalize": auto_finalize, "auto-dismiss": auto_dismiss},
+            {"job-id": job_id, "device": device, "base-node": base_node, "base": base, "top-node": top_node, "top": top, "backing-file": backing_file, "backing-mask-protocol": backing_mask_protocol, "filter-node-name": filter_node_name, "speed": speed, "on-error": on_error, "auto-finalize": auto_finalize, "auto-dismiss": auto_dismiss},
         )
 
     def block_job_set_speed(self, device: str, speed: int) -> None:

@@ -96,13 +96,11 @@ pub enum BlockError {
         /// The role: `file`, `backing`.
         role: String,
     },
-    /// The node has a parent or a device.
-    #[error("Node {name} is in use: it is {use_}; remove that first")]
+    /// The node has a parent or a device, which `x-debug-query-block-graph` shows.
+    #[error("Node {name} is in use")]
     InUse {
         /// The node.
         name: String,
-        /// By whom: `'file' of node 'disk'` or `the medium of device 'vda'`.
-        use_: String,
     },
     /// The node came with its parent and goes with it.
     #[error("Node {name} is not owned by the monitor")]

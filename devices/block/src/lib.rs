@@ -70,7 +70,7 @@ pub use engine::{GuestView, Io, IoThread, IoThreadError, IoThreadSpec, Rings, Se
 pub use error::BlockError;
 pub use graph::change::Append;
 pub use graph::sketch::Sketch;
-pub use graph::{BlockGraph, GraphReopening, Grip, NodeView};
+pub use graph::{BlockGraph, GraphReopening, Grip, JobFilter, NodeView};
 pub use histogram::{Bins, Histograms};
 pub use node::{
     BlockNode, Extent, Intent, Limits, NodeRef, Place, ResizeError, ResizeFuture, Status,

@@ -26,6 +26,7 @@ use fdset::{Door, OpenFile, Wish};
 use crate::bitmap::Bitmaps;
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
+use crate::format::blkdebug::breakpoints::Breakpoints;
 use crate::format::qcow2::{Details, ImageError, SnapshotChange};
 pub use crate::node_ref::NodeRef;
 use crate::permission::Usage;
@@ -365,6 +366,11 @@ pub trait BlockNode: Send + Sync {
     /// when it is settled. The node is writable. By default there are none.
     fn claim_bitmaps<'a>(&'a self, _io: &'a Io) -> IoFuture<'a> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Where a tester can have requests of this node held. By default nowhere.
+    fn breakpoints(&self) -> Option<&Breakpoints> {
+        None
     }
 
     /// What an image says of itself, for lists. By default nothing.

@@ -20,6 +20,7 @@ use crate::bitmap::Bitmaps;
 use crate::engine::transfer::fill_to_block;
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
+use crate::format::blkdebug::breakpoints::Breakpoints;
 use crate::format::qcow2::{Details, SnapshotChange};
 use crate::node::{
     BlockNode, Claim, Extent, Intent, Limits, MAX_LEN, Place, ResizeError, Status, WriteFlags,
@@ -564,6 +565,11 @@ impl NodeRef {
     /// Tells other processes what the node's users do; see [`BlockNode::claim`].
     pub(crate) fn claim(&self, claim: Claim) -> Result<(), BlockError> {
         self.0.body.claim(claim)
+    }
+
+    /// Where a tester can have requests of this node held, if its driver has that.
+    pub fn breakpoints(&self) -> Option<&Breakpoints> {
+        self.0.body.breakpoints()
     }
 
     /// What an image says of itself.

@@ -1863,6 +1863,11 @@ pub struct BlockStream {
     /// The lowest node that is moved, by node name, in place of base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bottom: Option<String>,
+    /// The name of a node that stands above the overlay while the job runs, and keeps what is read
+    /// through it, too (default: there is none).
+    #[serde(rename = "filter-node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter_node_name: Option<String>,
     /// The most it may do in a second, in bytes; 0 is no limit (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub speed: Option<i64>,
@@ -1890,6 +1895,7 @@ impl crate::input::FromMembers for BlockStream {
             backing_file: members.optional("backing-file")?,
             backing_mask_protocol: members.optional("backing-mask-protocol")?,
             bottom: members.optional("bottom")?,
+            filter_node_name: members.optional("filter-node-name")?,
             speed: members.optional("speed")?,
             on_error: members.optional("on-error")?,
             auto_finalize: members.optional("auto-finalize")?,
@@ -1939,6 +1945,12 @@ impl crate::describe::Described for BlockStream {
             "str",
             "the lowest node that is moved, by node name, in place of base",
         ),
+        crate::describe::MemberSpec::optional(
+                "filter-node-name",
+                "str",
+                "the name of a node that stands above the overlay while the job runs, and keeps what is read through it, too (default: there is none)",
+            )
+            .default_is("there is none"),
         crate::describe::MemberSpec::optional(
                 "speed",
                 "int",
@@ -2001,6 +2013,11 @@ pub struct BlockCommit {
     #[serde(rename = "backing-mask-protocol")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_mask_protocol: Option<bool>,
+    /// The name of a node that stands above the topmost while the job runs (default: there is
+    /// none).
+    #[serde(rename = "filter-node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter_node_name: Option<String>,
     /// The most it may do in a second, in bytes; 0 is no limit (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub speed: Option<i64>,
@@ -2029,6 +2046,7 @@ impl crate::input::FromMembers for BlockCommit {
             top: members.optional("top")?,
             backing_file: members.optional("backing-file")?,
             backing_mask_protocol: members.optional("backing-mask-protocol")?,
+            filter_node_name: members.optional("filter-node-name")?,
             speed: members.optional("speed")?,
             on_error: members.optional("on-error")?,
             auto_finalize: members.optional("auto-finalize")?,
@@ -2077,6 +2095,12 @@ impl crate::describe::Described for BlockCommit {
                 "accepted and without effect: what the image says of the format below is always a format (default: false)",
             )
             .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "filter-node-name",
+                "str",
+                "the name of a node that stands above the topmost while the job runs (default: there is none)",
+            )
+            .default_is("there is none"),
         crate::describe::MemberSpec::optional(
                 "speed",
                 "int",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use block::job::JobKind;
 use block::job::chain::Chain;
 use block::job::commit::{CommitSpec, catch_up, commit, commit_active, commit_at_once};
-use block::{DirtyMap, Gate, Grip, NodeRef};
+use block::{BlockGraph, DirtyMap, Gate, Grip, JobFilter, NodeRef};
 use fdset::{Door, Wish};
 use qapi_schema::QmpError;
 use qapi_schema::block_core::BlockCommit;
@@ -19,12 +19,13 @@ const PIECE: u64 = 64 << 10;
 /// What a commit of nodes that nobody writes to changes at its end.
 #[derive(Debug)]
 pub(crate) struct CommitEnd {
-    /// All that stand on the topmost node.
-    overlays: Vec<String>,
+    /// The topmost node that was committed.
+    top: String,
     base: String,
     backing_file: Option<String>,
     /// The lowest node that was committed.
     last: String,
+    pub(super) filter: Option<String>,
     pub(super) rights: Rights,
 }
 
@@ -32,7 +33,10 @@ pub(crate) struct CommitEnd {
 #[derive(Debug)]
 pub(crate) struct PivotEnd {
     spec: CommitSpec,
+    /// What its users had: the topmost node, or a filter of theirs over it.
+    top: String,
     dirty: Arc<DirtyMap>,
+    pub(super) filter: Option<String>,
     pub(super) rights: Rights,
 }
 
@@ -49,15 +53,20 @@ struct Places {
     chain: Vec<String>,
     top: usize,
     base: usize,
-    /// All nodes that the topmost one backs, in this chain or in another.
+    /// All images that the topmost one backs, in this chain or in another.
     overlays: Vec<String>,
+    /// Whether the topmost is what users write to.
+    is_active: bool,
 }
 
 impl Places {
-    /// What must be writable: the base, and whatever will name it in its header.
-    fn to_write(&self) -> Vec<&str> {
-        let base = self.chain.get(self.base).into_iter();
-        base.chain(&self.overlays).map(String::as_str).collect()
+    /// What must be writable: the base, with the filters that stand for it, and whatever will name
+    /// it in its header.
+    fn to_write(&self, graph: &BlockGraph) -> Vec<String> {
+        let base = self.chain.get(self.base..).unwrap_or_default();
+        let image = base.iter().position(|name| !graph.is_filter(name));
+        let base = base.iter().take(image.unwrap_or(0) + 1).rev();
+        base.chain(&self.overlays).cloned().collect()
     }
 
     /// What must stay as it is while the job runs. What users see is held, too, wherever the
@@ -80,7 +89,8 @@ impl Vm {
     /// As there, where a node is missing.
     pub(crate) fn commit_opens(&self, args: &BlockCommit) -> Result<Vec<Wish>, QmpError> {
         let places = self.commit_places(args)?;
-        Rights::opens(&self.graph, &places.to_write()).map_err(|error| refused(&error))
+        let to_write = places.to_write(&self.graph);
+        Rights::opens(&self.graph, &to_write).map_err(|error| refused(&error))
     }
 
     /// Begins a commit.
@@ -98,30 +108,51 @@ impl Vm {
         super::speed(manners.speed.unwrap_or(0))?;
         let places = self.commit_places(&args)?;
         let id = self.job_id(&manners, &args.device)?;
-        let is_active = places.top == 0;
-        if is_active && args.backing_file.is_some() {
+        if places.is_active && args.backing_file.is_some() {
             return Err(QmpError::generic(
                 "'backing-file' specified, but 'top' is the active layer",
             ));
         }
-        let held = places.to_hold();
+        let mut held = places.to_hold();
         let names: Vec<String> = held.iter().map(|(name, _)| name.clone()).collect();
-        self.check_free(&names)?;
-        let base = places.chain[places.base].clone();
-        let rights =
-            Rights::take(&self.graph, door, &places.to_write()).map_err(|error| refused(&error))?;
-        let gate = Gate::new();
-        let hold = self.graph.hold(&held, &id, "commit", &gate);
-        hold.map_err(|error| refused(&error))?;
+        self.check_free(&names, None)?;
+        let filter = args.filter_node_name;
+        let named = filter
+            .iter()
+            .try_for_each(|name| self.graph.check_new_name(name));
+        named.map_err(|error| refused(&error))?;
+        let to_write = places.to_write(&self.graph);
+        let mut rights =
+            Rights::take(&self.graph, door, &to_write).map_err(|error| refused(&error))?;
         let spec = self.commit_spec(&places, &manners)?;
-        if is_active {
-            return self.begin_active(&id, spec, rights, &manners, &gate);
+        let top = places.chain[places.top].clone();
+        if let Some(filter) = &filter {
+            let kind = match places.is_active {
+                true => JobFilter::ActiveCommit,
+                false => JobFilter::Commit,
+            };
+            self.insert_filter((filter, kind), &top, Vec::new(), &mut rights)?;
+            held.push((filter.clone(), Grip::Work));
+        }
+        let gate = Gate::new();
+        self.graph.hold(&held, &id, "commit", &gate);
+        if places.is_active {
+            let dirty = Arc::new(DirtyMap::new(spec.top.len(), PIECE));
+            let end = PivotEnd {
+                spec,
+                top,
+                dirty,
+                filter,
+                rights,
+            };
+            return self.begin_active(&id, end, &manners, &gate);
         }
         let end = CommitEnd {
             last: places.chain[places.base - 1].clone(),
-            overlays: places.overlays,
-            base,
+            top,
+            base: places.chain[places.base].clone(),
             backing_file: args.backing_file,
+            filter,
             rights,
         };
         let end = (JobKind::Commit, End::Commit(end));
@@ -139,22 +170,26 @@ impl Vm {
             .find_node(Some(device), Some(device))
             .map_err(|_| QmpError::device_not_found(device))?;
         let chain = self.graph.chain(&top);
-        let [_, base, ..] = chain.as_slice() else {
+        let mut images = (0..).zip(&chain);
+        let mut image = || images.find(|(_, name)| !self.graph.is_filter(name));
+        let (Some((at, _)), Some((base, _))) = (image(), image()) else {
             return Err(QmpError::generic("No medium behind it"));
         };
-        for name in [&top, base] {
+        for name in &chain[at..=base] {
             self.graph
                 .check_idle(name)
                 .map_err(|error| refused(&error))?;
         }
         let places = Places {
-            top: 0,
-            base: 1,
+            top: at,
+            base,
             overlays: Vec::new(),
+            is_active: true,
             chain,
         };
+        let to_write = places.to_write(&self.graph);
         let mut rights =
-            Rights::take(&self.graph, door, &places.to_write()).map_err(|error| refused(&error))?;
+            Rights::take(&self.graph, door, &to_write).map_err(|error| refused(&error))?;
         let spec = self.commit_spec(&places, &Manners::default());
         let drain = self.graph.drain(&[&top]);
         let done = spec.map_err(|error| error.desc).and_then(|spec| {
@@ -167,7 +202,10 @@ impl Vm {
 
     /// The drives with something behind them.
     pub(crate) fn backed_drives(&self) -> Vec<String> {
-        let backed = |node: &str| self.graph.chain(node).len() > 1;
+        let backed = |node: &str| {
+            let image = self.graph.below_filters(node);
+            self.graph.next_in_chain(image).is_some()
+        };
         let drives = self.drives.iter().filter(|(_, drive)| backed(&drive.node));
         drives.map(|(id, _)| id.to_owned()).collect()
     }
@@ -177,10 +215,15 @@ impl Vm {
             let view = self.graph.node(name).map_err(|error| refused(&error))?;
             Ok::<NodeRef, QmpError>(view.node().clone())
         };
-        let above = places.chain[places.top..places.base].iter().map(node);
+        let above = places.chain[places.top..places.base].iter();
+        let above = above.filter(|name| !self.graph.is_filter(name)).map(node);
         let above = above.collect::<Result<Vec<_>, _>>()?;
+        let top = above.first().cloned().ok_or_else(|| {
+            // All that is between are filters, which hold nothing.
+            QmpError::generic("cannot commit an image into itself")
+        })?;
         Ok(CommitSpec {
-            top: node(&places.chain[places.top])?,
+            top,
             above: Chain::new(above),
             base: node(&places.chain[places.base])?,
             on_error: manners.on_error(),
@@ -190,24 +233,17 @@ impl Vm {
     fn begin_active(
         &mut self,
         id: &str,
-        spec: CommitSpec,
-        rights: Rights,
+        end: PivotEnd,
         manners: &Manners,
         gate: &Gate,
     ) -> Result<(), QmpError> {
-        let dirty = Arc::new(DirtyMap::new(spec.top.len(), PIECE));
+        let (spec, dirty) = (end.spec.clone(), Arc::clone(&end.dirty));
         let drain = self.graph.drain(&[spec.top.name()]);
         spec.top.track(Arc::clone(&dirty));
         drop(drain);
-        let (its, marks) = (spec.clone(), Arc::clone(&dirty));
-        let end = PivotEnd {
-            spec,
-            dirty,
-            rights,
-        };
         let end = (JobKind::Commit, End::Pivot(end));
         self.begin_job(id, end, manners, gate, move |cx| {
-            commit_active(cx, its, marks)
+            commit_active(cx, spec, dirty)
         })
     }
 
@@ -265,17 +301,18 @@ impl Vm {
                 chain[base]
             )));
         }
-        let backs = |view: &block::NodeView<'_>| {
-            let mut below = view.children();
-            top > 0 && below.any(|(role, name)| role == "backing" && name == chain[top])
+        let image = |at: usize| self.graph.below_filters(&chain[at]);
+        let is_active = image(0) == image(top);
+        let overlays = match is_active {
+            true => Vec::new(),
+            false => self.graph.overlays_of(&chain[top]),
         };
-        let overlays = self.graph.nodes().filter(backs);
-        let overlays = overlays.map(|view| view.node().name().to_owned()).collect();
         Ok(Places {
             chain,
             top,
             base,
             overlays,
+            is_active,
         })
     }
 
@@ -284,12 +321,18 @@ impl Vm {
             let view = self.graph.node(name).map_err(|error| error.to_string())?;
             Ok::<NodeRef, String>(view.node().clone())
         };
-        let overlays = end.overlays.iter().map(|name| node(name));
-        let overlays: Vec<NodeRef> = overlays.collect::<Result<_, _>>()?;
         let (name, format) = recorded_name(&self.graph, &end.base, &node(&end.last)?);
         let name = end.backing_file.clone().unwrap_or(name);
-        let names: Vec<&str> = end.overlays.iter().map(String::as_str).collect();
-        let drain = self.graph.drain(&names);
+        let from = end.filter.clone().unwrap_or_else(|| end.top.clone());
+        // Not those that there were: a stream may have ended on the filter.
+        let names = self.graph.overlays_of(&from);
+        let overlays = names.iter().map(|name| node(name));
+        let overlays: Vec<NodeRef> = overlays.collect::<Result<_, _>>()?;
+        let came = Rights::take(&self.graph, &self.door, &names);
+        end.rights.add(came.map_err(|error| error.to_string())?);
+        let mut drained: Vec<&str> = names.iter().map(String::as_str).collect();
+        drained.push(&from);
+        let drain = self.graph.drain(&drained);
         let changed = self.run_on_nodes(move |io| async move {
             for overlay in overlays {
                 let header = overlay.change_backing(&io, Some(&name), Some(&format));
@@ -297,16 +340,14 @@ impl Vm {
             }
             Ok(())
         });
-        let set = changed.and_then(|()| {
-            self.graph.let_go(job);
-            names.iter().try_for_each(|overlay| {
-                let set = self.graph.set_backing(overlay, Some(&end.base));
-                set.map(drop).map_err(|error| error.to_string())
-            })
+        let moved = changed.and_then(|()| {
+            let moved = self.graph.replace_node(&from, &end.base);
+            moved.map_err(|error| error.to_string())
         });
         drop(drain);
-        set?;
-        self.give_back(&mut end.rights);
+        moved?;
+        end.filter = None;
+        self.leave(job, &mut end.filter, &mut end.rights);
         Ok(())
     }
 
@@ -316,33 +357,30 @@ impl Vm {
         end: &mut PivotEnd,
         pivot: bool,
     ) -> Result<(), String> {
-        let (top, base) = (
-            end.spec.top.name().to_owned(),
-            end.spec.base.name().to_owned(),
-        );
         if !pivot {
             end.stop_tracking();
-            self.graph.let_go(job);
-            self.give_back(&mut end.rights);
+            self.leave(job, &mut end.filter, &mut end.rights);
             return Ok(());
         }
+        let top = end.filter.clone().unwrap_or_else(|| end.top.clone());
+        let base = end.spec.base.name().to_owned();
         let drain = self.graph.drain(&[&top]);
         let (spec, dirty) = (end.spec.clone(), Arc::clone(&end.dirty));
         let caught = self.run_on_nodes(move |io| async move { catch_up(&io, &spec, &dirty).await });
         let moved = caught.and_then(|()| {
-            end.stop_tracking();
-            self.graph.let_go(job);
-            self.drives.follow(&top, &base);
             let moved = self.graph.replace_node(&top, &base);
             moved.map_err(|error| error.to_string())
         });
         let pause = drain.end();
-        if moved.is_ok() {
-            let micros = pause.as_micros();
-            tracing::info!(%top, %base, micros, "pivoted under running users");
-            // The base is what users write to now: its right to write stays.
-            end.rights = Rights::default();
-        }
-        moved.map(drop)
+        moved?;
+        end.stop_tracking();
+        self.drives.follow(&top, &base);
+        let micros = pause.as_micros();
+        tracing::info!(%top, %base, micros, "pivoted under running users");
+        // The base is what users write to now: its right to write stays.
+        end.rights = Rights::default();
+        end.filter = None;
+        self.leave(job, &mut end.filter, &mut end.rights);
+        Ok(())
     }
 }

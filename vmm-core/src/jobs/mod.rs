@@ -26,7 +26,7 @@ use block::job::{
     Control, ErrorAction, JobCx, JobEvent, JobFailure, JobKind, JobNews, JobSink, JobSpec, JobView,
     Jobs, OnError, World,
 };
-use block::{BlockError, BlockGraph, Gate, IoThread, NodeRef, Reopening};
+use block::{BlockError, BlockGraph, Gate, IoThread, JobFilter, NodeRef, Reopening};
 use fdset::{Door, Wish};
 use qapi_schema::block_core::{
     BlockErrorAction, BlockJobCancelled, BlockJobCompleted, BlockJobError, BlockJobPending,
@@ -97,10 +97,11 @@ impl Rights {
     pub(crate) fn take(
         graph: &BlockGraph,
         door: &Door,
-        names: &[&str],
+        names: &[impl AsRef<str>],
     ) -> Result<Self, BlockError> {
+        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
         let mut changes: Vec<Reopening> = Vec::new();
-        for name in names {
+        for name in &names {
             let node = graph.node(name)?.node().clone();
             let options = node.options();
             if options.read_only && !changes.iter().any(|change| change.node().is(&node)) {
@@ -113,17 +114,25 @@ impl Rights {
         }
         let nodes = changes.iter().map(|change| change.node().clone());
         let rights = Self(nodes.collect());
-        let drain = graph.drain(names);
+        let drain = graph.drain(&names);
         changes.into_iter().for_each(Reopening::commit);
         drop(drain);
         graph.settle_locks();
         Ok(rights)
     }
 
+    /// Takes these along.
+    fn add(&mut self, more: Self) {
+        self.0.extend(more.0);
+    }
+
     /// What [`take`](Self::take) will open.
-    pub(crate) fn opens(graph: &BlockGraph, names: &[&str]) -> Result<Vec<Wish>, BlockError> {
+    pub(crate) fn opens(
+        graph: &BlockGraph,
+        names: &[impl AsRef<str>],
+    ) -> Result<Vec<Wish>, BlockError> {
         let mut wishes: Vec<Wish> = Vec::new();
-        for name in names {
+        for name in names.iter().map(AsRef::as_ref) {
             let options = graph.node(name)?.node().options();
             if options.read_only {
                 let writable = block::spec::NodeOptions {
@@ -138,6 +147,9 @@ impl Rights {
 
     /// Gives them back.
     fn give_back(&mut self, graph: &BlockGraph, door: &Door, iothread: &IoThread) {
+        if self.0.is_empty() {
+            return;
+        }
         let nodes = std::mem::take(&mut self.0);
         let names: Vec<&str> = nodes.iter().map(NodeRef::name).collect();
         let drain = graph.drain(&names);
@@ -177,15 +189,16 @@ impl Vm {
         Ok(id)
     }
 
-    /// Whether no job holds any of these nodes. The error has the name of a drive for its node.
-    fn check_free(&self, names: &[String]) -> Result<(), QmpError> {
+    /// Whether no job holds any of these nodes; that `but` gives one something else behind it does
+    /// not count. The error has the name of a drive for its node.
+    fn check_free(&self, names: &[String], but: Option<&str>) -> Result<(), QmpError> {
         let drive = |node: String| {
             self.drives
                 .of_node(&node)
                 .map_or(node.clone(), str::to_owned)
         };
         self.graph
-            .check_all_idle(names)
+            .check_all_idle(names, but)
             .map_err(|error| match error {
                 BlockError::Busy { node, kind } => refused(&BlockError::Busy {
                     node: drive(node),
@@ -239,6 +252,24 @@ impl Vm {
         result
     }
 
+    /// Has the jobs end that work on the node of a drive which goes.
+    pub(crate) fn cancel_jobs_on(&mut self, drive: &str) {
+        let node = self.drives.find(drive).map(|drive| drive.node.clone());
+        let view = node.and_then(|node| {
+            self.graph
+                .node(&node)
+                .ok()
+                .map(|view| view.jobs().map(str::to_owned).collect())
+        });
+        let ids: Vec<String> = view.unwrap_or_default();
+        for id in ids {
+            let cancelled = self.with_jobs(|jobs, vm| jobs.cancel(&id, false, vm));
+            if let Err(error) = cancelled {
+                tracing::debug!(id, %error, "a job ends by itself");
+            }
+        }
+    }
+
     /// Takes news of a job.
     pub(crate) fn hear_job(&mut self, id: &str, news: JobNews) {
         self.with_jobs(|jobs, vm| jobs.hear(id, news, vm));
@@ -255,6 +286,41 @@ impl Vm {
         let iothread = self.default_iothread().map_err(|error| error.desc)?;
         let result = iothread.run(work).map_err(|error| error.to_string())?;
         result.map_err(|error| error.to_string())
+    }
+
+    /// Puts a job's filter above a node. Where somebody would not agree, the rights are given back.
+    fn insert_filter(
+        &mut self,
+        (filter, kind): (&str, JobFilter),
+        below: &str,
+        span: Vec<NodeRef>,
+        rights: &mut Rights,
+    ) -> Result<(), QmpError> {
+        match self.graph.insert_filter(filter, kind, below, span) {
+            Ok(pause) => {
+                self.drives.follow(below, filter);
+                self.pauses.add(pause);
+                Ok(())
+            }
+            Err(error) => {
+                self.give_back(rights);
+                Err(refused(&error))
+            }
+        }
+    }
+
+    /// Leaves the nodes of a job as they are, without its filter and its rights.
+    fn leave(&mut self, job: &str, filter: &mut Option<String>, rights: &mut Rights) {
+        if let Some(filter) = filter.take() {
+            let below = self.graph.next_in_chain(&filter);
+            let below = below.unwrap_or_default().to_owned();
+            match self.graph.remove_filter(&filter) {
+                Ok(()) => self.drives.follow(&filter, &below),
+                Err(error) => tracing::warn!(%filter, %error, "a filter stays after its job"),
+            }
+        }
+        self.graph.let_go(job);
+        self.give_back(rights);
     }
 
     pub(crate) fn give_back(&mut self, rights: &mut Rights) {
@@ -282,15 +348,17 @@ impl World<End> for Vm {
     }
 
     fn abandon(&mut self, job: &str, end: &mut End) {
-        self.graph.let_go(job);
         match end {
-            End::Stream(end) => self.give_back(&mut end.rights),
-            End::Commit(end) => self.give_back(&mut end.rights),
+            End::Stream(end) => self.leave(job, &mut end.filter, &mut end.rights),
+            End::Commit(end) => self.leave(job, &mut end.filter, &mut end.rights),
             End::Pivot(end) => {
                 end.stop_tracking();
-                self.give_back(&mut end.rights);
+                self.leave(job, &mut end.filter, &mut end.rights);
             }
-            End::Create(end) => self.end_create(job, end),
+            End::Create(end) => {
+                self.graph.let_go(job);
+                self.end_create(job, end);
+            }
         }
     }
 }
@@ -383,7 +451,7 @@ fn told(event: JobEvent) -> Event {
 /// The name of what is below, for the header of what is above: as the header has it where the file
 /// was handed in, since nobody can open the name of an fd later.
 pub(crate) fn recorded_name(graph: &BlockGraph, base: &str, above: &NodeRef) -> (String, String) {
-    let view = graph.node(base).ok();
+    let view = graph.node(graph.below_filters(base)).ok();
     let driver = view.map_or("raw", |view| view.node().driver());
     let format = match driver {
         "file" | "host_device" => "raw",

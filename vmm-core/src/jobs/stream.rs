@@ -3,7 +3,7 @@
 use block::job::JobKind;
 use block::job::chain::Chain;
 use block::job::stream::{StreamSpec, stream};
-use block::{Gate, Grip};
+use block::{Gate, Grip, JobFilter, NodeRef};
 use fdset::{Door, Wish};
 use qapi_schema::QmpError;
 use qapi_schema::block_core::BlockStream;
@@ -18,8 +18,9 @@ pub(crate) struct StreamEnd {
     base: Option<String>,
     /// What the header is to say, if not the base's name.
     backing_file: Option<String>,
-    /// The lowest node that was streamed.
+    /// The lowest node that was streamed, or the filter under it.
     last: String,
+    pub(super) filter: Option<String>,
     pub(super) rights: Rights,
 }
 
@@ -60,20 +61,25 @@ impl Vm {
             .take_while(|name| Some(*name) != base.as_ref())
             .cloned()
             .collect();
-        self.check_free(&names)?;
-        let rights = Rights::take(&self.graph, door, &[&top]).map_err(|error| refused(&error))?;
-        let gate = Gate::new();
-        let held: Vec<_> = names
+        self.check_streamed(&names, base.as_deref())?;
+        let filter = args.filter_node_name;
+        let named = filter
             .iter()
-            .map(|name| (name.clone(), Grip::Work))
-            .collect();
-        let hold = self.graph.hold(&held, &id, "stream", &gate);
-        hold.map_err(|error| refused(&error))?;
+            .try_for_each(|name| self.graph.check_new_name(name));
+        named.map_err(|error| refused(&error))?;
+        let mut rights =
+            Rights::take(&self.graph, door, &[&top]).map_err(|error| refused(&error))?;
+        let images = names.iter().filter(|name| !self.graph.is_filter(name));
         let node = |name: &String| Some(self.graph.node(name).ok()?.node().clone());
-        let mut nodes: Vec<_> = names.iter().filter_map(node).collect();
-        if nodes.is_empty() {
-            return Err(QmpError::device_not_found(&args.device));
+        let mut nodes: Vec<NodeRef> = images.filter_map(node).collect();
+        if let Some(filter) = &filter {
+            let filter = (filter.as_str(), JobFilter::Stream);
+            self.insert_filter(filter, &top, nodes.clone(), &mut rights)?;
         }
+        let gate = Gate::new();
+        let held = filter.iter().chain(&names);
+        let held: Vec<_> = held.map(|name| (name.clone(), Grip::Work)).collect();
+        self.graph.hold(&held, &id, "stream", &gate);
         let spec = StreamSpec {
             top: nodes.remove(0),
             between: Chain::new(nodes),
@@ -84,10 +90,25 @@ impl Vm {
             top,
             base,
             backing_file: args.backing_file,
+            filter,
             rights,
         };
         let end = (JobKind::Stream, End::Stream(end));
         self.begin_job(&id, end, &manners, &gate, move |cx| stream(cx, spec))
+    }
+
+    /// Whether no job is in the way of a stream over these nodes. A commit may be at work on the base:
+    /// what is there when the stream ends is what it stands on.
+    fn check_streamed(&self, names: &[String], base: Option<&str>) -> Result<(), QmpError> {
+        if let Some(filter) = names.iter().find(|name| self.graph.is_of_a_commit(name)) {
+            return Err(QmpError::generic(format!(
+                "Cannot freeze 'backing' link to '{filter}'"
+            )));
+        }
+        let commit = base.filter(|base| self.graph.is_of_a_commit(base));
+        let commit = commit.and_then(|filter| self.graph.node(filter).ok());
+        let commit = commit.and_then(|filter| filter.jobs().next());
+        self.check_free(names, commit)
     }
 
     /// The node that takes in what is behind it: filters have nothing behind them.
@@ -150,8 +171,12 @@ impl Vm {
             .map_err(|error| error.to_string())?;
         let top = top.node().clone();
         let is_backed = self.graph.backing_of(&end.top).ok().flatten().is_some();
-        if is_backed && end.base.as_ref() != Some(&end.top) {
-            let name = end.base.as_ref().map(|base| {
+        if is_backed {
+            // Not the node that it was: a commit may have put another there.
+            let base = end.base.as_ref();
+            let base = base.and_then(|_| self.graph.next_in_chain(&end.last));
+            let base = base.map(str::to_owned);
+            let name = base.as_ref().map(|base| {
                 let last = self.graph.node(&end.last).map(|view| view.node().clone());
                 let (name, format) = recorded_name(&self.graph, base, &last.unwrap_or(top.clone()));
                 (end.backing_file.clone().unwrap_or(name), format)
@@ -166,15 +191,13 @@ impl Vm {
                 node.change_backing(&io, file, format).await
             });
             let set = changed.and_then(|()| {
-                self.graph.let_go(job);
-                let set = self.graph.set_backing(&end.top, end.base.as_deref());
+                let set = self.graph.set_backing(&end.top, base.as_deref());
                 set.map_err(|error| error.to_string())
             });
             drop(drain);
             set?;
         }
-        self.graph.let_go(job);
-        self.give_back(&mut end.rights);
+        self.leave(job, &mut end.filter, &mut end.rights);
         Ok(())
     }
 }

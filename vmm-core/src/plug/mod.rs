@@ -174,6 +174,7 @@ pub fn unplugged(vm: &mut Vm, name: &str) {
     vm.release(name, &claims);
     for claim in &claims {
         if let Claim::Drive(id) = claim {
+            vm.cancel_jobs_on(id);
             vm.remove_drive(id);
         }
     }

@@ -205,7 +205,7 @@ impl Commands for Vm {
 
 /// A disk as clients know it.
 pub(super) struct DiskView {
-    /// The place of what reads and writes, in the object tree.
+    /// The id of what reads and writes, or its place in the object tree where it has none.
     pub(super) path: String,
     pub(super) device: Disk,
 }
@@ -225,7 +225,8 @@ impl Vm {
             let path = path(name, device.id.is_some());
             let path = match &disk {
                 Disk::Virtio(_) => format!("{path}/{VIRTIO_CHILD}"),
-                Disk::Scsi(..) => path,
+                // As in QEMU: what has an id goes by that.
+                Disk::Scsi(..) => device.id.clone().unwrap_or(path),
             };
             DiskView { path, device: disk }
         })

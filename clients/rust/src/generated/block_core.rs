@@ -811,6 +811,11 @@ pub struct BlockStream {
     /// The lowest node that is moved, by node name, in place of base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bottom: Option<String>,
+    /// The name of a node that stands above the overlay while the job runs, and keeps what is read
+    /// through it, too (default: there is none).
+    #[serde(rename = "filter-node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter_node_name: Option<String>,
     /// The most it may do in a second, in bytes; 0 is no limit (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub speed: Option<i64>,
@@ -839,6 +844,7 @@ impl BlockStream {
             backing_file: None,
             backing_mask_protocol: None,
             bottom: None,
+            filter_node_name: None,
             speed: None,
             on_error: None,
             auto_finalize: None,
@@ -881,6 +887,11 @@ pub struct BlockCommit {
     #[serde(rename = "backing-mask-protocol")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backing_mask_protocol: Option<bool>,
+    /// The name of a node that stands above the topmost while the job runs (default: there is
+    /// none).
+    #[serde(rename = "filter-node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter_node_name: Option<String>,
     /// The most it may do in a second, in bytes; 0 is no limit (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub speed: Option<i64>,
@@ -910,6 +921,7 @@ impl BlockCommit {
             top: None,
             backing_file: None,
             backing_mask_protocol: None,
+            filter_node_name: None,
             speed: None,
             on_error: None,
             auto_finalize: None,

@@ -2154,6 +2154,11 @@ export interface BlockStreamArguments {
   "backing-mask-protocol"?: boolean;
   /** The lowest node that is moved, by node name, in place of base. */
   bottom?: string;
+  /**
+   * The name of a node that stands above the overlay while the job runs, and keeps what is read
+   * through it, too (default: there is none).
+   */
+  "filter-node-name"?: string;
   /** The most it may do in a second, in bytes; 0 is no limit (default: 0). */
   speed?: number;
   /** What it does when a request fails; auto means report (default: report). */
@@ -2185,6 +2190,10 @@ export interface BlockCommitArguments {
    * (default: false).
    */
   "backing-mask-protocol"?: boolean;
+  /**
+   * The name of a node that stands above the topmost while the job runs (default: there is none).
+   */
+  "filter-node-name"?: string;
   /** The most it may do in a second, in bytes; 0 is no limit (default: 0). */
   speed?: number;
   /** What it does when a request fails; auto means report (default: report). */

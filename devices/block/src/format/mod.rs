@@ -6,6 +6,7 @@
 pub mod blkdebug;
 pub mod compress;
 pub mod copy_on_read;
+pub(crate) mod pass;
 pub mod qcow2;
 pub mod raw;
 pub mod throttle;

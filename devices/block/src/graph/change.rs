@@ -103,7 +103,7 @@ impl BlockGraph {
 
     /// Gives every user and parent of `from` the node `to` instead, except `to` and what is below
     /// it. All of them are drained.
-    fn move_users(&mut self, from: &str, to: &NodeRef) -> Vec<NodeRef> {
+    pub(super) fn move_users(&mut self, from: &str, to: &NodeRef) -> Vec<NodeRef> {
         let mut old = Vec::new();
         let mut users = Vec::new();
         let owner = |name: &str| self.nodes.get(name).map(|entry| entry.owner);
@@ -269,33 +269,28 @@ impl BlockGraph {
     }
 
     /// Whether all jobs leave these nodes alone. If not, the error names the first on which one
-    /// works, before one that it only gives something else behind it.
+    /// works, before one that it only gives something else behind it. What the job `but` only gives
+    /// something else does not count.
     ///
     /// # Errors
     /// There is no such node, or a job holds it.
-    pub fn check_all_idle(&self, names: &[String]) -> Result<(), BlockError> {
-        for name in names {
-            let mut holds = self.entry(name)?.jobs.iter();
-            if let Some(hold) = holds.find(|hold| hold.grip == Grip::Work) {
-                return Err(busy(name, hold));
+    pub fn check_all_idle(&self, names: &[String], but: Option<&str>) -> Result<(), BlockError> {
+        for grip in [Grip::Work, Grip::Relink] {
+            for name in names {
+                let mut holds = self.entry(name)?.jobs.iter();
+                let counts = |hold: &&Hold| {
+                    hold.grip == grip && (grip == Grip::Work || Some(hold.job.as_str()) != but)
+                };
+                if let Some(hold) = holds.find(counts) {
+                    return Err(busy(name, hold));
+                }
             }
         }
-        names.iter().try_for_each(|name| self.check_idle(name))
+        Ok(())
     }
 
-    /// Keeps nodes as they are for a job: `hold` takes all of them or none.
-    ///
-    /// # Errors
-    /// One is missing, or another job works on it.
-    pub fn hold(
-        &mut self,
-        names: &[(String, Grip)],
-        job: &str,
-        kind: &'static str,
-        gate: &Gate,
-    ) -> Result<(), BlockError> {
-        let all: Vec<String> = names.iter().map(|(name, _)| name.clone()).collect();
-        self.check_all_idle(&all)?;
+    /// Keeps nodes as they are for a job that [may have](Self::check_all_idle) them.
+    pub fn hold(&mut self, names: &[(String, Grip)], job: &str, kind: &'static str, gate: &Gate) {
         for (name, grip) in names {
             if let Some(entry) = self.nodes.get_mut(name) {
                 entry.jobs.push(Hold {
@@ -306,13 +301,20 @@ impl BlockGraph {
                 });
             }
         }
-        Ok(())
     }
 
-    /// Gives back what a job held.
+    /// Gives back what a job held. What came with a parent and has none any more goes.
     pub fn let_go(&mut self, job: &str) {
-        for entry in self.nodes.values_mut() {
+        let mut held = Vec::new();
+        for (name, entry) in &mut self.nodes {
+            let before = entry.jobs.len();
             entry.jobs.retain(|hold| hold.job != job);
+            if entry.jobs.len() != before {
+                held.push(name.clone());
+            }
+        }
+        for name in held {
+            self.release_unused(&name);
         }
     }
 
@@ -325,7 +327,7 @@ impl BlockGraph {
                 .nodes
                 .get(&name)
                 .is_some_and(|entry| entry.owner == Owner::Parent && entry.jobs.is_empty())
-                && self.first_use(&name).is_none();
+                && !self.is_used(&name);
             if let Some(entry) = self.nodes.get(&name).filter(|_| unused) {
                 self.settle(&entry.node);
             }
@@ -347,19 +349,6 @@ impl BlockGraph {
     pub fn backing_of(&self, name: &str) -> Result<Option<&str>, BlockError> {
         let edge = self.entry(name)?.children.edge("backing");
         Ok(edge.map(|edge| edge.child.as_str()))
-    }
-
-    /// The chain of what shows through `name`, itself first.
-    #[must_use]
-    pub fn chain(&self, name: &str) -> Vec<String> {
-        let mut chain = Vec::new();
-        let mut next = self.nodes.get_key_value(name);
-        while let Some((name, entry)) = next {
-            chain.push(name.clone());
-            let edge = entry.children.edge("backing");
-            next = edge.and_then(|edge| self.nodes.get_key_value(&edge.child));
-        }
-        chain
     }
 }
 

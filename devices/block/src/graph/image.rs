@@ -194,37 +194,6 @@ impl BlockGraph {
     }
 }
 
-impl BlockGraph {
-    /// Where in `chain`, from the one behind its first node on, the node is whose file is called
-    /// `file`: as it was opened, or as the image above it would name it.
-    pub fn find_behind(&self, chain: &[String], file: &str) -> Option<usize> {
-        let pairs = chain.windows(2).zip(1..);
-        pairs.into_iter().find_map(|(pair, at)| {
-            let [above, below] = pair else { return None };
-            let (above, below) = (self.node(above).ok()?, self.node(below).ok()?);
-            let beside = beside(above.filename(), file);
-            let named =
-                below.filename() == file || beside.is_ok_and(|beside| beside == below.filename());
-            named.then_some(at)
-        })
-    }
-}
-
-impl BlockGraph {
-    /// The node under the filters of which `name` is the topmost; `name` if it is none.
-    #[must_use]
-    pub fn below_filters<'a>(&'a self, name: &'a str) -> &'a str {
-        let mut name = name;
-        while let Some(entry) = self.nodes.get(name)
-            && matches!(entry.node.driver(), "copy-on-read" | "compress")
-            && let Some(edge) = entry.children.edge("file")
-        {
-            name = &edge.child;
-        }
-        name
-    }
-}
-
 /// Where an image's header is: a file, and a place in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeaderPlace {
@@ -425,7 +394,7 @@ fn file_child(filename: String, role: Role, options: NodeOptions) -> ChildSpec {
 
 /// The path of a file that a header names: relative to where the image is. Of an image that was
 /// handed in nobody knows where it is, so that its names stay as they are: an alias can be set.
-fn beside(image: &str, name: &str) -> Result<String, ImageError> {
+pub(super) fn beside(image: &str, name: &str) -> Result<String, ImageError> {
     let name = name.strip_prefix("file:").unwrap_or(name);
     let scheme = name
         .split('/')

@@ -19,6 +19,7 @@
 //! opened on the way is closed again.
 
 pub(crate) mod change;
+mod filters;
 mod image;
 mod locks;
 mod new_file;
@@ -38,6 +39,7 @@ use std::io::Read;
 use fdset::{Access, Door, Request, Role};
 use indexmap::IndexMap;
 
+pub use self::filters::JobFilter;
 use self::image::Building;
 pub use self::image::{Absent, HeaderPlace, circle, named_in_header};
 use self::place::{Children, place_child};
@@ -274,7 +276,8 @@ impl BlockGraph {
                 let (child, filename) = self.child(door, blkdebug.image, building)?;
                 agree_on_access(&child, &mut options)?;
                 let slot = place_child(&mut children, "image", child);
-                (Box::new(BlkdebugNode::new(slot, rules)), filename)
+                let hurry = self.throttling.hurry.clone();
+                (Box::new(BlkdebugNode::new(slot, rules, hurry)), filename)
             }
             DriverSpec::CopyOnRead(filter) => {
                 let (child, filename) = self.child(door, filter.file, building)?;
@@ -289,14 +292,14 @@ impl BlockGraph {
             DriverSpec::Compress(filter) => {
                 let (child, filename) = self.child(door, filter.file, building)?;
                 CompressNode::check(&child)?;
-                agree_on_access(&child, &mut options)?;
+                may_pass_writes(&child, &mut options);
                 let slot = place_child(&mut children, "file", child);
                 (Box::new(CompressNode::new(slot)), filename)
             }
             DriverSpec::Throttle(throttle) => {
                 let member = self.throttling.find(&throttle.group)?.join(&name);
                 let (child, filename) = self.child(door, throttle.file, building)?;
-                agree_on_access(&child, &mut options)?;
+                may_pass_writes(&child, &mut options);
                 let slot = place_child(&mut children, "file", child);
                 (Box::new(ThrottleNode::new(slot, member)), filename)
             }
@@ -361,11 +364,15 @@ impl BlockGraph {
         let mut span = Vec::new();
         let mut next = entry(top.name());
         while let Some(entry_of) = next {
-            span.push(entry_of.node.clone());
+            let is_filter = filters::is_filter(entry_of.node.driver());
+            if !is_filter {
+                span.push(entry_of.node.clone());
+            }
             if entry_of.node.name() == bottom {
                 return Ok(span);
             }
-            let edge = entry_of.children.edge("backing");
+            let mut edges = entry_of.children.edges();
+            let edge = edges.find(|edge| is_filter || edge.role == "backing");
             next = edge.and_then(|edge| entry(&edge.child));
         }
         Err(BlockError::BottomElsewhere {
@@ -393,16 +400,21 @@ impl BlockGraph {
     /// # Errors
     /// There is no such node, or a device or another node uses it.
     pub fn remove_drive(&mut self, name: &str) -> Result<(), BlockError> {
-        self.entry(name)?;
-        self.take_out(name)
+        let gone = self.take_out(name);
+        if gone.is_err()
+            && let Some(entry) = self.nodes.get_mut(name)
+        {
+            // It goes with the last who has it.
+            entry.owner = Owner::Parent;
+        }
+        gone
     }
 
     fn take_out(&mut self, name: &str) -> Result<(), BlockError> {
         self.check_idle(name)?;
-        if let Some(use_) = self.first_use(name) {
+        if self.is_used(name) {
             return Err(BlockError::InUse {
                 name: name.to_owned(),
-                use_,
             });
         }
         let mut gone = vec![name.to_owned()];
@@ -418,7 +430,7 @@ impl BlockGraph {
                     .nodes
                     .get(&edge.child)
                     .is_some_and(|child| child.owner == Owner::Parent);
-                if inline && self.first_use(&edge.child).is_none() {
+                if inline && !self.is_used(&edge.child) {
                     gone.push(edge.child);
                 }
             }
@@ -467,14 +479,10 @@ impl BlockGraph {
         })
     }
 
-    fn first_use(&self, name: &str) -> Option<String> {
-        let device = self.nodes.get(name).and_then(|entry| entry.devices.first());
-        device
-            .map(|device| format!("the medium of device '{}'", device.id))
-            .or_else(|| {
-                let (role, parent) = self.parents(name).next()?;
-                Some(format!("'{role}' of node '{parent}'"))
-            })
+    /// Whether a device or another node has it.
+    fn is_used(&self, name: &str) -> bool {
+        let entry = self.nodes.get(name);
+        entry.is_some_and(|entry| !entry.devices.is_empty()) || self.parents(name).next().is_some()
     }
 }
 
@@ -526,6 +534,12 @@ fn agree_on_access(child: &NodeRef, options: &mut NodeOptions) -> Result<(), Blo
         options.read_only = true;
     }
     Ok(())
+}
+
+/// As [`agree_on_access`], for what writes nothing of its own: whether its users may write is seen
+/// when they come, and the node below may become writable by then.
+fn may_pass_writes(child: &NodeRef, options: &mut NodeOptions) {
+    options.read_only |= options.auto_read_only && child.is_read_only();
 }
 
 /// A name no client can choose, because it begins with `#`.

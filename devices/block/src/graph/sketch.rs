@@ -19,6 +19,7 @@
 
 use indexmap::IndexMap;
 
+use super::filters::is_filter;
 use crate::error::BlockError;
 use crate::permission::{Permissions, Usage};
 
@@ -37,8 +38,9 @@ pub enum Link {
 #[must_use]
 pub(super) fn link_of(driver: &str, role: &str) -> Link {
     match (driver, role) {
+        ("raw", _) => Link::Passing,
+        (filter, _) if is_filter(filter) => Link::Passing,
         (_, "backing") => Link::Backing,
-        ("raw" | "blkdebug" | "copy-on-read" | "compress" | "throttle", _) => Link::Passing,
         _ => Link::Storage,
     }
 }

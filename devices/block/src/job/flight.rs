@@ -221,6 +221,8 @@ impl Sweep {
             cx.advance(flown.beyond);
             cx.rest(flown.limited).await?;
         }
+        // Also the last pieces may have been copied after it was told to wait.
+        cx.point().await?;
         ignored.map_or(Ok(()), |number| {
             Err(io::Error::from_raw_os_error(number).into())
         })

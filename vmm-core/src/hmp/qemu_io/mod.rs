@@ -14,6 +14,7 @@
 //!
 //! Read next: [`words`] for the language.
 
+mod breaks;
 mod report;
 mod transfer;
 mod words;
@@ -83,6 +84,7 @@ fn obey(vm: &mut Vm, cx: &mut dyn Context, node: &NodeRef, wish: Wish) -> Result
         Wish::Say(text) => show(&text),
         Wish::Sleep(time) => thread::sleep(time),
         Wish::Wait => vm.outstanding.wait(),
+        Wish::Break(wish) => show(&wish.obey(vm, node)?),
         Wish::Truncate(len) => {
             let size = i64::try_from(len).unwrap_or(i64::MAX);
             let args = BlockResize {

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use super::breaks::{Break, Verb};
+
 /// The most one transfer moves, in bytes: what QEMU's block layer takes at once.
 const LONGEST: u64 = 0x7fff_fe00;
 /// The longest sleep: the machine's commands wait meanwhile.
@@ -22,6 +24,7 @@ pub(super) enum Wish {
     /// Until nothing goes on any more.
     Wait,
     Truncate(u64),
+    Break(Break),
     Transfer(Transfer),
 }
 
@@ -176,7 +179,12 @@ fn wish(name: &str, options: &Options<'_>) -> Result<Wish, String> {
 }
 
 fn other(name: &str, options: &Options<'_>) -> Result<Wish, String> {
-    let first = options.rest.first().copied().unwrap_or_default();
+    let word = |at: usize| options.rest.get(at).copied().unwrap_or_default();
+    let (first, second) = (word(0), word(1));
+    let tagged = |verb| {
+        let tag = first.to_owned();
+        Wish::Break(Break { verb, tag })
+    };
     match name {
         "aio_flush" => Ok(Wish::Wait),
         "truncate" => number(first).map(Wish::Truncate),
@@ -186,13 +194,13 @@ fn other(name: &str, options: &Options<'_>) -> Result<Wish, String> {
             fits.map(Wish::Sleep)
                 .ok_or_else(|| format!("{first} is not from 0 to 10000 milliseconds"))
         }
-        // No node stops requests.
-        "break" => Err("Could not set breakpoint: Operation not supported".to_owned()),
-        "remove_break" => Err(format!(
-            "Could not remove breakpoint {first}: Operation not supported"
-        )),
-        "resume" => Err("Could not resume request: Operation not supported".to_owned()),
-        "wait_break" => Err("Could not wait for a request: Operation not supported".to_owned()),
+        "break" => Ok(Wish::Break(Break {
+            verb: Verb::Set(first.to_owned()),
+            tag: second.to_owned(),
+        })),
+        "remove_break" => Ok(tagged(Verb::Remove)),
+        "resume" => Ok(tagged(Verb::Resume)),
+        "wait_break" => Ok(tagged(Verb::Wait)),
         _ => {
             let line = |(name, _, _, about): &Row| format!("{name} -- {about}\n");
             Ok(Wish::Say(COMMANDS.iter().map(line).collect()))
@@ -374,6 +382,22 @@ mod tests {
     }
 
     #[test]
+    fn breakpoints_have_names() {
+        let wish = |line| parse(line).expect("a wish");
+        let of = |verb| {
+            let tag = "A".to_owned();
+            Wish::Break(Break { verb, tag })
+        };
+        assert_eq!(
+            wish("break write_aio A"),
+            of(Verb::Set("write_aio".to_owned()))
+        );
+        assert_eq!(wish("remove_break A"), of(Verb::Remove));
+        assert_eq!(wish("resume A"), of(Verb::Resume));
+        assert_eq!(wish("wait_break A"), of(Verb::Wait));
+    }
+
+    #[test]
     fn several_lengths_are_one_transfer() {
         assert_eq!(transfer("readv 0 512 1k").len, 1536);
     }
@@ -391,8 +415,8 @@ mod tests {
             ("read -y 0 512", "invalid option -- 'y'"),
             ("read -P", "option requires an argument -- 'P'"),
             (
-                "break write_aio A",
-                "Could not set breakpoint: Operation not supported",
+                "break write_aio",
+                "bad argument count 1 to break, expected at least 2 arguments",
             ),
             (
                 "read 0 8E",

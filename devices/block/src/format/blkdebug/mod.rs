@@ -1,7 +1,8 @@
 //! The node `blkdebug`: another node, whose requests fail as rules say.
 //!
 //! ```text
-//!   request ─► Rules::judge: its event ─► set-state rules ─► state
+//!   request ─► Breakpoints::pass: held until a tester lets it go?
+//!           ─► Rules::judge: its event ─► set-state rules ─► state
 //!                 │                  └─► inject-error rules: state, kind, sector? ─► errno
 //!                 ├─ fails ─► that error, and the node below never sees the request
 //!                 └─ goes through ─► the node below
@@ -12,13 +13,16 @@
 //!
 //! Read next: [`rules`].
 
+pub mod breakpoints;
 pub mod config;
 pub mod rules;
 
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
+use self::breakpoints::Breakpoints;
 use self::rules::{RequestKind, Rules};
+use crate::drain::Gate;
 use crate::engine::{Io, Window};
 use crate::node::{
     BlockNode, Extent, Intent, IoFuture, Limits, ResizeError, ResizeFuture, Status, WriteFlags,
@@ -32,19 +36,22 @@ use crate::spec::DiscardMode;
 pub struct BlkdebugNode {
     image: ChildSlot,
     rules: Mutex<Rules>,
+    breakpoints: Breakpoints,
 }
 
 impl BlkdebugNode {
-    /// Lays `rules` over the node in `image`.
+    /// Lays `rules` over the node in `image`. While `hurry` is closed, no request is held.
     #[must_use]
-    pub fn new(image: ChildSlot, rules: Rules) -> Self {
+    pub fn new(image: ChildSlot, rules: Rules, hurry: Gate) -> Self {
         Self {
             image,
             rules: Mutex::new(rules),
+            breakpoints: Breakpoints::new(hurry),
         }
     }
 
-    fn judge(&self, kind: RequestKind, offset: u64, len: u64) -> io::Result<()> {
+    async fn judge(&self, kind: RequestKind, offset: u64, len: u64) -> io::Result<()> {
+        self.breakpoints.pass(kind).await;
         let mut rules = self.rules.lock().unwrap_or_else(PoisonError::into_inner);
         match rules.judge(kind, offset, len) {
             Some(errno) => Err(io::Error::from_raw_os_error(errno)),
@@ -75,7 +82,7 @@ impl BlockNode for BlkdebugNode {
 
     fn read<'a>(&'a self, io: &'a Io, offset: u64, into: Window<'a>) -> IoFuture<'a> {
         Box::pin(async move {
-            self.judge(RequestKind::Read, offset, into.len())?;
+            self.judge(RequestKind::Read, offset, into.len()).await?;
             self.image.load().read(io, offset, into).await
         })
     }
@@ -88,7 +95,7 @@ impl BlockNode for BlkdebugNode {
         flags: WriteFlags,
     ) -> IoFuture<'a> {
         Box::pin(async move {
-            self.judge(RequestKind::Write, offset, from.len())?;
+            self.judge(RequestKind::Write, offset, from.len()).await?;
             self.image.load().write(io, offset, from, flags).await
         })
     }
@@ -101,21 +108,21 @@ impl BlockNode for BlkdebugNode {
         flags: ZeroFlags,
     ) -> IoFuture<'a> {
         Box::pin(async move {
-            self.judge(RequestKind::WriteZeroes, offset, len)?;
+            self.judge(RequestKind::WriteZeroes, offset, len).await?;
             self.image.load().write_zeroes(io, offset, len, flags).await
         })
     }
 
     fn discard<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a> {
         Box::pin(async move {
-            self.judge(RequestKind::Discard, offset, len)?;
+            self.judge(RequestKind::Discard, offset, len).await?;
             self.image.load().discard(io, offset, len).await
         })
     }
 
     fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
         Box::pin(async move {
-            self.judge(RequestKind::Flush, 0, 0)?;
+            self.judge(RequestKind::Flush, 0, 0).await?;
             self.image.load().flush(io).await
         })
     }
@@ -131,9 +138,13 @@ impl BlockNode for BlkdebugNode {
         })
     }
 
+    fn breakpoints(&self) -> Option<&Breakpoints> {
+        Some(&self.breakpoints)
+    }
+
     fn settle<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
         Box::pin(async move {
-            self.judge(RequestKind::Flush, 0, 0)?;
+            self.judge(RequestKind::Flush, 0, 0).await?;
             self.image.load().settle(io).await
         })
     }

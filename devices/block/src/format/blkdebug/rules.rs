@@ -48,7 +48,7 @@ impl RuleEvent {
         }
     }
 
-    fn is_of(self, kind: RequestKind) -> bool {
+    pub(super) fn is_of(self, kind: RequestKind) -> bool {
         match self {
             Self::None => true,
             Self::ReadAio => kind == RequestKind::Read,

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Puts an overlay in memory into the graph.
-fn overlay(graph: &mut BlockGraph, name: &str, backing: Option<&str>) {
+pub(super) fn overlay(graph: &mut BlockGraph, name: &str, backing: Option<&str>) {
     let below = backing.map(|name| graph.node(name).expect("there").node().clone());
     let mut children = Children::default();
     let slot = place::place_backing(&mut children, below);
@@ -88,14 +88,8 @@ fn snapshot_moves_the_disk_to_the_overlay_and_a_second_use_of_it_is_refused() {
         refusal(graph.plan_snapshot(&mut sketch, "disk", "one")),
         "The overlay is already in use"
     );
-    graph
-        .hold(
-            &[("one".to_owned(), Grip::Work)],
-            "job0",
-            "commit",
-            &Gate::new(),
-        )
-        .expect("idle");
+    let held = [("one".to_owned(), Grip::Work)];
+    graph.hold(&held, "job0", "commit", &Gate::new());
     assert_eq!(
         refusal(graph.plan_snapshot(&mut sketch, "one", "two")),
         "Node 'one' is busy: block device is in use by block job: commit"
@@ -258,9 +252,7 @@ fn who_finds_a_chain_busy_hears_where_a_job_works_before_what_it_relinks() {
         ("overlay".to_owned(), Grip::Relink),
         ("top".to_owned(), Grip::Work),
     ];
-    graph
-        .hold(&held, "job0", "commit", &Gate::new())
-        .expect("idle");
+    graph.hold(&held, "job0", "commit", &Gate::new());
     let names = |names: &[&str]| {
         names
             .iter()
@@ -269,14 +261,24 @@ fn who_finds_a_chain_busy_hears_where_a_job_works_before_what_it_relinks() {
     };
     let busy =
         |node: &str| format!("Node '{node}' is busy: block device is in use by block job: commit");
-    let both = graph.check_all_idle(&names(&["overlay", "top", "base"]));
+    let both = graph.check_all_idle(&names(&["overlay", "top", "base"]), None);
     assert_eq!(refusal(both), busy("top"));
-    let overlay = graph.check_all_idle(&names(&["overlay", "base"]));
-    assert_eq!(refusal(overlay), busy("overlay"));
-    graph.check_all_idle(&names(&["base"])).expect("idle");
+    let (overlay, top) = (names(&["overlay", "base"]), names(&["top"]));
+    assert_eq!(
+        refusal(graph.check_all_idle(&overlay, None)),
+        busy("overlay")
+    );
+    graph
+        .check_all_idle(&overlay, Some("job0"))
+        .expect("only relinked");
+    assert_eq!(
+        refusal(graph.check_all_idle(&top, Some("job0"))),
+        busy("top")
+    );
+    graph.check_all_idle(&names(&["base"]), None).expect("idle");
     graph.let_go("job0");
     graph
-        .check_all_idle(&names(&["overlay", "top"]))
+        .check_all_idle(&names(&["overlay", "top"]), None)
         .expect("idle again");
 }
 
