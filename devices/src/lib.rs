@@ -25,5 +25,6 @@ pub mod repeats;
 pub mod scsi;
 pub mod serial;
 pub mod vhost;
+pub mod vhost_user;
 pub mod virtio;
 pub mod vm_clock;

@@ -1,6 +1,7 @@
 //! The chardev itself, and the lease a device holds on it.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -341,6 +342,19 @@ impl ChardevLease {
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.chardev.is_connected()
+    }
+
+    /// Another descriptor of the connected socket, for a frontend that speaks over it by itself
+    /// because fds go along; `None` without a peer. The connection stays the chardev's: it ends
+    /// when the socket is shut down. Such a frontend has [no room](Frontend::room), ever.
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn socket(&self) -> std::io::Result<Option<OwnedFd>> {
+        match &self.chardev.backend {
+            Backend::Line(line) => line.duplicate(),
+            Backend::Null | Backend::Ring(_) => Ok(None),
+        }
     }
 
     /// The chardev.

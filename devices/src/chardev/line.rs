@@ -22,6 +22,7 @@ mod peers;
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -167,6 +168,16 @@ impl Line {
     /// Whether a peer is connected.
     pub(super) fn is_connected(&self) -> bool {
         matches!(self.state().phase, Phase::Connected(_))
+    }
+
+    /// Another descriptor of a duplex peer.
+    pub(super) fn duplicate(&self) -> io::Result<Option<OwnedFd>> {
+        match &self.state().phase {
+            Phase::Connected(connected) if connected.peer.is_duplex() => {
+                connected.peer.output.as_fd().try_clone_to_owned().map(Some)
+            }
+            Phase::Connected(_) | Phase::Waiting | Phase::Ended => Ok(None),
+        }
     }
 
     /// The name in `query-chardev`.
