@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::super::table::{Bar, Row};
 use super::BlockOptions;
 use crate::project::cargo;
-use crate::shell::{output, run};
+use crate::shell::{output, run, step};
 
 /// Between two looks whether the export is there.
 const REST: Duration = Duration::from_millis(20);
@@ -40,6 +40,8 @@ struct Setting {
     direct: bool,
     /// Whether every cluster is there before the first request.
     allocated: bool,
+    /// How often it is measured, for each time that others are: what is over in no time is.
+    often: usize,
 }
 
 const SETTINGS: [Setting; 6] = [
@@ -57,6 +59,7 @@ impl Setting {
             format,
             direct,
             allocated,
+            often: if allocated { 1 } else { 2 },
         }
     }
 
@@ -79,7 +82,10 @@ impl Setting {
             ..work(name, true, true, len, depth)
         };
         if !self.allocated {
-            return vec![first("first 4 KiB writes, depth 32", 4096, 32)];
+            return vec![
+                first("first 4 KiB writes, depth 32", 4096, 32),
+                first("first 64 KiB writes, depth 32", 64 << 10, 32),
+            ];
         }
         vec![
             work("random 4 KiB read, depth 1", false, true, 4096, 1),
@@ -153,7 +159,14 @@ pub(super) fn measure(
         .iter()
         .map(|(_, name)| (*name, Vec::new()))
         .collect();
-    for setting in SETTINGS {
+    for (number, setting) in SETTINGS.into_iter().enumerate() {
+        let of = if setting.allocated { "" } else { ", empty" };
+        let count = SETTINGS.len();
+        step(&format!(
+            "disk {} of {count}: {}{of}",
+            number + 1,
+            setting.name()
+        ));
         let samples = bench.take_turns(setting)?;
         for (table, others) in tables.iter_mut().zip(&samples[1..]) {
             let rows = rows(setting, table.0 == "io_uring", &samples[0], others);
@@ -218,16 +231,13 @@ impl Bench<'_> {
         if setting.allocated {
             self.make_image(setting)?;
         }
-        for _ in 0..self.options.disk_turns {
+        for _ in 0..self.options.disk_turns * setting.often {
             for ((subject, _), samples) in SUBJECTS.into_iter().zip(&mut samples) {
                 // The ring knows no clusters: it would write over their tables.
                 if subject == Subject::Ring && setting.format != "raw" {
                     continue;
                 }
-                if !setting.allocated {
-                    self.make_image(setting)?;
-                }
-                let results = self.sample(subject, setting)?;
+                let results = self.results(subject, setting)?;
                 for (samples, result) in samples.iter_mut().zip(&results) {
                     let number = |key: &str| result[key].as_f64().with_context(|| key.to_owned());
                     let requests = number("requests")?;
@@ -237,6 +247,20 @@ impl Bench<'_> {
             }
         }
         Ok(samples)
+    }
+
+    /// What came of each piece of work: all on one image, or each on an empty one.
+    fn results(&self, subject: Subject, setting: Setting) -> Result<Vec<Value>> {
+        let work = setting.work();
+        if setting.allocated {
+            return self.sample(subject, setting, &work);
+        }
+        let mut results = Vec::new();
+        for one in work {
+            self.make_image(setting)?;
+            results.extend(self.sample(subject, setting, &[one])?);
+        }
+        Ok(results)
     }
 
     fn image(&self, setting: Setting) -> PathBuf {
@@ -252,11 +276,11 @@ impl Bench<'_> {
             .arg(format!("{}M", self.options.disk_mib)))
     }
 
-    fn sample(&self, subject: Subject, setting: Setting) -> Result<Vec<Value>> {
+    fn sample(&self, subject: Subject, setting: Setting, work: &[Work]) -> Result<Vec<Value>> {
         // What another left in the page cache is not this one's work.
-        run(&mut Command::new("sync"))?;
+        run(Command::new("sync").arg("-f").arg(&self.folder))?;
         let milliseconds = self.options.milliseconds;
-        let work = setting.work().into_iter();
+        let work = work.iter();
         let mut order = json!({
             "file": self.image(setting),
             "size": self.options.disk_mib * MIB,

@@ -1,7 +1,7 @@
 //! Jobs: a delta over a base of the same length, moved down or up by a VMM without a machine.
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ::tests::qmp::Client;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::super::mebibytes;
 use super::super::table::{Bar, Row};
 use super::BlockOptions;
-use crate::shell::run;
+use crate::shell::{run, step};
 
 /// More than any job here takes.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -30,6 +30,15 @@ enum Delta {
     Dense,
 }
 
+impl Delta {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sparse => "sparse",
+            Self::Dense => "dense",
+        }
+    }
+}
+
 /// The job from its command to its end in seconds, and the process's most memory in MiB.
 #[derive(Default)]
 struct Samples {
@@ -43,6 +52,7 @@ pub(super) fn measure(pair: &[Vmm; 2], folder: &Path, options: &BlockOptions) ->
         .into_iter()
         .chain([("stream", Delta::Sparse), ("stream", Delta::Dense)])
     {
+        step(&format!("{job}, {}", bytes.name()));
         let mut samples = Samples::default();
         for _ in 0..options.disk_turns {
             for (index, vmm) in pair.iter().enumerate() {
@@ -52,11 +62,7 @@ pub(super) fn measure(pair: &[Vmm; 2], folder: &Path, options: &BlockOptions) ->
                 samples.memory[index].push(memory);
             }
         }
-        let kind = match bytes {
-            Delta::Sparse => "sparse",
-            Delta::Dense => "dense",
-        };
-        let name = format!("{job} of {} MiB, {kind}", options.job_mib);
+        let name = format!("{job} of {} MiB, {}", options.job_mib, bytes.name());
         rows.push(Row::new(name, "s", samples.time, Bar::Share(1.0)));
         let name = "      most memory of the process";
         rows.push(Row::new(name, "MiB", samples.memory, Bar::Shown));
@@ -106,26 +112,13 @@ impl Chain {
             }
         }
         run(fill.args(["-f", "qcow2"]).arg(filled))?;
-        run(&mut Command::new("sync"))?;
+        run(Command::new("sync").arg("-f").arg(folder))?;
         Ok(chain)
     }
 }
 
 fn sample(vmm: &Vmm, chain: &Chain, job: &str) -> Result<(f64, f64)> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-    let mut child = Command::new(&vmm.program)
-        .args(["-nodefaults", "-display", "none", "-machine", "none"])
-        .args(["-chardev", &format!("socket,id=qmp,fd={MONITOR}")])
-        .args(["-mon", "chardev=qmp,mode=control"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .fd_mappings(vec![FdMapping {
-            parent_fd: theirs.into(),
-            child_fd: MONITOR,
-        }])?
-        .spawn()?;
-    let mut client = Client::new(ours)?;
-    client.negotiate()?;
+    let (mut child, mut client) = start(vmm, &["-machine", "none"])?;
     for (name, file, backing) in [
         ("base", &chain.base, Value::Null),
         ("top", &chain.top, json!("base")),
@@ -148,6 +141,26 @@ fn sample(vmm: &Vmm, chain: &Chain, job: &str) -> Result<(f64, f64)> {
     client.execute("quit", json!({}))?;
     ensure!(child.wait()?.success(), "the VMM failed");
     Ok((time, memory))
+}
+
+/// A VMM with a monitor that is ours.
+pub(super) fn start(vmm: &Vmm, options: &[&str]) -> Result<(Child, Client)> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let child = Command::new(&vmm.program)
+        .args(["-nodefaults", "-display", "none"])
+        .args(options)
+        .args(["-chardev", &format!("socket,id=qmp,fd={MONITOR}")])
+        .args(["-mon", "chardev=qmp,mode=control"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .fd_mappings(vec![FdMapping {
+            parent_fd: theirs.into(),
+            child_fd: MONITOR,
+        }])?
+        .spawn()?;
+    let mut client = Client::new(ours)?;
+    client.negotiate()?;
+    Ok((child, client))
 }
 
 /// The process's most resident memory, in MiB.
