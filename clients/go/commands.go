@@ -1522,6 +1522,16 @@ func (c *Conn) DeviceDel(ctx context.Context, args DeviceDelArguments) error {
 	return c.Execute(ctx, "device_del", args, nil)
 }
 
+// QueryACPIOspmStatus: Tells what the guest said last of each place where CPUs or memory can be
+// plugged in.
+//
+// Returns: one entry for each place.
+func (c *Conn) QueryACPIOspmStatus(ctx context.Context) ([]ACPIOSTInfo, error) {
+	var reply []ACPIOSTInfo
+	err := c.Execute(ctx, "query-acpi-ospm-status", nil, &reply)
+	return reply, err
+}
+
 // QueryMigrateCapabilities: Lists the capabilities.
 //
 // Returns: one entry for each that there is.

@@ -314,6 +314,27 @@ type DeviceDeletedEvent struct {
 // EventName is its name on the wire.
 func (DeviceDeletedEvent) EventName() string { return "DEVICE_DELETED" }
 
+// DeviceUnplugGuestErrorEvent: The guest does not let a device go that it was asked to. It stays,
+// and can be asked for again.
+type DeviceUnplugGuestErrorEvent struct {
+	// Its id, if it has one.
+	Device *string `json:"device,omitempty"`
+	// Its place in the object tree.
+	Path string `json:"path"`
+}
+
+// EventName is its name on the wire.
+func (DeviceUnplugGuestErrorEvent) EventName() string { return "DEVICE_UNPLUG_GUEST_ERROR" }
+
+// ACPIDeviceOstEvent: The guest's operating system says how it gets on with a change.
+type ACPIDeviceOstEvent struct {
+	// What it says.
+	Info ACPIOSTInfo `json:"info"`
+}
+
+// EventName is its name on the wire.
+func (ACPIDeviceOstEvent) EventName() string { return "ACPI_DEVICE_OST" }
+
 func readEvent(name string, data json.RawMessage) Event {
 	if len(data) == 0 {
 		data = json.RawMessage("{}")
@@ -375,6 +396,10 @@ func readEvent(name string, data json.RawMessage) Event {
 		err = variant[WatchdogEvent](data, &event)
 	case "DEVICE_DELETED":
 		err = variant[DeviceDeletedEvent](data, &event)
+	case "DEVICE_UNPLUG_GUEST_ERROR":
+		err = variant[DeviceUnplugGuestErrorEvent](data, &event)
+	case "ACPI_DEVICE_OST":
+		err = variant[ACPIDeviceOstEvent](data, &event)
 	default:
 		return UnknownEvent{name, data}
 	}

@@ -4387,10 +4387,14 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	switch tags {
+	case "host-x86_64-cpu":
+		return variant[DeviceOptionsHostX86_64CPU](data, &u.Variant)
 	case "i6300esb":
 		return variant[DeviceOptionsI6300esb](data, &u.Variant)
 	case "isa-serial":
 		return variant[DeviceOptionsIsaSerial](data, &u.Variant)
+	case "max-x86_64-cpu":
+		return variant[DeviceOptionsMaxX86_64CPU](data, &u.Variant)
 	case "pcie-root-port":
 		return variant[DeviceOptionsPcieRootPort](data, &u.Variant)
 	case "pvpanic":
@@ -4439,6 +4443,32 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 	}
 }
 
+// DeviceOptionsHostX86_64CPU: A vCPU of -cpu host.
+type DeviceOptionsHostX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsHostX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsHostX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsHostX86_64CPU
+	return tagged(plain(v), "driver", "host-x86_64-cpu")
+}
+
 // DeviceOptionsI6300esb: A watchdog.
 type DeviceOptionsI6300esb struct {
 	// The bus to plug it into (default: one that fits).
@@ -4484,6 +4514,32 @@ func (DeviceOptionsIsaSerial) isDeviceOptions() {}
 func (v DeviceOptionsIsaSerial) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsIsaSerial
 	return tagged(plain(v), "driver", "isa-serial")
+}
+
+// DeviceOptionsMaxX86_64CPU: A vCPU of -cpu max.
+type DeviceOptionsMaxX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsMaxX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsMaxX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsMaxX86_64CPU
+	return tagged(plain(v), "driver", "max-x86_64-cpu")
 }
 
 // DeviceOptionsPcieRootPort: A place to plug one PCIe device into.
@@ -5485,6 +5541,32 @@ const (
 	// Nothing, but for the event.
 	WatchdogActionNone WatchdogAction = "none"
 )
+
+// ACPISlotType: What is plugged in.
+type ACPISlotType string
+
+// The values of ACPISlotType.
+const (
+	// Memory.
+	ACPISlotTypeDimm ACPISlotType = "DIMM"
+	// A vCPU.
+	ACPISlotTypeCPU ACPISlotType = "CPU"
+)
+
+// ACPIOSTInfo: What the guest's operating system said last of one place (ACPI's _OST).
+type ACPIOSTInfo struct {
+	// The id of the device there, if it has one.
+	Device *string `json:"device,omitempty"`
+	// The number of the place.
+	Slot string `json:"slot"`
+	// What is plugged in there.
+	SlotType ACPISlotType `json:"slot-type"`
+	// The event that it speaks of: 1 an insertion, 3 a removal asked for by the host, 259 one of
+	// its own; 0 if it said nothing yet.
+	Source int64 `json:"source"`
+	// What became of it: 0 success; 128 and above are told apart by the source.
+	Status int64 `json:"status"`
+}
 
 // MigrationCapability: What a move of the machine can be told to do.
 type MigrationCapability string

@@ -70,6 +70,21 @@ pub enum Notice {
         /// The device's id.
         id: String,
     },
+    /// The guest has let go of a CPU: it can be taken out.
+    CpuEjected {
+        /// Its number.
+        index: u32,
+    },
+    /// The guest's operating system says how it gets on with a change of CPUs or memory (ACPI's
+    /// `_OST`).
+    OspmStatus {
+        /// What changes.
+        slot: OspmSlot,
+        /// The event: 1 is an insertion, 3 a removal.
+        event: u32,
+        /// The status: 0 is success.
+        status: u32,
+    },
     /// A chardev with `server=on,wait=off` got or lost its peer; for lists only.
     ChardevChange {
         /// The chardev's id.
@@ -89,6 +104,15 @@ pub enum Notice {
         /// The card's name in the device tree.
         device: String,
     },
+}
+
+/// What an operating system can speak of by ACPI's `_OST`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OspmSlot {
+    /// The place for a CPU with this number.
+    Cpu(u32),
+    /// The place for a memory module with this number.
+    Dimm(u32),
 }
 
 impl Notice {

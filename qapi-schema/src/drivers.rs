@@ -20,7 +20,7 @@ pub enum BusKind {
     Isa,
     /// The bus of a SCSI controller.
     Scsi,
-    /// None: it belongs to the board.
+    /// None: it belongs to the board, or is a vCPU.
     Board,
 }
 
@@ -54,8 +54,10 @@ const fn driver(name: &'static str, alias: Option<&'static str>, bus: BusKind) -
 
 /// Every device model, sorted by name.
 pub const DRIVERS: &[DriverSpec] = &[
+    driver("host-x86_64-cpu", None, BusKind::Board),
     driver("i6300esb", None, BusKind::Pci),
     driver("isa-serial", None, BusKind::Isa),
+    driver("max-x86_64-cpu", None, BusKind::Board),
     driver("pcie-root-port", None, BusKind::Pci),
     driver("pvpanic", None, BusKind::Isa),
     driver("pvpanic-pci", None, BusKind::Pci),

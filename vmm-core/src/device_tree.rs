@@ -47,6 +47,8 @@ pub enum Part {
         /// Its number there.
         number: u32,
     },
+    /// The vCPU of this place.
+    Cpu(u32),
     /// A network card.
     Net(Arc<VirtioNet>),
     /// A device on the board, there for good.

@@ -6,7 +6,7 @@
 use qapi_schema::cli::MachineOptions;
 use qapi_schema::describe::{Described, MemberSpec};
 use qapi_schema::devices::DeviceDriver;
-use qapi_schema::drivers::{BusKind, find_driver};
+use qapi_schema::drivers::{BusKind, DriverSpec, find_driver};
 use qapi_schema::qom::{ObjectOptions, ObjectPropertyInfo, ObjectType};
 
 use crate::machine;
@@ -38,12 +38,14 @@ fn property_info(property: &MemberSpec) -> ObjectPropertyInfo {
 /// What objects of the type `name` can be given; `None` if there is no such type.
 pub fn properties(name: &str) -> Option<Vec<ObjectPropertyInfo>> {
     let entry = all().into_iter().find(|entry| entry.name == name)?;
-    let members = if let Some(driver) = find_driver(name) {
+    let members = if entry.implements("x86_64-cpu") {
+        let own = find_driver(name).map_or(&[][..], DriverSpec::properties);
+        let own = own.iter().map(property_info);
+        return Some(cpu_properties().into_iter().chain(own).collect());
+    } else if let Some(driver) = find_driver(name) {
         driver.properties()
     } else if entry.implements("machine") {
         MachineOptions::MEMBERS
-    } else if entry.implements("x86_64-cpu") {
-        return Some(cpu_properties());
     } else {
         let variants = ObjectOptions::VARIANTS.iter();
         let mut variants = variants.filter(|variant| variant.name == name);
@@ -124,8 +126,6 @@ const BOARD: &[TypeEntry] = &[
     family("generic-pc-machine", Some("machine")),
     concrete("container", "object"),
     concrete("kvm-accel", "accel"),
-    concrete(HOST_CPU, "x86_64-cpu"),
-    concrete("max-x86_64-cpu", "x86_64-cpu"),
     concrete("mch", "pci-device"),
     concrete("ICH9-LPC", "pci-device"),
 ];
@@ -138,6 +138,7 @@ pub fn all() -> Vec<TypeEntry> {
             Some(BusKind::Pci) => "pci-device",
             Some(BusKind::VirtioSerial) => "virtio-serial-port",
             Some(BusKind::Scsi) => "scsi-device",
+            Some(BusKind::Board) if name.ends_with("-x86_64-cpu") => "x86_64-cpu",
             Some(BusKind::Board) => "device",
             Some(BusKind::Isa) | None => "isa-device",
         };

@@ -9,6 +9,7 @@ from typing import Any, List, Optional
 
 from ._wire import AsyncCaller, Fd
 from .types import (
+    ACPIOSTInfo,
     AddfdInfo,
     BalloonInfo,
     BlockDeviceInfo,
@@ -1528,6 +1529,14 @@ class AsyncCommands(AsyncCaller):
             id: Its id, or its place in the object tree.
         """
         await self._run("device_del", {"id": id})
+
+    async def query_acpi_ospm_status(self) -> List[ACPIOSTInfo]:
+        """Tells what the guest said last of each place where CPUs or memory can be plugged in.
+
+        Returns:
+            One entry for each place.
+        """
+        return await self._ask("query-acpi-ospm-status", None, List[ACPIOSTInfo])
 
     async def query_migrate_capabilities(self) -> List[MigrationCapabilityStatus]:
         """Lists the capabilities.

@@ -9,6 +9,7 @@ from typing import Any, List, Optional
 
 from ._wire import Caller, Fd
 from .types import (
+    ACPIOSTInfo,
     AddfdInfo,
     BalloonInfo,
     BlockDeviceInfo,
@@ -1504,6 +1505,14 @@ class Commands(Caller):
             id: Its id, or its place in the object tree.
         """
         self._run("device_del", {"id": id})
+
+    def query_acpi_ospm_status(self) -> List[ACPIOSTInfo]:
+        """Tells what the guest said last of each place where CPUs or memory can be plugged in.
+
+        Returns:
+            One entry for each place.
+        """
+        return self._ask("query-acpi-ospm-status", None, List[ACPIOSTInfo])
 
     def query_migrate_capabilities(self) -> List[MigrationCapabilityStatus]:
         """Lists the capabilities.

@@ -10,6 +10,7 @@ from typing import ClassVar, Mapping, Optional, Type
 
 from ._wire import Event
 from .types import (
+    ACPIOSTInfo,
     BlockErrorAction,
     FdWaiting,
     GuestPanicAction,
@@ -361,6 +362,30 @@ class DeviceDeleted(Event):
     """Its id, if it had one."""
 
 
+@dataclass
+class DeviceUnplugGuestError(Event):
+    """The guest does not let a device go that it was asked to. It stays, and can be asked for
+    again.
+    """
+
+    EVENT: ClassVar[str] = "DEVICE_UNPLUG_GUEST_ERROR"
+
+    path: str
+    """Its place in the object tree."""
+    device: Optional[str] = None
+    """Its id, if it has one."""
+
+
+@dataclass
+class AcpiDeviceOst(Event):
+    """The guest's operating system says how it gets on with a change."""
+
+    EVENT: ClassVar[str] = "ACPI_DEVICE_OST"
+
+    info: ACPIOSTInfo
+    """What it says."""
+
+
 EVENTS: Mapping[str, Type[Event]] = {
     FdUnclaimed.EVENT: FdUnclaimed,
     OpenHookGone.EVENT: OpenHookGone,
@@ -389,5 +414,7 @@ EVENTS: Mapping[str, Type[Event]] = {
     DeviceTrayMoved.EVENT: DeviceTrayMoved,
     Watchdog.EVENT: Watchdog,
     DeviceDeleted.EVENT: DeviceDeleted,
+    DeviceUnplugGuestError.EVENT: DeviceUnplugGuestError,
+    AcpiDeviceOst.EVENT: AcpiDeviceOst,
 }
 """Every event by its name on the wire."""

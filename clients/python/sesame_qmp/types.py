@@ -688,6 +688,14 @@ WatchdogAction = Literal["reset", "shutdown", "poweroff", "inject-nmi", "pause",
 """
 
 
+ACPISlotType = Literal["DIMM", "CPU"]
+"""What is plugged in.
+
+- ``DIMM``: Memory.
+- ``CPU``: A vCPU.
+"""
+
+
 MigrationCapability = Literal["events"]
 """What a move of the machine can be told to do.
 
@@ -4025,6 +4033,32 @@ class ObjectOptionsRngBuiltin(Struct):
 
 
 @dataclass
+class DeviceOptionsHostX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``host-x86_64-cpu``: a vCPU of -cpu host.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "host-x86_64-cpu"}
+
+    driver: Literal["host-x86_64-cpu"] = field(default="host-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
 class DeviceOptionsI6300esb(Struct):
     """A device to be plugged in.
 
@@ -4070,6 +4104,32 @@ class DeviceOptionsIsaSerial(Struct):
     """Its first I/O port (default: by ``index``)."""
     irq: Optional[int] = None
     """Its interrupt (default: by ``index``)."""
+
+
+@dataclass
+class DeviceOptionsMaxX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``max-x86_64-cpu``: a vCPU of -cpu max.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "max-x86_64-cpu"}
+
+    driver: Literal["max-x86_64-cpu"] = field(default="max-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
 
 
 @dataclass
@@ -5211,6 +5271,24 @@ class GuidInfo(Struct):
 
 
 @dataclass
+class ACPIOSTInfo(Struct):
+    """What the guest's operating system said last of one place (ACPI's _OST)."""
+
+    slot: str
+    """The number of the place."""
+    slot_type: ACPISlotType
+    """What is plugged in there."""
+    source: int
+    """The event that it speaks of: 1 an insertion, 3 a removal asked for by the host, 259 one
+    of its own; 0 if it said nothing yet.
+    """
+    status: int
+    """What became of it: 0 success; 128 and above are told apart by the source."""
+    device: Optional[str] = None
+    """The id of the device there, if it has one."""
+
+
+@dataclass
 class MigrationCapabilityStatus(Struct):
     """One capability, on or off."""
 
@@ -5357,8 +5435,10 @@ ObjectOptions = Union[
 
 
 DeviceOptions = Union[
+    DeviceOptionsHostX86_64Cpu,
     DeviceOptionsI6300esb,
     DeviceOptionsIsaSerial,
+    DeviceOptionsMaxX86_64Cpu,
     DeviceOptionsPcieRootPort,
     DeviceOptionsPvpanic,
     DeviceOptionsPvpanicPci,

@@ -9,6 +9,7 @@
 //!   0xcf9 ───────────┘                        0x505 Pvpanic ──► Notice::GuestPanicked
 //!   0x600 AcpiPm ──► Notice::PowerOff, SCI    0x80 PostCode: swallowed
 //!     └─ 00:1f.0 Lpc (PCI function), 0xb2 ACPI on/off     0x510 FwCfg: files of the host's
+//!   0xcd8 CpuHotplug ──► Notice::CpuEjected, GPE 2
 //! ```
 //!
 //! Read next: [`acpi_pm`] (power button and sleep), [`reset`] (the ways to reset a PC), [`rtc`],
@@ -16,6 +17,7 @@
 
 pub mod acpi_pm;
 pub mod clock;
+pub mod cpu_hotplug;
 pub mod fw_cfg;
 pub mod lpc;
 pub mod post;
@@ -26,6 +28,7 @@ pub mod vmcoreinfo;
 
 pub use self::acpi_pm::{AcpiPm, ApmPorts};
 pub use self::clock::Clock;
+pub use self::cpu_hotplug::CpuHotplug;
 pub use self::fw_cfg::{FwCfg, FwCfgError, FwCfgFile, FwCfgLive, FwCfgSpec};
 pub use self::lpc::Lpc;
 pub use self::post::PostCode;

@@ -337,10 +337,13 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         name : "device_del", description :
         "Asks the guest to let a device go. It is gone when DEVICE_DELETED comes.", input
         : Some(generator.subschema_for:: < super::qdev::DeviceDel > ()), output : None,
-        }, Entry { name : "query-migrate-capabilities", description :
-        "Lists the capabilities.", input : None, output : Some(generator.subschema_for::
-        < Vec < super::migration::MigrationCapabilityStatus > > ()), }, Entry { name :
-        "migrate-set-capabilities", description :
+        }, Entry { name : "query-acpi-ospm-status", description :
+        "Tells what the guest said last of each place where CPUs or memory can be plugged in.",
+        input : None, output : Some(generator.subschema_for:: < Vec <
+        super::acpi::ACPIOSTInfo > > ()), }, Entry { name : "query-migrate-capabilities",
+        description : "Lists the capabilities.", input : None, output : Some(generator
+        .subschema_for:: < Vec < super::migration::MigrationCapabilityStatus > > ()), },
+        Entry { name : "migrate-set-capabilities", description :
         "Switches capabilities on or off, for the moves to come.", input : Some(generator
         .subschema_for:: < super::migration::MigrateSetCapabilities > ()), output : None,
         }, Entry { name : "query-command-line-options", description :
@@ -428,6 +431,13 @@ pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
         : None, output : Some(generator.subschema_for:: < super::watchdog::Watchdog >
         ()), }, Entry { name : "DEVICE_DELETED", description :
         "A device is gone, and everything it used is free.", input : None, output :
-        Some(generator.subschema_for:: < super::qdev::DeviceDeleted > ()), }
+        Some(generator.subschema_for:: < super::qdev::DeviceDeleted > ()), }, Entry {
+        name : "DEVICE_UNPLUG_GUEST_ERROR", description :
+        "The guest does not let a device go that it was asked to. It stays, and can be asked for again.",
+        input : None, output : Some(generator.subschema_for:: <
+        super::qdev::DeviceUnplugGuestError > ()), }, Entry { name : "ACPI_DEVICE_OST",
+        description : "The guest's operating system says how it gets on with a change.",
+        input : None, output : Some(generator.subschema_for:: <
+        super::acpi::AcpiDeviceOst > ()), }
     ]
 }

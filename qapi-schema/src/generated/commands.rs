@@ -53,6 +53,8 @@ pub enum Module {
     Watchdog,
     /// Plugging devices in and out.
     Qdev,
+    /// What a guest says of CPUs and memory that come and go.
+    Acpi,
     /// Moving a machine's state.
     Migration,
     /// What belongs nowhere else.
@@ -733,6 +735,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 67usize,
+        name: "query-acpi-ospm-status",
+        module: Module::Acpi,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &["read-only"],
+    },
+    crate::CommandSpec {
+        number: 68usize,
         name: "query-balloon",
         module: Module::Balloon,
         allow_oob: false,
@@ -742,7 +754,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 68usize,
+        number: 69usize,
         name: "query-block",
         module: Module::BlockCore,
         allow_oob: false,
@@ -752,7 +764,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 69usize,
+        number: 70usize,
         name: "query-block-jobs",
         module: Module::BlockCore,
         allow_oob: false,
@@ -762,7 +774,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 70usize,
+        number: 71usize,
         name: "query-block-pauses",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -772,7 +784,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 71usize,
+        number: 72usize,
         name: "query-blockstats",
         module: Module::BlockStats,
         allow_oob: false,
@@ -782,7 +794,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 72usize,
+        number: 73usize,
         name: "query-chardev",
         module: Module::Char,
         allow_oob: false,
@@ -792,7 +804,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 73usize,
+        number: 74usize,
         name: "query-command-line-options",
         module: Module::Misc,
         allow_oob: false,
@@ -802,7 +814,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 74usize,
+        number: 75usize,
         name: "query-commands",
         module: Module::Control,
         allow_oob: false,
@@ -812,7 +824,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 75usize,
+        number: 76usize,
         name: "query-cpu-definitions",
         module: Module::Machine,
         allow_oob: false,
@@ -822,7 +834,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 76usize,
+        number: 77usize,
         name: "query-cpu-model-expansion",
         module: Module::Machine,
         allow_oob: false,
@@ -832,7 +844,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 77usize,
+        number: 78usize,
         name: "query-cpus-fast",
         module: Module::Machine,
         allow_oob: false,
@@ -842,7 +854,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 78usize,
+        number: 79usize,
         name: "query-current-machine",
         module: Module::Machine,
         allow_oob: false,
@@ -852,7 +864,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 79usize,
+        number: 80usize,
         name: "query-events",
         module: Module::Control,
         allow_oob: false,
@@ -862,7 +874,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 80usize,
+        number: 81usize,
         name: "query-fd-aliases",
         module: Module::Fds,
         allow_oob: false,
@@ -872,7 +884,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 81usize,
+        number: 82usize,
         name: "query-fds",
         module: Module::Fds,
         allow_oob: false,
@@ -882,7 +894,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 82usize,
+        number: 83usize,
         name: "query-fdsets",
         module: Module::Fds,
         allow_oob: false,
@@ -892,7 +904,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 83usize,
+        number: 84usize,
         name: "query-hotpluggable-cpus",
         module: Module::Machine,
         allow_oob: false,
@@ -902,7 +914,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 84usize,
+        number: 85usize,
         name: "query-iothreads",
         module: Module::Machine,
         allow_oob: false,
@@ -912,7 +924,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 85usize,
+        number: 86usize,
         name: "query-jobs",
         module: Module::Job,
         allow_oob: false,
@@ -922,7 +934,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 86usize,
+        number: 87usize,
         name: "query-kvm",
         module: Module::Machine,
         allow_oob: false,
@@ -932,7 +944,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 87usize,
+        number: 88usize,
         name: "query-machines",
         module: Module::Machine,
         allow_oob: false,
@@ -942,7 +954,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 88usize,
+        number: 89usize,
         name: "query-memdev",
         module: Module::Machine,
         allow_oob: false,
@@ -952,7 +964,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 89usize,
+        number: 90usize,
         name: "query-memory-size-summary",
         module: Module::Machine,
         allow_oob: false,
@@ -962,7 +974,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 90usize,
+        number: 91usize,
         name: "query-migrate-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -972,7 +984,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 91usize,
+        number: 92usize,
         name: "query-name",
         module: Module::Machine,
         allow_oob: false,
@@ -982,7 +994,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 92usize,
+        number: 93usize,
         name: "query-named-block-nodes",
         module: Module::BlockCore,
         allow_oob: false,
@@ -992,7 +1004,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 93usize,
+        number: 94usize,
         name: "query-open-hook",
         module: Module::OpenHook,
         allow_oob: false,
@@ -1002,7 +1014,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 94usize,
+        number: 95usize,
         name: "query-open-plan",
         module: Module::OpenHook,
         allow_oob: false,
@@ -1012,7 +1024,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 95usize,
+        number: 96usize,
         name: "query-pci",
         module: Module::Pci,
         allow_oob: false,
@@ -1022,7 +1034,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 96usize,
+        number: 97usize,
         name: "query-qmp-schema",
         module: Module::Control,
         allow_oob: false,
@@ -1032,7 +1044,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 97usize,
+        number: 98usize,
         name: "query-rx-filter",
         module: Module::Net,
         allow_oob: false,
@@ -1042,7 +1054,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 98usize,
+        number: 99usize,
         name: "query-sandbox",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1052,7 +1064,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 99usize,
+        number: 100usize,
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -1062,7 +1074,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 100usize,
+        number: 101usize,
         name: "query-target",
         module: Module::Machine,
         allow_oob: false,
@@ -1072,7 +1084,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 101usize,
+        number: 102usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -1082,7 +1094,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 102usize,
+        number: 103usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -1092,7 +1104,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 103usize,
+        number: 104usize,
         name: "query-vm-generation-id",
         module: Module::FwCfgDevices,
         allow_oob: false,
@@ -1102,7 +1114,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 104usize,
+        number: 105usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -1112,7 +1124,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 105usize,
+        number: 106usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -1122,7 +1134,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 106usize,
+        number: 107usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -1132,7 +1144,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 107usize,
+        number: 108usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1142,7 +1154,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 108usize,
+        number: 109usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -1152,7 +1164,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 109usize,
+        number: 110usize,
         name: "set_link",
         module: Module::Net,
         allow_oob: false,
@@ -1162,7 +1174,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 110usize,
+        number: 111usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -1172,7 +1184,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 111usize,
+        number: 112usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -1182,7 +1194,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 112usize,
+        number: 113usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -1192,7 +1204,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 113usize,
+        number: 114usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -1202,7 +1214,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 114usize,
+        number: 115usize,
         name: "watchdog-set-action",
         module: Module::Watchdog,
         allow_oob: false,
@@ -1212,7 +1224,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 115usize,
+        number: 116usize,
         name: "x-blockdev-set-iothread",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1222,7 +1234,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 116usize,
+        number: 117usize,
         name: "x-debug-block-dirty-bitmap-sha256",
         module: Module::BlockBitmaps,
         allow_oob: false,
@@ -1232,7 +1244,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 117usize,
+        number: 118usize,
         name: "x-debug-query-block-graph",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1242,7 +1254,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 118usize,
+        number: 119usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

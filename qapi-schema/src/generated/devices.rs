@@ -1483,12 +1483,18 @@ impl crate::describe::Described for PvpanicProperties {
     schemars::JsonSchema,
 )]
 pub enum DeviceDriver {
+    /// A vCPU of -cpu host.
+    #[serde(rename = "host-x86_64-cpu")]
+    HostX86_64Cpu,
     /// A watchdog.
     #[serde(rename = "i6300esb")]
     I6300esb,
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial,
+    /// A vCPU of -cpu max.
+    #[serde(rename = "max-x86_64-cpu")]
+    MaxX86_64Cpu,
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort,
@@ -1557,8 +1563,10 @@ pub enum DeviceDriver {
 impl DeviceDriver {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
+        Self::HostX86_64Cpu,
         Self::I6300esb,
         Self::IsaSerial,
+        Self::MaxX86_64Cpu,
         Self::PcieRootPort,
         Self::Pvpanic,
         Self::PvpanicPci,
@@ -1584,8 +1592,10 @@ impl DeviceDriver {
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::HostX86_64Cpu => "host-x86_64-cpu",
             Self::I6300esb => "i6300esb",
             Self::IsaSerial => "isa-serial",
+            Self::MaxX86_64Cpu => "max-x86_64-cpu",
             Self::PcieRootPort => "pcie-root-port",
             Self::Pvpanic => "pvpanic",
             Self::PvpanicPci => "pvpanic-pci",
@@ -1633,12 +1643,18 @@ pub struct DeviceOptions {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "driver")]
 pub enum DeviceOptionsVariant {
+    /// A vCPU of -cpu host.
+    #[serde(rename = "host-x86_64-cpu")]
+    HostX86_64Cpu(super::cpu::X86CpuProperties),
     /// A watchdog.
     #[serde(rename = "i6300esb")]
     I6300esb(super::watchdog::I6300esbProperties),
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial(IsaSerialProperties),
+    /// A vCPU of -cpu max.
+    #[serde(rename = "max-x86_64-cpu")]
+    MaxX86_64Cpu(super::cpu::X86CpuProperties),
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort(PcieRootPortProperties),
@@ -1708,8 +1724,10 @@ impl DeviceOptionsVariant {
     /// The discriminator's value.
     pub const fn tag(&self) -> DeviceDriver {
         match self {
+            Self::HostX86_64Cpu(_) => DeviceDriver::HostX86_64Cpu,
             Self::I6300esb(_) => DeviceDriver::I6300esb,
             Self::IsaSerial(_) => DeviceDriver::IsaSerial,
+            Self::MaxX86_64Cpu(_) => DeviceDriver::MaxX86_64Cpu,
             Self::PcieRootPort(_) => DeviceDriver::PcieRootPort,
             Self::Pvpanic(_) => DeviceDriver::Pvpanic,
             Self::PvpanicPci(_) => DeviceDriver::PvpanicPci,
@@ -1754,6 +1772,11 @@ impl crate::input::FromMembers for DeviceOptions {
             bus: members.optional("bus")?,
             id: members.optional("id")?,
             driver: match tag {
+                DeviceDriver::HostX86_64Cpu => {
+                    DeviceOptionsVariant::HostX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 DeviceDriver::I6300esb => {
                     DeviceOptionsVariant::I6300esb(
                         crate::input::FromMembers::take(members)?,
@@ -1761,6 +1784,11 @@ impl crate::input::FromMembers for DeviceOptions {
                 }
                 DeviceDriver::IsaSerial => {
                     DeviceOptionsVariant::IsaSerial(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::MaxX86_64Cpu => {
+                    DeviceOptionsVariant::MaxX86_64Cpu(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -1881,8 +1909,10 @@ impl crate::describe::Described for DeviceOptions {
         crate::describe::MemberSpec::required("driver", "DeviceDriver", "its model")
             .one_of(
                 &[
+                    "host-x86_64-cpu",
                     "i6300esb",
                     "isa-serial",
+                    "max-x86_64-cpu",
                     "pcie-root-port",
                     "pvpanic",
                     "pvpanic-pci",
@@ -1921,6 +1951,11 @@ impl crate::describe::Described for DeviceOptions {
     const TAG: Option<&'static str> = Some("driver");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
         crate::describe::VariantSpec {
+            name: "host-x86_64-cpu",
+            description: "a vCPU of -cpu host",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
             name: "i6300esb",
             description: "a watchdog",
             members: <super::watchdog::I6300esbProperties as crate::describe::Described>::MEMBERS,
@@ -1929,6 +1964,11 @@ impl crate::describe::Described for DeviceOptions {
             name: "isa-serial",
             description: "a serial port",
             members: <IsaSerialProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "max-x86_64-cpu",
+            description: "a vCPU of -cpu max",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "pcie-root-port",

@@ -99,6 +99,13 @@ pub enum Event {
     /// A device is gone, and everything it used is free.
     #[serde(rename = "DEVICE_DELETED")]
     DeviceDeleted(super::qdev::DeviceDeleted),
+    /// The guest does not let a device go that it was asked to. It stays, and can be asked for
+    /// again.
+    #[serde(rename = "DEVICE_UNPLUG_GUEST_ERROR")]
+    DeviceUnplugGuestError(super::qdev::DeviceUnplugGuestError),
+    /// The guest's operating system says how it gets on with a change.
+    #[serde(rename = "ACPI_DEVICE_OST")]
+    AcpiDeviceOst(super::acpi::AcpiDeviceOst),
 }
 
 impl Event {
@@ -131,6 +138,8 @@ impl Event {
         "DEVICE_TRAY_MOVED",
         "WATCHDOG",
         "DEVICE_DELETED",
+        "DEVICE_UNPLUG_GUEST_ERROR",
+        "ACPI_DEVICE_OST",
     ];
     /// The name on the wire.
     pub const fn name(&self) -> &'static str {
@@ -162,6 +171,8 @@ impl Event {
             Self::DeviceTrayMoved(_) => "DEVICE_TRAY_MOVED",
             Self::Watchdog(_) => "WATCHDOG",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
+            Self::DeviceUnplugGuestError(_) => "DEVICE_UNPLUG_GUEST_ERROR",
+            Self::AcpiDeviceOst(_) => "ACPI_DEVICE_OST",
         }
     }
     /// How it is marked, for [`crate::compat::hides`].

@@ -65,6 +65,9 @@ pub mod qom;
 /// Device models and their properties.
 pub mod devices;
 
+/// vCPUs as devices.
+pub mod cpu;
+
 /// The memory balloon.
 pub mod balloon;
 
@@ -82,6 +85,9 @@ pub mod watchdog;
 
 /// Plugging devices in and out.
 pub mod qdev;
+
+/// What a guest says of CPUs and memory that come and go.
+pub mod acpi;
 
 /// Moving a machine's state.
 pub mod migration;

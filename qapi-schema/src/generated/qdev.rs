@@ -90,6 +90,40 @@ impl crate::describe::Described for DeviceDeleted {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Data of event `DEVICE_UNPLUG_GUEST_ERROR`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct DeviceUnplugGuestError {
+    /// Its id, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Its place in the object tree.
+    pub path: String,
+}
+
+impl crate::input::FromMembers for DeviceUnplugGuestError {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            device: members.optional("device")?,
+            path: members.required("path")?,
+        })
+    }
+}
+
+crate::input::object_type!(DeviceUnplugGuestError);
+
+impl crate::describe::Described for DeviceUnplugGuestError {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional("device", "str", "its id, if it has one"),
+        crate::describe::MemberSpec::required(
+            "path",
+            "str",
+            "its place in the object tree",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// The commands of `qdev.json`, for whoever implements them.
 pub trait Commands {
     /// Lists the properties of a device model.

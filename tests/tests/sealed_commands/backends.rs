@@ -189,6 +189,7 @@ pub(super) fn life() -> Vec<Row> {
         "query-current-machine",
         "query-command-line-options",
         "query-cpu-definitions",
+        "query-acpi-ospm-status",
         "query-hotpluggable-cpus",
         "query-migrate-capabilities",
         "query-jobs",

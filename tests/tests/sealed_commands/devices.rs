@@ -12,6 +12,7 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         }
         row("device_add", options)
     };
+    let vcpu = || json!({"socket-id": 1, "core-id": 0, "thread-id": 0});
     let port = |number: u32| json!({"bus": format!("port{number}")});
     vec![
         row(
@@ -135,6 +136,10 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         device(18, "i6300esb", port(11)),
         device(19, "vmcoreinfo", json!({})),
         device(20, "vmgenid", json!({})),
+        device(21, "host-x86_64-cpu", vcpu()),
+        row("device_del", json!({"id": "d21"})),
+        // There is no second model in a machine.
+        device(22, "max-x86_64-cpu", vcpu()),
         device(13, "virtio-scsi-pci", port(8)),
         device(14, "virtio-scsi-pci-non-transitional", port(9)),
         row(

@@ -26,7 +26,7 @@ use tests::{Vm, fds};
 use self::backends::{books, chardevs, life, netdevs, objects};
 use self::devices::disks_and_devices;
 use self::images::{bitmaps, snapshots_and_jobs};
-use self::row::{FILE, Hand, LISTENER, MIB, PORTS, Row, Wants};
+use self::row::{FILE, Hand, LISTENER, MIB, PORTS, ROOM, Row, Wants};
 
 fn table() -> Vec<Row> {
     let parts = [
@@ -104,7 +104,7 @@ impl Manager {
 #[test]
 #[ignore = "needs sesame: cargo xtask test"]
 fn a_sealed_process_answers_each_command_as_one_that_may_open() -> Result<()> {
-    let start = || Vm::paused().root_ports(PORTS).start();
+    let start = || Vm::paused().root_ports(PORTS).args(ROOM).start();
     let (mut open, mut sealed) = (start()?, start()?);
     let (mut manager, mut other) = (Manager::new()?, Manager::new()?);
     sealed.execute("seal", json!({"level": "sealed"}))?;

@@ -4,6 +4,8 @@ use serde_json::{Value, json};
 
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const PORTS: u32 = 16;
+/// Room for one more vCPU.
+pub(super) const ROOM: [&str; 2] = ["-smp", "1,sockets=2,maxcpus=2"];
 /// Paths of the manager's, for what stands for them in the table.
 pub(super) const LISTENER: &str = "@listener";
 pub(super) const FILE: &str = "@file";

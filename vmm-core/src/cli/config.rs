@@ -122,10 +122,10 @@ pub struct AccelSpec {
 
 /// What the guest is told about its CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CpuSpec {
-    /// `host`, and `max`, which is the same where KVM runs the guest: what the host has and KVM
-    /// supports.
-    Host,
+pub struct CpuSpec {
+    /// Its model: `host`, and `max`, which is the same where KVM runs the guest: what the host has
+    /// and KVM supports.
+    pub model: &'static str,
 }
 
 /// How many vCPUs, and how they are grouped.

@@ -25,16 +25,16 @@ pub(super) fn take_cpu(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Pro
     let mut parts = given.text.split(',');
     let model = parts.next().unwrap_or_default();
     let names = || CPU_MODELS.iter().map(|(name, _)| *name);
-    if !names().any(|name| name == model) {
+    let Some(found) = names().find(|name| *name == model) else {
         let what = format!("unable to find CPU model '{model}'; there are host and max");
         // A machine without CPUs takes any.
         let problem = Problem::with_nearest(what, model, names());
         draft.foreign_cpu = Some(problem.of(given.typed));
         return Ok(Step::Next);
-    }
+    };
     draft.foreign_cpu = None;
     parts.try_for_each(check_feature)?;
-    draft.cpu = Some(CpuSpec::Host);
+    draft.cpu = Some(CpuSpec { model: found });
     Ok(Step::Next)
 }
 

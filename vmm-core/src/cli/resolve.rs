@@ -44,7 +44,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
     Ok(Config {
         machine,
         accels,
-        cpu: draft.cpu.unwrap_or(CpuSpec::Host),
+        cpu: draft.cpu.unwrap_or(CpuSpec { model: "host" }),
         smp,
         memory,
         kernel,

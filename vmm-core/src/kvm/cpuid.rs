@@ -73,6 +73,13 @@ impl CpuTopology {
         }
     }
 
+    /// The index of the vCPU that sits at `place`.
+    #[must_use]
+    pub fn index(self, place: CpuPlace) -> u32 {
+        let die = place.socket * self.dies + place.die;
+        (die * self.cores + place.core) * self.threads + place.thread
+    }
+
     /// How far the core, die and socket numbers are shifted in an APIC id.
     fn shifts(self) -> (u32, u32, u32) {
         let core = width(self.threads);
@@ -368,6 +375,7 @@ mod tests {
         assert_eq!(TOPOLOGY.apic_id(6), 0b1000);
         assert_eq!(TOPOLOGY.apic_id(12), 0b1_0000);
         assert_eq!(TOPOLOGY.total(), Some(24));
+        assert!((0..24).all(|index| TOPOLOGY.index(TOPOLOGY.place(index)) == index));
         assert_eq!(
             CpuTopology {
                 cores: 0,

@@ -30,12 +30,14 @@ pub mod regs;
 pub mod run;
 pub mod slots;
 pub mod vcpu;
+mod vcpu_set;
 pub mod vm;
 
 pub use irqfd::KvmIrqs;
 pub use regs::BootEntry;
 pub use run::{Buses, VcpuEvent, VcpuFault};
-pub use vcpu::{Vcpu, VcpuOrder, VcpuSet, VcpuState};
+pub use vcpu::{Vcpu, VcpuOrder, VcpuState};
+pub use vcpu_set::VcpuSet;
 pub use vm::KvmVm;
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ impl Shared {
 pub struct Vcpu {
     index: usize,
     thread_id: i32,
-    power_on: CpuState,
+    power_on: Arc<CpuState>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     /// Whether it has ever run: until then it is as it was made, and a reset has little to do.
@@ -133,52 +133,21 @@ impl Vcpu {
         buses: Buses,
         report: Arc<dyn Fn(VcpuEvent) + Send + Sync>,
     ) -> Result<Self, KvmError> {
-        install_kick_handler();
-        let cpu = vm
-            .fd()
-            .create_vcpu(u64::from(apic_id))
-            .map_err(KvmError::ioctl("a vCPU"))?;
-        let tsc_khz = cpu.get_tsc_khz().ok().filter(|&khz| khz > 0);
-        cpu.set_cpuid2(&model.cpuid(index, tsc_khz)?)
-            .map_err(KvmError::ioctl("the vCPU's CPUID"))?;
-        let power_on = CpuState::capture(vm, &cpu)?;
-        let index = index as usize;
-        let shared = Arc::new(Shared {
-            status: Mutex::new(Status {
-                state: VcpuState::Paused,
-                order: VcpuOrder::Pause,
-                cpu: Some(cpu),
-            }),
-            changed: Condvar::new(),
-            leave: AtomicBool::new(true),
-        });
-        let (tell, told) = mpsc::sync_channel(1);
-        let life = Life {
-            index,
-            shared: Arc::clone(&shared),
-            buses,
-            report,
-        };
-        let thread = Builder::new()
-            .name(format!("vcpu-{index}"))
-            .spawn(move || {
-                unblock_kick();
-                // Nobody waits only if `new` has failed, and then there are orders to quit.
-                let _ = tell.send(nix::unistd::gettid().as_raw());
-                life.live();
-            })
-            .map_err(|source| KvmError::Thread { index, source })?;
-        let thread_id = told.recv().map_err(|_| KvmError::Thread {
-            index,
-            source: std::io::ErrorKind::BrokenPipe.into(),
-        })?;
-        Ok(Self {
-            index,
-            thread_id,
-            power_on,
-            shared,
-            thread: Some(thread),
-            has_run: AtomicBool::new(false),
+        let parked = ParkedVcpu::create(vm, index, model, apic_id)?;
+        parked.start(buses, report).map_err(|(_, error)| error)
+    }
+
+    /// Ends the thread and keeps what KVM does not let go of; `None` while somebody is at work on
+    /// it.
+    #[must_use]
+    pub fn park(self) -> Option<ParkedVcpu> {
+        self.pause();
+        let cpu = self.shared.lock().cpu.take()?;
+        Some(ParkedVcpu {
+            index: self.index,
+            cpu,
+            power_on: Arc::clone(&self.power_on),
+            has_run: self.has_run.load(Ordering::Acquire),
         })
     }
 
@@ -290,6 +259,101 @@ impl Drop for Vcpu {
         if let Some(thread) = self.thread.take() {
             // A panic of the thread has been printed by then.
             let _ = thread.join();
+        }
+    }
+}
+
+/// A vCPU without a thread. KVM knows a vCPU for as long as the VM lives, and makes none with the
+/// same APIC id again: one that is taken out of the machine waits as this for its return.
+pub struct ParkedVcpu {
+    index: usize,
+    cpu: VcpuFd,
+    power_on: Arc<CpuState>,
+    has_run: bool,
+}
+
+impl ParkedVcpu {
+    /// Has KVM make the vCPU with this index.
+    ///
+    /// # Errors
+    /// KVM refuses the vCPU or its CPUID.
+    fn create(vm: &KvmVm, index: u32, model: &CpuModel, apic_id: u32) -> Result<Self, KvmError> {
+        let cpu = vm
+            .fd()
+            .create_vcpu(u64::from(apic_id))
+            .map_err(KvmError::ioctl("a vCPU"))?;
+        let tsc_khz = cpu.get_tsc_khz().ok().filter(|&khz| khz > 0);
+        cpu.set_cpuid2(&model.cpuid(index, tsc_khz)?)
+            .map_err(KvmError::ioctl("the vCPU's CPUID"))?;
+        Ok(Self {
+            index: index as usize,
+            power_on: Arc::new(CpuState::capture(vm, &cpu)?),
+            cpu,
+            has_run: false,
+        })
+    }
+
+    /// The vCPU's number, from 0.
+    #[must_use]
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Gives it a thread; it is paused, and what it was when it was parked until it is reset.
+    ///
+    /// # Errors
+    /// The host has no thread left; it stays parked.
+    pub fn start(
+        self,
+        buses: Buses,
+        report: Arc<dyn Fn(VcpuEvent) + Send + Sync>,
+    ) -> Result<Vcpu, (Option<Box<Self>>, KvmError)> {
+        install_kick_handler();
+        let index = self.index;
+        let shared = Arc::new(Shared {
+            status: Mutex::new(Status {
+                state: VcpuState::Paused,
+                order: VcpuOrder::Pause,
+                cpu: Some(self.cpu),
+            }),
+            changed: Condvar::new(),
+            leave: AtomicBool::new(true),
+        });
+        let (tell, told) = mpsc::sync_channel(1);
+        let life = Life {
+            index,
+            shared: Arc::clone(&shared),
+            buses,
+            report,
+        };
+        let thread = Builder::new().name(format!("vcpu-{index}")).spawn(move || {
+            unblock_kick();
+            // Nobody waits only if `start` has failed, and then there are orders to quit.
+            let _ = tell.send(nix::unistd::gettid().as_raw());
+            life.live();
+        });
+        let mut vcpu = Vcpu {
+            index,
+            thread_id: 0,
+            power_on: self.power_on,
+            shared,
+            thread: None,
+            has_run: AtomicBool::new(self.has_run),
+        };
+        let started = thread.and_then(|thread| {
+            vcpu.thread = Some(thread);
+            told.recv()
+                .map_err(|_| std::io::ErrorKind::BrokenPipe.into())
+        });
+        match started {
+            Ok(thread_id) => {
+                vcpu.thread_id = thread_id;
+                Ok(vcpu)
+            }
+            Err(source) => {
+                let error = KvmError::Thread { index, source };
+                Err((vcpu.park().map(Box::new), error))
+            }
         }
     }
 }
@@ -443,47 +507,6 @@ fn kick_thread(thread_id: i32) {
     // got its number, is unharmed: the handler does nothing outside `Life::run`.
     unsafe {
         libc::syscall(libc::SYS_tgkill, libc::getpid(), thread_id, kick_signal());
-    }
-}
-
-/// All vCPUs of a machine, paused and resumed together.
-#[derive(Default)]
-pub struct VcpuSet {
-    vcpus: Vec<Vcpu>,
-}
-
-impl VcpuSet {
-    /// Joins vCPUs; the first is the one that boots.
-    #[must_use]
-    pub fn new(vcpus: Vec<Vcpu>) -> Self {
-        Self { vcpus }
-    }
-
-    /// Each vCPU, in the order of their indices.
-    pub fn iter(&self) -> impl Iterator<Item = &Vcpu> {
-        self.vcpus.iter()
-    }
-
-    /// Lets all run.
-    pub fn resume(&self) {
-        self.vcpus.iter().for_each(Vcpu::resume);
-    }
-
-    /// Returns when all have left the guest.
-    pub fn pause(&self) {
-        self.vcpus.iter().for_each(Vcpu::begin_pause);
-        self.vcpus.iter().for_each(Vcpu::wait_paused);
-    }
-
-    /// Back to power-on, the first vCPU at `entry`, the others waiting for it. All are paused.
-    ///
-    /// # Errors
-    /// See [`Vcpu::reset`].
-    pub fn reset(&self, entry: Option<BootEntry>) -> Result<(), KvmError> {
-        self.vcpus.iter().try_for_each(|vcpu| {
-            let entry = entry.filter(|_| vcpu.index == 0);
-            vcpu.reset(entry)
-        })
     }
 }
 

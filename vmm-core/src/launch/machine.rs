@@ -15,6 +15,7 @@ use crate::machine::board::SerialSpec;
 use crate::machine::{BootSource, MachineHost, MachineKind, Q35, Q35Spec};
 use crate::memory::{RAM_ID, RamBackend, RamBackendSpec};
 use crate::process;
+use crate::types::cpu_type;
 use crate::vm::{Vm, VmMachine};
 
 /// What the memory of a machine without a board is called.
@@ -53,6 +54,7 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
         product: config.machine.model.name.to_owned(),
         uuid: config.uuid.unwrap_or_default(),
         topology: config.smp.topology,
+        cpu_type: cpu_type(config.cpu.model),
         vcpus: config.smp.cpus,
         rtc_offset: rtc_offset(config),
         serials: serials(vm, config)?,

@@ -8,8 +8,8 @@ use devices::bus::{BusDevice, Overlap};
 use devices::chardev::Chardev;
 use devices::legacy::reset::KeyboardCommand;
 use devices::legacy::{
-    AcpiPm, ApmPorts, Clock, FastReset, FwCfg, FwCfgLive, Keyboard, PostCode, Pvpanic,
-    ResetControl, Rtc, RtcSpec, acpi_pm, fw_cfg, post, pvpanic, rtc,
+    AcpiPm, ApmPorts, Clock, CpuHotplug, FastReset, FwCfg, FwCfgLive, Keyboard, PostCode, Pvpanic,
+    ResetControl, Rtc, RtcSpec, acpi_pm, cpu_hotplug, fw_cfg, post, pvpanic, rtc,
 };
 use devices::lifecycle::Lifecycle;
 use devices::notice::NoticeSink;
@@ -46,6 +46,8 @@ pub struct BoardSpec {
     pub rtc: RtcSpec,
     /// The serial ports.
     pub serials: Vec<SerialSpec>,
+    /// The APIC ids of the places for CPUs, where CPUs come and go; empty where all stay.
+    pub cpu_places: Vec<u32>,
 }
 
 /// The board's devices, mapped. Dropping it unmaps them.
@@ -61,6 +63,7 @@ pub struct Board {
     wires: BTreeMap<u32, Arc<Wire>>,
     pm: Arc<AcpiPm>,
     rtc: Arc<Rtc>,
+    cpu_hotplug: Option<Arc<CpuHotplug>>,
     pvpanic: bool,
     fw_cfg: Arc<FwCfg>,
     notices: NoticeSink,
@@ -87,6 +90,7 @@ impl Board {
             wires: BTreeMap::new(),
             pm: AcpiPm::new(spec.clock.since_now(), sci, notices.clone()),
             rtc: Arc::new(Rtc::new(spec.rtc, Clock::wall())),
+            cpu_hotplug: None,
             pvpanic: false,
             fw_cfg: Arc::clone(&spec.fw_cfg),
             notices: notices.clone(),
@@ -96,6 +100,9 @@ impl Board {
         board.add(fw_cfg::BASE, fw_cfg::LEN, spec.fw_cfg)?;
         for serial in spec.serials {
             board.add_serial(serial, wiring)?;
+        }
+        if !spec.cpu_places.is_empty() {
+            board.add_cpu_hotplug(spec.cpu_places)?;
         }
         Ok(board)
     }
@@ -167,6 +174,12 @@ impl Board {
         &self.serials
     }
 
+    /// Where the guest learns of CPUs that come and go, on a machine where they do.
+    #[must_use]
+    pub fn cpu_hotplug(&self) -> Option<&Arc<CpuHotplug>> {
+        self.cpu_hotplug.as_ref()
+    }
+
     /// The power management block.
     #[must_use]
     pub fn pm(&self) -> &Arc<AcpiPm> {
@@ -201,6 +214,13 @@ impl Board {
         let command = Arc::new(KeyboardCommand(keyboard));
         self.map(Keyboard::COMMAND, 1, command)?;
         Ok(())
+    }
+
+    fn add_cpu_hotplug(&mut self, apic_ids: Vec<u32>) -> Result<(), Overlap> {
+        let pm = Arc::clone(&self.pm);
+        let registers = Arc::new(CpuHotplug::new(apic_ids, pm, self.notices.clone()));
+        self.cpu_hotplug = Some(Arc::clone(&registers));
+        self.add(cpu_hotplug::BASE, cpu_hotplug::LEN, registers)
     }
 
     /// Maps a device with a life at a range of ports.

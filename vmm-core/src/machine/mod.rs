@@ -114,6 +114,15 @@ pub enum MachineError {
         /// One more than the highest APIC id.
         limit: u32,
     },
+    /// A vCPU cannot come or go.
+    #[error(
+        "vCPU {index}: it cannot be plugged in or out: the machine has no such place, the place is \
+         not free, or -smp leaves none free (give it maxcpus=)"
+    )]
+    CpuPlace {
+        /// The place asked for.
+        index: u32,
+    },
     /// A serial port that the machine does not have, or that exists already.
     #[error("serial port {index}: this machine has ports 0 to 3, each once")]
     Serial {

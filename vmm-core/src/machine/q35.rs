@@ -73,6 +73,8 @@ pub struct Q35Spec {
     pub uuid: [u8; 16],
     /// How the vCPUs are arranged.
     pub topology: CpuTopology,
+    /// The type of the vCPUs, in the object tree's words.
+    pub cpu_type: String,
     /// How many are present; at most as many as the topology has room for.
     pub vcpus: u32,
     /// Guest time minus UTC, in seconds.
@@ -117,6 +119,7 @@ pub struct Q35 {
     board: Board,
     pci: Arc<PciHost>,
     wiring: Wiring,
+    vcpu_events: Arc<dyn Fn(VcpuEvent) + Send + Sync>,
     _slots: Slots,
     memory: GuestMem,
     backend: RamBackend,
@@ -137,7 +140,7 @@ struct Identity {
     product: String,
     uuid: [u8; 16],
     topology: CpuTopology,
-    vcpus: u32,
+    cpu_type: String,
 }
 
 impl Q35 {
@@ -150,7 +153,8 @@ impl Q35 {
         let highest = check_topology(spec.topology, spec.vcpus)?;
         let (kvm, kvm_lease) = host.kvm.into_parts();
         let vm = KvmVm::new(kvm)?;
-        vm.check_vcpus(spec.vcpus as usize, highest)?;
+        let places = spec.topology.total().unwrap_or(spec.vcpus);
+        vm.check_vcpus(places as usize, highest)?;
         let irqs = KvmIrqs::new(Arc::clone(&vm))?;
         let power_on = ChipState::capture(&vm)?;
         let model = CpuModel::host(&vm, spec.topology)?;
@@ -179,6 +183,7 @@ impl Q35 {
                 ram_above_4g: layout.high,
             },
             serials: spec.serials,
+            cpu_places: cpus::places(spec.topology, spec.vcpus),
         };
         let board = Board::new(board, &buses, &wiring, &pci, &host.notices)?;
         let vcpus = (0..spec.vcpus)
@@ -187,12 +192,18 @@ impl Q35 {
                 let report = Arc::clone(&host.vcpu_events);
                 Vcpu::new(&vm, index, &model, id, buses.clone(), report)
             })
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<_>, _>>()?;
+        if let Some(registers) = board.cpu_hotplug() {
+            vcpus
+                .iter()
+                .for_each(|vcpu| registers.plug(vcpu.index(), false));
+        }
         Ok(Self {
             vcpus: VcpuSet::new(vcpus),
             board,
             pci,
             wiring,
+            vcpu_events: host.vcpu_events,
             _slots: slots,
             memory,
             backend: host.memory,
@@ -206,7 +217,7 @@ impl Q35 {
                 product: spec.product,
                 uuid: spec.uuid,
                 topology: spec.topology,
-                vcpus: spec.vcpus,
+                cpu_type: spec.cpu_type,
             },
             generation: None,
             vm,
@@ -354,10 +365,10 @@ impl Q35 {
         &self.layout
     }
 
-    /// How many vCPUs it has.
+    /// How many vCPUs it has now.
     #[must_use]
     pub fn vcpu_count(&self) -> u32 {
-        self.identity.vcpus
+        u32::try_from(self.vcpus.iter().count()).unwrap_or(u32::MAX)
     }
 
     /// The vCPUs, for `query-cpus-fast` and for pausing after a fault.
@@ -370,6 +381,12 @@ impl Q35 {
     #[must_use]
     pub fn topology(&self) -> CpuTopology {
         self.identity.topology
+    }
+
+    /// The type of its vCPUs, in the object tree's words.
+    #[must_use]
+    pub fn cpu_type(&self) -> &str {
+        &self.identity.cpu_type
     }
 
     /// The power management block.
@@ -456,11 +473,9 @@ impl Q35 {
     }
 
     fn acpi(&self, last_bus: u8) -> AcpiSpec {
-        let identity = &self.identity;
         AcpiSpec {
-            apic_ids: (0..identity.vcpus)
-                .map(|index| identity.topology.apic_id(index))
-                .collect(),
+            cpus: self.cpu_entries(),
+            cpu_hotplug: self.board.cpu_hotplug().is_some(),
             layout: self.layout.clone(),
             last_bus,
             intx: INTX,
@@ -589,5 +604,6 @@ fn port(address: u64) -> u16 {
     u16::try_from(address).unwrap_or(u16::MAX)
 }
 
+mod cpus;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@
 pub mod balloon;
 mod blk;
 mod board;
+pub(crate) mod cpu;
 mod net;
 mod pci;
 mod rng;
@@ -81,6 +82,7 @@ pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
         Kind::Virtserialport(port) => serial::plug_port(&mut plug, port),
         Kind::PcieRootPort(port) => pci::plug_root_port(&mut plug, port),
         Kind::IsaSerial(serial) => board::plug_serial(&mut plug, serial),
+        Kind::HostX86_64Cpu(cpu) | Kind::MaxX86_64Cpu(cpu) => cpu::plug(&mut plug, driver, &cpu),
         Kind::PvpanicPci(pvpanic) => pci::plug_pvpanic(&mut plug, pvpanic),
         Kind::Vmcoreinfo(_) => board::plug_vmcoreinfo(&mut plug),
         Kind::Vmgenid(vmgenid) => board::plug_vmgenid(&mut plug, vmgenid),
@@ -116,6 +118,9 @@ pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
 /// # Errors
 /// There is no such device, it is there for good, or the guest has been asked already.
 pub fn request_unplug(vm: &mut Vm, id: &str) -> Result<(), QmpError> {
+    if let Some(index) = cpu::soldered(vm, id) {
+        return cpu::request_unplug(vm, index);
+    }
     let Some(name) = vm.devices.resolve(id).map(str::to_owned) else {
         return Err(QmpError::device_not_found(id));
     };
@@ -135,6 +140,7 @@ pub fn request_unplug(vm: &mut Vm, id: &str) -> Result<(), QmpError> {
             unplugged(vm, &name);
             Ok(())
         }
+        Some((Part::Cpu(index), _)) => cpu::request_unplug(vm, index),
         Some((Part::ScsiUnit(..), _)) => {
             unplugged(vm, &name);
             Ok(())
@@ -203,6 +209,9 @@ fn picture(options: &DeviceOptions) -> qom::Object {
                 object = object.with_json(&name, value);
             }
         }
+    }
+    if driver.ends_with("-x86_64-cpu") {
+        return cpu::picture(object);
     }
     match driver.split_once("-pci") {
         Some((device, _)) if device.starts_with("virtio-") => {

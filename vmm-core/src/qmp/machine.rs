@@ -12,7 +12,7 @@ use crate::kvm::cpuid::CpuPlace;
 use crate::machine;
 use crate::memory::{RAM_ID, RamBackendSpec};
 use crate::types;
-use crate::vm::{Vm, VmMachine, cpu_path};
+use crate::vm::{Vm, VmMachine};
 
 impl Commands for Vm {
     fn query_name(&mut self, _cx: &mut dyn Context) -> Result<NameInfo, QmpError> {
@@ -48,7 +48,7 @@ impl Commands for Vm {
                 alias: machine.alias.map(str::to_owned),
                 is_default: (machine == machine::DEFAULT).then_some(true),
                 cpu_max: i64::from(machine.max_vcpus),
-                hotpluggable_cpus: false,
+                hotpluggable_cpus: has_board,
                 numa_mem_supported: false,
                 deprecated: false,
                 default_cpu_type: has_board.then(|| types::HOST_CPU.to_owned()),
@@ -62,7 +62,7 @@ impl Commands for Vm {
     fn query_cpus_fast(&mut self, _cx: &mut dyn Context) -> Result<Vec<CpuInfoFast>, QmpError> {
         let cpus = self.machine.cpus().into_iter().map(|cpu| CpuInfoFast {
             cpu_index: i64::from(cpu.index),
-            qom_path: cpu_path(cpu.index),
+            qom_path: self.cpu_path(cpu.index),
             thread_id: i64::from(cpu.thread_id),
             props: Some(properties(cpu.place)),
             target: SysEmuTarget::X86_64,
@@ -83,17 +83,19 @@ impl Commands for Vm {
         &mut self,
         _cx: &mut dyn Context,
     ) -> Result<Vec<HotpluggableCPU>, QmpError> {
-        if matches!(self.machine, VmMachine::None) {
+        let VmMachine::Q35(q35) = &self.machine else {
             return Err(QmpError::generic(
                 "machine 'none' does not support hot-plugging CPUs: it has no place for any",
             ));
-        }
-        let places = self.machine.cpus().into_iter().rev();
-        let places = places.map(|cpu| HotpluggableCPU {
-            r#type: types::HOST_CPU.to_owned(),
+        };
+        let places = (0..q35.cpu_places()).rev().map(|index| HotpluggableCPU {
+            r#type: q35.cpu_type().to_owned(),
             vcpus_count: 1,
-            props: properties(cpu.place),
-            qom_path: Some(cpu_path(cpu.index)),
+            props: properties(q35.topology().place(index)),
+            qom_path: q35
+                .vcpus()
+                .find(index as usize)
+                .map(|_| self.cpu_path(index)),
         });
         Ok(places.collect())
     }

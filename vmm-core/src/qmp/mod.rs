@@ -2,6 +2,7 @@
 //! trait. A handler resolves its arguments, asks the owner of the thing, and puts the answer into
 //! the wire type; it holds no state and decides nothing that a room of its own could decide.
 
+mod acpi;
 mod balloon;
 mod block_bitmaps;
 mod block_core;

@@ -187,7 +187,7 @@ impl Vm {
             .with_child(
                 "machine",
                 self.machine
-                    .shown()
+                    .shown(&self.soldered_cpus())
                     .with_child("peripheral", peripheral)
                     .with_child("peripheral-anon", nameless),
             )

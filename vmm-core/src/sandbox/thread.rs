@@ -162,7 +162,9 @@ const KVM_DEVICES: &[u8] = &[
 
 /// The ioctls of KVM that start, stop and reset need: the state of the machine and its vCPUs.
 const KVM_STATE: &[u8] = &[
+    0x02, // GET_MSR_INDEX_LIST
     0x03, // CHECK_EXTENSION
+    0x41, // CREATE_VCPU
     0x42, // GET_DIRTY_LOG
     0x62, 0x63, // GET_IRQCHIP, SET_IRQCHIP
     0x7b, 0x7c, // SET_CLOCK, GET_CLOCK

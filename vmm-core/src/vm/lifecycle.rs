@@ -6,7 +6,7 @@
 use std::process::ExitCode;
 
 use block::job::ErrorAction;
-use devices::notice::Notice;
+use devices::notice::{Notice, OspmSlot};
 use qapi_schema::block_core::{BlockErrorAction, BlockIoError, IoOperationType};
 use qapi_schema::char::VserportChange;
 use qapi_schema::run_state::{
@@ -183,7 +183,13 @@ impl Vm {
             } => self.block_error(&device, node, write, (errno, action)),
             Notice::TrayMoved { id, open } => self.tray_moved(&id, open),
             Notice::Unplugged { id } => plug::unplugged(self, &id),
-            Notice::ChardevChange { .. } => {}
+            Notice::CpuEjected { index } => self.cpu_ejected(index),
+            Notice::OspmStatus {
+                slot: OspmSlot::Cpu(index),
+                event,
+                status,
+            } => self.cpu_spoken_of(index, event, status),
+            Notice::OspmStatus { .. } | Notice::ChardevChange { .. } => {}
             Notice::NetStream { id, peer } => self.stream_changed(id, peer),
             Notice::RxFilterChanged { device } => self.filter_changed(&device),
         }

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use devices::pci::PciHost;
 use qapi_schema::QmpError;
 
+use crate::kvm::Vcpu;
 use crate::kvm::cpuid::CpuPlace;
 use crate::machine::{Q35, none, q35};
+use crate::plug;
 use crate::qom::Object;
 use crate::types;
 
@@ -106,34 +108,38 @@ impl VmMachine {
             return Vec::new();
         };
         let topology = q35.topology();
-        (0..)
-            .zip(q35.vcpus().iter())
-            .map(|(index, vcpu)| CpuView {
+        let view = |vcpu: &Vcpu| {
+            let index = u32::try_from(vcpu.index()).unwrap_or(u32::MAX);
+            CpuView {
                 index,
                 thread_id: vcpu.thread_id(),
                 place: topology.place(index),
-            })
-            .collect()
+            }
+        };
+        q35.vcpus().iter().map(view).collect()
     }
 
-    /// `/machine` of the object tree, without what is plugged in.
-    pub fn shown(&self) -> Object {
+    /// `/machine` of the object tree, without what is plugged in: of its vCPUs those of `cpus`.
+    pub fn shown(&self, cpus: &[u32]) -> Object {
         let model = match self {
             Self::None => &none::TYPE,
             Self::Q35(_) => &q35::TYPE,
         };
-        let cpus = self.cpus();
         let unattached = cpus
             .iter()
-            .fold(Object::new("container"), |container, cpu| {
-                let shown = Object::new(types::HOST_CPU).with(
-                    "unavailable-features",
-                    "strList",
-                    serde_json::Value::Array(Vec::new()),
-                );
-                container.with_child(cpu_name(cpu.index), shown)
+            .fold(Object::new("container"), |container, index| {
+                let shown = plug::cpu::picture(Object::new(self.cpu_type()));
+                container.with_child(cpu_name(*index), shown)
             });
         Object::new(model.qom_type).with_child("unattached", unattached)
+    }
+
+    /// The type of its vCPUs; a machine without any would have the default.
+    pub fn cpu_type(&self) -> &str {
+        match self {
+            Self::None => types::HOST_CPU,
+            Self::Q35(q35) => q35.cpu_type(),
+        }
     }
 }
 

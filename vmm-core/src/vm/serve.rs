@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use monitor::Call;
 use qapi_schema::{
-    Module, QmpError, Reply, balloon, block_bitmaps, block_core, block_create, block_graph,
+    Module, QmpError, Reply, acpi, balloon, block_bitmaps, block_core, block_create, block_graph,
     block_stats, block_throttle, block_watch, char, drivers, fw_cfg_devices, input, job, machine,
     migration, misc, net, open_hook, pci, qdev, qom, run_state, sandbox, scsi, transaction,
     watchdog,
@@ -105,6 +105,7 @@ impl Vm {
     fn dispatch(&mut self, call: &mut Call, mut arguments: Value) -> Result<Reply, QmpError> {
         let name = call.command.name;
         match call.command.module {
+            Module::Acpi => acpi::dispatch(self, name, call, arguments),
             Module::Balloon => balloon::dispatch(self, name, call, arguments),
             Module::BlockBitmaps => block_bitmaps::dispatch(self, name, call, arguments),
             Module::BlockCore => block_core::dispatch(self, name, call, arguments),

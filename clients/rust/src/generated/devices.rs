@@ -445,12 +445,18 @@ pub struct PvpanicProperties {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[non_exhaustive]
 pub enum DeviceDriver {
+    /// A vCPU of -cpu host.
+    #[serde(rename = "host-x86_64-cpu")]
+    HostX86_64Cpu,
     /// A watchdog.
     #[serde(rename = "i6300esb")]
     I6300esb,
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial,
+    /// A vCPU of -cpu max.
+    #[serde(rename = "max-x86_64-cpu")]
+    MaxX86_64Cpu,
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort,
@@ -549,12 +555,18 @@ impl DeviceOptions {
 #[serde(tag = "driver")]
 #[non_exhaustive]
 pub enum DeviceOptionsVariant {
+    /// A vCPU of -cpu host.
+    #[serde(rename = "host-x86_64-cpu")]
+    HostX86_64Cpu(super::cpu::X86CpuProperties),
     /// A watchdog.
     #[serde(rename = "i6300esb")]
     I6300esb(super::watchdog::I6300esbProperties),
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial(IsaSerialProperties),
+    /// A vCPU of -cpu max.
+    #[serde(rename = "max-x86_64-cpu")]
+    MaxX86_64Cpu(super::cpu::X86CpuProperties),
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort(PcieRootPortProperties),

@@ -64,6 +64,11 @@ pub enum Event {
     Watchdog(super::watchdog::Watchdog),
     /// A device is gone, and everything it used is free.
     DeviceDeleted(super::qdev::DeviceDeleted),
+    /// The guest does not let a device go that it was asked to. It stays, and can be asked for
+    /// again.
+    DeviceUnplugGuestError(super::qdev::DeviceUnplugGuestError),
+    /// The guest's operating system says how it gets on with a change.
+    AcpiDeviceOst(super::acpi::AcpiDeviceOst),
     /// An event that this version does not know.
     Unknown {
         /// Its name on the wire.
@@ -104,6 +109,8 @@ impl Event {
             Self::DeviceTrayMoved(_) => "DEVICE_TRAY_MOVED",
             Self::Watchdog(_) => "WATCHDOG",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
+            Self::DeviceUnplugGuestError(_) => "DEVICE_UNPLUG_GUEST_ERROR",
+            Self::AcpiDeviceOst(_) => "ACPI_DEVICE_OST",
             Self::Unknown { name, .. } => name,
         }
     }
@@ -163,6 +170,10 @@ impl Event {
                 }
                 "WATCHDOG" => Self::Watchdog(serde_json::from_value(data)?),
                 "DEVICE_DELETED" => Self::DeviceDeleted(serde_json::from_value(data)?),
+                "DEVICE_UNPLUG_GUEST_ERROR" => {
+                    Self::DeviceUnplugGuestError(serde_json::from_value(data)?)
+                }
+                "ACPI_DEVICE_OST" => Self::AcpiDeviceOst(serde_json::from_value(data)?),
                 _ => Self::Unknown { name, data },
             },
         )

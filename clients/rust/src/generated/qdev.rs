@@ -44,6 +44,17 @@ pub struct DeviceDeleted {
     pub path: String,
 }
 
+/// The guest does not let a device go that it was asked to. It stays, and can be asked for
+/// again.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct DeviceUnplugGuestError {
+    /// Its id, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
+    /// Its place in the object tree.
+    pub path: String,
+}
+
 impl crate::Command for DeviceListProperties {
     const NAME: &'static str = "device-list-properties";
     type Reply = Vec<super::qom::ObjectPropertyInfo>;

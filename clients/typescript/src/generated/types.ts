@@ -3969,10 +3969,14 @@ export interface PvpanicProperties {
 
 /** Device models. */
 export type DeviceDriver =
+  /** A vCPU of -cpu host. */
+  | "host-x86_64-cpu"
   /** A watchdog. */
   | "i6300esb"
   /** A serial port. */
   | "isa-serial"
+  /** A vCPU of -cpu max. */
+  | "max-x86_64-cpu"
   /** A place to plug one PCIe device into. */
   | "pcie-root-port"
   /** A port for the guest's last words. */
@@ -4018,10 +4022,14 @@ export type DeviceDriver =
 
 /** A device to be plugged in. */
 export type DeviceOptions = DeviceOptionsAlways & (
+  /** A vCPU of -cpu host. */
+  | ({ driver: "host-x86_64-cpu" } & X86CpuProperties)
   /** A watchdog. */
   | ({ driver: "i6300esb" } & I6300esbProperties)
   /** A serial port. */
   | ({ driver: "isa-serial" } & IsaSerialProperties)
+  /** A vCPU of -cpu max. */
+  | ({ driver: "max-x86_64-cpu" } & X86CpuProperties)
   /** A place to plug one PCIe device into. */
   | ({ driver: "pcie-root-port" } & PcieRootPortProperties)
   /** A port for the guest's last words. */
@@ -4072,6 +4080,20 @@ export interface DeviceOptionsAlways {
   bus?: string;
   /** Its id, which must be new; without one it cannot be unplugged. */
   id?: string;
+}
+
+/** A vCPU. It shows the guest what -cpu says. On the command line it is there from the start. */
+export interface X86CpuProperties {
+  /** The socket. */
+  "socket-id"?: number;
+  /** The die in the socket (default: 0, where sockets have one). */
+  "die-id"?: number;
+  /** The core in the die. */
+  "core-id"?: number;
+  /** The thread in the core. */
+  "thread-id"?: number;
+  /** The NUMA node, which must be the one that the place belongs to. */
+  "node-id"?: number;
 }
 
 /**
@@ -4408,6 +4430,44 @@ export interface DeviceDeletedData {
   device?: string;
   /** Its place in the object tree. */
   path: string;
+}
+
+/** Data of event `DEVICE_UNPLUG_GUEST_ERROR`. */
+export interface DeviceUnplugGuestErrorData {
+  /** Its id, if it has one. */
+  device?: string;
+  /** Its place in the object tree. */
+  path: string;
+}
+
+/** What is plugged in. */
+export type ACPISlotType =
+  /** Memory. */
+  | "DIMM"
+  /** A vCPU. */
+  | "CPU";
+
+/** What the guest's operating system said last of one place (ACPI's _OST). */
+export interface ACPIOSTInfo {
+  /** The id of the device there, if it has one. */
+  device?: string;
+  /** The number of the place. */
+  slot: string;
+  /** What is plugged in there. */
+  "slot-type": ACPISlotType;
+  /**
+   * The event that it speaks of: 1 an insertion, 3 a removal asked for by the host, 259 one of its
+   * own; 0 if it said nothing yet.
+   */
+  source: number;
+  /** What became of it: 0 success; 128 and above are told apart by the source. */
+  status: number;
+}
+
+/** Data of event `ACPI_DEVICE_OST`. */
+export interface AcpiDeviceOstData {
+  /** What it says. */
+  info: ACPIOSTInfo;
 }
 
 /** What a move of the machine can be told to do. */

@@ -3,6 +3,7 @@
 //! ```text
 //!   line ─► answer ─► CALLS[name](arguments) ─► {"id":..,"return":..} | {"id":..,"error":".."}
 //! ```
+mod cpu;
 pub(crate) mod disk;
 mod files;
 mod ledger;
@@ -48,6 +49,8 @@ const CALLS: &[(&str, Call)] = &[
     ("kernel", |_| Ok(json!(system::kernel_release()))),
     ("cmdline", |_| files::read_proc("/proc/cmdline")),
     ("cpus", |_| Ok(json!(system::cpus()))),
+    ("cpu-online", cpu::online),
+    ("cpu-gone", cpu::gone),
     ("memory", |_| system::memory()),
     ("time", |_| system::time()),
     ("dmesg", system::dmesg),

@@ -8,7 +8,7 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
-use super::{AcpiSpec, OEM, OEM_REVISION, OEM_TABLE, SerialPort};
+use super::{AcpiSpec, OEM, OEM_REVISION, OEM_TABLE, SerialPort, cpus};
 use crate::memory::layout::{ECAM, PCI32};
 
 /// `_OSC` for PCI host bridges (PCI Firmware Specification 3.3, 4.5.1).
@@ -26,7 +26,7 @@ const SLOTS: u32 = 32;
 const RTC_PORT: u16 = 0x70;
 const RTC_IRQ: u8 = 8;
 /// `_STA`: present, enabled, shown, working.
-const PRESENT: u8 = 0xf;
+pub(super) const PRESENT: u8 = 0xf;
 /// `_STA`: the same, without being shown to people.
 const HIDDEN: u8 = 0xb;
 const FW_CFG_PORTS: u8 = 12;
@@ -37,6 +37,7 @@ pub(super) fn build(spec: &AcpiSpec) -> Vec<u8> {
     let mut aml = Vec::new();
     sleep(spec).to_aml_bytes(&mut aml);
     system_bus(spec, &mut aml);
+    cpus::event(spec, &mut aml);
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, OEM_REVISION);
     dsdt.append_slice(&aml);
     dsdt.as_slice().to_vec()
@@ -53,22 +54,8 @@ fn system_bus(spec: &AcpiSpec, aml: &mut Vec<u8>) {
     host_bridge(spec, &mut inside);
     reserved(&mut inside);
     fw_cfg(spec, &mut inside);
-    for uid in 0..spec.apic_ids.len() {
-        processor(uid, &mut inside);
-    }
+    cpus::build(spec, &mut inside);
     aml.extend(Scope::raw("_SB_".into(), inside));
-}
-
-fn processor(uid: usize, aml: &mut Vec<u8>) {
-    let name = format!("C{uid:03X}");
-    Device::new(
-        Path::new(&name),
-        vec![
-            &Name::new("_HID".into(), &"ACPI0007"),
-            &Name::new("_UID".into(), &uid),
-        ],
-    )
-    .to_aml_bytes(aml);
 }
 
 /// The store of files, by the id that its drivers know.
@@ -265,7 +252,7 @@ fn isa_interrupt(irq: u8) -> Interrupt {
 }
 
 /// AML that is finished already.
-struct Raw(Vec<u8>);
+pub(super) struct Raw(pub(super) Vec<u8>);
 
 impl Aml for Raw {
     fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {

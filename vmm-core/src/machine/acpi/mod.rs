@@ -11,8 +11,10 @@
 //! All lie in one piece of the ROM area, where the search of the BIOS era finds the RSDP too.
 //! Source: ACPI 6.5; PCI Firmware Specification 3.3 for `_OSC` and MCFG.
 //!
-//! Read next: [`dsdt`] (the devices), [`tables`] (the fixed tables).
+//! Read next: [`dsdt`] (the devices), [`cpus`] (processors that come and go), [`tables`] (the fixed
+//! tables).
 
+pub mod cpus;
 pub mod dsdt;
 pub mod tables;
 pub mod vmgenid;
@@ -37,11 +39,22 @@ pub struct SerialPort {
     pub irq: u8,
 }
 
+/// A place for a vCPU as the tables name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuEntry {
+    /// Its APIC id.
+    pub apic_id: u32,
+    /// Whether the vCPU is there.
+    pub present: bool,
+}
+
 /// What the tables say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcpiSpec {
-    /// The APIC id of each vCPU, the boot CPU first.
-    pub apic_ids: Vec<u32>,
+    /// Each place for a vCPU, the boot CPU's first.
+    pub cpus: Vec<CpuEntry>,
+    /// Whether vCPUs come and go.
+    pub cpu_hotplug: bool,
     /// Where the PCI windows lie.
     pub layout: Layout,
     /// The highest PCI bus there is. Linux probes every slot of every bus up to the last one that
@@ -147,7 +160,8 @@ mod tests {
 
     fn spec() -> AcpiSpec {
         AcpiSpec {
-            apic_ids: vec![0, 1],
+            cpus: cpus(&[true, true]),
+            cpu_hotplug: false,
             layout: Layout::new(1 << 30, 40).unwrap(),
             last_bus: 3,
             intx: [16, 17, 18, 19],
@@ -165,6 +179,14 @@ mod tests {
             fw_cfg: 0x510,
             generation: false,
         }
+    }
+
+    fn cpus(present: &[bool]) -> Vec<CpuEntry> {
+        let entry = |(apic_id, present): (u32, &bool)| CpuEntry {
+            apic_id,
+            present: *present,
+        };
+        (0..).zip(present).map(entry).collect()
     }
 
     fn word(bytes: &[u8], at: usize) -> u32 {
@@ -238,10 +260,35 @@ mod tests {
     #[test]
     fn the_most_vcpus_a_machine_can_have_fit() {
         let spec = AcpiSpec {
-            apic_ids: (0..255).collect(),
+            cpus: cpus(&[true; 255]),
+            cpu_hotplug: true,
             ..spec()
         };
         assert!(build(&spec).is_some());
+    }
+
+    #[test]
+    fn a_place_without_a_vcpu_is_told_as_one_that_may_come() {
+        let spec = AcpiSpec {
+            cpus: cpus(&[true, false]),
+            cpu_hotplug: true,
+            ..spec()
+        };
+        let found = walk(&build(&spec).unwrap());
+        let table = |wanted: &str| &found.iter().find(|(name, _)| name == wanted).unwrap().1;
+        let madt = table("APIC");
+        assert_eq!(madt[44..52], [0, 8, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(madt[52..60], [0, 8, 1, 1, 2, 0, 0, 0]);
+        let fadt = table("FACP");
+        assert_eq!((word(fadt, 80), fadt[92]), (0x620, 16));
+        let dsdt = table("DSDT");
+        let has = |text: &[u8]| dsdt.windows(text.len()).any(|window| window == text);
+        assert!(has(b"_E02") && has(b"C001") && has(b"_EJ0"));
+        // The boot CPU cannot go.
+        assert_eq!(
+            dsdt.windows(4).filter(|window| window == b"_EJ0").count(),
+            1
+        );
     }
 
     #[test]

@@ -22,6 +22,7 @@ const CENTURY: u8 = 0x32;
 const PM1_EVENT: (u16, u8) = (0, 4);
 const PM1_CONTROL: (u16, u8) = (4, 2);
 const PM_TIMER: (u16, u8) = (8, 4);
+const GPE0: (u16, u8) = (0x20, 16);
 
 pub(super) fn fadt(spec: &AcpiSpec, facs: u64, dsdt: u64) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
@@ -57,6 +58,9 @@ pub(super) fn fadt(spec: &AcpiSpec, facs: u64, dsdt: u64) -> Vec<u8> {
     (fadt.pm1a_evt_blk, fadt.pm1_evt_len, fadt.x_pm1a_evt_blk) = port(PM1_EVENT);
     (fadt.pm1a_cnt_blk, fadt.pm1_cnt_len, fadt.x_pm1a_cnt_blk) = port(PM1_CONTROL);
     (fadt.pm_tmr_blk, fadt.pm_tmr_len, fadt.x_pm_tmr_blk) = port(PM_TIMER);
+    if spec.cpu_hotplug {
+        (fadt.gpe0_blk, fadt.gpe0_blk_len, fadt.x_gpe0_blk) = port(GPE0);
+    }
     let (reset_port, reset_value) = spec.reset;
     fadt.reset_reg = GAS::new(
         AddressSpace::SystemIo,
@@ -74,28 +78,31 @@ const PCAT_COMPATIBLE: u32 = 1;
 /// MPS INTI flags: active high and level, as KVM's lines are.
 const ACTIVE_HIGH_LEVEL: u16 = 0b1101;
 const AS_THE_BUS: u16 = 0;
-const ENABLED: u32 = 1;
+const ENABLED: u32 = 1 << 0;
+const ONLINE_CAPABLE: u32 = 1 << 1;
 /// All processors' LINT1 is wired to the NMI.
 const ALL_PROCESSORS: u8 = 0xff;
 const LINT1: u8 = 1;
+
+/// The entry for a processor: one that is not there may come.
+pub(super) fn local_apic(uid: usize, id: u32, present: bool) -> Vec<u8> {
+    let flags = if present { ENABLED } else { ONLINE_CAPABLE }.to_le_bytes();
+    match (u8::try_from(uid), u8::try_from(id)) {
+        (Ok(uid), Ok(id)) if id < u8::MAX => [&[0, 8, uid, id], &flags[..]].concat(),
+        _ => {
+            let uid = u32::try_from(uid).unwrap_or(u32::MAX).to_le_bytes();
+            let id = id.to_le_bytes();
+            [&[9, 16, 0, 0], &id[..], &flags[..], &uid[..]].concat()
+        }
+    }
+}
 
 pub(super) fn madt(spec: &AcpiSpec) -> Vec<u8> {
     let mut madt = Sdt::new(*b"APIC", 36, 5, OEM, OEM_TABLE, OEM_REVISION);
     madt.append(low(LAPIC));
     madt.append(PCAT_COMPATIBLE);
-    for (uid, &id) in (0u32..).zip(&spec.apic_ids) {
-        match (u8::try_from(uid), u8::try_from(id)) {
-            (Ok(uid), Ok(id)) if id < u8::MAX => {
-                madt.append_slice(&[0, 8, uid, id]);
-                madt.append(ENABLED);
-            }
-            _ => {
-                madt.append_slice(&[9, 16, 0, 0]);
-                madt.append(id);
-                madt.append(ENABLED);
-                madt.append(uid);
-            }
-        }
+    for (uid, cpu) in spec.cpus.iter().enumerate() {
+        madt.append_slice(&local_apic(uid, cpu.apic_id, cpu.present));
     }
     madt.append_slice(&[1, 12, 0, 0]);
     madt.append(low(IOAPIC));

@@ -38,6 +38,7 @@ fn spec(code: &[u8], vcpus: u32) -> Q35Spec {
         product: TYPE.name.to_owned(),
         uuid: [0; 16],
         topology: CpuTopology::flat(vcpus),
+        cpu_type: "host-x86_64-cpu".to_owned(),
         vcpus,
         rtc_offset: 0,
         serials: Vec::new(),
