@@ -1489,6 +1489,33 @@ func (c *Conn) WatchdogSetAction(ctx context.Context, args WatchdogSetActionArgu
 	return c.Execute(ctx, "watchdog-set-action", args, nil)
 }
 
+// QueryTpm: Asks for the machine's TPM.
+//
+// Returns: it, or nothing.
+func (c *Conn) QueryTpm(ctx context.Context) ([]TPMInfo, error) {
+	var reply []TPMInfo
+	err := c.Execute(ctx, "query-tpm", nil, &reply)
+	return reply, err
+}
+
+// QueryTpmModels: Asks how a guest can see a TPM.
+//
+// Returns: the models.
+func (c *Conn) QueryTpmModels(ctx context.Context) ([]TpmModel, error) {
+	var reply []TpmModel
+	err := c.Execute(ctx, "query-tpm-models", nil, &reply)
+	return reply, err
+}
+
+// QueryTpmTypes: Asks what can carry out a TPM's commands.
+//
+// Returns: the kinds.
+func (c *Conn) QueryTpmTypes(ctx context.Context) ([]TpmType, error) {
+	var reply []TpmType
+	err := c.Execute(ctx, "query-tpm-types", nil, &reply)
+	return reply, err
+}
+
 // DeviceListPropertiesArguments is what DeviceListProperties takes.
 type DeviceListPropertiesArguments struct {
 	// The model.

@@ -4405,6 +4405,8 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsScsiCd](data, &u.Variant)
 	case "scsi-hd":
 		return variant[DeviceOptionsScsiHd](data, &u.Variant)
+	case "tpm-crb":
+		return variant[DeviceOptionsTpmCrb](data, &u.Variant)
 	case "virtconsole":
 		return variant[DeviceOptionsVirtconsole](data, &u.Variant)
 	case "virtio-balloon-pci":
@@ -4711,6 +4713,26 @@ func (DeviceOptionsScsiHd) isDeviceOptions() {}
 func (v DeviceOptionsScsiHd) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsScsiHd
 	return tagged(plain(v), "driver", "scsi-hd")
+}
+
+// DeviceOptionsTpmCrb: A TPM 2.0.
+type DeviceOptionsTpmCrb struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The id of its backend.
+	Tpmdev string `json:"tpmdev"`
+	// Must not be true: there is no firmware that a guest could leave wishes for (default: false).
+	Ppi *bool `json:"ppi,omitempty"`
+}
+
+func (DeviceOptionsTpmCrb) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsTpmCrb) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsTpmCrb
+	return tagged(plain(v), "driver", "tpm-crb")
 }
 
 // DeviceOptionsVirtconsole: A console of a virtio-serial device.
@@ -5541,6 +5563,84 @@ const (
 	// Nothing, but for the event.
 	WatchdogActionNone WatchdogAction = "none"
 )
+
+// TpmModel: How a guest sees a TPM.
+type TpmModel string
+
+// The values of TpmModel.
+const (
+	// By a command response buffer.
+	TpmModelTpmCrb TpmModel = "tpm-crb"
+)
+
+// TpmType: What carries out a TPM's commands.
+type TpmType string
+
+// The values of TpmType.
+const (
+	// A program that speaks swtpm's protocol.
+	TpmTypeEmulator TpmType = "emulator"
+)
+
+// TPMEmulatorOptions: An emulator.
+type TPMEmulatorOptions struct {
+	// The id of the chardev with its control channel: a socket that is connected. The channel for
+	// commands is made here, and one end of it handed over.
+	Chardev string `json:"chardev"`
+}
+
+// TpmTypeOptions: What carries out a TPM's commands.
+type TpmTypeOptions struct {
+	// Variant is what it is.
+	Variant TpmTypeOptionsVariant
+}
+
+// TpmTypeOptionsVariant is one of the branches of TpmTypeOptions, or UnknownVariant.
+type TpmTypeOptionsVariant interface{ isTpmTypeOptions() }
+
+func (UnknownVariant) isTpmTypeOptions() {}
+
+// MarshalJSON writes the branch.
+func (u TpmTypeOptions) MarshalJSON() ([]byte, error) { return json.Marshal(u.Variant) }
+
+// UnmarshalJSON finds the branch by its discriminator.
+func (u *TpmTypeOptions) UnmarshalJSON(data []byte) error {
+	tags, err := tagsOf(data, "type")
+	if err != nil {
+		return err
+	}
+	switch tags {
+	case "emulator":
+		return variant[TpmTypeOptionsEmulator](data, &u.Variant)
+	default:
+		u.Variant = UnknownVariant{append([]byte(nil), data...)}
+		return nil
+	}
+}
+
+// TpmTypeOptionsEmulator: A program that speaks swtpm's protocol.
+type TpmTypeOptionsEmulator struct {
+	// Which.
+	Data TPMEmulatorOptions `json:"data"`
+}
+
+func (TpmTypeOptionsEmulator) isTpmTypeOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v TpmTypeOptionsEmulator) MarshalJSON() ([]byte, error) {
+	type plain TpmTypeOptionsEmulator
+	return tagged(plain(v), "type", "emulator")
+}
+
+// TPMInfo: A TPM.
+type TPMInfo struct {
+	// Its backend's id.
+	ID string `json:"id"`
+	// How the guest sees it.
+	Model TpmModel `json:"model"`
+	// What carries out its commands.
+	Options TpmTypeOptions `json:"options"`
+}
 
 // ACPISlotType: What is plugged in.
 type ACPISlotType string

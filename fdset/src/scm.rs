@@ -8,8 +8,9 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
 };
 
 use crate::kernel::set_socket_flag;
@@ -31,6 +32,16 @@ pub fn expect_only_fds(socket: impl AsFd) {
     for option in COMPANIONS {
         let _ = set_socket_flag(socket.as_fd(), option, false);
     }
+}
+
+/// Two sockets that are connected to each other: one of them to be sent to a peer, who is then
+/// talked to by the other.
+///
+/// # Errors
+/// The process has no descriptors left.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (unix, stream) = (AddressFamily::UNIX, SocketType::STREAM);
+    Ok(socketpair(unix, stream, SocketFlags::CLOEXEC, None)?)
 }
 
 /// What one receive call brought.
@@ -109,7 +120,6 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use nix::fcntl::{FcntlArg, fcntl};
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     use super::*;
     use crate::watch::watched;

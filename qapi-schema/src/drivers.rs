@@ -63,6 +63,7 @@ pub const DRIVERS: &[DriverSpec] = &[
     driver("pvpanic-pci", None, BusKind::Pci),
     driver("scsi-cd", None, BusKind::Scsi),
     driver("scsi-hd", None, BusKind::Scsi),
+    driver("tpm-crb", None, BusKind::Board),
     driver("virtconsole", None, BusKind::VirtioSerial),
     driver("virtio-balloon-pci", Some("virtio-balloon"), BusKind::Pci),
     driver("virtio-balloon-pci-non-transitional", None, BusKind::Pci),

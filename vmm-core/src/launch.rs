@@ -272,6 +272,10 @@ fn add_backends(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
         let what = format!("-netdev {}", netdev.id);
         vm.add_netdev(door, netdev).context(what)?;
     }
+    for tpmdev in config.tpmdevs.clone() {
+        let what = format!("-tpmdev {}", tpmdev.id);
+        vm.add_tpm(tpmdev).context(what)?;
+    }
     for drive in config.drives.clone() {
         let what = format!("-drive {}", drive.id);
         vm.add_drive(door, drive).context(what)?;

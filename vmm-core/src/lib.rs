@@ -44,6 +44,7 @@ pub mod secret;
 mod start_code;
 pub mod throttling;
 pub mod tls_creds;
+pub mod tpm;
 mod transaction;
 pub mod types;
 pub mod uuid;

@@ -68,7 +68,10 @@ from .types import (
     SnapshotInfo,
     StatusInfo,
     StrOrNull,
+    TPMInfo,
     TargetInfo,
+    TpmModel,
+    TpmType,
     TransactionAction,
     TransactionProperties,
     UuidInfo,
@@ -1495,6 +1498,30 @@ class AsyncCommands(AsyncCaller):
             action: What (default at the start: reset).
         """
         await self._run("watchdog-set-action", {"action": action})
+
+    async def query_tpm(self) -> List[TPMInfo]:
+        """Asks for the machine's TPM.
+
+        Returns:
+            It, or nothing.
+        """
+        return await self._ask("query-tpm", None, List[TPMInfo])
+
+    async def query_tpm_models(self) -> List[TpmModel]:
+        """Asks how a guest can see a TPM.
+
+        Returns:
+            The models.
+        """
+        return await self._ask("query-tpm-models", None, List[TpmModel])
+
+    async def query_tpm_types(self) -> List[TpmType]:
+        """Asks what can carry out a TPM's commands.
+
+        Returns:
+            The kinds.
+        """
+        return await self._ask("query-tpm-types", None, List[TpmType])
 
     async def device_list_properties(self, typename: str) -> List[ObjectPropertyInfo]:
         """Lists the properties of a device model.

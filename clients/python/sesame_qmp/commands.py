@@ -68,7 +68,10 @@ from .types import (
     SnapshotInfo,
     StatusInfo,
     StrOrNull,
+    TPMInfo,
     TargetInfo,
+    TpmModel,
+    TpmType,
     TransactionAction,
     TransactionProperties,
     UuidInfo,
@@ -1475,6 +1478,30 @@ class Commands(Caller):
             action: What (default at the start: reset).
         """
         self._run("watchdog-set-action", {"action": action})
+
+    def query_tpm(self) -> List[TPMInfo]:
+        """Asks for the machine's TPM.
+
+        Returns:
+            It, or nothing.
+        """
+        return self._ask("query-tpm", None, List[TPMInfo])
+
+    def query_tpm_models(self) -> List[TpmModel]:
+        """Asks how a guest can see a TPM.
+
+        Returns:
+            The models.
+        """
+        return self._ask("query-tpm-models", None, List[TpmModel])
+
+    def query_tpm_types(self) -> List[TpmType]:
+        """Asks what can carry out a TPM's commands.
+
+        Returns:
+            The kinds.
+        """
+        return self._ask("query-tpm-types", None, List[TpmType])
 
     def device_list_properties(self, typename: str) -> List[ObjectPropertyInfo]:
         """Lists the properties of a device model.

@@ -688,6 +688,20 @@ WatchdogAction = Literal["reset", "shutdown", "poweroff", "inject-nmi", "pause",
 """
 
 
+TpmModel = Literal["tpm-crb"]
+"""How a guest sees a TPM.
+
+- ``tpm-crb``: By a command response buffer.
+"""
+
+
+TpmType = Literal["emulator"]
+"""What carries out a TPM's commands.
+
+- ``emulator``: A program that speaks swtpm's protocol.
+"""
+
+
 ACPISlotType = Literal["DIMM", "CPU"]
 """What is plugged in.
 
@@ -4317,6 +4331,28 @@ class DeviceOptionsScsiHd(Struct):
 
 
 @dataclass
+class DeviceOptionsTpmCrb(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``tpm-crb``: a TPM 2.0.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "tpm-crb"}
+
+    driver: Literal["tpm-crb"] = field(default="tpm-crb", init=False)
+    tpmdev: str
+    """The id of its backend."""
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    ppi: Optional[bool] = None
+    """Must not be true: there is no firmware that a guest could leave wishes for (default:
+    false).
+    """
+
+
+@dataclass
 class DeviceOptionsVirtconsole(Struct):
     """A device to be plugged in.
 
@@ -5271,6 +5307,42 @@ class GuidInfo(Struct):
 
 
 @dataclass
+class TPMEmulatorOptions(Struct):
+    """An emulator."""
+
+    chardev: str
+    """The id of the chardev with its control channel: a socket that is connected. The channel
+    for commands is made here, and one end of it handed over.
+    """
+
+
+@dataclass
+class TpmTypeOptionsEmulator(Struct):
+    """What carries out a TPM's commands.
+
+    Where ``type`` is ``emulator``: a program that speaks swtpm's protocol.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "emulator"}
+
+    type: Literal["emulator"] = field(default="emulator", init=False)
+    data: TPMEmulatorOptions
+    """Which."""
+
+
+@dataclass
+class TPMInfo(Struct):
+    """A TPM."""
+
+    id: str
+    """Its backend's id."""
+    model: TpmModel
+    """How the guest sees it."""
+    options: TpmTypeOptions
+    """What carries out its commands."""
+
+
+@dataclass
 class ACPIOSTInfo(Struct):
     """What the guest's operating system said last of one place (ACPI's _OST)."""
 
@@ -5444,6 +5516,7 @@ DeviceOptions = Union[
     DeviceOptionsPvpanicPci,
     DeviceOptionsScsiCd,
     DeviceOptionsScsiHd,
+    DeviceOptionsTpmCrb,
     DeviceOptionsVirtconsole,
     DeviceOptionsVirtioBalloonPci,
     DeviceOptionsVirtioBalloonPciNonTransitional,
@@ -5462,6 +5535,10 @@ DeviceOptions = Union[
     DeviceOptionsVmgenid,
 ]
 """A device to be plugged in."""
+
+
+TpmTypeOptions = Union[TpmTypeOptionsEmulator]
+"""What carries out a TPM's commands."""
 
 
 BlockdevRefOrNull = Union[BlockdevOptions, str, None]

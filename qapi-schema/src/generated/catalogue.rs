@@ -328,7 +328,15 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         super::fw_cfg_devices::GuidInfo > ()), }, Entry { name : "watchdog-set-action",
         description : "Says what a watchdog that runs out leads to.", input :
         Some(generator.subschema_for:: < super::watchdog::WatchdogSetAction > ()), output
-        : None, }, Entry { name : "device-list-properties", description :
+        : None, }, Entry { name : "query-tpm", description :
+        "Asks for the machine's TPM.", input : None, output : Some(generator
+        .subschema_for:: < Vec < super::tpm::TPMInfo > > ()), }, Entry { name :
+        "query-tpm-models", description : "Asks how a guest can see a TPM.", input :
+        None, output : Some(generator.subschema_for:: < Vec < super::tpm::TpmModel > >
+        ()), }, Entry { name : "query-tpm-types", description :
+        "Asks what can carry out a TPM's commands.", input : None, output :
+        Some(generator.subschema_for:: < Vec < super::tpm::TpmType > > ()), }, Entry {
+        name : "device-list-properties", description :
         "Lists the properties of a device model.", input : Some(generator.subschema_for::
         < super::qdev::DeviceListProperties > ()), output : Some(generator
         .subschema_for:: < Vec < super::qom::ObjectPropertyInfo > > ()), }, Entry { name

@@ -1611,6 +1611,44 @@ impl crate::describe::Described for AudiodevOptions {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// -tpmdev; what carries out a TPM's commands.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct TpmdevOptions {
+    /// What kind of thing.
+    pub r#type: super::tpm::TpmType,
+    /// Its id.
+    pub id: String,
+    /// The id of the chardev with the emulator's control channel: a socket that is connected.
+    pub chardev: String,
+}
+
+impl crate::input::FromMembers for TpmdevOptions {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            r#type: members.required("type")?,
+            id: members.required("id")?,
+            chardev: members.required("chardev")?,
+        })
+    }
+}
+
+crate::input::object_type!(TpmdevOptions);
+
+impl crate::describe::Described for TpmdevOptions {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("type", "TpmType", "what kind of thing")
+            .one_of(&["emulator"]),
+        crate::describe::MemberSpec::required("id", "str", "its id"),
+        crate::describe::MemberSpec::required(
+            "chardev",
+            "str",
+            "the id of the chardev with the emulator's control channel: a socket that is connected",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// -watchdog-action, as -action watchdog=.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct WatchdogOptions {

@@ -51,6 +51,8 @@ pub enum Module {
     FwCfgDevices,
     /// Watchdogs.
     Watchdog,
+    /// TPM: trusted platform modules.
+    Tpm,
     /// Plugging devices in and out.
     Qdev,
     /// What a guest says of CPUs and memory that come and go.
@@ -1085,6 +1087,36 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 102usize,
+        name: "query-tpm",
+        module: Module::Tpm,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &["read-only"],
+    },
+    crate::CommandSpec {
+        number: 103usize,
+        name: "query-tpm-models",
+        module: Module::Tpm,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &["read-only"],
+    },
+    crate::CommandSpec {
+        number: 104usize,
+        name: "query-tpm-types",
+        module: Module::Tpm,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &["read-only"],
+    },
+    crate::CommandSpec {
+        number: 105usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -1094,7 +1126,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 103usize,
+        number: 106usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -1104,7 +1136,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 104usize,
+        number: 107usize,
         name: "query-vm-generation-id",
         module: Module::FwCfgDevices,
         allow_oob: false,
@@ -1114,7 +1146,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 105usize,
+        number: 108usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -1124,7 +1156,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 106usize,
+        number: 109usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -1134,7 +1166,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 107usize,
+        number: 110usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -1144,7 +1176,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 108usize,
+        number: 111usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1154,7 +1186,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 109usize,
+        number: 112usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -1164,7 +1196,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 110usize,
+        number: 113usize,
         name: "set_link",
         module: Module::Net,
         allow_oob: false,
@@ -1174,7 +1206,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 111usize,
+        number: 114usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -1184,7 +1216,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 112usize,
+        number: 115usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -1194,7 +1226,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 113usize,
+        number: 116usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -1204,7 +1236,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 114usize,
+        number: 117usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -1214,7 +1246,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 115usize,
+        number: 118usize,
         name: "watchdog-set-action",
         module: Module::Watchdog,
         allow_oob: false,
@@ -1224,7 +1256,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 116usize,
+        number: 119usize,
         name: "x-blockdev-set-iothread",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1234,7 +1266,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 117usize,
+        number: 120usize,
         name: "x-debug-block-dirty-bitmap-sha256",
         module: Module::BlockBitmaps,
         allow_oob: false,
@@ -1244,7 +1276,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 118usize,
+        number: 121usize,
         name: "x-debug-query-block-graph",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1254,7 +1286,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 119usize,
+        number: 122usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

@@ -1510,6 +1510,9 @@ pub enum DeviceDriver {
     /// A SCSI disk.
     #[serde(rename = "scsi-hd")]
     ScsiHd,
+    /// A TPM 2.0.
+    #[serde(rename = "tpm-crb")]
+    TpmCrb,
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole,
@@ -1572,6 +1575,7 @@ impl DeviceDriver {
         Self::PvpanicPci,
         Self::ScsiCd,
         Self::ScsiHd,
+        Self::TpmCrb,
         Self::Virtconsole,
         Self::VirtioBalloonPci,
         Self::VirtioBalloonPciNonTransitional,
@@ -1601,6 +1605,7 @@ impl DeviceDriver {
             Self::PvpanicPci => "pvpanic-pci",
             Self::ScsiCd => "scsi-cd",
             Self::ScsiHd => "scsi-hd",
+            Self::TpmCrb => "tpm-crb",
             Self::Virtconsole => "virtconsole",
             Self::VirtioBalloonPci => "virtio-balloon-pci",
             Self::VirtioBalloonPciNonTransitional => {
@@ -1670,6 +1675,9 @@ pub enum DeviceOptionsVariant {
     /// A SCSI disk.
     #[serde(rename = "scsi-hd")]
     ScsiHd(super::scsi::ScsiHdProperties),
+    /// A TPM 2.0.
+    #[serde(rename = "tpm-crb")]
+    TpmCrb(super::tpm::TpmCrbProperties),
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole(VirtSerialPortProperties),
@@ -1733,6 +1741,7 @@ impl DeviceOptionsVariant {
             Self::PvpanicPci(_) => DeviceDriver::PvpanicPci,
             Self::ScsiCd(_) => DeviceDriver::ScsiCd,
             Self::ScsiHd(_) => DeviceDriver::ScsiHd,
+            Self::TpmCrb(_) => DeviceDriver::TpmCrb,
             Self::Virtconsole(_) => DeviceDriver::Virtconsole,
             Self::VirtioBalloonPci(_) => DeviceDriver::VirtioBalloonPci,
             Self::VirtioBalloonPciNonTransitional(_) => {
@@ -1814,6 +1823,11 @@ impl crate::input::FromMembers for DeviceOptions {
                 }
                 DeviceDriver::ScsiHd => {
                     DeviceOptionsVariant::ScsiHd(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::TpmCrb => {
+                    DeviceOptionsVariant::TpmCrb(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -1918,6 +1932,7 @@ impl crate::describe::Described for DeviceOptions {
                     "pvpanic-pci",
                     "scsi-cd",
                     "scsi-hd",
+                    "tpm-crb",
                     "virtconsole",
                     "virtio-balloon-pci",
                     "virtio-balloon-pci-non-transitional",
@@ -1994,6 +2009,11 @@ impl crate::describe::Described for DeviceOptions {
             name: "scsi-hd",
             description: "a SCSI disk",
             members: <super::scsi::ScsiHdProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "tpm-crb",
+            description: "a TPM 2.0",
+            members: <super::tpm::TpmCrbProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "virtconsole",

@@ -182,7 +182,11 @@ pub(super) fn life() -> Vec<Row> {
     let commands = [
         "query-status",
         "query-name",
+        "query-tpm",
+        "query-tpm-models",
+        "query-tpm-types",
         "query-uuid",
+        "query-vm-generation-id",
         "query-kvm",
         "query-target",
         "query-machines",
@@ -217,6 +221,7 @@ pub(super) fn life() -> Vec<Row> {
         ),
         row("migrate-set-capabilities", json!({"capabilities": []})),
         row("set-action", json!({"reboot": "reset"})),
+        row("watchdog-set-action", json!({"action": "pause"})),
         row(
             "human-monitor-command",
             json!({"command-line": "info status"}),

@@ -140,6 +140,7 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         row("device_del", json!({"id": "d21"})),
         // There is no second model in a machine.
         device(22, "max-x86_64-cpu", vcpu()),
+        device(23, "tpm-crb", json!({"tpmdev": "tpm"})),
         device(13, "virtio-scsi-pci", port(8)),
         device(14, "virtio-scsi-pci-non-transitional", port(9)),
         row(

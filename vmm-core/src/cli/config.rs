@@ -5,8 +5,7 @@ use block::spec::Behind;
 use fdset::Policy;
 use qapi_schema::block_core::{BlockdevOnError, BlockdevOptions};
 use qapi_schema::char::ChardevAdd;
-use qapi_schema::cli::AccelType;
-use qapi_schema::cli::CompatPolicy;
+use qapi_schema::cli::{AccelType, CompatPolicy, TpmdevOptions};
 use qapi_schema::devices::DeviceOptions;
 use qapi_schema::net::Netdev;
 use qapi_schema::qom::ObjectOptions;
@@ -60,6 +59,8 @@ pub struct Config {
     pub blockdevs: Vec<BlockdevOptions>,
     /// Network backends.
     pub netdevs: Vec<Netdev>,
+    /// TPM backends.
+    pub tpmdevs: Vec<TpmdevOptions>,
     /// Drives to be made.
     pub drives: Vec<DriveSpec>,
     /// Devices to be plugged in, with `globals` already in them.

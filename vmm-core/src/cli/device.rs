@@ -3,7 +3,7 @@
 
 use qapi_schema::QmpError;
 use qapi_schema::block_core::BlockdevOptions;
-use qapi_schema::cli::{AudiodevOptions, GlobalOptions};
+use qapi_schema::cli::{AudiodevOptions, GlobalOptions, TpmdevOptions};
 use qapi_schema::describe::{Described, MemberSpec};
 use qapi_schema::devices::DeviceOptions;
 use qapi_schema::drivers::{DRIVERS, DriverSpec, find_driver};
@@ -83,6 +83,16 @@ pub(super) fn take_netdev(draft: &mut Draft, given: &Given<'_>) -> Result<Step, 
         Taken::Help(text) => Ok(Step::Print(text)),
         Taken::Value(netdev) => {
             draft.netdevs.push(netdev);
+            Ok(Step::Next)
+        }
+    }
+}
+
+pub(super) fn take_tpmdev(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    match take::<TpmdevOptions>(given, Form::json("type"))? {
+        Taken::Help(text) => Ok(Step::Print(text)),
+        Taken::Value(tpmdev) => {
+            draft.tpmdevs.push(tpmdev);
             Ok(Step::Next)
         }
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use fdset::Policy;
 use qapi_schema::block_core::BlockdevOptions;
 use qapi_schema::char::ChardevAdd;
+use qapi_schema::cli::TpmdevOptions;
 use qapi_schema::describe::Described;
 use qapi_schema::devices::DeviceOptions;
 use qapi_schema::input::{FromInput, Mode};
@@ -68,6 +69,7 @@ pub(super) struct Draft {
     pub(super) chardevs: Vec<(String, ChardevAdd)>,
     pub(super) blockdevs: Vec<BlockdevOptions>,
     pub(super) netdevs: Vec<Netdev>,
+    pub(super) tpmdevs: Vec<TpmdevOptions>,
     pub(super) drives: Vec<(String, Drive)>,
     pub(super) devices: Vec<(String, DeviceOptions)>,
     pub(super) globals: Vec<GlobalSpec>,

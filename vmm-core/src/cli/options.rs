@@ -5,7 +5,7 @@ use qapi_schema::cli::{
     AccelOptions, AddFdOptions, AudiodevOptions, BootOptions, ChardevOptions, CompatPolicy,
     DriveOptions, FwCfgOptions, GlobalOptions, MachineOptions, MemorySizeConfiguration,
     MonitorOptions, MsgOptions, NameOptions, OpenHookOptions, OvercommitOptions, RtcOptions,
-    RunWithOptions, SandboxOptions, SmpConfiguration, WatchdogOptions,
+    RunWithOptions, SandboxOptions, SmpConfiguration, TpmdevOptions, WatchdogOptions,
 };
 use qapi_schema::describe::{Described, MemberSpec, VariantSpec};
 use qapi_schema::devices::DeviceOptions;
@@ -476,6 +476,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "[driver=]none,id=ID|JSON",
         "Accepted and without effect: there is no sound card.",
         device::take_audiodev,
+    ),
+    keyed::<TpmdevOptions>(
+        "tpmdev",
+        "[type=]emulator,id=ID,chardev=ID|JSON",
+        "What carries out a TPM's commands.",
+        device::take_tpmdev,
     ),
     keyed::<WatchdogOptions>(
         "watchdog-action",

@@ -60,6 +60,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         chardevs: untyped(draft.chardevs),
         blockdevs: draft.blockdevs,
         netdevs: draft.netdevs,
+        tpmdevs: draft.tpmdevs,
         drives,
         devices,
         globals: draft.globals,

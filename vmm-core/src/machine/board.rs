@@ -17,6 +17,7 @@ use devices::pci::intx::Wire;
 use devices::pci::{ConfigPorts, PciHost, ports};
 use devices::serial::Uart16550;
 use devices::serial::uart16550::{COM, PORTS};
+use devices::tpm::{self, TpmCrb};
 use devices::vm_clock::VmClock;
 
 use super::MachineError;
@@ -65,6 +66,7 @@ pub struct Board {
     rtc: Arc<Rtc>,
     cpu_hotplug: Option<Arc<CpuHotplug>>,
     pvpanic: bool,
+    has_tpm: bool,
     fw_cfg: Arc<FwCfg>,
     notices: NoticeSink,
 }
@@ -92,6 +94,7 @@ impl Board {
             rtc: Arc::new(Rtc::new(spec.rtc, Clock::wall())),
             cpu_hotplug: None,
             pvpanic: false,
+            has_tpm: false,
             fw_cfg: Arc::clone(&spec.fw_cfg),
             notices: notices.clone(),
         };
@@ -154,6 +157,25 @@ impl Board {
         self.fw_cfg.add_file(name, Arc::clone(&device) as _)?;
         self.devices.push(device);
         Ok(())
+    }
+
+    /// Adds a TPM. Before the machine's power-on, which tells the guest of it.
+    ///
+    /// # Errors
+    /// There is one already.
+    pub fn add_tpm(&mut self, chip: Arc<TpmCrb>) -> Result<(), MachineError> {
+        self.buses
+            .mmio
+            .insert(tpm::crb::BASE, tpm::crb::LEN, Arc::clone(&chip) as _)?;
+        self.devices.push(chip);
+        self.has_tpm = true;
+        Ok(())
+    }
+
+    /// Whether there is a TPM.
+    #[must_use]
+    pub fn has_tpm(&self) -> bool {
+        self.has_tpm
     }
 
     /// Where its devices answer.
@@ -261,6 +283,9 @@ impl Drop for Board {
         // The configuration ports hold the PCI tree, and the tree holds the buses.
         for base in std::mem::take(&mut self.mapped) {
             self.buses.pio.remove(base);
+        }
+        if self.has_tpm {
+            self.buses.mmio.remove(tpm::crb::BASE);
         }
     }
 }

@@ -26,10 +26,12 @@ use devices::notice::NoticeSink;
 use devices::pci::bus::PciBus;
 use devices::pci::setup::{self, SetupSpec};
 use devices::pci::{PciHost, PciHostSpec, Spaces};
+use devices::tpm::{TpmCrb, crb};
 use devices::vm_clock::VmClock;
 use fdset::{Lease, OpenFile};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
+use super::acpi::tpm::TpmPlace;
 use super::acpi::{self, AcpiSpec};
 use super::board::{Board, BoardSpec, SCI, SerialSpec};
 use super::smbios::{self, SmbiosSpec};
@@ -424,6 +426,14 @@ impl Q35 {
         self.board.add_file(vmcoreinfo::FILE, file)
     }
 
+    /// Adds a TPM, before [`power_on`](Self::power_on).
+    ///
+    /// # Errors
+    /// There is one already.
+    pub fn add_tpm(&mut self, chip: Arc<TpmCrb>) -> Result<(), MachineError> {
+        self.board.add_tpm(chip)
+    }
+
     /// The number that tells the guest whether it is a copy; it has a place for it only if it had
     /// one before [`power_on`](Self::power_on).
     pub fn set_generation(&mut self, generation: Uuid) {
@@ -488,6 +498,7 @@ impl Q35 {
             pvpanic: self.board.has_pvpanic().then(|| port(pvpanic::BASE)),
             fw_cfg: port(devices::legacy::fw_cfg::BASE),
             generation: self.generation.is_some(),
+            tpm: self.board.has_tpm().then(tpm_place),
         }
     }
 
@@ -597,6 +608,15 @@ fn pci_tree(buses: &Buses, wiring: &Wiring) -> Result<Arc<PciHost>, MachineError
 
 fn write(memory: &GuestMemView, address: u64, bytes: &[u8]) -> Result<(), MachineError> {
     Ok(memory.write_slice(bytes, GuestAddress(address))?)
+}
+
+fn tpm_place() -> TpmPlace {
+    let low = |address| u32::try_from(address).unwrap_or(u32::MAX);
+    TpmPlace {
+        base: low(crb::BASE),
+        len: low(crb::LEN),
+        control_area: crb::CONTROL_AREA,
+    }
 }
 
 /// A port number out of a bus address.

@@ -1,5 +1,5 @@
-//! The devices of the ISA bus, `isa-serial` and `pvpanic`, and those of no bus, `vmcoreinfo` and
-//! `vmgenid`. They are there for good, so they come before the machine starts.
+//! The devices of the ISA bus, `isa-serial` and `pvpanic`, and those of no bus, `tpm-crb`,
+//! `vmcoreinfo` and `vmgenid`. They are there for good, so they come before the machine starts.
 
 use devices::legacy::pvpanic;
 use devices::serial::uart16550::COM;
@@ -8,10 +8,12 @@ use qapi_schema::QmpError;
 use qapi_schema::devices::{IsaSerialProperties, PvpanicProperties};
 use qapi_schema::drivers::{BusKind, find_driver};
 use qapi_schema::fw_cfg_devices::VmgenidProperties;
+use qapi_schema::tpm::TpmCrbProperties;
 
 use super::Plug;
 use crate::device_tree::Part;
 use crate::machine::board::SerialSpec;
+use crate::resolve::unmet;
 use crate::uuid::{self, Uuid};
 
 pub(super) fn plug_serial(
@@ -67,6 +69,22 @@ pub(super) fn plug_pvpanic(
     let board = plug.vm.machine.board_mut(&plug.name)?;
     board
         .add_pvpanic(options.events.unwrap_or(pvpanic::EVENTS))
+        .map_err(|error| QmpError::from_error(&error))?;
+    Ok(Part::Board)
+}
+
+pub(super) fn plug_tpm(plug: &mut Plug<'_>, options: TpmCrbProperties) -> Result<Part, QmpError> {
+    refuse_if_started(plug, "tpm-crb")?;
+    unmet::refuse(&[(
+        options.ppi == Some(true),
+        "ppi=on",
+        "there is no firmware that a guest could leave wishes for",
+    )])?;
+    plug.vm.machine.board(&plug.name)?;
+    let chip = plug.vm.tpm_chip(&options.tpmdev)?;
+    let board = plug.vm.machine.board_mut(&plug.name)?;
+    board
+        .add_tpm(chip)
         .map_err(|error| QmpError::from_error(&error))?;
     Ok(Part::Board)
 }

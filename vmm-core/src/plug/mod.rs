@@ -84,6 +84,7 @@ pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
         Kind::IsaSerial(serial) => board::plug_serial(&mut plug, serial),
         Kind::HostX86_64Cpu(cpu) | Kind::MaxX86_64Cpu(cpu) => cpu::plug(&mut plug, driver, &cpu),
         Kind::PvpanicPci(pvpanic) => pci::plug_pvpanic(&mut plug, pvpanic),
+        Kind::TpmCrb(tpm) => board::plug_tpm(&mut plug, tpm),
         Kind::Vmcoreinfo(_) => board::plug_vmcoreinfo(&mut plug),
         Kind::Vmgenid(vmgenid) => board::plug_vmgenid(&mut plug, vmgenid),
         Kind::I6300esb(watchdog) => pci::plug_watchdog(&mut plug, watchdog),

@@ -26,5 +26,6 @@ mod qom;
 mod run_state;
 mod sandbox;
 mod scsi;
+mod tpm;
 mod transaction;
 mod watchdog;

@@ -59,6 +59,7 @@ use crate::objects::Objects;
 use crate::qtest::Qtest;
 use crate::run_state::RunState;
 use crate::sandbox::Sandbox;
+use crate::tpm::TpmBackend;
 
 /// The io-thread of disks that name none.
 const DEFAULT_IOTHREAD: &str = "main-loop";
@@ -152,6 +153,8 @@ pub struct Vm {
     /// Who makes the cards' addresses known, by the name of the series.
     pub(crate) announcers: IndexMap<String, Announcer>,
     pub(crate) chardevs: ChardevRegistry,
+    /// What carries out the commands of the machine's TPM.
+    pub(crate) tpm: Option<TpmBackend>,
     /// The chardevs that monitors talk through, and where each leads.
     pub(crate) monitor_chardevs: IndexMap<String, String>,
     /// `-global`: what devices of a model have unless told otherwise.
@@ -204,6 +207,7 @@ impl Vm {
             graph: BlockGraph::new(),
             jobs: Jobs::default(),
             pauses: Pauses::default(),
+            tpm: None,
             monitor_chardevs: IndexMap::new(),
             globals: Vec::new(),
             kvm_enabled: false,

@@ -15,7 +15,7 @@ use monitor::Call;
 use qapi_schema::{
     Module, QmpError, Reply, acpi, balloon, block_bitmaps, block_core, block_create, block_graph,
     block_stats, block_throttle, block_watch, char, drivers, fw_cfg_devices, input, job, machine,
-    migration, misc, net, open_hook, pci, qdev, qom, run_state, sandbox, scsi, transaction,
+    migration, misc, net, open_hook, pci, qdev, qom, run_state, sandbox, scsi, tpm, transaction,
     watchdog,
 };
 
@@ -131,6 +131,7 @@ impl Vm {
             Module::RunState => run_state::dispatch(self, name, call, arguments),
             Module::Sandbox => sandbox::dispatch(self, name, call, arguments),
             Module::Scsi => scsi::dispatch(self, name, call, arguments),
+            Module::Tpm => tpm::dispatch(self, name, call, arguments),
             Module::Transaction => transaction::dispatch(self, name, call, arguments),
             Module::Watchdog => watchdog::dispatch(self, name, call, arguments),
             Module::Control | Module::Fds => Err(QmpError::command_not_found(name)),

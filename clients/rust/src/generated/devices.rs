@@ -472,6 +472,9 @@ pub enum DeviceDriver {
     /// A SCSI disk.
     #[serde(rename = "scsi-hd")]
     ScsiHd,
+    /// A TPM 2.0.
+    #[serde(rename = "tpm-crb")]
+    TpmCrb,
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole,
@@ -582,6 +585,9 @@ pub enum DeviceOptionsVariant {
     /// A SCSI disk.
     #[serde(rename = "scsi-hd")]
     ScsiHd(super::scsi::ScsiHdProperties),
+    /// A TPM 2.0.
+    #[serde(rename = "tpm-crb")]
+    TpmCrb(super::tpm::TpmCrbProperties),
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole(VirtSerialPortProperties),

@@ -83,6 +83,9 @@ pub mod fw_cfg_devices;
 /// Watchdogs.
 pub mod watchdog;
 
+/// TPM: trusted platform modules.
+pub mod tpm;
+
 /// Plugging devices in and out.
 pub mod qdev;
 

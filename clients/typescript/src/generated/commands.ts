@@ -114,7 +114,10 @@ import type {
   SetLinkArguments,
   SnapshotInfo,
   StatusInfo,
+  TPMInfo,
   TargetInfo,
+  TpmModel,
+  TpmType,
   TransactionArguments,
   UuidInfo,
   VersionInfo,
@@ -989,6 +992,33 @@ export abstract class Commands extends Caller {
   /** Says what a watchdog that runs out leads to. */
   watchdogSetAction(args: WatchdogSetActionArguments): Promise<void> {
     return this.run("watchdog-set-action", args);
+  }
+
+  /**
+   * Asks for the machine's TPM.
+   *
+   * @returns It, or nothing.
+   */
+  queryTpm(): Promise<TPMInfo[]> {
+    return this.run("query-tpm");
+  }
+
+  /**
+   * Asks how a guest can see a TPM.
+   *
+   * @returns The models.
+   */
+  queryTpmModels(): Promise<TpmModel[]> {
+    return this.run("query-tpm-models");
+  }
+
+  /**
+   * Asks what can carry out a TPM's commands.
+   *
+   * @returns The kinds.
+   */
+  queryTpmTypes(): Promise<TpmType[]> {
+    return this.run("query-tpm-types");
   }
 
   /**

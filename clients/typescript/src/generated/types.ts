@@ -3987,6 +3987,8 @@ export type DeviceDriver =
   | "scsi-cd"
   /** A SCSI disk. */
   | "scsi-hd"
+  /** A TPM 2.0. */
+  | "tpm-crb"
   /** A console of a virtio-serial device. */
   | "virtconsole"
   /** A memory balloon. */
@@ -4040,6 +4042,8 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "scsi-cd" } & ScsiCdProperties)
   /** A SCSI disk. */
   | ({ driver: "scsi-hd" } & ScsiHdProperties)
+  /** A TPM 2.0. */
+  | ({ driver: "tpm-crb" } & TpmCrbProperties)
   /** A console of a virtio-serial device. */
   | ({ driver: "virtconsole" } & VirtSerialPortProperties)
   /** A memory balloon. */
@@ -4410,6 +4414,56 @@ export interface WatchdogSetActionArguments {
 export interface WatchdogData {
   /** What follows. */
   action: WatchdogAction;
+}
+
+/** A TPM 2.0 with a command response buffer. A machine takes one. */
+export interface TpmCrbProperties {
+  /** The id of its backend. */
+  tpmdev: string;
+  /**
+   * Must not be true: there is no firmware that a guest could leave wishes for (default: false).
+   */
+  ppi?: boolean;
+}
+
+/** How a guest sees a TPM. */
+export type TpmModel =
+  /** By a command response buffer. */
+  | "tpm-crb";
+
+/** What carries out a TPM's commands. */
+export type TpmType =
+  /** A program that speaks swtpm's protocol. */
+  | "emulator";
+
+/** An emulator. */
+export interface TPMEmulatorOptions {
+  /**
+   * The id of the chardev with its control channel: a socket that is connected. The channel for
+   * commands is made here, and one end of it handed over.
+   */
+  chardev: string;
+}
+
+/** An emulator. */
+export interface TPMEmulatorOptionsWrapper {
+  /** Which. */
+  data: TPMEmulatorOptions;
+}
+
+/** What carries out a TPM's commands. */
+export type TpmTypeOptions =
+  /** A program that speaks swtpm's protocol. */
+  | ({ type: "emulator" } & TPMEmulatorOptionsWrapper);
+
+/** A TPM. */
+export interface TPMInfo {
+  /** Its backend's id. */
+  id: string;
+  /** How the guest sees it. */
+  model: TpmModel;
+  /** What carries out its commands. */
+  options: TpmTypeOptions;
 }
 
 /** Arguments of command `device-list-properties`. */

@@ -5,7 +5,8 @@
 //!                 │         └─► FACS
 //!                 ├─► MADT   local APICs, IOAPIC, ISA overrides
 //!                 ├─► MCFG   the ECAM window
-//!                 └─► SSDT   the VM generation id, if there is one
+//!                 ├─► SSDT   the VM generation id, if there is one
+//!                 └─► TPM2, SSDT   the TPM, if there is one
 //! ```
 //!
 //! All lie in one piece of the ROM area, where the search of the BIOS era finds the RSDP too.
@@ -17,6 +18,7 @@
 pub mod cpus;
 pub mod dsdt;
 pub mod tables;
+pub mod tpm;
 pub mod vmgenid;
 
 use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
@@ -81,6 +83,8 @@ pub struct AcpiSpec {
     pub fw_cfg: u16,
     /// Whether the machine has a generation id.
     pub generation: bool,
+    /// Where the TPM is, if there is one.
+    pub tpm: Option<tpm::TpmPlace>,
 }
 
 /// The finished tables.
@@ -112,6 +116,10 @@ pub fn build(spec: &AcpiSpec) -> Option<AcpiTables> {
     if spec.generation {
         let page = u32::try_from(GENERATION.start).ok()?;
         xsdt.add_entry(blob.add(&vmgenid::build(page)));
+    }
+    if let Some(place) = spec.tpm {
+        xsdt.add_entry(blob.add(&tpm::tpm2(place)));
+        xsdt.add_entry(blob.add(&tpm::ssdt(place)));
     }
     let xsdt = blob.add(&bytes_of(&xsdt));
     let rsdp = bytes_of(&Rsdp::new(OEM, xsdt));
@@ -178,6 +186,7 @@ mod tests {
             pvpanic: Some(0x505),
             fw_cfg: 0x510,
             generation: false,
+            tpm: None,
         }
     }
 
@@ -227,6 +236,11 @@ mod tests {
     fn every_table_is_found_and_sums_to_zero() {
         let tables = build(&AcpiSpec {
             generation: true,
+            tpm: Some(tpm::TpmPlace {
+                base: 0xfed4_0000,
+                len: 0x1000,
+                control_area: 0xfed4_0040,
+            }),
             ..spec()
         })
         .unwrap();
@@ -234,7 +248,12 @@ mod tests {
         assert_eq!(sum(&tables.bytes[..36]), 0);
         let found = walk(&tables);
         let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["XSDT", "DSDT", "FACP", "APIC", "MCFG", "SSDT"]);
+        assert_eq!(
+            names,
+            [
+                "XSDT", "DSDT", "FACP", "APIC", "MCFG", "SSDT", "TPM2", "SSDT"
+            ]
+        );
         for (name, table) in &found {
             assert_eq!(sum(table), 0, "{name}");
         }
