@@ -14,6 +14,8 @@
 // to it is ever made.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::cell::RefCell;
+use std::mem;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -210,6 +212,13 @@ impl Segments {
         }
     }
 
+    /// Whether no operation has a share of its own memory any more.
+    fn is_alone(&self) -> bool {
+        self.owned
+            .as_ref()
+            .is_some_and(|buffer| Rc::strong_count(buffer) == 1)
+    }
+
     pub(super) fn keep(&self) -> Keep {
         match (&self.view, &self.owned) {
             (Some(view), _) => Keep::Guest {
@@ -219,6 +228,74 @@ impl Segments {
                 _buffer: Rc::clone(buffer),
             },
             (None, None) => Keep::Nothing,
+        }
+    }
+}
+
+/// Memory that was used and may be used again, for work that needs much of it again and again. To
+/// get it anew is to have the kernel fill it with zeros, page by page.
+#[derive(Debug, Default)]
+pub(super) struct Stock {
+    free: RefCell<Vec<Segments>>,
+}
+
+impl Stock {
+    /// How many buffers it keeps.
+    const MOST: usize = 16;
+
+    pub(super) fn lend(self: &Rc<Self>, len: usize) -> std::io::Result<Lent> {
+        let mut free = self.free.borrow_mut();
+        let long = free.iter().rposition(|buffer| buffer.len >= len as u64);
+        let memory = match long {
+            Some(index) => free.swap_remove(index),
+            None => {
+                // One that is too short makes room for one that is not.
+                drop(free.pop());
+                Segments::owned(len, Lent::ALIGNMENT)?
+            }
+        };
+        Ok(Lent {
+            memory,
+            stock: Some(Rc::clone(self)),
+        })
+    }
+}
+
+/// Memory with anything in it, and at least as much as was asked for. It goes back to its stock, if
+/// it has one.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    memory: Segments,
+    stock: Option<Rc<Stock>>,
+}
+
+impl Lent {
+    const ALIGNMENT: usize = 4096;
+
+    /// Memory of no stock.
+    pub(super) fn new(len: usize) -> std::io::Result<Self> {
+        Ok(Self {
+            memory: Segments::owned(len, Self::ALIGNMENT)?,
+            stock: None,
+        })
+    }
+
+    /// The first `len` bytes.
+    pub(crate) fn part(&self, len: u64) -> Window<'_> {
+        self.memory.all().part(0, len)
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // An operation that nobody waits for any more may still be reading into it.
+        if let Some(stock) = &self.stock
+            && self.memory.is_alone()
+        {
+            let mut free = stock.free.borrow_mut();
+            if free.len() < Stock::MOST {
+                free.push(mem::replace(&mut self.memory, Segments::with_capacity(0)));
+            }
         }
     }
 }
@@ -265,7 +342,7 @@ impl<'a> Window<'a> {
                 skip -= whole;
                 return None;
             }
-            let start = std::mem::take(&mut skip);
+            let start = mem::take(&mut skip);
             let len = (whole - start).min(left);
             left -= len;
             // Both are bounded by the piece's own length, a usize.
@@ -368,6 +445,22 @@ mod tests {
     fn two_regions() -> Arc<GuestView> {
         let ranges = [(GuestAddress(0), 0x1000), (GuestAddress(0x1000), 0x1000)];
         Arc::new(GuestView::from_ranges(&ranges).expect("guest memory"))
+    }
+
+    #[test]
+    fn memory_goes_back_to_its_stock_unless_an_operation_still_has_it() {
+        let stock = Rc::new(Stock::default());
+        let first = stock.lend(8192).expect("memory");
+        let start = |lent: &Lent| lent.memory.pieces[0].iov_base;
+        let place = start(&first);
+        drop(first);
+        let again = stock.lend(4096).expect("memory");
+        assert_eq!(start(&again), place);
+        assert_eq!(again.part(4096).len(), 4096);
+        let held = again.memory.keep();
+        drop(again);
+        assert!(stock.free.borrow().is_empty());
+        drop(held);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::time::Duration;
 use fdset::OpenFile;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::buffers::Window;
+use super::buffers::{Lent, Stock, Window};
 use super::executor::TaskSet;
 use super::ring::{Op, Ring, Timer, Watch};
 use super::rings::{NoRing, Rings};
@@ -150,6 +150,7 @@ impl Wake for Mailbox {
 pub struct Io {
     ring: Rc<Ring>,
     spawned: Rc<RefCell<VecDeque<LocalTask>>>,
+    stock: Option<Rc<Stock>>,
 }
 
 impl Io {
@@ -177,6 +178,25 @@ impl Io {
     /// fallocate(2) with its mode bits.
     pub fn allocate(&self, file: &Arc<OpenFile>, mode: i32, offset: u64, len: u64) -> Op {
         self.ring.fallocate(file, mode, offset, len)
+    }
+
+    /// The same thread, for a work of many steps: what they let go of is kept for the next ones, as
+    /// long as the work lasts.
+    #[must_use]
+    pub fn with_stock(&self) -> Self {
+        Self {
+            stock: Some(Rc::default()),
+            ..self.clone()
+        }
+    }
+
+    /// Memory to read into and write from, with anything in it.
+    pub(crate) fn buffer(&self, len: u64) -> io::Result<Lent> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        match &self.stock {
+            Some(stock) => stock.lend(len),
+            None => Lent::new(len),
+        }
     }
 
     /// Rests for a while; dropping it early ends the rest.
@@ -369,6 +389,7 @@ fn serve(mailbox: &Arc<Mailbox>, ring: &Rc<Ring>, bell: Watch) -> io::Result<()>
     let io = Io {
         ring: Rc::clone(ring),
         spawned: Rc::default(),
+        stock: None,
     };
     let mut tasks = TaskSet::<LocalTask>::new(MAX_TASKS, Waker::from(Arc::clone(mailbox)));
     io.spawn(rearm_for_ever(bell));

@@ -45,7 +45,7 @@ pub async fn stream(mut cx: JobCx, spec: StreamSpec) -> Result<(), JobFailure> {
         on_error: spec.on_error,
         insists: false,
     };
-    let io = cx.io().clone();
+    let io = cx.io().with_stock();
     let copied = |piece| copy(&io, &spec, &own, piece);
     sweep.run(&mut cx, copied).await
 }

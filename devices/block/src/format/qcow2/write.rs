@@ -106,8 +106,7 @@ impl Image {
     /// the same range waits, or was first and wins.
     pub(super) async fn populate(&self, io: &Io, guest: u64, len: u64) -> io::Result<()> {
         let end = guest.saturating_add(len);
-        let room = usize::try_from(MAX_COPY.min(len)).map_err(io::Error::other)?;
-        let buffer = Segments::owned(room, 4096)?;
+        let buffer = io.buffer(MAX_COPY.min(len))?;
         let mut at = guest;
         while at < end {
             let most = end.min(self.slice_end(at)) - at;
@@ -122,7 +121,7 @@ impl Image {
                 at += run;
                 continue;
             }
-            let part = buffer.all().part(0, run);
+            let part = buffer.part(run);
             self.read(io, at, part).await?;
             at += self.write_held(io, at, part).await?;
         }
