@@ -6,7 +6,7 @@
 //!                 qsd         qemu-storage-daemon's vhost-user-blk export, on an io-thread
 //!                 QEMU        the same export of a running qemu-system
 //!                 io_uring    the raw file by one ring, nothing between
-//!   jobs.rs     commit and stream of a delta, from the command to the job's end
+//!   jobs.rs     commit and stream of a delta, from the command until all of it is on the disk
 //!   pauses.rs   overlays for eight disks in one transaction: how long their guest waits
 //! ```
 //!
