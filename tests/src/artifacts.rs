@@ -4,6 +4,7 @@
 //! ```text
 //!   $SESAME_CACHE or ~/.cache/sesame / kernels / cloud   / boot/vmlinuz-*, lib/modules/*
 //!                                               / generic /  (the lab's own kernel)
+//!                                               / newest  /  (of the unstable suite)
 //! ```
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -20,6 +21,8 @@ pub enum Flavour {
     Cloud,
     /// `linux-image-amd64`: what the lab machine boots when no special kernel was built.
     Generic,
+    /// `linux-image-cloud-amd64` of the unstable suite: what test guests will boot.
+    Newest,
 }
 
 impl Flavour {
@@ -27,14 +30,16 @@ impl Flavour {
         match self {
             Self::Cloud => "cloud",
             Self::Generic => "generic",
+            Self::Newest => "newest",
         }
     }
 
     /// Meta packages, the preferred first: Debian 12 offers 6.12 beside its 6.1.
-    fn packages(self) -> [&'static str; 2] {
+    fn packages(self) -> &'static [&'static str] {
         match self {
-            Self::Cloud => ["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"],
-            Self::Generic => ["linux-image-6.12-amd64", "linux-image-amd64"],
+            Self::Cloud => &["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"],
+            Self::Generic => &["linux-image-6.12-amd64", "linux-image-amd64"],
+            Self::Newest => &["linux-image-cloud-amd64"],
         }
     }
 }
@@ -74,39 +79,41 @@ pub fn kernel(flavour: Flavour) -> Result<Kernel> {
     if !root.exists() {
         fetch(flavour, &root)?;
     }
-    let image = only_entry(&root.join("boot"), "vmlinuz-")?;
+    let image = only_entry(&root.join("boot"), "vmlinuz")?;
     Ok(Kernel { root, image })
 }
 
 fn fetch(flavour: Flavour, root: &Path) -> Result<()> {
     let parent = root.parent().context("the cache has a parent")?;
     fs::create_dir_all(parent)?;
-    let package = match newest(flavour)? {
+    let work = tempfile::tempdir_in(parent)?;
+    let archive = match flavour {
+        Flavour::Newest => Archive::unstable(work.path())?,
+        Flavour::Cloud | Flavour::Generic => Archive::of_this_machine(),
+    };
+    let package = match archive.newest(flavour)? {
         Some(package) => package,
         None => {
-            run_as_root(&["apt-get", "update", "-qq"])?;
-            newest(flavour)?
-                .with_context(|| format!("apt knows none of {}", flavour.packages().join(", ")))?
+            archive.update()?;
+            let packages = || format!("apt knows none of {}", flavour.packages().join(", "));
+            archive.newest(flavour)?.with_context(packages)?
         }
     };
     eprintln!("fetching {package} into {}", root.display());
-    let work = tempfile::tempdir_in(parent)?;
-    let download = || {
-        run(Command::new("apt-get")
-            .args(["download", "-qq", &package])
-            .current_dir(work.path()))
-    };
+    let packages = archive.with_parts(&package)?;
+    let folder = work.path().join("packages");
+    fs::create_dir(&folder)?;
     // Lists older than the archive name files that are gone: refresh them once.
-    if download().is_err() {
-        run_as_root(&["apt-get", "update", "-qq"])?;
-        download()?;
+    if archive.download(&packages, &folder).is_err() {
+        archive.update()?;
+        archive.download(&packages, &folder)?;
     }
-    let archive = only_entry(work.path(), "linux-image-")?;
     let unpacked = work.path().join("unpacked");
-    run(Command::new("dpkg-deb")
-        .arg("-x")
-        .arg(&archive)
-        .arg(&unpacked))?;
+    for package in fs::read_dir(&folder)? {
+        let mut unpack = Command::new("dpkg-deb");
+        run(unpack.arg("-x").arg(package?.path()).arg(&unpacked))?;
+    }
+    gather(&unpacked)?;
     match fs::rename(&unpacked, root) {
         // Somebody else was quicker; theirs is as good.
         Err(_) if root.exists() => Ok(()),
@@ -114,23 +121,116 @@ fn fetch(flavour: Flavour, root: &Path) -> Result<()> {
     }
 }
 
-/// The real package behind the newest meta package that apt knows.
-fn newest(flavour: Flavour) -> Result<Option<String>> {
-    for meta in flavour.packages() {
-        let output = Command::new("apt-cache")
-            .args(["depends", "--important", meta])
-            .output()
-            .context("run apt-cache (kernels come as Debian packages)")?;
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let package = text
-            .lines()
-            .filter_map(|line| line.trim().strip_prefix("Depends: "))
-            .find(|name| name.starts_with("linux-image-"));
-        if let Some(package) = package {
-            return Ok(Some(package.to_owned()));
+/// Newer packages have their kernel beside its modules, below `/usr`: puts it where the others do.
+fn gather(unpacked: &Path) -> Result<()> {
+    let modules = unpacked.join("usr/lib/modules");
+    if !modules.exists() {
+        return Ok(());
+    }
+    let boot = unpacked.join("boot");
+    fs::create_dir_all(&boot)?;
+    let image = only_entry(&only_entry(&modules, "")?, "vmlinuz")?;
+    fs::rename(image, boot.join("vmlinuz"))?;
+    fs::rename(unpacked.join("usr/lib"), unpacked.join("lib"))?;
+    Ok(())
+}
+
+/// Packages, as apt finds them.
+struct Archive {
+    /// Where apt is told of another suite than the machine's own.
+    config: Option<PathBuf>,
+}
+
+impl Archive {
+    fn of_this_machine() -> Self {
+        Self { config: None }
+    }
+
+    /// The unstable suite, with lists of its own below `work`: the machine's apt is left as it is.
+    fn unstable(work: &Path) -> Result<Self> {
+        let work = work.join("apt");
+        for folder in ["lists/partial", "archives/partial", "parts"] {
+            fs::create_dir_all(work.join(folder))?;
+        }
+        let sources = work.join("sources.list");
+        let source = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] \
+                      http://deb.debian.org/debian sid main\n";
+        fs::write(&sources, source)?;
+        let config = work.join("apt.conf");
+        let place = work.display();
+        let settings = format!(
+            "Dir::Etc::sourcelist \"{place}/sources.list\";\n\
+             Dir::Etc::sourceparts \"{place}/parts\";\n\
+             Dir::State::lists \"{place}/lists\";\n\
+             Dir::Cache \"{place}\";\n\
+             Acquire::Languages \"none\";\n\
+             APT::Sandbox::User \"\";\n"
+        );
+        fs::write(&config, settings)?;
+        let archive = Self {
+            config: Some(config),
+        };
+        archive.update()?;
+        Ok(archive)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        if let Some(config) = &self.config {
+            command.env("APT_CONFIG", config);
+        }
+        command
+    }
+
+    fn update(&self) -> Result<()> {
+        match self.config {
+            Some(_) => run(self.command("apt-get").args(["update", "-qq"])),
+            None => run_as_root(&["apt-get", "update", "-qq"]),
         }
     }
-    Ok(None)
+
+    /// The real package behind the newest meta package that apt knows.
+    fn newest(&self, flavour: Flavour) -> Result<Option<String>> {
+        for meta in flavour.packages() {
+            let needed = self.needs(meta)?;
+            let mut images = needed
+                .into_iter()
+                .filter(|name| name.starts_with("linux-image-"));
+            if let Some(package) = images.next() {
+                return Ok(Some(package));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A kernel's package, and the packages of the same kernel that it may be split into.
+    fn with_parts(&self, package: &str) -> Result<Vec<String>> {
+        let version = package.trim_start_matches("linux-image-");
+        let parts = self.needs(package)?;
+        let parts = parts.into_iter().filter(|name| name.ends_with(version));
+        Ok([package.to_owned()].into_iter().chain(parts).collect())
+    }
+
+    fn needs(&self, package: &str) -> Result<Vec<String>> {
+        let mut command = self.command("apt-cache");
+        let output = command
+            .args(["depends", "--important", package])
+            .output()
+            .context("run apt-cache (kernels come as Debian packages)")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let names = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "));
+        Ok(names.map(str::to_owned).collect())
+    }
+
+    fn download(&self, packages: &[String], folder: &Path) -> Result<()> {
+        let mut command = self.command("apt-get");
+        run(command
+            .args(["download", "-qq"])
+            .args(packages)
+            .current_dir(folder))
+    }
 }
 
 /// Runs a command that needs root: as it is for root, else by sudo without a question.

@@ -167,7 +167,7 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         row("query-block-jobs", json!({})),
         row(
             "block_set_io_throttle",
-            json!({"id": "/machine/peripheral/d0/virtio-backend", "bps": 1 << 40, "bps_rd": 0,
+            json!({"id": "/machine/peripheral/d0/virtio-backend", "bps": 1_u64 << 40, "bps_rd": 0,
                 "bps_wr": 0, "iops": 0, "iops_rd": 100_000, "iops_wr": 0}),
         ),
         row("query-block", json!({})),

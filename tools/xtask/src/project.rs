@@ -78,10 +78,14 @@ pub(crate) fn inits() -> Result<Inits> {
     })
 }
 
-/// Debian's cloud kernel and the guest's initramfs.
-pub(crate) fn guest_files(inits: &Inits) -> Result<GuestFiles> {
-    let kernel = artifacts::kernel(Flavour::Cloud)?;
-    let initrd = target()?.join("guests/initrd");
+/// Debian's cloud kernel, this one or the newest, and the guest's initramfs for it.
+pub(crate) fn guest_files(inits: &Inits, flavour: Flavour) -> Result<GuestFiles> {
+    let kernel = artifacts::kernel(flavour)?;
+    let name = match flavour {
+        Flavour::Newest => "guests/initrd-newest",
+        Flavour::Cloud | Flavour::Generic => "guests/initrd",
+    };
+    let initrd = target()?.join(name);
     write(&initrd, &initramfs::guest_image(&kernel, &inits.guest)?)?;
     Ok(GuestFiles {
         kernel: kernel.image,

@@ -8,6 +8,7 @@ pub(crate) mod disk;
 mod files;
 mod ledger;
 mod net;
+mod pci;
 pub(crate) mod system;
 mod transfer;
 
@@ -54,7 +55,9 @@ const CALLS: &[(&str, Call)] = &[
     ("memory", |_| system::memory()),
     ("time", |_| system::time()),
     ("dmesg", system::dmesg),
-    ("pci", |_| system::pci()),
+    ("warnings", |_| system::warnings()),
+    ("pci", |_| pci::functions()),
+    ("pci-config", |_| pci::config()),
     ("reboot", |_| system::reboot()),
     ("poweroff", |_| system::poweroff()),
     ("crash", |_| system::crash()),

@@ -69,28 +69,18 @@ pub(super) fn dmesg(arguments: &Arguments<'_>) -> io::Result<Value> {
     Ok(json!(all[all.len().saturating_sub(lines)..]))
 }
 
-/// Every PCI function: address, vendor and device, class, driver.
-pub(super) fn pci() -> io::Result<Value> {
-    let mut functions = Vec::new();
-    for entry in fs::read_dir("/sys/bus/pci/devices")?.flatten() {
-        let attribute = |name: &str| {
-            fs::read_to_string(entry.path().join(name))
-                .map(|text| text.trim().to_owned())
-                .unwrap_or_default()
-        };
-        let driver = fs::read_link(entry.path().join("driver"))
-            .ok()
-            .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-        functions.push(json!({
-            "address": entry.file_name().to_string_lossy(),
-            "vendor": attribute("vendor"),
-            "device": attribute("device"),
-            "class": attribute("class"),
-            "driver": driver,
-        }));
-    }
-    functions.sort_by_key(|function| function["address"].to_string());
-    Ok(Value::Array(functions))
+/// What the kernel's log has of the levels warning and worse, without the times.
+pub(super) fn warnings() -> io::Result<Value> {
+    // "<facility and level>,<number>,<time>,<flags>;<text>" (Documentation/ABI/testing/dev-kmsg).
+    const LEVELS: u32 = 8;
+    const WARNING: u32 = 4;
+    let log = kernel_log()?;
+    let worse = log.lines().filter_map(|line| {
+        let (head, text) = line.split_once(';')?;
+        let level = head.split(',').next()?.parse::<u32>().ok()? % LEVELS;
+        (level <= WARNING).then_some(text)
+    });
+    Ok(worse.collect())
 }
 
 /// Restarts the machine after the answer is out.

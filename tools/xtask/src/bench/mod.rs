@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
+use tests::artifacts::Flavour;
 use tests::host_kvm::{self, Place};
 use tests::vm::Vmm;
 
@@ -117,7 +118,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 
 fn guests(pair: &[Vmm; 2], boots: usize) -> Result<Vec<Row>> {
     let inits = project::inits()?;
-    let files = project::guest_files(&inits)?;
+    let files = project::guest_files(&inits, Flavour::Cloud)?;
     let inside = |vmm: &Vmm| InsideOptions {
         vmm: vmm.program.clone(),
         kernel: files.kernel.clone(),

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
+use tests::artifacts::Flavour;
 use tests::host_kvm::{self, Place};
 
 use crate::lab;
@@ -56,7 +57,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         None => project::sesame("lab")?,
     };
     let inits = project::inits()?;
-    let guest = project::guest_files(&inits)?;
+    let guest = project::guest_files(&inits, Flavour::Cloud)?;
     let start = Instant::now();
     let place = host_kvm::place()?;
     step(&place.to_string());

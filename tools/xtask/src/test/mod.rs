@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use ::tests::artifacts::{self, run_as_root};
+use ::tests::artifacts::{self, Flavour, run_as_root};
 use ::tests::fds::open_rw;
 use ::tests::host_kvm::{self, Place};
 use ::tests::lab::Lab;
@@ -143,6 +143,7 @@ fn guest_tests(options: &Options) -> Result<Count> {
         ("mkfs.ext4", "e2fsprogs"),
         ("unshare", "util-linux"),
         ("xz", "xz-utils"),
+        ("lspci", "pciutils"),
     ])?;
     let inits = project::inits()?;
     let environment = environment(options, &inits)?;
@@ -194,10 +195,13 @@ fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, Stri
     };
     let mut environment = lab::environment();
     if !options.host_only {
-        let guest = project::guest_files(inits)?;
+        let guest = project::guest_files(inits, Flavour::Cloud)?;
+        let newest = project::guest_files(inits, Flavour::Newest)?;
         for (key, path) in [
             ("SESAME_GUEST_KERNEL", guest.kernel),
             ("SESAME_GUEST_INITRD", guest.initrd),
+            ("SESAME_NEWEST_KERNEL", newest.kernel),
+            ("SESAME_NEWEST_INITRD", newest.initrd),
         ] {
             environment.insert(key.to_owned(), path.display().to_string());
         }
