@@ -552,6 +552,8 @@ const (
 	OpenRoleNet OpenRole = "net"
 	// A queue of a tap interface.
 	OpenRoleTap OpenRole = "tap"
+	// A device of the kernel that serves a device's queues.
+	OpenRoleVhost OpenRole = "vhost"
 	// A snapshot or migration stream.
 	OpenRoleSnapshot OpenRole = "snapshot"
 	// The file that names the process id.
@@ -591,6 +593,10 @@ const (
 	OpenKindDatagramSocket OpenKind = "datagram-socket"
 	// A queue of a tap interface.
 	OpenKindTap OpenKind = "tap"
+	// The vhost-net device.
+	OpenKindVhostNet OpenKind = "vhost-net"
+	// The vhost-vsock device.
+	OpenKindVhostVsock OpenKind = "vhost-vsock"
 )
 
 // OpenAccess: How it will be used.
@@ -1786,6 +1792,17 @@ type NetdevTap struct {
 	VnetHdr *bool `json:"vnet_hdr,omitempty"`
 	// How many queues to open of ifname, 1 to 256 (default: 1).
 	Queues *uint32 `json:"queues,omitempty"`
+	// Whether the kernel moves packets between the guest and the interface by itself: vhost-net.
+	// What a guest's filter does not want reaches it all the same (default: true if vhostforce is,
+	// or vhostfd or vhostfds is given).
+	Vhost *bool `json:"vhost,omitempty"`
+	// The vhost-net device for fd, or for the one queue of ifname, named as fd is (default:
+	// /dev/vhost-net is opened, once for each queue).
+	Vhostfd *string `json:"vhostfd,omitempty"`
+	// Several of them, separated by colons, each opened by itself: one for each of fds.
+	Vhostfds *string `json:"vhostfds,omitempty"`
+	// As vhost: the kernel serves guests of every kind (default: false).
+	Vhostforce *bool `json:"vhostforce,omitempty"`
 }
 
 func (NetdevTap) isNetdev() {}
@@ -4407,6 +4424,10 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsScsiHd](data, &u.Variant)
 	case "tpm-crb":
 		return variant[DeviceOptionsTpmCrb](data, &u.Variant)
+	case "vhost-vsock-pci":
+		return variant[DeviceOptionsVhostVsockPCI](data, &u.Variant)
+	case "vhost-vsock-pci-non-transitional":
+		return variant[DeviceOptionsVhostVsockPCINonTransitional](data, &u.Variant)
 	case "virtconsole":
 		return variant[DeviceOptionsVirtconsole](data, &u.Variant)
 	case "virtio-balloon-pci":
@@ -4733,6 +4754,96 @@ func (DeviceOptionsTpmCrb) isDeviceOptions() {}
 func (v DeviceOptionsTpmCrb) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsTpmCrb
 	return tagged(plain(v), "driver", "tpm-crb")
+}
+
+// DeviceOptionsVhostVsockPCI: Sockets between the guest and this machine.
+type DeviceOptionsVhostVsockPCI struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// What the guest is called, 3 to 4294967294: no other guest of this machine is.
+	GuestCid *uint64 `json:"guest-cid,omitempty"`
+	// The vhost-vsock device: the name it was given by getfd, or its number if it was inherited,
+	// or anything else that can be opened. It serves one guest, until all who hold it have closed
+	// it (default: /dev/vhost-vsock is opened).
+	Vhostfd *string `json:"vhostfd,omitempty"`
+	// Whether sockets that keep the borders of messages are offered, where the kernel has them
+	// (default: auto, which is on).
+	Seqpacket *OnOffAuto `json:"seqpacket,omitempty"`
+}
+
+func (DeviceOptionsVhostVsockPCI) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVhostVsockPCI) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVhostVsockPCI
+	return tagged(plain(v), "driver", "vhost-vsock-pci")
+}
+
+// DeviceOptionsVhostVsockPCINonTransitional: The same.
+type DeviceOptionsVhostVsockPCINonTransitional struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// What the guest is called, 3 to 4294967294: no other guest of this machine is.
+	GuestCid *uint64 `json:"guest-cid,omitempty"`
+	// The vhost-vsock device: the name it was given by getfd, or its number if it was inherited,
+	// or anything else that can be opened. It serves one guest, until all who hold it have closed
+	// it (default: /dev/vhost-vsock is opened).
+	Vhostfd *string `json:"vhostfd,omitempty"`
+	// Whether sockets that keep the borders of messages are offered, where the kernel has them
+	// (default: auto, which is on).
+	Seqpacket *OnOffAuto `json:"seqpacket,omitempty"`
+}
+
+func (DeviceOptionsVhostVsockPCINonTransitional) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVhostVsockPCINonTransitional) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVhostVsockPCINonTransitional
+	return tagged(plain(v), "driver", "vhost-vsock-pci-non-transitional")
 }
 
 // DeviceOptionsVirtconsole: A console of a virtio-serial device.

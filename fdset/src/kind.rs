@@ -223,6 +223,7 @@ impl Role {
             Self::Commands => &[Kind::File, Kind::Memfd, Kind::Fifo],
             Self::Net => NET,
             Self::Tap => &[Kind::Tap],
+            Self::Vhost => &[Kind::VhostNet, Kind::VhostVsock],
             Self::Chardev
             | Self::ChardevLog
             | Self::Monitor

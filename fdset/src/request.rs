@@ -106,6 +106,8 @@ pub enum Role {
     Net,
     /// A queue of a tap interface.
     Tap,
+    /// A device of the kernel that serves queues.
+    Vhost,
     /// A snapshot or migration stream.
     Snapshot,
     /// The file that names our process id.
@@ -136,6 +138,7 @@ impl fmt::Display for Role {
             Self::Secret => "secret",
             Self::Net => "network backend",
             Self::Tap => "tap interface",
+            Self::Vhost => "vhost device",
             Self::Snapshot => "snapshot",
             Self::PidFile => "pid file",
             Self::Log => "log",

@@ -64,6 +64,8 @@ pub const DRIVERS: &[DriverSpec] = &[
     driver("scsi-cd", None, BusKind::Scsi),
     driver("scsi-hd", None, BusKind::Scsi),
     driver("tpm-crb", None, BusKind::Board),
+    driver("vhost-vsock-pci", None, BusKind::Pci),
+    driver("vhost-vsock-pci-non-transitional", None, BusKind::Pci),
     driver("virtconsole", None, BusKind::VirtioSerial),
     driver("virtio-balloon-pci", Some("virtio-balloon"), BusKind::Pci),
     driver("virtio-balloon-pci-non-transitional", None, BusKind::Pci),

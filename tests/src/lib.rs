@@ -21,6 +21,7 @@
 )]
 
 pub mod artifacts;
+pub mod cable;
 pub mod clients;
 pub mod ctl;
 pub mod fds;

@@ -117,6 +117,14 @@ impl Vm {
         Builder::new(Vmm::from_env().expect("the VMM under test")).stopped()
     }
 
+    /// A guest with one free root port, booted, in a process that is sealed from the start.
+    pub fn sealed_with_a_port() -> Result<Self> {
+        let sealed = ["-open-policy", "sealed"];
+        let mut vm = Self::builder().root_ports(1).args(sealed).start()?;
+        vm.guest()?;
+        Ok(vm)
+    }
+
     /// The guest, booted.
     pub fn guest(&mut self) -> Result<&mut Guest> {
         if !self.guest_is_up {

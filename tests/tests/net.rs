@@ -1,105 +1,16 @@
 //! Network cards on taps, in guests whose VMM can open nothing.
-use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use tests::network::{self, Peer};
-use tests::{Vm, tap};
+use tests::Vm;
+use tests::cable::Cable;
 
 const MIB: u64 = 1 << 20;
-const SOON: Duration = Duration::from_secs(120);
 /// The numbers of features (virtio 1.2, 5.1.3).
 const CSUM: u64 = 0;
 const GUEST_TSO4: u64 = 7;
 const HOST_TSO4: u64 = 11;
 const MRG_RXBUF: u64 = 15;
 const MQ: u64 = 22;
-
-/// A network between one tap and one guest: `10.77.N.1` is here, `10.77.N.2` there.
-struct Cable {
-    number: u8,
-    queues: Vec<OwnedFd>,
-}
-
-impl Cable {
-    fn new(number: u8, queues: usize) -> Result<Self> {
-        let name = format!("stap{number}");
-        let queues = tap::queues(&name, queues)?;
-        network::configure(&name, &format!("10.77.{number}.1/24"))?;
-        Ok(Self { number, queues })
-    }
-
-    fn here(&self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 77, self.number, 1)
-    }
-
-    fn there(&self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 77, self.number, 2)
-    }
-
-    fn mac(&self) -> String {
-        format!("52:54:00:77:{:02x}:02", self.number)
-    }
-
-    /// Hands the queues in and plugs a card onto them, into the first root port.
-    fn plug(&self, vm: &mut Vm, more: &Value) -> Result<()> {
-        let mut names = Vec::new();
-        for (nth, queue) in self.queues.iter().enumerate() {
-            let name = format!("q{nth}");
-            vm.qmp
-                .execute_with("getfd", json!({"fdname": name}), &[queue.as_fd()])?;
-            names.push(name);
-        }
-        let fds = names.join(":");
-        let mut netdev = json!({"type": "tap", "id": "cable", "fds": fds});
-        let mut device = json!({"driver": "virtio-net-pci", "id": "card", "netdev": "cable",
-            "bus": "port0", "mac": self.mac(), "mq": self.queues.len() > 1});
-        for (to, part) in [(&mut netdev, "netdev"), (&mut device, "device")] {
-            for (key, value) in more[part].as_object().into_iter().flatten() {
-                to[key] = value.clone();
-            }
-        }
-        vm.execute("netdev_add", netdev)?;
-        vm.execute("device_add", device)?;
-        Ok(())
-    }
-
-    /// Waits for the card in the guest and gives it its address; its name.
-    fn configure(&self, vm: &mut Vm) -> Result<String> {
-        let guest = vm.guest_port();
-        let card = guest.call("card-wait", json!({"mac": self.mac(), "seconds": 60}))?;
-        let card = card.as_str().unwrap_or_default().to_owned();
-        let address = json!({"card": card, "address": self.there().to_string(), "prefix": 24});
-        guest.call("card-address", address)?;
-        Ok(card)
-    }
-
-    /// An echo, and bytes both ways.
-    fn use_it(&self, vm: &mut Vm, length: u64, streams: u64) -> Result<()> {
-        network::ping(self.there())?;
-        Peer::tcp(self.here())?.exchange(vm.guest_port(), length, streams)
-    }
-
-    fn unplug(&self, vm: &mut Vm) -> Result<()> {
-        vm.execute("device_del", json!({"id": "card"}))?;
-        let is_ours = |event: &Value| event["data"]["device"] == "card";
-        vm.qmp.event_where("DEVICE_DELETED", SOON, is_ours)?;
-        vm.execute("netdev_del", json!({"id": "cable"}))?;
-        Ok(())
-    }
-}
-
-/// A guest with a free root port in a process that is sealed.
-fn sealed() -> Result<Vm> {
-    let mut vm = Vm::builder()
-        .root_ports(1)
-        .args(["-open-policy", "sealed"])
-        .start()?;
-    vm.guest()?;
-    Ok(vm)
-}
 
 fn card(vm: &mut Vm, name: &str) -> Result<Value> {
     let cards = vm.guest_port().call("cards", json!({}))?;
@@ -108,6 +19,7 @@ fn card(vm: &mut Vm, name: &str) -> Result<Value> {
     Ok(found.unwrap_or_default())
 }
 
+/// Whether the driver and the card have agreed on a feature.
 fn has(card: &Value, feature: u64) -> bool {
     let features = card["features"].as_array();
     features.is_some_and(|all| all.contains(&json!(feature)))
@@ -117,7 +29,7 @@ fn has(card: &Value, feature: u64) -> bool {
 #[ignore = "needs a guest: cargo xtask test"]
 fn a_card_on_a_passed_tap_carries_packets_before_and_after_a_reset() -> Result<()> {
     let cable = Cable::new(1, 1)?;
-    let mut vm = sealed()?;
+    let mut vm = Vm::sealed_with_a_port()?;
     cable.plug(&mut vm, &json!({}))?;
     let name = cable.configure(&mut vm)?;
     let seen = card(&mut vm, &name)?;
@@ -138,7 +50,7 @@ fn a_card_on_a_passed_tap_carries_packets_before_and_after_a_reset() -> Result<(
 #[ignore = "needs a guest: cargo xtask test"]
 fn a_cable_that_is_pulled_out_is_seen_and_carries_again_when_it_is_back() -> Result<()> {
     let cable = Cable::new(2, 1)?;
-    let mut vm = sealed()?;
+    let mut vm = Vm::sealed_with_a_port()?;
     cable.plug(&mut vm, &json!({}))?;
     let name = cable.configure(&mut vm)?;
     for end in ["card", "cable"] {
@@ -156,8 +68,8 @@ fn a_cable_that_is_pulled_out_is_seen_and_carries_again_when_it_is_back() -> Res
 #[ignore = "needs a guest: cargo xtask test"]
 fn a_tap_serves_another_guest_as_soon_as_its_card_is_deleted() -> Result<()> {
     let cable = Cable::new(3, 1)?;
-    let mut first = sealed()?;
-    let mut second = sealed()?;
+    let mut first = Vm::sealed_with_a_port()?;
+    let mut second = Vm::sealed_with_a_port()?;
     for _ in 0..2 {
         for vm in [&mut first, &mut second] {
             cable.plug(vm, &json!({}))?;
@@ -204,7 +116,7 @@ fn four_queues_by_fds_are_used_by_a_guest_that_asks_for_them() -> Result<()> {
 #[ignore = "needs a guest: cargo xtask test"]
 fn offloads_that_are_switched_off_are_not_negotiated_and_not_needed() -> Result<()> {
     let cable = Cable::new(5, 1)?;
-    let mut vm = sealed()?;
+    let mut vm = Vm::sealed_with_a_port()?;
     let off = json!({"device": {"csum": false, "guest_csum": false, "mrg_rxbuf": false}});
     cable.plug(&mut vm, &off)?;
     let name = cable.configure(&mut vm)?;

@@ -297,7 +297,7 @@ fn add_machine(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
                 .map(|id| format!(",id={id}"))
                 .unwrap_or_default()
         );
-        plug::plug(vm, options).context(what)?;
+        plug::plug(vm, door, options).context(what)?;
     }
     Ok(())
 }

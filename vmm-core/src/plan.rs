@@ -19,10 +19,12 @@ use block::graph::{Absent, HeaderPlace};
 use block::protocol::create::NewFile;
 use block::spec::{BackingSpec, ChildSpec, DriverSpec, FileSpec, NodeOptions, NodeSpec, Qcow2Spec};
 use devices::chardev::{BackendSpec, ChardevSpec, SocketRole};
-use devices::net::{NetdevKind, NetdevSpec, StreamRole, TapQueues, TapSpec};
+use devices::net::tap::VHOST_NET;
+use devices::net::{NetdevKind, NetdevSpec, StreamRole, TapQueues, TapSpec, TapVhost};
 use fdset::{Access, Existing, Expected, Request, Role, SocketAddress, Wish};
 use qapi_schema::block_core::FileSnapshot;
 use qapi_schema::block_create::BlockdevCreate;
+use qapi_schema::devices::{DeviceOptions, DeviceOptionsVariant};
 use qapi_schema::transaction::{Transaction, TransactionActionVariant};
 use qapi_schema::{QmpError, find_command, input};
 use serde_json::Value;
@@ -124,6 +126,10 @@ pub fn command(name: &str, arguments: Value) -> Result<Vec<Step>, QmpError> {
             let (id, spec) = resolve::object::object(input::arguments(arguments)?)?;
             Ok(steps(object(&id, &spec)))
         }
+        "device_add" => {
+            let options: DeviceOptions = input::arguments(arguments)?;
+            Ok(steps(device(&options)?))
+        }
         "netdev_add" => {
             let spec = resolve::netdev::netdev(input::arguments(arguments)?)?;
             Ok(steps(netdev(&spec)))
@@ -190,6 +196,10 @@ pub fn config(config: &Config) -> Vec<Step> {
         }
     }
     plan.extend(steps(machine(config)));
+    for options in &config.devices {
+        // What is wrong with one is told when it is its turn.
+        plan.extend(steps(device(options).unwrap_or_default()));
+    }
     let log = config.qtest.iter().filter_map(|qtest| qtest.log.as_deref());
     plan.extend(log.map(|name| {
         let request = Request::new(name, Access::WriteOnly, Role::Log, "-qtest-log");
@@ -486,13 +496,24 @@ fn netdev(spec: &NetdevSpec) -> Vec<Planned> {
         Planned::new(&request, expected)
     };
     match &spec.kind {
-        NetdevKind::Tap(TapSpec {
-            queues: TapQueues::Handed(names),
-            ..
-        }) => {
-            let names = names.iter().filter_map(|name| handed_name(name));
-            let queues = names.map(|name| planned(&name, Role::Tap, Expected::Tap));
-            queues.collect()
+        NetdevKind::Tap(TapSpec { queues, vhost, .. }) => {
+            let handed = |names: &[String], role, expected| {
+                let names = names.iter().filter_map(|name| handed_name(name));
+                let planned = names.map(|name| planned(&name, role, expected));
+                planned.collect::<Vec<_>>()
+            };
+            let (mut plan, count) = match queues {
+                TapQueues::Handed(names) => (handed(names, Role::Tap, Expected::Tap), names.len()),
+                TapQueues::Named { count, .. } => (Vec::new(), usize::from(*count)),
+            };
+            plan.extend(match vhost {
+                TapVhost::Off => Vec::new(),
+                TapVhost::Handed(names) => handed(names, Role::Vhost, Expected::VhostNet),
+                TapVhost::Opened => {
+                    vec![planned(VHOST_NET, Role::Vhost, Expected::VhostNet); count]
+                }
+            });
+            plan
         }
         NetdevKind::Stream(stream) => {
             let expected = match stream.role {
@@ -510,8 +531,25 @@ fn netdev(spec: &NetdevSpec) -> Vec<Planned> {
             let local = local.map(|name| planned(&name, Role::Net, Expected::DatagramSocket));
             local.collect()
         }
-        NetdevKind::Tap(_) | NetdevKind::HubPort { .. } => Vec::new(),
+        NetdevKind::HubPort { .. } => Vec::new(),
     }
+}
+
+/// What a device opens by itself.
+fn device(options: &DeviceOptions) -> Result<Vec<Planned>, QmpError> {
+    let (DeviceOptionsVariant::VhostVsockPci(vsock)
+    | DeviceOptionsVariant::VhostVsockPciNonTransitional(vsock)) = &options.driver
+    else {
+        return Ok(Vec::new());
+    };
+    let spec = resolve::vsock::vsock(vsock)?;
+    let reason = format!("device '{}'", options.id.as_deref().unwrap_or_default());
+    let name = handed_name(&spec.device).into_iter();
+    let opened = name.map(|name| {
+        let request = Request::new(&name, Access::ReadWrite, Role::Vhost, &reason);
+        Planned::new(&request, Expected::VhostVsock)
+    });
+    Ok(opened.collect())
 }
 
 /// The name under which an fd is asked for that is given by its name or number; an inherited number

@@ -152,6 +152,7 @@ OpenRole = Literal[
     "secret",
     "net",
     "tap",
+    "vhost",
     "snapshot",
     "pid-file",
     "log",
@@ -176,6 +177,7 @@ made the image.
 - ``secret``: A secret.
 - ``net``: A network backend's socket.
 - ``tap``: A queue of a tap interface.
+- ``vhost``: A device of the kernel that serves a device's queues.
 - ``snapshot``: A snapshot or migration stream.
 - ``pid-file``: The file that names the process id.
 - ``log``: The program's own log.
@@ -194,6 +196,8 @@ OpenKind = Literal[
     "connected-socket",
     "datagram-socket",
     "tap",
+    "vhost-net",
+    "vhost-vsock",
 ]
 """What the fd must lead to.
 
@@ -211,6 +215,8 @@ kernel does not tell whether anybody is there.
 - ``connected-socket``: One end of a connection.
 - ``datagram-socket``: A datagram socket.
 - ``tap``: A queue of a tap interface.
+- ``vhost-net``: The vhost-net device.
+- ``vhost-vsock``: The vhost-vsock device.
 """
 
 
@@ -1999,6 +2005,19 @@ class NetdevTap(Struct):
     """
     queues: Optional[int] = None
     """How many queues to open of ``ifname``, 1 to 256 (default: 1)."""
+    vhost: Optional[bool] = None
+    """Whether the kernel moves packets between the guest and the interface by itself:
+    vhost-net. What a guest's filter does not want reaches it all the same (default: true if
+    ``vhostforce`` is, or ``vhostfd`` or ``vhostfds`` is given).
+    """
+    vhostfd: Optional[str] = None
+    """The vhost-net device for ``fd``, or for the one queue of ``ifname``, named as ``fd`` is
+    (default: /dev/vhost-net is opened, once for each queue).
+    """
+    vhostfds: Optional[str] = None
+    """Several of them, separated by colons, each opened by itself: one for each of ``fds``."""
+    vhostforce: Optional[bool] = None
+    """As ``vhost``: the kernel serves guests of every kind (default: false)."""
 
 
 @dataclass
@@ -4353,6 +4372,106 @@ class DeviceOptionsTpmCrb(Struct):
 
 
 @dataclass
+class DeviceOptionsVhostVsockPci(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``vhost-vsock-pci``: sockets between the guest and this machine.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"iommu_platform": "iommu_platform"}
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "vhost-vsock-pci"}
+
+    driver: Literal["vhost-vsock-pci"] = field(default="vhost-vsock-pci", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    guest_cid: Optional[int] = None
+    """What the guest is called, 3 to 4294967294: no other guest of this machine is."""
+    vhostfd: Optional[str] = None
+    """The vhost-vsock device: the name it was given by getfd, or its number if it was
+    inherited, or anything else that can be opened. It serves one guest, until all who hold
+    it have closed it (default: /dev/vhost-vsock is opened).
+    """
+    seqpacket: Optional[OnOffAuto] = None
+    """Whether sockets that keep the borders of messages are offered, where the kernel has them
+    (default: auto, which is on).
+    """
+
+
+@dataclass
+class DeviceOptionsVhostVsockPciNonTransitional(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``vhost-vsock-pci-non-transitional``: the same.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"iommu_platform": "iommu_platform"}
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "vhost-vsock-pci-non-transitional"}
+
+    driver: Literal["vhost-vsock-pci-non-transitional"] = field(default="vhost-vsock-pci-non-transitional", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    guest_cid: Optional[int] = None
+    """What the guest is called, 3 to 4294967294: no other guest of this machine is."""
+    vhostfd: Optional[str] = None
+    """The vhost-vsock device: the name it was given by getfd, or its number if it was
+    inherited, or anything else that can be opened. It serves one guest, until all who hold
+    it have closed it (default: /dev/vhost-vsock is opened).
+    """
+    seqpacket: Optional[OnOffAuto] = None
+    """Whether sockets that keep the borders of messages are offered, where the kernel has them
+    (default: auto, which is on).
+    """
+
+
+@dataclass
 class DeviceOptionsVirtconsole(Struct):
     """A device to be plugged in.
 
@@ -5517,6 +5636,8 @@ DeviceOptions = Union[
     DeviceOptionsScsiCd,
     DeviceOptionsScsiHd,
     DeviceOptionsTpmCrb,
+    DeviceOptionsVhostVsockPci,
+    DeviceOptionsVhostVsockPciNonTransitional,
     DeviceOptionsVirtconsole,
     DeviceOptionsVirtioBalloonPci,
     DeviceOptionsVirtioBalloonPciNonTransitional,

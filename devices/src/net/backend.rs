@@ -1,11 +1,12 @@
 //! The seam between a network card and the host's end of its cable.
 
 use std::io;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use bitflags::bitflags;
 
 use super::packet::Packet;
+use crate::vhost::QueueServer;
 
 bitflags! {
     /// Work on packets that one side may leave to the other. The values are those of `TUNSETOFFLOAD`.
@@ -89,6 +90,12 @@ pub trait NetBackend: Send + Sync {
 
     /// Puts one packet with its header into `buffer`, which has room for the longest.
     fn receive(&self, queue: usize, buffer: &mut [u8]) -> Received;
+
+    /// Who serves a card's queues in its place, if anybody does. While the server has a queue,
+    /// `send` and `receive` are not called for it, but for announcements.
+    fn server(&self) -> Option<Arc<dyn QueueServer>> {
+        None
+    }
 
     /// Where it leads, for `info network`: `listening`, `ifname=tap0,script=no,downscript=no`.
     fn describe(&self) -> String;

@@ -38,7 +38,7 @@ pub use backend::{Abilities, NetBackend, NetFrontend, Offloads, Received, Sent};
 pub use netdev::{NetLease, Netdev};
 pub use packet::{Packet, Pieces};
 pub use registry::Netdevs;
-pub use spec::{NetdevKind, NetdevSpec, StreamRole, StreamSpec, TapQueues, TapSpec};
+pub use spec::{NetdevKind, NetdevSpec, StreamRole, StreamSpec, TapQueues, TapSpec, TapVhost};
 
 use fdset::OpenError;
 

@@ -24,6 +24,8 @@ pub struct Netdev {
     frontend: Mutex<Option<Weak<dyn NetFrontend>>>,
     taken: AtomicBool,
     link: AtomicBool,
+    /// It is being removed: who still has the backend lets go of it.
+    closing: AtomicBool,
 }
 
 impl Netdev {
@@ -41,6 +43,7 @@ impl Netdev {
             frontend: Mutex::new(None),
             taken: AtomicBool::new(false),
             link: AtomicBool::new(true),
+            closing: AtomicBool::new(false),
         })
     }
 
@@ -89,6 +92,9 @@ impl Netdev {
 
     /// Closes the backend and all that it holds. When this returns, it is closed.
     pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+        // The card takes its queues back from whoever serves them by the backend.
+        self.tell();
         let backend = self.lock_backend().take();
         let Some(backend) = backend else {
             return;
@@ -99,7 +105,6 @@ impl Netdev {
         if let Err(error) = self.reactor.settle() {
             tracing::error!(%error, netdev = %self.id, "dev-io cannot be waited for");
         }
-        self.tell();
     }
 
     fn backend(&self) -> Option<Arc<dyn NetBackend>> {
@@ -153,7 +158,10 @@ impl NetLease {
     /// Whether there is a link.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        self.netdev.link.load(Ordering::Acquire) && self.netdev.lock_backend().is_some()
+        let netdev = &self.netdev;
+        netdev.link.load(Ordering::Acquire)
+            && !netdev.closing.load(Ordering::Acquire)
+            && netdev.lock_backend().is_some()
     }
 
     /// Lets the backend know its card.

@@ -41,6 +41,19 @@ pub struct TapSpec {
     pub queues: TapQueues,
     /// How many bytes of the guest's may be on their way; `None` for no limit.
     pub sndbuf: Option<i32>,
+    /// Who moves its packets.
+    pub vhost: TapVhost,
+}
+
+/// Who moves a tap's packets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TapVhost {
+    /// We do.
+    Off,
+    /// The kernel, by devices that were handed in: names or numbers, one for each queue.
+    Handed(Vec<String>),
+    /// The kernel, by devices that are opened.
+    Opened,
 }
 
 /// Where a tap's queues come from.

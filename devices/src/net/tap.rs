@@ -16,14 +16,17 @@ use nix::unistd;
 
 use super::backend::{Abilities, NetBackend, NetFrontend, Offloads, Received, Sent};
 use super::packet::Packet;
-use super::spec::{TapQueues, TapSpec};
+use super::spec::{TapQueues, TapSpec, TapVhost};
 use super::tap_ioctl;
 use super::{HEADER, LONGEST, NetError};
 use crate::reactor::{Reactor, Readiness, Ready, Registration};
 use crate::repeats::Repeats;
+use crate::vhost::{KernelVhost, QueueServer, VhostNet};
 
 /// Where queues of interfaces are opened.
 const TUN: &str = "/dev/net/tun";
+/// Where the kernel's servers of queues are opened.
+pub const VHOST_NET: &str = "/dev/vhost-net";
 
 /// A tap interface.
 pub struct Tap {
@@ -37,6 +40,8 @@ pub struct Tap {
     refused: Repeats,
     /// A packet without its header, for an interface that takes none.
     bare: Option<Mutex<Box<[u8]>>>,
+    /// Who moves its packets in our place.
+    server: Option<Arc<VhostNet>>,
 }
 
 struct Queue {
@@ -73,8 +78,10 @@ impl Tap {
         let nature = look(id, &files)?;
         let abilities = prepare(&files, nature.header, spec.sndbuf)
             .map_err(|source| NetError::host(id, "setting its tap up", source))?;
+        let files: Vec<_> = files.into_iter().map(Arc::new).collect();
+        let server = serve(id, &spec.vhost, &files, nature.header, door)?;
         let queue = |file| Queue {
-            file: Arc::new(file),
+            file,
             full: Arc::default(),
         };
         Ok(Arc::new(Self {
@@ -87,6 +94,7 @@ impl Tap {
             refused: Repeats::default(),
             bare: (!nature.header)
                 .then(|| Mutex::new(vec![0; LONGEST - HEADER].into_boxed_slice())),
+            server,
         }))
     }
 
@@ -112,6 +120,54 @@ fn open_queues(
         Ok(file)
     };
     (0..count).map(open).collect()
+}
+
+/// The kernel's servers for the queues, if they are wanted.
+fn serve(
+    id: &str,
+    vhost: &TapVhost,
+    queues: &[Arc<OpenFile>],
+    header: bool,
+    door: &Door,
+) -> Result<Option<Arc<VhostNet>>, NetError> {
+    let reason = format!("netdev '{id}'");
+    let kinds = &[Kind::VhostNet];
+    let handed = |name: &String| fdset::handed_in(door, name, Role::Vhost, kinds, &reason);
+    let opened = |_: &_| {
+        let request = Request::new(VHOST_NET, Access::ReadWrite, Role::Vhost, &reason);
+        fdset::open(door, &request.kinds(kinds))
+    };
+    let devices: Vec<OpenFile> = match vhost {
+        TapVhost::Off => return Ok(None),
+        TapVhost::Handed(names) => names.iter().map(handed).collect::<Result<_, _>>()?,
+        TapVhost::Opened => queues.iter().map(opened).collect::<Result<_, _>>()?,
+    };
+    if devices.len() != queues.len() {
+        return Err(NetError::Unfit {
+            id: id.to_owned(),
+            problem: format!(
+                "it has {} queues and {} vhost devices; pass one for each queue",
+                queues.len(),
+                devices.len()
+            ),
+        });
+    }
+    let own = |device| {
+        KernelVhost::own(device).map_err(|source| {
+            let what = if source.raw_os_error() == Some(libc::EBUSY) {
+                "taking a vhost device that serves another card (open it once for each queue)"
+            } else {
+                "taking its vhost device"
+            };
+            NetError::host(id, what, source)
+        })
+    };
+    let instances = devices
+        .into_iter()
+        .map(own)
+        .collect::<Result<Vec<_>, _>>()?;
+    let pairs = instances.into_iter().zip(queues.iter().map(Arc::clone));
+    Ok(Some(Arc::new(VhostNet::new(pairs.collect(), header))))
 }
 
 /// What all the queues are.
@@ -291,6 +347,10 @@ impl NetBackend for Tap {
                 }
             }
         }
+    }
+
+    fn server(&self) -> Option<Arc<dyn QueueServer>> {
+        self.server.as_ref().map(|server| Arc::clone(server) as _)
     }
 
     fn describe(&self) -> String {

@@ -26,18 +26,31 @@ impl KernelVhost {
     /// Makes this process the owner of the instance behind `file`.
     ///
     /// # Errors
+    /// It is no vhost, or it has an owner (`EBUSY`).
+    pub fn own(file: OpenFile) -> io::Result<Self> {
+        ioctl::set_owner(file.as_fd())?;
+        Self::owned(file)
+    }
+
+    /// The same, of a kind that keeps its owner as long as anybody has it open: it may be ours since
+    /// it was used before.
+    ///
+    /// # Errors
     /// It is no vhost, or another process owns it (`EBUSY`).
-    pub fn new(file: OpenFile) -> io::Result<Self> {
-        let fd = file.as_fd();
-        match ioctl::set_owner(fd) {
-            // Ours from before, which only the owner is told: it was plugged, and is plugged again.
+    pub fn own_again(file: OpenFile) -> io::Result<Self> {
+        match ioctl::set_owner(file.as_fd()) {
             Err(busy) if busy.raw_os_error() == Some(libc::EBUSY) => {
-                ioctl::set_mem_table(fd, &table(None)?).map_err(|_| busy)?;
+                // Only the owner may say where memory is.
+                ioctl::set_mem_table(file.as_fd(), &table(None)?).map_err(|_| busy)?;
             }
             other => other?,
         }
+        Self::owned(file)
+    }
+
+    fn owned(file: OpenFile) -> io::Result<Self> {
         Ok(Self {
-            features: ioctl::get_features(fd)?,
+            features: ioctl::get_features(file.as_fd())?,
             file,
             memory: Mutex::default(),
         })

@@ -27,7 +27,7 @@ impl VhostVsock {
     /// # Errors
     /// It is no vhost-vsock or has another owner, or the name is taken (`EADDRINUSE`).
     pub fn new(file: OpenFile, cid: u32) -> io::Result<Self> {
-        let vhost = KernelVhost::new(file)?;
+        let vhost = KernelVhost::own_again(file)?;
         ioctl::vsock_set_guest_cid(vhost.fd(), cid.into())?;
         Ok(Self {
             vhost,

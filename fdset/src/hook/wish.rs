@@ -28,6 +28,10 @@ pub enum Expected {
     DatagramSocket,
     /// A queue of a tap interface.
     Tap,
+    /// The vhost-net device.
+    VhostNet,
+    /// The vhost-vsock device.
+    VhostVsock,
 }
 
 impl Expected {
@@ -45,6 +49,8 @@ impl Expected {
             Self::ConnectedSocket => "a connected socket",
             Self::DatagramSocket => "a datagram socket",
             Self::Tap => "a queue of a tap interface",
+            Self::VhostNet => "the vhost-net device",
+            Self::VhostVsock => "the vhost-vsock device",
         }
     }
 
@@ -62,6 +68,8 @@ impl Expected {
             Self::ConnectedSocket => &[Kind::UnixStream, Kind::InetStream, Kind::VsockStream],
             Self::DatagramSocket => &[Kind::UnixDatagram, Kind::InetDatagram],
             Self::Tap => Role::Tap.kinds(),
+            Self::VhostNet => &[Kind::VhostNet],
+            Self::VhostVsock => &[Kind::VhostVsock],
         }
     }
 

@@ -1513,6 +1513,12 @@ pub enum DeviceDriver {
     /// A TPM 2.0.
     #[serde(rename = "tpm-crb")]
     TpmCrb,
+    /// Sockets between the guest and this machine.
+    #[serde(rename = "vhost-vsock-pci")]
+    VhostVsockPci,
+    /// The same.
+    #[serde(rename = "vhost-vsock-pci-non-transitional")]
+    VhostVsockPciNonTransitional,
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole,
@@ -1576,6 +1582,8 @@ impl DeviceDriver {
         Self::ScsiCd,
         Self::ScsiHd,
         Self::TpmCrb,
+        Self::VhostVsockPci,
+        Self::VhostVsockPciNonTransitional,
         Self::Virtconsole,
         Self::VirtioBalloonPci,
         Self::VirtioBalloonPciNonTransitional,
@@ -1606,6 +1614,8 @@ impl DeviceDriver {
             Self::ScsiCd => "scsi-cd",
             Self::ScsiHd => "scsi-hd",
             Self::TpmCrb => "tpm-crb",
+            Self::VhostVsockPci => "vhost-vsock-pci",
+            Self::VhostVsockPciNonTransitional => "vhost-vsock-pci-non-transitional",
             Self::Virtconsole => "virtconsole",
             Self::VirtioBalloonPci => "virtio-balloon-pci",
             Self::VirtioBalloonPciNonTransitional => {
@@ -1678,6 +1688,12 @@ pub enum DeviceOptionsVariant {
     /// A TPM 2.0.
     #[serde(rename = "tpm-crb")]
     TpmCrb(super::tpm::TpmCrbProperties),
+    /// Sockets between the guest and this machine.
+    #[serde(rename = "vhost-vsock-pci")]
+    VhostVsockPci(super::vsock::VhostVsockProperties),
+    /// The same.
+    #[serde(rename = "vhost-vsock-pci-non-transitional")]
+    VhostVsockPciNonTransitional(super::vsock::VhostVsockProperties),
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole(VirtSerialPortProperties),
@@ -1742,6 +1758,10 @@ impl DeviceOptionsVariant {
             Self::ScsiCd(_) => DeviceDriver::ScsiCd,
             Self::ScsiHd(_) => DeviceDriver::ScsiHd,
             Self::TpmCrb(_) => DeviceDriver::TpmCrb,
+            Self::VhostVsockPci(_) => DeviceDriver::VhostVsockPci,
+            Self::VhostVsockPciNonTransitional(_) => {
+                DeviceDriver::VhostVsockPciNonTransitional
+            }
             Self::Virtconsole(_) => DeviceDriver::Virtconsole,
             Self::VirtioBalloonPci(_) => DeviceDriver::VirtioBalloonPci,
             Self::VirtioBalloonPciNonTransitional(_) => {
@@ -1828,6 +1848,16 @@ impl crate::input::FromMembers for DeviceOptions {
                 }
                 DeviceDriver::TpmCrb => {
                     DeviceOptionsVariant::TpmCrb(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::VhostVsockPci => {
+                    DeviceOptionsVariant::VhostVsockPci(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::VhostVsockPciNonTransitional => {
+                    DeviceOptionsVariant::VhostVsockPciNonTransitional(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -1933,6 +1963,8 @@ impl crate::describe::Described for DeviceOptions {
                     "scsi-cd",
                     "scsi-hd",
                     "tpm-crb",
+                    "vhost-vsock-pci",
+                    "vhost-vsock-pci-non-transitional",
                     "virtconsole",
                     "virtio-balloon-pci",
                     "virtio-balloon-pci-non-transitional",
@@ -2014,6 +2046,16 @@ impl crate::describe::Described for DeviceOptions {
             name: "tpm-crb",
             description: "a TPM 2.0",
             members: <super::tpm::TpmCrbProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "vhost-vsock-pci",
+            description: "sockets between the guest and this machine",
+            members: <super::vsock::VhostVsockProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "vhost-vsock-pci-non-transitional",
+            description: "the same",
+            members: <super::vsock::VhostVsockProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "virtconsole",

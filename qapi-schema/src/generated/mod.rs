@@ -86,6 +86,9 @@ pub mod watchdog;
 /// TPM: trusted platform modules.
 pub mod tpm;
 
+/// Sockets between a guest and this machine.
+pub mod vsock;
+
 /// Plugging devices in and out.
 pub mod qdev;
 

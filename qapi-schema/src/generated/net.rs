@@ -117,6 +117,21 @@ pub struct NetdevTapOptions {
     /// How many queues to open of `ifname`, 1 to 256 (default: 1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queues: Option<u32>,
+    /// Whether the kernel moves packets between the guest and the interface by itself: vhost-net.
+    /// What a guest's filter does not want reaches it all the same (default: true if `vhostforce`
+    /// is, or `vhostfd` or `vhostfds` is given).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhost: Option<bool>,
+    /// The vhost-net device for `fd`, or for the one queue of `ifname`, named as `fd` is (default:
+    /// /dev/vhost-net is opened, once for each queue).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhostfd: Option<String>,
+    /// Several of them, separated by colons, each opened by itself: one for each of `fds`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhostfds: Option<String>,
+    /// As `vhost`: the kernel serves guests of every kind (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhostforce: Option<bool>,
 }
 
 impl crate::input::FromMembers for NetdevTapOptions {
@@ -130,6 +145,10 @@ impl crate::input::FromMembers for NetdevTapOptions {
             sndbuf: members.optional_size("sndbuf")?,
             vnet_hdr: members.optional("vnet_hdr")?,
             queues: members.optional("queues")?,
+            vhost: members.optional("vhost")?,
+            vhostfd: members.optional("vhostfd")?,
+            vhostfds: members.optional("vhostfds")?,
+            vhostforce: members.optional("vhostforce")?,
         })
     }
 }
@@ -183,6 +202,29 @@ impl crate::describe::Described for NetdevTapOptions {
                 "how many queues to open of @ifname, 1 to 256 (default: 1)",
             )
             .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "vhost",
+                "bool",
+                "whether the kernel moves packets between the guest and the interface by itself: vhost-net. What a guest's filter does not want reaches it all the same (default: true if @vhostforce is, or @vhostfd or @vhostfds is given)",
+            )
+            .default_is("true if @vhostforce is, or @vhostfd or @vhostfds is given"),
+        crate::describe::MemberSpec::optional(
+                "vhostfd",
+                "str",
+                "the vhost-net device for @fd, or for the one queue of @ifname, named as @fd is (default: /dev/vhost-net is opened, once for each queue)",
+            )
+            .default_is("/dev/vhost-net is opened, once for each queue"),
+        crate::describe::MemberSpec::optional(
+            "vhostfds",
+            "str",
+            "several of them, separated by colons, each opened by itself: one for each of @fds",
+        ),
+        crate::describe::MemberSpec::optional(
+                "vhostforce",
+                "bool",
+                "as @vhost: the kernel serves guests of every kind (default: false)",
+            )
+            .default_is("false"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];

@@ -65,6 +65,9 @@ pub enum OpenRole {
     /// A queue of a tap interface.
     #[serde(rename = "tap")]
     Tap,
+    /// A device of the kernel that serves a device's queues.
+    #[serde(rename = "vhost")]
+    Vhost,
     /// A snapshot or migration stream.
     #[serde(rename = "snapshot")]
     Snapshot,
@@ -98,6 +101,7 @@ impl OpenRole {
         Self::Secret,
         Self::Net,
         Self::Tap,
+        Self::Vhost,
         Self::Snapshot,
         Self::PidFile,
         Self::Log,
@@ -122,6 +126,7 @@ impl OpenRole {
             Self::Secret => "secret",
             Self::Net => "net",
             Self::Tap => "tap",
+            Self::Vhost => "vhost",
             Self::Snapshot => "snapshot",
             Self::PidFile => "pid-file",
             Self::Log => "log",
@@ -180,6 +185,12 @@ pub enum OpenKind {
     /// A queue of a tap interface.
     #[serde(rename = "tap")]
     Tap,
+    /// The vhost-net device.
+    #[serde(rename = "vhost-net")]
+    VhostNet,
+    /// The vhost-vsock device.
+    #[serde(rename = "vhost-vsock")]
+    VhostVsock,
 }
 
 impl OpenKind {
@@ -195,6 +206,8 @@ impl OpenKind {
         Self::ConnectedSocket,
         Self::DatagramSocket,
         Self::Tap,
+        Self::VhostNet,
+        Self::VhostVsock,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -209,6 +222,8 @@ impl OpenKind {
             Self::ConnectedSocket => "connected-socket",
             Self::DatagramSocket => "datagram-socket",
             Self::Tap => "tap",
+            Self::VhostNet => "vhost-net",
+            Self::VhostVsock => "vhost-vsock",
         }
     }
 }
@@ -367,6 +382,7 @@ impl crate::describe::Described for OpenWish {
                     "secret",
                     "net",
                     "tap",
+                    "vhost",
                     "snapshot",
                     "pid-file",
                     "log",
@@ -386,6 +402,8 @@ impl crate::describe::Described for OpenWish {
                     "connected-socket",
                     "datagram-socket",
                     "tap",
+                    "vhost-net",
+                    "vhost-vsock",
                 ],
             ),
         crate::describe::MemberSpec::required(
@@ -523,6 +541,7 @@ impl crate::describe::Described for OpenHookOpen {
                     "secret",
                     "net",
                     "tap",
+                    "vhost",
                     "snapshot",
                     "pid-file",
                     "log",
@@ -542,6 +561,8 @@ impl crate::describe::Described for OpenHookOpen {
                     "connected-socket",
                     "datagram-socket",
                     "tap",
+                    "vhost-net",
+                    "vhost-vsock",
                 ],
             ),
         crate::describe::MemberSpec::required(
@@ -1011,6 +1032,7 @@ impl crate::describe::Described for OpenPlanEntry {
                     "secret",
                     "net",
                     "tap",
+                    "vhost",
                     "snapshot",
                     "pid-file",
                     "log",
@@ -1030,6 +1052,8 @@ impl crate::describe::Described for OpenPlanEntry {
                     "connected-socket",
                     "datagram-socket",
                     "tap",
+                    "vhost-net",
+                    "vhost-vsock",
                 ],
             ),
         crate::describe::MemberSpec::required(

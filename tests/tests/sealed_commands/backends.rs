@@ -174,6 +174,13 @@ pub(super) fn netdevs() -> Vec<Row> {
         // What is no tap is refused and stays.
         named("no-tap", Hand::Pipe),
         netdev("tap2", "tap", json!({"fd": "no-tap"})),
+        named("tap3", Hand::Tap),
+        netdev(
+            "tap3",
+            "tap",
+            json!({"fd": "tap3", "vhost": true, "vhostfd": "no-tap"}),
+        ),
+        row("closefd", json!({"fdname": "tap3"})),
         row("closefd", json!({"fdname": "no-tap"})),
     ]
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::row::{FILE, Hand, MIB, Row, row};
+use super::row::{FILE, Hand, MIB, Row, named, row};
 
 pub(super) fn disks_and_devices() -> Vec<Row> {
     let device = |id: u32, driver: &str, more: Value| {
@@ -103,22 +103,35 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
             json!({"bus": "d5.0", "chardev": "client"}),
         ),
         device(
-            13,
+            20,
             "virtio-net-pci",
             json!({"bus": "port12", "netdev": "tap"}),
         ),
         device(
-            14,
+            21,
             "virtio-net-pci-non-transitional",
             json!({"bus": "port13", "netdev": "hub"}),
         ),
-        row("query-rx-filter", json!({"name": "d13"})),
-        row("set_link", json!({"name": "d13", "up": false})),
+        row("query-rx-filter", json!({"name": "d20"})),
+        row("set_link", json!({"name": "d20", "up": false})),
         row(
             "announce-self",
             json!({"initial": 1, "max": 1, "rounds": 2, "step": 0}),
         ),
         row("netdev_del", json!({"id": "tap"})),
+        // What is no vhost is refused and stays; what is one needs a kernel that has it.
+        named("no-vhost", Hand::Pipe),
+        device(
+            18,
+            "vhost-vsock-pci",
+            json!({"guest-cid": 18, "vhostfd": "no-vhost"}),
+        ),
+        device(
+            19,
+            "vhost-vsock-pci-non-transitional",
+            json!({"guest-cid": 19, "vhostfd": "no-vhost"}),
+        ),
+        row("closefd", json!({"fdname": "no-vhost"})),
         device(8, "isa-serial", json!({"chardev": "file"})),
         device(9, "pcie-root-port", json!({"chassis": 90, "slot": 90})),
         device(10, "pvpanic", json!({})),

@@ -53,6 +53,8 @@ pub(crate) fn open(list: &AllowList, wish: &OpenHookOpen) -> Result<OwnedFd> {
         | OpenKind::Memory
         | OpenKind::BlockDevice
         | OpenKind::Kvm
+        | OpenKind::VhostNet
+        | OpenKind::VhostVsock
         | OpenKind::Stream => {
             match (
                 openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()),
@@ -83,7 +85,9 @@ fn open_held(
         OpenKind::RegularFile => kind == FileType::RegularFile,
         OpenKind::Memory => matches!(kind, FileType::RegularFile | FileType::Directory),
         OpenKind::BlockDevice => kind == FileType::BlockDevice,
-        OpenKind::Kvm => kind == FileType::CharacterDevice,
+        OpenKind::Kvm | OpenKind::VhostNet | OpenKind::VhostVsock => {
+            kind == FileType::CharacterDevice
+        }
         OpenKind::Stream => matches!(
             kind,
             FileType::RegularFile | FileType::CharacterDevice | FileType::Fifo

@@ -73,6 +73,7 @@ pub fn wire_role(role: Role) -> OpenRole {
         Role::Secret => OpenRole::Secret,
         Role::Net => OpenRole::Net,
         Role::Tap => OpenRole::Tap,
+        Role::Vhost => OpenRole::Vhost,
         Role::Snapshot => OpenRole::Snapshot,
         Role::PidFile => OpenRole::PidFile,
         Role::Log => OpenRole::Log,
@@ -94,6 +95,8 @@ pub fn wire_kind(expected: Expected) -> OpenKind {
         Expected::ConnectedSocket => OpenKind::ConnectedSocket,
         Expected::DatagramSocket => OpenKind::DatagramSocket,
         Expected::Tap => OpenKind::Tap,
+        Expected::VhostNet => OpenKind::VhostNet,
+        Expected::VhostVsock => OpenKind::VhostVsock,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Devices: from `device_add` or `-device` to a plugged function, and back.
 //!
 //! ```text
-//!   DeviceOptions ──► plug ──► blk / net / rng / serial / board  one file for each family
+//!   DeviceOptions ──► plug ──► blk / net / rng / serial / vsock / board  one file for each family
 //!        claims of backends ─────┤ (given back if anything fails)
 //!        devices::* built ───────┤
 //!        PciHost::plug ──────────┴──► DeviceTree
@@ -20,7 +20,11 @@ mod pci;
 mod rng;
 mod scsi;
 mod serial;
+mod vsock;
 
+use std::sync::Arc;
+
+use fdset::{Door, Escrow};
 use qapi_schema::QmpError;
 use qapi_schema::devices::{DeviceOptions, DeviceOptionsVariant as Kind};
 use serde_json::Value;
@@ -35,6 +39,8 @@ pub const VIRTIO_CHILD: &str = "virtio-backend";
 /// A device on its way into the machine, with what it has claimed so far.
 struct Plug<'a> {
     vm: &'a mut Vm,
+    /// Where it finds what was handed in; names are used up when it is in.
+    door: &'a Door,
     /// What it will be called.
     name: String,
     /// The bus asked for.
@@ -47,12 +53,15 @@ struct Plug<'a> {
 /// # Errors
 /// The id is taken, a property is wrong, a backend is missing or busy, or the bus refuses. Then
 /// nothing has changed.
-pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
+pub fn plug(vm: &mut Vm, door: &Door, options: DeviceOptions) -> Result<(), QmpError> {
     let shown = picture(&options);
     let driver = options.driver.tag().as_str();
     let name = vm.devices.name(options.id.as_deref())?;
+    let escrow = Arc::new(Escrow::new(Arc::clone(door.registry())));
+    let door = door.clone().with_escrow(Arc::clone(&escrow));
     let mut plug = Plug {
         vm,
+        door: &door,
         name,
         bus: options.bus,
         claims: Vec::new(),
@@ -69,6 +78,9 @@ pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
         }
         Kind::VirtioRngPci(rng) | Kind::VirtioRngPciNonTransitional(rng) => {
             rng::plug(&mut plug, rng)
+        }
+        Kind::VhostVsockPci(vsock) | Kind::VhostVsockPciNonTransitional(vsock) => {
+            vsock::plug(&mut plug, vsock)
         }
         Kind::VirtioSerialPci(serial) | Kind::VirtioSerialPciNonTransitional(serial) => {
             serial::plug(&mut plug, serial)
@@ -95,6 +107,7 @@ pub fn plug(vm: &mut Vm, options: DeviceOptions) -> Result<(), QmpError> {
     } = plug;
     match outcome {
         Ok(part) => {
+            escrow.use_up();
             vm.devices.add(
                 name,
                 Device {
@@ -215,7 +228,7 @@ fn picture(options: &DeviceOptions) -> qom::Object {
         return cpu::picture(object);
     }
     match driver.split_once("-pci") {
-        Some((device, _)) if device.starts_with("virtio-") => {
+        Some((device, _)) if device.starts_with("virtio-") || device.starts_with("vhost-") => {
             object.with_child(VIRTIO_CHILD, qom::Object::new(format!("{device}-device")))
         }
         _ => object,

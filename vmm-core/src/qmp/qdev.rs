@@ -22,8 +22,9 @@ impl Commands for Vm {
         types::device_properties(model).ok_or_else(|| QmpError::device_not_found(name))
     }
 
-    fn device_add(&mut self, _cx: &mut dyn Context, args: DeviceOptions) -> Result<(), QmpError> {
-        plug::plug(self, apply_globals(&self.globals, args)?)
+    fn device_add(&mut self, cx: &mut dyn Context, args: DeviceOptions) -> Result<(), QmpError> {
+        let door = self.door_of(cx);
+        plug::plug(self, &door, apply_globals(&self.globals, args)?)
     }
 
     fn device_del(&mut self, _cx: &mut dyn Context, args: DeviceDel) -> Result<(), QmpError> {

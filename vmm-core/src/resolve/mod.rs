@@ -17,6 +17,7 @@ pub mod object;
 pub mod open_hook;
 pub mod qcow2;
 pub(crate) mod unmet;
+pub mod vsock;
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use devices::net::{NetdevKind, NetdevSpec, StreamRole, StreamSpec, TapQueues, TapSpec};
+use devices::net::{NetdevKind, NetdevSpec, StreamRole, StreamSpec, TapQueues, TapSpec, TapVhost};
 use devices::virtio::net::Mac;
 use fdset::SocketAddress;
 use qapi_schema::QmpError;
@@ -52,21 +52,27 @@ fn tap(tap: NetdevTapOptions) -> Result<TapSpec, QmpError> {
         || tap.queues.is_some()
         || tap.script.is_some()
         || tap.downscript.is_some();
+    let vhost = vhost(&tap)?;
     let queues = match (tap.fd, tap.fds, tap.ifname) {
-        (Some(_), fds, _) if fds.is_some() || opened => {
+        (Some(_), fds, _) if fds.is_some() || tap.vhostfds.is_some() || opened => {
             return Err(QmpError::generic(
                 "ifname=, script=, downscript=, vnet_hdr=, helper=, queues=, fds=, and vhostfds= \
                  are invalid with fd=",
             ));
         }
-        (None, Some(_), _) if opened => {
+        (None, Some(_), _) if tap.vhostfd.is_some() || opened => {
             return Err(QmpError::generic(
                 "ifname=, script=, downscript=, vnet_hdr=, helper=, queues=, and vhostfd= are \
                  invalid with fds=",
             ));
         }
         (Some(fd), ..) => TapQueues::Handed(vec![fd]),
-        (None, Some(fds), _) => TapQueues::Handed(names(&fds)?),
+        (None, Some(fds), _) => TapQueues::Handed(names("fds", &fds)?),
+        (None, None, Some(_)) if tap.vhostfds.is_some() => {
+            return Err(QmpError::generic(
+                "vhostfds= is invalid if fds= wasn't specified",
+            ));
+        }
         (None, None, Some(ifname)) => TapQueues::Named {
             ifname,
             count: count(tap.queues)?,
@@ -83,20 +89,51 @@ fn tap(tap: NetdevTapOptions) -> Result<TapSpec, QmpError> {
     let sndbuf = sndbuf
         .transpose()
         .map_err(|_| QmpError::generic("Parameter 'sndbuf' expects less than 2 GiB"))?;
-    Ok(TapSpec { queues, sndbuf })
+    let count = match &queues {
+        TapQueues::Handed(names) => names.len(),
+        TapQueues::Named { count, .. } => usize::from(*count),
+    };
+    if let TapVhost::Handed(devices) = &vhost
+        && devices.len() != count
+    {
+        return Err(QmpError::generic(
+            "The number of fds passed does not match the number of vhostfds passed",
+        ));
+    }
+    Ok(TapSpec {
+        queues,
+        sndbuf,
+        vhost,
+    })
+}
+
+/// Who moves the tap's packets.
+fn vhost(tap: &NetdevTapOptions) -> Result<TapVhost, QmpError> {
+    let handed = match (&tap.vhostfd, &tap.vhostfds) {
+        (Some(name), _) => Some(vec![name.clone()]),
+        (None, Some(list)) => Some(names("vhostfds", list)?),
+        (None, None) => None,
+    };
+    let unasked = handed.is_some() || tap.vhostforce == Some(true);
+    match (tap.vhost.unwrap_or(unasked), handed) {
+        (true, Some(names)) => Ok(TapVhost::Handed(names)),
+        (true, None) => Ok(TapVhost::Opened),
+        (false, None) => Ok(TapVhost::Off),
+        (false, Some(_)) => Err(QmpError::generic("vhostfd(s)= is not valid without vhost")),
+    }
 }
 
 /// Names of fds, between colons; one that leads elsewhere by a path has none in it.
-fn names(list: &str) -> Result<Vec<String>, QmpError> {
+fn names(member: &str, list: &str) -> Result<Vec<String>, QmpError> {
     let names: Vec<String> = list.split(':').map(str::to_owned).collect();
     if names.iter().any(String::is_empty) {
         return Err(QmpError::generic(format!(
-            "Parameter 'fds' expects names or numbers separated by colons, not '{list}'"
+            "Parameter '{member}' expects names or numbers separated by colons, not '{list}'"
         )));
     }
     if names.len() > MOST_QUEUES as usize {
         return Err(QmpError::generic(format!(
-            "Parameter 'fds' expects at most {MOST_QUEUES} fds, not {}",
+            "Parameter '{member}' expects at most {MOST_QUEUES} fds, not {}",
             names.len()
         )));
     }
@@ -250,6 +287,17 @@ mod tests {
             (json!({"fd": "a", "queues": 2}), "are invalid with fd="),
             (json!({"fds": "a:b", "ifname": "x"}), "invalid with fds="),
             (json!({"fds": "a::b"}), "separated by colons"),
+            (json!({"fd": "a", "vhostfds": "b"}), "are invalid with fd="),
+            (json!({"fds": "a:b", "vhostfd": "c"}), "invalid with fds="),
+            (json!({"fds": "a:b", "vhostfds": "c"}), "does not match"),
+            (
+                json!({"fd": "a", "vhost": false, "vhostfd": "c"}),
+                "not valid without vhost",
+            ),
+            (
+                json!({"ifname": "x", "vhostfds": "c"}),
+                "fds= wasn't specified",
+            ),
             (json!({"ifname": "x", "queues": 257}), "1 to 256"),
             (json!({"ifname": "x", "script": "/etc/up"}), "no program"),
             (json!({}), "wants one of"),
@@ -261,6 +309,33 @@ mod tests {
             let refused = resolved(all).expect_err(error);
             assert!(refused.contains(error), "{refused}");
         }
+    }
+
+    #[test]
+    fn the_kernel_moves_packets_where_it_is_told_to() {
+        let vhost = |options: Value| match resolved(options) {
+            Ok(NetdevKind::Tap(tap)) => tap.vhost,
+            other => panic!("{other:?}"),
+        };
+        let handed = |names: &[&str]| {
+            TapVhost::Handed(names.iter().map(|name| (*name).to_owned()).collect())
+        };
+        for (more, wanted) in [
+            (json!({}), TapVhost::Off),
+            (json!({"vhost": true}), TapVhost::Opened),
+            (json!({"vhostforce": true}), TapVhost::Opened),
+            (json!({"vhost": false, "vhostforce": true}), TapVhost::Off),
+            (json!({"vhost": true, "vhostfd": "v"}), handed(&["v"])),
+            (json!({"vhostfd": "7"}), handed(&["7"])),
+        ] {
+            let mut options = json!({"type": "tap", "id": "t", "fd": "q"});
+            for (key, value) in more.as_object().into_iter().flatten() {
+                options[key] = value.clone();
+            }
+            assert_eq!(vhost(options), wanted, "{more}");
+        }
+        let several = json!({"type": "tap", "id": "t", "fds": "a:b", "vhostfds": "c:d"});
+        assert_eq!(vhost(several), handed(&["c", "d"]));
     }
 
     #[test]

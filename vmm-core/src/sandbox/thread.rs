@@ -209,6 +209,30 @@ const TAP_SETUP_IOCTLS: &[u32] = &[
     0x4004_54d8, // TUNSETVNETHDRSZ
 ];
 
+/// What vhost is told when queues start and stop, which any thread that a guest's driver reaches may
+/// have to do.
+const VHOST_IOCTLS: &[u32] = &[
+    0x4008_af00, // SET_FEATURES
+    0x4008_af03, // SET_MEM_TABLE
+    0x4008_af10, // SET_VRING_NUM
+    0x4028_af11, // SET_VRING_ADDR
+    0x4008_af12, // SET_VRING_BASE
+    0xc008_af12, // GET_VRING_BASE
+    0x4008_af20, // SET_VRING_KICK
+    0x4008_af21, // SET_VRING_CALL
+    0x4008_af22, // SET_VRING_ERR
+    0x4008_af30, // NET_SET_BACKEND
+    0x4004_af61, // VSOCK_SET_RUNNING
+    0xaf02,      // RESET_OWNER, by whoever drops it last
+];
+
+/// To set vhost up, too.
+const VHOST_SETUP_IOCTLS: &[u32] = &[
+    0x8008_af00, // GET_FEATURES
+    0xaf01,      // SET_OWNER
+    0x4008_af60, // VSOCK_SET_GUEST_CID
+];
+
 /// What a handed-over device is, asked by `fdset`.
 const KIND_IOCTLS: &[u32] = &[
     0x5401,      // TCGETS
@@ -243,6 +267,8 @@ pub(super) fn allowed(kind: ThreadKind, kick: i32, seal: i32) -> AllowList {
             allow_ioctls(&mut list, FILE_IOCTLS);
             allow_ioctls(&mut list, TAP_IOCTLS);
             allow_ioctls(&mut list, TAP_SETUP_IOCTLS);
+            allow_ioctls(&mut list, VHOST_IOCTLS);
+            allow_ioctls(&mut list, VHOST_SETUP_IOCTLS);
             allow_new_thread(&mut list);
             allow_signal(&mut list, kick);
             allow_signal(&mut list, seal);
@@ -260,6 +286,7 @@ pub(super) fn allowed(kind: ThreadKind, kick: i32, seal: i32) -> AllowList {
             allow_kvm(&mut list, &[0x81]);
             // A driver negotiates offloads.
             allow_ioctls(&mut list, TAP_IOCTLS);
+            allow_ioctls(&mut list, VHOST_IOCTLS);
         }
         ThreadKind::IoThread => {
             // An image grows while it is written.
@@ -277,6 +304,7 @@ pub(super) fn allowed(kind: ThreadKind, kick: i32, seal: i32) -> AllowList {
             when(&mut list, SYS_socketpair, vec![(0, unix)]);
             allow_kvm(&mut list, KVM_DEVICES);
             allow_ioctls(&mut list, TAP_IOCTLS);
+            allow_ioctls(&mut list, VHOST_IOCTLS);
         }
     }
     list

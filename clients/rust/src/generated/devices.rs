@@ -475,6 +475,12 @@ pub enum DeviceDriver {
     /// A TPM 2.0.
     #[serde(rename = "tpm-crb")]
     TpmCrb,
+    /// Sockets between the guest and this machine.
+    #[serde(rename = "vhost-vsock-pci")]
+    VhostVsockPci,
+    /// The same.
+    #[serde(rename = "vhost-vsock-pci-non-transitional")]
+    VhostVsockPciNonTransitional,
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole,
@@ -588,6 +594,12 @@ pub enum DeviceOptionsVariant {
     /// A TPM 2.0.
     #[serde(rename = "tpm-crb")]
     TpmCrb(super::tpm::TpmCrbProperties),
+    /// Sockets between the guest and this machine.
+    #[serde(rename = "vhost-vsock-pci")]
+    VhostVsockPci(super::vsock::VhostVsockProperties),
+    /// The same.
+    #[serde(rename = "vhost-vsock-pci-non-transitional")]
+    VhostVsockPciNonTransitional(super::vsock::VhostVsockProperties),
     /// A console of a virtio-serial device.
     #[serde(rename = "virtconsole")]
     Virtconsole(VirtSerialPortProperties),

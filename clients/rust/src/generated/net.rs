@@ -67,6 +67,21 @@ pub struct NetdevTapOptions {
     /// How many queues to open of `ifname`, 1 to 256 (default: 1).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queues: Option<u32>,
+    /// Whether the kernel moves packets between the guest and the interface by itself: vhost-net.
+    /// What a guest's filter does not want reaches it all the same (default: true if `vhostforce`
+    /// is, or `vhostfd` or `vhostfds` is given).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhost: Option<bool>,
+    /// The vhost-net device for `fd`, or for the one queue of `ifname`, named as `fd` is (default:
+    /// /dev/vhost-net is opened, once for each queue).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhostfd: Option<String>,
+    /// Several of them, separated by colons, each opened by itself: one for each of `fds`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhostfds: Option<String>,
+    /// As `vhost`: the kernel serves guests of every kind (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhostforce: Option<bool>,
 }
 
 /// A stream of packets over TCP or a socket that was handed in, as `NetdevStreamOptions` with

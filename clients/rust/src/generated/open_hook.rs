@@ -55,6 +55,9 @@ pub enum OpenRole {
     /// A queue of a tap interface.
     #[serde(rename = "tap")]
     Tap,
+    /// A device of the kernel that serves a device's queues.
+    #[serde(rename = "vhost")]
+    Vhost,
     /// A snapshot or migration stream.
     #[serde(rename = "snapshot")]
     Snapshot,
@@ -110,6 +113,12 @@ pub enum OpenKind {
     /// A queue of a tap interface.
     #[serde(rename = "tap")]
     Tap,
+    /// The vhost-net device.
+    #[serde(rename = "vhost-net")]
+    VhostNet,
+    /// The vhost-vsock device.
+    #[serde(rename = "vhost-vsock")]
+    VhostVsock,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,

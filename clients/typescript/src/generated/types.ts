@@ -507,6 +507,8 @@ export type OpenRole =
   | "net"
   /** A queue of a tap interface. */
   | "tap"
+  /** A device of the kernel that serves a device's queues. */
+  | "vhost"
   /** A snapshot or migration stream. */
   | "snapshot"
   /** The file that names the process id. */
@@ -547,7 +549,11 @@ export type OpenKind =
   /** A datagram socket. */
   | "datagram-socket"
   /** A queue of a tap interface. */
-  | "tap";
+  | "tap"
+  /** The vhost-net device. */
+  | "vhost-net"
+  /** The vhost-vsock device. */
+  | "vhost-vsock";
 
 /** How it will be used. */
 export type OpenAccess =
@@ -1535,6 +1541,21 @@ export interface NetdevTapOptions {
   vnet_hdr?: boolean;
   /** How many queues to open of `ifname`, 1 to 256 (default: 1). */
   queues?: number;
+  /**
+   * Whether the kernel moves packets between the guest and the interface by itself: vhost-net.
+   * What a guest's filter does not want reaches it all the same (default: true if `vhostforce` is,
+   * or `vhostfd` or `vhostfds` is given).
+   */
+  vhost?: boolean;
+  /**
+   * The vhost-net device for `fd`, or for the one queue of `ifname`, named as `fd` is (default:
+   * /dev/vhost-net is opened, once for each queue).
+   */
+  vhostfd?: string;
+  /** Several of them, separated by colons, each opened by itself: one for each of `fds`. */
+  vhostfds?: string;
+  /** As `vhost`: the kernel serves guests of every kind (default: false). */
+  vhostforce?: boolean;
 }
 
 /**
@@ -3989,6 +4010,10 @@ export type DeviceDriver =
   | "scsi-hd"
   /** A TPM 2.0. */
   | "tpm-crb"
+  /** Sockets between the guest and this machine. */
+  | "vhost-vsock-pci"
+  /** The same. */
+  | "vhost-vsock-pci-non-transitional"
   /** A console of a virtio-serial device. */
   | "virtconsole"
   /** A memory balloon. */
@@ -4044,6 +4069,10 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "scsi-hd" } & ScsiHdProperties)
   /** A TPM 2.0. */
   | ({ driver: "tpm-crb" } & TpmCrbProperties)
+  /** Sockets between the guest and this machine. */
+  | ({ driver: "vhost-vsock-pci" } & VhostVsockProperties)
+  /** The same. */
+  | ({ driver: "vhost-vsock-pci-non-transitional" } & VhostVsockProperties)
   /** A console of a virtio-serial device. */
   | ({ driver: "virtconsole" } & VirtSerialPortProperties)
   /** A memory balloon. */
@@ -4464,6 +4493,47 @@ export interface TPMInfo {
   model: TpmModel;
   /** What carries out its commands. */
   options: TpmTypeOptions;
+}
+
+/** A virtio socket device that the kernel serves: vhost-vsock. */
+export interface VhostVsockProperties {
+  /**
+   * Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x (default:
+   * the first free slot).
+   */
+  addr?: string;
+  /** Whether other functions may share the slot (default: false). */
+  multifunction?: boolean;
+  /** Must be 0: the firmware tables name no slots (default: 0). */
+  "acpi-index"?: number;
+  /** Must not be off: there is no legacy interface (default: on). */
+  "disable-legacy"?: OnOffAuto;
+  /** Must not be true: there is no other interface (default: false). */
+  "disable-modern"?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  iommu_platform?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  ats?: boolean;
+  /** Must not be false: the kernel takes the guest's kicks (default: true). */
+  ioeventfd?: boolean;
+  /**
+   * How many MSI-X vectors there are (default: one for each queue and one for configuration
+   * changes).
+   */
+  vectors?: number;
+  /** What the guest is called, 3 to 4294967294: no other guest of this machine is. */
+  "guest-cid"?: number;
+  /**
+   * The vhost-vsock device: the name it was given by getfd, or its number if it was inherited, or
+   * anything else that can be opened. It serves one guest, until all who hold it have closed it
+   * (default: /dev/vhost-vsock is opened).
+   */
+  vhostfd?: string;
+  /**
+   * Whether sockets that keep the borders of messages are offered, where the kernel has them
+   * (default: auto, which is on).
+   */
+  seqpacket?: OnOffAuto;
 }
 
 /** Arguments of command `device-list-properties`. */

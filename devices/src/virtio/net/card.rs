@@ -16,6 +16,7 @@ use super::config::NetConfig;
 use super::control::{self, Command};
 use super::features::{self, bit, has};
 use super::filter::{FilterState, RxFilter};
+use super::outside::Outside;
 use super::receive::Inbound;
 use super::{MTUS, Mac, QUEUE_SIZES};
 use crate::memory::GuestMemView;
@@ -96,6 +97,8 @@ pub struct VirtioNet {
     queue_sizes: Vec<u16>,
     pub(super) pairs: Vec<Pair>,
     control: Slot,
+    /// For a backend that has others serve the queues.
+    outside: Option<Outside>,
     pub(super) filter: Mutex<RxFilter>,
     features: AtomicU64,
     /// How many pairs the driver uses.
@@ -113,7 +116,7 @@ pub struct VirtioNet {
 
 /// Which queue a kick is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+pub(super) enum Role {
     Receive(usize),
     Transmit(usize),
     Control,
@@ -137,11 +140,13 @@ impl VirtioNet {
         check(&spec)?;
         let backend = spec.netdev.as_ref().and_then(NetLease::backend);
         let abilities = backend.as_ref().map(|one| one.abilities());
+        let server = backend.as_ref().and_then(|one| one.server());
+        let able = server.as_ref().map_or(u64::MAX, |one| one.features());
         let offered = features::offered(
             abilities.unwrap_or_default(),
             spec.pairs,
             spec.host_mtu.is_some(),
-            spec.off,
+            spec.off | !able,
         );
         let mut queue_sizes = [spec.rx_queue_size, spec.tx_queue_size].repeat(spec.pairs.into());
         queue_sizes.push(CONTROL_SIZE);
@@ -158,6 +163,7 @@ impl VirtioNet {
             queue_sizes,
             pairs: (0..count).map(pair).collect(),
             control: Slot::default(),
+            outside: server.map(|_| Outside::new(spec.reactor.clone(), 2 * usize::from(count))),
             filter: Mutex::new(RxFilter::new(spec.mac)),
             features: AtomicU64::new(0),
             used_pairs: AtomicU16::new(1),
@@ -214,6 +220,24 @@ impl VirtioNet {
         if let Some(backend) = self.backend_if_up() {
             let packet = [[0; HEADER].as_slice(), &rarp(self.mac())].concat();
             backend.send(0, &Pieces::default().of(&packet));
+        }
+    }
+
+    pub(super) fn id(&self) -> &str {
+        &self.spec.id
+    }
+
+    pub(super) fn weak(&self) -> Weak<Self> {
+        Weak::clone(&self.me)
+    }
+
+    pub(super) fn driver(&self) -> Option<Arc<dyn DriverNotifier>> {
+        self.driver.get().map(Arc::clone)
+    }
+
+    pub(super) fn needs_reset(&self) {
+        if let Some(driver) = self.driver.get() {
+            driver.needs_reset();
         }
     }
 
@@ -280,7 +304,7 @@ impl VirtioNet {
         has(features, VIRTIO_NET_F_CTRL_VQ).then_some(2 * pairs)
     }
 
-    fn role(&self, index: usize) -> Option<Role> {
+    pub(super) fn role(&self, index: usize) -> Option<Role> {
         if self.control_index() == Some(index) {
             return Some(Role::Control);
         }
@@ -292,12 +316,27 @@ impl VirtioNet {
         })
     }
 
-    fn slot(&self, role: Role) -> Option<&Slot> {
+    pub(super) fn slot(&self, role: Role) -> Option<&Slot> {
         match role {
             Role::Receive(pair) => Some(&self.pairs.get(pair)?.receive),
             Role::Transmit(pair) => Some(&self.pairs.get(pair)?.transmit),
             Role::Control => Some(&self.control),
         }
+    }
+
+    /// The books on the queue `index`, if it may be with somebody else.
+    fn outside_of(&self, index: usize) -> Option<&Outside> {
+        let is_packets = self.role(index).is_some_and(Self::is_packets);
+        self.outside.as_ref().filter(|_| is_packets)
+    }
+
+    pub(super) fn start_here(&self, index: usize, queue: ActiveQueue) -> Result<(), VirtioError> {
+        let count = self.queue_sizes.len();
+        let none = || VirtioError::NoSuchQueue { index, count };
+        let role = self.role(index).ok_or_else(none)?;
+        let slot = self.slot(role).ok_or_else(none)?;
+        let (features, handler) = (self.negotiated(), self.handler(role));
+        slot.start(index, queue, features, &self.spec.reactor, handler)
     }
 
     /// Works on a queue until there is nothing left to do.
@@ -314,9 +353,7 @@ impl VirtioNet {
                 if let Some(times) = self.broken.note() {
                     tracing::warn!(device = %self.spec.id, ?role, times, "virtio-net: queue is broken");
                 }
-                if let Some(driver) = self.driver.get() {
-                    driver.needs_reset();
-                }
+                self.needs_reset();
                 Ok(())
             }
         };
@@ -447,6 +484,9 @@ impl NetFrontend for VirtioNet {
     }
 
     fn link_changed(&self) {
+        if let Some(outside) = &self.outside {
+            self.change_hands(outside);
+        }
         if has(self.negotiated(), VIRTIO_NET_F_STATUS) {
             self.config_changed();
         }
@@ -504,16 +544,29 @@ impl VirtioDevice for VirtioNet {
     }
 
     fn start_queue(&self, index: usize, queue: ActiveQueue) -> Result<(), VirtioError> {
-        let count = self.queue_sizes.len();
-        let none = || VirtioError::NoSuchQueue { index, count };
-        let role = self.role(index).ok_or_else(none)?;
-        let slot = self.slot(role).ok_or_else(none)?;
-        let (features, handler) = (self.negotiated(), self.handler(role));
-        slot.start(index, queue, features, &self.spec.reactor, handler)
+        match self.outside_of(index) {
+            Some(outside) => self.start_packets(outside, index, queue),
+            None => self.start_here(index, queue),
+        }
     }
 
     fn stop_queue(&self, index: usize) -> Option<QueueState> {
-        self.slot(self.role(index)?)?.stop()
+        match self.outside_of(index) {
+            Some(outside) => self.stop_packets(outside, index),
+            None => self.slot(self.role(index)?)?.stop(),
+        }
+    }
+
+    fn interrupt_moved(&self, index: usize) {
+        if let Some(outside) = self.outside_of(index) {
+            self.call_moved(outside, index);
+        }
+    }
+
+    fn memory_changed(&self) {
+        if let Some(outside) = &self.outside {
+            self.memory_moved(outside);
+        }
     }
 
     fn reset(&self) {

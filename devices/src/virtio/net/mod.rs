@@ -14,13 +14,14 @@
 //! transport.
 //!
 //! Read next: [`card`](mod@card) (the device), `receive` and `transmit` (the ways of packets),
-//! `control` (the guest's commands), [`filter`] (which packets it wants), [`features`].
+//! `outside` (queues that the kernel serves in our place), `control` (the guest's commands), [`filter`] (which packets it wants), [`features`].
 
 pub mod card;
 mod config;
 pub mod control;
 pub mod features;
 pub mod filter;
+mod outside;
 mod receive;
 #[cfg(test)]
 mod tests;

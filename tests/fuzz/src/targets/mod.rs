@@ -99,6 +99,11 @@ pub(crate) const TARGETS: &[Target] = &[
         run: virtio::run,
     },
     Target {
+        name: "net",
+        about: "a mad driver of a network card: packets, commands and registers",
+        run: virtio::run_net,
+    },
+    Target {
         name: "pci",
         about: "any access to a PCI tree while cards come and go; after a reset it is as new",
         run: pci::run,

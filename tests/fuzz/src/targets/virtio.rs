@@ -1,10 +1,12 @@
 //! A virtio driver gone mad: any bytes in its rings and buffers, any access to the device's
 //! registers and configuration space, resets at any time; for a disk over nothing, a disk over a
-//! file, a random number generator, a console, a balloon,
-//! and a SCSI controller with a disk and an empty drive.
+//! file, a random number generator, a console, a balloon, a SCSI controller with a disk and an empty
+//! drive, and, as a target of its own, a network card.
 //!
 //! What must hold: no panic on any thread; whatever goes on, the device lets itself be reset, and
 //! then serves a driver that keeps the rules.
+
+mod net;
 
 use std::sync::{Arc, OnceLock, mpsc};
 
@@ -67,11 +69,19 @@ pub(super) fn run(input: &[u8]) {
         4 => Kind::Balloon,
         _ => Kind::Scsi,
     };
+    drive(kind, &mut input);
+}
+
+pub(super) fn run_net(input: &[u8]) {
+    drive(Kind::Net, &mut Unstructured::new(input));
+}
+
+fn drive(kind: Kind, input: &mut Unstructured<'_>) {
     let mut driver = Driver::new(kind);
     driver.start(u64::MAX);
     driver.assert_it_runs();
     for _ in 0..STEPS {
-        if input.is_empty() || driver.step(&mut input).is_err() {
+        if input.is_empty() || driver.step(input).is_err() {
             break;
         }
     }
@@ -92,6 +102,7 @@ enum Kind {
     Console,
     Balloon,
     Scsi,
+    Net,
 }
 
 fn iothread() -> &'static IoThread {
@@ -118,6 +129,7 @@ fn device(kind: Kind) -> Arc<dyn VirtioDevice> {
         Kind::Console => console(),
         Kind::Balloon => balloon(),
         Kind::Scsi => scsi(),
+        Kind::Net => unreachable!("it is made with its cable"),
     }
 }
 
@@ -270,6 +282,8 @@ struct Driver {
     spaces: Spaces,
     line: Arc<Line>,
     queues: u16,
+    /// The other end of a card's cable.
+    echo: Option<net::Echo>,
     /// The next index of each available ring.
     next: Vec<u16>,
 }
@@ -278,7 +292,12 @@ impl Driver {
     fn new(kind: Kind) -> Self {
         let ranges = RAM.map(|(base, len)| (GuestAddress(base), len));
         let memory = GuestMem::new(GuestMemView::from_ranges(&ranges).expect("memory"));
-        let device = device(kind);
+        let (device, echo): (Arc<dyn VirtioDevice>, _) = if kind == Kind::Net {
+            let (card, echo) = net::card();
+            (card, Some(echo))
+        } else {
+            (device(kind), None)
+        };
         let queues = u16::try_from(device.queue_sizes().len()).expect("few queues");
         let function = VirtioPci::new(VirtioPciSpec {
             id: "device".to_owned(),
@@ -305,6 +324,7 @@ impl Driver {
             spaces,
             line: Arc::clone(&lines[0]),
             queues,
+            echo,
             next: Vec::new(),
         };
         driver.place();
@@ -487,11 +507,14 @@ impl Driver {
     /// Lets the device's thread come to an end with what it has begun.
     fn settle(&self) {
         for _ in 0..2 {
+            if let Some(echo) = &self.echo {
+                echo.answer();
+            }
             match self.kind {
                 Kind::Null | Kind::File | Kind::Scsi => {
                     iothread().run(|_| async {}).expect("it runs")
                 }
-                Kind::Rng | Kind::Console | Kind::Balloon => {
+                Kind::Rng | Kind::Console | Kind::Balloon | Kind::Net => {
                     let (tell, told) = mpsc::channel();
                     let job = reactor().run(move || tell.send(()).expect("it is waited for"));
                     job.expect("it runs");
@@ -512,7 +535,7 @@ impl Driver {
         self.assert_it_runs();
         let queue = match self.kind {
             // Its second queue is where the guest writes.
-            Kind::Console => 1,
+            Kind::Console | Kind::Net => 1,
             // The first two are for control and events.
             Kind::Scsi => 2,
             _ => 0,
@@ -545,6 +568,10 @@ impl Driver {
             }
             Kind::Console | Kind::Balloon => {
                 self.describe(queue, 0, (buffers, 4, 0), 0);
+                0
+            }
+            Kind::Net => {
+                self.describe(queue, 0, (buffers, 60, 0), 0);
                 0
             }
         };

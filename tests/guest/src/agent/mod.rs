@@ -4,6 +4,7 @@
 //!   line ─► answer ─► CALLS[name](arguments) ─► {"id":..,"return":..} | {"id":..,"error":".."}
 //! ```
 mod cpu;
+mod dhcp;
 pub(crate) mod disk;
 mod files;
 mod ledger;
@@ -40,8 +41,10 @@ const CALLS: &[(&str, Call)] = &[
     ("card-wait-carrier", net::wait_carrier),
     ("card-up", net::up),
     ("card-address", net::set_address),
+    ("card-dhcp", dhcp::ask),
     ("card-channels", net::channels),
     ("card-set-channels", net::set_channels),
+    ("vsock-wait", transfer::wait_vsock),
     ("send", transfer::send),
     ("receive", transfer::receive),
     ("port-write", files::port_write),

@@ -3,6 +3,7 @@
 //! `to` is `tcp:ADDRESS:PORT` or `vsock:CID:PORT`. Who listens sends, or takes, `length` bytes of the
 //! pattern of `seed`; who has taken them answers with one byte, so that nothing is under way when a
 //! call returns.
+use std::fs;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
@@ -14,6 +15,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, so
 use serde_json::Value;
 
 use super::Arguments;
+use super::disk::until;
 
 /// How much is sent or taken at once.
 const CHUNK: usize = 64 << 10;
@@ -59,6 +61,19 @@ pub(super) fn receive(arguments: &Arguments<'_>) -> io::Result<Value> {
         }
         stream.write_all(&[DONE])
     })
+}
+
+/// `seconds`: answers once the kernel has a device for its sockets.
+pub(super) fn wait_vsock(arguments: &Arguments<'_>) -> io::Result<Value> {
+    until(arguments.number("seconds")?, || {
+        let drivers = fs::read_dir("/sys/bus/virtio/drivers/vmw_vsock_virtio_transport").ok()?;
+        let mut names = drivers.flatten().map(|entry| entry.file_name());
+        names
+            .any(|name| name.to_string_lossy().starts_with("virtio"))
+            .then_some(())
+    })
+    .map(|()| Value::Null)
+    .ok_or_else(|| io::Error::other("no socket device came"))
 }
 
 trait Stream: Read + Write {}

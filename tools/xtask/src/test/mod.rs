@@ -140,6 +140,7 @@ fn guest_tests(options: &Options) -> Result<Count> {
         ("python3", "python3-venv"),
         ("socat", "socat"),
         ("tmux", "tmux"),
+        ("passt", "passt"),
         ("mkfs.ext4", "e2fsprogs"),
         ("unshare", "util-linux"),
         ("xz", "xz-utils"),
