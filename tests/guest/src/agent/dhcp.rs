@@ -142,7 +142,10 @@ mod tests {
     fn options_are_found_and_what_is_cut_off_is_not() {
         let mut answer = message([2; 6], ACK, &[(OPTION_SERVER, Ipv4Addr::LOCALHOST)]);
         assert_eq!(option(&answer, OPTION_KIND), Some(&[ACK][..]));
-        assert_eq!(address(&answer, OPTION_SERVER).unwrap(), Ipv4Addr::LOCALHOST);
+        assert_eq!(
+            address(&answer, OPTION_SERVER).unwrap(),
+            Ipv4Addr::LOCALHOST
+        );
         assert!(address(&answer, OPTION_MASK).is_err());
         answer.truncate(OPTIONS + 5);
         assert_eq!(option(&answer, OPTION_SERVER), None);
