@@ -1559,6 +1559,11 @@ func (c *Conn) QueryACPIOspmStatus(ctx context.Context) ([]ACPIOSTInfo, error) {
 	return reply, err
 }
 
+// SetNumaNode: Says something of NUMA, as -numa does. Only before x-exit-preconfig.
+func (c *Conn) SetNumaNode(ctx context.Context, options NumaOptionsVariant) error {
+	return c.Execute(ctx, "set-numa-node", options, nil)
+}
+
 // QueryMigrateCapabilities: Lists the capabilities.
 //
 // Returns: one entry for each that there is.

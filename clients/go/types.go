@@ -5779,6 +5779,217 @@ type ACPIOSTInfo struct {
 	Status int64 `json:"status"`
 }
 
+// NumaOptions: One thing said of NUMA.
+type NumaOptions struct {
+	// Variant is what it is.
+	Variant NumaOptionsVariant
+}
+
+// NumaOptionsVariant is one of the branches of NumaOptions, or UnknownVariant.
+type NumaOptionsVariant interface{ isNumaOptions() }
+
+func (UnknownVariant) isNumaOptions() {}
+
+// MarshalJSON writes the branch.
+func (u NumaOptions) MarshalJSON() ([]byte, error) { return json.Marshal(u.Variant) }
+
+// UnmarshalJSON finds the branch by its discriminator.
+func (u *NumaOptions) UnmarshalJSON(data []byte) error {
+	tags, err := tagsOf(data, "type")
+	if err != nil {
+		return err
+	}
+	switch tags {
+	case "node":
+		return variant[NumaOptionsNode](data, &u.Variant)
+	case "dist":
+		return variant[NumaOptionsDist](data, &u.Variant)
+	case "cpu":
+		return variant[NumaOptionsCPU](data, &u.Variant)
+	case "hmat-lb":
+		return variant[NumaOptionsHmatLb](data, &u.Variant)
+	case "hmat-cache":
+		return variant[NumaOptionsHmatCache](data, &u.Variant)
+	default:
+		u.Variant = UnknownVariant{append([]byte(nil), data...)}
+		return nil
+	}
+}
+
+// NumaOptionsNode: That there is a node.
+type NumaOptionsNode struct {
+	// Its number (default: the next).
+	Nodeid *uint16 `json:"nodeid,omitempty"`
+	// The vCPUs that belong to it; on the command line also ranges, as in cpus=0-3,cpus=8
+	// (default: sockets are dealt out to the nodes in turns; where some vCPUs are named, the
+	// others belong to node 0).
+	Cpus []uint16 `json:"cpus,omitempty"`
+	// The id of the memory backend that is its RAM (default: it has none).
+	Memdev *string `json:"memdev,omitempty"`
+	// The node whose vCPUs are nearest to its memory; wants hmat=on.
+	Initiator *uint16 `json:"initiator,omitempty"`
+}
+
+func (NumaOptionsNode) isNumaOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v NumaOptionsNode) MarshalJSON() ([]byte, error) {
+	type plain NumaOptionsNode
+	return tagged(plain(v), "type", "node")
+}
+
+// NumaOptionsDist: How far two nodes are apart.
+type NumaOptionsDist struct {
+	// From this node.
+	Src uint16 `json:"src"`
+	// To that.
+	Dst uint16 `json:"dst"`
+	// The distance: 10 is a node's to itself, 255 means that there is no way.
+	Val uint8 `json:"val"`
+}
+
+func (NumaOptionsDist) isNumaOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v NumaOptionsDist) MarshalJSON() ([]byte, error) {
+	type plain NumaOptionsDist
+	return tagged(plain(v), "type", "dist")
+}
+
+// NumaOptionsCPU: Which node vCPUs belong to.
+type NumaOptionsCPU struct {
+	// The NUMA node.
+	NodeID *int64 `json:"node-id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket.
+	DieID *int64 `json:"die-id,omitempty"`
+	// The cluster in the die.
+	ClusterID *int64 `json:"cluster-id,omitempty"`
+	// The module in the cluster.
+	ModuleID *int64 `json:"module-id,omitempty"`
+	// The core.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+}
+
+func (NumaOptionsCPU) isNumaOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v NumaOptionsCPU) MarshalJSON() ([]byte, error) {
+	type plain NumaOptionsCPU
+	return tagged(plain(v), "type", "cpu")
+}
+
+// NumaOptionsHmatLb: How fast a node's memory is.
+type NumaOptionsHmatLb struct {
+	// For the vCPUs of this node.
+	Initiator uint16 `json:"initiator"`
+	// The node whose memory it is.
+	Target uint16 `json:"target"`
+	// What is measured.
+	Hierarchy HmatLBMemoryHierarchy `json:"hierarchy"`
+	// How.
+	DataType HmatLBDataType `json:"data-type"`
+	// The time in ns, for a latency.
+	Latency *uint64 `json:"latency,omitempty"`
+	// The bytes in a second, whole MiB, for a bandwidth.
+	Bandwidth *uint64 `json:"bandwidth,omitempty"`
+}
+
+func (NumaOptionsHmatLb) isNumaOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v NumaOptionsHmatLb) MarshalJSON() ([]byte, error) {
+	type plain NumaOptionsHmatLb
+	return tagged(plain(v), "type", "hmat-lb")
+}
+
+// NumaOptionsHmatCache: A cache on the side of a node's memory.
+type NumaOptionsHmatCache struct {
+	// The node.
+	NodeID uint32 `json:"node-id"`
+	// Its bytes.
+	Size uint64 `json:"size"`
+	// Its level, 1 to 3; each is smaller than the one before.
+	Level uint8 `json:"level"`
+	// How it finds its lines.
+	Associativity HmatCacheAssociativity `json:"associativity"`
+	// What it does with writes.
+	Policy HmatCacheWritePolicy `json:"policy"`
+	// The bytes of a line.
+	Line uint16 `json:"line"`
+}
+
+func (NumaOptionsHmatCache) isNumaOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v NumaOptionsHmatCache) MarshalJSON() ([]byte, error) {
+	type plain NumaOptionsHmatCache
+	return tagged(plain(v), "type", "hmat-cache")
+}
+
+// HmatLBMemoryHierarchy: What is measured.
+type HmatLBMemoryHierarchy string
+
+// The values of HmatLBMemoryHierarchy.
+const (
+	// The memory itself.
+	HmatLBMemoryHierarchyMemory HmatLBMemoryHierarchy = "memory"
+	// Its first cache.
+	HmatLBMemoryHierarchyFirstLevel HmatLBMemoryHierarchy = "first-level"
+	// Its second.
+	HmatLBMemoryHierarchySecondLevel HmatLBMemoryHierarchy = "second-level"
+	// Its third.
+	HmatLBMemoryHierarchyThirdLevel HmatLBMemoryHierarchy = "third-level"
+)
+
+// HmatLBDataType: How it is measured.
+type HmatLBDataType string
+
+// The values of HmatLBDataType.
+const (
+	// The time of any access.
+	HmatLBDataTypeAccessLatency HmatLBDataType = "access-latency"
+	// The time of a read.
+	HmatLBDataTypeReadLatency HmatLBDataType = "read-latency"
+	// The time of a write.
+	HmatLBDataTypeWriteLatency HmatLBDataType = "write-latency"
+	// How much any accesses carry.
+	HmatLBDataTypeAccessBandwidth HmatLBDataType = "access-bandwidth"
+	// How much reads carry.
+	HmatLBDataTypeReadBandwidth HmatLBDataType = "read-bandwidth"
+	// How much writes carry.
+	HmatLBDataTypeWriteBandwidth HmatLBDataType = "write-bandwidth"
+)
+
+// HmatCacheAssociativity: How a cache finds its lines.
+type HmatCacheAssociativity string
+
+// The values of HmatCacheAssociativity.
+const (
+	// It does not matter.
+	HmatCacheAssociativityNone HmatCacheAssociativity = "none"
+	// Each in one place.
+	HmatCacheAssociativityDirect HmatCacheAssociativity = "direct"
+	// Each in several.
+	HmatCacheAssociativityComplex HmatCacheAssociativity = "complex"
+)
+
+// HmatCacheWritePolicy: What a cache does with writes.
+type HmatCacheWritePolicy string
+
+// The values of HmatCacheWritePolicy.
+const (
+	// It does not matter.
+	HmatCacheWritePolicyNone HmatCacheWritePolicy = "none"
+	// It keeps them until it wants the room.
+	HmatCacheWritePolicyWriteBack HmatCacheWritePolicy = "write-back"
+	// It hands them on at once.
+	HmatCacheWritePolicyWriteThrough HmatCacheWritePolicy = "write-through"
+)
+
 // MigrationCapability: What a move of the machine can be told to do.
 type MigrationCapability string
 

@@ -148,6 +148,7 @@ pub fn launch(config: Config, activation: Activation, inherited: Inherited) -> R
     let (kept, mut monitors) = add_chardevs(&mut vm, &door, &config)?;
     qtest::serve(&mut vm, &door, &config)?;
     add_backends(&mut vm, &door, &config)?;
+    vm.numa = machine::numa(&config)?;
     let waits = config.preconfig;
     if waits {
         monitors::admit(&vm, std::mem::take(&mut monitors))?;

@@ -51,6 +51,7 @@ from .types import (
     NameInfo,
     Netdev,
     NewImageMode,
+    NumaOptions,
     ObjectOptions,
     ObjectPropertyInfo,
     ObjectTypeInfo,
@@ -1564,6 +1565,14 @@ class AsyncCommands(AsyncCaller):
             One entry for each place.
         """
         return await self._ask("query-acpi-ospm-status", None, List[ACPIOSTInfo])
+
+    async def set_numa_node(self, options: NumaOptions) -> None:
+        """Says something of NUMA, as -numa does. Only before x-exit-preconfig.
+
+        Args:
+            options: What there is to say, by kind.
+        """
+        await self._run("set-numa-node", options)
 
     async def query_migrate_capabilities(self) -> List[MigrationCapabilityStatus]:
         """Lists the capabilities.

@@ -51,6 +51,7 @@ from .types import (
     NameInfo,
     Netdev,
     NewImageMode,
+    NumaOptions,
     ObjectOptions,
     ObjectPropertyInfo,
     ObjectTypeInfo,
@@ -1540,6 +1541,14 @@ class Commands(Caller):
             One entry for each place.
         """
         return self._ask("query-acpi-ospm-status", None, List[ACPIOSTInfo])
+
+    def set_numa_node(self, options: NumaOptions) -> None:
+        """Says something of NUMA, as -numa does. Only before x-exit-preconfig.
+
+        Args:
+            options: What there is to say, by kind.
+        """
+        self._run("set-numa-node", options)
 
     def query_migrate_capabilities(self) -> List[MigrationCapabilityStatus]:
         """Lists the capabilities.

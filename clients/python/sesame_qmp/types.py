@@ -716,6 +716,53 @@ ACPISlotType = Literal["DIMM", "CPU"]
 """
 
 
+HmatLBMemoryHierarchy = Literal["memory", "first-level", "second-level", "third-level"]
+"""What is measured.
+
+- ``memory``: The memory itself.
+- ``first-level``: Its first cache.
+- ``second-level``: Its second.
+- ``third-level``: Its third.
+"""
+
+
+HmatLBDataType = Literal[
+    "access-latency",
+    "read-latency",
+    "write-latency",
+    "access-bandwidth",
+    "read-bandwidth",
+    "write-bandwidth",
+]
+"""How it is measured.
+
+- ``access-latency``: The time of any access.
+- ``read-latency``: The time of a read.
+- ``write-latency``: The time of a write.
+- ``access-bandwidth``: How much any accesses carry.
+- ``read-bandwidth``: How much reads carry.
+- ``write-bandwidth``: How much writes carry.
+"""
+
+
+HmatCacheAssociativity = Literal["none", "direct", "complex"]
+"""How a cache finds its lines.
+
+- ``none``: It does not matter.
+- ``direct``: Each in one place.
+- ``complex``: Each in several.
+"""
+
+
+HmatCacheWritePolicy = Literal["none", "write-back", "write-through"]
+"""What a cache does with writes.
+
+- ``none``: It does not matter.
+- ``write-back``: It keeps them until it wants the room.
+- ``write-through``: It hands them on at once.
+"""
+
+
 MigrationCapability = Literal["events"]
 """What a move of the machine can be told to do.
 
@@ -5480,6 +5527,121 @@ class ACPIOSTInfo(Struct):
 
 
 @dataclass
+class NumaOptionsNode(Struct):
+    """One thing said of NUMA.
+
+    Where ``type`` is ``node``: that there is a node.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "node"}
+
+    type: Literal["node"] = field(default="node", init=False)
+    nodeid: Optional[int] = None
+    """Its number (default: the next)."""
+    cpus: Optional[List[int]] = None
+    """The vCPUs that belong to it; on the command line also ranges, as in cpus=0-3,cpus=8
+    (default: sockets are dealt out to the nodes in turns; where some vCPUs are named, the
+    others belong to node 0).
+    """
+    memdev: Optional[str] = None
+    """The id of the memory backend that is its RAM (default: it has none)."""
+    initiator: Optional[int] = None
+    """The node whose vCPUs are nearest to its memory; wants hmat=on."""
+
+
+@dataclass
+class NumaOptionsDist(Struct):
+    """One thing said of NUMA.
+
+    Where ``type`` is ``dist``: how far two nodes are apart.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "dist"}
+
+    type: Literal["dist"] = field(default="dist", init=False)
+    src: int
+    """From this node."""
+    dst: int
+    """To that."""
+    val: int
+    """The distance: 10 is a node's to itself, 255 means that there is no way."""
+
+
+@dataclass
+class NumaOptionsCpu(Struct):
+    """One thing said of NUMA.
+
+    Where ``type`` is ``cpu``: which node vCPUs belong to.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "cpu"}
+
+    type: Literal["cpu"] = field(default="cpu", init=False)
+    node_id: Optional[int] = None
+    """The NUMA node."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket."""
+    cluster_id: Optional[int] = None
+    """The cluster in the die."""
+    module_id: Optional[int] = None
+    """The module in the cluster."""
+    core_id: Optional[int] = None
+    """The core."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+
+
+@dataclass
+class NumaOptionsHmatLb(Struct):
+    """One thing said of NUMA.
+
+    Where ``type`` is ``hmat-lb``: how fast a node's memory is.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "hmat-lb"}
+
+    type: Literal["hmat-lb"] = field(default="hmat-lb", init=False)
+    initiator: int
+    """For the vCPUs of this node."""
+    target: int
+    """The node whose memory it is."""
+    hierarchy: HmatLBMemoryHierarchy
+    """What is measured."""
+    data_type: HmatLBDataType
+    """How."""
+    latency: Optional[int] = None
+    """The time in ns, for a latency."""
+    bandwidth: Optional[int] = None
+    """The bytes in a second, whole MiB, for a bandwidth."""
+
+
+@dataclass
+class NumaOptionsHmatCache(Struct):
+    """One thing said of NUMA.
+
+    Where ``type`` is ``hmat-cache``: a cache on the side of a node's memory.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "hmat-cache"}
+
+    type: Literal["hmat-cache"] = field(default="hmat-cache", init=False)
+    node_id: int
+    """The node."""
+    size: int
+    """Its bytes."""
+    level: int
+    """Its level, 1 to 3; each is smaller than the one before."""
+    associativity: HmatCacheAssociativity
+    """How it finds its lines."""
+    policy: HmatCacheWritePolicy
+    """What it does with writes."""
+    line: int
+    """The bytes of a line."""
+
+
+@dataclass
 class MigrationCapabilityStatus(Struct):
     """One capability, on or off."""
 
@@ -5660,6 +5822,16 @@ DeviceOptions = Union[
 
 TpmTypeOptions = Union[TpmTypeOptionsEmulator]
 """What carries out a TPM's commands."""
+
+
+NumaOptions = Union[
+    NumaOptionsNode,
+    NumaOptionsDist,
+    NumaOptionsCpu,
+    NumaOptionsHmatLb,
+    NumaOptionsHmatCache,
+]
+"""One thing said of NUMA."""
 
 
 BlockdevRefOrNull = Union[BlockdevOptions, str, None]

@@ -348,10 +348,13 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         }, Entry { name : "query-acpi-ospm-status", description :
         "Tells what the guest said last of each place where CPUs or memory can be plugged in.",
         input : None, output : Some(generator.subschema_for:: < Vec <
-        super::acpi::ACPIOSTInfo > > ()), }, Entry { name : "query-migrate-capabilities",
-        description : "Lists the capabilities.", input : None, output : Some(generator
-        .subschema_for:: < Vec < super::migration::MigrationCapabilityStatus > > ()), },
-        Entry { name : "migrate-set-capabilities", description :
+        super::acpi::ACPIOSTInfo > > ()), }, Entry { name : "set-numa-node", description
+        : "Says something of NUMA, as -numa does. Only before x-exit-preconfig.", input :
+        Some(generator.subschema_for:: < super::numa::NumaOptions > ()), output : None,
+        }, Entry { name : "query-migrate-capabilities", description :
+        "Lists the capabilities.", input : None, output : Some(generator.subschema_for::
+        < Vec < super::migration::MigrationCapabilityStatus > > ()), }, Entry { name :
+        "migrate-set-capabilities", description :
         "Switches capabilities on or off, for the moves to come.", input : Some(generator
         .subschema_for:: < super::migration::MigrateSetCapabilities > ()), output : None,
         }, Entry { name : "query-command-line-options", description :

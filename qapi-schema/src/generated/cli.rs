@@ -55,6 +55,12 @@ pub struct MachineOptions {
     #[serde(rename = "kernel-irqchip")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_irqchip: Option<String>,
+    /// What -smp says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smp: Option<SmpConfiguration>,
+    /// Whether there is a table of the speeds and caches of memory (default: off).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hmat: Option<bool>,
     /// What -kernel says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel: Option<String>,
@@ -84,6 +90,8 @@ impl crate::input::FromMembers for MachineOptions {
             dump_guest_core: members.optional("dump-guest-core")?,
             mem_merge: members.optional("mem-merge")?,
             kernel_irqchip: members.optional("kernel-irqchip")?,
+            smp: members.optional("smp")?,
+            hmat: members.optional("hmat")?,
             kernel: members.optional("kernel")?,
             initrd: members.optional("initrd")?,
             append: members.optional("append")?,
@@ -185,6 +193,17 @@ impl crate::describe::Described for MachineOptions {
             "str",
             "who is the interrupt controller; only on",
         ),
+        crate::describe::MemberSpec::optional(
+            "smp",
+            "SmpConfiguration",
+            "what -smp says",
+        ),
+        crate::describe::MemberSpec::optional(
+                "hmat",
+                "bool",
+                "whether there is a table of the speeds and caches of memory (default: off)",
+            )
+            .default_is("off"),
         crate::describe::MemberSpec::optional("kernel", "str", "what -kernel says"),
         crate::describe::MemberSpec::optional("initrd", "str", "what -initrd says"),
         crate::describe::MemberSpec::optional("append", "str", "what -append says"),

@@ -57,6 +57,8 @@ pub enum Module {
     Qdev,
     /// What a guest says of CPUs and memory that come and go.
     Acpi,
+    /// NUMA.
+    Numa,
     /// Moving a machine's state.
     Migration,
     /// What belongs nowhere else.
@@ -1197,6 +1199,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 113usize,
+        name: "set-numa-node",
+        module: Module::Numa,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 114usize,
         name: "set_link",
         module: Module::Net,
         allow_oob: false,
@@ -1206,7 +1218,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 114usize,
+        number: 115usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -1216,7 +1228,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 115usize,
+        number: 116usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -1226,7 +1238,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 116usize,
+        number: 117usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -1236,7 +1248,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 117usize,
+        number: 118usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -1246,7 +1258,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 118usize,
+        number: 119usize,
         name: "watchdog-set-action",
         module: Module::Watchdog,
         allow_oob: false,
@@ -1256,7 +1268,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 119usize,
+        number: 120usize,
         name: "x-blockdev-set-iothread",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1266,7 +1278,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 120usize,
+        number: 121usize,
         name: "x-debug-block-dirty-bitmap-sha256",
         module: Module::BlockBitmaps,
         allow_oob: false,
@@ -1276,7 +1288,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 121usize,
+        number: 122usize,
         name: "x-debug-query-block-graph",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1286,7 +1298,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 122usize,
+        number: 123usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

@@ -149,6 +149,7 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         device(18, "i6300esb", port(11)),
         device(19, "vmcoreinfo", json!({})),
         device(20, "vmgenid", json!({})),
+        row("set-numa-node", json!({"type": "node"})),
         device(21, "host-x86_64-cpu", vcpu()),
         row("device_del", json!({"id": "d21"})),
         // There is no second model in a machine.

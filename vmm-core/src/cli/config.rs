@@ -8,6 +8,7 @@ use qapi_schema::char::ChardevAdd;
 use qapi_schema::cli::{AccelType, CompatPolicy, TpmdevOptions};
 use qapi_schema::devices::DeviceOptions;
 use qapi_schema::net::Netdev;
+use qapi_schema::numa::NumaOptions;
 use qapi_schema::qom::ObjectOptions;
 use qapi_schema::run_state::SetAction;
 use serde_json::Value;
@@ -31,6 +32,8 @@ pub struct Config {
     pub cpu: CpuSpec,
     /// How many vCPUs, and how they are grouped.
     pub smp: SmpSpec,
+    /// What is said of NUMA.
+    pub numa: Vec<NumaOptions>,
     /// How much RAM.
     pub memory: MemorySpec,
     /// What to boot; without it nothing runs until a client says so.
@@ -106,6 +109,8 @@ pub struct MachineSpec {
     pub model: &'static MachineType,
     /// The id of the object that is the RAM; without it the machine makes its own.
     pub memory_backend: Option<String>,
+    /// Whether there is a table of the speeds and caches of memory.
+    pub hmat: bool,
     /// Whether RAM that the machine makes itself is in core dumps.
     pub dump_guest_core: bool,
     /// Whether the host may merge equal pages of RAM that the machine makes itself.

@@ -11,6 +11,7 @@ use qapi_schema::describe::Described;
 use qapi_schema::devices::DeviceOptions;
 use qapi_schema::input::{FromInput, Mode};
 use qapi_schema::net::Netdev;
+use qapi_schema::numa::NumaOptions;
 use qapi_schema::qom::ObjectOptions;
 use qapi_schema::run_state::SetAction;
 use serde_json::{Map, Value};
@@ -72,6 +73,7 @@ pub(super) struct Draft {
     pub(super) tpmdevs: Vec<TpmdevOptions>,
     pub(super) drives: Vec<(String, Drive)>,
     pub(super) devices: Vec<(String, DeviceOptions)>,
+    pub(super) numa: Vec<(String, NumaOptions)>,
     pub(super) globals: Vec<GlobalSpec>,
     pub(super) serials: Vec<(String, SerialSpec)>,
     pub(super) monitors: Vec<(String, MonitorSpec)>,

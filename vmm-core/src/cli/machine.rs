@@ -1,6 +1,6 @@
 //! `-machine` and `-accel`: the board, and who runs it.
 
-use qapi_schema::cli::{AccelOptions, AccelType, MachineOptions};
+use qapi_schema::cli::{AccelOptions, AccelType, MachineOptions, SmpConfiguration};
 use qapi_schema::common::OnOffAuto;
 use qapi_schema::input::Mode;
 use serde_json::{Map, Value};
@@ -20,11 +20,18 @@ pub(super) fn take_machine(draft: &mut Draft, given: &Given<'_>) -> Result<Step,
         return Ok(Step::Print(help::machines()));
     }
     let text = dashify_keys(given.text);
-    let parsed = read::parse::<MachineOptions>(&text, Form::implied("type"))?;
+    let mut parsed = read::parse::<MachineOptions>(&text, Form::implied("type"))?;
     if parsed.help {
         return Ok(Step::Print(help::keys_of::<MachineOptions>(
             "machine", None,
         )));
+    }
+    if let Some(smp) = parsed
+        .value
+        .as_object_mut()
+        .and_then(|keys| keys.remove("smp"))
+    {
+        draft.merge_value::<SmpConfiguration>("smp", smp)?;
     }
     draft.merge_value::<MachineOptions>(given.name, parsed.value)
 }
@@ -91,6 +98,7 @@ pub(super) fn resolve(options: &MachineOptions) -> Result<MachineSpec, Problem> 
     Ok(MachineSpec {
         model,
         memory_backend: options.memory_backend.clone(),
+        hmat: options.hmat.unwrap_or(false),
         dump_guest_core: options.dump_guest_core.unwrap_or(true),
         mem_merge: options.mem_merge.unwrap_or(true),
     })

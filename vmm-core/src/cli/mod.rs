@@ -39,6 +39,7 @@ mod drive;
 mod error;
 mod help;
 mod machine;
+mod numa;
 mod options;
 mod process;
 mod processor;

@@ -10,6 +10,7 @@ use qapi_schema::cli::{
 use qapi_schema::describe::{Described, MemberSpec, VariantSpec};
 use qapi_schema::devices::DeviceOptions;
 use qapi_schema::net::Netdev;
+use qapi_schema::numa::NumaOptions;
 use qapi_schema::qom::ObjectOptions;
 use qapi_schema::run_state::{RebootAction, SetAction, ShutdownAction};
 use serde_json::json;
@@ -17,7 +18,7 @@ use serde_json::json;
 use super::draft::{Draft, Given, Step};
 use super::error::Problem;
 use super::read::Form;
-use super::{chardev, console, device, drive, help, machine, process, processor};
+use super::{chardev, console, device, drive, help, machine, numa, process, processor};
 
 /// Reads one occurrence of an option.
 type Take = fn(&mut Draft, &Given<'_>) -> Result<Step, Problem>;
@@ -176,6 +177,13 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "[size=]SIZE[,KEY=VALUE..]",
         "How much RAM. Sizes take k, M, G, T, P or E; without one of these they are in MiB.",
         |draft, given| draft.merge::<MemorySizeConfiguration>(given, Form::implied("size")),
+    ),
+    keyed::<NumaOptions>(
+        "numa",
+        "[type=]node|dist|cpu|hmat-lb|hmat-cache[,KEY=VALUE..]",
+        "One thing about NUMA: that there is a node, and what belongs to it. vCPUs are also named by \
+         ranges: cpus=0-3.",
+        numa::take,
     ),
     plain("uuid", "UUID", "The machine's UUID.", process::take_uuid),
     keyed::<RtcOptions>(

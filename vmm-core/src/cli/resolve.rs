@@ -35,6 +35,9 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         add_default_serial(&mut draft);
     }
     check_chardevs(&draft)?;
+    if let Some((typed, _)) = draft.numa.first().filter(|_| !machine.model.has_board()) {
+        return Err(Problem::new("NUMA is not supported by this machine-type").of(typed));
+    }
     if let Some(error) = draft.foreign_cpu.take_if(|_| machine.model.has_board()) {
         return Err(error);
     }
@@ -46,6 +49,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         accels,
         cpu: draft.cpu.unwrap_or(CpuSpec { model: "host" }),
         smp,
+        numa: untyped(draft.numa),
         memory,
         kernel,
         name,

@@ -14,6 +14,7 @@ use qapi_schema::run_state::Commands as _;
 use qapi_schema::{Context, QmpError};
 
 use crate::device_tree::path;
+use crate::machine::Q35;
 use crate::resolve::netdev::mac_text;
 use crate::vm::Vm;
 
@@ -37,6 +38,7 @@ const SUBJECTS: &[(&str, &str, Show)] = &[
     ),
     ("name", "what the guest is called", name),
     ("network", "the network cards and where they lead", network),
+    ("numa", "the NUMA nodes", numa),
     ("pci", "the PCI functions", pci),
     ("qtree", "the devices", qtree),
     ("status", "what the machine is doing", status),
@@ -127,6 +129,26 @@ fn cpus(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
         format!("{mark} CPU #{}: thread_id={}", cpu.cpu_index, cpu.thread_id)
     });
     Ok(lines(shown, ""))
+}
+
+fn numa(vm: &mut Vm, _cx: &mut dyn Context) -> Result<String, QmpError> {
+    const MIB: u64 = 1 << 20;
+    let board = vm.machine.board("info numa").ok();
+    let Some(numa) = board.and_then(Q35::numa) else {
+        return Ok("0 nodes".to_owned());
+    };
+    let cpus = vm.machine.cpus();
+    let nodes = (0..).zip(&numa.nodes).flat_map(|(number, node): (u32, _)| {
+        let own = cpus.iter().filter(|cpu| cpu.node == Some(number));
+        let own: String = own.map(|cpu| format!(" {}", cpu.index)).collect();
+        [
+            format!("node {number} cpus:{own}"),
+            format!("node {number} size: {} MB", node.memory / MIB),
+            format!("node {number} plugged: 0 MB"),
+        ]
+    });
+    let count = format!("{} nodes", numa.nodes.len());
+    Ok(lines(std::iter::once(count).chain(nodes), ""))
 }
 
 fn iothreads(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {

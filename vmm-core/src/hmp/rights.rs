@@ -21,6 +21,10 @@ const DOES: &[(&str, &[&str])] = &[
     ("info migrate_capabilities", &["query-migrate-capabilities"]),
     ("info name", &["query-name"]),
     ("info network", &["qom-list"]),
+    (
+        "info numa",
+        &["query-cpus-fast", "query-memory-size-summary"],
+    ),
     ("info pci", &["query-pci"]),
     ("info qtree", &["qom-list"]),
     ("info status", &["query-status"]),

@@ -15,6 +15,7 @@ use crate::machine::board::SerialSpec;
 use crate::machine::{BootSource, MachineHost, MachineKind, Q35, Q35Spec};
 use crate::memory::{RAM_ID, RamBackend, RamBackendSpec};
 use crate::process;
+use crate::resolve::numa::{NumaDraft, NumaFacts};
 use crate::types::cpu_type;
 use crate::vm::{Vm, VmMachine};
 
@@ -50,12 +51,23 @@ pub(super) fn build(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
 
 /// The machine, run by `accel`.
 fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFile) -> Result<Q35> {
+    let size_of = |id: &str| {
+        let mut memories = vm.objects.memories();
+        memories
+            .find(|memory| memory.id == id)
+            .map(|memory| memory.size)
+    };
+    let numa = vm
+        .numa
+        .finish(config.memory.size, size_of)
+        .context("-numa")?;
     let spec = Q35Spec {
         product: config.machine.model.name.to_owned(),
         uuid: config.uuid.unwrap_or_default(),
         topology: config.smp.topology,
         cpu_type: cpu_type(config.cpu.model),
         vcpus: config.smp.cpus,
+        numa: numa.clone(),
         rtc_offset: rtc_offset(config),
         serials: serials(vm, config)?,
         boot: boot(door, config)?,
@@ -66,7 +78,10 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
     let host = MachineHost {
         kvm,
         clock: vm.clock.clone(),
-        memory: memory(vm, door, config, RAM_ID)?,
+        memory: match &numa {
+            Some(_) => node_memory(vm, config)?,
+            None => vec![memory(vm, door, config, RAM_ID)?],
+        },
         notices: vm.mailbox.notices(),
         vcpu_events: Arc::new(move |event| vcpu_mail.send(Letter::Vcpu(event))),
     };
@@ -75,6 +90,28 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
         process::lock_memory().context("-overcommit mem-lock=on")?;
     }
     Ok(q35)
+}
+
+/// What the command line says of NUMA.
+pub(super) fn numa(config: &Config) -> Result<NumaDraft> {
+    let mut draft = NumaDraft::new(NumaFacts {
+        topology: config.smp.topology,
+        hmat: config.machine.hmat,
+    });
+    for options in config.numa.iter().cloned() {
+        draft.take(options).context("-numa")?;
+    }
+    Ok(draft)
+}
+
+/// The RAM of the NUMA nodes, in their order.
+fn node_memory(vm: &mut Vm, config: &Config) -> Result<Vec<RamBackend>> {
+    if config.machine.memory_backend.is_some() {
+        bail!("'-machine memory-backend' and '-numa memdev' properties are mutually exclusive");
+    }
+    let ids = vm.numa.memory().into_iter();
+    let taken = ids.map(|id| vm.objects.take_memory(&id, "machine"));
+    Ok(taken.collect::<Result<_, _>>().context("-numa memdev")?)
 }
 
 /// The first of the accelerators whose KVM can be had, and that.

@@ -17,6 +17,7 @@ pub mod acpi;
 pub mod board;
 pub mod kernel;
 pub mod none;
+pub mod numa;
 pub mod q35;
 pub mod smbios;
 pub mod wiring;

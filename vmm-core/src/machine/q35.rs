@@ -34,6 +34,7 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use super::acpi::tpm::TpmPlace;
 use super::acpi::{self, AcpiSpec};
 use super::board::{Board, BoardSpec, SCI, SerialSpec};
+use super::numa::NumaSpec;
 use super::smbios::{self, SmbiosSpec};
 use super::wiring::Wiring;
 use super::{BootSource, MachineError, MachineKind, MachineType};
@@ -79,6 +80,8 @@ pub struct Q35Spec {
     pub cpu_type: String,
     /// How many are present; at most as many as the topology has room for.
     pub vcpus: u32,
+    /// Its NUMA nodes; without, memory and vCPUs are in one place.
+    pub numa: Option<NumaSpec>,
     /// Guest time minus UTC, in seconds.
     pub rtc_offset: i64,
     /// The serial ports.
@@ -104,8 +107,8 @@ pub struct FirmwareSpec {
 pub struct MachineHost {
     /// `/dev/kvm`.
     pub kvm: OpenFile,
-    /// RAM.
-    pub memory: RamBackend,
+    /// RAM, one piece after the other; there is at least one.
+    pub memory: Vec<RamBackend>,
     /// The time that devices live in.
     pub clock: VmClock,
     /// Where devices send their news.
@@ -124,7 +127,7 @@ pub struct Q35 {
     vcpu_events: Arc<dyn Fn(VcpuEvent) + Send + Sync>,
     _slots: Slots,
     memory: GuestMem,
-    backend: RamBackend,
+    backends: Vec<RamBackend>,
     layout: Layout,
     power_on: ChipState,
     clock: KvmClock,
@@ -143,6 +146,7 @@ struct Identity {
     uuid: [u8; 16],
     topology: CpuTopology,
     cpu_type: String,
+    numa: Option<NumaSpec>,
 }
 
 impl Q35 {
@@ -160,8 +164,9 @@ impl Q35 {
         let irqs = KvmIrqs::new(Arc::clone(&vm))?;
         let power_on = ChipState::capture(&vm)?;
         let model = CpuModel::host(&vm, spec.topology)?;
-        let layout = layout(host.memory.spec().size, model.physical_bits())?;
-        let memory = host.memory.map(&layout)?;
+        let sizes = host.memory.iter().map(|backend| backend.spec().size);
+        let layout = layout(sizes.fold(0, u64::saturating_add), model.physical_bits())?;
+        let memory = RamBackend::map_all(&host.memory, &layout)?;
         let slots = Slots::new(Arc::clone(&vm));
         slots.add_all(&memory.memory())?;
         let buses = Buses {
@@ -208,7 +213,7 @@ impl Q35 {
             vcpu_events: host.vcpu_events,
             _slots: slots,
             memory,
-            backend: host.memory,
+            backends: host.memory,
             layout,
             power_on,
             clock: KvmClock::default(),
@@ -220,6 +225,7 @@ impl Q35 {
                 uuid: spec.uuid,
                 topology: spec.topology,
                 cpu_type: spec.cpu_type,
+                numa: spec.numa,
             },
             generation: None,
             vm,
@@ -336,10 +342,22 @@ impl Q35 {
         &self.memory
     }
 
-    /// What is behind guest memory.
+    /// What is behind guest memory, one piece after the other.
     #[must_use]
-    pub fn backend(&self) -> &RamBackend {
-        &self.backend
+    pub fn backends(&self) -> &[RamBackend] {
+        &self.backends
+    }
+
+    /// Its RAM in bytes.
+    #[must_use]
+    pub fn ram_size(&self) -> u64 {
+        self.layout.low.saturating_add(self.layout.high)
+    }
+
+    /// Its NUMA nodes, if it has some.
+    #[must_use]
+    pub fn numa(&self) -> Option<&NumaSpec> {
+        self.identity.numa.as_ref()
     }
 
     /// What the vCPUs show a guest.
@@ -486,6 +504,7 @@ impl Q35 {
         AcpiSpec {
             cpus: self.cpu_entries(),
             cpu_hotplug: self.board.cpu_hotplug().is_some(),
+            numa: self.identity.numa.clone(),
             layout: self.layout.clone(),
             last_bus,
             intx: INTX,

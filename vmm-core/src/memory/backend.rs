@@ -161,14 +161,27 @@ impl RamBackend {
     /// # Errors
     /// The kernel refuses a mapping, or there is not enough memory to preallocate.
     pub fn map(&self, layout: &Layout) -> Result<GuestMem, MemoryError> {
+        Self::map_all(std::slice::from_ref(self), layout)
+    }
+
+    /// Maps the backends one after the other where `layout` places RAM.
+    ///
+    /// # Errors
+    /// See [`map`](Self::map).
+    pub fn map_all(backends: &[Self], layout: &Layout) -> Result<GuestMem, MemoryError> {
+        let sizes: Vec<u64> = backends.iter().map(|backend| backend.spec.size).collect();
         let mut regions = Vec::new();
-        let mut offset = self.offset;
-        for (start, len) in layout.ram() {
-            regions.push(self.map_part(start, len, offset)?);
-            offset = offset.saturating_add(len);
+        for (backend, pieces) in backends.iter().zip(layout.deal(&sizes)) {
+            let mut offset = backend.offset;
+            for (start, len) in pieces {
+                regions.push(backend.map_part(start, len, offset)?);
+                offset = offset.saturating_add(len);
+            }
         }
         let view = GuestMemView::from_regions(regions).map_err(|source| MemoryError::Regions {
-            id: self.spec.id.clone(),
+            id: backends
+                .first()
+                .map_or_else(String::new, |one| one.spec.id.clone()),
             source,
         })?;
         Ok(GuestMem::new(view))

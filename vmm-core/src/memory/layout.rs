@@ -84,6 +84,31 @@ impl Layout {
             .collect()
     }
 
+    /// RAM dealt out to owners of so many bytes each, one after the other: each one's pieces, as
+    /// (address, length).
+    #[must_use]
+    pub fn deal(&self, sizes: &[u64]) -> Vec<Vec<(u64, u64)>> {
+        let mut pieces = self.ram().into_iter();
+        let mut piece = pieces.next();
+        let mut dealt = Vec::new();
+        for size in sizes {
+            let mut left = *size;
+            let mut own = Vec::new();
+            while let Some((start, len)) = piece.filter(|_| left > 0) {
+                let taken = left.min(len);
+                own.push((start, taken));
+                left -= taken;
+                piece = if taken == len {
+                    pieces.next()
+                } else {
+                    Some((start.saturating_add(taken), len - taken))
+                };
+            }
+            dealt.push(own);
+        }
+        dealt
+    }
+
     /// The map that the boot loader hands to the kernel, lowest first.
     #[must_use]
     pub fn e820(&self) -> Vec<E820Entry> {

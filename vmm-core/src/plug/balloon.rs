@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::Plug;
 use super::pci::{plug_virtio, virtio_place};
 use crate::device_tree::Part;
-use crate::memory::RamReclaim;
+use crate::memory::{RamBackend, RamReclaim};
 use crate::objects::read_only;
 use crate::qom::Object;
 
@@ -26,7 +26,9 @@ pub(super) fn plug(
         ));
     }
     let board = plug.vm.machine.board(&plug.name)?;
-    let reclaim = RamReclaim::new(board.memory().clone(), board.backend().page());
+    let pages = board.backends().iter().map(RamBackend::page);
+    let page = pages.max().unwrap_or(devices::virtio::balloon::PAGE);
+    let reclaim = RamReclaim::new(board.memory().clone(), page);
     let spec = BalloonSpec {
         deflate_on_oom: options.deflate_on_oom.unwrap_or(false),
         free_page_reporting: options.free_page_reporting.unwrap_or(false),

@@ -32,7 +32,11 @@ pub(super) fn plug(
     let topology = board.topology();
     let place = place(options, topology)?;
     let index = topology.index(place);
-    if let Some(node) = options.node_id {
+    let node = board.numa().and_then(|numa| numa.node_of_cpu(index));
+    if let Some(node) = options
+        .node_id
+        .filter(|told| node.map(i64::from) != Some(*told))
+    {
         return Err(QmpError::generic(format!(
             "node-id={node} must match numa node specified with -numa option"
         )));

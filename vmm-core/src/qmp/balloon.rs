@@ -4,6 +4,7 @@ use devices::virtio::balloon::{PAGE, VirtioBalloon};
 use qapi_schema::balloon::{Balloon, BalloonChange, BalloonInfo, Commands};
 use qapi_schema::{Context, ErrorClass, Event, QmpError};
 
+use crate::machine::Q35;
 use crate::vm::Vm;
 
 impl Commands for Vm {
@@ -48,7 +49,7 @@ impl Vm {
 
     fn ram_size(&self) -> u64 {
         let board = self.machine.board("balloon");
-        board.map_or(0, |board| board.backend().spec().size)
+        board.map_or(0, Q35::ram_size)
     }
 
     fn left_with(&self, pages: u32) -> i64 {

@@ -10,7 +10,7 @@ use qapi_schema::{Context, QmpError};
 use super::cpu_models;
 use crate::kvm::cpuid::CpuPlace;
 use crate::machine;
-use crate::memory::{RAM_ID, RamBackendSpec};
+use crate::memory::{RAM_ID, RamBackend, RamBackendSpec};
 use crate::types;
 use crate::vm::{Vm, VmMachine};
 
@@ -64,7 +64,7 @@ impl Commands for Vm {
             cpu_index: i64::from(cpu.index),
             qom_path: self.cpu_path(cpu.index),
             thread_id: i64::from(cpu.thread_id),
-            props: Some(properties(cpu.place)),
+            props: Some(properties(cpu.place, cpu.node)),
             target: SysEmuTarget::X86_64,
         });
         Ok(cpus.collect())
@@ -91,7 +91,10 @@ impl Commands for Vm {
         let places = (0..q35.cpu_places()).rev().map(|index| HotpluggableCPU {
             r#type: q35.cpu_type().to_owned(),
             vcpus_count: 1,
-            props: properties(q35.topology().place(index)),
+            props: properties(
+                q35.topology().place(index),
+                q35.numa().and_then(|numa| numa.node_of_cpu(index)),
+            ),
             qom_path: q35
                 .vcpus()
                 .find(index as usize)
@@ -102,7 +105,10 @@ impl Commands for Vm {
 
     fn query_memory_size_summary(&mut self, _cx: &mut dyn Context) -> Result<MemoryInfo, QmpError> {
         Ok(MemoryInfo {
-            base_memory: self.own_memory().map_or(0, |spec| spec.size),
+            base_memory: match &self.machine {
+                VmMachine::Q35(q35) => q35.ram_size(),
+                VmMachine::None => self.own_memory().map_or(0, |spec| spec.size),
+            },
             plugged_memory: Some(0),
         })
     }
@@ -149,14 +155,15 @@ impl Vm {
     /// The memory that the machine began with.
     fn own_memory(&self) -> Option<&RamBackendSpec> {
         match &self.machine {
-            VmMachine::Q35(q35) => Some(q35.backend().spec()),
+            VmMachine::Q35(q35) => q35.backends().first().map(RamBackend::spec),
             VmMachine::None => self.spare_memory.as_ref().map(|memory| memory.spec()),
         }
     }
 }
 
-fn properties(place: CpuPlace) -> CpuInstanceProperties {
+fn properties(place: CpuPlace, node: Option<u32>) -> CpuInstanceProperties {
     CpuInstanceProperties {
+        node_id: node.map(i64::from),
         socket_id: Some(i64::from(place.socket)),
         die_id: Some(i64::from(place.die)),
         core_id: Some(i64::from(place.core)),

@@ -19,6 +19,7 @@ mod machine;
 mod migration;
 mod misc;
 mod net;
+mod numa;
 mod open_hook;
 mod pci;
 mod qdev;

@@ -13,6 +13,7 @@ pub mod chardev;
 pub mod create;
 pub mod netdev;
 pub mod node;
+pub mod numa;
 pub mod object;
 pub mod open_hook;
 pub mod qcow2;

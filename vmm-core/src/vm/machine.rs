@@ -30,6 +30,8 @@ pub struct CpuView {
     pub thread_id: i32,
     /// Where it sits.
     pub place: CpuPlace,
+    /// Its NUMA node.
+    pub node: Option<u32>,
 }
 
 impl VmMachine {
@@ -114,6 +116,7 @@ impl VmMachine {
                 index,
                 thread_id: vcpu.thread_id(),
                 place: topology.place(index),
+                node: q35.numa().and_then(|numa| numa.node_of_cpu(index)),
             }
         };
         q35.vcpus().iter().map(view).collect()

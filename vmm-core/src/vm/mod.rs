@@ -57,6 +57,7 @@ use crate::memory::RamBackend;
 use crate::nodes::pauses::Pauses;
 use crate::objects::Objects;
 use crate::qtest::Qtest;
+use crate::resolve::numa::NumaDraft;
 use crate::run_state::RunState;
 use crate::sandbox::Sandbox;
 use crate::tpm::TpmBackend;
@@ -167,6 +168,8 @@ pub struct Vm {
     pub(crate) spare_memory: Option<RamBackend>,
     /// Which capabilities moves of the machine have.
     pub(crate) migration_events: bool,
+    /// What has been said of NUMA.
+    pub(crate) numa: NumaDraft,
     /// What is left to be built once `x-exit-preconfig` comes.
     pub(crate) rest: Option<Rest>,
     default_iothread: Option<IoThread>,
@@ -214,6 +217,7 @@ impl Vm {
             spare_kvm: None,
             spare_memory: None,
             migration_events: false,
+            numa: NumaDraft::default(),
             rest: None,
             default_iothread: None,
             outstanding: Outstanding::default(),

@@ -95,6 +95,9 @@ pub mod qdev;
 /// What a guest says of CPUs and memory that come and go.
 pub mod acpi;
 
+/// NUMA.
+pub mod numa;
+
 /// Moving a machine's state.
 pub mod migration;
 

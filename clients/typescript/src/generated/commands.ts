@@ -84,6 +84,7 @@ import type {
   NameInfo,
   Netdev,
   NetdevDelArguments,
+  NumaOptions,
   ObjectDelArguments,
   ObjectOptions,
   ObjectPropertyInfo,
@@ -1049,6 +1050,11 @@ export abstract class Commands extends Caller {
    */
   queryAcpiOspmStatus(): Promise<ACPIOSTInfo[]> {
     return this.run("query-acpi-ospm-status");
+  }
+
+  /** Says something of NUMA, as -numa does. Only before x-exit-preconfig. */
+  setNumaNode(args: NumaOptions): Promise<void> {
+    return this.run("set-numa-node", args);
   }
 
   /**

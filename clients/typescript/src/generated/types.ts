@@ -4594,6 +4594,152 @@ export interface AcpiDeviceOstData {
   info: ACPIOSTInfo;
 }
 
+/** What is said of NUMA. */
+export type NumaOptionsType =
+  /** That there is a node. */
+  | "node"
+  /** How far two nodes are apart. */
+  | "dist"
+  /** Which node vCPUs belong to. */
+  | "cpu"
+  /** How fast a node's memory is. */
+  | "hmat-lb"
+  /** A cache on the side of a node's memory. */
+  | "hmat-cache";
+
+/** One thing said of NUMA. */
+export type NumaOptions =
+  /** That there is a node. */
+  | ({ type: "node" } & NumaNodeOptions)
+  /** How far two nodes are apart. */
+  | ({ type: "dist" } & NumaDistOptions)
+  /** Which node vCPUs belong to. */
+  | ({ type: "cpu" } & NumaCpuOptions)
+  /** How fast a node's memory is. */
+  | ({ type: "hmat-lb" } & NumaHmatLBOptions)
+  /** A cache on the side of a node's memory. */
+  | ({ type: "hmat-cache" } & NumaHmatCacheOptions);
+
+/** A node. RAM is that of the nodes in their order, and all of it belongs to nodes. */
+export interface NumaNodeOptions {
+  /** Its number (default: the next). */
+  nodeid?: number;
+  /**
+   * The vCPUs that belong to it; on the command line also ranges, as in cpus=0-3,cpus=8 (default:
+   * sockets are dealt out to the nodes in turns; where some vCPUs are named, the others belong to
+   * node 0).
+   */
+  cpus?: number[];
+  /** The id of the memory backend that is its RAM (default: it has none). */
+  memdev?: string;
+  /** The node whose vCPUs are nearest to its memory; wants hmat=on. */
+  initiator?: number;
+}
+
+/** How far two nodes are apart. */
+export interface NumaDistOptions {
+  /** From this node. */
+  src: number;
+  /** To that. */
+  dst: number;
+  /** The distance: 10 is a node's to itself, 255 means that there is no way. */
+  val: number;
+}
+
+/** Which node vCPUs belong to: all that sit where it says. */
+export interface NumaCpuOptions {
+  /** The NUMA node. */
+  "node-id"?: number;
+  /** The socket. */
+  "socket-id"?: number;
+  /** The die in the socket. */
+  "die-id"?: number;
+  /** The cluster in the die. */
+  "cluster-id"?: number;
+  /** The module in the cluster. */
+  "module-id"?: number;
+  /** The core. */
+  "core-id"?: number;
+  /** The thread in the core. */
+  "thread-id"?: number;
+}
+
+/** What is measured. */
+export type HmatLBMemoryHierarchy =
+  /** The memory itself. */
+  | "memory"
+  /** Its first cache. */
+  | "first-level"
+  /** Its second. */
+  | "second-level"
+  /** Its third. */
+  | "third-level";
+
+/** How it is measured. */
+export type HmatLBDataType =
+  /** The time of any access. */
+  | "access-latency"
+  /** The time of a read. */
+  | "read-latency"
+  /** The time of a write. */
+  | "write-latency"
+  /** How much any accesses carry. */
+  | "access-bandwidth"
+  /** How much reads carry. */
+  | "read-bandwidth"
+  /** How much writes carry. */
+  | "write-bandwidth";
+
+/** How fast a node's memory is. It wants -machine hmat=on. */
+export interface NumaHmatLBOptions {
+  /** For the vCPUs of this node. */
+  initiator: number;
+  /** The node whose memory it is. */
+  target: number;
+  /** What is measured. */
+  hierarchy: HmatLBMemoryHierarchy;
+  /** How. */
+  "data-type": HmatLBDataType;
+  /** The time in ns, for a latency. */
+  latency?: number;
+  /** The bytes in a second, whole MiB, for a bandwidth. */
+  bandwidth?: number;
+}
+
+/** How a cache finds its lines. */
+export type HmatCacheAssociativity =
+  /** It does not matter. */
+  | "none"
+  /** Each in one place. */
+  | "direct"
+  /** Each in several. */
+  | "complex";
+
+/** What a cache does with writes. */
+export type HmatCacheWritePolicy =
+  /** It does not matter. */
+  | "none"
+  /** It keeps them until it wants the room. */
+  | "write-back"
+  /** It hands them on at once. */
+  | "write-through";
+
+/** A cache on the side of a node's memory, whose speed has been given before. */
+export interface NumaHmatCacheOptions {
+  /** The node. */
+  "node-id": number;
+  /** Its bytes. */
+  size: number;
+  /** Its level, 1 to 3; each is smaller than the one before. */
+  level: number;
+  /** How it finds its lines. */
+  associativity: HmatCacheAssociativity;
+  /** What it does with writes. */
+  policy: HmatCacheWritePolicy;
+  /** The bytes of a line. */
+  line: number;
+}
+
 /** What a move of the machine can be told to do. */
 export type MigrationCapability =
   /** An event tells of each step. */

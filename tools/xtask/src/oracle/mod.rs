@@ -83,11 +83,13 @@ const ACCEPTED: &str = "tools/oracle/accepted-qtest-failures.txt";
 const ACCEPTED_IOTESTS: &str = "tools/oracle/accepted-iotest-failures.txt";
 
 /// What is tested when nothing is named: the programs that have something to say about us.
-const TESTS: [&str; 15] = [
+const TESTS: [&str; 17] = [
     "qmp-test",
     "qmp-cmd-test",
     "machine-none-test",
     "qom-test",
+    "cpu-plug-test",
+    "numa-test",
     "readconfig-test",
     "device-introspect-test",
     "test-hmp",

@@ -5,6 +5,7 @@
 //!                 │         └─► FACS
 //!                 ├─► MADT   local APICs, IOAPIC, ISA overrides
 //!                 ├─► MCFG   the ECAM window
+//!                 ├─► SRAT, SLIT, HMAT   NUMA nodes, where there are some
 //!                 ├─► SSDT   the VM generation id, if there is one
 //!                 └─► TPM2, SSDT   the TPM, if there is one
 //! ```
@@ -17,12 +18,14 @@
 
 pub mod cpus;
 pub mod dsdt;
+mod numa;
 pub mod tables;
 pub mod tpm;
 pub mod vmgenid;
 
 use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
 
+use super::numa::NumaSpec;
 use crate::memory::Layout;
 use crate::memory::layout::{ACPI_TABLES, ECAM, GENERATION};
 
@@ -57,6 +60,8 @@ pub struct AcpiSpec {
     pub cpus: Vec<CpuEntry>,
     /// Whether vCPUs come and go.
     pub cpu_hotplug: bool,
+    /// The NUMA nodes, if there are some.
+    pub numa: Option<NumaSpec>,
     /// Where the PCI windows lie.
     pub layout: Layout,
     /// The highest PCI bus there is. Linux probes every slot of every bus up to the last one that
@@ -112,6 +117,9 @@ pub fn build(spec: &AcpiSpec) -> Option<AcpiTables> {
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
     for table in [fadt, madt, mcfg] {
         xsdt.add_entry(table);
+    }
+    for table in numa::build(spec) {
+        xsdt.add_entry(blob.add(&table));
     }
     if spec.generation {
         let page = u32::try_from(GENERATION.start).ok()?;
@@ -170,6 +178,7 @@ mod tests {
         AcpiSpec {
             cpus: cpus(&[true, true]),
             cpu_hotplug: false,
+            numa: None,
             layout: Layout::new(1 << 30, 40).unwrap(),
             last_bus: 3,
             intx: [16, 17, 18, 19],

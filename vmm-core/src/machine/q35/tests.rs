@@ -40,6 +40,7 @@ fn spec(code: &[u8], vcpus: u32) -> Q35Spec {
         topology: CpuTopology::flat(vcpus),
         cpu_type: "host-x86_64-cpu".to_owned(),
         vcpus,
+        numa: None,
         rtc_offset: 0,
         serials: Vec::new(),
         boot: (!code.is_empty()).then(|| kernel(code)),
@@ -56,7 +57,7 @@ fn build(spec: Q35Spec, memory: RamBackendSpec) -> Option<Result<Bench, MachineE
     let host = MachineHost {
         kvm: fdset::OpenFile::new(kvm, None),
         clock: VmClock::Host,
-        memory: RamBackend::open(&door(), memory).unwrap(),
+        memory: vec![RamBackend::open(&door(), memory).unwrap()],
         notices: NoticeSink::new(move |notice| heard.add(notice)),
         vcpu_events: Arc::new(move |event| match event {
             VcpuEvent::Notice(notice) => told.add(notice),
