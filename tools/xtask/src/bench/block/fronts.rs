@@ -2,7 +2,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::tests::vm::Vmm;
 use anyhow::{Context, Result, bail};
@@ -15,6 +15,8 @@ use crate::shell::{output, run, step};
 
 /// Between two looks whether the export is there.
 const REST: Duration = Duration::from_millis(20);
+/// How long a peer may take to end.
+const FAREWELL: Duration = Duration::from_secs(10);
 const MIB: u64 = 1 << 20;
 
 /// Who serves the requests.
@@ -374,8 +376,14 @@ struct Export {
 impl Drop for Export {
     fn drop(&mut self) {
         let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or_default());
-        // An orderly end, so that the image is closed; it is over either way.
+        // An orderly end, so that the image is closed; it is over either way. The storage daemon
+        // sometimes waits for ever for a client that has hung up.
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let start = Instant::now();
+        while start.elapsed() < FAREWELL && matches!(self.child.try_wait(), Ok(None)) {
+            thread::sleep(REST);
+        }
+        let _ = self.child.kill();
         let _ = self.child.wait();
         let _ = std::fs::remove_file(&self.socket);
     }
