@@ -4667,7 +4667,7 @@ type DeviceOptionsScsiCd struct {
 	Ver *string `json:"ver,omitempty"`
 	// Whether the guest sees a write cache and must flush it (default: auto).
 	WriteCache *OnOffAuto `json:"write-cache,omitempty"`
-	// Accepted and without effect: there is no firmware that boots from it.
+	// Its place in the order in which firmware tries to boot; the lowest is first.
 	Bootindex *int32 `json:"bootindex,omitempty"`
 	// What to do when a write fails (default: auto, which is report; nothing else can be had).
 	Werror *BlockdevOnError `json:"werror,omitempty"`
@@ -4709,7 +4709,7 @@ type DeviceOptionsScsiHd struct {
 	Ver *string `json:"ver,omitempty"`
 	// Whether the guest sees a write cache and must flush it (default: auto).
 	WriteCache *OnOffAuto `json:"write-cache,omitempty"`
-	// Accepted and without effect: there is no firmware that boots from it.
+	// Its place in the order in which firmware tries to boot; the lowest is first.
 	Bootindex *int32 `json:"bootindex,omitempty"`
 	// What to do when a write fails (default: auto, which is report; nothing else can be had).
 	Werror *BlockdevOnError `json:"werror,omitempty"`
@@ -4992,7 +4992,7 @@ type DeviceOptionsVirtioBlkPCI struct {
 	WriteCache *OnOffAuto `json:"write-cache,omitempty"`
 	// Must not be false: the guest may switch the write cache (default: true).
 	ConfigWce *bool `json:"config-wce,omitempty"`
-	// Accepted and without effect: there is no firmware that boots from disks.
+	// Its place in the order in which firmware tries to boot; the lowest is first.
 	Bootindex *int32 `json:"bootindex,omitempty"`
 	// The smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default:
 	// 512).
@@ -5067,7 +5067,7 @@ type DeviceOptionsVirtioBlkPCINonTransitional struct {
 	WriteCache *OnOffAuto `json:"write-cache,omitempty"`
 	// Must not be false: the guest may switch the write cache (default: true).
 	ConfigWce *bool `json:"config-wce,omitempty"`
-	// Accepted and without effect: there is no firmware that boots from disks.
+	// Its place in the order in which firmware tries to boot; the lowest is first.
 	Bootindex *int32 `json:"bootindex,omitempty"`
 	// The smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default:
 	// 512).
@@ -5144,7 +5144,7 @@ type DeviceOptionsVirtioNetPCI struct {
 	// The longest packet, without its Ethernet header, that the guest is told to use: 68 to 65535,
 	// or 0 to tell nothing (default: 0).
 	HostMtu *uint16 `json:"host_mtu,omitempty"`
-	// Accepted and without effect: there is no firmware that boots from networks.
+	// Its place in the order in which firmware tries to boot; the lowest is first.
 	Bootindex *int32 `json:"bootindex,omitempty"`
 	// What the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1).
 	Speed *int32 `json:"speed,omitempty"`
@@ -5255,7 +5255,7 @@ type DeviceOptionsVirtioNetPCINonTransitional struct {
 	// The longest packet, without its Ethernet header, that the guest is told to use: 68 to 65535,
 	// or 0 to tell nothing (default: 0).
 	HostMtu *uint16 `json:"host_mtu,omitempty"`
-	// Accepted and without effect: there is no firmware that boots from networks.
+	// Its place in the order in which firmware tries to boot; the lowest is first.
 	Bootindex *int32 `json:"bootindex,omitempty"`
 	// What the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1).
 	Speed *int32 `json:"speed,omitempty"`

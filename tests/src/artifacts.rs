@@ -5,6 +5,7 @@
 //!   $SESAME_CACHE or ~/.cache/sesame / kernels / cloud   / boot/vmlinuz-*, lib/modules/*
 //!                                               / generic /  (the lab's own kernel)
 //!                                               / newest  /  (of the unstable suite)
+//!                                    / packages / ovmf    / usr/share/OVMF
 //! ```
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -83,6 +84,32 @@ pub fn kernel(flavour: Flavour) -> Result<Kernel> {
     Ok(Kernel { root, image })
 }
 
+/// The distribution's UEFI firmware for virtual machines (EDK II), without system management mode.
+#[derive(Clone, Debug)]
+pub struct Ovmf {
+    /// The code: read-only flash.
+    pub code: PathBuf,
+    /// An empty store of variables, to be copied.
+    pub variables: PathBuf,
+}
+
+/// The firmware, fetched on first use.
+pub fn ovmf() -> Result<Ovmf> {
+    let parent = cache()?.join("packages");
+    let root = parent.join("ovmf");
+    if !root.exists() {
+        fs::create_dir_all(&parent)?;
+        let work = tempfile::tempdir_in(parent)?;
+        let archive = Archive::of_this_machine();
+        unpack_packages(&archive, &["ovmf".to_owned()], work.path(), &root)?;
+    }
+    let folder = root.join("usr/share/OVMF");
+    Ok(Ovmf {
+        code: folder.join("OVMF_CODE_4M.fd"),
+        variables: folder.join("OVMF_VARS_4M.fd"),
+    })
+}
+
 fn fetch(flavour: Flavour, root: &Path) -> Result<()> {
     let parent = root.parent().context("the cache has a parent")?;
     fs::create_dir_all(parent)?;
@@ -99,16 +126,22 @@ fn fetch(flavour: Flavour, root: &Path) -> Result<()> {
             archive.newest(flavour)?.with_context(packages)?
         }
     };
-    eprintln!("fetching {package} into {}", root.display());
     let packages = archive.with_parts(&package)?;
-    let folder = work.path().join("packages");
+    unpack_packages(&archive, &packages, work.path(), root)
+}
+
+/// Downloads packages and unpacks them, together, as `root`.
+fn unpack_packages(archive: &Archive, packages: &[String], work: &Path, root: &Path) -> Result<()> {
+    let names = packages.join(", ");
+    eprintln!("fetching {names} into {}", root.display());
+    let folder = work.join("packages");
     fs::create_dir(&folder)?;
     // Lists older than the archive name files that are gone: refresh them once.
-    if archive.download(&packages, &folder).is_err() {
+    if archive.download(packages, &folder).is_err() {
         archive.update()?;
-        archive.download(&packages, &folder)?;
+        archive.download(packages, &folder)?;
     }
-    let unpacked = work.path().join("unpacked");
+    let unpacked = work.join("unpacked");
     for package in fs::read_dir(&folder)? {
         let mut unpack = Command::new("dpkg-deb");
         run(unpack.arg("-x").arg(package?.path()).arg(&unpacked))?;
@@ -117,7 +150,7 @@ fn fetch(flavour: Flavour, root: &Path) -> Result<()> {
     match fs::rename(&unpacked, root) {
         // Somebody else was quicker; theirs is as good.
         Err(_) if root.exists() => Ok(()),
-        other => other.with_context(|| format!("move the kernel to {}", root.display())),
+        other => other.with_context(|| format!("move {names} to {}", root.display())),
     }
 }
 

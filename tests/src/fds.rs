@@ -25,6 +25,13 @@ pub fn disk(size: u64) -> Result<File> {
     Ok(file)
 }
 
+/// A copy of a file, without a name anywhere.
+pub fn copy_of(path: &Path) -> Result<File> {
+    let file = tempfile::tempfile()?;
+    file.write_all_at(&fs::read(path)?, 0)?;
+    Ok(file)
+}
+
 /// An empty qcow2 image of `size` bytes, at most 512 MiB: clusters of 64 KiB, one for each table.
 pub fn image(size: u64) -> Result<File> {
     const CLUSTER: usize = 65536;

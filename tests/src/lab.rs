@@ -31,6 +31,7 @@ use serde_json::json;
 use crate::artifacts::{self, Flavour, Kernel};
 use crate::host_cpu;
 use crate::initramfs;
+use crate::tcg;
 
 /// From power-on to a lab that takes commands; several times what it needs on a busy machine.
 const BOOT_TIME: Duration = Duration::from_secs(120);
@@ -230,6 +231,9 @@ fn spawn(spec: &LabSpec, kernel: &Path, initrd: &Path, control: OwnedFd) -> Resu
     share(&mut qemu, "root", Path::new("/"), true);
     for (index, folder) in spec.shares.iter().enumerate() {
         share(&mut qemu, &format!("share{index}"), folder, false);
+    }
+    if let Some(folder) = tcg::mended(&artifacts::cache()?)? {
+        qemu.env("QEMU_MODULE_DIR", folder);
     }
     qemu.args(&spec.devices)
         .stdin(Stdio::null())

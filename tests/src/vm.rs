@@ -77,6 +77,8 @@ pub struct Builder {
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
     append: String,
+    /// Whether firmware runs first, and with it a guest without `-kernel`.
+    firmware: bool,
     arguments: Vec<String>,
     passed: Vec<OwnedFd>,
     /// Fds by socket activation, with their names.
@@ -105,6 +107,11 @@ impl Vm {
         Builder::new(Vmm::from_env().expect("the VMM under test"))
             .boots(&variable("SESAME_GUEST_KERNEL").expect("the guest's kernel"))
             .initrd(&variable("SESAME_GUEST_INITRD").expect("the guest's initrd"))
+    }
+
+    /// A q35 with UEFI firmware whose variables are in that file, and nothing else to boot.
+    pub fn with_firmware(variables: File) -> Result<Builder> {
+        Builder::new(Vmm::from_env()?).firmware(variables)
     }
 
     /// A monitor without a guest: `-machine none`.
@@ -254,6 +261,7 @@ impl Builder {
             kernel: None,
             initrd: None,
             append: "console=ttyS0 quiet panic=-1".to_owned(),
+            firmware: false,
             arguments: Vec::new(),
             passed: Vec::new(),
             left: Vec::new(),
@@ -291,6 +299,23 @@ impl Builder {
     pub fn initrd(mut self, initrd: &Path) -> Self {
         self.initrd = Some(initrd.to_owned());
         self
+    }
+
+    /// Boots by the distribution's UEFI firmware, which keeps its variables in that file. Both are
+    /// handed in.
+    pub fn firmware(mut self, variables: File) -> Result<Self> {
+        let code = File::open(variable("SESAME_OVMF_CODE")?)?;
+        for (unit, file, read_only) in [(0, code, true), (1, variables, false)] {
+            let filename = self.fdset(file);
+            let node = json!({
+                "driver": "file", "node-name": format!("flash{unit}"), "filename": filename,
+                "read-only": read_only,
+            });
+            let machine = format!("pflash{unit}=flash{unit}");
+            self = self.args(["-blockdev", &node.to_string(), "-machine", &machine]);
+        }
+        self.firmware = true;
+        Ok(self)
     }
 
     /// Adds words to the kernel's command line.
@@ -414,7 +439,7 @@ impl Builder {
 
     fn command(mut self, folder: &Path, monitor: UnixStream, agent: UnixStream) -> Result<Command> {
         let monitor = self.pass(monitor);
-        let has_guest = self.kernel.is_some();
+        let has_guest = self.kernel.is_some() || self.firmware;
         let boot = self.boot_arguments()?;
         let mut arguments = vec![
             "-nodefaults".to_owned(),

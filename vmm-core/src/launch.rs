@@ -8,6 +8,7 @@
 //! same functions as the commands of a client; the first failure ends the launch with one line.
 
 mod activation;
+mod firmware;
 mod fw_cfg;
 mod machine;
 mod monitors;
@@ -288,6 +289,7 @@ fn add_backends(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
 fn add_machine(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
     machine::build(vm, door, config)?;
     vm.globals = config.globals.clone();
+    vm.boot_strict = config.boot.strict;
     for options in config.devices.clone() {
         let what = format!(
             "-device {}{}",

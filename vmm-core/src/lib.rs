@@ -15,6 +15,7 @@
 
 pub mod announcer;
 pub mod base64;
+pub mod boot_order;
 pub mod cli;
 pub mod device_tree;
 pub mod drives;

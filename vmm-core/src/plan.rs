@@ -224,6 +224,10 @@ fn machine(config: &Config) -> Vec<Planned> {
             plan.push(Planned::new(&request, Expected::RegularFile));
         }
     }
+    if let Some(name) = config.machine.firmware.as_ref().filter(|_| has_board) {
+        let request = Request::new(name, Access::ReadOnly, Role::Firmware, "-bios");
+        plan.push(Planned::new(&request, Expected::RegularFile));
+    }
     let files = config.fw_cfg.iter().filter(|_| has_board);
     plan.extend(files.filter_map(|file| match &file.source {
         FwCfgSource::File(name) => {

@@ -4328,7 +4328,7 @@ class DeviceOptionsScsiCd(Struct):
     write_cache: Optional[OnOffAuto] = None
     """Whether the guest sees a write cache and must flush it (default: auto)."""
     bootindex: Optional[int] = None
-    """Accepted and without effect: there is no firmware that boots from it."""
+    """Its place in the order in which firmware tries to boot; the lowest is first."""
     werror: Optional[BlockdevOnError] = None
     """What to do when a write fails (default: auto, which is report; nothing else can be had)."""
     rerror: Optional[BlockdevOnError] = None
@@ -4377,7 +4377,7 @@ class DeviceOptionsScsiHd(Struct):
     write_cache: Optional[OnOffAuto] = None
     """Whether the guest sees a write cache and must flush it (default: auto)."""
     bootindex: Optional[int] = None
-    """Accepted and without effect: there is no firmware that boots from it."""
+    """Its place in the order in which firmware tries to boot; the lowest is first."""
     werror: Optional[BlockdevOnError] = None
     """What to do when a write fails (default: auto, which is report; nothing else can be had)."""
     rerror: Optional[BlockdevOnError] = None
@@ -4693,7 +4693,7 @@ class DeviceOptionsVirtioBlkPci(Struct):
     config_wce: Optional[bool] = None
     """Must not be false: the guest may switch the write cache (default: true)."""
     bootindex: Optional[int] = None
-    """Accepted and without effect: there is no firmware that boots from disks."""
+    """Its place in the order in which firmware tries to boot; the lowest is first."""
     logical_block_size: Optional[int] = None
     """The smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default:
     512).
@@ -4781,7 +4781,7 @@ class DeviceOptionsVirtioBlkPciNonTransitional(Struct):
     config_wce: Optional[bool] = None
     """Must not be false: the guest may switch the write cache (default: true)."""
     bootindex: Optional[int] = None
-    """Accepted and without effect: there is no firmware that boots from disks."""
+    """Its place in the order in which firmware tries to boot; the lowest is first."""
     logical_block_size: Optional[int] = None
     """The smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default:
     512).
@@ -4893,7 +4893,7 @@ class DeviceOptionsVirtioNetPci(Struct):
     65535, or 0 to tell nothing (default: 0).
     """
     bootindex: Optional[int] = None
-    """Accepted and without effect: there is no firmware that boots from networks."""
+    """Its place in the order in which firmware tries to boot; the lowest is first."""
     speed: Optional[int] = None
     """What the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1)."""
     duplex: Optional[str] = None
@@ -5037,7 +5037,7 @@ class DeviceOptionsVirtioNetPciNonTransitional(Struct):
     65535, or 0 to tell nothing (default: 0).
     """
     bootindex: Optional[int] = None
-    """Accepted and without effect: there is no firmware that boots from networks."""
+    """Its place in the order in which firmware tries to boot; the lowest is first."""
     speed: Optional[int] = None
     """What the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1)."""
     duplex: Optional[str] = None

@@ -10,16 +10,18 @@
 //!   0x600 AcpiPm ──► Notice::PowerOff, SCI    0x80 PostCode: swallowed
 //!     └─ 00:1f.0 Lpc (PCI function), 0xb2 ACPI on/off     0x510 FwCfg: files of the host's
 //!   0xcd8 CpuHotplug ──► Notice::CpuEjected, GPE 2
+//!   below 4 GiB: Pflash, the firmware's chips
 //! ```
 //!
 //! Read next: [`acpi_pm`] (power button and sleep), [`reset`] (the ways to reset a PC), [`rtc`],
-//! [`fw_cfg`].
+//! [`fw_cfg`], [`pflash`].
 
 pub mod acpi_pm;
 pub mod clock;
 pub mod cpu_hotplug;
 pub mod fw_cfg;
 pub mod lpc;
+pub mod pflash;
 pub mod post;
 pub mod pvpanic;
 pub mod reset;
@@ -29,8 +31,10 @@ pub mod vmcoreinfo;
 pub use self::acpi_pm::{AcpiPm, ApmPorts};
 pub use self::clock::Clock;
 pub use self::cpu_hotplug::CpuHotplug;
-pub use self::fw_cfg::{FwCfg, FwCfgError, FwCfgFile, FwCfgLive, FwCfgSpec};
+pub use self::fw_cfg::{FwCfg, FwCfgError, FwCfgFile, FwCfgKernel, FwCfgLive, FwCfgSpec};
 pub use self::lpc::Lpc;
+pub use self::pflash::store::FlashStore;
+pub use self::pflash::{FlashArray, Pflash};
 pub use self::post::PostCode;
 pub use self::pvpanic::Pvpanic;
 pub use self::reset::{FastReset, Keyboard, ResetControl};

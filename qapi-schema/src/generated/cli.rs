@@ -70,6 +70,16 @@ pub struct MachineOptions {
     /// What -append says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub append: Option<String>,
+    /// What -bios says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<String>,
+    /// The node, or the drive, with the firmware's code: a flash chip at the end of the first 4
+    /// GiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pflash0: Option<String>,
+    /// The node, or the drive, with the firmware's variables: a flash chip below the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pflash1: Option<String>,
 }
 
 impl crate::input::FromMembers for MachineOptions {
@@ -95,6 +105,9 @@ impl crate::input::FromMembers for MachineOptions {
             kernel: members.optional("kernel")?,
             initrd: members.optional("initrd")?,
             append: members.optional("append")?,
+            firmware: members.optional("firmware")?,
+            pflash0: members.optional("pflash0")?,
+            pflash1: members.optional("pflash1")?,
         })
     }
 }
@@ -207,6 +220,17 @@ impl crate::describe::Described for MachineOptions {
         crate::describe::MemberSpec::optional("kernel", "str", "what -kernel says"),
         crate::describe::MemberSpec::optional("initrd", "str", "what -initrd says"),
         crate::describe::MemberSpec::optional("append", "str", "what -append says"),
+        crate::describe::MemberSpec::optional("firmware", "str", "what -bios says"),
+        crate::describe::MemberSpec::optional(
+            "pflash0",
+            "str",
+            "the node, or the drive, with the firmware's code: a flash chip at the end of the first 4 GiB",
+        ),
+        crate::describe::MemberSpec::optional(
+            "pflash1",
+            "str",
+            "the node, or the drive, with the firmware's variables: a flash chip below the other",
+        ),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
@@ -823,16 +847,20 @@ pub enum DriveInterface {
     /// By a virtio disk of its own.
     #[serde(rename = "virtio")]
     Virtio,
+    /// As a flash chip with firmware.
+    #[serde(rename = "pflash")]
+    Pflash,
 }
 
 impl DriveInterface {
     /// Every value, in the schema's order.
-    pub const ALL: &'static [Self] = &[Self::None, Self::Virtio];
+    pub const ALL: &'static [Self] = &[Self::None, Self::Virtio, Self::Pflash];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Virtio => "virtio",
+            Self::Pflash => "pflash",
         }
     }
 }
@@ -850,7 +878,7 @@ pub struct DriveOptions {
     /// How the guest reaches it (default: virtio; none where there is no board).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub r#if: Option<DriveInterface>,
-    /// Its number among those of its interface; accepted and without effect.
+    /// Its number among those of its interface: which flash chip it is; otherwise without effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub index: Option<u32>,
     /// The same, older.
@@ -927,12 +955,12 @@ impl crate::describe::Described for DriveOptions {
                 "DriveInterface",
                 "how the guest reaches it (default: virtio; none where there is no board)",
             )
-            .one_of(&["none", "virtio"])
+            .one_of(&["none", "virtio", "pflash"])
             .default_is("virtio; none where there is no board"),
         crate::describe::MemberSpec::optional(
             "index",
             "uint32",
-            "its number among those of its interface; accepted and without effect",
+            "its number among those of its interface: which flash chip it is; otherwise without effect",
         ),
         crate::describe::MemberSpec::optional("unit", "uint32", "the same, older"),
         crate::describe::MemberSpec::optional(

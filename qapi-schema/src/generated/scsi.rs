@@ -222,7 +222,7 @@ pub struct ScsiUnitProperties {
     #[serde(rename = "write-cache")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_cache: Option<super::common::OnOffAuto>,
-    /// Accepted and without effect: there is no firmware that boots from it.
+    /// Its place in the order in which firmware tries to boot; the lowest is first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
     /// What to do when a write fails (default: auto, which is report; nothing else can be had).
@@ -313,7 +313,7 @@ impl crate::describe::Described for ScsiUnitProperties {
         crate::describe::MemberSpec::optional(
             "bootindex",
             "int32",
-            "accepted and without effect: there is no firmware that boots from it",
+            "its place in the order in which firmware tries to boot; the lowest is first",
         ),
         crate::describe::MemberSpec::optional(
                 "werror",
@@ -366,7 +366,7 @@ pub struct ScsiHdProperties {
     #[serde(rename = "write-cache")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_cache: Option<super::common::OnOffAuto>,
-    /// Accepted and without effect: there is no firmware that boots from it.
+    /// Its place in the order in which firmware tries to boot; the lowest is first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
     /// What to do when a write fails (default: auto, which is report; nothing else can be had).
@@ -478,7 +478,7 @@ impl crate::describe::Described for ScsiHdProperties {
         crate::describe::MemberSpec::optional(
             "bootindex",
             "int32",
-            "accepted and without effect: there is no firmware that boots from it",
+            "its place in the order in which firmware tries to boot; the lowest is first",
         ),
         crate::describe::MemberSpec::optional(
                 "werror",
@@ -560,7 +560,7 @@ pub struct ScsiCdProperties {
     #[serde(rename = "write-cache")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_cache: Option<super::common::OnOffAuto>,
-    /// Accepted and without effect: there is no firmware that boots from it.
+    /// Its place in the order in which firmware tries to boot; the lowest is first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
     /// What to do when a write fails (default: auto, which is report; nothing else can be had).
@@ -655,7 +655,7 @@ impl crate::describe::Described for ScsiCdProperties {
         crate::describe::MemberSpec::optional(
             "bootindex",
             "int32",
-            "accepted and without effect: there is no firmware that boots from it",
+            "its place in the order in which firmware tries to boot; the lowest is first",
         ),
         crate::describe::MemberSpec::optional(
                 "werror",

@@ -115,6 +115,10 @@ pub struct MachineSpec {
     pub dump_guest_core: bool,
     /// Whether the host may merge equal pages of RAM that the machine makes itself.
     pub mem_merge: bool,
+    /// Firmware in a ROM: any name that can be opened.
+    pub firmware: Option<String>,
+    /// The nodes or drives of the flash chips, the one with the firmware's code first.
+    pub pflash: [Option<String>; 2],
 }
 
 /// Who runs the guest.
@@ -221,6 +225,8 @@ pub struct DriveSpec {
     /// Whether nobody said what the image is: it was taken for the one format that can be told
     /// from its first bytes.
     pub recognised: bool,
+    /// Which flash chip it is, if it is one.
+    pub flash: Option<usize>,
     /// Whether its disk shows the guest a write cache unless told otherwise.
     pub write_cache: bool,
     /// What is done when a read fails, and when anything else does, unless its disk says.

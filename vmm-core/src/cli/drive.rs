@@ -120,9 +120,16 @@ pub(super) fn resolve(
         };
         let interface = drive.options.r#if.unwrap_or(usual);
         let taken = |id: &str| specs.iter().any(|other| other.id == id);
-        let id = match drive.options.id {
-            Some(id) => id,
-            None => (0..=specs.len())
+        let flash = (interface == DriveInterface::Pflash).then(|| {
+            let given = drive.options.unit.or(drive.options.index);
+            let given = given.and_then(|unit| usize::try_from(unit).ok());
+            let chips = || specs.iter().filter(|other| other.flash.is_some()).count();
+            given.unwrap_or_else(chips)
+        });
+        let id = match (drive.options.id, flash) {
+            (Some(id), _) => id,
+            (None, Some(unit)) => format!("{}{unit}", interface.as_str()),
+            (None, None) => (0..=specs.len())
                 .map(|unit| format!("{}{unit}", interface.as_str()))
                 .find(|id| !taken(id))
                 .unwrap_or_default(),
@@ -143,6 +150,7 @@ pub(super) fn resolve(
             node: drive.node,
             behind: drive.behind,
             recognised: drive.recognised,
+            flash,
             write_cache: drive.write_cache,
             on_error: [drive.options.rerror, drive.options.werror],
             throttling: drive.throttling,

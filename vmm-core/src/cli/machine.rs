@@ -5,7 +5,7 @@ use qapi_schema::common::OnOffAuto;
 use qapi_schema::input::Mode;
 use serde_json::{Map, Value};
 
-use super::config::{AccelSpec, MachineSpec};
+use super::config::{AccelSpec, DriveSpec, MachineSpec};
 use super::draft::{Draft, Given, Step};
 use super::error::{CliError, Problem};
 use super::help;
@@ -51,6 +51,37 @@ pub(super) fn take_boot_file(draft: &mut Draft, given: &Given<'_>) -> Result<Ste
     let mut keys = Map::new();
     keys.insert(given.name.to_owned(), Value::from(given.text));
     draft.merge_value::<MachineOptions>("machine", Value::Object(keys))
+}
+
+/// `-bios FILE` is `-machine firmware=FILE`.
+pub(super) fn take_bios(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
+    let mut keys = Map::new();
+    keys.insert("firmware".to_owned(), Value::from(given.text));
+    draft.merge_value::<MachineOptions>("machine", Value::Object(keys))
+}
+
+/// Has the drives that are flash chips be the machine's.
+pub(super) fn add_flash(machine: &mut MachineSpec, drives: &[DriveSpec]) -> Result<(), Problem> {
+    for drive in drives {
+        let Some(unit) = drive.flash else { continue };
+        let chip = machine.pflash.get_mut(unit).ok_or_else(|| {
+            Problem::new(format!("unit={unit}: a machine has flash chips 0 and 1"))
+        })?;
+        if chip.replace(drive.id.clone()).is_some() {
+            return Err(Problem::new(format!(
+                "unit={unit}: that flash chip is given twice; leave one out"
+            )));
+        }
+    }
+    match &machine.pflash {
+        [None, Some(_)] => Err(Problem::new(
+            "pflash1: without pflash0 there is no firmware to read it",
+        )),
+        [Some(_), _] if machine.firmware.is_some() => Err(Problem::new(
+            "pflash0 and -bios are both the firmware: give only one of them",
+        )),
+        _ => Ok(()),
+    }
 }
 
 pub(super) fn take_accel(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
@@ -101,6 +132,8 @@ pub(super) fn resolve(options: &MachineOptions) -> Result<MachineSpec, Problem> 
         hmat: options.hmat.unwrap_or(false),
         dump_guest_core: options.dump_guest_core.unwrap_or(true),
         mem_merge: options.mem_merge.unwrap_or(true),
+        firmware: options.firmware.clone(),
+        pflash: [options.pflash0.clone(), options.pflash1.clone()],
     })
 }
 

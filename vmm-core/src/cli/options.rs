@@ -205,6 +205,13 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         process::take_fw_cfg,
     ),
     plain(
+        "bios",
+        "FILE",
+        "Firmware, in a ROM that keeps nothing; for firmware with variables there is -machine \
+         pflash0=NODE,pflash1=NODE.",
+        machine::take_bios,
+    ),
+    plain(
         "kernel",
         "FILE",
         "A kernel to boot: a bzImage, or an ELF with a PVH entry.",

@@ -13,7 +13,7 @@ use super::{chardev, clock, device, drive, machine, process, processor};
 /// The whole of what was asked for.
 pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
     let options: MachineOptions = draft.merged("machine")?;
-    let machine = draft.resolved("machine", |options| machine::resolve(&options))?;
+    let mut machine = draft.resolved("machine", |options| machine::resolve(&options))?;
     let accels = machine::resolve_accels(&draft, options.accel.as_deref())?;
     let smp = draft.resolved("smp", |smp| processor::resolve_smp(&smp, machine.model))?;
     let ram = draft.resolved("machine", |options| backend_size(&draft.objects, &options))?;
@@ -43,6 +43,10 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
     }
     let (drives, disks) = drive::resolve(std::mem::take(&mut draft.drives), machine.model)?;
     draft.devices.extend(disks);
+    machine::add_flash(&mut machine, &drives).map_err(|problem| {
+        let drive = drives.iter().any(|drive| drive.flash.is_some());
+        problem.of(&draft.typed(if drive { "drive" } else { "machine" }))
+    })?;
     let devices = devices(&mut draft)?;
     Ok(Config {
         machine,

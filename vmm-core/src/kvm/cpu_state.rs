@@ -102,7 +102,7 @@ impl CpuState {
     /// # Errors
     /// KVM refuses a register.
     pub fn prepare(&self, cpu: &VcpuFd, entry: Option<BootEntry>) -> Result<(), KvmError> {
-        let regs = entry.map_or(self.regs, BootEntry::regs);
+        let regs = entry.map_or(self.regs, |entry| entry.regs(&self.regs));
         let sregs = entry.map_or(self.sregs, |entry| entry.sregs(&self.sregs));
         let mut mp = self.mp;
         if entry.is_none() && mp.mp_state == KVM_MP_STATE_RUNNABLE {

@@ -62,11 +62,13 @@ pub enum BootEntry {
         /// The address of `hvm_start_info`.
         start_info: u32,
     },
+    /// The reset vector, 16 bytes below 4 GiB, in real mode: firmware's first instruction.
+    ResetVector,
 }
 
 impl BootEntry {
-    /// The general registers at the entry.
-    pub(super) fn regs(self) -> kvm_regs {
+    /// The general registers at the entry, from those after power-on.
+    pub(super) fn regs(self, power_on: &kvm_regs) -> kvm_regs {
         match self {
             Self::Linux64 { entry, boot_params } => kvm_regs {
                 rip: entry,
@@ -80,12 +82,15 @@ impl BootEntry {
                 rflags: FLAGS,
                 ..Default::default()
             },
+            Self::ResetVector => *power_on,
         }
     }
 
     /// The system registers at the entry, from those after power-on.
     pub(super) fn sregs(self, power_on: &kvm_sregs) -> kvm_sregs {
-        let gdt = self.gdt();
+        let Some(gdt) = self.gdt() else {
+            return *power_on;
+        };
         let mut sregs = *power_on;
         sregs.gdt.base = GDT;
         sregs.gdt.limit = 5 * 8 - 1;
@@ -103,7 +108,7 @@ impl BootEntry {
                 sregs.cr4 = CR4_PAE;
                 sregs.efer = EFER_LME | EFER_LMA;
             }
-            Self::Pvh { .. } => {
+            Self::Pvh { .. } | Self::ResetVector => {
                 sregs.cr0 = CR0_PE | CR0_ET;
                 sregs.cr3 = 0;
                 sregs.cr4 = 0;
@@ -118,7 +123,10 @@ impl BootEntry {
     /// # Errors
     /// Guest memory ends below 64 KiB.
     pub fn write_tables(self, memory: &GuestMemView) -> Result<(), GuestMemoryError> {
-        for (address, &entry) in (GDT..).step_by(8).zip(self.gdt()) {
+        let Some(gdt) = self.gdt() else {
+            return Ok(());
+        };
+        for (address, &entry) in (GDT..).step_by(8).zip(gdt) {
             memory.write_obj(entry, GuestAddress(address))?;
         }
         memory.write_obj(0u64, GuestAddress(IDT))?;
@@ -139,10 +147,12 @@ impl BootEntry {
         Ok(())
     }
 
-    fn gdt(self) -> &'static [u64; 5] {
+    /// The segments that the protocol wants, if there is one.
+    fn gdt(self) -> Option<&'static [u64; 5]> {
         match self {
-            Self::Linux64 { .. } => &GDT_64,
-            Self::Pvh { .. } => &GDT_32,
+            Self::Linux64 { .. } => Some(&GDT_64),
+            Self::Pvh { .. } => Some(&GDT_32),
+            Self::ResetVector => None,
         }
     }
 }
@@ -193,7 +203,7 @@ mod tests {
         assert_eq!((sregs.cs.selector, sregs.cs.l, sregs.cs.db), (0x10, 1, 0));
         assert_eq!((sregs.ds.selector, sregs.ds.limit), (0x18, 0xffff_ffff));
         assert_eq!(sregs.tr.type_, 0xb);
-        assert_eq!(entry.regs().rsi, 0x7000);
+        assert_eq!(entry.regs(&kvm_regs::default()).rsi, 0x7000);
     }
 
     #[test]
@@ -206,7 +216,7 @@ mod tests {
         assert_eq!(sregs.cr0 & CR0_PG, 0);
         assert_eq!((sregs.cs.l, sregs.cs.db), (0, 1));
         assert_eq!(sregs.tr.limit, 0x67);
-        assert_eq!(entry.regs().rbx, 0x6000);
+        assert_eq!(entry.regs(&kvm_regs::default()).rbx, 0x6000);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::memory::GuestMemView;
-use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region};
+use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::Cap;
 use vm_memory::bitmap::AtomicBitmap;
 use vm_memory::mmap::MmapRegion;
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
@@ -18,17 +19,17 @@ struct Slot {
     guest: u64,
     mapping: Arc<MmapRegion<AtomicBitmap>>,
     logged: bool,
+    /// Whether writes of the guest become exits.
+    read_only: bool,
 }
 
 impl Slot {
     fn region(&self, slot: u32) -> kvm_userspace_memory_region {
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
         kvm_userspace_memory_region {
             slot,
-            flags: if self.logged {
-                KVM_MEM_LOG_DIRTY_PAGES
-            } else {
-                0
-            },
+            flags: flag(self.logged && !self.read_only, KVM_MEM_LOG_DIRTY_PAGES)
+                | flag(self.read_only, KVM_MEM_READONLY),
             guest_phys_addr: self.guest,
             memory_size: self.mapping.size() as u64,
             userspace_addr: self.mapping.as_ptr() as u64,
@@ -69,17 +70,44 @@ impl Slots {
     /// # Errors
     /// No slot is left, or the kernel refuses the range (an overlap).
     pub fn add(&self, guest: u64, mapping: Arc<MmapRegion<AtomicBitmap>>) -> Result<u32, KvmError> {
+        self.put(Slot {
+            guest,
+            mapping,
+            logged: false,
+            read_only: false,
+        })
+    }
+
+    /// The same, where each write of the guest is an exit: [`Buses`](super::Buses) take it.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add), or this host cannot do that.
+    pub fn add_read_only(
+        &self,
+        guest: u64,
+        mapping: Arc<MmapRegion<AtomicBitmap>>,
+    ) -> Result<u32, KvmError> {
+        if !self.vm.has(Cap::ReadonlyMem) {
+            return Err(KvmError::MissingCapability {
+                capability: "KVM_CAP_READONLY_MEM",
+                needed_for: "firmware",
+            });
+        }
+        self.put(Slot {
+            guest,
+            mapping,
+            logged: false,
+            read_only: true,
+        })
+    }
+
+    fn put(&self, slot: Slot) -> Result<u32, KvmError> {
         let max = self.vm.system().get_nr_memslots();
         let mut slots = self.lock();
         let number = (0u32..)
             .take(max)
             .find(|number| !slots.contains_key(number))
             .ok_or(KvmError::NoSlotLeft { max })?;
-        let slot = Slot {
-            guest,
-            mapping,
-            logged: false,
-        };
         self.set(slot.region(number), "a memory slot")?;
         slots.insert(number, slot);
         Ok(number)

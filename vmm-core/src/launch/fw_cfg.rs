@@ -9,7 +9,6 @@ use fdset::{Access, Door, Request, Role};
 
 use crate::cli::Config;
 use crate::cli::config::{FwCfgSource, FwCfgSpec};
-use crate::machine::q35::FirmwareSpec;
 
 /// The most bytes of one file: it is held in memory as long as the machine lives.
 const LONGEST: usize = 256 << 20;
@@ -17,7 +16,7 @@ const LONGEST: usize = 256 << 20;
 const PIECE: usize = 1 << 20;
 
 /// What a guest finds there beside what the machine knows of itself.
-pub(super) fn firmware(door: &Door, config: &Config) -> Result<FirmwareSpec> {
+pub(super) fn files(door: &Door, config: &Config) -> Result<Vec<FwCfgFile>> {
     let mut files = waits(config);
     for spec in &config.fw_cfg {
         let bytes = bytes(door, spec).with_context(|| format!("-fw_cfg {}", spec.name))?;
@@ -26,10 +25,7 @@ pub(super) fn firmware(door: &Door, config: &Config) -> Result<FirmwareSpec> {
             bytes,
         });
     }
-    Ok(FirmwareSpec {
-        no_graphic: config.no_graphic,
-        files,
-    })
+    Ok(files)
 }
 
 /// How long a firmware waits; the names and the numbers' widths are those that firmware knows.
@@ -51,8 +47,12 @@ fn bytes(door: &Door, spec: &FwCfgSpec) -> Result<Vec<u8>> {
         FwCfgSource::Text(text) => return Ok(text.as_bytes().to_vec()),
         FwCfgSource::File(name) => name,
     };
-    let reason = format!("-fw_cfg {}", spec.name);
-    let request = Request::new(name, Access::ReadOnly, Role::Firmware, &reason);
+    read_blob(door, name, &format!("-fw_cfg {}", spec.name), LONGEST)
+}
+
+/// The whole of a file for the guest, at most `longest` bytes; `reason` is who wants it.
+pub(super) fn read_blob(door: &Door, name: &str, reason: &str, longest: usize) -> Result<Vec<u8>> {
+    let request = Request::new(name, Access::ReadOnly, Role::Firmware, reason);
     let file = File::from(fdset::open(door, &request)?.into_parts().0);
     // By offset: that of a passed fd is the manager's, and may stand anywhere.
     let mut bytes = Vec::new();
@@ -62,8 +62,8 @@ fn bytes(door: &Door, spec: &FwCfgSpec) -> Result<Vec<u8>> {
         let read = file.read_at(bytes.get_mut(done..).unwrap_or_default(), done as u64);
         let read = read.with_context(|| format!("cannot read '{name}'"))?;
         bytes.truncate(done + read);
-        if bytes.len() > LONGEST {
-            bail!("'{name}' has more than the {LONGEST} bytes that a file there can have");
+        if bytes.len() > longest {
+            bail!("'{name}' has more than the {longest} bytes that it can have here");
         }
         if read == 0 {
             return Ok(bytes);

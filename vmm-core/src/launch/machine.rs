@@ -7,7 +7,7 @@ use fdset::{Access, Door, OpenFile, Request, Role};
 use qapi_schema::QmpError;
 use qapi_schema::cli::AccelType;
 
-use super::fw_cfg;
+use super::firmware;
 use crate::cli::Config;
 use crate::cli::config::{RtcBase, SerialSpec as SerialOption};
 use crate::letters::Letter;
@@ -28,6 +28,9 @@ pub(super) fn build(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
         MachineKind::None if config.kernel.is_some() => {
             bail!("-kernel: machine 'none' has no CPU to run it; use -machine q35")
         }
+        MachineKind::None if has_firmware(config) => {
+            bail!("firmware: machine 'none' has no CPU to run it; use -machine q35")
+        }
         MachineKind::None if !config.fw_cfg.is_empty() => {
             bail!("-fw_cfg: machine 'none' has no fw_cfg device; use -machine q35")
         }
@@ -47,6 +50,10 @@ pub(super) fn build(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn has_firmware(config: &Config) -> bool {
+    config.machine.firmware.is_some() || config.machine.pflash.iter().any(Option::is_some)
 }
 
 /// The machine, run by `accel`.
@@ -71,7 +78,7 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
         rtc_offset: rtc_offset(config),
         serials: serials(vm, config)?,
         boot: boot(door, config)?,
-        firmware: fw_cfg::firmware(door, config)?,
+        firmware: firmware::firmware(vm, door, config)?,
         held: accel == AccelType::Qtest,
     };
     let vcpu_mail = vm.mailbox.clone();

@@ -4,20 +4,24 @@
 //!   Q35Spec ──► Q35 ─┬─ KvmVm, slots, interrupts, vCPUs   (kvm)
 //!                    ├─ GuestMem by the layout            (memory)
 //!                    ├─ buses, PCI tree, LPC, serials…    (devices)
-//!                    └─ reset(): PCI setup, tables, kernel → entry
+//!                    └─ reset(): PCI setup, tables, kernel → entry; or firmware, for all that
 //! ```
 //!
 //! This room must never know QMP, run states, or where a spec came from. A second machine model
 //! is a file beside [`q35`] and a line in [`TYPES`].
 //!
 //! Read next: [`q35`], [`board`] (what is soldered on), [`kernel`] (what can be booted),
-//! [`acpi`], [`smbios`], [`none`].
+//! [`firmware`] (what runs instead), [`acpi`], [`smbios`], [`none`].
 
 pub mod acpi;
 pub mod board;
+pub mod firmware;
+mod fw_cfg;
+mod identity;
 pub mod kernel;
 pub mod none;
 pub mod numa;
+mod pci_tree;
 pub mod q35;
 pub mod smbios;
 pub mod wiring;
@@ -136,6 +140,32 @@ pub enum MachineError {
         /// ACPI or SMBIOS.
         tables: &'static str,
     },
+    /// Firmware does not fit its place.
+    #[error(
+        "pflash{unit}: {size} bytes of firmware find no room: all of it together has 16 MiB below \
+         4 GiB"
+    )]
+    FirmwareTooLarge {
+        /// Which chip.
+        unit: usize,
+        /// Its length in bytes.
+        size: u64,
+    },
+    /// A chip cannot be that long.
+    #[error(
+        "pflash{unit}: firmware of {size} bytes, wanted a multiple of {wanted} that is not zero"
+    )]
+    FirmwareSize {
+        /// Which chip.
+        unit: usize,
+        /// Its length in bytes.
+        size: u64,
+        /// What it must be a multiple of.
+        wanted: usize,
+    },
+    /// The host has no memory for a chip.
+    #[error("memory for firmware")]
+    Rom(#[source] vm_memory::mmap::MmapRegionError),
     /// A device of the board could not be placed: two claim the same address.
     #[error("a board device")]
     Overlap(#[from] devices::bus::Overlap),

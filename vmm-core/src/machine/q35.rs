@@ -9,23 +9,22 @@
 //!       └─ guest memory ◄─ slots ◄─ RamBackend
 //! ```
 //!
-//! There is no firmware. What firmware would do at a reset (addresses for PCI, tables, the boot
-//! loader's work) is done here, so a guest starts with its kernel's first instruction.
+//! Without firmware, what it would do at a reset (addresses for PCI, tables, the boot loader's work)
+//! is done here, so a guest starts with its kernel's first instruction. With firmware nothing is:
+//! the first vCPU starts at the reset vector, and firmware finds in fw_cfg what it needs.
 
 use std::sync::Arc;
 
 use devices::irq::{Doorbells, MsiController};
 use devices::legacy::acpi_pm::{PM_BASE, SLEEP_TYPE_S5};
 use devices::legacy::{
-    AcpiPm, FwCfg, FwCfgFile, FwCfgSpec, Lpc, ResetControl, Rtc, RtcSpec, Vmcoreinfo, lpc, pvpanic,
-    vmcoreinfo,
+    AcpiPm, FwCfg, FwCfgFile, ResetControl, Rtc, RtcSpec, Vmcoreinfo, pvpanic, vmcoreinfo,
 };
 use devices::lifecycle::Lifecycle;
 use devices::memory::{GuestMem, GuestMemView};
 use devices::notice::NoticeSink;
-use devices::pci::bus::PciBus;
+use devices::pci::PciHost;
 use devices::pci::setup::{self, SetupSpec};
-use devices::pci::{PciHost, PciHostSpec, Spaces};
 use devices::tpm::{TpmCrb, crb};
 use devices::vm_clock::VmClock;
 use fdset::{Lease, OpenFile};
@@ -34,8 +33,13 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use super::acpi::tpm::TpmPlace;
 use super::acpi::{self, AcpiSpec};
 use super::board::{Board, BoardSpec, SCI, SerialSpec};
+use super::firmware::tables::{self, AcpiFiles};
+use super::firmware::{ChipSpec, Firmware};
+use super::fw_cfg;
+use super::identity::Identity;
 use super::numa::NumaSpec;
-use super::smbios::{self, SmbiosSpec};
+use super::pci_tree::{INTX, pci_tree, take_down};
+use super::smbios;
 use super::wiring::Wiring;
 use super::{BootSource, MachineError, MachineKind, MachineType};
 use crate::kvm::chips::ChipState;
@@ -43,7 +47,7 @@ use crate::kvm::clock::KvmClock;
 use crate::kvm::cpuid::{CpuModel, CpuTopology};
 use crate::kvm::slots::Slots;
 use crate::kvm::{BootEntry, Buses, KvmIrqs, KvmVm, Vcpu, VcpuEvent, VcpuSet};
-use crate::memory::layout::{E820Entry, ECAM, GENERATION, PCI32};
+use crate::memory::layout::{ECAM, GENERATION, PCI32};
 use crate::memory::{Layout, RamBackend};
 use crate::qtest::TestedIrqs;
 use crate::uuid::Uuid;
@@ -53,8 +57,6 @@ pub const MAX_VCPUS: u32 = 255;
 const LEAST_MEMORY: u64 = 2 << 20;
 /// Ports for BARs: above everything the board has.
 const PCI_IO: std::ops::Range<u64> = 0xc000..0x1_0000;
-/// The GSIs of the root bus' wires, as QEMU's q35 has them.
-const INTX: [u32; 4] = [16, 17, 18, 19];
 /// Full reset: the CPU's bit and the system's.
 const RESET_VALUE: u8 = 6;
 
@@ -86,17 +88,19 @@ pub struct Q35Spec {
     pub rtc_offset: i64,
     /// The serial ports.
     pub serials: Vec<SerialSpec>,
-    /// What to boot; without, the CPUs wait for ever.
+    /// What to boot; without it and without firmware, the CPUs wait for ever.
     pub boot: Option<BootSource>,
-    /// What a guest finds in fw_cfg beside what the machine knows of itself.
+    /// Firmware, if there is some, and what is for it.
     pub firmware: FirmwareSpec,
     /// Whether the vCPUs never run: a tester drives the machine in their place.
     pub held: bool,
 }
 
-/// What a guest finds in fw_cfg that the machine does not know of itself.
+/// Firmware, and what a guest finds in fw_cfg that the machine does not know of itself.
 #[derive(Default)]
 pub struct FirmwareSpec {
+    /// The chips with firmware, the one with the reset vector first; none without firmware.
+    pub chips: Vec<ChipSpec>,
     /// Whether the machine was told to do without a screen.
     pub no_graphic: bool,
     /// Files; their names are not the machine's own.
@@ -124,8 +128,11 @@ pub struct Q35 {
     board: Board,
     pci: Arc<PciHost>,
     wiring: Wiring,
+    fw_cfg: Arc<FwCfg>,
+    firmware: Option<Firmware>,
+    acpi_files: Option<Arc<AcpiFiles>>,
     vcpu_events: Arc<dyn Fn(VcpuEvent) + Send + Sync>,
-    _slots: Slots,
+    _slots: Arc<Slots>,
     memory: GuestMem,
     backends: Vec<RamBackend>,
     layout: Layout,
@@ -140,22 +147,13 @@ pub struct Q35 {
     _kvm_lease: Option<Lease>,
 }
 
-/// What the firmware tables need and nothing else holds.
-struct Identity {
-    product: String,
-    uuid: [u8; 16],
-    topology: CpuTopology,
-    cpu_type: String,
-    numa: Option<NumaSpec>,
-}
-
 impl Q35 {
     /// Builds the machine: everything but what is plugged into its PCI buses. It does not run,
     /// and its memory is empty, until [`power_on`](Self::power_on).
     ///
     /// # Errors
     /// A spec contradicts itself or the host cannot provide it; each error says which.
-    pub fn new(spec: Q35Spec, host: MachineHost) -> Result<Self, MachineError> {
+    pub fn new(mut spec: Q35Spec, host: MachineHost) -> Result<Self, MachineError> {
         let highest = check_topology(spec.topology, spec.vcpus)?;
         let (kvm, kvm_lease) = host.kvm.into_parts();
         let vm = KvmVm::new(kvm)?;
@@ -167,7 +165,7 @@ impl Q35 {
         let sizes = host.memory.iter().map(|backend| backend.spec().size);
         let layout = layout(sizes.fold(0, u64::saturating_add), model.physical_bits())?;
         let memory = RamBackend::map_all(&host.memory, &layout)?;
-        let slots = Slots::new(Arc::clone(&vm));
+        let slots = Arc::new(Slots::new(Arc::clone(&vm)));
         slots.add_all(&memory.memory())?;
         let buses = Buses {
             pio: Arc::default(),
@@ -179,10 +177,27 @@ impl Q35 {
             Wiring::new(irqs)
         };
         let pci = pci_tree(&buses, &wiring)?;
-        let firmware = fw_cfg(&spec, &layout);
-        let fw_cfg = FwCfg::new(firmware, memory.clone())?;
+        let identity = Identity {
+            product: spec.product.clone(),
+            uuid: spec.uuid,
+            topology: spec.topology,
+            cpu_type: spec.cpu_type.clone(),
+            numa: spec.numa.clone(),
+        };
+        let mut told = fw_cfg::contents(&mut spec, &layout)?;
+        let chips = std::mem::take(&mut spec.firmware.chips);
+        let firmware = Firmware::new(chips, &slots, &buses)?;
+        if firmware.is_some() {
+            let smbios = identity.smbios(&model, &layout);
+            told.files.extend(tables::fixed_files(&smbios));
+        }
+        let fw_cfg = Arc::new(FwCfg::new(told, memory.clone())?);
+        let acpi_files = firmware.is_some().then(|| AcpiFiles::new(&pci));
+        if let Some(files) = &acpi_files {
+            files.list(&fw_cfg)?;
+        }
         let board = BoardSpec {
-            fw_cfg: Arc::new(fw_cfg),
+            fw_cfg: Arc::clone(&fw_cfg),
             clock: host.clock,
             rtc: RtcSpec {
                 offset: spec.rtc_offset,
@@ -211,6 +226,9 @@ impl Q35 {
             pci,
             wiring,
             vcpu_events: host.vcpu_events,
+            fw_cfg,
+            firmware,
+            acpi_files,
             _slots: slots,
             memory,
             backends: host.memory,
@@ -220,13 +238,7 @@ impl Q35 {
             boot: spec.boot,
             held: spec.held,
             model,
-            identity: Identity {
-                product: spec.product,
-                uuid: spec.uuid,
-                topology: spec.topology,
-                cpu_type: spec.cpu_type,
-                numa: spec.numa,
-            },
+            identity,
             generation: None,
             vm,
             _kvm_lease: kvm_lease,
@@ -254,6 +266,10 @@ impl Q35 {
         self.pci.reset();
         self.board.reset();
         self.power_on.restore(&self.vm)?;
+        if let Some(firmware) = self.firmware.as_ref().filter(|_| !self.held) {
+            self.vcpus.reset(Some(self.start_firmware(firmware)?))?;
+            return Ok(());
+        }
         // A tester plays the firmware as well: but for the way to its registers, it finds PCI as it
         // is after power-on.
         let last_bus = if self.held {
@@ -274,6 +290,9 @@ impl Q35 {
     pub fn resume(&self) -> Result<(), MachineError> {
         self.clock.start(&self.vm, &self.vcpus)?;
         self.board.resume();
+        if let Some(firmware) = &self.firmware {
+            firmware.resume();
+        }
         self.pci.resume();
         if !self.held {
             self.vcpus.resume();
@@ -289,6 +308,9 @@ impl Q35 {
         self.vcpus.pause();
         self.pci.pause();
         self.board.pause();
+        if let Some(firmware) = &self.firmware {
+            firmware.pause();
+        }
         self.clock.stop(&self.vm)?;
         Ok(())
     }
@@ -334,6 +356,12 @@ impl Q35 {
     #[must_use]
     pub fn buses(&self) -> &Buses {
         self.board.buses()
+    }
+
+    /// What the host tells the guest's programs.
+    #[must_use]
+    pub fn fw_cfg(&self) -> &FwCfg {
+        &self.fw_cfg
     }
 
     /// Guest memory.
@@ -481,14 +509,28 @@ impl Q35 {
         }
     }
 
+    /// Leaves everything to firmware.
+    fn start_firmware(&self, firmware: &Firmware) -> Result<BootEntry, MachineError> {
+        firmware.reset();
+        firmware.shadow(&self.memory.memory())?;
+        if let Some(generation) = self.generation {
+            let file = tables::generation(generation);
+            self.fw_cfg.set_file(acpi::GENERATION_FILE, file)?;
+        }
+        if let Some(files) = &self.acpi_files {
+            files.describe(self.acpi(0));
+        }
+        Ok(BootEntry::ResetVector)
+    }
+
     /// Puts tables and kernel into memory. The tables name PCI's buses up to `last_bus`.
     fn load(&self, last_bus: u8) -> Result<Option<BootEntry>, MachineError> {
         let memory = self.memory.memory();
         let tables =
             acpi::build(&self.acpi(last_bus)).ok_or(MachineError::Tables { tables: "ACPI" })?;
         write(&memory, tables.rsdp, &tables.bytes)?;
-        let smbios =
-            smbios::build(&self.smbios()).ok_or(MachineError::Tables { tables: "SMBIOS" })?;
+        let smbios = smbios::build(&self.identity.smbios(&self.model, &self.layout))
+            .ok_or(MachineError::Tables { tables: "SMBIOS" })?;
         write(&memory, smbios.address, &smbios.bytes)?;
         if let Some(generation) = self.generation {
             let place = GENERATION.start + u64::from(acpi::vmgenid::OFFSET);
@@ -520,61 +562,12 @@ impl Q35 {
             tpm: self.board.has_tpm().then(tpm_place),
         }
     }
-
-    fn smbios(&self) -> SmbiosSpec {
-        let CpuTopology {
-            sockets,
-            dies,
-            cores,
-            threads,
-        } = self.identity.topology;
-        SmbiosSpec {
-            uuid: self.identity.uuid,
-            product: self.identity.product.clone(),
-            sockets,
-            cores: dies * cores,
-            threads: dies * cores * threads,
-            cpu: self.model.signature(),
-            ram: self.layout.ram(),
-        }
-    }
 }
 
 impl Drop for Q35 {
     fn drop(&mut self) {
         self.vcpus = VcpuSet::default();
         take_down(self.pci.root());
-    }
-}
-
-/// Takes all functions off a bus and what is behind it: mapped BARs hold the functions, and the
-/// functions hold the buses.
-fn take_down(bus: &PciBus) {
-    for (address, function) in bus.functions() {
-        if let Some(bridge) = function.bridge() {
-            take_down(bridge.bus());
-        }
-        bus.remove(address);
-        function.detach();
-    }
-}
-
-/// What fw_cfg tells.
-fn fw_cfg(spec: &Q35Spec, layout: &Layout) -> FwCfgSpec {
-    let e820 = layout.e820();
-    let mut files = spec.firmware.files.clone();
-    files.push(FwCfgFile {
-        name: "etc/e820".to_owned(),
-        bytes: e820.iter().flat_map(E820Entry::to_bytes).collect(),
-    });
-    let narrow = |count| u16::try_from(count).unwrap_or(u16::MAX);
-    FwCfgSpec {
-        uuid: spec.uuid,
-        ram: layout.low.saturating_add(layout.high),
-        no_graphic: spec.firmware.no_graphic,
-        cpus: narrow(spec.vcpus),
-        max_cpus: narrow(spec.topology.total().unwrap_or(spec.vcpus)),
-        files,
     }
 }
 
@@ -610,19 +603,6 @@ fn layout(size: u64, bits: u32) -> Result<Layout, MachineError> {
         });
     }
     Layout::new(size, bits).ok_or(MachineError::MemoryTooLarge { size, bits })
-}
-
-/// The tree with the two functions every q35 has.
-fn pci_tree(buses: &Buses, wiring: &Wiring) -> Result<Arc<PciHost>, MachineError> {
-    let pci = PciHost::new(PciHostSpec {
-        spaces: Spaces {
-            io: Arc::clone(&buses.pio),
-            memory: Arc::clone(&buses.mmio),
-        },
-        intx: INTX.map(|gsi| wiring.line(gsi)),
-    });
-    pci.plug(None, lpc::ADDRESS, Arc::new(Lpc::new()))?;
-    Ok(pci)
 }
 
 fn write(memory: &GuestMemView, address: u64, bytes: &[u8]) -> Result<(), MachineError> {

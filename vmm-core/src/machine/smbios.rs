@@ -47,6 +47,18 @@ pub struct SmbiosTables {
 /// Builds anchor and structures; `None` if they do not fit their place.
 #[must_use]
 pub fn build(spec: &SmbiosSpec) -> Option<SmbiosTables> {
+    let structures = structures(spec);
+    let address = SMBIOS_TABLES.start;
+    let mut bytes = anchor(address + ANCHOR as u64, &structures);
+    bytes.resize(ANCHOR, 0);
+    bytes.extend_from_slice(&structures);
+    let room = SMBIOS_TABLES.end - SMBIOS_TABLES.start;
+    (bytes.len() as u64 <= room).then_some(SmbiosTables { address, bytes })
+}
+
+/// The structures one after the other.
+#[must_use]
+pub fn structures(spec: &SmbiosSpec) -> Vec<u8> {
     let mut table = Table::default();
     firmware(&mut table);
     system(spec, &mut table);
@@ -57,26 +69,23 @@ pub fn build(spec: &SmbiosSpec) -> Option<SmbiosTables> {
     memory(spec, &mut table);
     table.add(32, 0x2000, &[0; 7], &[]);
     table.add(127, 0x7f00, &[], &[]);
-
-    let address = SMBIOS_TABLES.start;
-    let mut bytes = anchor(address + ANCHOR as u64, u32::try_from(table.0.len()).ok()?);
-    bytes.extend_from_slice(&table.0);
-    let room = SMBIOS_TABLES.end - SMBIOS_TABLES.start;
-    (bytes.len() as u64 <= room).then_some(SmbiosTables { address, bytes })
+    table.0
 }
 
-/// The 64-bit entry point (5.2.2), padded to the structures.
-fn anchor(structures: u64, len: u32) -> Vec<u8> {
+/// The 64-bit entry point (5.2.2) to `structures` at `address`; firmware that puts them elsewhere
+/// makes its own.
+#[must_use]
+pub fn anchor(address: u64, structures: &[u8]) -> Vec<u8> {
     const LEN: u8 = 24;
     let mut bytes = b"_SM3_".to_vec();
     bytes.extend([0, LEN, 3, 0, 0, 1, 0]);
+    let len = u32::try_from(structures.len()).unwrap_or(u32::MAX);
     bytes.extend(len.to_le_bytes());
-    bytes.extend(structures.to_le_bytes());
+    bytes.extend(address.to_le_bytes());
     let sum = bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte));
     if let Some(checksum) = bytes.get_mut(5) {
         *checksum = sum.wrapping_neg();
     }
-    bytes.resize(ANCHOR, 0);
     bytes
 }
 

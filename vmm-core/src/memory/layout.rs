@@ -5,7 +5,7 @@
 //!   low_end        a hole, from 2 GiB or 0xb000_0000
 //!   0x0_b000_0000  ECAM, 256 MiB: PCI configuration space
 //!   0x0_c000_0000  32-bit PCI window, to
-//!   0x0_fec0_0000  IOAPIC; 0xfee0_0000 LAPIC; 0xfeff_c000 KVM's own pages
+//!   0x0_fec0_0000  IOAPIC; 0xfee0_0000 LAPIC; 0xfeff_c000 KVM's own pages; 0xff00_0000 firmware
 //!   0x1_0000_0000  the rest of RAM
 //!   pci64          64-bit PCI window, from the next GiB
 //! ```
@@ -25,6 +25,8 @@ pub const IOAPIC: u64 = 0xfec0_0000;
 pub const LAPIC: u64 = 0xfee0_0000;
 /// KVM's identity map and task state pages, and the page before the flash window's end.
 pub const KVM_PAGES: Range<u64> = 0xfeff_c000..0xff00_0000;
+/// Where a machine with firmware has it.
+pub const FLASH: Range<u64> = 0xff00_0000..0x1_0000_0000;
 /// The end of RAM that programs of the real mode may use; the EBDA begins.
 pub const LOW_RAM_END: u64 = 0x9_fc00;
 /// ROM area: nothing for the kernel to allocate from; firmware tables lie here.

@@ -29,6 +29,7 @@ use qapi_schema::QmpError;
 use qapi_schema::devices::{DeviceOptions, DeviceOptionsVariant as Kind};
 use serde_json::Value;
 
+use crate::boot_order;
 use crate::device_tree::{Claim, Device, Part, path};
 use crate::qom;
 use crate::vm::Vm;
@@ -55,6 +56,7 @@ struct Plug<'a> {
 /// nothing has changed.
 pub fn plug(vm: &mut Vm, door: &Door, options: DeviceOptions) -> Result<(), QmpError> {
     let shown = picture(&options);
+    boot_order::check(&vm.devices, boot_order::index(&shown))?;
     let driver = options.driver.tag().as_str();
     let name = vm.devices.name(options.id.as_deref())?;
     let escrow = Arc::new(Escrow::new(Arc::clone(door.registry())));

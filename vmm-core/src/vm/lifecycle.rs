@@ -97,7 +97,8 @@ impl Vm {
     pub fn reset(&mut self, cause: ShutdownCause) -> Result<(), QmpError> {
         let runs = self.run_state.is_running();
         self.machine.pause();
-        if let Err(error) = self.machine.reset() {
+        let reset = self.tell_boot_order().and_then(|()| self.machine.reset());
+        if let Err(error) = reset {
             self.halt(Change::InternalError);
             return Err(error);
         }

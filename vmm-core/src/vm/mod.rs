@@ -46,6 +46,7 @@ use qapi_schema::watchdog::WatchdogAction;
 use qapi_schema::{Context, Event, EventSink, QmpError};
 
 use crate::announcer::Announcer;
+use crate::boot_order;
 use crate::cli::config::GlobalSpec;
 use crate::device_tree::{Claim, DeviceTree};
 use crate::drives::Drives;
@@ -160,6 +161,8 @@ pub struct Vm {
     pub(crate) monitor_chardevs: IndexMap<String, String>,
     /// `-global`: what devices of a model have unless told otherwise.
     pub(crate) globals: Vec<GlobalSpec>,
+    /// Whether firmware tries only devices that have a place in the order.
+    pub(crate) boot_strict: bool,
     /// Whether there is a KVM to run guests.
     pub(crate) kvm_enabled: bool,
     /// KVM, where no machine uses it: to tell what it could do.
@@ -213,6 +216,7 @@ impl Vm {
             tpm: None,
             monitor_chardevs: IndexMap::new(),
             globals: Vec::new(),
+            boot_strict: false,
             kvm_enabled: false,
             spare_kvm: None,
             spare_memory: None,
@@ -269,12 +273,24 @@ impl Vm {
     /// # Errors
     /// The kernel cannot be loaded, or KVM refuses.
     pub fn power_on(&mut self) -> Result<(), QmpError> {
+        self.tell_boot_order()?;
         if let VmMachine::Q35(q35) = &self.machine {
             q35.power_on()
                 .map_err(|error| QmpError::from_error(&error))?;
         }
         self.powered_on = true;
         Ok(())
+    }
+
+    /// Tells firmware which devices to try, and in which order. The machine is paused or not built.
+    fn tell_boot_order(&self) -> Result<(), QmpError> {
+        let VmMachine::Q35(q35) = &self.machine else {
+            return Ok(());
+        };
+        let order = boot_order::file(&self.devices, &q35.pci().inspect(), self.boot_strict);
+        q35.fw_cfg()
+            .set_file(boot_order::FILE, order)
+            .map_err(|error| QmpError::from_error(&error))
     }
 
     /// Ends with a failure: the machine is half built, and nobody can complete it.

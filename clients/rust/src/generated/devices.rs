@@ -61,7 +61,7 @@ pub struct VirtioBlkProperties {
     #[serde(rename = "config-wce")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config_wce: Option<bool>,
-    /// Accepted and without effect: there is no firmware that boots from disks.
+    /// Its place in the order in which firmware tries to boot; the lowest is first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
     /// The smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default:
@@ -193,7 +193,7 @@ pub struct VirtioNetProperties {
     /// 65535, or 0 to tell nothing (default: 0).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_mtu: Option<u16>,
-    /// Accepted and without effect: there is no firmware that boots from networks.
+    /// Its place in the order in which firmware tries to boot; the lowest is first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
     /// What the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1).

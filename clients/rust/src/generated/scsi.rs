@@ -93,7 +93,7 @@ pub struct ScsiHdProperties {
     #[serde(rename = "write-cache")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_cache: Option<super::common::OnOffAuto>,
-    /// Accepted and without effect: there is no firmware that boots from it.
+    /// Its place in the order in which firmware tries to boot; the lowest is first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
     /// What to do when a write fails (default: auto, which is report; nothing else can be had).
@@ -177,7 +177,7 @@ pub struct ScsiCdProperties {
     #[serde(rename = "write-cache")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_cache: Option<super::common::OnOffAuto>,
-    /// Accepted and without effect: there is no firmware that boots from it.
+    /// Its place in the order in which firmware tries to boot; the lowest is first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
     /// What to do when a write fails (default: auto, which is report; nothing else can be had).

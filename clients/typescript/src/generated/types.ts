@@ -3726,7 +3726,7 @@ export interface VirtioBlkProperties {
   "write-cache"?: OnOffAuto;
   /** Must not be false: the guest may switch the write cache (default: true). */
   "config-wce"?: boolean;
-  /** Accepted and without effect: there is no firmware that boots from disks. */
+  /** Its place in the order in which firmware tries to boot; the lowest is first. */
   bootindex?: number;
   /**
    * The smallest unit the guest may address, in bytes, a power of two, 512 to 32768 (default:
@@ -3807,7 +3807,7 @@ export interface VirtioNetProperties {
    * or 0 to tell nothing (default: 0).
    */
   host_mtu?: number;
-  /** Accepted and without effect: there is no firmware that boots from networks. */
+  /** Its place in the order in which firmware tries to boot; the lowest is first. */
   bootindex?: number;
   /** What the guest is told about the link's speed, in Mbit/s; -1 for unknown (default: -1). */
   speed?: number;
@@ -4258,7 +4258,7 @@ export interface ScsiHdProperties {
   ver?: string;
   /** Whether the guest sees a write cache and must flush it (default: auto). */
   "write-cache"?: OnOffAuto;
-  /** Accepted and without effect: there is no firmware that boots from it. */
+  /** Its place in the order in which firmware tries to boot; the lowest is first. */
   bootindex?: number;
   /** What to do when a write fails (default: auto, which is report; nothing else can be had). */
   werror?: BlockdevOnError;
@@ -4299,7 +4299,7 @@ export interface ScsiCdProperties {
   ver?: string;
   /** Whether the guest sees a write cache and must flush it (default: auto). */
   "write-cache"?: OnOffAuto;
-  /** Accepted and without effect: there is no firmware that boots from it. */
+  /** Its place in the order in which firmware tries to boot; the lowest is first. */
   bootindex?: number;
   /** What to do when a write fails (default: auto, which is report; nothing else can be had). */
   werror?: BlockdevOnError;

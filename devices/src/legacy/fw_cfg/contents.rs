@@ -12,6 +12,14 @@ const RAM_SIZE: u16 = 0x03;
 const NO_GRAPHIC: u16 = 0x04;
 const CPUS: u16 = 0x05;
 const MAX_CPUS: u16 = 0x0f;
+const KERNEL_SIZE: u16 = 0x08;
+const INITRD_SIZE: u16 = 0x0b;
+const KERNEL: u16 = 0x11;
+const INITRD: u16 = 0x12;
+const CMDLINE_SIZE: u16 = 0x14;
+const CMDLINE: u16 = 0x15;
+const SETUP_SIZE: u16 = 0x17;
+const SETUP: u16 = 0x18;
 const DIRECTORY: u16 = 0x19;
 const FIRST_FILE: u16 = 0x20;
 /// The first key that is no file's any more: bit 14 has another meaning.
@@ -110,6 +118,47 @@ impl fmt::Debug for Item {
     }
 }
 
+/// A kernel that firmware is to boot.
+#[derive(Clone)]
+pub struct FwCfgKernel {
+    /// Its boot sector and setup code.
+    pub setup: Vec<u8>,
+    /// The rest of its file.
+    pub kernel: Arc<dyn FwCfgLive>,
+    /// Its initial RAM disk.
+    pub initrd: Option<Arc<dyn FwCfgLive>>,
+    /// Its command line.
+    pub cmdline: String,
+}
+
+impl FwCfgKernel {
+    fn items(self) -> Vec<(u16, Item)> {
+        let size = |len: usize| {
+            let len = u32::try_from(len).unwrap_or(u32::MAX);
+            Item::Bytes(len.to_le_bytes().to_vec())
+        };
+        let mut cmdline = self.cmdline.into_bytes();
+        cmdline.push(0);
+        let parts = [
+            (SETUP_SIZE, SETUP, Some(Item::Bytes(self.setup))),
+            (KERNEL_SIZE, KERNEL, Some(Item::Live(self.kernel))),
+            (INITRD_SIZE, INITRD, self.initrd.map(Item::Live)),
+            (CMDLINE_SIZE, CMDLINE, Some(Item::Bytes(cmdline))),
+        ];
+        let parts = parts.into_iter();
+        parts
+            .filter_map(|(size, data, item)| Some((size, data, item?)))
+            .flat_map(|(key, data, item)| [(key, size(item.len())), (data, item)])
+            .collect()
+    }
+}
+
+impl fmt::Debug for FwCfgKernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a kernel with {:?}", self.cmdline)
+    }
+}
+
 /// What the fixed items say, and the files.
 #[derive(Clone, Debug, Default)]
 pub struct FwCfgSpec {
@@ -123,6 +172,8 @@ pub struct FwCfgSpec {
     pub cpus: u16,
     /// How many vCPUs there is room for.
     pub max_cpus: u16,
+    /// What firmware is to boot.
+    pub kernel: Option<FwCfgKernel>,
     /// The files, each name once.
     pub files: Vec<FwCfgFile>,
 }
@@ -194,6 +245,8 @@ impl Contents {
             fixed: BTreeMap::from(fixed),
             files: Vec::new(),
         };
+        let kernel = spec.kernel.map(FwCfgKernel::items);
+        contents.fixed.extend(kernel.unwrap_or_default());
         for file in spec.files {
             contents.files.push((file.name, Item::Bytes(file.bytes)));
         }
@@ -205,6 +258,14 @@ impl Contents {
     pub(super) fn add(&mut self, name: &str, live: Arc<dyn FwCfgLive>) -> Result<(), FwCfgError> {
         let before = self.files.clone();
         self.files.push((name.to_owned(), Item::Live(live)));
+        self.list().inspect_err(|_| self.files = before)
+    }
+
+    /// Adds a file of these bytes, or has it be of them from now on.
+    pub(super) fn set(&mut self, name: &str, bytes: Vec<u8>) -> Result<(), FwCfgError> {
+        let before = self.files.clone();
+        self.files.retain(|(other, _)| other != name);
+        self.files.push((name.to_owned(), Item::Bytes(bytes)));
         self.list().inspect_err(|_| self.files = before)
     }
 
@@ -294,6 +355,39 @@ mod tests {
         assert_eq!(bytes(&contents, 0x20), b"one");
         assert_eq!(bytes(&contents, 0x21), b"second");
         assert_eq!(bytes(&contents, 0x21 | 0x4000), b"second");
+    }
+
+    struct Counting(u32);
+    impl FwCfgLive for Counting {
+        fn len(&self) -> u32 {
+            self.0
+        }
+        fn read(&self, offset: u32, data: &mut [u8]) {
+            for (at, byte) in (offset..).zip(data) {
+                *byte = at.to_le_bytes()[0];
+            }
+        }
+    }
+
+    #[test]
+    fn a_kernel_comes_in_its_parts_each_with_its_size() {
+        let kernel = FwCfgKernel {
+            setup: vec![7; 1024],
+            kernel: Arc::new(Counting(300)),
+            initrd: Some(Arc::new(Counting(5))),
+            cmdline: "quiet".to_owned(),
+        };
+        let contents = Contents::new(FwCfgSpec {
+            kernel: Some(kernel),
+            ..FwCfgSpec::default()
+        })
+        .unwrap();
+        let size = |key| u32::from_le_bytes(bytes(&contents, key).try_into().unwrap());
+        assert_eq!([0x17, 0x08, 0x0b, 0x14].map(size), [1024, 300, 5, 6]);
+        assert_eq!(bytes(&contents, 0x18), vec![7; 1024]);
+        assert_eq!(bytes(&contents, 0x11)[256..260], [0, 1, 2, 3]);
+        assert_eq!(bytes(&contents, 0x12), [0, 1, 2, 3, 4]);
+        assert_eq!(bytes(&contents, 0x15), b"quiet\0");
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryBackend};
 
-pub use contents::{FwCfgError, FwCfgFile, FwCfgLive, FwCfgSpec};
+pub use contents::{FwCfgError, FwCfgFile, FwCfgKernel, FwCfgLive, FwCfgSpec};
 
 use crate::bus::BusDevice;
 use crate::lifecycle::{Lifecycle, SavedState};
@@ -71,7 +71,7 @@ impl SavedState for FwCfgState {
 
 /// The device.
 pub struct FwCfg {
-    /// Only changed before the machine starts.
+    /// Only changed while the machine does not run.
     contents: RwLock<Contents>,
     memory: GuestMem,
     /// Guest memory is touched with it, and live items are read, which never call back.
@@ -101,6 +101,19 @@ impl FwCfg {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         contents.add(name, live)
+    }
+
+    /// Has a file be of these bytes; while no guest reads: before the machine starts, or at its
+    /// reset.
+    ///
+    /// # Errors
+    /// It cannot be in the directory.
+    pub fn set_file(&self, name: &str, bytes: Vec<u8>) -> Result<(), FwCfgError> {
+        let mut contents = self
+            .contents
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        contents.set(name, bytes)
     }
 
     /// Does something with what the state's key selects.

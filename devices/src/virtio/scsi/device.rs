@@ -167,6 +167,13 @@ impl VirtioScsi {
         format!("{}.0", self.spec.id)
     }
 
+    /// The target and the unit's number there, if the unit is on this bus.
+    #[must_use]
+    pub fn address_of(&self, unit: &Arc<ScsiUnit>) -> Option<(u8, u16)> {
+        let mut all = self.controller.units.all().into_iter();
+        all.find_map(|(at, seated)| Arc::ptr_eq(&seated.unit, unit).then_some((at.target, at.lun)))
+    }
+
     /// Where a unit would be put that wants this target and this number there, or either, or none.
     ///
     /// # Errors

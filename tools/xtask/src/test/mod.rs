@@ -198,7 +198,10 @@ fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, Stri
     if !options.host_only {
         let guest = project::guest_files(inits, Flavour::Cloud)?;
         let newest = project::guest_files(inits, Flavour::Newest)?;
+        let ovmf = artifacts::ovmf()?;
         for (key, path) in [
+            ("SESAME_OVMF_CODE", ovmf.code),
+            ("SESAME_OVMF_VARS", ovmf.variables),
             ("SESAME_GUEST_KERNEL", guest.kernel),
             ("SESAME_GUEST_INITRD", guest.initrd),
             ("SESAME_NEWEST_KERNEL", newest.kernel),

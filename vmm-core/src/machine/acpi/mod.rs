@@ -10,14 +10,17 @@
 //!                 └─► TPM2, SSDT   the TPM, if there is one
 //! ```
 //!
-//! All lie in one piece of the ROM area, where the search of the BIOS era finds the RSDP too.
+//! Without firmware all lie in one piece of the ROM area, where the search of the BIOS era finds
+//! the RSDP too ([`build`]). Firmware puts them where it likes ([`build_linked`]): in place of
+//! addresses they then have offsets, and a script says which numbers these are.
 //! Source: ACPI 6.5; PCI Firmware Specification 3.3 for `_OSC` and MCFG.
 //!
 //! Read next: [`dsdt`] (the devices), [`cpus`] (processors that come and go), [`tables`] (the fixed
-//! tables).
+//! tables), [`linker`] (the script).
 
 pub mod cpus;
 pub mod dsdt;
+pub mod linker;
 mod numa;
 pub mod tables;
 pub mod tpm;
@@ -28,6 +31,26 @@ use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
 use super::numa::NumaSpec;
 use crate::memory::Layout;
 use crate::memory::layout::{ACPI_TABLES, ECAM, GENERATION};
+
+use self::linker::{Linker, Zone};
+
+/// The names that firmware knows of the tables, of the RSDP, and of the script.
+pub const TABLES_FILE: &str = "etc/acpi/tables";
+/// See [`TABLES_FILE`].
+pub const RSDP_FILE: &str = "etc/acpi/rsdp";
+/// See [`TABLES_FILE`].
+pub const SCRIPT_FILE: &str = "etc/table-loader";
+/// The page with the VM generation id, as a file.
+pub const GENERATION_FILE: &str = "etc/vmgenid_guid";
+
+/// What a table begins at a multiple of; the FACS must.
+const TABLE_ALIGN: usize = 64;
+/// Where a table's checksum is.
+const CHECKSUM: usize = 9;
+/// The RSDP's length, where it names the XSDT, and its two checksums with what they cover.
+const RSDP_LEN: usize = 36;
+const RSDP_XSDT: u32 = 24;
+const RSDP_CHECKSUMS: [(usize, usize); 2] = [(8, 20), (32, RSDP_LEN)];
 
 const OEM: [u8; 6] = *b"SESAME";
 const OEM_TABLE: [u8; 8] = *b"SESAME35";
@@ -106,30 +129,8 @@ pub struct AcpiTables {
 pub fn build(spec: &AcpiSpec) -> Option<AcpiTables> {
     let mut blob = Blob::new(ACPI_TABLES.start);
     // The RSDP comes first, but names the XSDT's address: its place is kept.
-    let place = blob.add(&[0; 36]);
-    let facs = blob.add(&bytes_of(&FACS::new()));
-    let dsdt = blob.add(&dsdt::build(spec));
-    let fadt = blob.add(&tables::fadt(spec, facs, dsdt));
-    let madt = blob.add(&tables::madt(spec));
-    let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
-    mcfg.add_ecam(ECAM.start, 0, 0, spec.last_bus);
-    let mcfg = blob.add(&bytes_of(&mcfg));
-    let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
-    for table in [fadt, madt, mcfg] {
-        xsdt.add_entry(table);
-    }
-    for table in numa::build(spec) {
-        xsdt.add_entry(blob.add(&table));
-    }
-    if spec.generation {
-        let page = u32::try_from(GENERATION.start).ok()?;
-        xsdt.add_entry(blob.add(&vmgenid::build(page)));
-    }
-    if let Some(place) = spec.tpm {
-        xsdt.add_entry(blob.add(&tpm::tpm2(place)));
-        xsdt.add_entry(blob.add(&tpm::ssdt(place)));
-    }
-    let xsdt = blob.add(&bytes_of(&xsdt));
+    let place = blob.add(&[0; RSDP_LEN]);
+    let xsdt = fill(spec, &mut blob, u32::try_from(GENERATION.start).ok()?);
     let rsdp = bytes_of(&Rsdp::new(OEM, xsdt));
     blob.bytes.get_mut(..rsdp.len())?.copy_from_slice(&rsdp);
     let room = ACPI_TABLES.end - ACPI_TABLES.start;
@@ -139,10 +140,101 @@ pub fn build(spec: &AcpiSpec) -> Option<AcpiTables> {
     })
 }
 
-/// Tables one after the other, each at a multiple of 64 (the FACS must be).
+/// The tables for firmware, as files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkedTables {
+    /// [`TABLES_FILE`].
+    pub tables: Vec<u8>,
+    /// [`RSDP_FILE`].
+    pub rsdp: Vec<u8>,
+    /// [`SCRIPT_FILE`].
+    pub script: Vec<u8>,
+}
+
+/// Builds all tables, to be put together by firmware.
+#[must_use]
+pub fn build_linked(spec: &AcpiSpec) -> LinkedTables {
+    let mut blob = Blob::new(0);
+    let xsdt = fill(spec, &mut blob, 0);
+    let mut rsdp = bytes_of(&Rsdp::new(OEM, xsdt));
+    let mut script = Linker::default();
+    script.allocate(RSDP_FILE, 16, Zone::Anchors);
+    script.allocate(TABLES_FILE, short(TABLE_ALIGN), Zone::High);
+    if spec.generation {
+        script.allocate(GENERATION_FILE, 4096, Zone::High);
+    }
+    for &(at, size, to) in &blob.pointers {
+        script.add_pointer(TABLES_FILE, short(at), size, to);
+    }
+    script.add_pointer(RSDP_FILE, RSDP_XSDT, 8, TABLES_FILE);
+    for &(start, len) in &blob.linked {
+        clear(&mut blob.bytes, start + CHECKSUM);
+        let at = short(start + CHECKSUM);
+        script.add_checksum(TABLES_FILE, at, short(start), short(len));
+    }
+    for (at, len) in RSDP_CHECKSUMS {
+        clear(&mut rsdp, at);
+        script.add_checksum(RSDP_FILE, short(at), 0, short(len));
+    }
+    LinkedTables {
+        tables: blob.bytes,
+        rsdp,
+        script: script.bytes().to_vec(),
+    }
+}
+
+fn clear(bytes: &mut [u8], at: usize) {
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte = 0;
+    }
+}
+
+fn short(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Adds every table but the RSDP, with the VM generation id in the page at `page`; returns the
+/// XSDT's address.
+fn fill(spec: &AcpiSpec, blob: &mut Blob, page: u32) -> u64 {
+    let facs = blob.add(&bytes_of(&FACS::new()));
+    let dsdt = blob.add(&dsdt::build(spec));
+    let fadt = blob.add_linked(&tables::fadt(spec, facs, dsdt), tables::FADT_POINTERS);
+    let madt = blob.add(&tables::madt(spec));
+    let mut mcfg = MCFG::new(OEM, OEM_TABLE, OEM_REVISION);
+    mcfg.add_ecam(ECAM.start, 0, 0, spec.last_bus);
+    let mcfg = blob.add(&bytes_of(&mcfg));
+    let mut xsdt = XSDT::new(OEM, OEM_TABLE, OEM_REVISION);
+    let mut entries = vec![fadt, madt, mcfg];
+    for table in numa::build(spec) {
+        entries.push(blob.add(&table));
+    }
+    if spec.generation {
+        let (ssdt, at) = vmgenid::build(page);
+        entries.push(blob.add_linked(&ssdt, &[(at, 4)]));
+        if let Some((.., to)) = blob.pointers.last_mut() {
+            *to = GENERATION_FILE;
+        }
+    }
+    if let Some(place) = spec.tpm {
+        entries.push(blob.add(&tpm::tpm2(place)));
+        entries.push(blob.add(&tpm::ssdt(place)));
+    }
+    for table in &entries {
+        xsdt.add_entry(*table);
+    }
+    let places = (tables::HEADER..).step_by(8).zip(&entries);
+    let places: Vec<_> = places.map(|(at, _)| (at, 8)).collect();
+    blob.add_linked(&bytes_of(&xsdt), &places)
+}
+
+/// Tables one after the other, each at a multiple of [`TABLE_ALIGN`].
 struct Blob {
     start: u64,
     bytes: Vec<u8>,
+    /// Where tables have addresses, how many bytes each takes, and into which file it points.
+    pointers: Vec<(usize, u8, &'static str)>,
+    /// The tables that have some: where each begins, and its length.
+    linked: Vec<(usize, usize)>,
 }
 
 impl Blob {
@@ -150,14 +242,29 @@ impl Blob {
         Self {
             start,
             bytes: Vec::new(),
+            pointers: Vec::new(),
+            linked: Vec::new(),
         }
     }
 
     /// Adds a table and returns its address.
     fn add(&mut self, table: &[u8]) -> u64 {
-        self.bytes.resize(self.bytes.len().next_multiple_of(64), 0);
+        let end = self.bytes.len().next_multiple_of(TABLE_ALIGN);
+        self.bytes.resize(end, 0);
         let address = self.start + self.bytes.len() as u64;
         self.bytes.extend_from_slice(table);
+        address
+    }
+
+    /// The same with a table that has addresses of others at `pointers`, each with its width.
+    fn add_linked(&mut self, table: &[u8], pointers: &[(usize, u8)]) -> u64 {
+        let address = self.add(table);
+        let start = self.bytes.len() - table.len();
+        let places = pointers
+            .iter()
+            .map(|&(at, size)| (start + at, size, TABLES_FILE));
+        self.pointers.extend(places);
+        self.linked.push((start, table.len()));
         address
     }
 }
@@ -283,6 +390,79 @@ mod tests {
             include_str!("golden.txt"),
             "if the change is meant, this is the new golden.txt:\n{dump}"
         );
+    }
+
+    /// What firmware does with the script: the tables at `base`, the RSDP's bytes.
+    fn follow(linked: &LinkedTables, base: u64) -> AcpiTables {
+        let (mut tables, mut rsdp) = (linked.tables.clone(), linked.rsdp.clone());
+        let mut page = vec![0; 4096];
+        let name = |entry: &[u8], at: usize| {
+            let bytes = &entry[at..at + 56];
+            let end = bytes.iter().position(|byte| *byte == 0).unwrap();
+            String::from_utf8(bytes[..end].to_vec()).unwrap()
+        };
+        let mut commands = Vec::new();
+        for entry in linked.script.chunks(128) {
+            assert_eq!(entry.len(), 128);
+            let file = match name(entry, 4).as_str() {
+                TABLES_FILE => &mut tables,
+                RSDP_FILE => &mut rsdp,
+                GENERATION_FILE => &mut page,
+                other => panic!("{other}"),
+            };
+            commands.push(word(entry, 0));
+            match word(entry, 0) {
+                1 => {}
+                2 => {
+                    let base = match name(entry, 60).as_str() {
+                        TABLES_FILE => base,
+                        GENERATION_FILE => 0x1234_5000,
+                        other => panic!("{other}"),
+                    };
+                    let (at, size) = (word(entry, 116) as usize, usize::from(entry[120]));
+                    let mut number = [0; 8];
+                    number[..size].copy_from_slice(&file[at..at + size]);
+                    let address = u64::from_le_bytes(number) + base;
+                    file[at..at + size].copy_from_slice(&address.to_le_bytes()[..size]);
+                }
+                3 => {
+                    let [at, start, len] = [60, 64, 68].map(|at| word(entry, at) as usize);
+                    file[at] = sum(&file[start..start + len]).wrapping_neg();
+                }
+                other => panic!("command {other}"),
+            }
+        }
+        assert_eq!(commands[..2], [1, 1], "memory first");
+        rsdp.resize(64, 0);
+        AcpiTables {
+            rsdp: base - 64,
+            bytes: [rsdp, tables].concat(),
+        }
+    }
+
+    #[test]
+    fn firmware_that_follows_the_script_has_the_same_tables() {
+        let spec = AcpiSpec {
+            generation: true,
+            ..spec()
+        };
+        let linked = build_linked(&spec);
+        let found = walk(&follow(&linked, 0x7f00_0000));
+        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["XSDT", "DSDT", "FACP", "APIC", "MCFG", "SSDT"]);
+        let (_, ssdt) = found.last().unwrap();
+        let at = ssdt.windows(4).position(|four| four == b"VGIA").unwrap();
+        assert_eq!(word(ssdt, at + 5), 0x1234_5000);
+        for (name, table) in &found {
+            assert_eq!(sum(table), 0, "{name}");
+        }
+        let own = walk(&build(&spec).unwrap());
+        let alike = |name: &str| ["DSDT", "APIC", "MCFG"].contains(&name);
+        for (name, table) in own.iter().filter(|(name, _)| alike(name)) {
+            assert!(found.contains(&(name.clone(), table.clone())), "{name}");
+        }
+        let rsdp = follow(&linked, 0x7f00_0000).bytes;
+        assert_eq!((sum(&rsdp[..20]), sum(&rsdp[..36])), (0, 0));
     }
 
     #[test]

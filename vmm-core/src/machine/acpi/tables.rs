@@ -24,6 +24,11 @@ const PM1_CONTROL: (u16, u8) = (4, 2);
 const PM_TIMER: (u16, u8) = (8, 4);
 const GPE0: (u16, u8) = (0x20, 16);
 
+/// The length of every table's header.
+pub(super) const HEADER: usize = 36;
+/// Where the FADT names the FACS and, twice, the DSDT (5.2.9), and in how many bytes.
+pub(super) const FADT_POINTERS: &[(usize, u8)] = &[(36, 4), (40, 4), (140, 8)];
+
 pub(super) fn fadt(spec: &AcpiSpec, facs: u64, dsdt: u64) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
         .flag(Flags::Wbinvd)

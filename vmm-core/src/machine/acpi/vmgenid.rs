@@ -13,16 +13,20 @@ use acpi_tables::aml::{
 };
 use acpi_tables::sdt::Sdt;
 
+use super::tables::HEADER;
 use super::{OEM, OEM_REVISION, OEM_TABLE};
 use crate::uuid::Uuid;
 
 /// Where the number is in its page, as QEMU has it: firmware keeps the beginning to itself.
 pub const OFFSET: u8 = 40;
+/// Where the page's address is: behind `NameOp`, a name of four letters and `DWordPrefix`.
+const PAGE_IN_AML: usize = 6;
 /// `_STA`: present, enabled, shown, working.
 const PRESENT: u8 = 0xf;
 
-/// The table, for a number in the page at `page`, below 4 GiB.
-pub(super) fn build(page: u32) -> Vec<u8> {
+/// The table, for a number in the page at `page`, below 4 GiB; and where `page` is in it, in four
+/// bytes.
+pub(super) fn build(page: u32) -> (Vec<u8>, usize) {
     let mut aml = Vec::new();
     // A number of four bytes, whatever its value: it may be filled in later.
     aml.extend([0x08]);
@@ -54,7 +58,7 @@ pub(super) fn build(page: u32) -> Vec<u8> {
     Scope::new("_SB_".into(), vec![&device]).to_aml_bytes(&mut aml);
     let mut ssdt = Sdt::new(*b"SSDT", 36, 2, OEM, OEM_TABLE, OEM_REVISION);
     ssdt.append_slice(&aml);
-    ssdt.as_slice().to_vec()
+    (ssdt.as_slice().to_vec(), HEADER + PAGE_IN_AML)
 }
 
 /// A number as the guest finds it: the first three groups little-endian.
@@ -70,10 +74,11 @@ mod tests {
 
     #[test]
     fn the_table_has_its_place_at_one_point() {
-        let table = build(0xf_f000);
+        let (table, place) = build(0xf_f000);
         let at = table.windows(4).position(|four| four == b"VGIA").unwrap();
         assert_eq!(table[at + 4..at + 9], [0x0c, 0x00, 0xf0, 0x0f, 0x00]);
-        let empty = build(0);
+        assert_eq!(place, at + 5);
+        let (empty, _) = build(0);
         let differ = (0..table.len()).filter(|&i| table[i] != empty[i]);
         // The sum differs as well.
         assert_eq!(differ.collect::<Vec<_>>(), [9, at + 6, at + 7]);

@@ -117,6 +117,11 @@ impl BzImage {
         }))
     }
 
+    /// Where the protected-mode kernel begins in its file, behind the setup code, and its length.
+    pub(super) fn place(&self) -> (u64, u64) {
+        (self.offset, self.len)
+    }
+
     pub(super) fn cmdline_max(&self) -> usize {
         self.cmdline_size
     }

@@ -11,6 +11,7 @@
 //!
 //! Read next: [`bzimage`], [`elf`].
 
+mod by_firmware;
 pub mod bzimage;
 pub mod elf;
 
@@ -91,6 +92,14 @@ pub enum BootError {
     CmdlineZero {
         /// Where.
         at: usize,
+    },
+    /// A file is longer than firmware can be told.
+    #[error("the {what} has {len} bytes, firmware reads less than 4 GiB")]
+    TooLongForFirmware {
+        /// Which file.
+        what: &'static str,
+        /// Its length.
+        len: u64,
     },
     /// Reading a file failed.
     #[error("the {what} cannot be read")]
