@@ -40,6 +40,7 @@ fn load(source: &BootSource, layout: &Layout) -> Option<(BootEntry, Vec<u8>)> {
     let first = match entry {
         BootEntry::Linux64 { entry, .. } => entry,
         BootEntry::Pvh { entry, .. } => u64::from(entry),
+        BootEntry::ResetVector => panic!("a kernel is entered where firmware is"),
     };
     assert!(first < u64::from(RAM), "entered at {first:#x}, outside RAM");
     let mut bytes = vec![0; size];
