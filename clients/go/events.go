@@ -272,6 +272,27 @@ type BlockWriteThresholdEvent struct {
 // EventName is its name on the wire.
 func (BlockWriteThresholdEvent) EventName() string { return "BLOCK_WRITE_THRESHOLD" }
 
+// BlockImageCorruptedEvent: An image's tables contradict each other: it needs qemu-img check. Told
+// once for each image that is open.
+type BlockImageCorruptedEvent struct {
+	// The drive; empty without one.
+	Device string `json:"device"`
+	// The node.
+	NodeName *string `json:"node-name,omitempty"`
+	// What contradicts what.
+	Msg string `json:"msg"`
+	// Where in the file, in bytes, if it is about a place.
+	Offset *int64 `json:"offset,omitempty"`
+	// How many bytes there.
+	Size *int64 `json:"size,omitempty"`
+	// Whether it was found while the image was written: it is marked as corrupt, nothing is
+	// written to it any more, and it can be opened read-only only.
+	Fatal bool `json:"fatal"`
+}
+
+// EventName is its name on the wire.
+func (BlockImageCorruptedEvent) EventName() string { return "BLOCK_IMAGE_CORRUPTED" }
+
 // BalloonChangeEvent: The guest has filled or emptied its balloon. Comes once a second at most.
 type BalloonChangeEvent struct {
 	// The bytes left to it.
@@ -388,6 +409,8 @@ func readEvent(name string, data json.RawMessage) Event {
 		err = variant[JobStatusChangeEvent](data, &event)
 	case "BLOCK_WRITE_THRESHOLD":
 		err = variant[BlockWriteThresholdEvent](data, &event)
+	case "BLOCK_IMAGE_CORRUPTED":
+		err = variant[BlockImageCorruptedEvent](data, &event)
 	case "BALLOON_CHANGE":
 		err = variant[BalloonChangeEvent](data, &event)
 	case "DEVICE_TRAY_MOVED":

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use block::CorruptionSink;
 use devices::notice::NoticeSink;
 use fdset::{Asker, Told, Wish};
 use mio::unix::SourceFd;
@@ -44,6 +45,11 @@ impl Mailbox {
         self.wake();
     }
 
+    /// Takes the letters about corrupt images, before their turn.
+    pub(crate) fn take_corruptions(&self) -> Vec<Letter> {
+        self.letters.take_corruptions()
+    }
+
     /// Makes the owner look around.
     pub fn wake(&self) {
         self.news.store(true, Ordering::Release);
@@ -56,6 +62,12 @@ impl Mailbox {
     #[must_use]
     pub fn has_news(&self) -> bool {
         self.news.load(Ordering::Acquire)
+    }
+
+    /// The way for images.
+    pub fn corruptions(&self) -> CorruptionSink {
+        let mailbox = self.clone();
+        CorruptionSink::new(move |corruption| mailbox.send(Letter::Corrupt(corruption)))
     }
 
     /// The way for devices.

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
+use block::Corruption;
 use block::job::JobNews;
 use devices::notice::Notice;
 use fdset::{Told, Wish};
@@ -28,6 +29,8 @@ pub enum Letter {
     Ask(Question),
     /// A job has news.
     Job(String, JobNews),
+    /// An image is corrupt.
+    Corrupt(Corruption),
     /// A client asks for the end.
     Quit,
 }
@@ -66,6 +69,20 @@ impl Letters {
             replaced
         };
         drop(replaced_dropped_without_lock);
+    }
+
+    /// Takes those about corrupt images, before all others.
+    pub(crate) fn take_corruptions(&self) -> Vec<Letter> {
+        let mut letters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = Vec::new();
+        letters.retain_mut(|letter| match letter {
+            Letter::Corrupt(corruption) => {
+                taken.push(Letter::Corrupt(corruption.clone()));
+                false
+            }
+            _ => true,
+        });
+        taken
     }
 
     /// Takes the first.

@@ -44,6 +44,11 @@ pub fn start(style: MessageStyle) {
     }
 }
 
+/// Says one line as it is, where others match on it.
+pub fn say(message: impl Display) {
+    eprintln!("{}{message}", STYLE.get().cloned().unwrap_or_default());
+}
+
 /// Says one line.
 pub fn report(message: impl Display) {
     eprintln!(

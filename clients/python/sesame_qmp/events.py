@@ -317,6 +317,30 @@ class BlockWriteThreshold(Event):
 
 
 @dataclass
+class BlockImageCorrupted(Event):
+    """An image's tables contradict each other: it needs qemu-img check. Told once for each
+    image that is open.
+    """
+
+    EVENT: ClassVar[str] = "BLOCK_IMAGE_CORRUPTED"
+
+    device: str
+    """The drive; empty without one."""
+    msg: str
+    """What contradicts what."""
+    fatal: bool
+    """Whether it was found while the image was written: it is marked as corrupt, nothing is
+    written to it any more, and it can be opened read-only only.
+    """
+    node_name: Optional[str] = None
+    """The node."""
+    offset: Optional[int] = None
+    """Where in the file, in bytes, if it is about a place."""
+    size: Optional[int] = None
+    """How many bytes there."""
+
+
+@dataclass
 class BalloonChange(Event):
     """The guest has filled or emptied its balloon. Comes once a second at most."""
 
@@ -410,6 +434,7 @@ EVENTS: Mapping[str, Type[Event]] = {
     BlockIoError.EVENT: BlockIoError,
     JobStatusChange.EVENT: JobStatusChange,
     BlockWriteThreshold.EVENT: BlockWriteThreshold,
+    BlockImageCorrupted.EVENT: BlockImageCorrupted,
     BalloonChange.EVENT: BalloonChange,
     DeviceTrayMoved.EVENT: DeviceTrayMoved,
     Watchdog.EVENT: Watchdog,

@@ -39,6 +39,7 @@
 
 pub mod account;
 pub mod bitmap;
+mod corruption;
 pub mod dirty;
 pub mod drain;
 pub mod engine;
@@ -64,6 +65,7 @@ mod toy;
 
 pub use account::{Account, Operation, Outcome, Sums, Totals};
 pub use bitmap::{Bitmap, BitmapChange, BitmapError, Bitmaps};
+pub use corruption::{Corruption, CorruptionSink};
 pub use dirty::DirtyMap;
 pub use drain::{Drain, Gate, Seat};
 pub use engine::{GuestView, Io, IoThread, IoThreadError, IoThreadSpec, Rings, Segments, Window};

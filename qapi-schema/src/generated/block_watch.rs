@@ -150,6 +150,68 @@ impl crate::describe::Described for BlockWriteThreshold {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Data of event `BLOCK_IMAGE_CORRUPTED`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockImageCorrupted {
+    /// The drive; empty without one.
+    pub device: String,
+    /// The node.
+    #[serde(rename = "node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// What contradicts what.
+    pub msg: String,
+    /// Where in the file, in bytes, if it is about a place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<i64>,
+    /// How many bytes there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<i64>,
+    /// Whether it was found while the image was written: it is marked as corrupt, nothing is
+    /// written to it any more, and it can be opened read-only only.
+    pub fatal: bool,
+}
+
+impl crate::input::FromMembers for BlockImageCorrupted {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            device: members.required("device")?,
+            node_name: members.optional("node-name")?,
+            msg: members.required("msg")?,
+            offset: members.optional("offset")?,
+            size: members.optional("size")?,
+            fatal: members.required("fatal")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockImageCorrupted);
+
+impl crate::describe::Described for BlockImageCorrupted {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "device",
+            "str",
+            "the drive; empty without one",
+        ),
+        crate::describe::MemberSpec::optional("node-name", "str", "the node"),
+        crate::describe::MemberSpec::required("msg", "str", "what contradicts what"),
+        crate::describe::MemberSpec::optional(
+            "offset",
+            "int",
+            "where in the file, in bytes, if it is about a place",
+        ),
+        crate::describe::MemberSpec::optional("size", "int", "how many bytes there"),
+        crate::describe::MemberSpec::required(
+            "fatal",
+            "bool",
+            "whether it was found while the image was written: it is marked as corrupt, nothing is written to it any more, and it can be opened read-only only",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// The commands of `block-watch.json`, for whoever implements them.
 pub trait Commands {
     /// Has an event come when a write goes beyond an offset of a node, so that thin storage can be

@@ -87,6 +87,10 @@ pub enum Event {
     /// A write went beyond the threshold of a node, which is gone with that.
     #[serde(rename = "BLOCK_WRITE_THRESHOLD")]
     BlockWriteThreshold(super::block_watch::BlockWriteThreshold),
+    /// An image's tables contradict each other: it needs qemu-img check. Told once for each image
+    /// that is open.
+    #[serde(rename = "BLOCK_IMAGE_CORRUPTED")]
+    BlockImageCorrupted(super::block_watch::BlockImageCorrupted),
     /// The guest has filled or emptied its balloon. Comes once a second at most.
     #[serde(rename = "BALLOON_CHANGE")]
     BalloonChange(super::balloon::BalloonChange),
@@ -134,6 +138,7 @@ impl Event {
         "BLOCK_IO_ERROR",
         "JOB_STATUS_CHANGE",
         "BLOCK_WRITE_THRESHOLD",
+        "BLOCK_IMAGE_CORRUPTED",
         "BALLOON_CHANGE",
         "DEVICE_TRAY_MOVED",
         "WATCHDOG",
@@ -167,6 +172,7 @@ impl Event {
             Self::BlockIoError(_) => "BLOCK_IO_ERROR",
             Self::JobStatusChange(_) => "JOB_STATUS_CHANGE",
             Self::BlockWriteThreshold(_) => "BLOCK_WRITE_THRESHOLD",
+            Self::BlockImageCorrupted(_) => "BLOCK_IMAGE_CORRUPTED",
             Self::BalloonChange(_) => "BALLOON_CHANGE",
             Self::DeviceTrayMoved(_) => "DEVICE_TRAY_MOVED",
             Self::Watchdog(_) => "WATCHDOG",

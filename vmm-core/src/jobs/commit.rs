@@ -271,7 +271,7 @@ impl Vm {
         };
         let is_active = |file: &str| {
             let view = self.graph.node(&active).ok();
-            view.is_some_and(|view| view.filename() == file)
+            view.is_some_and(|view| [view.filename(), &view.full_name()].contains(&file))
         };
         let top = match (&args.top_node, &args.top) {
             (Some(name), _) => by_node(name)?,

@@ -437,7 +437,7 @@ fn node_info(view: &NodeView<'_>) -> BlockDeviceInfo {
     let details = node.details();
     let backing = details.and_then(|details| details.backing);
     let mut info = BlockDeviceInfo {
-        file: view.filename().to_owned(),
+        file: view.full_name(),
         node_name: Some(node.name().to_owned()),
         ro: node.is_read_only(),
         drv: node.driver().to_owned(),
@@ -524,7 +524,7 @@ fn image_info(view: &NodeView<'_>) -> ImageInfo {
     let snapshots = details.iter().flat_map(|details| &details.snapshots);
     let snapshots: Vec<_> = snapshots.map(resolve::qcow2::snapshot).collect();
     ImageInfo {
-        filename: view.filename().to_owned(),
+        filename: view.full_name(),
         format: node.driver().to_owned(),
         dirty_flag: details
             .as_ref()

@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 
-use block::{Crossing, Histograms, Operation};
+use block::{Corruption, Crossing, Histograms, Operation};
 use devices::notice::Notice;
 use qapi_schema::block_stats::BlockLatencyHistogramInfo;
 use qapi_schema::block_watch::{
-    BlockLatencyHistogramSet, BlockSetWriteThreshold, BlockWriteThreshold, Commands,
+    BlockImageCorrupted, BlockLatencyHistogramSet, BlockSetWriteThreshold, BlockWriteThreshold,
+    Commands,
 };
 use qapi_schema::{Context, Event, QmpError};
 
+use crate::messages;
 use crate::vm::Vm;
 
 impl Commands for Vm {
@@ -72,6 +74,42 @@ pub(super) fn histogram(
 }
 
 impl Vm {
+    /// Tells at once of images that a request has found to be corrupt, before what it says itself.
+    pub(crate) fn tell_corruptions(&mut self) {
+        for letter in self.mailbox.take_corruptions() {
+            self.hear(letter);
+        }
+    }
+
+    /// An image is corrupt. The line is QEMU's.
+    pub(crate) fn image_is_corrupt(&self, corruption: Corruption) {
+        let Corruption {
+            node,
+            driver,
+            message,
+            place,
+            fatal,
+        } = corruption;
+        let (what, which) = match fatal {
+            true => ("Marking image as corrupt", ""),
+            false => ("Image is corrupt", "non-fatal "),
+        };
+        messages::say(format_args!(
+            "{driver}: {what}: {message}; further {which}corruption events will be suppressed"
+        ));
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let device = self.drives.of_node(&node).unwrap_or_default().to_owned();
+        let corrupted = BlockImageCorrupted {
+            device,
+            node_name: Some(node),
+            msg: message,
+            offset: place.map(|(offset, _)| number(offset)),
+            size: place.map(|(_, size)| number(size)),
+            fatal,
+        };
+        self.events.emit(Event::BlockImageCorrupted(corrupted));
+    }
+
     /// A write went beyond a node's threshold.
     pub(crate) fn threshold_crossed(&self, node: String, threshold: u64, exceeded: u64) {
         self.events

@@ -134,13 +134,14 @@ impl Vm {
     }
 
     /// Takes note of a letter.
-    pub(super) fn hear(&mut self, letter: Letter) {
+    pub(crate) fn hear(&mut self, letter: Letter) {
         match letter {
             Letter::Device(notice) | Letter::Vcpu(VcpuEvent::Notice(notice)) => {
                 self.hear_notice(notice);
             }
             Letter::Ask(question) => self.open_hook.ask_for(question),
             Letter::Job(id, news) => self.hear_job(&id, news),
+            Letter::Corrupt(corruption) => self.image_is_corrupt(corruption),
             // Clients have been told, before the reply.
             Letter::Quit => self.ended = Some(ExitCode::SUCCESS),
             Letter::Vcpu(VcpuEvent::Fault { index, fault }) => self.hear_fault(index, &fault),

@@ -190,6 +190,8 @@ impl Vm {
     /// A VM without a machine, devices or backends.
     pub fn new(spec: VmSpec) -> Self {
         let reactor = Reactor::new();
+        let mut graph = BlockGraph::new();
+        graph.tell_corruptions(spec.mailbox.corruptions());
         Self {
             identity: spec.identity,
             end_policy: spec.end_policy,
@@ -210,7 +212,7 @@ impl Vm {
             clock: VmClock::default(),
             held_events: None,
             drives: Drives::default(),
-            graph: BlockGraph::new(),
+            graph,
             jobs: Jobs::default(),
             pauses: Pauses::default(),
             tpm: None,

@@ -78,6 +78,29 @@ pub struct BlockWriteThreshold {
     pub write_threshold: u64,
 }
 
+/// An image's tables contradict each other: it needs qemu-img check. Told once for each image
+/// that is open.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockImageCorrupted {
+    /// The drive; empty without one.
+    pub device: String,
+    /// The node.
+    #[serde(rename = "node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// What contradicts what.
+    pub msg: String,
+    /// Where in the file, in bytes, if it is about a place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<i64>,
+    /// How many bytes there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<i64>,
+    /// Whether it was found while the image was written: it is marked as corrupt, nothing is
+    /// written to it any more, and it can be opened read-only only.
+    pub fatal: bool,
+}
+
 impl crate::Command for BlockSetWriteThreshold {
     const NAME: &'static str = "block-set-write-threshold";
     type Reply = ();

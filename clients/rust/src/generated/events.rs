@@ -56,6 +56,9 @@ pub enum Event {
     JobStatusChange(super::job::JobStatusChange),
     /// A write went beyond the threshold of a node, which is gone with that.
     BlockWriteThreshold(super::block_watch::BlockWriteThreshold),
+    /// An image's tables contradict each other: it needs qemu-img check. Told once for each image
+    /// that is open.
+    BlockImageCorrupted(super::block_watch::BlockImageCorrupted),
     /// The guest has filled or emptied its balloon. Comes once a second at most.
     BalloonChange(super::balloon::BalloonChange),
     /// The tray of a drive was opened or closed, by the guest or by a command.
@@ -105,6 +108,7 @@ impl Event {
             Self::BlockIoError(_) => "BLOCK_IO_ERROR",
             Self::JobStatusChange(_) => "JOB_STATUS_CHANGE",
             Self::BlockWriteThreshold(_) => "BLOCK_WRITE_THRESHOLD",
+            Self::BlockImageCorrupted(_) => "BLOCK_IMAGE_CORRUPTED",
             Self::BalloonChange(_) => "BALLOON_CHANGE",
             Self::DeviceTrayMoved(_) => "DEVICE_TRAY_MOVED",
             Self::Watchdog(_) => "WATCHDOG",
@@ -163,6 +167,9 @@ impl Event {
                 }
                 "BLOCK_WRITE_THRESHOLD" => {
                     Self::BlockWriteThreshold(serde_json::from_value(data)?)
+                }
+                "BLOCK_IMAGE_CORRUPTED" => {
+                    Self::BlockImageCorrupted(serde_json::from_value(data)?)
                 }
                 "BALLOON_CHANGE" => Self::BalloonChange(serde_json::from_value(data)?),
                 "DEVICE_TRAY_MOVED" => {

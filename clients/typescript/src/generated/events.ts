@@ -3,6 +3,7 @@
 import type {
   AcpiDeviceOstData,
   BalloonChangeData,
+  BlockImageCorruptedData,
   BlockIoErrorData,
   BlockJobCancelledData,
   BlockJobCompletedData,
@@ -86,6 +87,11 @@ export interface EventData {
   JOB_STATUS_CHANGE: JobStatusChangeData;
   /** A write went beyond the threshold of a node, which is gone with that. */
   BLOCK_WRITE_THRESHOLD: BlockWriteThresholdData;
+  /**
+   * An image's tables contradict each other: it needs qemu-img check. Told once for each image
+   * that is open.
+   */
+  BLOCK_IMAGE_CORRUPTED: BlockImageCorruptedData;
   /** The guest has filled or emptied its balloon. Comes once a second at most. */
   BALLOON_CHANGE: BalloonChangeData;
   /** The tray of a drive was opened or closed, by the guest or by a command. */

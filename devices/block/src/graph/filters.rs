@@ -128,8 +128,8 @@ impl BlockGraph {
             };
             let (above, below) = (self.node(above).ok()?, self.node(below).ok()?);
             let beside = beside(above.filename(), file);
-            let named =
-                below.filename() == file || beside.is_ok_and(|beside| beside == below.filename());
+            let named = [below.filename(), &below.full_name()].contains(&file)
+                || beside.is_ok_and(|beside| beside == below.filename());
             named.then_some(*at)
         })
     }

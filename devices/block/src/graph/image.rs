@@ -18,6 +18,7 @@ use fdset::{Door, Identity, OpenFile, Role};
 use super::place::{Children, place_backing, place_child};
 use super::{BlockGraph, Built, MAX_DEPTH, NodeView, agree_on_access};
 use crate::bitmap::Bitmap;
+use crate::corruption::CorruptionSink;
 use crate::engine::IoThread;
 use crate::error::BlockError;
 use crate::format::blkdebug::rules::Rules;
@@ -51,6 +52,11 @@ impl BlockGraph {
     /// Gives the graph the thread on which images are opened and settled.
     pub fn use_thread(&mut self, thread: IoThread) {
         self.thread = Some(thread);
+    }
+
+    /// Has `sink` told of images, opened from now on, that turn out to be corrupt.
+    pub fn tell_corruptions(&mut self, sink: CorruptionSink) {
+        self.corruptions = sink;
     }
 
     fn thread(&self, node: &str) -> Result<IoThread, BlockError> {
@@ -132,6 +138,7 @@ impl BlockGraph {
         let node = node
             .map_err(|source| BlockError::Thread { source })?
             .map_err(failed)?;
+        node.tell_corruption(self.corruptions.clone());
         Ok((Box::new(node), filename, children))
     }
 

@@ -22,6 +22,7 @@ pub(crate) mod change;
 mod filters;
 mod image;
 mod locks;
+mod naming;
 mod new_file;
 mod order;
 mod place;
@@ -46,6 +47,7 @@ use self::place::{Children, place_child};
 pub use self::reopen::GraphReopening;
 use self::throttling::Throttling;
 pub use self::view::NodeView;
+use crate::corruption::CorruptionSink;
 use crate::drain::Gate;
 use crate::engine::IoThread;
 use crate::error::BlockError;
@@ -127,6 +129,8 @@ pub struct BlockGraph {
     /// Where images are opened and settled.
     thread: Option<IoThread>,
     throttling: Throttling,
+    /// Who is told of corrupt images.
+    corruptions: CorruptionSink,
 }
 
 /// A node that was made but is not in the graph yet.

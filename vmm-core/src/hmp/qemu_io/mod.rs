@@ -106,6 +106,7 @@ fn obey(vm: &mut Vm, cx: &mut dyn Context, node: &NodeRef, wish: Wish) -> Result
                 let text = iothread
                     .run(move |io| async move { transfer::run(&io, &node, &transfer).await })
                     .map_err(|error| QmpError::from_error(&error))?;
+                vm.tell_corruptions();
                 show(&text);
             }
         }

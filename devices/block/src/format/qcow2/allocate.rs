@@ -32,17 +32,19 @@ impl Image {
         most: u64,
     ) -> io::Result<Fresh> {
         self.unsaved.store(true, Ordering::SeqCst);
-        let taken = meta
-            .refcounts
-            .allocate(io, &self.file(), least, most)
-            .await?;
+        let refcounts = &mut meta.refcounts;
+        let taken = refcounts.allocate(io, &self.file(), least, most).await;
+        if let Some(cluster) = meta.refcounts.overrun.take() {
+            let host = cluster << self.geometry.cluster_bits;
+            return Err(self.mark_overlap(io, meta, host).await);
+        }
+        let taken = taken?;
         let (cluster, clusters) = taken;
         let bits = self.geometry.cluster_bits;
         let over =
             (cluster..cluster + clusters).find(|cluster| meta.refcounts.fixed.contains(cluster));
         if let Some(over) = over {
-            let why = format!("the table at offset {:#x} is counted free", over << bits);
-            return Err(self.mark_corrupt(io, meta, &why).await);
+            return Err(self.mark_overlap(io, meta, over << bits).await);
         }
         let fresh = Fresh {
             offset: cluster << bits,

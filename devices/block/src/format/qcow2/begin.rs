@@ -215,6 +215,42 @@ impl Image {
         tables
     }
 
+    /// What kind of table lies in a cluster of the file, in QEMU's words.
+    pub(super) fn table_at(&self, meta: &Meta, cluster: u64) -> &'static str {
+        let header = &meta.header;
+        let size = self.geometry.cluster_size();
+        let (reftable, clusters) = meta.refcounts.table_place();
+        let bitmaps = header.bitmaps.as_ref();
+        let bitmaps = bitmaps.map_or((0, 0), |one| (one.directory_offset, one.directory_size));
+        let l1 = self.map.l1_entries();
+        let kinds = [
+            ("qcow2_header", (0, size)),
+            (
+                "refcount table",
+                (reftable, u64::from(clusters).saturating_mul(size)),
+            ),
+            ("active L1 table", (header.l1_offset, l1.len() as u64 * 8)),
+            (
+                "snapshot table",
+                (header.snapshots_offset, meta.snapshots.1),
+            ),
+            ("bitmap directory", bitmaps),
+        ];
+        let is_in = |(offset, len)| self.clusters_under(offset, len).contains(&cluster);
+        let found = kinds.into_iter().find(|(_, place)| is_in(*place));
+        let at = cluster << self.geometry.cluster_bits;
+        let mut blocks = meta.refcounts.block_offsets();
+        let mut l2 = l1
+            .iter()
+            .filter_map(|entry| self.geometry.l2_table(*entry).ok()?);
+        match found {
+            Some((kind, _)) => kind,
+            None if blocks.any(|offset| offset == at) => "refcount block",
+            None if l2.any(|offset| offset == at) => "active L2 table",
+            None => "inactive L1 table",
+        }
+    }
+
     /// As [`tables`](Self::tables), without L2 tables and what snapshots have.
     pub(super) fn tables_but_l2(&self, meta: &Meta) -> Vec<(u64, u64)> {
         let size = self.geometry.cluster_size();

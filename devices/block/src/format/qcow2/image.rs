@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::compress::Compression;
 use super::details::Details;
@@ -18,6 +18,7 @@ use super::snapshots::Snapshot;
 use super::storage::Storage;
 use super::turn::{Ranges, Turn};
 use crate::bitmap::Bitmaps;
+use crate::corruption::{Corruption, CorruptionSink};
 use crate::engine::Io;
 use crate::node::errno;
 use crate::slot::{BackingSlot, ChildSlot};
@@ -47,6 +48,8 @@ pub(super) struct Image {
     pub(super) unsaved: AtomicBool,
     /// Whether the image was found to be corrupt: nothing is written any more.
     pub(super) corrupt: AtomicBool,
+    /// Who is told of that.
+    pub(super) sink: OnceLock<CorruptionSink>,
     /// Whether discarded clusters are discarded in the file, too.
     pub(super) pass_discard: bool,
     /// The disk's bitmaps, with those that the image keeps.
@@ -182,8 +185,7 @@ impl Image {
                     .fixed
                     .contains(&(host >> self.geometry.cluster_bits))
             {
-                let why = format!("an L2 entry maps data over the table at offset {host:#x}");
-                return Err(self.mark_corrupt(io, meta, &why).await);
+                return Err(self.mark_overlap(io, meta, host).await);
             }
         }
         Ok(())
@@ -197,22 +199,72 @@ impl Image {
         guest: u64,
         bad: BadEntry,
     ) -> io::Error {
-        let why = format!("the mapping of guest offset {guest:#x} is broken: {bad}");
+        let (index, _) = self.map.slice_place(self.map.slice_of(guest));
+        let why = match self.map.table(index) {
+            Err(BadEntry::Unaligned(table)) => {
+                let (table, index) = (plain_hex(table), plain_hex(index));
+                format!("L2 table offset {table} unaligned (L1 index: {index})")
+            }
+            _ => format!("the mapping of guest offset {guest:#x} is broken: {bad}"),
+        };
         self.mark_corrupt(io, meta, &why).await
     }
 
     /// Notes that the image is corrupt, in the image too if it is being written; from now on
     /// nothing else is. Returns the error to answer with.
     pub(super) async fn mark_corrupt(&self, io: &Io, meta: &mut Meta, why: &str) -> io::Error {
-        let known = self.corrupt.swap(true, Ordering::SeqCst);
-        if !known {
-            tracing::error!(node = self.name, "qcow2: image is corrupt: {why}");
-            if self.writing.load(Ordering::SeqCst)
-                && let Err(error) = self.write_corrupt_bit(io, meta).await
-            {
-                tracing::error!(node = self.name, %error, "qcow2: cannot mark it so");
+        self.mark(io, meta, why, None).await
+    }
+
+    /// As [`mark_corrupt`](Self::mark_corrupt): what was about to be written at a place in the file
+    /// would go over a table.
+    pub(super) async fn mark_overlap(&self, io: &Io, meta: &mut Meta, host: u64) -> io::Error {
+        let host = match host {
+            // Where the header is counted free, so is what follows. Nobody is ever given the first
+            // cluster: what is prevented, as in QEMU, is the write over the next table.
+            0 => {
+                let next = meta.refcounts.fixed.iter().filter(|cluster| **cluster > 0);
+                next.min()
+                    .map_or(0, |next| next << self.geometry.cluster_bits)
             }
+            host => host,
+        };
+        let table = self.table_at(meta, host >> self.geometry.cluster_bits);
+        let why = format!("Preventing invalid write on metadata (overlaps with {table})");
+        let place = (host, self.geometry.cluster_size());
+        self.mark(io, meta, &why, Some(place)).await
+    }
+
+    async fn mark(
+        &self,
+        io: &Io,
+        meta: &mut Meta,
+        why: &str,
+        place: Option<(u64, u64)>,
+    ) -> io::Error {
+        if self.corrupt.swap(true, Ordering::SeqCst) {
+            return errno(libc::EIO);
         }
+        let fatal = self.writing.load(Ordering::SeqCst);
+        if fatal && let Err(error) = self.write_corrupt_bit(io, meta).await {
+            tracing::error!(node = self.name, %error, "qcow2: cannot mark a corrupt image as such");
+        }
+        let sink = self.sink.get().cloned().unwrap_or_default();
+        sink.send(Corruption {
+            node: self.name.clone(),
+            driver: "qcow2",
+            message: why.to_owned(),
+            place,
+            fatal,
+        });
         errno(libc::EIO)
+    }
+}
+
+/// As C prints it with `%#x`.
+fn plain_hex(number: impl Into<u64>) -> String {
+    match number.into() {
+        0 => "0".to_owned(),
+        number => format!("{number:#x}"),
     }
 }

@@ -11,6 +11,7 @@ use super::map::{Kind, Look};
 use super::open::{Children, Tuning, open};
 use super::snapshots::SnapshotChange;
 use crate::bitmap::Bitmaps;
+use crate::corruption::CorruptionSink;
 use crate::engine::{Io, Window};
 use crate::node::{
     BlockNode, Extent, Intent, IoFuture, Limits, Place, ResizeFuture, SnapshotFuture, Status,
@@ -36,6 +37,11 @@ impl Qcow2Node {
     ) -> Result<Self, ImageError> {
         let image = open(io, name, children, tuning, read_only).await?;
         Ok(Self { image })
+    }
+
+    /// Has `sink` told if the image turns out to be corrupt. The first counts.
+    pub fn tell_corruption(&self, sink: CorruptionSink) {
+        let _first = self.image.sink.set(sink);
     }
 
     /// Whether the first bytes of a run that may be written are written in place.

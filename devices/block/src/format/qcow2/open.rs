@@ -1,7 +1,7 @@
 //! Opening: the header's gate, then the tables that are held in memory.
 
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, OnceLock, RwLock};
 
 use super::bytes::words;
 use super::details::Details;
@@ -179,6 +179,7 @@ pub(super) async fn open(
         writing: AtomicBool::new(false),
         unsaved: AtomicBool::new(false),
         corrupt: AtomicBool::new(false),
+        sink: OnceLock::new(),
         pass_discard: tuning.pass_discard,
         bitmaps,
         details,

@@ -47,6 +47,8 @@ pub(super) struct Refcounts {
     tail: Option<u64>,
     /// Clusters with tables in them: never given away, whatever their counts say.
     pub(super) fixed: HashSet<u64>,
+    /// One of these that was counted free and about to become a block.
+    pub(super) overrun: Option<u64>,
 }
 
 impl Refcounts {
@@ -63,6 +65,7 @@ impl Refcounts {
             first_free: 0,
             tail: None,
             fixed: HashSet::new(),
+            overrun: None,
         }
     }
 
@@ -268,8 +271,7 @@ impl Refcounts {
         while !self.load(io, file, index).await? {
             let cluster = self.next_free(io, file, self.first_free).await?;
             if self.fixed.contains(&cluster) {
-                let at = cluster << self.geometry.cluster_bits;
-                tracing::error!(at, "qcow2: image is corrupt: a table is counted free");
+                self.overrun = Some(cluster);
                 return Err(errno(libc::EIO));
             }
             let (home, entry) = self.place_of(cluster);

@@ -6,7 +6,8 @@ use super::*;
 fn throttle(graph: &mut BlockGraph, name: &str, below: &str) {
     let group = "g".to_owned();
     if graph.throttle_group("g").is_err() {
-        graph.add_throttle_group(group.clone(), ThrottleLimits::default());
+        let added = graph.add_throttle_group(group.clone(), ThrottleLimits::default());
+        added.expect("a new name");
     }
     let spec = NodeSpec {
         driver: DriverSpec::Throttle(ThrottleSpec {
@@ -112,4 +113,37 @@ fn throttle_over_a_read_only_node_takes_no_writer_until_that_is_writable() {
     let changes = changes.expect("nobody minds");
     changes.into_iter().for_each(crate::Reopening::commit);
     graph.attach("slow", "vda", writer).expect("writable");
+}
+
+#[test]
+fn what_a_plain_name_would_not_bring_back_is_called_by_its_options() {
+    let mut graph = chain();
+    graph.add(&door(), null(Some("null"))).expect("add");
+    let window = DriverSpec::Raw(RawSpec {
+        file: on("null"),
+        offset: 512,
+        size: None,
+    });
+    let window = NodeSpec {
+        driver: window,
+        ..null(Some("window"))
+    };
+    graph.add(&door(), window).expect("add");
+    graph.add(&door(), raw("all", on("null"))).expect("add");
+    let inserted = graph.insert_filter("c", JobFilter::Commit, "null", Vec::new());
+    inserted.expect("a new name");
+    let name = |node: &str| graph.node(node).expect("there").full_name();
+    assert_eq!(name("c"), "null-co://");
+    assert_eq!(
+        name("window"),
+        r#"json:{"driver": "raw", "file": {"backing": {"driver": "null-co"}, "driver": "commit_top"}, "offset": 512}"#
+    );
+    assert_eq!(
+        name("all"),
+        r#"json:{"driver": "raw", "file": {"backing": {"driver": "null-co"}, "driver": "commit_top"}}"#
+    );
+    assert_eq!(
+        name("low"),
+        r#"json:{"driver": "throttle", "file": {"driver": "toy"}, "throttle-group": "g"}"#
+    );
 }

@@ -269,6 +269,8 @@ fn image_whose_refcounts_are_not_there_is_not_written_over_its_own_tables() {
     let refused = rig.try_write(&node, 512 << 10, vec![2; 512]);
     assert_eq!(refused.map_err(|e| e.raw_os_error()), Err(Some(libc::EIO)));
     rig.settle(&node);
-    let after = std::fs::read(rig.path("disk")).expect("image");
+    let mut after = std::fs::read(rig.path("disk")).expect("image");
+    assert_eq!(after[79] & 2, 2, "marked as corrupt");
+    after[79] = bytes[79];
     assert!(after[..bytes.len()] == bytes, "nothing was overwritten");
 }

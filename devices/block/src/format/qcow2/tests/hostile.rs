@@ -1,9 +1,17 @@
 //! Images whose numbers are lies: refused soon, with a reason, and nothing is written over.
 
+use std::sync::{Arc, mpsc};
+
+use fdset::{Door, FdRegistry, Scope};
+
 use super::kept::change;
 use super::{Rig, Tuning, run};
+use crate::corruption::{Corruption, CorruptionSink};
+use crate::engine::Segments;
 use crate::format::qcow2::{Snapshot, SnapshotChange};
+use crate::graph::BlockGraph;
 use crate::node::NodeRef;
+use crate::spec::{BackingSpec, ChildSpec, DriverSpec, FileSpec, Locking, NodeSpec, Qcow2Spec};
 use crate::toy::OPTIONS;
 
 const MIB: u64 = 1 << 20;
@@ -53,6 +61,89 @@ fn refcount_blocks_at_impossible_places_are_noticed_before_the_first_write() {
         drop(node);
         is_not_written(&rig, "disk", what);
     }
+}
+
+/// Opens an image in a graph, which says what it is told of it.
+fn watched(rig: &Rig, name: &str) -> (NodeRef, mpsc::Receiver<Corruption>) {
+    let (told, hears) = mpsc::channel();
+    let mut graph = BlockGraph::new();
+    graph.use_thread(rig.thread.clone());
+    graph.tell_corruptions(CorruptionSink::new(move |corruption| {
+        told.send(corruption).expect("the test listens");
+    }));
+    let node = |name: &str, driver| NodeSpec {
+        keeps_access: false,
+        name: Some(name.to_owned()),
+        options: OPTIONS,
+        driver,
+    };
+    let file = DriverSpec::File(FileSpec {
+        filename: rig.path(name),
+        role: fdset::Role::Image,
+        locking: Locking::Auto,
+    });
+    let image = DriverSpec::Qcow2(Box::new(Qcow2Spec {
+        file: ChildSpec::Inline(Box::new(node("storage", file))),
+        data_file: None,
+        backing: BackingSpec::Nothing,
+        pass_discard: None,
+        tuning: Tuning::default(),
+    }));
+    let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
+    let node = graph.add(&door, node("disk", image)).expect("an image");
+    (node, hears)
+}
+
+#[test]
+fn write_over_a_table_is_prevented_told_once_and_marked_in_the_image() {
+    let rig = Rig::new();
+    rig.create("disk", "", MIB);
+    poked(&rig, "disk", REFTABLE, 0);
+    let (node, hears) = watched(&rig, "disk");
+    for _ in 0..2 {
+        let refused = rig.try_write(&node, 0, vec![1; 512]);
+        let refused = refused.map_err(|error| error.raw_os_error());
+        assert_eq!(refused, Err(Some(libc::EIO)));
+    }
+    let told: Vec<Corruption> = hears.try_iter().collect();
+    let wanted = Corruption {
+        node: "disk".to_owned(),
+        driver: "qcow2",
+        message: "Preventing invalid write on metadata (overlaps with refcount table)".to_owned(),
+        place: Some((1 << 16, 1 << 16)),
+        fatal: true,
+    };
+    assert_eq!(told, [wanted]);
+    let bytes = std::fs::read(rig.path("disk")).expect("image");
+    assert_eq!(bytes[79] & 2, 2, "the bit that says so");
+    let opened = rig.open_on(rig.file("disk", OPTIONS), None, None, Tuning::default());
+    let error = opened.expect_err("not for writing").to_string();
+    assert!(error.contains("cannot be opened read/write"), "{error}");
+}
+
+#[test]
+fn what_a_read_finds_is_told_and_not_marked() {
+    let rig = Rig::new();
+    rig.create("disk", "", MIB);
+    poked(&rig, "disk", L1, 0x2a2a_2a00);
+    let before = std::fs::read(rig.path("disk")).expect("image");
+    let (node, hears) = watched(&rig, "disk");
+    let read = rig.on_thread(move |io| async move {
+        let into = Segments::owned(512, 4096).expect("memory");
+        node.read(&io, 0, into.all()).await
+    });
+    assert!(read.is_err());
+    let told: Vec<Corruption> = hears.try_iter().collect();
+    let [told] = told.as_slice() else {
+        panic!("{told:?}");
+    };
+    assert_eq!(
+        told.message,
+        "L2 table offset 0x2a2a2a00 unaligned (L1 index: 0)"
+    );
+    assert_eq!((told.place, told.fatal), (None, false));
+    let after = std::fs::read(rig.path("disk")).expect("image");
+    assert!(before == after);
 }
 
 #[test]
