@@ -431,6 +431,10 @@ pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
         "A write went beyond the threshold of a node, which is gone with that.", input :
         None, output : Some(generator.subschema_for:: <
         super::block_watch::BlockWriteThreshold > ()), }, Entry { name :
+        "BLOCK_IMAGE_CORRUPTED", description :
+        "An image's tables contradict each other: it needs qemu-img check. Told once for each image that is open.",
+        input : None, output : Some(generator.subschema_for:: <
+        super::block_watch::BlockImageCorrupted > ()), }, Entry { name :
         "BALLOON_CHANGE", description :
         "The guest has filled or emptied its balloon. Comes once a second at most.",
         input : None, output : Some(generator.subschema_for:: <

@@ -3204,6 +3204,25 @@ export interface BlockWriteThresholdData {
   "write-threshold": number;
 }
 
+/** Data of event `BLOCK_IMAGE_CORRUPTED`. */
+export interface BlockImageCorruptedData {
+  /** The drive; empty without one. */
+  device: string;
+  /** The node. */
+  "node-name"?: string;
+  /** What contradicts what. */
+  msg: string;
+  /** Where in the file, in bytes, if it is about a place. */
+  offset?: number;
+  /** How many bytes there. */
+  size?: number;
+  /**
+   * Whether it was found while the image was written: it is marked as corrupt, nothing is written
+   * to it any more, and it can be opened read-only only.
+   */
+  fatal: boolean;
+}
+
 /** Nothing: this action fails. */
 export interface Abort {}
 
