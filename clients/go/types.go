@@ -4383,6 +4383,14 @@ func (v ObjectOptionsRngBuiltin) MarshalJSON() ([]byte, error) {
 	return tagged(plain(v), "qom-type", "rng-builtin")
 }
 
+// IOThreadVirtQueueMapping: A thread, and the queues of a device that it serves.
+type IOThreadVirtQueueMapping struct {
+	// The id of the iothread object.
+	Iothread string `json:"iothread"`
+	// The queues, by their numbers (default: as many as the others have: threads take turns).
+	Vqs []uint16 `json:"vqs,omitempty"`
+}
+
 // DeviceOptions: A device to be plugged in.
 type DeviceOptions struct {
 	// Variant is what it is.
@@ -4988,6 +4996,9 @@ type DeviceOptionsVirtioBlkPCI struct {
 	QueueSize *uint16 `json:"queue-size,omitempty"`
 	// The id of the iothread object that serves it (default: one that all such disks share).
 	Iothread *string `json:"iothread,omitempty"`
+	// The iothreads that serve it, instead of iothread, each with its queues: either each says
+	// which, and all have one, or none does.
+	IothreadVqMapping []IOThreadVirtQueueMapping `json:"iothread-vq-mapping,omitempty"`
 	// Whether the guest sees a write cache and must flush it (default: auto).
 	WriteCache *OnOffAuto `json:"write-cache,omitempty"`
 	// Must not be false: the guest may switch the write cache (default: true).
@@ -5063,6 +5074,9 @@ type DeviceOptionsVirtioBlkPCINonTransitional struct {
 	QueueSize *uint16 `json:"queue-size,omitempty"`
 	// The id of the iothread object that serves it (default: one that all such disks share).
 	Iothread *string `json:"iothread,omitempty"`
+	// The iothreads that serve it, instead of iothread, each with its queues: either each says
+	// which, and all have one, or none does.
+	IothreadVqMapping []IOThreadVirtQueueMapping `json:"iothread-vq-mapping,omitempty"`
 	// Whether the guest sees a write cache and must flush it (default: auto).
 	WriteCache *OnOffAuto `json:"write-cache,omitempty"`
 	// Must not be false: the guest may switch the write cache (default: true).

@@ -41,6 +41,78 @@ fn unplugged(vm: &mut Vm, id: &str) -> Result<()> {
     Ok(())
 }
 
+/// An image that is handed in over the monitor, as a set.
+fn image(vm: &mut Vm) -> Result<String> {
+    let image = fds::image(8 * MIB)?;
+    let set = vm.qmp.execute_with("add-fd", json!({}), &[image.as_fd()])?;
+    Ok(format!("/dev/fdset/{}", set["fdset-id"]))
+}
+
+#[test]
+#[ignore = "needs a guest: cargo xtask test"]
+fn a_disk_on_two_iothreads_is_limited_snapshotted_under_load_and_goes_again() -> Result<()> {
+    let mut vm = Vm::builder().cpus(2).root_ports(1).start()?;
+    vm.guest()?;
+    let filename = image(&mut vm)?;
+    let file = json!({"driver": "file", "filename": filename});
+    let node = json!({"driver": "qcow2", "node-name": "base", "file": file});
+    vm.execute("blockdev-add", node)?;
+    for id in ["io0", "io1"] {
+        vm.execute("object-add", json!({"qom-type": "iothread", "id": id}))?;
+    }
+    let mut device = json!({"driver": "virtio-blk-pci", "id": "wide", "drive": "base",
+        "serial": "wide", "bus": "port0", "num-queues": 2,
+        "iothread-vq-mapping": [{"iothread": "io0", "vqs": [2]}, {"iothread": "io1"}]});
+    vm.refusal("device_add", device.clone())?;
+    device["iothread-vq-mapping"] = json!([{"iothread": "io1"}, {"iothread": "io0"}]);
+    vm.execute("device_add", device)?;
+    let refused = vm.refusal("object-del", json!({"id": "io0"}))?;
+    assert!(refused.desc.contains("in use"), "{}", refused.desc);
+    let limits = json!({"id": "wide", "bps": 0, "bps_rd": 0, "bps_wr": 512 << 20, "iops": 0,
+        "iops_rd": 0, "iops_wr": 0, "group": "slow"});
+    vm.execute("block_set_io_throttle", limits)?;
+    vm.execute(
+        "block-latency-histogram-set",
+        json!({"id": "/machine/peripheral/wide/virtio-backend", "boundaries": [1 << 40]}),
+    )?;
+    let disk = vm.guest()?.disk("wide")?;
+    for round in 0..3 {
+        let range = json!({"disk": disk, "offset": round * MIB, "length": 2 * MIB, "seed": round});
+        vm.guest()?.call("disk-write", range.clone())?;
+        let overlay = image(&mut vm)?;
+        vm.execute(
+            "blockdev-snapshot-sync",
+            json!({"device": "wide", "snapshot-file": overlay, "format": "qcow2",
+                "snapshot-node-name": format!("over{round}"), "mode": "existing"}),
+        )?;
+        vm.guest()?.call("disk-verify", range)?;
+    }
+    let blocks = vm.execute("query-block", json!({}))?;
+    let ours = blocks.as_array().into_iter().flatten();
+    let ours = ours.map(|block| &block["inserted"]);
+    let inserted = ours
+        .cloned()
+        .find(|it| it["node-name"] == "over2")
+        .unwrap_or_default();
+    assert_eq!(
+        (&inserted["group"], &inserted["bps_wr"]),
+        (&json!("slow"), &json!(512 << 20))
+    );
+    let stats = vm.execute("query-blockstats", json!({}))?;
+    let stats = stats.as_array().into_iter().flatten().cloned();
+    let stats = stats.map(|one| one["stats"].clone());
+    let ours = |one: &Value| one["wr_latency_histogram"]["bins"][0].as_u64() > Some(0);
+    assert_eq!(stats.filter(ours).count(), 1);
+    vm.execute("device_del", json!({"id": "wide"}))?;
+    vm.qmp.event_where("DEVICE_DELETED", GONE, |event| {
+        event["data"]["device"] == "wide"
+    })?;
+    for id in ["io0", "io1"] {
+        vm.execute("object-del", json!({"id": id}))?;
+    }
+    vm.shutdown_clean()
+}
+
 #[test]
 #[ignore = "needs a guest: cargo xtask test"]
 fn a_disk_hot_added_from_an_fd_is_used_and_goes_again() -> Result<()> {

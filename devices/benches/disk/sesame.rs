@@ -74,7 +74,7 @@ pub(crate) fn start(
         discard: false,
         write_zeroes: false,
         on_error: [OnError::Report; 2],
-        iothread: thread,
+        iothreads: vec![thread],
         notices: NoticeSink::new(|notice| panic!("{notice:?}")),
     })
     .expect("a disk");

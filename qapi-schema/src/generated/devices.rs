@@ -172,6 +172,45 @@ impl crate::describe::Described for VirtioPciProperties {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// A thread, and the queues of a device that it serves.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct IOThreadVirtQueueMapping {
+    /// The id of the iothread object.
+    pub iothread: String,
+    /// The queues, by their numbers (default: as many as the others have: threads take turns).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vqs: Option<Vec<u16>>,
+}
+
+impl crate::input::FromMembers for IOThreadVirtQueueMapping {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            iothread: members.required("iothread")?,
+            vqs: members.optional("vqs")?,
+        })
+    }
+}
+
+crate::input::object_type!(IOThreadVirtQueueMapping);
+
+impl crate::describe::Described for IOThreadVirtQueueMapping {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "iothread",
+            "str",
+            "the id of the iothread object",
+        ),
+        crate::describe::MemberSpec::optional(
+                "vqs",
+                "[uint16]",
+                "the queues, by their numbers (default: as many as the others have: threads take turns)",
+            )
+            .default_is("as many as the others have: threads take turns"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// A virtio disk.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VirtioBlkProperties {
@@ -223,6 +262,11 @@ pub struct VirtioBlkProperties {
     /// The id of the iothread object that serves it (default: one that all such disks share).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iothread: Option<String>,
+    /// The iothreads that serve it, instead of `iothread`, each with its queues: either each says
+    /// which, and all have one, or none does.
+    #[serde(rename = "iothread-vq-mapping")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iothread_vq_mapping: Option<Vec<IOThreadVirtQueueMapping>>,
     /// Whether the guest sees a write cache and must flush it (default: auto).
     #[serde(rename = "write-cache")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -288,6 +332,7 @@ impl crate::input::FromMembers for VirtioBlkProperties {
             num_queues: members.optional("num-queues")?,
             queue_size: members.optional("queue-size")?,
             iothread: members.optional("iothread")?,
+            iothread_vq_mapping: members.optional("iothread-vq-mapping")?,
             write_cache: members.optional("write-cache")?,
             config_wce: members.optional("config-wce")?,
             bootindex: members.optional("bootindex")?,
@@ -392,6 +437,11 @@ impl crate::describe::Described for VirtioBlkProperties {
                 "the id of the iothread object that serves it (default: one that all such disks share)",
             )
             .default_is("one that all such disks share"),
+        crate::describe::MemberSpec::optional(
+            "iothread-vq-mapping",
+            "[IOThreadVirtQueueMapping]",
+            "the iothreads that serve it, instead of @iothread, each with its queues: either each says which, and all have one, or none does",
+        ),
         crate::describe::MemberSpec::optional(
                 "write-cache",
                 "OnOffAuto",

@@ -82,7 +82,8 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         device(
             1,
             "virtio-blk-pci-non-transitional",
-            json!({"bus": "port1", "drive": "null"}),
+            json!({"bus": "port1", "drive": "null", "num-queues": 2,
+                "iothread-vq-mapping": [{"iothread": "of-iothread"}]}),
         ),
         device(
             2,

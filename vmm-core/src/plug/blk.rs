@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use block::Usage;
 use block::job::OnError;
-use devices::virtio::blk::{VirtioBlk, VirtioBlkSpec};
+use devices::virtio::blk::{QUEUES, VirtioBlk, VirtioBlkSpec};
 use qapi_schema::QmpError;
 use qapi_schema::block_core::BlockdevOnError;
 use qapi_schema::common::OnOffAuto;
 use qapi_schema::devices::VirtioBlkProperties;
 
-use super::Plug;
 use super::pci::{plug_virtio, virtio_place};
+use super::{Plug, queue_threads};
 use crate::device_tree::{Claim, Part};
 use crate::resolve::unmet;
 
@@ -25,14 +25,14 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
     let vcpus = plug.vm.machine.board(&plug.name)?.vcpu_count();
     refuse_unmet(&options)?;
     let place = virtio_place!(options);
-    let iothread = match &options.iothread {
-        Some(id) => {
-            let iothread = plug.vm.objects.claim_iothread(id, &plug.name)?;
-            plug.claim(Claim::Object(id.clone()));
-            iothread
-        }
-        None => plug.vm.default_iothread()?,
-    };
+    let usual = u16::try_from(vcpus).unwrap_or(u16::MAX);
+    let queues = options.num_queues.unwrap_or(usual.min(*QUEUES.end()));
+    let iothreads = queue_threads::claim(
+        plug,
+        options.iothread.as_deref(),
+        options.iothread_vq_mapping.as_deref(),
+        queues,
+    )?;
     let drive = plug.vm.drives.find(&options.drive).cloned();
     if drive.is_some() {
         claim_drive(plug, &options.drive)?;
@@ -63,9 +63,7 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
         id: plug.name.clone(),
         root,
         serial: options.serial.unwrap_or_default(),
-        queues: options
-            .num_queues
-            .unwrap_or(u16::try_from(vcpus).unwrap_or(u16::MAX)),
+        queues,
         queue_size: options.queue_size.unwrap_or(QUEUE_SIZE),
         logical_block_size: block_size("logical_block_size", logical)?,
         physical_block_size: block_size("physical_block_size", physical)?,
@@ -80,7 +78,7 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
             on_error(options.rerror, drive_rerror, OnError::Report),
             on_error(options.werror, drive_werror, OnError::Enospc),
         ],
-        iothread,
+        iothreads,
         notices: plug.vm.mailbox.notices(),
     })
     .map_err(|error| QmpError::from_error(&error))?;
@@ -154,7 +152,7 @@ fn block_size(name: &str, bytes: u64) -> Result<u32, QmpError> {
 
 #[cfg(test)]
 mod tests {
-    use devices::virtio::blk::{QUEUE_SIZES, QUEUES};
+    use devices::virtio::blk::QUEUE_SIZES;
     use qapi_schema::drivers::find_driver;
     use serde_json::{Value, json};
 

@@ -17,6 +17,7 @@ mod board;
 pub(crate) mod cpu;
 mod net;
 mod pci;
+mod queue_threads;
 mod rng;
 mod scsi;
 mod serial;

@@ -3705,6 +3705,14 @@ export interface ObjectDelArguments {
   id: string;
 }
 
+/** A thread, and the queues of a device that it serves. */
+export interface IOThreadVirtQueueMapping {
+  /** The id of the iothread object. */
+  iothread: string;
+  /** The queues, by their numbers (default: as many as the others have: threads take turns). */
+  vqs?: number[];
+}
+
 /** A virtio disk. */
 export interface VirtioBlkProperties {
   /**
@@ -3741,6 +3749,11 @@ export interface VirtioBlkProperties {
   "queue-size"?: number;
   /** The id of the iothread object that serves it (default: one that all such disks share). */
   iothread?: string;
+  /**
+   * The iothreads that serve it, instead of `iothread`, each with its queues: either each says
+   * which, and all have one, or none does.
+   */
+  "iothread-vq-mapping"?: IOThreadVirtQueueMapping[];
   /** Whether the guest sees a write cache and must flush it (default: auto). */
   "write-cache"?: OnOffAuto;
   /** Must not be false: the guest may switch the write cache (default: true). */

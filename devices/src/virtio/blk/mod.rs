@@ -1,7 +1,7 @@
 //! virtio-blk: a disk of the guest over a node of the block graph.
 //!
 //! ```text
-//!   transport ── start_queue ──► worker (a task on the io-thread) ── chain ──► request
+//!   transport ── start_queue ──► worker (a task on its io-thread) ── chain ──► request
 //!       │                            ▲                                            │
 //!       │ config, features           │ used ring, interrupt                       ▼
 //!       ▼                            └───────────────── status ◄──── NodeRef::read, write, …
@@ -75,8 +75,8 @@ pub struct VirtioBlkSpec {
     pub write_zeroes: bool,
     /// What is done when a read fails, and when anything else does.
     pub on_error: [OnError; 2],
-    /// Where the queues run.
-    pub iothread: IoThread,
+    /// Where the queues run, in turns: at least one.
+    pub iothreads: Vec<IoThread>,
     /// Where I/O errors are told.
     pub notices: NoticeSink,
 }
@@ -123,7 +123,7 @@ struct Disk {
     histograms: Histograms,
     failed_requests: Repeats,
     broken_queues: Repeats,
-    /// Doorbells that the io-thread could not wait for.
+    /// Doorbells that an io-thread could not wait for.
     unwatched: Repeats,
 }
 
@@ -199,7 +199,7 @@ impl Disk {
     }
 }
 
-/// A queue that runs on the io-thread.
+/// A queue that runs on its io-thread.
 #[derive(Debug)]
 struct Running {
     stop: Arc<AtomicBool>,
@@ -324,7 +324,14 @@ impl VirtioBlk {
 
 fn check_numbers(spec: &VirtioBlkSpec) -> Result<(), BlkSpecError> {
     let block = |size: u32| size.is_power_of_two() && (512..=32768).contains(&size);
+    let threads = spec.iothreads.len();
     let checks = [
+        (
+            "iothread",
+            "at least one io-thread",
+            u32::try_from(threads).unwrap_or(u32::MAX),
+            threads > 0,
+        ),
         (
             "num-queues",
             "1 to 1024",
@@ -432,6 +439,10 @@ impl VirtioDevice for VirtioBlk {
         if index >= count {
             return Err(VirtioError::NoSuchQueue { index, count });
         }
+        let mut threads = self.spec.iothreads.iter().cycle();
+        let thread = threads
+            .nth(index)
+            .ok_or(VirtioError::NoSuchQueue { index, count })?;
         if !active.queue.is_valid(&*active.memory.memory()) {
             return Err(VirtioError::BadRing { index });
         }
@@ -450,7 +461,7 @@ impl VirtioDevice for VirtioBlk {
         let (tell, done) = mpsc::sync_channel(1);
         let stop = Arc::new(AtomicBool::new(false));
         let (disk, theirs) = (Arc::clone(&self.disk), Arc::clone(&stop));
-        self.spec.iothread.spawn(move |io| async move {
+        thread.spawn(move |io| async move {
             let queue = worker::run(io, disk, index, active, theirs).await;
             // Nobody waits if the whole device is gone.
             drop(tell.send(queue));

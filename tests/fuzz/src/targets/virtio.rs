@@ -185,7 +185,7 @@ fn disk(kind: Kind) -> VirtioBlk {
         discard: true,
         write_zeroes: true,
         on_error: [block::job::OnError::Report; 2],
-        iothread: iothread().clone(),
+        iothreads: vec![iothread().clone()],
         notices: notices(),
     };
     VirtioBlk::new(spec).expect("a disk")

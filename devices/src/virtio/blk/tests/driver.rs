@@ -80,10 +80,8 @@ pub(super) struct Rig {
 }
 
 pub(super) fn spec(node: NodeRef, queues: u16, notices: NoticeSink) -> VirtioBlkSpec {
-    let iothread = IoThread::start(IoThreadSpec {
-        id: "test".to_owned(),
-    })
-    .expect("io-thread");
+    let thread = |id: &str| IoThread::start(IoThreadSpec { id: id.to_owned() });
+    let iothreads = ["test0", "test1"].map(|id| thread(id).expect("io-thread"));
     VirtioBlkSpec {
         id: "vda".to_owned(),
         root: node.into(),
@@ -96,7 +94,7 @@ pub(super) fn spec(node: NodeRef, queues: u16, notices: NoticeSink) -> VirtioBlk
         discard: true,
         write_zeroes: true,
         on_error: [OnError::Report; 2],
-        iothread,
+        iothreads: iothreads.to_vec(),
         notices,
     }
 }

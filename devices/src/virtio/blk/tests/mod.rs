@@ -8,8 +8,10 @@ mod nodes;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc;
 use std::thread;
 
+use block::Drain;
 use block::job::{ErrorAction, OnError};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
@@ -296,6 +298,66 @@ fn four_queues_serve_the_same_disk() {
 }
 
 #[test]
+fn queues_take_turns_on_the_threads_and_one_that_is_busy_holds_up_its_own_only() {
+    let (node, _file) = file_node(64 << 10);
+    let rig = Rig::new(node, 4);
+    let view = rig.view();
+    let mut drivers: Vec<_> = (0..4).map(|index| rig.start(index, &view)).collect();
+    let (release, held) = mpsc::channel::<()>();
+    let (tell, told) = mpsc::channel();
+    rig.disk.spec.iothreads[0].spawn(move |_| async move {
+        tell.send(()).expect("listener");
+        assert!(held.recv().is_err(), "nobody sends anything");
+    });
+    told.recv().expect("the thread is busy from here on");
+    for driver in &mut drivers {
+        driver.offer(VIRTIO_BLK_T_IN, 0, &[In(DATA, 512)]);
+        driver.kick();
+    }
+    drivers[1].wait();
+    drivers[3].wait();
+    assert_eq!((drivers[0].used(), drivers[2].used()), (0, 0));
+    drop(release);
+    drivers[0].wait();
+    drivers[2].wait();
+}
+
+#[test]
+fn a_drain_waits_for_the_queues_of_all_threads_and_a_stop_for_each() {
+    let probe = Probe::default();
+    let rig = Rig::new(ProbeNode::node(&probe), 2);
+    let view = rig.view();
+    let mut drivers: Vec<_> = (0..2).map(|index| rig.start(index, &view)).collect();
+    for driver in &mut drivers {
+        driver.offer(VIRTIO_BLK_T_IN, 0, &[In(DATA, 512)]);
+        driver.kick();
+    }
+    probe.wait_for_held_requests(2);
+    let gate = rig.disk.spec.root.gate().clone();
+    thread::scope(|scope| {
+        let draining = scope.spawn(|| {
+            let drain = Drain::begin(vec![gate.clone()]);
+            probe.log("drained");
+            drain
+        });
+        probe.log("released");
+        probe.release();
+        let drain = draining.join().expect("drain");
+        assert_eq!((drivers[0].used(), drivers[1].used()), (1, 1));
+        for driver in &mut drivers {
+            driver.offer(VIRTIO_BLK_T_IN, 0, &[In(DATA, 512)]);
+            driver.kick();
+        }
+        for index in 0..2 {
+            rig.disk.stop_queue(index).expect("was started");
+        }
+        assert_eq!((drivers[0].used(), drivers[1].used()), (1, 1));
+        drop(drain);
+    });
+    assert_eq!(probe.events(), ["released", "drained"]);
+}
+
+#[test]
 fn stopped_queue_has_nothing_in_flight_and_goes_on_where_it_stood() {
     let (node, _file) = file_node(64 << 10);
     let rig = Rig::new(node, 1);
@@ -571,7 +633,7 @@ fn dropped_disk_leaves_no_queue_behind() {
     let driver = rig.start(0, &view);
     assert_eq!(driver.status(0), 0);
     drop(driver);
-    let iothread = rig.disk.spec.iothread.clone();
+    let iothread = rig.disk.spec.iothreads[0].clone();
     let Rig { disk, .. } = rig;
     drop(disk);
     // The worker's task has ended, so the thread answers with an empty hand.

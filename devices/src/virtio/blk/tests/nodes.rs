@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Poll, Waker};
@@ -65,7 +66,7 @@ struct ProbeState {
     events: Mutex<Vec<String>>,
     released: AtomicBool,
     errno: AtomicI32,
-    held: Mutex<Option<Waker>>,
+    held: Mutex<Vec<Waker>>,
     someone_held: Condvar,
 }
 
@@ -85,14 +86,17 @@ impl Probe {
     /// Lets every request go on, now and later.
     pub(super) fn release(&self) {
         self.0.released.store(true, Ordering::SeqCst);
-        if let Some(waker) = self.0.held.lock().expect("held").take() {
-            waker.wake();
-        }
+        let held = mem::take(&mut *self.0.held.lock().expect("held"));
+        held.into_iter().for_each(Waker::wake);
     }
 
     pub(super) fn wait_for_a_held_request(&self) {
+        self.wait_for_held_requests(1);
+    }
+
+    pub(super) fn wait_for_held_requests(&self, count: usize) {
         let mut held = self.0.held.lock().expect("held");
-        while held.is_none() {
+        while held.len() < count {
             held = self.0.someone_held.wait(held).expect("held");
         }
     }
@@ -112,7 +116,9 @@ impl Probe {
             if self.0.released.load(Ordering::SeqCst) {
                 return Poll::Ready(());
             }
-            *held = Some(cx.waker().clone());
+            if !held.iter().any(|other| other.will_wake(cx.waker())) {
+                held.push(cx.waker().clone());
+            }
             self.0.someone_held.notify_all();
             Poll::Pending
         })
