@@ -3123,7 +3123,8 @@ type BlockInfo struct {
 	TrayOpen *bool `json:"tray_open,omitempty"`
 	// The node that is its medium.
 	Inserted *BlockDeviceInfo `json:"inserted,omitempty"`
-	// How it is doing.
+	// How it is doing since the machine was last let run; not of a virtio disk whose failures
+	// never stop that.
 	IOStatus *BlockDeviceIoStatus `json:"io-status,omitempty"`
 }
 

@@ -11,6 +11,7 @@
 
 use std::sync::Arc;
 
+use block::job::Trouble;
 use block::{Histograms, Limiter, NodeRef, Totals};
 use devices::scsi::ScsiUnit;
 use devices::virtio::balloon::VirtioBalloon;
@@ -78,6 +79,23 @@ impl Disk {
         match self {
             Self::Virtio(disk) => disk.totals(),
             Self::Scsi(_, unit) => unit.totals(),
+        }
+    }
+
+    /// Whether it is said how it is doing, and the first failure that stopped the machine since that
+    /// was last let run. A SCSI unit leaves all to the guest, and is always well.
+    pub fn trouble(&self) -> (bool, Option<Trouble>) {
+        match self {
+            Self::Virtio(disk) => (disk.can_stop(), disk.trouble()),
+            Self::Scsi(..) => (true, None),
+        }
+    }
+
+    /// The machine is let run: what stopped it is past.
+    pub fn forget_trouble(&self) {
+        match self {
+            Self::Virtio(disk) => disk.forget_trouble(),
+            Self::Scsi(..) => {}
         }
     }
 

@@ -3100,7 +3100,9 @@ class BlockInfo(Struct):
     inserted: Optional[BlockDeviceInfo] = None
     """The node that is its medium."""
     io_status: Optional[BlockDeviceIoStatus] = None
-    """How it is doing."""
+    """How it is doing since the machine was last let run; not of a virtio disk whose failures
+    never stop that.
+    """
 
 
 @dataclass

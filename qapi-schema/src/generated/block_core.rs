@@ -3480,7 +3480,8 @@ pub struct BlockInfo {
     /// The node that is its medium.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inserted: Option<BlockDeviceInfo>,
-    /// How it is doing.
+    /// How it is doing since the machine was last let run; not of a virtio disk whose failures
+    /// never stop that.
     #[serde(rename = "io-status")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io_status: Option<BlockDeviceIoStatus>,
@@ -3539,7 +3540,7 @@ impl crate::describe::Described for BlockInfo {
         crate::describe::MemberSpec::optional(
                 "io-status",
                 "BlockDeviceIoStatus",
-                "how it is doing",
+                "how it is doing since the machine was last let run; not of a virtio disk whose failures never stop that",
             )
             .one_of(&["ok", "failed", "nospace"]),
     ];

@@ -6,11 +6,10 @@ use block::spec::{BackingSpec, DriverSpec};
 use block::{BlockError, Limiter, NodeRef, NodeView};
 use devices::scsi::ScsiUnit;
 use qapi_schema::block_core::{
-    BlockCommit, BlockDeviceInfo, BlockDeviceIoStatus, BlockInfo, BlockJobCancel, BlockJobComplete,
-    BlockJobDismiss, BlockJobFinalize, BlockJobInfo, BlockJobPause, BlockJobResume,
-    BlockJobSetSpeed, BlockResize, BlockStream, BlockdevCacheInfo, BlockdevDel,
-    BlockdevDetectZeroesOptions, BlockdevOptions, Commands, FileSnapshot, ImageInfo,
-    OverlaySnapshot, QueryNamedBlockNodes,
+    BlockCommit, BlockDeviceInfo, BlockInfo, BlockJobCancel, BlockJobComplete, BlockJobDismiss,
+    BlockJobFinalize, BlockJobInfo, BlockJobPause, BlockJobResume, BlockJobSetSpeed, BlockResize,
+    BlockStream, BlockdevCacheInfo, BlockdevDel, BlockdevDetectZeroesOptions, BlockdevOptions,
+    Commands, FileSnapshot, ImageInfo, OverlaySnapshot, QueryNamedBlockNodes,
 };
 use qapi_schema::{Context, QmpError};
 
@@ -88,6 +87,7 @@ impl Commands for Vm {
             let node = disk.node_name();
             let tray = disk.device.tray();
             let limiter = disk.device.limiter();
+            let (can_stop, trouble) = disk.device.trouble();
             BlockInfo {
                 device: self.drive_of(&node),
                 qdev: Some(disk.path),
@@ -100,7 +100,7 @@ impl Commands for Vm {
                     .node(&node)
                     .ok()
                     .map(|node| medium_info(&node, limiter)),
-                io_status: Some(BlockDeviceIoStatus::Ok),
+                io_status: can_stop.then(|| job::io_status(trouble)),
             }
         });
         Ok(info.chain(idle).collect())

@@ -77,11 +77,7 @@ pub(super) fn block_job_info(view: JobView) -> BlockJobInfo {
         busy: view.busy,
         paused: view.paused,
         speed: bytes(view.speed),
-        io_status: match view.trouble {
-            None => BlockDeviceIoStatus::Ok,
-            Some(Trouble::Failed) => BlockDeviceIoStatus::Failed,
-            Some(Trouble::NoSpace) => BlockDeviceIoStatus::Nospace,
-        },
+        io_status: io_status(view.trouble),
         ready: matches!(view.status, JobStatus::Ready | JobStatus::Standby),
         status: job_status(view.status),
         auto_finalize: view.auto_finalize,
@@ -92,5 +88,14 @@ pub(super) fn block_job_info(view: JobView) -> BlockJobInfo {
             JobKind::Stream => BlockJobInfoVariant::Stream,
             JobKind::Create => BlockJobInfoVariant::Create,
         },
+    }
+}
+
+/// What trouble is called.
+pub(super) fn io_status(trouble: Option<Trouble>) -> BlockDeviceIoStatus {
+    match trouble {
+        None => BlockDeviceIoStatus::Ok,
+        Some(Trouble::Failed) => BlockDeviceIoStatus::Failed,
+        Some(Trouble::NoSpace) => BlockDeviceIoStatus::Nospace,
     }
 }

@@ -31,6 +31,9 @@ impl Vm {
     /// The machine needs a reset first, or waits for its state.
     pub fn start(&mut self) -> Result<(), QmpError> {
         if self.enter_running()? {
+            for (_, _, disk) in self.devices.disks() {
+                disk.forget_trouble();
+            }
             self.events.emit(Event::Resume);
             self.machine.resume()?;
         }

@@ -1412,7 +1412,8 @@ pub struct BlockInfo {
     /// The node that is its medium.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub inserted: Option<BlockDeviceInfo>,
-    /// How it is doing.
+    /// How it is doing since the machine was last let run; not of a virtio disk whose failures
+    /// never stop that.
     #[serde(rename = "io-status")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io_status: Option<BlockDeviceIoStatus>,

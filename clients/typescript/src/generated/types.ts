@@ -2537,7 +2537,10 @@ export interface BlockInfo {
   tray_open?: boolean;
   /** The node that is its medium. */
   inserted?: BlockDeviceInfo;
-  /** How it is doing. */
+  /**
+   * How it is doing since the machine was last let run; not of a virtio disk whose failures never
+   * stop that.
+   */
   "io-status"?: BlockDeviceIoStatus;
 }
 

@@ -57,6 +57,12 @@ impl OnError {
             Self::Report | Self::Enospc => ErrorAction::Report,
         }
     }
+
+    /// Whether any error stops who asked.
+    #[must_use]
+    pub fn can_stop(self) -> bool {
+        matches!(self, Self::Stop | Self::Enospc)
+    }
 }
 
 /// Why a loop ended early.

@@ -6,6 +6,7 @@
 //!                      └─► JobError   whoever told it something it does not take
 //! ```
 
+use std::io;
 use std::sync::Arc;
 
 use super::control::{Control, ErrorAction};
@@ -111,13 +112,23 @@ pub struct JobView {
     pub error: Option<String>,
 }
 
-/// What stopped a job.
+/// What stopped a job, or the machine over a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
     /// A request failed.
     Failed,
     /// The storage is full.
     NoSpace,
+}
+
+impl From<&io::Error> for Trouble {
+    fn from(error: &io::Error) -> Self {
+        if error.raw_os_error() == Some(libc::ENOSPC) {
+            Self::NoSpace
+        } else {
+            Self::Failed
+        }
+    }
 }
 
 /// What clients hear.

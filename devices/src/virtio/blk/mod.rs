@@ -24,7 +24,7 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 
-use block::job::{ErrorAction, OnError};
+use block::job::{ErrorAction, OnError, Trouble};
 use block::{Account, BlockError, Histograms, IoThread, Limiter, NodeRef, Root, Totals};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
@@ -114,6 +114,8 @@ struct Disk {
     writeback: AtomicBool,
     notices: NoticeSink,
     on_error: [OnError; 2],
+    /// Why it stopped the machine, since that was last let run.
+    trouble: Mutex<Option<Trouble>>,
     /// Requests of each queue that failed and wait until the queue is started again.
     waiting: Mutex<Vec<(usize, Postponed)>>,
     driver: OnceLock<DriverLink>,
@@ -163,6 +165,9 @@ impl Disk {
     /// Tells of a failure; what is done about it.
     fn report(&self, error: &io::Error, write: bool) -> ErrorAction {
         let action = self.on_error[usize::from(write)].action(error);
+        if action == ErrorAction::Stop {
+            self.trouble().get_or_insert(Trouble::from(error));
+        }
         if let Some(times) = self.failed_requests.note() {
             tracing::warn!(device = %self.id, node = self.node().name(), write, times, %error, "I/O error");
         }
@@ -174,6 +179,10 @@ impl Disk {
             action,
         });
         action
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<Trouble>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn waiting(&self) -> MutexGuard<'_, Vec<(usize, Postponed)>> {
@@ -241,6 +250,7 @@ impl VirtioBlk {
             writeback: AtomicBool::new(spec.write_cache),
             notices: spec.notices.clone(),
             on_error: spec.on_error,
+            trouble: Mutex::default(),
             waiting: Mutex::default(),
             driver: OnceLock::new(),
             accounts: (0..spec.queues).map(|_| Account::new()).collect(),
@@ -267,6 +277,21 @@ impl VirtioBlk {
     /// The bytes of one of its blocks.
     pub fn block_size(&self) -> u32 {
         self.spec.logical_block_size
+    }
+
+    /// Whether any failure of its storage stops the machine.
+    pub fn can_stop(&self) -> bool {
+        self.disk.on_error.iter().any(|policy| policy.can_stop())
+    }
+
+    /// The first failure that stopped the machine, since that was last let run.
+    pub fn trouble(&self) -> Option<Trouble> {
+        *self.disk.trouble()
+    }
+
+    /// The machine is let run: what stopped it is past.
+    pub fn forget_trouble(&self) {
+        *self.disk.trouble() = None;
     }
 
     /// What its reads and writes ask before they go.

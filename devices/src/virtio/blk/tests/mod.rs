@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use block::Drain;
-use block::job::{ErrorAction, OnError};
+use block::job::{ErrorAction, OnError, Trouble};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
     VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
@@ -471,12 +471,14 @@ fn request_that_stops_the_machine_waits_for_the_next_start_and_is_then_done() {
         matches!(notice, Notice::BlockError { action: told, .. } if *told == action)
     };
     assert!(stops(&news), "{news:?}");
+    assert_eq!(rig.disk.trouble(), Some(Trouble::NoSpace));
     let queue = driver.stop();
     assert_eq!(driver.used(), 0, "the guest knows nothing");
     driver.restart(queue);
     assert!(stops(&rig.notices.recv().expect("once more")));
     let queue = driver.stop();
     probe.fail_with(0);
+    rig.disk.forget_trouble();
     driver.restart(queue);
     driver.wait();
     assert_eq!(driver.status(0), OK);
@@ -487,6 +489,7 @@ fn request_that_stops_the_machine_waits_for_the_next_start_and_is_then_done() {
         IOERR,
         "only a full storage stops"
     );
+    assert_eq!(rig.disk.trouble(), None);
 }
 
 #[test]
