@@ -4115,6 +4115,16 @@ class ObjectOptionsRngBuiltin(Struct):
 
 
 @dataclass
+class IOThreadVirtQueueMapping(Struct):
+    """A thread, and the queues of a device that it serves."""
+
+    iothread: str
+    """The id of the iothread object."""
+    vqs: Optional[List[int]] = None
+    """The queues, by their numbers (default: as many as the others have: threads take turns)."""
+
+
+@dataclass
 class DeviceOptionsHostX86_64Cpu(Struct):
     """A device to be plugged in.
 
@@ -4690,6 +4700,10 @@ class DeviceOptionsVirtioBlkPci(Struct):
     """How many entries a queue has, a power of two, 4 to 1024 (default: 256)."""
     iothread: Optional[str] = None
     """The id of the iothread object that serves it (default: one that all such disks share)."""
+    iothread_vq_mapping: Optional[List[IOThreadVirtQueueMapping]] = None
+    """The iothreads that serve it, instead of ``iothread``, each with its queues: either each
+    says which, and all have one, or none does.
+    """
     write_cache: Optional[OnOffAuto] = None
     """Whether the guest sees a write cache and must flush it (default: auto)."""
     config_wce: Optional[bool] = None
@@ -4778,6 +4792,10 @@ class DeviceOptionsVirtioBlkPciNonTransitional(Struct):
     """How many entries a queue has, a power of two, 4 to 1024 (default: 256)."""
     iothread: Optional[str] = None
     """The id of the iothread object that serves it (default: one that all such disks share)."""
+    iothread_vq_mapping: Optional[List[IOThreadVirtQueueMapping]] = None
+    """The iothreads that serve it, instead of ``iothread``, each with its queues: either each
+    says which, and all have one, or none does.
+    """
     write_cache: Optional[OnOffAuto] = None
     """Whether the guest sees a write cache and must flush it (default: auto)."""
     config_wce: Optional[bool] = None
