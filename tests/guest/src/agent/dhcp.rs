@@ -3,11 +3,18 @@
 //! ```text
 //!   discover ──► offer ──► request ──► ack ──► the card has the address
 //! ```
+//!
+//! Not every server answers to everybody when it is asked to: answers may be for the address that the
+//! card does not have yet, so they are taken from the wire.
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, setsockopt, socket, sockopt,
+};
+use nix::sys::time::TimeVal;
 use serde_json::{Value, json};
 
 use super::Arguments;
@@ -40,13 +47,14 @@ pub(super) fn ask(arguments: &Arguments<'_>) -> io::Result<Value> {
     net::bring_up(card)?;
     let socket = UdpSocket::bind(("0.0.0.0", 68))?;
     socket.set_broadcast(true)?;
-    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     setsockopt(&socket, sockopt::BindToDevice, &card.into())?;
-    let offer = exchange(&socket, &message(mac, DISCOVER, &[]), OFFER)?;
+    let wire = wire()?;
+    let exchange = |message: &[u8], kind| exchange(&socket, &wire, message, kind);
+    let offer = exchange(&message(mac, DISCOVER, &[]), OFFER)?;
     let chosen = place(&offer, 16)?;
     let server = address(&offer, OPTION_SERVER)?;
     let wish = [(OPTION_ADDRESS, chosen), (OPTION_SERVER, server)];
-    let lease = exchange(&socket, &message(mac, REQUEST, &wish), ACK)?;
+    let lease = exchange(&message(mac, REQUEST, &wish), ACK)?;
     let given = place(&lease, 16)?;
     let prefix = u32::from(address(&lease, OPTION_MASK)?).leading_ones();
     net::take_address(card, given, prefix)?;
@@ -54,14 +62,35 @@ pub(super) fn ask(arguments: &Arguments<'_>) -> io::Result<Value> {
     Ok(json!({"address": given.to_string(), "prefix": prefix, "router": router.to_string()}))
 }
 
+/// All packets of IPv4 that come in, behind their Ethernet headers.
+fn wire() -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let wire = socket(
+        AddressFamily::Packet,
+        SockType::Datagram,
+        flags,
+        SockProtocol::EthIp,
+    )?;
+    setsockopt(&wire, sockopt::ReceiveTimeout, &TimeVal::new(2, 0))?;
+    Ok(wire)
+}
+
+/// What a packet carries behind its headers of IP and UDP.
+fn payload(packet: &[u8]) -> &[u8] {
+    let header = packet
+        .first()
+        .map_or(0, |first| usize::from(first & 15) * 4);
+    packet.get(header + 8..).unwrap_or_default()
+}
+
 /// Sends until an answer of that kind comes.
-fn exchange(socket: &UdpSocket, message: &[u8], kind: u8) -> io::Result<Vec<u8>> {
+fn exchange(socket: &UdpSocket, wire: &OwnedFd, message: &[u8], kind: u8) -> io::Result<Vec<u8>> {
     let start = Instant::now();
-    let mut answer = vec![0; 1500];
+    let mut packet = vec![0; 2000];
     while start.elapsed() < PATIENCE {
         socket.send_to(message, (Ipv4Addr::BROADCAST, 67))?;
-        while let Ok(count) = socket.recv(&mut answer) {
-            let answer = answer.get(..count).unwrap_or_default();
+        while let Ok(count) = recv(wire.as_raw_fd(), &mut packet, MsgFlags::empty()) {
+            let answer = payload(packet.get(..count).unwrap_or_default());
             let is_ours = answer.get(4..8) == Some(&EXCHANGE);
             if is_ours && option(answer, OPTION_KIND) == Some(&[kind]) {
                 return Ok(answer.to_vec());
