@@ -30,6 +30,7 @@ use devices::vm_clock::VmClock;
 use fdset::{Lease, OpenFile};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
+use self::limits::{check_topology, layout};
 use super::acpi::tpm::TpmPlace;
 use super::acpi::{self, AcpiSpec};
 use super::board::{Board, BoardSpec, SCI, SerialSpec};
@@ -54,7 +55,6 @@ use crate::uuid::Uuid;
 
 /// The most vCPUs: their APIC ids fit the MADT's short entries and the IOAPIC's destinations.
 pub const MAX_VCPUS: u32 = 255;
-const LEAST_MEMORY: u64 = 2 << 20;
 /// Ports for BARs: above everything the board has.
 const PCI_IO: std::ops::Range<u64> = 0xc000..0x1_0000;
 /// Full reset: the CPU's bit and the system's.
@@ -571,40 +571,6 @@ impl Drop for Q35 {
     }
 }
 
-/// Checks the vCPUs' arrangement; returns the highest APIC id.
-fn check_topology(topology: CpuTopology, vcpus: u32) -> Result<u32, MachineError> {
-    let wrong = || MachineError::Topology {
-        vcpus,
-        sockets: topology.sockets,
-        dies: topology.dies,
-        cores: topology.cores,
-        threads: topology.threads,
-        limit: MAX_VCPUS,
-    };
-    let total = topology.total().ok_or_else(wrong)?;
-    let fits = (1..=total).contains(&vcpus) && total <= MAX_VCPUS;
-    let highest = if fits {
-        topology.apic_id(total - 1)
-    } else {
-        u32::MAX
-    };
-    if highest < MAX_VCPUS {
-        Ok(highest)
-    } else {
-        Err(wrong())
-    }
-}
-
-fn layout(size: u64, bits: u32) -> Result<Layout, MachineError> {
-    if size < LEAST_MEMORY {
-        return Err(MachineError::MemoryTooSmall {
-            size,
-            least: LEAST_MEMORY,
-        });
-    }
-    Layout::new(size, bits).ok_or(MachineError::MemoryTooLarge { size, bits })
-}
-
 fn write(memory: &GuestMemView, address: u64, bytes: &[u8]) -> Result<(), MachineError> {
     Ok(memory.write_slice(bytes, GuestAddress(address))?)
 }
@@ -624,5 +590,6 @@ fn port(address: u64) -> u16 {
 }
 
 mod cpus;
+mod limits;
 #[cfg(test)]
 mod tests;
