@@ -4433,6 +4433,12 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsScsiHd](data, &u.Variant)
 	case "tpm-crb":
 		return variant[DeviceOptionsTpmCrb](data, &u.Variant)
+	case "vhost-user-blk-pci":
+		return variant[DeviceOptionsVhostUserBlkPCI](data, &u.Variant)
+	case "vhost-user-blk-pci-non-transitional":
+		return variant[DeviceOptionsVhostUserBlkPCINonTransitional](data, &u.Variant)
+	case "vhost-user-fs-pci":
+		return variant[DeviceOptionsVhostUserFsPCI](data, &u.Variant)
 	case "vhost-vsock-pci":
 		return variant[DeviceOptionsVhostVsockPCI](data, &u.Variant)
 	case "vhost-vsock-pci-non-transitional":
@@ -4763,6 +4769,146 @@ func (DeviceOptionsTpmCrb) isDeviceOptions() {}
 func (v DeviceOptionsTpmCrb) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsTpmCrb
 	return tagged(plain(v), "driver", "tpm-crb")
+}
+
+// DeviceOptionsVhostUserBlkPCI: A disk that another process serves.
+type DeviceOptionsVhostUserBlkPCI struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// The id of the character device where the process is met: a unix socket.
+	Chardev string `json:"chardev"`
+	// Accepted and without effect: there is no firmware that boots from it.
+	Bootindex *int32 `json:"bootindex,omitempty"`
+	// How many queues it has, 1 to 1024, not more than that process has (default: one for each
+	// vCPU, as far as that process has them).
+	NumQueues *uint16 `json:"num-queues,omitempty"`
+	// How many entries a queue has, a power of two, 4 to 1024 (default: 128).
+	QueueSize *uint16 `json:"queue-size,omitempty"`
+	// Whether the guest may switch the write cache, if that process can (default: true).
+	ConfigWce *bool `json:"config-wce,omitempty"`
+}
+
+func (DeviceOptionsVhostUserBlkPCI) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVhostUserBlkPCI) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVhostUserBlkPCI
+	return tagged(plain(v), "driver", "vhost-user-blk-pci")
+}
+
+// DeviceOptionsVhostUserBlkPCINonTransitional: The same.
+type DeviceOptionsVhostUserBlkPCINonTransitional struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// The id of the character device where the process is met: a unix socket.
+	Chardev string `json:"chardev"`
+	// Accepted and without effect: there is no firmware that boots from it.
+	Bootindex *int32 `json:"bootindex,omitempty"`
+	// How many queues it has, 1 to 1024, not more than that process has (default: one for each
+	// vCPU, as far as that process has them).
+	NumQueues *uint16 `json:"num-queues,omitempty"`
+	// How many entries a queue has, a power of two, 4 to 1024 (default: 128).
+	QueueSize *uint16 `json:"queue-size,omitempty"`
+	// Whether the guest may switch the write cache, if that process can (default: true).
+	ConfigWce *bool `json:"config-wce,omitempty"`
+}
+
+func (DeviceOptionsVhostUserBlkPCINonTransitional) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVhostUserBlkPCINonTransitional) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVhostUserBlkPCINonTransitional
+	return tagged(plain(v), "driver", "vhost-user-blk-pci-non-transitional")
+}
+
+// DeviceOptionsVhostUserFsPCI: Files that another process shares.
+type DeviceOptionsVhostUserFsPCI struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// The id of the character device where the process is met: a unix socket.
+	Chardev string `json:"chardev"`
+	// Accepted and without effect: there is no firmware that boots from it.
+	Bootindex *int32 `json:"bootindex,omitempty"`
+	// The name by which the guest mounts them, at most 36 bytes.
+	Tag string `json:"tag"`
+	// How many queues requests have, 1 to 1023 (default: 1).
+	NumRequestQueues *uint16 `json:"num-request-queues,omitempty"`
+	// How many entries a queue has, a power of two, 4 to 1024 (default: 128).
+	QueueSize *uint16 `json:"queue-size,omitempty"`
+}
+
+func (DeviceOptionsVhostUserFsPCI) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVhostUserFsPCI) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVhostUserFsPCI
+	return tagged(plain(v), "driver", "vhost-user-fs-pci")
 }
 
 // DeviceOptionsVhostVsockPCI: Sockets between the guest and this machine.

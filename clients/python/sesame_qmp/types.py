@@ -4431,6 +4431,157 @@ class DeviceOptionsTpmCrb(Struct):
 
 
 @dataclass
+class DeviceOptionsVhostUserBlkPci(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``vhost-user-blk-pci``: a disk that another process serves.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"iommu_platform": "iommu_platform"}
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "vhost-user-blk-pci"}
+
+    driver: Literal["vhost-user-blk-pci"] = field(default="vhost-user-blk-pci", init=False)
+    chardev: str
+    """The id of the character device where the process is met: a unix socket."""
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    bootindex: Optional[int] = None
+    """Accepted and without effect: there is no firmware that boots from it."""
+    num_queues: Optional[int] = None
+    """How many queues it has, 1 to 1024, not more than that process has (default: one for each
+    vCPU, as far as that process has them).
+    """
+    queue_size: Optional[int] = None
+    """How many entries a queue has, a power of two, 4 to 1024 (default: 128)."""
+    config_wce: Optional[bool] = None
+    """Whether the guest may switch the write cache, if that process can (default: true)."""
+
+
+@dataclass
+class DeviceOptionsVhostUserBlkPciNonTransitional(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``vhost-user-blk-pci-non-transitional``: the same.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"iommu_platform": "iommu_platform"}
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "vhost-user-blk-pci-non-transitional"}
+
+    driver: Literal["vhost-user-blk-pci-non-transitional"] = field(default="vhost-user-blk-pci-non-transitional", init=False)
+    chardev: str
+    """The id of the character device where the process is met: a unix socket."""
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    bootindex: Optional[int] = None
+    """Accepted and without effect: there is no firmware that boots from it."""
+    num_queues: Optional[int] = None
+    """How many queues it has, 1 to 1024, not more than that process has (default: one for each
+    vCPU, as far as that process has them).
+    """
+    queue_size: Optional[int] = None
+    """How many entries a queue has, a power of two, 4 to 1024 (default: 128)."""
+    config_wce: Optional[bool] = None
+    """Whether the guest may switch the write cache, if that process can (default: true)."""
+
+
+@dataclass
+class DeviceOptionsVhostUserFsPci(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``vhost-user-fs-pci``: files that another process shares.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"iommu_platform": "iommu_platform"}
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "vhost-user-fs-pci"}
+
+    driver: Literal["vhost-user-fs-pci"] = field(default="vhost-user-fs-pci", init=False)
+    chardev: str
+    """The id of the character device where the process is met: a unix socket."""
+    tag: str
+    """The name by which the guest mounts them, at most 36 bytes."""
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    bootindex: Optional[int] = None
+    """Accepted and without effect: there is no firmware that boots from it."""
+    num_request_queues: Optional[int] = None
+    """How many queues requests have, 1 to 1023 (default: 1)."""
+    queue_size: Optional[int] = None
+    """How many entries a queue has, a power of two, 4 to 1024 (default: 128)."""
+
+
+@dataclass
 class DeviceOptionsVhostVsockPci(Struct):
     """A device to be plugged in.
 
@@ -5818,6 +5969,9 @@ DeviceOptions = Union[
     DeviceOptionsScsiCd,
     DeviceOptionsScsiHd,
     DeviceOptionsTpmCrb,
+    DeviceOptionsVhostUserBlkPci,
+    DeviceOptionsVhostUserBlkPciNonTransitional,
+    DeviceOptionsVhostUserFsPci,
     DeviceOptionsVhostVsockPci,
     DeviceOptionsVhostVsockPciNonTransitional,
     DeviceOptionsVirtconsole,

@@ -13,7 +13,7 @@ use super::VhostUserError;
 use super::message::Protocol;
 use super::orders::{Orders, Served};
 use super::session::{News, Offer, Session, Wants};
-use super::table::{Table, TableError};
+use super::table::Table;
 use super::talk::{ANSWER, Talk, hang_up};
 use super::task::{Bell, Task};
 use crate::chardev::{Chardev, ChardevLease, Frontend};
@@ -37,6 +37,8 @@ pub struct VhostUserSpec {
     pub queues: usize,
     /// What is wanted of it.
     pub wants: Wants,
+    /// The features in which it has no part: a driver may have them whatever it offers.
+    pub apart: u64,
     /// Where the conversation goes on.
     pub reactor: Reactor,
 }
@@ -139,14 +141,17 @@ impl VhostUser {
         self.spec.chardev.id()
     }
 
-    /// Whether a back end could reach this memory.
+    /// Whether a back end of `name` could reach this memory.
     ///
     /// # Errors
     /// It could not.
-    pub fn check_memory(&self, view: &GuestMemView) -> Result<(), VhostUserError> {
+    pub fn check_memory(name: &str, view: &GuestMemView) -> Result<(), VhostUserError> {
         Table::new(view)
             .map(drop)
-            .map_err(|source| self.memory(source))
+            .map_err(|source| VhostUserError::Memory {
+                name: name.to_owned(),
+                source,
+            })
     }
 
     /// From now on `watcher` hears of back ends.
@@ -175,13 +180,6 @@ impl VhostUser {
     /// The device was reset: no request is under way any more.
     pub fn forget(&self) {
         self.orders.forget();
-    }
-
-    fn memory(&self, source: TableError) -> VhostUserError {
-        VhostUserError::Memory {
-            name: self.spec.name.clone(),
-            source,
-        }
     }
 
     /// Orders have changed.
@@ -338,7 +336,7 @@ impl Frontend for VhostUser {
 
 impl QueueServer for VhostUser {
     fn features(&self) -> u64 {
-        self.offer().features
+        self.offer().features | self.spec.apart
     }
 
     fn set_features(&self, features: u64) -> io::Result<()> {

@@ -4,13 +4,13 @@
 //! finds it so, and its chardev looks for the next back end.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fdset::scm::{recv_with_fds, send_with_fds};
 use mio::Interest;
-use rustix::net::Shutdown;
+use nix::sys::socket::{Shutdown, shutdown};
 
 use super::message::{HEADER, Header, Message, Request, Wrong, encode};
 use super::task::Bell;
@@ -151,7 +151,7 @@ impl Ready for Watchdog {
 
 /// Ends a connection: both ends and its chardev notice.
 pub(super) fn hang_up(socket: &OwnedFd) {
-    if let Err(error) = rustix::net::shutdown(socket, Shutdown::Both) {
+    if let Err(error) = shutdown(socket.as_raw_fd(), Shutdown::Both) {
         // It has ended by itself.
         tracing::debug!(%error, "vhost-user: hanging up");
     }

@@ -218,6 +218,7 @@ fn front(place: &Place) -> Result<Arc<VhostUser>, VhostUserError> {
             needed: Protocol::CONFIG,
             config: 60,
         },
+        apart: 0,
         reactor: place.reactor.clone(),
     })
 }

@@ -1563,6 +1563,15 @@ pub enum DeviceDriver {
     /// A TPM 2.0.
     #[serde(rename = "tpm-crb")]
     TpmCrb,
+    /// A disk that another process serves.
+    #[serde(rename = "vhost-user-blk-pci")]
+    VhostUserBlkPci,
+    /// The same.
+    #[serde(rename = "vhost-user-blk-pci-non-transitional")]
+    VhostUserBlkPciNonTransitional,
+    /// Files that another process shares.
+    #[serde(rename = "vhost-user-fs-pci")]
+    VhostUserFsPci,
     /// Sockets between the guest and this machine.
     #[serde(rename = "vhost-vsock-pci")]
     VhostVsockPci,
@@ -1632,6 +1641,9 @@ impl DeviceDriver {
         Self::ScsiCd,
         Self::ScsiHd,
         Self::TpmCrb,
+        Self::VhostUserBlkPci,
+        Self::VhostUserBlkPciNonTransitional,
+        Self::VhostUserFsPci,
         Self::VhostVsockPci,
         Self::VhostVsockPciNonTransitional,
         Self::Virtconsole,
@@ -1664,6 +1676,9 @@ impl DeviceDriver {
             Self::ScsiCd => "scsi-cd",
             Self::ScsiHd => "scsi-hd",
             Self::TpmCrb => "tpm-crb",
+            Self::VhostUserBlkPci => "vhost-user-blk-pci",
+            Self::VhostUserBlkPciNonTransitional => "vhost-user-blk-pci-non-transitional",
+            Self::VhostUserFsPci => "vhost-user-fs-pci",
             Self::VhostVsockPci => "vhost-vsock-pci",
             Self::VhostVsockPciNonTransitional => "vhost-vsock-pci-non-transitional",
             Self::Virtconsole => "virtconsole",
@@ -1738,6 +1753,15 @@ pub enum DeviceOptionsVariant {
     /// A TPM 2.0.
     #[serde(rename = "tpm-crb")]
     TpmCrb(super::tpm::TpmCrbProperties),
+    /// A disk that another process serves.
+    #[serde(rename = "vhost-user-blk-pci")]
+    VhostUserBlkPci(super::vhost_user::VhostUserBlkProperties),
+    /// The same.
+    #[serde(rename = "vhost-user-blk-pci-non-transitional")]
+    VhostUserBlkPciNonTransitional(super::vhost_user::VhostUserBlkProperties),
+    /// Files that another process shares.
+    #[serde(rename = "vhost-user-fs-pci")]
+    VhostUserFsPci(super::vhost_user::VhostUserFsProperties),
     /// Sockets between the guest and this machine.
     #[serde(rename = "vhost-vsock-pci")]
     VhostVsockPci(super::vsock::VhostVsockProperties),
@@ -1808,6 +1832,11 @@ impl DeviceOptionsVariant {
             Self::ScsiCd(_) => DeviceDriver::ScsiCd,
             Self::ScsiHd(_) => DeviceDriver::ScsiHd,
             Self::TpmCrb(_) => DeviceDriver::TpmCrb,
+            Self::VhostUserBlkPci(_) => DeviceDriver::VhostUserBlkPci,
+            Self::VhostUserBlkPciNonTransitional(_) => {
+                DeviceDriver::VhostUserBlkPciNonTransitional
+            }
+            Self::VhostUserFsPci(_) => DeviceDriver::VhostUserFsPci,
             Self::VhostVsockPci(_) => DeviceDriver::VhostVsockPci,
             Self::VhostVsockPciNonTransitional(_) => {
                 DeviceDriver::VhostVsockPciNonTransitional
@@ -1898,6 +1927,21 @@ impl crate::input::FromMembers for DeviceOptions {
                 }
                 DeviceDriver::TpmCrb => {
                     DeviceOptionsVariant::TpmCrb(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::VhostUserBlkPci => {
+                    DeviceOptionsVariant::VhostUserBlkPci(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::VhostUserBlkPciNonTransitional => {
+                    DeviceOptionsVariant::VhostUserBlkPciNonTransitional(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::VhostUserFsPci => {
+                    DeviceOptionsVariant::VhostUserFsPci(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -2013,6 +2057,9 @@ impl crate::describe::Described for DeviceOptions {
                     "scsi-cd",
                     "scsi-hd",
                     "tpm-crb",
+                    "vhost-user-blk-pci",
+                    "vhost-user-blk-pci-non-transitional",
+                    "vhost-user-fs-pci",
                     "vhost-vsock-pci",
                     "vhost-vsock-pci-non-transitional",
                     "virtconsole",
@@ -2096,6 +2143,21 @@ impl crate::describe::Described for DeviceOptions {
             name: "tpm-crb",
             description: "a TPM 2.0",
             members: <super::tpm::TpmCrbProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "vhost-user-blk-pci",
+            description: "a disk that another process serves",
+            members: <super::vhost_user::VhostUserBlkProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "vhost-user-blk-pci-non-transitional",
+            description: "the same",
+            members: <super::vhost_user::VhostUserBlkProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "vhost-user-fs-pci",
+            description: "files that another process shares",
+            members: <super::vhost_user::VhostUserFsProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "vhost-vsock-pci",

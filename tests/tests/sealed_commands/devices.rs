@@ -148,6 +148,22 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         device(12, "virtio-balloon-pci-non-transitional", port(7)),
         device(17, "pvpanic-pci", port(10)),
         device(18, "i6300esb", port(11)),
+        // The guest's memory is not shared here, which is told before anybody is waited for.
+        device(
+            21,
+            "vhost-user-blk-pci",
+            json!({"bus": "port10", "chardev": "server"}),
+        ),
+        device(
+            22,
+            "vhost-user-blk-pci-non-transitional",
+            json!({"bus": "port10", "chardev": "server"}),
+        ),
+        device(
+            23,
+            "vhost-user-fs-pci",
+            json!({"bus": "port10", "chardev": "server", "tag": "share"}),
+        ),
         device(19, "vmcoreinfo", json!({})),
         device(20, "vmgenid", json!({})),
         row("set-numa-node", json!({"type": "node"})),

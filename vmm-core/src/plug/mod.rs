@@ -21,6 +21,7 @@ mod queue_threads;
 mod rng;
 mod scsi;
 mod serial;
+mod vhost_user;
 mod vsock;
 
 use std::sync::Arc;
@@ -91,6 +92,10 @@ pub fn plug(vm: &mut Vm, door: &Door, options: DeviceOptions) -> Result<(), QmpE
         Kind::VirtioScsiPci(bus) | Kind::VirtioScsiPciNonTransitional(bus) => {
             scsi::plug(&mut plug, bus)
         }
+        Kind::VhostUserBlkPci(disk) | Kind::VhostUserBlkPciNonTransitional(disk) => {
+            vhost_user::plug_blk(&mut plug, disk)
+        }
+        Kind::VhostUserFsPci(share) => vhost_user::plug_fs(&mut plug, share),
         Kind::ScsiHd(disk) => scsi::plug_disk(&mut plug, disk),
         Kind::ScsiCd(drive) => scsi::plug_cd(&mut plug, drive),
         Kind::Virtconsole(port) => serial::plug_console(&mut plug, port),

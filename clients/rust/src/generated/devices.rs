@@ -501,6 +501,15 @@ pub enum DeviceDriver {
     /// A TPM 2.0.
     #[serde(rename = "tpm-crb")]
     TpmCrb,
+    /// A disk that another process serves.
+    #[serde(rename = "vhost-user-blk-pci")]
+    VhostUserBlkPci,
+    /// The same.
+    #[serde(rename = "vhost-user-blk-pci-non-transitional")]
+    VhostUserBlkPciNonTransitional,
+    /// Files that another process shares.
+    #[serde(rename = "vhost-user-fs-pci")]
+    VhostUserFsPci,
     /// Sockets between the guest and this machine.
     #[serde(rename = "vhost-vsock-pci")]
     VhostVsockPci,
@@ -620,6 +629,15 @@ pub enum DeviceOptionsVariant {
     /// A TPM 2.0.
     #[serde(rename = "tpm-crb")]
     TpmCrb(super::tpm::TpmCrbProperties),
+    /// A disk that another process serves.
+    #[serde(rename = "vhost-user-blk-pci")]
+    VhostUserBlkPci(super::vhost_user::VhostUserBlkProperties),
+    /// The same.
+    #[serde(rename = "vhost-user-blk-pci-non-transitional")]
+    VhostUserBlkPciNonTransitional(super::vhost_user::VhostUserBlkProperties),
+    /// Files that another process shares.
+    #[serde(rename = "vhost-user-fs-pci")]
+    VhostUserFsPci(super::vhost_user::VhostUserFsProperties),
     /// Sockets between the guest and this machine.
     #[serde(rename = "vhost-vsock-pci")]
     VhostVsockPci(super::vsock::VhostVsockProperties),

@@ -86,6 +86,9 @@ pub mod watchdog;
 /// TPM: trusted platform modules.
 pub mod tpm;
 
+/// Devices served by other processes: vhost-user.
+pub mod vhost_user;
+
 /// Sockets between a guest and this machine.
 pub mod vsock;
 

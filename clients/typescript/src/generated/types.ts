@@ -4045,6 +4045,12 @@ export type DeviceDriver =
   | "scsi-hd"
   /** A TPM 2.0. */
   | "tpm-crb"
+  /** A disk that another process serves. */
+  | "vhost-user-blk-pci"
+  /** The same. */
+  | "vhost-user-blk-pci-non-transitional"
+  /** Files that another process shares. */
+  | "vhost-user-fs-pci"
   /** Sockets between the guest and this machine. */
   | "vhost-vsock-pci"
   /** The same. */
@@ -4104,6 +4110,12 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "scsi-hd" } & ScsiHdProperties)
   /** A TPM 2.0. */
   | ({ driver: "tpm-crb" } & TpmCrbProperties)
+  /** A disk that another process serves. */
+  | ({ driver: "vhost-user-blk-pci" } & VhostUserBlkProperties)
+  /** The same. */
+  | ({ driver: "vhost-user-blk-pci-non-transitional" } & VhostUserBlkProperties)
+  /** Files that another process shares. */
+  | ({ driver: "vhost-user-fs-pci" } & VhostUserFsProperties)
   /** Sockets between the guest and this machine. */
   | ({ driver: "vhost-vsock-pci" } & VhostVsockProperties)
   /** The same. */
@@ -4528,6 +4540,85 @@ export interface TPMInfo {
   model: TpmModel;
   /** What carries out its commands. */
   options: TpmTypeOptions;
+}
+
+/** A disk that another process serves. */
+export interface VhostUserBlkProperties {
+  /**
+   * Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x (default:
+   * the first free slot).
+   */
+  addr?: string;
+  /** Whether other functions may share the slot (default: false). */
+  multifunction?: boolean;
+  /** Must be 0: the firmware tables name no slots (default: 0). */
+  "acpi-index"?: number;
+  /** Must not be off: there is no legacy interface (default: on). */
+  "disable-legacy"?: OnOffAuto;
+  /** Must not be true: there is no other interface (default: false). */
+  "disable-modern"?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  iommu_platform?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  ats?: boolean;
+  /** Must not be false: the kernel takes the guest's kicks (default: true). */
+  ioeventfd?: boolean;
+  /**
+   * How many MSI-X vectors there are (default: one for each queue and one for configuration
+   * changes).
+   */
+  vectors?: number;
+  /** The id of the character device where the process is met: a unix socket. */
+  chardev: string;
+  /** Accepted and without effect: there is no firmware that boots from it. */
+  bootindex?: number;
+  /**
+   * How many queues it has, 1 to 1024, not more than that process has (default: one for each vCPU,
+   * as far as that process has them).
+   */
+  "num-queues"?: number;
+  /** How many entries a queue has, a power of two, 4 to 1024 (default: 128). */
+  "queue-size"?: number;
+  /** Whether the guest may switch the write cache, if that process can (default: true). */
+  "config-wce"?: boolean;
+}
+
+/** Files that another process shares with the guest (virtiofsd). */
+export interface VhostUserFsProperties {
+  /**
+   * Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x (default:
+   * the first free slot).
+   */
+  addr?: string;
+  /** Whether other functions may share the slot (default: false). */
+  multifunction?: boolean;
+  /** Must be 0: the firmware tables name no slots (default: 0). */
+  "acpi-index"?: number;
+  /** Must not be off: there is no legacy interface (default: on). */
+  "disable-legacy"?: OnOffAuto;
+  /** Must not be true: there is no other interface (default: false). */
+  "disable-modern"?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  iommu_platform?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  ats?: boolean;
+  /** Must not be false: the kernel takes the guest's kicks (default: true). */
+  ioeventfd?: boolean;
+  /**
+   * How many MSI-X vectors there are (default: one for each queue and one for configuration
+   * changes).
+   */
+  vectors?: number;
+  /** The id of the character device where the process is met: a unix socket. */
+  chardev: string;
+  /** Accepted and without effect: there is no firmware that boots from it. */
+  bootindex?: number;
+  /** The name by which the guest mounts them, at most 36 bytes. */
+  tag: string;
+  /** How many queues requests have, 1 to 1023 (default: 1). */
+  "num-request-queues"?: number;
+  /** How many entries a queue has, a power of two, 4 to 1024 (default: 128). */
+  "queue-size"?: number;
 }
 
 /** A virtio socket device that the kernel serves: vhost-vsock. */

@@ -73,6 +73,10 @@ pub(super) const BY_NUMBER: &[(&str, &str)] = &[
     ("rustix::backend::net::syscalls::recv", "receiving"),
     ("rustix::backend::net::syscalls::send", "sending"),
     ("rustix::backend::net::sockopt::", "options of a socket"),
+    (
+        "rustix::backend::net::syscalls::socketpair",
+        "two sockets that lead to each other only",
+    ),
 ];
 
 /// Parts of the names of functions that may lead to something that opens, and why that is right.
