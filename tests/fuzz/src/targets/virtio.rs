@@ -50,6 +50,8 @@ const STATUS: u64 = 0x14;
 const ISR: u64 = 0x1000;
 const NOTIFY: u64 = 0x3000;
 const VERSION_1: u64 = 1 << 32;
+/// Of a network card: without it there is no third queue.
+const CONTROL_QUEUE: u64 = 1 << 17;
 /// Flags of a descriptor.
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -89,7 +91,7 @@ fn drive(kind: Kind, input: &mut Unstructured<'_>) {
     driver.function.reset();
     driver.function.resume();
     driver.place();
-    driver.start(VERSION_1);
+    driver.start(VERSION_1 | CONTROL_QUEUE);
     driver.assert_it_serves();
     driver.function.detach();
 }
