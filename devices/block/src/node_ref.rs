@@ -8,25 +8,21 @@
 //! Read next: [`crate::node`] (the drivers' side, and what both promise each other).
 
 mod recording;
+mod upkeep;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-
-use fdset::{Door, Wish};
 
 use crate::account::{Account, Operation, Outcome, Totals};
 use crate::bitmap::Bitmaps;
 use crate::engine::transfer::fill_to_block;
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
-use crate::format::blkdebug::breakpoints::Breakpoints;
-use crate::format::qcow2::{Details, SnapshotChange};
 use crate::node::{
-    BlockNode, Claim, Extent, Intent, Limits, MAX_LEN, Place, ResizeError, Status, WriteFlags,
-    ZeroFlags, errno,
+    BlockNode, Extent, Intent, Limits, MAX_LEN, Place, Status, WriteFlags, ZeroFlags, errno,
 };
-use crate::reopen::{OptionsCell, Reopening};
+use crate::reopen::OptionsCell;
 use crate::spec::{DetectZeroes, DiscardMode, NodeOptions};
 use crate::threshold::Threshold;
 
@@ -444,142 +440,6 @@ impl NodeRef {
     /// Whether compressed writes are stored so; see [`BlockNode::compresses`].
     pub(crate) fn compresses(&self) -> bool {
         self.0.body.compresses()
-    }
-
-    /// Changes the node's length; what is added reads as zeros. The caller sees to it that nobody
-    /// uses what is cut off; users are told by the caller, too.
-    ///
-    /// # Errors
-    /// The node is read-only, its driver cannot do that, or the storage did not.
-    pub async fn resize(&self, io: &Io, len: u64) -> Result<(), BlockError> {
-        let node = || self.name().to_owned();
-        let refused = |why: &str| BlockError::NotResizable {
-            node: node(),
-            len,
-            why: why.to_owned(),
-        };
-        if self.is_read_only() {
-            return Err(BlockError::ReadOnly { node: node() });
-        }
-        if len > MAX_LEN {
-            return Err(refused("no node is that long"));
-        }
-        if !len.is_multiple_of(u64::from(self.0.limits.request_alignment)) {
-            return Err(refused("O_DIRECT could not reach its last bytes"));
-        }
-        let resized = self.0.body.resize(io, len).await;
-        if resized.is_ok() {
-            self.0.bitmaps.resize(len);
-        }
-        resized.map_err(|error| match error {
-            ResizeError::Unable(why) => refused(why),
-            ResizeError::Storage(source) => BlockError::Resize {
-                node: node(),
-                len,
-                source,
-            },
-            ResizeError::Below(error) => error,
-        })
-    }
-
-    /// Writes down what the driver keeps in memory; see [`BlockNode::settle`].
-    ///
-    /// # Errors
-    /// What the storage said.
-    pub async fn settle(&self, io: &Io) -> io::Result<()> {
-        if self.is_read_only() {
-            return Ok(());
-        }
-        self.0.body.settle(io).await
-    }
-
-    /// What [`prepare_reopen`](Self::prepare_reopen) will open.
-    pub fn reopening_opens(&self, to: &NodeOptions) -> Option<Wish> {
-        self.0.body.reopening_opens(to)
-    }
-
-    /// Prepares the node for other options; nothing has changed yet. Whether the host's page cache is
-    /// bypassed stays as it is, because what requests must be aligned to depends on it.
-    ///
-    /// # Errors
-    /// The storage cannot be opened that way, or is another file.
-    pub fn prepare_reopen(&self, door: &Door, to: NodeOptions) -> Result<Reopening, BlockError> {
-        let now = self.options();
-        if to.cache.direct != now.cache.direct {
-            return Err(BlockError::FixedOption {
-                node: self.name().to_owned(),
-                option: "cache.direct",
-            });
-        }
-        let body = self.0.body.prepare_reopen(door, &to)?;
-        Ok(Reopening::new(self.clone(), to, body))
-    }
-
-    /// Records in the image what backs it; see [`BlockNode::change_backing`].
-    ///
-    /// # Errors
-    /// `EPERM` on a read-only node, `ENOTSUP` where the driver records none, or what the storage
-    /// said.
-    pub async fn change_backing(
-        &self,
-        io: &Io,
-        file: Option<&str>,
-        format: Option<&str>,
-    ) -> io::Result<()> {
-        if self.is_read_only() {
-            return Err(errno(libc::EPERM));
-        }
-        self.0.body.change_backing(io, file, format).await
-    }
-
-    /// Changes the states that an image keeps inside, or goes back to one; the node is drained.
-    ///
-    /// # Errors
-    /// The node is read-only, its driver keeps none, there is no such one, or the storage failed.
-    pub async fn change_snapshots(
-        &self,
-        io: &Io,
-        change: SnapshotChange,
-    ) -> Result<(), BlockError> {
-        let node = || self.name().to_owned();
-        if self.is_read_only() {
-            return Err(BlockError::ReadOnly { node: node() });
-        }
-        let applied = matches!(change, SnapshotChange::Apply(_));
-        let changed = self.0.body.change_snapshots(io, change).await;
-        if applied {
-            // Another disk: nothing that was recorded says how it differs.
-            self.0.bitmaps.mark_all(self.len());
-        }
-        changed.map_err(|source| BlockError::Snapshots {
-            node: node(),
-            source,
-        })
-    }
-
-    /// The bytes that the node's own storage takes on the host, if that is known.
-    pub fn stored(&self) -> Option<u64> {
-        self.0.body.stored()
-    }
-
-    /// Tells other processes what the node's users do; see [`BlockNode::claim`].
-    pub(crate) fn claim(&self, claim: Claim) -> Result<(), BlockError> {
-        self.0.body.claim(claim)
-    }
-
-    /// Where a tester can have requests of this node held, if its driver has that.
-    pub fn breakpoints(&self) -> Option<&Breakpoints> {
-        self.0.body.breakpoints()
-    }
-
-    /// What an image says of itself.
-    pub fn details(&self) -> Option<Details> {
-        self.0.body.details()
-    }
-
-    /// What the image's header says backs it: file and format.
-    pub fn backing_name(&self) -> Option<(String, Option<String>)> {
-        self.0.body.backing_name()
     }
 }
 

@@ -118,7 +118,7 @@ fn node_memory(vm: &mut Vm, config: &Config) -> Result<Vec<RamBackend>> {
     }
     let ids = vm.numa.memory().into_iter();
     let taken = ids.map(|id| vm.objects.take_memory(&id, "machine"));
-    Ok(taken.collect::<Result<_, _>>().context("-numa memdev")?)
+    taken.collect::<Result<_, _>>().context("-numa memdev")
 }
 
 /// The first of the accelerators whose KVM can be had, and that.
