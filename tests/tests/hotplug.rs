@@ -73,7 +73,7 @@ fn a_disk_on_two_iothreads_is_limited_snapshotted_under_load_and_goes_again() ->
     vm.execute("block_set_io_throttle", limits)?;
     vm.execute(
         "block-latency-histogram-set",
-        json!({"id": "/machine/peripheral/wide/virtio-backend", "boundaries": [1 << 40]}),
+        json!({"id": "/machine/peripheral/wide/virtio-backend", "boundaries": [1_u64 << 40]}),
     )?;
     let disk = vm.guest()?.disk("wide")?;
     for round in 0..3 {
