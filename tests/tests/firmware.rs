@@ -77,6 +77,9 @@ fn what_firmware_keeps_is_in_the_file() -> Result<()> {
     let mut vm = Vm::with_firmware(file)?.disk("esp", disk).start()?;
     vm.qmp.event("SHUTDOWN", FIRMWARE_TIME)?;
     let console = vm.console();
-    ensure!(console.contains("7E 7E 7E 7E"), "the shell says {console:?}");
+    ensure!(
+        console.contains("7E 7E 7E 7E"),
+        "the shell says {console:?}"
+    );
     vm.exit_clean()
 }
