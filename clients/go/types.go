@@ -4092,6 +4092,8 @@ func (u *ObjectOptions) UnmarshalJSON(data []byte) error {
 		return variant[ObjectOptionsMemoryBackendMemfd](data, &u.Variant)
 	case "memory-backend-ram":
 		return variant[ObjectOptionsMemoryBackendRam](data, &u.Variant)
+	case "memory-backend-shm":
+		return variant[ObjectOptionsMemoryBackendShm](data, &u.Variant)
 	case "rng-random":
 		return variant[ObjectOptionsRngRandom](data, &u.Variant)
 	case "secret":
@@ -4143,7 +4145,7 @@ type ObjectOptionsMemoryBackendFile struct {
 	// Accepted and without effect: the kernel does it in one call (default: 1).
 	PreallocThreads *uint32 `json:"prealloc-threads,omitempty"`
 	// Whether other processes that map it see what the guest writes (default: false, but true for
-	// memory-backend-memfd).
+	// memory-backend-memfd and memory-backend-shm).
 	Share *bool `json:"share,omitempty"`
 	// Must not be false: the host's overcommit policy decides (default: true).
 	Reserve *bool `json:"reserve,omitempty"`
@@ -4186,7 +4188,7 @@ type ObjectOptionsMemoryBackendMemfd struct {
 	// Accepted and without effect: the kernel does it in one call (default: 1).
 	PreallocThreads *uint32 `json:"prealloc-threads,omitempty"`
 	// Whether other processes that map it see what the guest writes (default: false, but true for
-	// memory-backend-memfd).
+	// memory-backend-memfd and memory-backend-shm).
 	Share *bool `json:"share,omitempty"`
 	// Must not be false: the host's overcommit policy decides (default: true).
 	Reserve *bool `json:"reserve,omitempty"`
@@ -4225,7 +4227,7 @@ type ObjectOptionsMemoryBackendRam struct {
 	// Accepted and without effect: the kernel does it in one call (default: 1).
 	PreallocThreads *uint32 `json:"prealloc-threads,omitempty"`
 	// Whether other processes that map it see what the guest writes (default: false, but true for
-	// memory-backend-memfd).
+	// memory-backend-memfd and memory-backend-shm).
 	Share *bool `json:"share,omitempty"`
 	// Must not be false: the host's overcommit policy decides (default: true).
 	Reserve *bool `json:"reserve,omitempty"`
@@ -4243,6 +4245,37 @@ func (ObjectOptionsMemoryBackendRam) isObjectOptions() {}
 func (v ObjectOptionsMemoryBackendRam) MarshalJSON() ([]byte, error) {
 	type plain ObjectOptionsMemoryBackendRam
 	return tagged(plain(v), "qom-type", "memory-backend-ram")
+}
+
+// ObjectOptionsMemoryBackendShm: Memory that other processes share.
+type ObjectOptionsMemoryBackendShm struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// Whether it is in core dumps of the process (default: true).
+	Dump *bool `json:"dump,omitempty"`
+	// Whether the host may merge equal pages (default: true).
+	Merge *bool `json:"merge,omitempty"`
+	// Whether all of it is taken from the host at once (default: false).
+	Prealloc *bool `json:"prealloc,omitempty"`
+	// Accepted and without effect: the kernel does it in one call (default: 1).
+	PreallocThreads *uint32 `json:"prealloc-threads,omitempty"`
+	// Whether other processes that map it see what the guest writes (default: false, but true for
+	// memory-backend-memfd and memory-backend-shm).
+	Share *bool `json:"share,omitempty"`
+	// Must not be false: the host's overcommit policy decides (default: true).
+	Reserve *bool `json:"reserve,omitempty"`
+	// Its size in bytes.
+	Size uint64 `json:"size"`
+	// Accepted and without effect: saved states name memory by the object's id.
+	XUseCanonicalPathForRamblockID *bool `json:"x-use-canonical-path-for-ramblock-id,omitempty"`
+}
+
+func (ObjectOptionsMemoryBackendShm) isObjectOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v ObjectOptionsMemoryBackendShm) MarshalJSON() ([]byte, error) {
+	type plain ObjectOptionsMemoryBackendShm
+	return tagged(plain(v), "qom-type", "memory-backend-shm")
 }
 
 // ObjectOptionsRngRandom: Random numbers from a file of the host.

@@ -214,6 +214,7 @@ mod tests {
         };
         assert!(of("device").contains(&"virtio-blk-pci"));
         assert!(of("memory-backend").contains(&"memory-backend-memfd"));
+        assert!(of("memory-backend").contains(&"memory-backend-shm"));
         assert_eq!(of("accel"), ["accel", "kvm-accel"]);
     }
 

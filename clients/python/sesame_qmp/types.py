@@ -3879,7 +3879,7 @@ class ObjectOptionsMemoryBackendFile(Struct):
     """Accepted and without effect: the kernel does it in one call (default: 1)."""
     share: Optional[bool] = None
     """Whether other processes that map it see what the guest writes (default: false, but true
-    for memory-backend-memfd).
+    for memory-backend-memfd and memory-backend-shm).
     """
     reserve: Optional[bool] = None
     """Must not be false: the host's overcommit policy decides (default: true)."""
@@ -3921,7 +3921,7 @@ class ObjectOptionsMemoryBackendMemfd(Struct):
     """Accepted and without effect: the kernel does it in one call (default: 1)."""
     share: Optional[bool] = None
     """Whether other processes that map it see what the guest writes (default: false, but true
-    for memory-backend-memfd).
+    for memory-backend-memfd and memory-backend-shm).
     """
     reserve: Optional[bool] = None
     """Must not be false: the host's overcommit policy decides (default: true)."""
@@ -3961,7 +3961,7 @@ class ObjectOptionsMemoryBackendRam(Struct):
     """Accepted and without effect: the kernel does it in one call (default: 1)."""
     share: Optional[bool] = None
     """Whether other processes that map it see what the guest writes (default: false, but true
-    for memory-backend-memfd).
+    for memory-backend-memfd and memory-backend-shm).
     """
     reserve: Optional[bool] = None
     """Must not be false: the host's overcommit policy decides (default: true)."""
@@ -3969,6 +3969,38 @@ class ObjectOptionsMemoryBackendRam(Struct):
     """Accepted and without effect: saved states name memory by the object's id."""
     fd: Optional[str] = None
     """An fd that holds the memory, as "fd:NAME" or "/dev/fdset/ID", instead of new memory."""
+
+
+@dataclass
+class ObjectOptionsMemoryBackendShm(Struct):
+    """An object to be made.
+
+    Where ``qom-type`` is ``memory-backend-shm``: memory that other processes share.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"qom-type": "memory-backend-shm"}
+
+    qom_type: Literal["memory-backend-shm"] = field(default="memory-backend-shm", init=False)
+    id: str
+    """Its id, which must be new."""
+    size: int
+    """Its size in bytes."""
+    dump: Optional[bool] = None
+    """Whether it is in core dumps of the process (default: true)."""
+    merge: Optional[bool] = None
+    """Whether the host may merge equal pages (default: true)."""
+    prealloc: Optional[bool] = None
+    """Whether all of it is taken from the host at once (default: false)."""
+    prealloc_threads: Optional[int] = None
+    """Accepted and without effect: the kernel does it in one call (default: 1)."""
+    share: Optional[bool] = None
+    """Whether other processes that map it see what the guest writes (default: false, but true
+    for memory-backend-memfd and memory-backend-shm).
+    """
+    reserve: Optional[bool] = None
+    """Must not be false: the host's overcommit policy decides (default: true)."""
+    x_use_canonical_path_for_ramblock_id: Optional[bool] = None
+    """Accepted and without effect: saved states name memory by the object's id."""
 
 
 @dataclass
@@ -5949,6 +5981,7 @@ ObjectOptions = Union[
     ObjectOptionsMemoryBackendFile,
     ObjectOptionsMemoryBackendMemfd,
     ObjectOptionsMemoryBackendRam,
+    ObjectOptionsMemoryBackendShm,
     ObjectOptionsRngRandom,
     ObjectOptionsSecret,
     ObjectOptionsThrottleGroup,

@@ -267,7 +267,7 @@ pub struct MemoryBackendProperties {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
     /// Whether other processes that map it see what the guest writes (default: false, but true for
-    /// memory-backend-memfd).
+    /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
     /// Must not be false: the host's overcommit policy decides (default: true).
@@ -328,9 +328,11 @@ impl crate::describe::Described for MemoryBackendProperties {
         crate::describe::MemberSpec::optional(
                 "share",
                 "bool",
-                "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd)",
+                "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd and memory-backend-shm)",
             )
-            .default_is("false, but true for memory-backend-memfd"),
+            .default_is(
+                "false, but true for memory-backend-memfd and memory-backend-shm",
+            ),
         crate::describe::MemberSpec::optional(
                 "reserve",
                 "bool",
@@ -365,7 +367,7 @@ pub struct MemoryBackendRamProperties {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
     /// Whether other processes that map it see what the guest writes (default: false, but true for
-    /// memory-backend-memfd).
+    /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
     /// Must not be false: the host's overcommit policy decides (default: true).
@@ -430,9 +432,11 @@ impl crate::describe::Described for MemoryBackendRamProperties {
         crate::describe::MemberSpec::optional(
                 "share",
                 "bool",
-                "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd)",
+                "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd and memory-backend-shm)",
             )
-            .default_is("false, but true for memory-backend-memfd"),
+            .default_is(
+                "false, but true for memory-backend-memfd and memory-backend-shm",
+            ),
         crate::describe::MemberSpec::optional(
                 "reserve",
                 "bool",
@@ -472,7 +476,7 @@ pub struct MemoryBackendMemfdProperties {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
     /// Whether other processes that map it see what the guest writes (default: false, but true for
-    /// memory-backend-memfd).
+    /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
     /// Must not be false: the host's overcommit policy decides (default: true).
@@ -549,9 +553,11 @@ impl crate::describe::Described for MemoryBackendMemfdProperties {
         crate::describe::MemberSpec::optional(
                 "share",
                 "bool",
-                "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd)",
+                "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd and memory-backend-shm)",
             )
-            .default_is("false, but true for memory-backend-memfd"),
+            .default_is(
+                "false, but true for memory-backend-memfd and memory-backend-shm",
+            ),
         crate::describe::MemberSpec::optional(
                 "reserve",
                 "bool",
@@ -592,6 +598,107 @@ impl crate::describe::Described for MemoryBackendMemfdProperties {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Memory that other processes share, without a name on the host: a memfd here, since nothing
+/// is opened for it. `share` must not be false.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct MemoryBackendShmProperties {
+    /// Whether it is in core dumps of the process (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dump: Option<bool>,
+    /// Whether the host may merge equal pages (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merge: Option<bool>,
+    /// Whether all of it is taken from the host at once (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prealloc: Option<bool>,
+    /// Accepted and without effect: the kernel does it in one call (default: 1).
+    #[serde(rename = "prealloc-threads")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prealloc_threads: Option<u32>,
+    /// Whether other processes that map it see what the guest writes (default: false, but true for
+    /// memory-backend-memfd and memory-backend-shm).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<bool>,
+    /// Must not be false: the host's overcommit policy decides (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<bool>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Accepted and without effect: saved states name memory by the object's id.
+    #[serde(rename = "x-use-canonical-path-for-ramblock-id")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_use_canonical_path_for_ramblock_id: Option<bool>,
+}
+
+impl crate::input::FromMembers for MemoryBackendShmProperties {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            dump: members.optional("dump")?,
+            merge: members.optional("merge")?,
+            prealloc: members.optional("prealloc")?,
+            prealloc_threads: members.optional("prealloc-threads")?,
+            share: members.optional("share")?,
+            reserve: members.optional("reserve")?,
+            size: members.required_size("size")?,
+            x_use_canonical_path_for_ramblock_id: members
+                .optional("x-use-canonical-path-for-ramblock-id")?,
+        })
+    }
+}
+
+crate::input::object_type!(MemoryBackendShmProperties);
+
+impl crate::describe::Described for MemoryBackendShmProperties {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+                "dump",
+                "bool",
+                "whether it is in core dumps of the process (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "merge",
+                "bool",
+                "whether the host may merge equal pages (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "prealloc",
+                "bool",
+                "whether all of it is taken from the host at once (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "prealloc-threads",
+                "uint32",
+                "accepted and without effect: the kernel does it in one call (default: 1)",
+            )
+            .default_is("1"),
+        crate::describe::MemberSpec::optional(
+                "share",
+                "bool",
+                "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd and memory-backend-shm)",
+            )
+            .default_is(
+                "false, but true for memory-backend-memfd and memory-backend-shm",
+            ),
+        crate::describe::MemberSpec::optional(
+                "reserve",
+                "bool",
+                "must not be false: the host's overcommit policy decides (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
+        crate::describe::MemberSpec::optional(
+            "x-use-canonical-path-for-ramblock-id",
+            "bool",
+            "accepted and without effect: saved states name memory by the object's id",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// Memory in a file.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct MemoryBackendFileProperties {
@@ -609,7 +716,7 @@ pub struct MemoryBackendFileProperties {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
     /// Whether other processes that map it see what the guest writes (default: false, but true for
-    /// memory-backend-memfd).
+    /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
     /// Must not be false: the host's overcommit policy decides (default: true).
@@ -695,9 +802,11 @@ impl crate::describe::Described for MemoryBackendFileProperties {
         crate::describe::MemberSpec::optional(
                 "share",
                 "bool",
-                "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd)",
+                "whether other processes that map it see what the guest writes (default: false, but true for memory-backend-memfd and memory-backend-shm)",
             )
-            .default_is("false, but true for memory-backend-memfd"),
+            .default_is(
+                "false, but true for memory-backend-memfd and memory-backend-shm",
+            ),
         crate::describe::MemberSpec::optional(
                 "reserve",
                 "bool",
@@ -1603,6 +1712,9 @@ pub enum ObjectType {
     /// Memory without a name on the host.
     #[serde(rename = "memory-backend-ram")]
     MemoryBackendRam,
+    /// Memory that other processes share.
+    #[serde(rename = "memory-backend-shm")]
+    MemoryBackendShm,
     /// Random numbers from the host's kernel.
     #[serde(rename = "rng-builtin")]
     RngBuiltin,
@@ -1627,6 +1739,7 @@ impl ObjectType {
         Self::MemoryBackendFile,
         Self::MemoryBackendMemfd,
         Self::MemoryBackendRam,
+        Self::MemoryBackendShm,
         Self::RngBuiltin,
         Self::RngRandom,
         Self::Secret,
@@ -1640,6 +1753,7 @@ impl ObjectType {
             Self::MemoryBackendFile => "memory-backend-file",
             Self::MemoryBackendMemfd => "memory-backend-memfd",
             Self::MemoryBackendRam => "memory-backend-ram",
+            Self::MemoryBackendShm => "memory-backend-shm",
             Self::RngBuiltin => "rng-builtin",
             Self::RngRandom => "rng-random",
             Self::Secret => "secret",
@@ -1677,6 +1791,9 @@ pub enum ObjectOptionsVariant {
     /// Memory without a name on the host.
     #[serde(rename = "memory-backend-ram")]
     MemoryBackendRam(MemoryBackendRamProperties),
+    /// Memory that other processes share.
+    #[serde(rename = "memory-backend-shm")]
+    MemoryBackendShm(MemoryBackendShmProperties),
     /// Random numbers from a file of the host.
     #[serde(rename = "rng-random")]
     RngRandom(RngRandomProperties),
@@ -1702,6 +1819,7 @@ impl ObjectOptionsVariant {
             Self::MemoryBackendFile(_) => ObjectType::MemoryBackendFile,
             Self::MemoryBackendMemfd(_) => ObjectType::MemoryBackendMemfd,
             Self::MemoryBackendRam(_) => ObjectType::MemoryBackendRam,
+            Self::MemoryBackendShm(_) => ObjectType::MemoryBackendShm,
             Self::RngRandom(_) => ObjectType::RngRandom,
             Self::Secret(_) => ObjectType::Secret,
             Self::ThrottleGroup(_) => ObjectType::ThrottleGroup,
@@ -1734,6 +1852,11 @@ impl crate::input::FromMembers for ObjectOptions {
                 }
                 ObjectType::MemoryBackendRam => {
                     ObjectOptionsVariant::MemoryBackendRam(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                ObjectType::MemoryBackendShm => {
+                    ObjectOptionsVariant::MemoryBackendShm(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -1774,6 +1897,7 @@ impl crate::describe::Described for ObjectOptions {
                     "memory-backend-file",
                     "memory-backend-memfd",
                     "memory-backend-ram",
+                    "memory-backend-shm",
                     "rng-builtin",
                     "rng-random",
                     "secret",
@@ -1804,6 +1928,11 @@ impl crate::describe::Described for ObjectOptions {
             name: "memory-backend-ram",
             description: "memory without a name on the host",
             members: <MemoryBackendRamProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "memory-backend-shm",
+            description: "memory that other processes share",
+            members: <MemoryBackendShmProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "rng-random",

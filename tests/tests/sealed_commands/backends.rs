@@ -54,6 +54,7 @@ pub(super) fn objects() -> Vec<Row> {
         object("iothread", json!({})),
         object("memory-backend-ram", json!({"size": MIB})),
         object("memory-backend-memfd", json!({"size": MIB})),
+        object("memory-backend-shm", json!({"size": MIB})),
         row("add-fd", json!({"fdset-id": 51})).with(Hand::Memory),
         object(
             "memory-backend-file",

@@ -120,6 +120,7 @@ fn backend_size(
     match object.map(|object| &object.qom_type) {
         Some(ObjectOptionsVariant::MemoryBackendRam(ram)) => Ok(Some(ram.size)),
         Some(ObjectOptionsVariant::MemoryBackendMemfd(memfd)) => Ok(Some(memfd.size)),
+        Some(ObjectOptionsVariant::MemoryBackendShm(shm)) => Ok(Some(shm.size)),
         Some(ObjectOptionsVariant::MemoryBackendFile(file)) => Ok(Some(file.size)),
         Some(_) => Err(Problem::new(format!(
             "memory-backend={id}: object '{id}' is no memory backend"

@@ -212,6 +212,18 @@ fn ram_of_an_object_has_its_size_and_no_other() {
 }
 
 #[test]
+fn shared_memory_is_ram_and_always_shared() {
+    let of = |share: &str| {
+        let object = format!("memory-backend-shm,id=ram,size=1G{share}");
+        let machine = ["-object", &object, "-machine", "memory-backend=ram"];
+        outcome(&machine).map_err(|error| error.to_string())
+    };
+    for share in ["", ",share=on"] {
+        assert!(matches!(of(share), Ok(Outcome::Run(config)) if config.memory.size == 1 << 30));
+    }
+}
+
+#[test]
 fn globals_fill_in_what_devices_do_not_say() {
     let config = config(&[
         "-device",

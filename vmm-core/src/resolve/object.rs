@@ -6,7 +6,8 @@ use qapi_schema::QmpError;
 use qapi_schema::common::OnOffAuto;
 use qapi_schema::qom::{
     MemoryBackendFileProperties, MemoryBackendMemfdProperties, MemoryBackendRamProperties,
-    ObjectOptions, ObjectOptionsVariant, SecretFormat, SecretProperties,
+    MemoryBackendShmProperties, ObjectOptions, ObjectOptionsVariant, SecretFormat,
+    SecretProperties,
 };
 
 use super::unmet;
@@ -52,6 +53,7 @@ pub fn object(options: ObjectOptions) -> Result<(String, ObjectSpec), QmpError> 
     let spec = match options.qom_type {
         Kind::MemoryBackendRam(ram) => ObjectSpec::Memory(anonymous(&id, ram)),
         Kind::MemoryBackendMemfd(memfd) => ObjectSpec::Memory(from_memfd(&id, memfd)?),
+        Kind::MemoryBackendShm(shm) => ObjectSpec::Memory(shared(&id, shm)?),
         Kind::MemoryBackendFile(file) => ObjectSpec::Memory(from_file(&id, file)?),
         Kind::Iothread(_) => ObjectSpec::IoThread(IoThreadSpec { id: id.clone() }),
         Kind::RngBuiltin => ObjectSpec::RngBuiltin,
@@ -72,6 +74,7 @@ fn refuse_unmet(object: &ObjectOptionsVariant) -> Result<(), QmpError> {
     let reserve = match object {
         Kind::MemoryBackendRam(ram) => ram.reserve,
         Kind::MemoryBackendMemfd(memfd) => memfd.reserve,
+        Kind::MemoryBackendShm(shm) => shm.reserve,
         Kind::MemoryBackendFile(file) => {
             unmet::refuse(&[
                 (
@@ -172,6 +175,27 @@ fn from_memfd(id: &str, memfd: MemoryBackendMemfdProperties) -> Result<RamBacken
     })
 }
 
+/// A memfd, which has no name that others could open, as what it stands for has none after its start.
+fn shared(id: &str, shm: MemoryBackendShmProperties) -> Result<RamBackendSpec, QmpError> {
+    if shm.share == Some(false) {
+        return Err(QmpError::generic(
+            "Parameter 'share' does not accept value 'off': memory-backend-shm is shared; use \
+             memory-backend-ram for memory that is not",
+        ));
+    }
+    Ok(RamBackendSpec {
+        host: HostMemory::Memfd {
+            sealed: true,
+            huge: None,
+        },
+        share: true,
+        prealloc: shm.prealloc.unwrap_or(false),
+        merge: shm.merge.unwrap_or(true),
+        dump: shm.dump.unwrap_or(true),
+        ..RamBackendSpec::anonymous(id, shm.size)
+    })
+}
+
 fn from_file(id: &str, file: MemoryBackendFileProperties) -> Result<RamBackendSpec, QmpError> {
     if file.readonly == Some(true) {
         return Err(QmpError::generic(
@@ -206,4 +230,33 @@ fn secret(properties: SecretProperties) -> Result<SecretSpec, QmpError> {
         source,
         base64: properties.format == Some(SecretFormat::Base64),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_memory_is_in_a_memfd_and_cannot_be_private() {
+        let of = |share| {
+            let shm = MemoryBackendShmProperties {
+                dump: None,
+                merge: None,
+                prealloc: None,
+                prealloc_threads: None,
+                share,
+                reserve: None,
+                size: 1 << 20,
+                x_use_canonical_path_for_ramblock_id: None,
+            };
+            shared("ram", shm)
+        };
+        let memory = of(None).unwrap();
+        assert!(memory.share);
+        assert!(matches!(
+            memory.host,
+            HostMemory::Memfd { sealed: true, .. }
+        ));
+        assert!(of(Some(false)).is_err());
+    }
 }

@@ -142,7 +142,7 @@ pub struct MemoryBackendRamProperties {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
     /// Whether other processes that map it see what the guest writes (default: false, but true for
-    /// memory-backend-memfd).
+    /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
     /// Must not be false: the host's overcommit policy decides (default: true).
@@ -193,7 +193,7 @@ pub struct MemoryBackendMemfdProperties {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
     /// Whether other processes that map it see what the guest writes (default: false, but true for
-    /// memory-backend-memfd).
+    /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
     /// Must not be false: the host's overcommit policy decides (default: true).
@@ -239,6 +239,54 @@ impl MemoryBackendMemfdProperties {
     }
 }
 
+/// Memory that other processes share, without a name on the host: a memfd here, since nothing
+/// is opened for it. `share` must not be false.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct MemoryBackendShmProperties {
+    /// Whether it is in core dumps of the process (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dump: Option<bool>,
+    /// Whether the host may merge equal pages (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merge: Option<bool>,
+    /// Whether all of it is taken from the host at once (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prealloc: Option<bool>,
+    /// Accepted and without effect: the kernel does it in one call (default: 1).
+    #[serde(rename = "prealloc-threads")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prealloc_threads: Option<u32>,
+    /// Whether other processes that map it see what the guest writes (default: false, but true for
+    /// memory-backend-memfd and memory-backend-shm).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub share: Option<bool>,
+    /// Must not be false: the host's overcommit policy decides (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reserve: Option<bool>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Accepted and without effect: saved states name memory by the object's id.
+    #[serde(rename = "x-use-canonical-path-for-ramblock-id")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub x_use_canonical_path_for_ramblock_id: Option<bool>,
+}
+
+impl MemoryBackendShmProperties {
+    /// With what must be given, and all else absent.
+    pub fn new(size: u64) -> Self {
+        Self {
+            dump: None,
+            merge: None,
+            prealloc: None,
+            prealloc_threads: None,
+            share: None,
+            reserve: None,
+            size,
+            x_use_canonical_path_for_ramblock_id: None,
+        }
+    }
+}
+
 /// Memory in a file.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct MemoryBackendFileProperties {
@@ -256,7 +304,7 @@ pub struct MemoryBackendFileProperties {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prealloc_threads: Option<u32>,
     /// Whether other processes that map it see what the guest writes (default: false, but true for
-    /// memory-backend-memfd).
+    /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
     /// Must not be false: the host's overcommit policy decides (default: true).
@@ -605,6 +653,9 @@ pub enum ObjectType {
     /// Memory without a name on the host.
     #[serde(rename = "memory-backend-ram")]
     MemoryBackendRam,
+    /// Memory that other processes share.
+    #[serde(rename = "memory-backend-shm")]
+    MemoryBackendShm,
     /// Random numbers from the host's kernel.
     #[serde(rename = "rng-builtin")]
     RngBuiltin,
@@ -659,6 +710,9 @@ pub enum ObjectOptionsVariant {
     /// Memory without a name on the host.
     #[serde(rename = "memory-backend-ram")]
     MemoryBackendRam(MemoryBackendRamProperties),
+    /// Memory that other processes share.
+    #[serde(rename = "memory-backend-shm")]
+    MemoryBackendShm(MemoryBackendShmProperties),
     /// Random numbers from a file of the host.
     #[serde(rename = "rng-random")]
     RngRandom(RngRandomProperties),

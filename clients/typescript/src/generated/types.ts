@@ -3410,7 +3410,7 @@ export interface MemoryBackendRamProperties {
   "prealloc-threads"?: number;
   /**
    * Whether other processes that map it see what the guest writes (default: false, but true for
-   * memory-backend-memfd).
+   * memory-backend-memfd and memory-backend-shm).
    */
   share?: boolean;
   /** Must not be false: the host's overcommit policy decides (default: true). */
@@ -3435,7 +3435,7 @@ export interface MemoryBackendMemfdProperties {
   "prealloc-threads"?: number;
   /**
    * Whether other processes that map it see what the guest writes (default: false, but true for
-   * memory-backend-memfd).
+   * memory-backend-memfd and memory-backend-shm).
    */
   share?: boolean;
   /** Must not be false: the host's overcommit policy decides (default: true). */
@@ -3454,6 +3454,32 @@ export interface MemoryBackendMemfdProperties {
   fd?: string;
 }
 
+/**
+ * Memory that other processes share, without a name on the host: a memfd here, since nothing is
+ * opened for it. `share` must not be false.
+ */
+export interface MemoryBackendShmProperties {
+  /** Whether it is in core dumps of the process (default: true). */
+  dump?: boolean;
+  /** Whether the host may merge equal pages (default: true). */
+  merge?: boolean;
+  /** Whether all of it is taken from the host at once (default: false). */
+  prealloc?: boolean;
+  /** Accepted and without effect: the kernel does it in one call (default: 1). */
+  "prealloc-threads"?: number;
+  /**
+   * Whether other processes that map it see what the guest writes (default: false, but true for
+   * memory-backend-memfd and memory-backend-shm).
+   */
+  share?: boolean;
+  /** Must not be false: the host's overcommit policy decides (default: true). */
+  reserve?: boolean;
+  /** Its size in bytes. */
+  size: number;
+  /** Accepted and without effect: saved states name memory by the object's id. */
+  "x-use-canonical-path-for-ramblock-id"?: boolean;
+}
+
 /** Memory in a file. */
 export interface MemoryBackendFileProperties {
   /** Whether it is in core dumps of the process (default: true). */
@@ -3466,7 +3492,7 @@ export interface MemoryBackendFileProperties {
   "prealloc-threads"?: number;
   /**
    * Whether other processes that map it see what the guest writes (default: false, but true for
-   * memory-backend-memfd).
+   * memory-backend-memfd and memory-backend-shm).
    */
   share?: boolean;
   /** Must not be false: the host's overcommit policy decides (default: true). */
@@ -3663,6 +3689,8 @@ export type ObjectType =
   | "memory-backend-memfd"
   /** Memory without a name on the host. */
   | "memory-backend-ram"
+  /** Memory that other processes share. */
+  | "memory-backend-shm"
   /** Random numbers from the host's kernel. */
   | "rng-builtin"
   /** Random numbers from a file of the host. */
@@ -3684,6 +3712,8 @@ export type ObjectOptions = ObjectOptionsAlways & (
   | ({ "qom-type": "memory-backend-memfd" } & MemoryBackendMemfdProperties)
   /** Memory without a name on the host. */
   | ({ "qom-type": "memory-backend-ram" } & MemoryBackendRamProperties)
+  /** Memory that other processes share. */
+  | ({ "qom-type": "memory-backend-shm" } & MemoryBackendShmProperties)
   /** Random numbers from a file of the host. */
   | ({ "qom-type": "rng-random" } & RngRandomProperties)
   /** A secret for other objects to name. */
