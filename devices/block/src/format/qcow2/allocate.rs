@@ -7,10 +7,6 @@ use super::geometry::Geometry;
 use super::image::{Image, Meta};
 use crate::engine::Io;
 
-/// The file grows by an eighth, at least and at most by so many bytes: a change of its length waits
-/// for every write to it, and those behind it wait for the change.
-const STEPS: [u64; 2] = [1 << 20, 64 << 20];
-
 /// Clusters that nothing refers to yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fresh {
@@ -52,41 +48,12 @@ impl Image {
             zero: cluster << bits >= meta.zero_from,
         };
         let end = (cluster + clusters) << bits;
-        if let Err(error) = self.reach(io, meta, end).await {
+        if let Err(error) = self.file().reach(io, end).await {
             self.give_back(io, meta, fresh).await?;
             return Err(error);
         }
         meta.zero_from = meta.zero_from.max(end);
         Ok(fresh)
-    }
-
-    /// Makes the file at least so long.
-    async fn reach(&self, io: &Io, meta: &mut Meta, end: u64) -> io::Result<()> {
-        let file = self.file();
-        if end <= file.len() {
-            return Ok(());
-        }
-        let step = (end / 8).clamp(STEPS[0], STEPS[1]);
-        let ahead = self.geometry.ceil(end.saturating_add(step));
-        match file.resize(io, ahead).await {
-            // So far no file may reach, but perhaps as far as it must.
-            Err(error) if error.raw_os_error() == Some(libc::EFBIG) => file.reach(io, end).await,
-            Err(error) => Err(error),
-            Ok(()) => {
-                meta.is_ahead = true;
-                Ok(())
-            }
-        }
-    }
-
-    /// Cuts off what the file grew by and nobody took.
-    pub(super) async fn cut_ahead(&self, io: &Io, meta: &mut Meta) -> io::Result<()> {
-        let file = self.file();
-        if meta.is_ahead && meta.zero_from < file.len() {
-            file.resize(io, meta.zero_from).await?;
-        }
-        meta.is_ahead = false;
-        Ok(())
     }
 
     /// Takes exactly so many clusters for tables that are written whole at once.

@@ -87,7 +87,6 @@ impl Image {
             meta.header.incompatible.remove(Incompatible::DIRTY);
             self.save_header(io, &mut meta).await?;
         }
-        self.cut_ahead(io, &mut meta).await?;
         self.file().flush(io).await?;
         self.writing.store(false, Ordering::SeqCst);
         if let Err(error) = &stored {

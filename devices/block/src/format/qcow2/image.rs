@@ -77,8 +77,6 @@ pub(super) struct Meta {
     pub(super) bitmaps_marked: bool,
     /// From this offset on the file has zeros, because nothing was ever written there.
     pub(super) zero_from: u64,
-    /// Whether the file was made longer than what is used of it.
-    pub(super) is_ahead: bool,
 }
 
 /// Clusters with one user less.

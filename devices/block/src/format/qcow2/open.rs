@@ -174,7 +174,6 @@ pub(super) async fn open(
             resting: None,
             bitmaps_marked: false,
             zero_from: u64::MAX,
-            is_ahead: false,
         }),
         writing: AtomicBool::new(false),
         unsaved: AtomicBool::new(false),

@@ -2,7 +2,6 @@
 
 use std::sync::mpsc;
 
-use super::memory::{Change, Memory};
 use super::{Rig, Tuning};
 use crate::engine::{IoThread, IoThreadSpec, Segments};
 use crate::node::{Extent, Intent, WriteFlags};
@@ -109,29 +108,4 @@ fn allocated_clusters_are_one_extent_of_the_file_and_a_held_one_is_not_used_agai
         node.extent(0, MIB, Intent::Read),
         Extent::Zero { .. }
     ));
-}
-
-#[test]
-fn file_grows_in_long_steps_and_ends_behind_its_last_cluster_once_settled() {
-    let rig = Rig::new();
-    rig.create("disk", "", 64 * MIB);
-    let before = std::fs::read(rig.path("disk")).expect("image");
-    let memory = Memory::new(before.clone());
-    let node = rig.open_on(memory.node(), None, None, Tuning::default());
-    let node = node.expect("image");
-    for number in 0..128 {
-        rig.write(&node, number * 65536, vec![5; 4096]);
-    }
-    let log = memory.log();
-    let lengths = log
-        .iter()
-        .filter(|change| matches!(change, Change::Length(_)));
-    let steps = lengths.count();
-    assert!(steps < 10, "{steps} changes of the length");
-    rig.settle(&node);
-    // 128 clusters of data and one L2 table, behind what there was.
-    let used = before.len().next_multiple_of(65536) + 129 * 65536;
-    assert_eq!(memory.bytes().len(), used);
-    std::fs::write(rig.path("left"), memory.bytes()).expect("image");
-    rig.check("left");
 }
