@@ -7,6 +7,10 @@ use super::geometry::Geometry;
 use super::image::{Image, Meta};
 use crate::engine::Io;
 
+/// The file grows by an eighth, at most by so many bytes: a change of its length waits for every
+/// write to it, and those behind it wait for the change.
+const LONGEST_STEP: u64 = 64 << 20;
+
 /// Clusters that nothing refers to yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fresh {
@@ -28,6 +32,7 @@ impl Image {
         most: u64,
     ) -> io::Result<Fresh> {
         self.unsaved.store(true, Ordering::SeqCst);
+        let untouched = meta.refcounts.untouched();
         let refcounts = &mut meta.refcounts;
         let taken = refcounts.allocate(io, &self.file(), least, most).await;
         if let Some(cluster) = meta.refcounts.overrun.take() {
@@ -45,15 +50,47 @@ impl Image {
         let fresh = Fresh {
             offset: cluster << bits,
             clusters,
-            zero: cluster << bits >= meta.zero_from,
+            zero: cluster >= untouched,
         };
         let end = (cluster + clusters) << bits;
-        if let Err(error) = self.file().reach(io, end).await {
+        if let Err(error) = self.reach(io, meta, end).await {
             self.give_back(io, meta, fresh).await?;
             return Err(error);
         }
-        meta.zero_from = meta.zero_from.max(end);
         Ok(fresh)
+    }
+
+    /// Makes the file at least so long, and longer where that can be.
+    async fn reach(&self, io: &Io, meta: &mut Meta, end: u64) -> io::Result<()> {
+        let file = self.file();
+        if end <= file.len() {
+            return Ok(());
+        }
+        let step = (end / 8).min(LONGEST_STEP) & !(self.geometry.cluster_size() - 1);
+        match file.resize(io, end.saturating_add(step)).await {
+            // So far it may not grow, but perhaps as far as it must.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EFBIG | libc::ENOSPC)) => {
+                file.reach(io, end).await
+            }
+            Err(error) => Err(error),
+            Ok(()) => {
+                meta.is_ahead |= step > 0;
+                Ok(())
+            }
+        }
+    }
+
+    /// Cuts off what the file grew by and nobody took. Where that fails, the file stays longer.
+    pub(super) async fn cut_ahead(&self, io: &Io, meta: &mut Meta) {
+        let file = self.file();
+        let untouched = meta.refcounts.untouched();
+        let end = untouched.saturating_mul(self.geometry.cluster_size());
+        if std::mem::take(&mut meta.is_ahead)
+            && end < file.len()
+            && let Err(error) = file.resize(io, end).await
+        {
+            tracing::debug!(node = self.name, %error, "qcow2: the file stays longer");
+        }
     }
 
     /// Takes exactly so many clusters for tables that are written whole at once.

@@ -41,8 +41,8 @@ impl Image {
         // What was read before was not checked for overlaps.
         self.map.forget();
         self.collect_fixed(io, meta).await?;
-        let length = self.file().len();
-        meta.zero_from = self.geometry.ceil(length);
+        let clusters = self.geometry.clusters(self.file().len());
+        meta.refcounts.begin_behind(clusters);
         if meta.header.incompatible.contains(Incompatible::DIRTY) {
             self.repair(io, meta).await?;
             meta.header.incompatible.remove(Incompatible::DIRTY);
@@ -87,6 +87,7 @@ impl Image {
             meta.header.incompatible.remove(Incompatible::DIRTY);
             self.save_header(io, &mut meta).await?;
         }
+        self.cut_ahead(io, &mut meta).await;
         self.file().flush(io).await?;
         self.writing.store(false, Ordering::SeqCst);
         if let Err(error) = &stored {

@@ -75,8 +75,8 @@ pub(super) struct Meta {
     pub(super) resting: Option<(Old, Vec<Loose>)>,
     /// Whether the file may say that bitmaps are out of date which memory knows.
     pub(super) bitmaps_marked: bool,
-    /// From this offset on the file has zeros, because nothing was ever written there.
-    pub(super) zero_from: u64,
+    /// Whether the file was made longer than what is used of it.
+    pub(super) is_ahead: bool,
 }
 
 /// Clusters with one user less.

@@ -173,7 +173,7 @@ pub(super) async fn open(
             loose: Vec::new(),
             resting: None,
             bitmaps_marked: false,
-            zero_from: u64::MAX,
+            is_ahead: false,
         }),
         writing: AtomicBool::new(false),
         unsaved: AtomicBool::new(false),

@@ -43,6 +43,8 @@ pub(super) struct Refcounts {
     clock: u64,
     /// No cluster below this one is free.
     first_free: u64,
+    /// From this cluster on none was ever taken, not even for a block of counts.
+    untouched: u64,
     /// Where bytes are free behind the last compressed cluster, inside a cluster that is used.
     tail: Option<u64>,
     /// Clusters with tables in them: never given away, whatever their counts say.
@@ -63,6 +65,7 @@ impl Refcounts {
             blocks: HashMap::new(),
             clock: 0,
             first_free: 0,
+            untouched: u64::MAX,
             tail: None,
             fixed: HashSet::new(),
             overrun: None,
@@ -181,6 +184,16 @@ impl Refcounts {
         }
     }
 
+    /// The file has so many clusters: those behind them are untouched.
+    pub(super) fn begin_behind(&mut self, clusters: u64) {
+        self.untouched = clusters;
+    }
+
+    /// The first cluster of those that nobody ever took: zeros, if the file has them at all.
+    pub(super) fn untouched(&self) -> u64 {
+        self.untouched
+    }
+
     /// From where free clusters are looked for. Those below are left alone.
     pub(super) fn search_from(&mut self, cluster: u64) {
         self.first_free = cluster;
@@ -207,12 +220,18 @@ impl Refcounts {
         let (index, entry) = self.place_of(cluster);
         self.ensure_block(io, file, index).await?;
         self.put(index, entry, count);
-        if count == 0 {
+        if count > 0 {
+            self.touch(cluster);
+        } else {
             self.first_free = self.first_free.min(cluster);
             // Whoever takes it next has all of it.
             self.tail = self.tail.filter(|tail| self.place_in(*tail) != cluster);
         }
         Ok(())
+    }
+
+    fn touch(&mut self, cluster: u64) {
+        self.untouched = self.untouched.max(cluster.saturating_add(1));
     }
 
     fn place_in(&self, offset: u64) -> u64 {
@@ -295,6 +314,7 @@ impl Refcounts {
             self.table[new] = offset;
             self.table_dirty = true;
             self.put(home, entry, 1);
+            self.touch(cluster);
         }
         Ok(())
     }
@@ -435,6 +455,7 @@ impl Refcounts {
             next.table[index] = *places.next().ok_or_else(|| errno(libc::EIO))?;
         }
         next.table_dirty = true;
+        next.untouched = self.untouched;
         Ok(next)
     }
 

@@ -11,6 +11,7 @@
 mod bitmaps;
 mod crash;
 mod crossed;
+mod growth;
 mod hostile;
 mod interrupted;
 mod jobs;
