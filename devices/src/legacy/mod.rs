@@ -27,6 +27,7 @@ pub mod pvpanic;
 pub mod reset;
 pub mod rtc;
 pub mod vmcoreinfo;
+pub mod vmgenid;
 
 pub use self::acpi_pm::{AcpiPm, ApmPorts};
 pub use self::clock::Clock;
@@ -40,3 +41,4 @@ pub use self::pvpanic::Pvpanic;
 pub use self::reset::{FastReset, Keyboard, ResetControl};
 pub use self::rtc::{Rtc, RtcSpec};
 pub use self::vmcoreinfo::Vmcoreinfo;
+pub use self::vmgenid::GenerationPlace;

@@ -1,11 +1,10 @@
 //! Where a guest's kernel leaves the address of its VMCOREINFO note (QEMU's
 //! `docs/specs/vmcoreinfo`): a file of fw_cfg that it writes, for those who read a dump of it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use serde::{Deserialize, Serialize};
 
 use super::fw_cfg::FwCfgLive;
+use super::fw_cfg::written::Written;
 use crate::lifecycle::{Lifecycle, SavedState};
 
 /// The file's name.
@@ -46,8 +45,14 @@ impl Default for VmcoreinfoState {
 }
 
 /// The file.
-#[derive(Debug, Default)]
-pub struct Vmcoreinfo(Mutex<VmcoreinfoState>);
+#[derive(Debug)]
+pub struct Vmcoreinfo(Written<LEN>);
+
+impl Default for Vmcoreinfo {
+    fn default() -> Self {
+        Self(Written::new(VmcoreinfoState::default().bytes))
+    }
+}
 
 impl Vmcoreinfo {
     /// The note that the guest has told of, if it has.
@@ -64,37 +69,28 @@ impl Vmcoreinfo {
     /// What a snapshot keeps.
     #[must_use]
     pub fn save(&self) -> VmcoreinfoState {
-        *self.lock()
+        VmcoreinfoState {
+            bytes: self.0.bytes(),
+        }
     }
 
     /// Goes on from a snapshot.
     pub fn load(&self, saved: VmcoreinfoState) {
-        *self.lock() = saved;
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VmcoreinfoState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.set(saved.bytes);
     }
 }
 
 impl FwCfgLive for Vmcoreinfo {
     fn len(&self) -> u32 {
-        u32::try_from(LEN).unwrap_or(u32::MAX)
+        self.0.len()
     }
 
     fn read(&self, offset: u32, data: &mut [u8]) {
-        let state = self.save();
-        let from = usize::try_from(offset).unwrap_or(LEN);
-        for (to, from) in data.iter_mut().zip(state.bytes.iter().skip(from)) {
-            *to = *from;
-        }
+        self.0.read(offset, data);
     }
 
     fn write(&self, offset: u32, data: &[u8]) -> bool {
-        let from = usize::try_from(offset).unwrap_or(LEN);
-        for (to, from) in self.lock().bytes.iter_mut().skip(from).zip(data) {
-            *to = *from;
-        }
+        self.0.write(offset, data);
         true
     }
 }

@@ -29,7 +29,6 @@ pub(super) fn contents(spec: &mut Q35Spec, layout: &Layout) -> Result<FwCfgSpec,
             bytes: e820.iter().flat_map(E820Entry::to_bytes).collect(),
         }
     });
-    let narrow = |count| u16::try_from(count).unwrap_or(u16::MAX);
     let boot = spec.boot.take_if(|_| has_firmware);
     let kernel = boot.map(BootSource::into_parts_for_firmware).transpose()?;
     Ok(FwCfgSpec {
@@ -41,4 +40,9 @@ pub(super) fn contents(spec: &mut Q35Spec, layout: &Layout) -> Result<FwCfgSpec,
         kernel,
         files,
     })
+}
+
+/// A number of vCPUs as fw_cfg has it.
+pub(super) fn narrow(count: u32) -> u16 {
+    u16::try_from(count).unwrap_or(u16::MAX)
 }

@@ -18,7 +18,8 @@ use std::sync::Arc;
 use devices::irq::{Doorbells, MsiController};
 use devices::legacy::acpi_pm::{PM_BASE, SLEEP_TYPE_S5};
 use devices::legacy::{
-    AcpiPm, FwCfg, FwCfgFile, ResetControl, Rtc, RtcSpec, Vmcoreinfo, pvpanic, vmcoreinfo,
+    AcpiPm, FwCfg, FwCfgFile, GenerationPlace, ResetControl, Rtc, RtcSpec, Vmcoreinfo, pvpanic,
+    vmcoreinfo, vmgenid,
 };
 use devices::lifecycle::Lifecycle;
 use devices::memory::{GuestMem, GuestMemView};
@@ -266,6 +267,7 @@ impl Q35 {
         self.pci.reset();
         self.board.reset();
         self.power_on.restore(&self.vm)?;
+        self.fw_cfg.set_cpus(fw_cfg::narrow(self.vcpu_count()));
         if let Some(firmware) = self.firmware.as_ref().filter(|_| !self.held) {
             self.vcpus.reset(Some(self.start_firmware(firmware)?))?;
             return Ok(());
@@ -480,10 +482,18 @@ impl Q35 {
         self.board.add_tpm(chip)
     }
 
-    /// The number that tells the guest whether it is a copy; it has a place for it only if it had
-    /// one before [`power_on`](Self::power_on).
-    pub fn set_generation(&mut self, generation: Uuid) {
+    /// Adds the number that tells the guest whether it is a copy, before
+    /// [`power_on`](Self::power_on).
+    ///
+    /// # Errors
+    /// There is one already.
+    pub fn add_generation(&mut self, generation: Uuid) -> Result<(), MachineError> {
+        if self.firmware.is_some() {
+            let place = Arc::new(GenerationPlace::default());
+            self.board.add_file(vmgenid::FILE, place)?;
+        }
         self.generation = Some(generation);
+        Ok(())
     }
 
     /// That number, if there is one.

@@ -111,7 +111,9 @@ pub(super) fn plug_vmgenid(
     if board.generation().is_some() {
         return Err(QmpError::generic("at most one vmgenid device is permitted"));
     }
-    board.set_generation(generation);
+    board
+        .add_generation(generation)
+        .map_err(|error| QmpError::from_error(&error))?;
     Ok(Part::Board)
 }
 

@@ -269,6 +269,12 @@ impl Contents {
         self.list().inspect_err(|_| self.files = before)
     }
 
+    /// Tells of so many vCPUs.
+    pub(super) fn set_cpus(&mut self, cpus: u16) {
+        let bytes = cpus.to_le_bytes().to_vec();
+        self.fixed.insert(CPUS, Item::Bytes(bytes));
+    }
+
     /// Drivers show the directory as it is; QEMU's is in the order of names.
     fn list(&mut self) -> Result<(), FwCfgError> {
         self.files.sort_by(|(a, _), (b, _)| a.cmp(b));

@@ -13,9 +13,10 @@
 //! An item that ends, or is not there, goes on as zeroes. A guest may hand over any address and
 //! any length: a transfer that RAM has no place for is answered with the error bit.
 //!
-//! Read next: [`contents`].
+//! Read next: [`contents`], [`written`] (files that the guest writes).
 
 pub mod contents;
+pub mod written;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -114,6 +115,13 @@ impl FwCfg {
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         contents.set(name, bytes)
+    }
+
+    /// Tells of so many vCPUs from now on; at a reset, when firmware asks how many it wakes.
+    pub fn set_cpus(&self, cpus: u16) {
+        let contents = self.contents.write();
+        let mut contents = contents.unwrap_or_else(PoisonError::into_inner);
+        contents.set_cpus(cpus);
     }
 
     /// Does something with what the state's key selects.

@@ -27,6 +27,7 @@ pub mod tpm;
 pub mod vmgenid;
 
 use acpi_tables::{Aml, facs::FACS, mcfg::MCFG, rsdp::Rsdp, xsdt::XSDT};
+use devices::legacy::vmgenid::{FILE as PLACE_FILE, LEN as PLACE_LEN};
 
 use super::numa::NumaSpec;
 use crate::memory::Layout;
@@ -175,6 +176,10 @@ pub fn build_linked(spec: &AcpiSpec) -> LinkedTables {
     for (at, len) in RSDP_CHECKSUMS {
         clear(&mut rsdp, at);
         script.add_checksum(RSDP_FILE, short(at), 0, short(len));
+    }
+    if spec.generation {
+        let of = vmgenid::OFFSET.into();
+        script.write_pointer(PLACE_FILE, 0, PLACE_LEN, GENERATION_FILE, of);
     }
     LinkedTables {
         tables: blob.bytes,
@@ -392,10 +397,13 @@ mod tests {
         );
     }
 
+    /// Where firmware puts the page with the generation id.
+    const PAGE: u64 = 0x1234_5000;
+
     /// What firmware does with the script: the tables at `base`, the RSDP's bytes.
     fn follow(linked: &LinkedTables, base: u64) -> AcpiTables {
         let (mut tables, mut rsdp) = (linked.tables.clone(), linked.rsdp.clone());
-        let mut page = vec![0; 4096];
+        let (mut page, mut place) = (vec![0; 4096], vec![0; 8]);
         let name = |entry: &[u8], at: usize| {
             let bytes = &entry[at..at + 56];
             let end = bytes.iter().position(|byte| *byte == 0).unwrap();
@@ -408,6 +416,7 @@ mod tests {
                 TABLES_FILE => &mut tables,
                 RSDP_FILE => &mut rsdp,
                 GENERATION_FILE => &mut page,
+                PLACE_FILE => &mut place,
                 other => panic!("{other}"),
             };
             commands.push(word(entry, 0));
@@ -416,7 +425,7 @@ mod tests {
                 2 => {
                     let base = match name(entry, 60).as_str() {
                         TABLES_FILE => base,
-                        GENERATION_FILE => 0x1234_5000,
+                        GENERATION_FILE => PAGE,
                         other => panic!("{other}"),
                     };
                     let (at, size) = (word(entry, 116) as usize, usize::from(entry[120]));
@@ -429,10 +438,20 @@ mod tests {
                     let [at, start, len] = [60, 64, 68].map(|at| word(entry, at) as usize);
                     file[at] = sum(&file[start..start + len]).wrapping_neg();
                 }
+                4 => {
+                    assert_eq!(name(entry, 60), GENERATION_FILE);
+                    let [at, of] = [116, 120].map(|at| word(entry, at));
+                    let (at, size) = (at as usize, usize::from(entry[124]));
+                    let address = (PAGE + u64::from(of)).to_le_bytes();
+                    file[at..at + size].copy_from_slice(&address[..size]);
+                }
                 other => panic!("command {other}"),
             }
         }
         assert_eq!(commands[..2], [1, 1], "memory first");
+        if commands.contains(&4) {
+            assert_eq!(long(&place, 0), PAGE + u64::from(vmgenid::OFFSET));
+        }
         rsdp.resize(64, 0);
         AcpiTables {
             rsdp: base - 64,
@@ -452,7 +471,13 @@ mod tests {
         assert_eq!(names, ["XSDT", "DSDT", "FACP", "APIC", "MCFG", "SSDT"]);
         let (_, ssdt) = found.last().unwrap();
         let at = ssdt.windows(4).position(|four| four == b"VGIA").unwrap();
-        assert_eq!(word(ssdt, at + 5), 0x1234_5000);
+        assert_eq!(u64::from(word(ssdt, at + 5)), PAGE);
+        assert!(
+            linked
+                .script
+                .windows(PLACE_FILE.len())
+                .any(|name| name == PLACE_FILE.as_bytes())
+        );
         for (name, table) in &found {
             assert_eq!(sum(table), 0, "{name}");
         }

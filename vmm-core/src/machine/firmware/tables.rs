@@ -138,8 +138,7 @@ fn last_bus(functions: &[FunctionView]) -> u8 {
         .unwrap_or(0)
 }
 
-/// The page with a VM generation id. Firmware tells nobody where it puts it: the number changes at
-/// a reset only.
+/// The page with a VM generation id, as firmware copies it.
 #[must_use]
 pub fn generation(uuid: Uuid) -> Vec<u8> {
     let mut page = vec![0; usize::from(acpi::vmgenid::OFFSET)];

@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::os::fd::AsRawFd;
 
+use devices::bus::BusDevice;
 use devices::chardev::{BackendSpec, Chardev, ChardevSpec};
 use devices::notice::Notice;
 use devices::pci::{PciFunction, RootPort, RootPortSpec};
@@ -286,6 +287,33 @@ fn specs_that_contradict_themselves_are_refused() {
         built.err(),
         Some(MachineError::Serial { index: 0 })
     ));
+}
+
+#[test]
+fn firmware_is_told_at_a_reset_of_the_vcpus_that_are_there() {
+    let spec = Q35Spec {
+        topology: CpuTopology::flat(3),
+        ..spec(SPIN, 1)
+    };
+    let Some(bench) = build(spec, small()) else {
+        return;
+    };
+    let mut machine = bench.unwrap().machine;
+    let told = |machine: &Q35| {
+        machine.fw_cfg().write(0, &5u16.to_le_bytes());
+        let mut low = [0];
+        machine.fw_cfg().read(1, &mut low);
+        low
+    };
+    machine.power_on().unwrap();
+    assert_eq!(told(&machine), [1]);
+    machine.plug_cpu(2, true, false).unwrap();
+    machine.plug_cpu(1, true, false).unwrap();
+    machine.reset().unwrap();
+    assert_eq!(told(&machine), [3]);
+    assert!(machine.unplug_cpu(1));
+    machine.reset().unwrap();
+    assert_eq!(told(&machine), [2]);
 }
 
 #[test]
