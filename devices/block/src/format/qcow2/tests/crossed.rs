@@ -6,7 +6,7 @@ use crate::toy::OPTIONS;
 const MIB: u64 = 1 << 20;
 
 /// Every way in which an image can be laid out.
-const LAYOUTS: [&str; 14] = [
+pub(super) const LAYOUTS: [&str; 14] = [
     "",
     "compat=0.10",
     "cluster_size=512",

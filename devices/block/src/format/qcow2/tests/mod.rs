@@ -17,6 +17,7 @@ mod interrupted;
 mod jobs;
 mod kept;
 mod made;
+mod mapped;
 mod memory;
 mod model;
 mod packed;
