@@ -278,3 +278,61 @@ fn killed_while_a_disk_grows_has_the_old_length_or_the_new_one() -> Result<()> {
     // What is compared may be longer by zeros.
     scene.judge(&["base", "mid", "top"], "top")
 }
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn killed_while_states_are_kept_has_both_or_none_and_each_is_whole() -> Result<()> {
+    let mut scene = Scene::new(Dice::new()?)?;
+    scene.create("side", None)?;
+    scene.add("side", None)?;
+    let keep = |node: &str| {
+        json!({"type": "blockdev-snapshot-internal-sync", "data": {"device": node, "name": "then"}})
+    };
+    let actions = json!({"actions": [keep("top"), keep("side")]});
+    let before = scene.model.clone();
+    scene.send("transaction", &actions)?;
+    let told = scene.dice.below(2) == 0;
+    if told {
+        scene.vm.qmp.reply(SOON)?;
+        scene.write("top")?;
+        scene.io("top", "flush")?;
+    }
+    scene.kill()?;
+    scene.judge(&["base", "mid", "top", "side"], "top")?;
+    let (code, kept) = qemu("qemu-img", &["snapshot", "-l", &scene.text("top")])?;
+    ensure!(code == 0, "{kept}");
+    ensure!(!told || kept.contains("then"), "it was told, and is gone");
+    if kept.contains("then") {
+        let (code, text) = qemu("qemu-img", &["snapshot", "-a", "then", &scene.text("top")])?;
+        ensure!(code == 0, "{text}");
+        scene.model = before;
+        scene.judge(&["top"], "top")?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn killed_while_an_image_is_made_leaves_the_others_alone_and_no_broken_one() -> Result<()> {
+    let mut scene = Scene::new(Dice::new()?)?;
+    fs::write(scene.path("new"), "")?;
+    let file = json!({"driver": "file", "filename": scene.text("new")});
+    let options = json!({"driver": "qcow2", "file": file, "size": 16 * SIZE,
+        "preallocation": "falloc", "backing-file": null});
+    let options = match scene.dice.below(2) {
+        0 => options,
+        _ => json!({"driver": "qcow2", "file": options["file"], "size": 16 * SIZE,
+            "cluster-size": 4096, "lazy-refcounts": true}),
+    };
+    scene.send("blockdev-create", &json!({"job-id": "make", "options": options}))?;
+    scene.kill()?;
+    scene.judge(&["base", "mid", "top"], "top")?;
+    // Either it is no image yet, or a sound one.
+    let begun = fs::read(scene.path("new"))?;
+    if begun.starts_with(b"QFI\xfb") {
+        let path = scene.text("new");
+        let (code, text) = qemu("qemu-img", &["check", "-f", "qcow2", &path])?;
+        ensure!(matches!(code, 0 | 3), "new: {text}");
+    }
+    Ok(())
+}
