@@ -285,9 +285,7 @@ fn killed_while_states_are_kept_has_both_or_none_and_each_is_whole() -> Result<(
     let mut scene = Scene::new(Dice::new()?)?;
     scene.create("side", None)?;
     scene.add("side", None)?;
-    let keep = |node: &str| {
-        json!({"type": "blockdev-snapshot-internal-sync", "data": {"device": node, "name": "then"}})
-    };
+    let keep = |node: &str| json!({"type": "blockdev-snapshot-internal-sync", "data": {"device": node, "name": "then"}});
     let actions = json!({"actions": [keep("top"), keep("side")]});
     let before = scene.model.clone();
     scene.send("transaction", &actions)?;
@@ -324,7 +322,10 @@ fn killed_while_an_image_is_made_leaves_the_others_alone_and_no_broken_one() -> 
         _ => json!({"driver": "qcow2", "file": options["file"], "size": 16 * SIZE,
             "cluster-size": 4096, "lazy-refcounts": true}),
     };
-    scene.send("blockdev-create", &json!({"job-id": "make", "options": options}))?;
+    scene.send(
+        "blockdev-create",
+        &json!({"job-id": "make", "options": options}),
+    )?;
     scene.kill()?;
     scene.judge(&["base", "mid", "top"], "top")?;
     // Either it is no image yet, or a sound one.
