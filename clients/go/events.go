@@ -150,6 +150,28 @@ type NetdevStreamDisconnectedEvent struct {
 // EventName is its name on the wire.
 func (NetdevStreamDisconnectedEvent) EventName() string { return "NETDEV_STREAM_DISCONNECTED" }
 
+// NetdevVhostUserConnectedEvent: A network backend of type vhost-user has got a back end: the card
+// has a link.
+type NetdevVhostUserConnectedEvent struct {
+	// The backend.
+	NetdevID string `json:"netdev-id"`
+	// The chardev where the back end came.
+	ChardevID string `json:"chardev-id"`
+}
+
+// EventName is its name on the wire.
+func (NetdevVhostUserConnectedEvent) EventName() string { return "NETDEV_VHOST_USER_CONNECTED" }
+
+// NetdevVhostUserDisconnectedEvent: A network backend of type vhost-user has lost its back end:
+// the card has no link until the next one comes.
+type NetdevVhostUserDisconnectedEvent struct {
+	// The backend.
+	NetdevID string `json:"netdev-id"`
+}
+
+// EventName is its name on the wire.
+func (NetdevVhostUserDisconnectedEvent) EventName() string { return "NETDEV_VHOST_USER_DISCONNECTED" }
+
 // BlockJobCompletedEvent: A job has ended.
 type BlockJobCompletedEvent struct {
 	// What it does.
@@ -393,6 +415,10 @@ func readEvent(name string, data json.RawMessage) Event {
 		err = variant[NetdevStreamConnectedEvent](data, &event)
 	case "NETDEV_STREAM_DISCONNECTED":
 		err = variant[NetdevStreamDisconnectedEvent](data, &event)
+	case "NETDEV_VHOST_USER_CONNECTED":
+		err = variant[NetdevVhostUserConnectedEvent](data, &event)
+	case "NETDEV_VHOST_USER_DISCONNECTED":
+		err = variant[NetdevVhostUserDisconnectedEvent](data, &event)
 	case "BLOCK_JOB_COMPLETED":
 		err = variant[BlockJobCompletedEvent](data, &event)
 	case "BLOCK_JOB_CANCELLED":

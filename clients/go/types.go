@@ -1688,6 +1688,8 @@ func (u *Netdev) UnmarshalJSON(data []byte) error {
 		return variant[NetdevStream](data, &u.Variant)
 	case "tap":
 		return variant[NetdevTap](data, &u.Variant)
+	case "vhost-user":
+		return variant[NetdevVhostUser](data, &u.Variant)
 	default:
 		u.Variant = UnknownVariant{append([]byte(nil), data...)}
 		return nil
@@ -1811,6 +1813,26 @@ func (NetdevTap) isNetdev() {}
 func (v NetdevTap) MarshalJSON() ([]byte, error) {
 	type plain NetdevTap
 	return tagged(plain(v), "type", "tap")
+}
+
+// NetdevVhostUser: Another process, by vhost-user.
+type NetdevVhostUser struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// The socket where back ends come and go: a unix socket, which is the netdev's alone.
+	Chardev string `json:"chardev"`
+	// Without effect: guests of every kind are served so (default: false).
+	Vhostforce *bool `json:"vhostforce,omitempty"`
+	// How many pairs of queues the back end serves, 1 to 128 (default: 1).
+	Queues *int64 `json:"queues,omitempty"`
+}
+
+func (NetdevVhostUser) isNetdev() {}
+
+// MarshalJSON adds the discriminator.
+func (v NetdevVhostUser) MarshalJSON() ([]byte, error) {
+	type plain NetdevVhostUser
+	return tagged(plain(v), "type", "vhost-user")
 }
 
 // RxState: Which packets of a kind reach the guest.

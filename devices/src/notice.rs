@@ -99,6 +99,13 @@ pub enum Notice {
         /// Where the peer is that came; `None` when one has left.
         peer: Option<SocketAddress>,
     },
+    /// A back end of a vhost-user netdev came or left.
+    NetVhostUser {
+        /// The netdev's id.
+        id: String,
+        /// The chardev where it came; `None` when it has left.
+        chardev: Option<String>,
+    },
     /// The guest has changed which packets it wants, for the first time since somebody asked.
     RxFilterChanged {
         /// The card's name in the device tree.

@@ -535,7 +535,8 @@ fn netdev(spec: &NetdevSpec) -> Vec<Planned> {
             let local = local.map(|name| planned(&name, Role::Net, Expected::DatagramSocket));
             local.collect()
         }
-        NetdevKind::HubPort { .. } => Vec::new(),
+        // The chardev's.
+        NetdevKind::VhostUser { .. } | NetdevKind::HubPort { .. } => Vec::new(),
     }
 }
 

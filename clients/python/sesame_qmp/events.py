@@ -187,6 +187,30 @@ class NetdevStreamDisconnected(Event):
 
 
 @dataclass
+class NetdevVhostUserConnected(Event):
+    """A network backend of type vhost-user has got a back end: the card has a link."""
+
+    EVENT: ClassVar[str] = "NETDEV_VHOST_USER_CONNECTED"
+
+    netdev_id: str
+    """The backend."""
+    chardev_id: str
+    """The chardev where the back end came."""
+
+
+@dataclass
+class NetdevVhostUserDisconnected(Event):
+    """A network backend of type vhost-user has lost its back end: the card has no link until
+    the next one comes.
+    """
+
+    EVENT: ClassVar[str] = "NETDEV_VHOST_USER_DISCONNECTED"
+
+    netdev_id: str
+    """The backend."""
+
+
+@dataclass
 class BlockJobCompleted(Event):
     """A job has ended."""
 
@@ -426,6 +450,8 @@ EVENTS: Mapping[str, Type[Event]] = {
     NicRxFilterChanged.EVENT: NicRxFilterChanged,
     NetdevStreamConnected.EVENT: NetdevStreamConnected,
     NetdevStreamDisconnected.EVENT: NetdevStreamDisconnected,
+    NetdevVhostUserConnected.EVENT: NetdevVhostUserConnected,
+    NetdevVhostUserDisconnected.EVENT: NetdevVhostUserDisconnected,
     BlockJobCompleted.EVENT: BlockJobCompleted,
     BlockJobCancelled.EVENT: BlockJobCancelled,
     BlockJobReady.EVENT: BlockJobReady,

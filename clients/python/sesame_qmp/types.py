@@ -2068,6 +2068,26 @@ class NetdevTap(Struct):
 
 
 @dataclass
+class NetdevVhostUser(Struct):
+    """A network backend.
+
+    Where ``type`` is ``vhost-user``: another process, by vhost-user.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "vhost-user"}
+
+    type: Literal["vhost-user"] = field(default="vhost-user", init=False)
+    id: str
+    """Its id, which must be new."""
+    chardev: str
+    """The socket where back ends come and go: a unix socket, which is the netdev's alone."""
+    vhostforce: Optional[bool] = None
+    """Without effect: guests of every kind are served so (default: false)."""
+    queues: Optional[int] = None
+    """How many pairs of queues the back end serves, 1 to 128 (default: 1)."""
+
+
+@dataclass
 class RxFilterInfo(Struct):
     """Which packets reach a guest through one of its network cards."""
 
@@ -5909,7 +5929,7 @@ SocketAddress = Union[SocketAddressInet, SocketAddressUnix, SocketAddressFd]
 """Where a socket is."""
 
 
-Netdev = Union[NetdevDgram, NetdevHubport, NetdevSocket, NetdevStream, NetdevTap]
+Netdev = Union[NetdevDgram, NetdevHubport, NetdevSocket, NetdevStream, NetdevTap, NetdevVhostUser]
 """A network backend."""
 
 

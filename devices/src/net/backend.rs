@@ -5,7 +5,10 @@ use std::sync::{Arc, Weak};
 
 use bitflags::bitflags;
 
-use super::packet::Packet;
+use super::HEADER;
+use super::announce::rarp;
+use super::netdev::Netdev;
+use super::packet::{Packet, Pieces};
 use crate::vhost::QueueServer;
 
 bitflags! {
@@ -90,6 +93,20 @@ pub trait NetBackend: Send + Sync {
 
     /// Puts one packet with its header into `buffer`, which has room for the longest.
     fn receive(&self, queue: usize, buffer: &mut [u8]) -> Received;
+
+    /// Makes a card's address known to switches.
+    fn announce(&self, mac: [u8; 6]) {
+        let packet = [[0; HEADER].as_slice(), &rarp(mac)].concat();
+        self.send(0, &Pieces::default().of(&packet));
+    }
+
+    /// Whether somebody is at its other end; `true` if it cannot tell.
+    fn is_linked(&self) -> bool {
+        true
+    }
+
+    /// From now on `netdev` hears when [`is_linked`](Self::is_linked) has changed.
+    fn watch_link(&self, _netdev: Weak<Netdev>) {}
 
     /// Who serves a card's queues in its place, if anybody does. While the server has a queue,
     /// `send` and `receive` are not called for it, but for announcements.

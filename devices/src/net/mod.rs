@@ -5,7 +5,7 @@
 //! what it opens goes through a [`fdset::Door`].
 //!
 //! ```text
-//!   card ── send(queue, packet) ─────► NetBackend ──► tap, stream, datagrams, hub
+//!   card ── send(queue, packet) ─────► NetBackend ──► tap, stream, datagrams, hub, vhost-user
 //!    ▲  ─── receive(queue, buffer) ──►     │
 //!    └── readable(queue), writable(queue) ◄┘ dev-io: its fds are ready
 //! ```
@@ -18,7 +18,7 @@
 //! the netdev closes the backend at once, whoever holds a lease.
 //!
 //! Read next: [`backend`] (the seam), [`spec`] (what can be asked for), [`registry`], and the
-//! backends: [`tap`], [`stream`], [`datagram`], [`hub`].
+//! backends: [`tap`], [`stream`], [`datagram`], [`hub`], [`vhost_user`].
 
 pub mod announce;
 pub mod backend;
@@ -32,6 +32,7 @@ pub mod spec;
 pub mod stream;
 pub mod tap;
 mod tap_ioctl;
+pub mod vhost_user;
 
 pub use announce::Announcement;
 pub use backend::{Abilities, NetBackend, NetFrontend, Offloads, Received, Sent};
@@ -41,6 +42,9 @@ pub use registry::Netdevs;
 pub use spec::{NetdevKind, NetdevSpec, StreamRole, StreamSpec, TapQueues, TapSpec, TapVhost};
 
 use fdset::OpenError;
+
+use crate::chardev::ChardevError;
+use crate::vhost_user::VhostUserError;
 
 /// Bytes of the virtio header before each packet (virtio 1.2, 5.1.6): the long form, with the number
 /// of buffers.
@@ -62,6 +66,12 @@ pub enum NetError {
     /// Something could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// There is no such chardev.
+    #[error(transparent)]
+    Chardev(#[from] ChardevError),
+    /// Nobody serves it by vhost-user.
+    #[error(transparent)]
+    VhostUser(#[from] VhostUserError),
     /// A tap's queues do not fit each other.
     #[error("netdev '{id}': {problem}")]
     Unfit {

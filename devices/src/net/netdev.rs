@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   Netdevs ── Netdev ── backend: closed by `close`, whoever holds a lease
-//!                ▲  └─── link: up or down, by set_link
+//!                ▲  └─── link: up or down, by set_link and by the backend
 //!                │
 //!   card ──── NetLease: the one place at its other end, given back on drop
 //! ```
@@ -35,16 +35,18 @@ impl Netdev {
         backend: Arc<dyn NetBackend>,
         reactor: Reactor,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        let netdev = Arc::new(Self {
             id: id.to_owned(),
             kind,
             reactor,
-            backend: Mutex::new(Some(backend)),
+            backend: Mutex::new(Some(Arc::clone(&backend))),
             frontend: Mutex::new(None),
             taken: AtomicBool::new(false),
             link: AtomicBool::new(true),
             closing: AtomicBool::new(false),
-        })
+        });
+        backend.watch_link(Arc::downgrade(&netdev));
+        netdev
     }
 
     /// Its id.
@@ -74,6 +76,11 @@ impl Netdev {
     /// Plugs the cable in or out.
     pub fn set_link(&self, up: bool) {
         self.link.store(up, Ordering::Release);
+        self.tell();
+    }
+
+    /// Whoever is at the backend's other end came or left.
+    pub(super) fn link_moved(&self) {
         self.tell();
     }
 
@@ -161,7 +168,7 @@ impl NetLease {
         let netdev = &self.netdev;
         netdev.link.load(Ordering::Acquire)
             && !netdev.closing.load(Ordering::Acquire)
-            && netdev.lock_backend().is_some()
+            && netdev.backend().is_some_and(|backend| backend.is_linked())
     }
 
     /// Lets the backend know its card.

@@ -13,6 +13,8 @@ use super::netdev::Netdev;
 use super::spec::{NetdevKind, NetdevSpec};
 use super::stream::StreamNet;
 use super::tap::Tap;
+use super::vhost_user::VhostUserNet;
+use crate::chardev::ChardevRegistry;
 use crate::notice::NoticeSink;
 use crate::reactor::Reactor;
 
@@ -36,19 +38,24 @@ impl Netdevs {
         }
     }
 
-    /// Opens a netdev and adds it. All names that it uses up are used up at the end, when everything
-    /// has worked.
+    /// Opens a netdev and adds it; a chardev that it names is one of `chardevs`. All names that it
+    /// uses up are used up at the end, when everything has worked.
     ///
     /// # Errors
     /// The id is taken, or something cannot be had; then nothing has changed.
-    pub fn add(&mut self, spec: &NetdevSpec, door: &Door) -> Result<(), NetError> {
+    pub fn add(
+        &mut self,
+        spec: &NetdevSpec,
+        door: &Door,
+        chardevs: &ChardevRegistry,
+    ) -> Result<(), NetError> {
         let id = &spec.id;
         if self.netdevs.contains_key(id) {
             return Err(NetError::Duplicate(id.clone()));
         }
         let escrow = Arc::new(Escrow::new(Arc::clone(door.registry())));
         let door = door.clone().with_escrow(Arc::clone(&escrow));
-        let (kind, backend) = self.open(spec, &door)?;
+        let (kind, backend) = self.open(spec, &door, chardevs)?;
         escrow.use_up();
         let netdev = Netdev::new(id, kind, backend, self.reactor.clone());
         self.netdevs.insert(id.clone(), netdev);
@@ -59,6 +66,7 @@ impl Netdevs {
         &mut self,
         spec: &NetdevSpec,
         door: &Door,
+        chardevs: &ChardevRegistry,
     ) -> Result<(&'static str, Arc<dyn NetBackend>), NetError> {
         let (id, reactor) = (&spec.id, &self.reactor);
         Ok(match &spec.kind {
@@ -72,6 +80,11 @@ impl Netdevs {
                 let (local, remote) = (local.as_ref(), remote.as_ref());
                 let opened = DatagramNet::open(id, local, remote, door, reactor)?;
                 ("dgram", opened)
+            }
+            NetdevKind::VhostUser { chardev, pairs } => {
+                let (chardev, notices) = (chardevs.find(chardev)?, self.notices.clone());
+                let opened = VhostUserNet::open(id, chardev, *pairs, reactor, notices)?;
+                ("vhost-user", opened)
             }
             NetdevKind::HubPort { hub } => {
                 let port = self.hub(*hub).port(*hub, &self.reactor);

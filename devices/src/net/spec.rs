@@ -27,6 +27,13 @@ pub enum NetdevKind {
         /// Where they go.
         remote: Option<SocketAddress>,
     },
+    /// Another process, by vhost-user.
+    VhostUser {
+        /// The chardev where it comes and goes.
+        chardev: String,
+        /// How many pairs of queues it serves, at least 1.
+        pairs: u16,
+    },
     /// A port of a hub.
     HubPort {
         /// The hub's number.

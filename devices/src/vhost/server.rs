@@ -17,6 +17,14 @@ pub trait QueueServer: Send + Sync {
     /// this server is concerned; what it has no part in is among them. Never changes.
     fn features(&self) -> u64;
 
+    /// Whether it could work on this memory.
+    ///
+    /// # Errors
+    /// It could not: the error says why, and what would help.
+    fn could_reach(&self, _memory: &GuestMemView) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Takes what the driver and the device have agreed on.
     ///
     /// # Errors

@@ -39,6 +39,8 @@ pub struct VhostUserSpec {
     pub wants: Wants,
     /// The features in which it has no part: a driver may have them whatever it offers.
     pub apart: u64,
+    /// The features that no driver may have though it offers them.
+    pub never: u64,
     /// Where the conversation goes on.
     pub reactor: Reactor,
 }
@@ -174,6 +176,12 @@ impl VhostUser {
     /// Has the back end make a card's address known, if it can.
     pub fn send_rarp(&self, mac: [u8; 6]) {
         self.orders.send_rarp(mac);
+        self.order();
+    }
+
+    /// Has the back end look at the first `count` queues only; the others wait.
+    pub fn use_queues(&self, count: usize) {
+        self.orders.use_queues(count);
         self.order();
     }
 
@@ -336,7 +344,11 @@ impl Frontend for VhostUser {
 
 impl QueueServer for VhostUser {
     fn features(&self) -> u64 {
-        self.offer().features | self.spec.apart
+        (self.offer().features | self.spec.apart) & !self.spec.never
+    }
+
+    fn could_reach(&self, memory: &GuestMemView) -> io::Result<()> {
+        Self::check_memory(&self.spec.name, memory).map_err(io::Error::other)
     }
 
     fn set_features(&self, features: u64) -> io::Result<()> {
@@ -387,8 +399,13 @@ impl Drop for VhostUser {
         let current = self.current().take();
         if let Some(Current { task, socket, .. }) = current {
             // Nothing goes on that could outlive the place at the chardev.
-            task.end();
             hang_up(&socket);
+            if !self.is_on_reactor() {
+                task.end();
+            } else if let Err(error) = self.spec.reactor.run(move || task.end()) {
+                // It may be the task itself that let go of the last reference, so it ends later.
+                tracing::error!(%error, "vhost-user: dev-io cannot be woken");
+            }
         }
     }
 }

@@ -34,7 +34,7 @@ pub mod table;
 mod talk;
 mod task;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use device::{Kind, VhostUserDevice, VhostUserDeviceSpec};
 pub use front::{VhostUser, VhostUserSpec, Watcher};

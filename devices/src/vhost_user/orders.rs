@@ -58,6 +58,7 @@ pub(super) enum Order {
         queue: Arc<Served>,
         base: u16,
         call: Arc<OwnedFd>,
+        enabled: bool,
     },
     Call {
         index: u32,
@@ -65,6 +66,10 @@ pub(super) enum Order {
     },
     Stop {
         index: u32,
+    },
+    Enable {
+        index: u32,
+        enabled: bool,
     },
     Config {
         offset: u32,
@@ -80,8 +85,16 @@ pub(super) struct Applied {
     /// By the table's number.
     memory: u64,
     inflight: bool,
+    queues: Vec<Option<AppliedQueue>>,
+}
+
+/// What a back end was told of a queue that it has.
+#[derive(Clone, Copy)]
+struct AppliedQueue {
     /// By the numbers of start and call.
-    queues: Vec<Option<(u64, u64)>>,
+    start: u64,
+    calls: u64,
+    enabled: bool,
 }
 
 /// How a connection stands.
@@ -121,6 +134,8 @@ struct State {
     tables: u64,
     inflight: Option<Arc<Inflight>>,
     slots: Vec<Slot>,
+    /// How many of them, from the first on, are to be looked at.
+    used: usize,
     size: u16,
     config: Vec<u8>,
     writes: VecDeque<(u32, Vec<u8>)>,
@@ -146,6 +161,7 @@ impl Orders {
                 tables: 0,
                 inflight: None,
                 slots: (0..queues).map(|_| Slot::default()).collect(),
+                used: queues,
                 size: 0,
                 config: Vec::new(),
                 writes: VecDeque::new(),
@@ -260,6 +276,11 @@ impl Orders {
         drop(before);
     }
 
+    /// Only the first `count` queues are to be looked at; the others are kept as they are.
+    pub(super) fn use_queues(&self, count: usize) {
+        self.lock().used = count;
+    }
+
     /// The queue is not wanted any more. Whether a back end has it.
     pub(super) fn stop(&self, index: usize) -> bool {
         let mut state = self.lock();
@@ -358,8 +379,7 @@ impl State {
     fn next(&mut self, applied: &mut Applied) -> Option<Order> {
         applied.queues.resize(self.slots.len(), None);
         for ((index, slot), done) in (0..).zip(&self.slots).zip(&mut applied.queues) {
-            let is_old =
-                done.is_some_and(|(start, _)| slot.wanted.is_none() || start != slot.start);
+            let is_old = done.is_some_and(|done| slot.wanted.is_none() || done.start != slot.start);
             if is_old {
                 *done = None;
                 return Some(Order::Stop { index });
@@ -386,12 +406,14 @@ impl State {
         }
         self.next_start(applied)
             .or_else(|| self.next_call(applied))
+            .or_else(|| self.next_enable(applied))
             .or_else(|| self.next_small())
     }
 
     fn next_start(&mut self, applied: &mut Applied) -> Option<Order> {
         let table = self.table.as_ref();
-        for ((index, slot), done) in (0..).zip(&mut self.slots).zip(&mut applied.queues) {
+        let used_queues = self.used;
+        for ((index, slot), done) in (0_u32..).zip(&mut self.slots).zip(&mut applied.queues) {
             let (None, Some(queue), Some(call)) = (&done, &slot.wanted, &slot.call) else {
                 continue;
             };
@@ -402,12 +424,18 @@ impl State {
                 _ => queue.next,
             };
             (slot.touched, slot.held) = (true, true);
-            *done = Some((slot.start, slot.calls));
+            let enabled = is_among(index, used_queues);
+            *done = Some(AppliedQueue {
+                start: slot.start,
+                calls: slot.calls,
+                enabled,
+            });
             return Some(Order::Start {
                 index,
                 queue: Arc::clone(queue),
                 base,
                 call: Arc::clone(call),
+                enabled,
             });
         }
         None
@@ -415,12 +443,23 @@ impl State {
 
     fn next_call(&self, applied: &mut Applied) -> Option<Order> {
         for ((index, slot), done) in (0..).zip(&self.slots).zip(&mut applied.queues) {
-            if let (Some((_, calls)), Some(call)) = (done, &slot.call)
-                && *calls != slot.calls
+            if let (Some(done), Some(call)) = (done, &slot.call)
+                && done.calls != slot.calls
             {
-                *calls = slot.calls;
+                done.calls = slot.calls;
                 let call = Arc::clone(call);
                 return Some(Order::Call { index, call });
+            }
+        }
+        None
+    }
+
+    fn next_enable(&self, applied: &mut Applied) -> Option<Order> {
+        for (index, done) in (0..).zip(&mut applied.queues) {
+            let enabled = is_among(index, self.used);
+            if let Some(done) = done.as_mut().filter(|done| done.enabled != enabled) {
+                done.enabled = enabled;
+                return Some(Order::Enable { index, enabled });
             }
         }
         None
@@ -432,4 +471,9 @@ impl State {
         }
         self.rarp.take().map(Order::Rarp)
     }
+}
+
+/// Whether the queue `index` is one of the first `count`.
+fn is_among(index: u32, count: usize) -> bool {
+    usize::try_from(index).is_ok_and(|index| index < count)
 }

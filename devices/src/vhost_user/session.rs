@@ -185,7 +185,12 @@ impl Session {
                 queue,
                 base,
                 call,
-            } => self.start(index, &queue, base, &call).await,
+                enabled,
+            } => {
+                self.start(index, &queue, base, &call).await?;
+                self.enable(index, enabled).await
+            }
+            Order::Enable { index, enabled } => self.enable(index, enabled).await,
             Order::Call { index, call } => {
                 let payload = queue_fd(index);
                 let fds = [call.as_fd()];
@@ -276,7 +281,7 @@ impl Session {
         ] {
             talk.tell(request, &queue_fd(index), &[fd.as_fd()]).await?;
         }
-        self.enable(index, true).await
+        Ok(())
     }
 
     async fn stop(&mut self, index: u32) -> Result<u16, TalkError> {

@@ -108,7 +108,7 @@ fn region(region: &<GuestMemView as GuestMemoryBackend>::R) -> Option<Region> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use vm_memory::FileOffset;
 
     use super::*;
@@ -116,7 +116,7 @@ pub(super) mod tests {
     const SIZE: usize = 4 << 20;
 
     /// Shared memory of two regions in one file.
-    pub(in super::super) fn shared() -> GuestMemView {
+    pub(crate) fn shared() -> GuestMemView {
         let file = tempfile::tempfile().expect("a file");
         file.set_len(SIZE as u64 * 2).expect("room");
         let file = Arc::new(file);

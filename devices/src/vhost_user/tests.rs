@@ -29,7 +29,7 @@ const FLUSH: u64 = 1 << 9;
 
 /// What a back end answers otherwise than it should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub(crate) enum Fault {
     None,
     /// Features without version 1.
     NoVersion,
@@ -48,14 +48,14 @@ enum Fault {
 }
 
 /// A back end, as its own thread: tells each request as number and payload.
-struct Backend {
+pub(crate) struct Backend {
     said: Receiver<(u32, Vec<u8>, Vec<OwnedFd>)>,
     speak: UnixStream,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Backend {
-    fn call(path: &Path, fault: Fault) -> Self {
+    pub(crate) fn call(path: &Path, fault: Fault) -> Self {
         let start = Instant::now();
         let stream = loop {
             #[expect(clippy::disallowed_methods, reason = "the test is another process")]
@@ -77,7 +77,7 @@ impl Backend {
     }
 
     /// The next request with this number; those before are of no interest.
-    fn hear(&self, wanted: u32) -> (Vec<u8>, Vec<OwnedFd>) {
+    pub(crate) fn hear(&self, wanted: u32) -> (Vec<u8>, Vec<OwnedFd>) {
         loop {
             let (request, payload, fds) = self.said.recv_timeout(PATIENCE).expect("silence");
             if request == wanted {
@@ -86,7 +86,7 @@ impl Backend {
         }
     }
 
-    fn words(&self, wanted: u32) -> Vec<u64> {
+    pub(crate) fn words(&self, wanted: u32) -> Vec<u64> {
         let (payload, _) = self.hear(wanted);
         let (words, _) = payload.as_chunks();
         words.iter().map(|word| u64::from_le_bytes(*word)).collect()
@@ -144,12 +144,12 @@ fn answer_all(mut stream: UnixStream, fault: Fault, tell: &Sender<(u32, Vec<u8>,
 }
 
 fn answer(request: u32, payload: &[u8], fault: Fault) -> Option<Vec<u8>> {
-    let features = F_PROTOCOL_FEATURES | F_VERSION_1 | FLUSH | 1 << 29;
+    let features = F_PROTOCOL_FEATURES | F_VERSION_1 | FLUSH | 1 << 29 | 1 << 22;
     Some(match request {
         1 if fault == Fault::NoVersion => words(&[F_PROTOCOL_FEATURES]),
         1 => words(&[features]),
-        // MQ, REPLY_ACK, BACKEND_REQ, CONFIG, INFLIGHT_SHMFD
-        15 => words(&[1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 12]),
+        // MQ, RARP, REPLY_ACK, BACKEND_REQ, CONFIG, INFLIGHT_SHMFD
+        15 => words(&[1 | 1 << 2 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 12]),
         17 => words(&[4]),
         // It stands 5 chains after where it began.
         11 => words(&[u64::from(payload[0]) | 5 << 32]),
@@ -184,17 +184,24 @@ struct Place {
     _folder: tempfile::TempDir,
 }
 
-fn place() -> Place {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("s");
-    let spec = ChardevSpec {
+/// A chardev that listens at `path`.
+pub(crate) fn listening(path: &Path) -> ChardevSpec {
+    ChardevSpec {
         backend: BackendSpec::Socket(SocketSpec {
-            address: SocketAddress::Unix { path: path.clone() },
+            address: SocketAddress::Unix {
+                path: path.to_owned(),
+            },
             role: SocketRole::Server { wait: false },
             nodelay: false,
         }),
         log: None,
-    };
+    }
+}
+
+fn place() -> Place {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("s");
+    let spec = listening(&path);
     let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
     let reactor = Reactor::new();
     Place {
@@ -219,6 +226,7 @@ fn front(place: &Place) -> Result<Arc<VhostUser>, VhostUserError> {
             config: 60,
         },
         apart: 0,
+        never: 0,
         reactor: place.reactor.clone(),
     })
 }
@@ -254,7 +262,7 @@ fn scene(fault: Fault) -> Scene {
     }
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < PATIENCE, "{what}");
@@ -435,4 +443,33 @@ fn a_chardev_that_carries_no_fds_is_refused() {
     let error = front(&place).expect_err("no socket");
     assert!(error.to_string().contains("not a unix socket"), "{error}");
     assert!(!place.chardev.is_busy(), "the place was given back");
+}
+
+#[test]
+fn the_last_owner_may_be_who_hears_that_the_back_end_left() {
+    struct Owner(Mutex<Option<Arc<VhostUser>>>);
+    impl Watcher for Owner {
+        fn left(&self) {
+            let front = self.0.lock().expect("not poisoned").take();
+            drop(front);
+        }
+    }
+    let place = place();
+    let backend = Backend::call(&place.path, Fault::None);
+    let front = front(&place).expect("a back end");
+    let owner = Arc::new(Owner(Mutex::new(None)));
+    let watcher: Arc<dyn Watcher> = Arc::clone(&owner) as _;
+    front.watch(Arc::downgrade(&watcher));
+    *owner.0.lock().expect("not poisoned") = Some(front);
+    // It is the conversation that ends, before its chardev notices anything.
+    (&backend.speak).write_all(&[7; 40]).expect("connected");
+    let chardev = Arc::clone(&place.chardev);
+    until("the place is given back", || !chardev.is_busy());
+    // The thread of back ends is not stuck.
+    let (tell, told) = mpsc::channel();
+    place
+        .reactor
+        .run(move || tell.send(()).unwrap_or_default())
+        .expect("it runs");
+    told.recv_timeout(PATIENCE).expect("it goes on");
 }

@@ -410,24 +410,32 @@ pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
         Entry { name : "NETDEV_STREAM_DISCONNECTED", description :
         "A network backend of type stream has lost its peer.", input : None, output :
         Some(generator.subschema_for:: < super::net::NetdevStreamDisconnected > ()), },
-        Entry { name : "BLOCK_JOB_COMPLETED", description : "A job has ended.", input :
-        None, output : Some(generator.subschema_for:: <
-        super::block_core::BlockJobCompleted > ()), }, Entry { name :
-        "BLOCK_JOB_CANCELLED", description : "A job was cancelled.", input : None, output
-        : Some(generator.subschema_for:: < super::block_core::BlockJobCancelled > ()), },
-        Entry { name : "BLOCK_JOB_READY", description : "A job can be completed.", input
+        Entry { name : "NETDEV_VHOST_USER_CONNECTED", description :
+        "A network backend of type vhost-user has got a back end: the card has a link.",
+        input : None, output : Some(generator.subschema_for:: <
+        super::net::NetdevVhostUserConnected > ()), }, Entry { name :
+        "NETDEV_VHOST_USER_DISCONNECTED", description :
+        "A network backend of type vhost-user has lost its back end: the card has no link until the next one comes.",
+        input : None, output : Some(generator.subschema_for:: <
+        super::net::NetdevVhostUserDisconnected > ()), }, Entry { name :
+        "BLOCK_JOB_COMPLETED", description : "A job has ended.", input : None, output :
+        Some(generator.subschema_for:: < super::block_core::BlockJobCompleted > ()), },
+        Entry { name : "BLOCK_JOB_CANCELLED", description : "A job was cancelled.", input
         : None, output : Some(generator.subschema_for:: <
-        super::block_core::BlockJobReady > ()), }, Entry { name : "BLOCK_JOB_ERROR",
-        description : "A request of a job failed.", input : None, output : Some(generator
-        .subschema_for:: < super::block_core::BlockJobError > ()), }, Entry { name :
-        "BLOCK_JOB_PENDING", description : "A job waits for job-finalize.", input : None,
-        output : Some(generator.subschema_for:: < super::block_core::BlockJobPending >
-        ()), }, Entry { name : "BLOCK_IO_ERROR", description :
-        "A request of a disk failed.", input : None, output : Some(generator
-        .subschema_for:: < super::block_core::BlockIoError > ()), }, Entry { name :
-        "JOB_STATUS_CHANGE", description : "A job has another state.", input : None,
-        output : Some(generator.subschema_for:: < super::job::JobStatusChange > ()), },
-        Entry { name : "BLOCK_WRITE_THRESHOLD", description :
+        super::block_core::BlockJobCancelled > ()), }, Entry { name : "BLOCK_JOB_READY",
+        description : "A job can be completed.", input : None, output : Some(generator
+        .subschema_for:: < super::block_core::BlockJobReady > ()), }, Entry { name :
+        "BLOCK_JOB_ERROR", description : "A request of a job failed.", input : None,
+        output : Some(generator.subschema_for:: < super::block_core::BlockJobError > ()),
+        }, Entry { name : "BLOCK_JOB_PENDING", description :
+        "A job waits for job-finalize.", input : None, output : Some(generator
+        .subschema_for:: < super::block_core::BlockJobPending > ()), }, Entry { name :
+        "BLOCK_IO_ERROR", description : "A request of a disk failed.", input : None,
+        output : Some(generator.subschema_for:: < super::block_core::BlockIoError > ()),
+        }, Entry { name : "JOB_STATUS_CHANGE", description : "A job has another state.",
+        input : None, output : Some(generator.subschema_for:: <
+        super::job::JobStatusChange > ()), }, Entry { name : "BLOCK_WRITE_THRESHOLD",
+        description :
         "A write went beyond the threshold of a node, which is gone with that.", input :
         None, output : Some(generator.subschema_for:: <
         super::block_watch::BlockWriteThreshold > ()), }, Entry { name :

@@ -63,6 +63,13 @@ pub enum Event {
     /// A network backend of type stream has lost its peer.
     #[serde(rename = "NETDEV_STREAM_DISCONNECTED")]
     NetdevStreamDisconnected(super::net::NetdevStreamDisconnected),
+    /// A network backend of type vhost-user has got a back end: the card has a link.
+    #[serde(rename = "NETDEV_VHOST_USER_CONNECTED")]
+    NetdevVhostUserConnected(super::net::NetdevVhostUserConnected),
+    /// A network backend of type vhost-user has lost its back end: the card has no link until the
+    /// next one comes.
+    #[serde(rename = "NETDEV_VHOST_USER_DISCONNECTED")]
+    NetdevVhostUserDisconnected(super::net::NetdevVhostUserDisconnected),
     /// A job has ended.
     #[serde(rename = "BLOCK_JOB_COMPLETED")]
     BlockJobCompleted(super::block_core::BlockJobCompleted),
@@ -130,6 +137,8 @@ impl Event {
         "NIC_RX_FILTER_CHANGED",
         "NETDEV_STREAM_CONNECTED",
         "NETDEV_STREAM_DISCONNECTED",
+        "NETDEV_VHOST_USER_CONNECTED",
+        "NETDEV_VHOST_USER_DISCONNECTED",
         "BLOCK_JOB_COMPLETED",
         "BLOCK_JOB_CANCELLED",
         "BLOCK_JOB_READY",
@@ -164,6 +173,8 @@ impl Event {
             Self::NicRxFilterChanged(_) => "NIC_RX_FILTER_CHANGED",
             Self::NetdevStreamConnected(_) => "NETDEV_STREAM_CONNECTED",
             Self::NetdevStreamDisconnected(_) => "NETDEV_STREAM_DISCONNECTED",
+            Self::NetdevVhostUserConnected(_) => "NETDEV_VHOST_USER_CONNECTED",
+            Self::NetdevVhostUserDisconnected(_) => "NETDEV_VHOST_USER_DISCONNECTED",
             Self::BlockJobCompleted(_) => "BLOCK_JOB_COMPLETED",
             Self::BlockJobCancelled(_) => "BLOCK_JOB_CANCELLED",
             Self::BlockJobReady(_) => "BLOCK_JOB_READY",

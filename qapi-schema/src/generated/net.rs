@@ -393,6 +393,57 @@ impl crate::describe::Described for NetdevHubPortOptions {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Another process, which serves the queues of the card by itself: vhost-user. Guest memory
+/// must be shared. The first back end is waited for, for at most 20 seconds; while none is
+/// there the card has no link.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct NetdevVhostUserOptions {
+    /// The socket where back ends come and go: a unix socket, which is the netdev's alone.
+    pub chardev: String,
+    /// Without effect: guests of every kind are served so (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhostforce: Option<bool>,
+    /// How many pairs of queues the back end serves, 1 to 128 (default: 1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queues: Option<i64>,
+}
+
+impl crate::input::FromMembers for NetdevVhostUserOptions {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            chardev: members.required("chardev")?,
+            vhostforce: members.optional("vhostforce")?,
+            queues: members.optional("queues")?,
+        })
+    }
+}
+
+crate::input::object_type!(NetdevVhostUserOptions);
+
+impl crate::describe::Described for NetdevVhostUserOptions {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "chardev",
+            "str",
+            "the socket where back ends come and go: a unix socket, which is the netdev's alone",
+        ),
+        crate::describe::MemberSpec::optional(
+                "vhostforce",
+                "bool",
+                "without effect: guests of every kind are served so (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "queues",
+                "int",
+                "how many pairs of queues the back end serves, 1 to 128 (default: 1)",
+            )
+            .default_is("1"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// Kinds of network backends.
 #[derive(
     Clone,
@@ -422,6 +473,9 @@ pub enum NetClientDriver {
     /// A tap interface of the host.
     #[serde(rename = "tap")]
     Tap,
+    /// Another process, by vhost-user.
+    #[serde(rename = "vhost-user")]
+    VhostUser,
 }
 
 impl NetClientDriver {
@@ -432,6 +486,7 @@ impl NetClientDriver {
         Self::Socket,
         Self::Stream,
         Self::Tap,
+        Self::VhostUser,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -441,6 +496,7 @@ impl NetClientDriver {
             Self::Socket => "socket",
             Self::Stream => "stream",
             Self::Tap => "tap",
+            Self::VhostUser => "vhost-user",
         }
     }
 }
@@ -476,6 +532,9 @@ pub enum NetdevVariant {
     /// A tap interface of the host.
     #[serde(rename = "tap")]
     Tap(NetdevTapOptions),
+    /// Another process, by vhost-user.
+    #[serde(rename = "vhost-user")]
+    VhostUser(NetdevVhostUserOptions),
 }
 
 impl NetdevVariant {
@@ -487,6 +546,7 @@ impl NetdevVariant {
             Self::Socket(_) => NetClientDriver::Socket,
             Self::Stream(_) => NetClientDriver::Stream,
             Self::Tap(_) => NetClientDriver::Tap,
+            Self::VhostUser(_) => NetClientDriver::VhostUser,
         }
     }
 }
@@ -512,6 +572,9 @@ impl crate::input::FromMembers for Netdev {
                 NetClientDriver::Tap => {
                     NetdevVariant::Tap(crate::input::FromMembers::take(members)?)
                 }
+                NetClientDriver::VhostUser => {
+                    NetdevVariant::VhostUser(crate::input::FromMembers::take(members)?)
+                }
             },
         })
     }
@@ -523,7 +586,7 @@ impl crate::describe::Described for Netdev {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
         crate::describe::MemberSpec::required("id", "str", "its id, which must be new"),
         crate::describe::MemberSpec::required("type", "NetClientDriver", "its kind")
-            .one_of(&["dgram", "hubport", "socket", "stream", "tap"]),
+            .one_of(&["dgram", "hubport", "socket", "stream", "tap", "vhost-user"]),
     ];
     const TAG: Option<&'static str> = Some("type");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
@@ -551,6 +614,11 @@ impl crate::describe::Described for Netdev {
             name: "tap",
             description: "a tap interface of the host",
             members: <NetdevTapOptions as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "vhost-user",
+            description: "another process, by vhost-user",
+            members: <NetdevVhostUserOptions as crate::describe::Described>::MEMBERS,
         },
     ];
 }
@@ -956,6 +1024,67 @@ impl crate::input::FromMembers for NetdevStreamDisconnected {
 crate::input::object_type!(NetdevStreamDisconnected);
 
 impl crate::describe::Described for NetdevStreamDisconnected {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("netdev-id", "str", "the backend"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Data of event `NETDEV_VHOST_USER_CONNECTED`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct NetdevVhostUserConnected {
+    /// The backend.
+    #[serde(rename = "netdev-id")]
+    pub netdev_id: String,
+    /// The chardev where the back end came.
+    #[serde(rename = "chardev-id")]
+    pub chardev_id: String,
+}
+
+impl crate::input::FromMembers for NetdevVhostUserConnected {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            netdev_id: members.required("netdev-id")?,
+            chardev_id: members.required("chardev-id")?,
+        })
+    }
+}
+
+crate::input::object_type!(NetdevVhostUserConnected);
+
+impl crate::describe::Described for NetdevVhostUserConnected {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("netdev-id", "str", "the backend"),
+        crate::describe::MemberSpec::required(
+            "chardev-id",
+            "str",
+            "the chardev where the back end came",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Data of event `NETDEV_VHOST_USER_DISCONNECTED`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct NetdevVhostUserDisconnected {
+    /// The backend.
+    #[serde(rename = "netdev-id")]
+    pub netdev_id: String,
+}
+
+impl crate::input::FromMembers for NetdevVhostUserDisconnected {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            netdev_id: members.required("netdev-id")?,
+        })
+    }
+}
+
+crate::input::object_type!(NetdevVhostUserDisconnected);
+
+impl crate::describe::Described for NetdevVhostUserDisconnected {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
         crate::describe::MemberSpec::required("netdev-id", "str", "the backend"),
     ];

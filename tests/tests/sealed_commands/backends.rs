@@ -157,6 +157,8 @@ pub(super) fn netdevs() -> Vec<Row> {
         named("tap", Hand::Tap),
         netdev("tap", "tap", json!({"fd": "tap", "sndbuf": 1 << 20})),
         netdev("hub", "hubport", json!({"hubid": 0})),
+        // No socket, which is told before anybody is waited for.
+        netdev("served", "vhost-user", json!({"chardev": "ring"})),
         named("passt", Hand::Connection),
         netdev(
             "stream",

@@ -5,7 +5,7 @@
 //! whether it can be had.
 //!
 //! ```text
-//!   argv ─► parse: find each option in the table (options)
+//!   argv ─► set: keys that come late ─► parse: find each option in the table (options)
 //!             │ its argument ─► read: key=value or JSON ─► a type of the schema
 //!             │                   └ a wrong key or value: CliError, one line, with the nearest
 //!             ▼
@@ -46,6 +46,7 @@ mod processor;
 mod read;
 mod readconfig;
 mod resolve;
+mod set;
 #[cfg(test)]
 mod tests;
 
@@ -80,18 +81,18 @@ pub fn parse(
     read_file: impl Fn(&str) -> Result<String, String>,
 ) -> Result<Outcome, CliError> {
     let mut draft = Draft::default();
-    let mut words = arguments.into_iter().enumerate().map(|(at, word)| {
+    let words = arguments.into_iter().enumerate().map(|(at, word)| {
         word.into_string()
             .map_err(|_| CliError::NotText(at.saturating_add(1)))
     });
-    while let Some(word) = words.next() {
-        let typed = word?;
+    let mut words = set::apply(words.collect::<Result<_, _>>()?)?.into_iter();
+    while let Some(typed) = words.next() {
         let option = option_of(&typed)?;
         let text = match option.argument {
             None => String::new(),
             Some(_) => words
                 .next()
-                .ok_or_else(|| CliError::NoArgument(typed.clone()))??,
+                .ok_or_else(|| CliError::NoArgument(typed.clone()))?,
         };
         let given = Given {
             typed: &typed,

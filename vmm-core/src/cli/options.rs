@@ -325,6 +325,12 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         device::take_global,
     ),
     plain(
+        "set",
+        "GROUP.ID.KEY=VALUE",
+        "One more key for the option -GROUP ..,id=ID that was given before.",
+        |_, _| Err(Problem::new("it is for the command line")),
+    ),
+    plain(
         "serial",
         "none|stdio|null|pty|file:PATH|unix:PATH|tcp:HOST:PORT|chardev:ID",
         "The next serial port, of four. 'mon:' before the rest is accepted: Ctrl-C then goes to \

@@ -8,6 +8,7 @@ use crate::device_tree::Part;
 use crate::resolve::netdev;
 use crate::resolve::unmet;
 use crate::vm::Vm;
+use devices::net::NetLease;
 use devices::virtio::net::features::bit;
 use devices::virtio::net::features::numbers::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_MAC_ADDR,
@@ -21,6 +22,7 @@ use devices::virtio::net::features::numbers::{
 use devices::virtio::net::{Mac, VirtioNet, VirtioNetSpec};
 use qapi_schema::QmpError;
 use qapi_schema::devices::VirtioNetProperties;
+use vm_memory::GuestAddressSpace;
 
 /// Entries of a queue where the client does not say.
 const QUEUE_SIZE: u16 = 256;
@@ -47,10 +49,13 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioNetProperties) -> Result<
             )
         }
     };
-    let queues = lease
-        .as_ref()
-        .and_then(|lease| lease.backend())
-        .map_or(1, |backend| backend.queues());
+    let backend = lease.as_ref().and_then(NetLease::backend);
+    let queues = backend.as_ref().map_or(1, |backend| backend.queues());
+    if let Some(server) = backend.and_then(|backend| backend.server()) {
+        let board = plug.vm.machine.board(&plug.name)?;
+        let reached = server.could_reach(&board.memory().memory());
+        reached.map_err(|error| QmpError::generic(error.to_string()))?;
+    }
     let card = VirtioNet::new(VirtioNetSpec {
         id: plug.name.clone(),
         netdev: lease,

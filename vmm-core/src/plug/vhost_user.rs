@@ -117,6 +117,7 @@ fn front(
         queues: queues.into(),
         wants,
         apart: 0,
+        never: 0,
         reactor: plug.vm.reactor.clone(),
     })
     .map_err(|why| refused(&why))

@@ -9,7 +9,8 @@ use fdset::{Door, SocketAddress};
 use qapi_schema::char::{InetSocketAddress, UnixSocketAddress};
 use qapi_schema::net::{
     AnnounceParameters, Commands, Netdev, NetdevDel, NetdevStreamConnected,
-    NetdevStreamDisconnected, NicRxFilterChanged, QueryRxFilter, RxFilterInfo, RxState, SetLink,
+    NetdevStreamDisconnected, NetdevVhostUserConnected, NetdevVhostUserDisconnected,
+    NicRxFilterChanged, QueryRxFilter, RxFilterInfo, RxState, SetLink,
     SocketAddress as WireAddress, SocketAddressVariant,
 };
 use qapi_schema::{Context, Event, QmpError};
@@ -171,7 +172,7 @@ impl Vm {
     pub fn add_netdev(&mut self, door: &Door, options: Netdev) -> Result<(), QmpError> {
         let spec = netdev(options)?;
         self.netdevs
-            .add(&spec, door)
+            .add(&spec, door, &self.chardevs)
             .map_err(|error| QmpError::from_error(&error))
     }
 
@@ -183,6 +184,17 @@ impl Vm {
                 addr: WireAddress { r#type: wire(peer) },
             }),
             None => Event::NetdevStreamDisconnected(NetdevStreamDisconnected { netdev_id }),
+        });
+    }
+
+    /// A back end came at a chardev, or left.
+    pub(crate) fn vhost_user_changed(&self, netdev_id: String, chardev_id: Option<String>) {
+        self.events.emit(match chardev_id {
+            Some(chardev_id) => Event::NetdevVhostUserConnected(NetdevVhostUserConnected {
+                netdev_id,
+                chardev_id,
+            }),
+            None => Event::NetdevVhostUserDisconnected(NetdevVhostUserDisconnected { netdev_id }),
         });
     }
 

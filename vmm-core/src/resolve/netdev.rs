@@ -8,7 +8,7 @@ use fdset::SocketAddress;
 use qapi_schema::QmpError;
 use qapi_schema::net::{
     Netdev, NetdevDgramOptions, NetdevSocketOptions, NetdevStreamOptions, NetdevTapOptions,
-    NetdevVariant, SocketAddressVariant,
+    NetdevVariant, NetdevVhostUserOptions, SocketAddressVariant,
 };
 
 use super::chardev::{inet, unix};
@@ -17,6 +17,8 @@ use super::unmet;
 
 /// The most queues of a tap: as many as the kernel gives an interface.
 const MOST_QUEUES: u32 = 256;
+/// The most pairs of queues that vhost-user has numbers for.
+const MOST_SERVED: u16 = 128;
 
 /// What a netdev is to be.
 ///
@@ -29,6 +31,7 @@ pub fn netdev(options: Netdev) -> Result<NetdevSpec, QmpError> {
         NetdevVariant::Stream(stream) => NetdevKind::Stream(self::stream(stream)?),
         NetdevVariant::Socket(socket) => NetdevKind::Stream(self::socket(socket)?),
         NetdevVariant::Dgram(dgram) => self::dgram(dgram)?,
+        NetdevVariant::VhostUser(options) => vhost_user(options)?,
         NetdevVariant::Hubport(port) => NetdevKind::HubPort { hub: port.hubid },
     };
     Ok(NetdevSpec {
@@ -231,6 +234,21 @@ fn dgram(dgram: NetdevDgramOptions) -> Result<NetdevKind, QmpError> {
     Ok(NetdevKind::Dgram { local, remote })
 }
 
+fn vhost_user(options: NetdevVhostUserOptions) -> Result<NetdevKind, QmpError> {
+    let pairs = u16::try_from(options.queues.unwrap_or(1))
+        .ok()
+        .filter(|pairs| (1..=MOST_SERVED).contains(pairs))
+        .ok_or_else(|| {
+            QmpError::generic(format!(
+                "vhost-user number of queues must be in range [1, {MOST_SERVED}]"
+            ))
+        })?;
+    Ok(NetdevKind::VhostUser {
+        chardev: options.chardev,
+        pairs,
+    })
+}
+
 fn address(address: SocketAddressVariant) -> Result<SocketAddress, QmpError> {
     Ok(match address {
         SocketAddressVariant::Inet(address) => inet(address)?,
@@ -379,6 +397,24 @@ mod tests {
         }
         let group = json!({"type": "inet", "host": "230.0.0.1", "port": "9"});
         resolved(json!({"type": "dgram", "id": "d", "remote": group})).expect("a group");
+    }
+
+    #[test]
+    fn a_back_end_has_as_many_queues_as_have_numbers() {
+        let served = |queues: Value| {
+            let options =
+                json!({"type": "vhost-user", "id": "n", "chardev": "c", "queues": queues});
+            match resolved(options) {
+                Ok(NetdevKind::VhostUser { chardev, pairs }) => Ok((chardev, pairs)),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err(error),
+            }
+        };
+        assert_eq!(served(json!(128)), Ok(("c".to_owned(), 128)));
+        for queues in [0, -1, 129, i64::MAX] {
+            let error = served(json!(queues)).expect_err("no number");
+            assert!(error.contains("range [1, 128]"), "{error}");
+        }
     }
 
     #[test]

@@ -196,6 +196,7 @@ impl Vm {
             } => self.cpu_spoken_of(index, event, status),
             Notice::OspmStatus { .. } | Notice::ChardevChange { .. } => {}
             Notice::NetStream { id, peer } => self.stream_changed(id, peer),
+            Notice::NetVhostUser { id, chardev } => self.vhost_user_changed(id, chardev),
             Notice::RxFilterChanged { device } => self.filter_changed(&device),
         }
     }

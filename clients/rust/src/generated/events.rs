@@ -40,6 +40,11 @@ pub enum Event {
     NetdevStreamConnected(super::net::NetdevStreamConnected),
     /// A network backend of type stream has lost its peer.
     NetdevStreamDisconnected(super::net::NetdevStreamDisconnected),
+    /// A network backend of type vhost-user has got a back end: the card has a link.
+    NetdevVhostUserConnected(super::net::NetdevVhostUserConnected),
+    /// A network backend of type vhost-user has lost its back end: the card has no link until the
+    /// next one comes.
+    NetdevVhostUserDisconnected(super::net::NetdevVhostUserDisconnected),
     /// A job has ended.
     BlockJobCompleted(super::block_core::BlockJobCompleted),
     /// A job was cancelled.
@@ -100,6 +105,8 @@ impl Event {
             Self::NicRxFilterChanged(_) => "NIC_RX_FILTER_CHANGED",
             Self::NetdevStreamConnected(_) => "NETDEV_STREAM_CONNECTED",
             Self::NetdevStreamDisconnected(_) => "NETDEV_STREAM_DISCONNECTED",
+            Self::NetdevVhostUserConnected(_) => "NETDEV_VHOST_USER_CONNECTED",
+            Self::NetdevVhostUserDisconnected(_) => "NETDEV_VHOST_USER_DISCONNECTED",
             Self::BlockJobCompleted(_) => "BLOCK_JOB_COMPLETED",
             Self::BlockJobCancelled(_) => "BLOCK_JOB_CANCELLED",
             Self::BlockJobReady(_) => "BLOCK_JOB_READY",
@@ -149,6 +156,12 @@ impl Event {
                 }
                 "NETDEV_STREAM_DISCONNECTED" => {
                     Self::NetdevStreamDisconnected(serde_json::from_value(data)?)
+                }
+                "NETDEV_VHOST_USER_CONNECTED" => {
+                    Self::NetdevVhostUserConnected(serde_json::from_value(data)?)
+                }
+                "NETDEV_VHOST_USER_DISCONNECTED" => {
+                    Self::NetdevVhostUserDisconnected(serde_json::from_value(data)?)
                 }
                 "BLOCK_JOB_COMPLETED" => {
                     Self::BlockJobCompleted(serde_json::from_value(data)?)

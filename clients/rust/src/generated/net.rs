@@ -153,6 +153,32 @@ impl NetdevHubPortOptions {
     }
 }
 
+/// Another process, which serves the queues of the card by itself: vhost-user. Guest memory
+/// must be shared. The first back end is waited for, for at most 20 seconds; while none is
+/// there the card has no link.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct NetdevVhostUserOptions {
+    /// The socket where back ends come and go: a unix socket, which is the netdev's alone.
+    pub chardev: String,
+    /// Without effect: guests of every kind are served so (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vhostforce: Option<bool>,
+    /// How many pairs of queues the back end serves, 1 to 128 (default: 1).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queues: Option<i64>,
+}
+
+impl NetdevVhostUserOptions {
+    /// With what must be given, and all else absent.
+    pub fn new(chardev: impl Into<String>) -> Self {
+        Self {
+            chardev: chardev.into(),
+            vhostforce: None,
+            queues: None,
+        }
+    }
+}
+
 /// Kinds of network backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[non_exhaustive]
@@ -172,6 +198,9 @@ pub enum NetClientDriver {
     /// A tap interface of the host.
     #[serde(rename = "tap")]
     Tap,
+    /// Another process, by vhost-user.
+    #[serde(rename = "vhost-user")]
+    VhostUser,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -214,6 +243,9 @@ pub enum NetdevVariant {
     /// A tap interface of the host.
     #[serde(rename = "tap")]
     Tap(NetdevTapOptions),
+    /// Another process, by vhost-user.
+    #[serde(rename = "vhost-user")]
+    VhostUser(NetdevVhostUserOptions),
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -379,6 +411,26 @@ pub struct NetdevStreamConnected {
 /// A network backend of type stream has lost its peer.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct NetdevStreamDisconnected {
+    /// The backend.
+    #[serde(rename = "netdev-id")]
+    pub netdev_id: String,
+}
+
+/// A network backend of type vhost-user has got a back end: the card has a link.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct NetdevVhostUserConnected {
+    /// The backend.
+    #[serde(rename = "netdev-id")]
+    pub netdev_id: String,
+    /// The chardev where the back end came.
+    #[serde(rename = "chardev-id")]
+    pub chardev_id: String,
+}
+
+/// A network backend of type vhost-user has lost its back end: the card has no link until the
+/// next one comes.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct NetdevVhostUserDisconnected {
     /// The backend.
     #[serde(rename = "netdev-id")]
     pub netdev_id: String,

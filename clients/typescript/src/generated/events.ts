@@ -20,6 +20,8 @@ import type {
   JobStatusChangeData,
   NetdevStreamConnectedData,
   NetdevStreamDisconnectedData,
+  NetdevVhostUserConnectedData,
+  NetdevVhostUserDisconnectedData,
   NicRxFilterChangedData,
   OpenHookGoneData,
   ResetData,
@@ -71,6 +73,13 @@ export interface EventData {
   NETDEV_STREAM_CONNECTED: NetdevStreamConnectedData;
   /** A network backend of type stream has lost its peer. */
   NETDEV_STREAM_DISCONNECTED: NetdevStreamDisconnectedData;
+  /** A network backend of type vhost-user has got a back end: the card has a link. */
+  NETDEV_VHOST_USER_CONNECTED: NetdevVhostUserConnectedData;
+  /**
+   * A network backend of type vhost-user has lost its back end: the card has no link until the
+   * next one comes.
+   */
+  NETDEV_VHOST_USER_DISCONNECTED: NetdevVhostUserDisconnectedData;
   /** A job has ended. */
   BLOCK_JOB_COMPLETED: BlockJobCompletedData;
   /** A job was cancelled. */

@@ -1607,6 +1607,20 @@ export interface NetdevHubPortOptions {
   hubid: number;
 }
 
+/**
+ * Another process, which serves the queues of the card by itself: vhost-user. Guest memory must be
+ * shared. The first back end is waited for, for at most 20 seconds; while none is there the card
+ * has no link.
+ */
+export interface NetdevVhostUserOptions {
+  /** The socket where back ends come and go: a unix socket, which is the netdev's alone. */
+  chardev: string;
+  /** Without effect: guests of every kind are served so (default: false). */
+  vhostforce?: boolean;
+  /** How many pairs of queues the back end serves, 1 to 128 (default: 1). */
+  queues?: number;
+}
+
 /** Kinds of network backends. */
 export type NetClientDriver =
   /** A datagram socket. */
@@ -1618,7 +1632,9 @@ export type NetClientDriver =
   /** A stream socket. */
   | "stream"
   /** A tap interface of the host. */
-  | "tap";
+  | "tap"
+  /** Another process, by vhost-user. */
+  | "vhost-user";
 
 /** A network backend. */
 export type Netdev = NetdevAlways & (
@@ -1632,6 +1648,8 @@ export type Netdev = NetdevAlways & (
   | ({ type: "stream" } & NetdevStreamOptions)
   /** A tap interface of the host. */
   | ({ type: "tap" } & NetdevTapOptions)
+  /** Another process, by vhost-user. */
+  | ({ type: "vhost-user" } & NetdevVhostUserOptions)
 );
 
 /** The members of every Netdev. */
@@ -1734,6 +1752,20 @@ export interface NetdevStreamConnectedData {
 
 /** Data of event `NETDEV_STREAM_DISCONNECTED`. */
 export interface NetdevStreamDisconnectedData {
+  /** The backend. */
+  "netdev-id": string;
+}
+
+/** Data of event `NETDEV_VHOST_USER_CONNECTED`. */
+export interface NetdevVhostUserConnectedData {
+  /** The backend. */
+  "netdev-id": string;
+  /** The chardev where the back end came. */
+  "chardev-id": string;
+}
+
+/** Data of event `NETDEV_VHOST_USER_DISCONNECTED`. */
+export interface NetdevVhostUserDisconnectedData {
   /** The backend. */
   "netdev-id": string;
 }

@@ -20,8 +20,7 @@ use super::outside::Outside;
 use super::receive::Inbound;
 use super::{MTUS, Mac, QUEUE_SIZES};
 use crate::memory::GuestMemView;
-use crate::net::announce::rarp;
-use crate::net::{HEADER, NetBackend, NetError, NetFrontend, NetLease, Pieces};
+use crate::net::{NetBackend, NetError, NetFrontend, NetLease, Pieces};
 use crate::notice::{Notice, NoticeSink};
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
@@ -218,8 +217,7 @@ impl VirtioNet {
     /// Makes its address known to switches. On the reactor's thread.
     pub fn send_rarp(&self) {
         if let Some(backend) = self.backend_if_up() {
-            let packet = [[0; HEADER].as_slice(), &rarp(self.mac())].concat();
-            backend.send(0, &Pieces::default().of(&packet));
+            backend.announce(self.mac());
         }
     }
 

@@ -12,6 +12,7 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use super::features::bit;
 use super::*;
+use crate::chardev::ChardevRegistry;
 use crate::memory::GuestMem;
 use crate::net::{HEADER, NetdevKind, NetdevSpec, Netdevs, StreamRole, StreamSpec};
 use crate::notice::{Notice, NoticeSink};
@@ -56,7 +57,8 @@ fn scene(features: u64) -> Scene {
             role: StreamRole::Client,
         }),
     };
-    netdevs.add(&spec, &door).unwrap();
+    let chardevs = ChardevRegistry::new(reactor.clone());
+    netdevs.add(&spec, &door, &chardevs).unwrap();
     let card = VirtioNet::new(VirtioNetSpec {
         id: "net0".to_owned(),
         netdev: Some(netdevs.find("n").unwrap().lease().unwrap()),

@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
+use devices::chardev::ChardevRegistry;
 use devices::net::{NetdevKind, NetdevSpec, Netdevs};
 use devices::virtio::net::{VirtioNet, VirtioNetSpec};
 use fdset::{Door, FdRegistry, Handover, Origin, Scope, SocketAddress};
@@ -47,7 +48,9 @@ pub(super) fn card() -> (Arc<VirtioNet>, Echo) {
             remote: None,
         },
     };
-    netdevs.add(&spec, &door).expect("a netdev");
+    let chardevs = ChardevRegistry::new(reactor().clone());
+    let added = netdevs.add(&spec, &door, &chardevs);
+    added.expect("a netdev");
     let netdev = netdevs.find("cable").expect("it is there");
     let card = VirtioNet::new(VirtioNetSpec {
         id: "card".to_owned(),
