@@ -12,11 +12,9 @@
 
 use std::io;
 
+use super::filter::Filter;
 use crate::engine::{Io, Window};
-use crate::node::{
-    BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, Place, ResizeError, ResizeFuture, Status,
-    WriteFlags, ZeroFlags,
-};
+use crate::node::{Extent, Intent, IoFuture, NodeRef, Place};
 use crate::slot::ChildSlot;
 
 /// The most that is looked at and copied at once, in bytes.
@@ -74,13 +72,9 @@ impl CopyOnReadNode {
     }
 }
 
-impl BlockNode for CopyOnReadNode {
-    fn length(&self) -> u64 {
-        self.file.load().len()
-    }
-
-    fn limits(&self) -> Limits {
-        self.file.load().limits()
+impl Filter for CopyOnReadNode {
+    fn under(&self) -> NodeRef {
+        self.file.load()
     }
 
     /// Reads must be seen; writes need not.
@@ -102,63 +96,13 @@ impl BlockNode for CopyOnReadNode {
             file.read(io, offset, into).await
         })
     }
-
-    fn write<'a>(
-        &'a self,
-        io: &'a Io,
-        offset: u64,
-        from: Window<'a>,
-        flags: WriteFlags,
-    ) -> IoFuture<'a> {
-        Box::pin(async move { self.file.load().write(io, offset, from, flags).await })
-    }
-
-    fn write_zeroes<'a>(
-        &'a self,
-        io: &'a Io,
-        offset: u64,
-        len: u64,
-        flags: ZeroFlags,
-    ) -> IoFuture<'a> {
-        Box::pin(async move { self.file.load().write_zeroes(io, offset, len, flags).await })
-    }
-
-    fn discard<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a> {
-        Box::pin(async move { self.file.load().discard(io, offset, len).await })
-    }
-
-    fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
-        Box::pin(async move { self.file.load().flush(io).await })
-    }
-
-    fn status<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a, Status> {
-        Box::pin(async move { self.file.load().status(io, offset, len).await })
-    }
-
-    fn populate<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a> {
-        Box::pin(async move { self.file.load().populate(io, offset, len).await })
-    }
-
-    fn resize<'a>(&'a self, io: &'a Io, len: u64) -> ResizeFuture<'a> {
-        Box::pin(async move {
-            let file = self.file.load();
-            file.resize(io, len).await.map_err(ResizeError::Below)
-        })
-    }
-
-    fn settle<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
-        Box::pin(async move { self.file.load().settle(io).await })
-    }
-
-    fn below(&self) -> Option<(NodeRef, u64)> {
-        Some((self.file.load(), 0))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::{IoThread, IoThreadSpec, Segments};
+    use crate::node::WriteFlags;
     use crate::slot::BackingSlot;
     use crate::spec::{CacheSpec, DetectZeroes, DiscardMode, NodeOptions};
     use crate::toy::{CLUSTER, Toy};

@@ -8,11 +8,9 @@
 
 use std::io;
 
+use super::filter::Filter;
 use crate::engine::{Io, Window};
-use crate::node::{
-    BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, ResizeError, ResizeFuture, Status,
-    WriteFlags, ZeroFlags,
-};
+use crate::node::{Extent, Intent, IoFuture, NodeRef, WriteFlags, ZeroFlags};
 use crate::slot::ChildSlot;
 use crate::throttle::{Direction, Member};
 
@@ -37,13 +35,9 @@ impl ThrottleNode {
     }
 }
 
-impl BlockNode for ThrottleNode {
-    fn length(&self) -> u64 {
-        self.file.load().len()
-    }
-
-    fn limits(&self) -> Limits {
-        self.file.load().limits()
+impl Filter for ThrottleNode {
+    fn under(&self) -> NodeRef {
+        self.file.load()
     }
 
     fn extent(&self, offset: u64, len: u64, intent: Intent) -> Extent {
@@ -93,34 +87,11 @@ impl BlockNode for ThrottleNode {
         })
     }
 
-    fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
-        Box::pin(async move { self.file.load().flush(io).await })
-    }
-
-    fn status<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a, Status> {
-        Box::pin(async move { self.file.load().status(io, offset, len).await })
-    }
-
     fn populate<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a> {
         Box::pin(async move {
             let file = self.below_in_turn(io, Direction::Write, len).await?;
             file.populate(io, offset, len).await
         })
-    }
-
-    fn resize<'a>(&'a self, io: &'a Io, len: u64) -> ResizeFuture<'a> {
-        Box::pin(async move {
-            let file = self.file.load();
-            file.resize(io, len).await.map_err(ResizeError::Below)
-        })
-    }
-
-    fn settle<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
-        Box::pin(async move { self.file.load().settle(io).await })
-    }
-
-    fn below(&self) -> Option<(NodeRef, u64)> {
-        Some((self.file.load(), 0))
     }
 }
 
