@@ -32,6 +32,7 @@ pub const LAB_MODULES: &[&str] = &[
     "kvm-amd",
     "kvm-intel",
     "tun",
+    "bridge",
     "vhost_net",
     "vhost_vsock",
     "loop",

@@ -95,6 +95,15 @@ fn locked(drive: &Drive) -> QmpError {
     ))
 }
 
+/// What events about trays call a device: by its id, and only one without by its path. libvirt waits
+/// for the id.
+fn event_id(name: &str, has_id: bool) -> String {
+    if has_id {
+        return name.to_owned();
+    }
+    path(name, has_id)
+}
+
 fn check_open(drive: &Drive) -> Result<(), QmpError> {
     if drive.unit.is_open() {
         return Ok(());
@@ -155,8 +164,22 @@ impl Vm {
         let backend = node.and_then(|node| self.drives.of_node(node.name()).map(str::to_owned));
         self.events.emit(Event::DeviceTrayMoved(DeviceTrayMoved {
             device: backend.unwrap_or_default(),
-            id: path(name, device.id.is_some()),
+            id: event_id(name, device.id.is_some()),
             tray_open,
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_call_a_drive_by_its_id_and_one_without_by_its_path() {
+        assert_eq!(event_id("cd0", true), "cd0");
+        assert_eq!(
+            event_id("device[0]", false),
+            "/machine/peripheral-anon/device[0]"
+        );
     }
 }
