@@ -6,6 +6,7 @@
 //!                                               / generic /  (the lab's own kernel)
 //!                                               / newest  /  (of the unstable suite)
 //!                                    / packages / ovmf    / usr/share/OVMF
+//!                                               / systemd-boot-efi / usr/lib/systemd/boot/efi
 //! ```
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
@@ -95,19 +96,30 @@ pub struct Ovmf {
 
 /// The firmware, fetched on first use.
 pub fn ovmf() -> Result<Ovmf> {
-    let parent = cache()?.join("packages");
-    let root = parent.join("ovmf");
-    if !root.exists() {
-        fs::create_dir_all(&parent)?;
-        let work = tempfile::tempdir_in(parent)?;
-        let archive = Archive::of_this_machine();
-        unpack_packages(&archive, &["ovmf".to_owned()], work.path(), &root)?;
-    }
-    let folder = root.join("usr/share/OVMF");
+    let folder = package("ovmf")?.join("usr/share/OVMF");
     Ok(Ovmf {
         code: folder.join("OVMF_CODE_4M.fd"),
         variables: folder.join("OVMF_VARS_4M.fd"),
     })
+}
+
+/// systemd's program that a kernel is put behind to be one for firmware, fetched on first use.
+pub fn efi_stub() -> Result<PathBuf> {
+    let folder = package("systemd-boot-efi")?.join("usr/lib/systemd/boot/efi");
+    Ok(folder.join("linuxx64.efi.stub"))
+}
+
+/// The folder with a package's files.
+fn package(name: &str) -> Result<PathBuf> {
+    let parent = cache()?.join("packages");
+    let root = parent.join(name);
+    if !root.exists() {
+        fs::create_dir_all(&parent)?;
+        let work = tempfile::tempdir_in(parent)?;
+        let archive = Archive::of_this_machine();
+        unpack_packages(&archive, &[name.to_owned()], work.path(), &root)?;
+    }
+    Ok(root)
 }
 
 fn fetch(flavour: Flavour, root: &Path) -> Result<()> {

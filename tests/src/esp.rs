@@ -1,31 +1,21 @@
-//! A disk as an installer would leave it: GPT, and one EFI system partition (FAT16) with the files
-//! that are given. Made from bytes: nothing here needs root or another program.
+//! A disk as an installer would leave it: an EFI system partition (FAT16) with the files that are
+//! given. Made from bytes: nothing here needs root or another program.
 //!
 //! ```text
-//!   sector 0 protective MBR · 1 GPT header · 2..34 entries · 2048.. the partition · backup GPT
-//!     partition: boot sector · two FATs · root folder · clusters
+//!   the partition: boot sector · two FATs · root folder · clusters
 //! ```
 //!
-//! Sources: UEFI 2.10, 5.3 (GPT); Microsoft's FAT specification 1.03.
+//! Source: Microsoft's FAT specification 1.03.
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result, ensure};
 
-const SECTOR: usize = 512;
-/// Where the partition begins and how long it is, in sectors: 96 MiB.
-const START: u32 = 2048;
-const SECTORS: u32 = 192 << 10;
-/// The backup's entries and header follow the partition.
-const BACKUP: u32 = START + SECTORS;
-const ENTRIES: u32 = 32;
-const DISK: u64 = (BACKUP as u64 + ENTRIES as u64 + 1) * SECTOR as u64;
+use crate::gpt::{self, Kind, SECTOR, put};
 
-/// C12A7328-F81F-11D2-BA4B-00A0C93EC93B, as GPT stores it.
-const ESP_TYPE: [u8; 16] = [
-    0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b,
-];
+/// How long the partition is, in sectors: 96 MiB.
+pub const SECTORS: u32 = 192 << 10;
 
 /// Sectors of a cluster, in front of the FATs, of a FAT, and of the root folder.
 const CLUSTER: usize = 4;
@@ -45,12 +35,18 @@ const END: u16 = 0xffff;
 /// A disk with these files, by paths of 8.3 names such as `EFI/BOOT/BOOTX64.EFI`.
 pub fn disk(files: &[(&str, &[u8])]) -> Result<File> {
     let disk = tempfile::tempfile()?;
-    disk.set_len(DISK)?;
+    gpt::lay_out(&disk, &[(Kind::Efi, SECTORS)])?;
+    fill(&disk, files)?;
+    Ok(disk)
+}
+
+/// Makes the first partition of a disk one with these files; it is of [`SECTORS`], and empty.
+pub fn fill(disk: &File, files: &[(&str, &[u8])]) -> Result<()> {
     let mut partition = Fat::default();
     let tree = Folder::of(files)?;
     let root = partition.folder(&tree, 0, 0)?;
     ensure!(root.len() <= ROOT * SECTOR, "too many files in the root");
-    let begin = u64::from(START) * SECTOR as u64;
+    let begin = u64::from(gpt::FIRST) * SECTOR as u64;
     disk.write_all_at(&boot_sector(), begin)?;
     let table = partition.table();
     for copy in 0..2 {
@@ -58,72 +54,7 @@ pub fn disk(files: &[(&str, &[u8])]) -> Result<File> {
     }
     disk.write_all_at(&root, begin + ((RESERVED + 2 * FAT) * SECTOR) as u64)?;
     disk.write_all_at(&partition.data, begin + (DATA * SECTOR) as u64)?;
-    disk.write_all_at(&protective_mbr(), 0)?;
-    let entries = entries();
-    disk.write_all_at(&header(1, BACKUP + ENTRIES, 2, &entries), SECTOR as u64)?;
-    disk.write_all_at(&entries, 2 * SECTOR as u64)?;
-    disk.write_all_at(&entries, u64::from(BACKUP) * SECTOR as u64)?;
-    let last = header(BACKUP + ENTRIES, 1, BACKUP, &entries);
-    disk.write_all_at(&last, u64::from(BACKUP + ENTRIES) * SECTOR as u64)?;
-    Ok(disk)
-}
-
-fn put(bytes: &mut [u8], at: usize, what: &[u8]) {
-    bytes[at..at + what.len()].copy_from_slice(what);
-}
-
-fn protective_mbr() -> Vec<u8> {
-    let mut sector = vec![0; SECTOR];
-    put(&mut sector, 446, &[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff]);
-    put(&mut sector, 454, &1u32.to_le_bytes());
-    put(&mut sector, 458, &(BACKUP + ENTRIES).to_le_bytes());
-    put(&mut sector, 510, &[0x55, 0xaa]);
-    sector
-}
-
-fn entries() -> Vec<u8> {
-    let mut bytes = vec![0; ENTRIES as usize * SECTOR];
-    put(&mut bytes, 0, &ESP_TYPE);
-    put(&mut bytes, 16, &[0x5e; 16]);
-    put(&mut bytes, 32, &u64::from(START).to_le_bytes());
-    put(&mut bytes, 40, &u64::from(BACKUP - 1).to_le_bytes());
-    for (at, letter) in (56..).step_by(2).zip(b"ESP") {
-        bytes[at] = *letter;
-    }
-    bytes
-}
-
-fn header(own: u32, other: u32, entries_at: u32, entries: &[u8]) -> Vec<u8> {
-    let mut sector = vec![0; SECTOR];
-    put(&mut sector, 0, b"EFI PART\0\0\x01\0\x5c\0\0\0");
-    for (at, lba) in [
-        (24, own),
-        (32, other),
-        (40, START),
-        (48, BACKUP - 1),
-        (72, entries_at),
-    ] {
-        put(&mut sector, at, &u64::from(lba).to_le_bytes());
-    }
-    put(&mut sector, 56, &[0xd1; 16]);
-    put(&mut sector, 80, &128u32.to_le_bytes());
-    put(&mut sector, 84, &128u32.to_le_bytes());
-    put(&mut sector, 88, &crc32(entries).to_le_bytes());
-    let sum = crc32(&sector[..92]);
-    put(&mut sector, 16, &sum.to_le_bytes());
-    sector
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(u32::MAX, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(*byte), |sum, _| {
-            if sum & 1 == 1 {
-                sum >> 1 ^ 0xedb8_8320
-            } else {
-                sum >> 1
-            }
-        })
-    })
+    Ok(())
 }
 
 fn boot_sector() -> Vec<u8> {
@@ -134,7 +65,7 @@ fn boot_sector() -> Vec<u8> {
     put(&mut sector, 17, &ROOT_ENTRIES.to_le_bytes());
     put(&mut sector, 21, &[0xf8]);
     put(&mut sector, 22, &FAT_SECTORS.to_le_bytes());
-    put(&mut sector, 28, &START.to_le_bytes());
+    put(&mut sector, 28, &gpt::FIRST.to_le_bytes());
     put(&mut sector, 32, &SECTORS.to_le_bytes());
     put(&mut sector, 36, &[0x80, 0, 0x29, 1, 2, 3, 4]);
     put(&mut sector, 43, b"ESP        FAT16   ");
@@ -252,15 +183,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_check_sum_is_that_of_everybody() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
-    }
-
-    #[test]
     fn a_file_is_found_by_its_folders() {
         let content = vec![7; 5000];
         let disk = disk(&[("EFI/BOOT/BOOTX64.EFI", &content), ("A.TXT", b"text")]).unwrap();
-        let begin = u64::from(START) * 512;
+        let begin = u64::from(gpt::FIRST) * 512;
         let at =
             |cluster: u16| begin + ((DATA + (usize::from(cluster) - 2) * CLUSTER) * 512) as u64;
         let find = |place: u64, name: &[u8; 11]| {

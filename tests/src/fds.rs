@@ -32,15 +32,18 @@ pub fn copy_of(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// An empty qcow2 image of `size` bytes, at most 512 MiB: clusters of 64 KiB, one for each table.
+/// An empty qcow2 image of `size` bytes, at most 4 TiB: clusters of 64 KiB, one for each table.
 pub fn image(size: u64) -> Result<File> {
     const CLUSTER: usize = 65536;
+    /// What an L2 table leads to.
+    const REACH: u64 = 512 << 20;
+    let tables = u32::try_from(size.div_ceil(REACH).max(1))?;
     let mut bytes = vec![0; 4 * CLUSTER];
     let mut put = |at: usize, number: &[u8]| bytes[at..at + number.len()].copy_from_slice(number);
     put(0, b"QFI\xfb\0\0\0\x03");
     put(20, &16_u32.to_be_bytes());
     put(24, &size.to_be_bytes());
-    put(36, &1_u32.to_be_bytes());
+    put(36, &tables.to_be_bytes());
     put(40, &(3 * CLUSTER as u64).to_be_bytes());
     put(48, &(CLUSTER as u64).to_be_bytes());
     put(56, &1_u32.to_be_bytes());

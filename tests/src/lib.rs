@@ -26,6 +26,7 @@ pub mod clients;
 pub mod ctl;
 pub mod esp;
 pub mod fds;
+pub mod gpt;
 pub mod guest;
 pub mod hook;
 pub mod host_cpu;
@@ -44,6 +45,7 @@ pub mod tap;
 mod tcg;
 pub mod terminal;
 pub mod tls;
+pub mod uki;
 pub mod vm;
 
 pub use vm::Vm;

@@ -79,6 +79,8 @@ pub struct Builder {
     append: String,
     /// Whether firmware runs first, and with it a guest without `-kernel`.
     firmware: bool,
+    /// Who is at the other end of the serial console.
+    operator: Option<UnixStream>,
     arguments: Vec<String>,
     passed: Vec<OwnedFd>,
     /// Fds by socket activation, with their names.
@@ -99,6 +101,8 @@ pub struct Vm {
     child: Child,
     folder: TempDir,
     is_qemu: bool,
+    /// Whether the test has seen its end.
+    is_over: bool,
 }
 
 impl Vm {
@@ -188,6 +192,18 @@ impl Vm {
         read_lossy(&self.folder.path().join("console"))
     }
 
+    /// Waits until the guest has written `text` to its serial console so many times.
+    pub fn wait_for_console(&mut self, text: &str, times: usize, patience: Duration) -> Result<()> {
+        let start = Instant::now();
+        while self.console().matches(text).count() < times {
+            let ended = self.child.try_wait()?;
+            ensure!(ended.is_none(), "the VMM ended: {ended:?}");
+            ensure!(start.elapsed() < patience, "no {text:?} on the console");
+            thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
     /// What the VMM wrote to its standard error.
     pub fn stderr(&self) -> String {
         read_lossy(&self.folder.path().join("stderr"))
@@ -195,7 +211,9 @@ impl Vm {
 
     /// Waits for the VMM to end by itself.
     pub fn wait_exit(&mut self) -> Result<ExitStatus> {
-        wait_exit(&mut self.child)
+        let status = wait_exit(&mut self.child)?;
+        self.is_over = true;
+        Ok(status)
     }
 
     /// Waits for the VMM to end with status 0 and nothing to complain about.
@@ -220,8 +238,7 @@ impl Vm {
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        let ended = matches!(self.child.try_wait(), Ok(Some(_)));
-        if thread::panicking() || !ended {
+        if thread::panicking() || !self.is_over {
             let console = self.console();
             let lines: Vec<_> = console.lines().collect();
             eprintln!("--- the VMM's standard error:\n{}", self.stderr());
@@ -262,6 +279,7 @@ impl Builder {
             initrd: None,
             append: "console=ttyS0 quiet panic=-1".to_owned(),
             firmware: false,
+            operator: None,
             arguments: Vec::new(),
             passed: Vec::new(),
             left: Vec::new(),
@@ -336,6 +354,12 @@ impl Builder {
         self
     }
 
+    /// Has what is typed at the other end of `line` come to the guest's console, and what the guest
+    /// says there go to it as well.
+    pub fn console_over(&mut self, line: UnixStream) {
+        self.operator = Some(line);
+    }
+
     /// Hands in an fd under a number of its own, for `fd=N` options.
     pub fn pass(&mut self, fd: impl Into<OwnedFd>) -> i32 {
         self.passed.push(fd.into());
@@ -364,13 +388,18 @@ impl Builder {
     }
 
     /// A virtio-blk disk from a file; its node name, device id and serial are `id`.
-    pub fn disk(mut self, id: &str, file: impl Into<OwnedFd>) -> Self {
+    pub fn disk(self, id: &str, file: impl Into<OwnedFd>) -> Self {
+        self.disk_with(id, file, "")
+    }
+
+    /// The same with more options of the device, each behind a comma.
+    pub fn disk_with(mut self, id: &str, file: impl Into<OwnedFd>, options: &str) -> Self {
         let filename = self.fdset(file);
         let node = json!({
             "driver": "raw", "node-name": id,
             "file": {"driver": "file", "node-name": format!("{id}-file"), "filename": filename},
         });
-        let device = format!("virtio-blk-pci,id={id},drive={id},serial={id}");
+        let device = format!("virtio-blk-pci,id={id},drive={id},serial={id}{options}");
         self.args(["-blockdev", &node.to_string(), "-device", &device])
     }
 
@@ -418,6 +447,7 @@ impl Builder {
             child,
             folder,
             is_qemu,
+            is_over: false,
         })
     }
 
@@ -460,9 +490,16 @@ impl Builder {
             let agent = self.pass(agent);
             let console = self.fdset(File::create(folder.join("console"))?);
             arguments.extend(boot);
+            let console = match self.operator.take() {
+                Some(line) => {
+                    let line = self.pass(line);
+                    format!("socket,id=console,fd={line},logfile={console}")
+                }
+                None => format!("file,id=console,path={console}"),
+            };
             let words = [
                 "-chardev",
-                &format!("file,id=console,path={console}"),
+                &console,
                 "-serial",
                 "chardev:console",
                 "-device",

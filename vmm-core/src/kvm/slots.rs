@@ -40,15 +40,21 @@ impl Slot {
 /// All slots of one VM.
 pub struct Slots {
     vm: Arc<KvmVm>,
+    /// How many KVM has.
+    max: usize,
+    /// Whether it has some that the guest cannot write.
+    has_read_only: bool,
     /// Leaf lock: only the kernel is called with it.
     slots: Mutex<BTreeMap<u32, Slot>>,
 }
 
 impl Slots {
-    /// No slots yet.
+    /// No slots yet. What KVM can do is asked here: a sealed vCPU may change slots, and ask nothing.
     #[must_use]
     pub fn new(vm: Arc<KvmVm>) -> Self {
         Self {
+            max: vm.system().get_nr_memslots(),
+            has_read_only: vm.has(Cap::ReadonlyMem),
             vm,
             slots: Mutex::default(),
         }
@@ -87,7 +93,7 @@ impl Slots {
         guest: u64,
         mapping: Arc<MmapRegion<AtomicBitmap>>,
     ) -> Result<u32, KvmError> {
-        if !self.vm.has(Cap::ReadonlyMem) {
+        if !self.has_read_only {
             return Err(KvmError::MissingCapability {
                 capability: "KVM_CAP_READONLY_MEM",
                 needed_for: "firmware",
@@ -102,7 +108,7 @@ impl Slots {
     }
 
     fn put(&self, slot: Slot) -> Result<u32, KvmError> {
-        let max = self.vm.system().get_nr_memslots();
+        let max = self.max;
         let mut slots = self.lock();
         let number = (0u32..)
             .take(max)

@@ -202,6 +202,7 @@ fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, Stri
         for (key, path) in [
             ("SESAME_OVMF_CODE", ovmf.code),
             ("SESAME_OVMF_VARS", ovmf.variables),
+            ("SESAME_EFI_STUB", artifacts::efi_stub()?),
             ("SESAME_GUEST_KERNEL", guest.kernel),
             ("SESAME_GUEST_INITRD", guest.initrd),
             ("SESAME_NEWEST_KERNEL", newest.kernel),
