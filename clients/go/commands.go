@@ -430,8 +430,7 @@ func (c *Conn) QueryCPUDefinitions(ctx context.Context) ([]CpuDefinitionInfo, er
 type QueryCPUModelExpansionArguments struct {
 	// How much is to be said.
 	Type CpuModelExpansionType `json:"type"`
-	// The model: host or max. Its property migratable may be given, and others that say what is so
-	// anyway.
+	// The model. Its features may be given, and its property migratable.
 	Model CpuModelInfo `json:"model"`
 }
 

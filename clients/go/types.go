@@ -4468,14 +4468,56 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	switch tags {
+	case "Broadwell-noTSX-x86_64-cpu":
+		return variant[DeviceOptionsBroadwellNoTSXX86_64CPU](data, &u.Variant)
+	case "Broadwell-x86_64-cpu":
+		return variant[DeviceOptionsBroadwellX86_64CPU](data, &u.Variant)
+	case "Cascadelake-Server-x86_64-cpu":
+		return variant[DeviceOptionsCascadelakeServerX86_64CPU](data, &u.Variant)
+	case "EPYC-Milan-x86_64-cpu":
+		return variant[DeviceOptionsEPYCMilanX86_64CPU](data, &u.Variant)
+	case "EPYC-Rome-x86_64-cpu":
+		return variant[DeviceOptionsEPYCRomeX86_64CPU](data, &u.Variant)
+	case "EPYC-x86_64-cpu":
+		return variant[DeviceOptionsEPYCX86_64CPU](data, &u.Variant)
+	case "Haswell-noTSX-x86_64-cpu":
+		return variant[DeviceOptionsHaswellNoTSXX86_64CPU](data, &u.Variant)
+	case "Haswell-x86_64-cpu":
+		return variant[DeviceOptionsHaswellX86_64CPU](data, &u.Variant)
+	case "Icelake-Server-x86_64-cpu":
+		return variant[DeviceOptionsIcelakeServerX86_64CPU](data, &u.Variant)
+	case "IvyBridge-x86_64-cpu":
+		return variant[DeviceOptionsIvyBridgeX86_64CPU](data, &u.Variant)
+	case "Nehalem-x86_64-cpu":
+		return variant[DeviceOptionsNehalemX86_64CPU](data, &u.Variant)
+	case "SandyBridge-x86_64-cpu":
+		return variant[DeviceOptionsSandyBridgeX86_64CPU](data, &u.Variant)
+	case "Skylake-Client-x86_64-cpu":
+		return variant[DeviceOptionsSkylakeClientX86_64CPU](data, &u.Variant)
+	case "Skylake-Server-x86_64-cpu":
+		return variant[DeviceOptionsSkylakeServerX86_64CPU](data, &u.Variant)
+	case "Westmere-x86_64-cpu":
+		return variant[DeviceOptionsWestmereX86_64CPU](data, &u.Variant)
 	case "host-x86_64-cpu":
 		return variant[DeviceOptionsHostX86_64CPU](data, &u.Variant)
+	case "kvm64-x86_64-cpu":
+		return variant[DeviceOptionsKvm64X86_64CPU](data, &u.Variant)
+	case "max-x86_64-cpu":
+		return variant[DeviceOptionsMaxX86_64CPU](data, &u.Variant)
+	case "qemu64-x86_64-cpu":
+		return variant[DeviceOptionsQemu64X86_64CPU](data, &u.Variant)
+	case "x86-64-v1-x86_64-cpu":
+		return variant[DeviceOptionsX86_64V1X86_64CPU](data, &u.Variant)
+	case "x86-64-v2-x86_64-cpu":
+		return variant[DeviceOptionsX86_64V2X86_64CPU](data, &u.Variant)
+	case "x86-64-v3-x86_64-cpu":
+		return variant[DeviceOptionsX86_64V3X86_64CPU](data, &u.Variant)
+	case "x86-64-v4-x86_64-cpu":
+		return variant[DeviceOptionsX86_64V4X86_64CPU](data, &u.Variant)
 	case "i6300esb":
 		return variant[DeviceOptionsI6300esb](data, &u.Variant)
 	case "isa-serial":
 		return variant[DeviceOptionsIsaSerial](data, &u.Variant)
-	case "max-x86_64-cpu":
-		return variant[DeviceOptionsMaxX86_64CPU](data, &u.Variant)
 	case "pcie-root-port":
 		return variant[DeviceOptionsPcieRootPort](data, &u.Variant)
 	case "pvpanic":
@@ -4536,6 +4578,396 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 	}
 }
 
+// DeviceOptionsBroadwellNoTSXX86_64CPU: A vCPU of -cpu Broadwell-noTSX.
+type DeviceOptionsBroadwellNoTSXX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsBroadwellNoTSXX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsBroadwellNoTSXX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsBroadwellNoTSXX86_64CPU
+	return tagged(plain(v), "driver", "Broadwell-noTSX-x86_64-cpu")
+}
+
+// DeviceOptionsBroadwellX86_64CPU: A vCPU of -cpu Broadwell.
+type DeviceOptionsBroadwellX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsBroadwellX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsBroadwellX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsBroadwellX86_64CPU
+	return tagged(plain(v), "driver", "Broadwell-x86_64-cpu")
+}
+
+// DeviceOptionsCascadelakeServerX86_64CPU: A vCPU of -cpu Cascadelake-Server.
+type DeviceOptionsCascadelakeServerX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsCascadelakeServerX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsCascadelakeServerX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsCascadelakeServerX86_64CPU
+	return tagged(plain(v), "driver", "Cascadelake-Server-x86_64-cpu")
+}
+
+// DeviceOptionsEPYCMilanX86_64CPU: A vCPU of -cpu EPYC-Milan.
+type DeviceOptionsEPYCMilanX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsEPYCMilanX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsEPYCMilanX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsEPYCMilanX86_64CPU
+	return tagged(plain(v), "driver", "EPYC-Milan-x86_64-cpu")
+}
+
+// DeviceOptionsEPYCRomeX86_64CPU: A vCPU of -cpu EPYC-Rome.
+type DeviceOptionsEPYCRomeX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsEPYCRomeX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsEPYCRomeX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsEPYCRomeX86_64CPU
+	return tagged(plain(v), "driver", "EPYC-Rome-x86_64-cpu")
+}
+
+// DeviceOptionsEPYCX86_64CPU: A vCPU of -cpu EPYC.
+type DeviceOptionsEPYCX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsEPYCX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsEPYCX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsEPYCX86_64CPU
+	return tagged(plain(v), "driver", "EPYC-x86_64-cpu")
+}
+
+// DeviceOptionsHaswellNoTSXX86_64CPU: A vCPU of -cpu Haswell-noTSX.
+type DeviceOptionsHaswellNoTSXX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsHaswellNoTSXX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsHaswellNoTSXX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsHaswellNoTSXX86_64CPU
+	return tagged(plain(v), "driver", "Haswell-noTSX-x86_64-cpu")
+}
+
+// DeviceOptionsHaswellX86_64CPU: A vCPU of -cpu Haswell.
+type DeviceOptionsHaswellX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsHaswellX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsHaswellX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsHaswellX86_64CPU
+	return tagged(plain(v), "driver", "Haswell-x86_64-cpu")
+}
+
+// DeviceOptionsIcelakeServerX86_64CPU: A vCPU of -cpu Icelake-Server.
+type DeviceOptionsIcelakeServerX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsIcelakeServerX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsIcelakeServerX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsIcelakeServerX86_64CPU
+	return tagged(plain(v), "driver", "Icelake-Server-x86_64-cpu")
+}
+
+// DeviceOptionsIvyBridgeX86_64CPU: A vCPU of -cpu IvyBridge.
+type DeviceOptionsIvyBridgeX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsIvyBridgeX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsIvyBridgeX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsIvyBridgeX86_64CPU
+	return tagged(plain(v), "driver", "IvyBridge-x86_64-cpu")
+}
+
+// DeviceOptionsNehalemX86_64CPU: A vCPU of -cpu Nehalem.
+type DeviceOptionsNehalemX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsNehalemX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsNehalemX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsNehalemX86_64CPU
+	return tagged(plain(v), "driver", "Nehalem-x86_64-cpu")
+}
+
+// DeviceOptionsSandyBridgeX86_64CPU: A vCPU of -cpu SandyBridge.
+type DeviceOptionsSandyBridgeX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsSandyBridgeX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsSandyBridgeX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsSandyBridgeX86_64CPU
+	return tagged(plain(v), "driver", "SandyBridge-x86_64-cpu")
+}
+
+// DeviceOptionsSkylakeClientX86_64CPU: A vCPU of -cpu Skylake-Client.
+type DeviceOptionsSkylakeClientX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsSkylakeClientX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsSkylakeClientX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsSkylakeClientX86_64CPU
+	return tagged(plain(v), "driver", "Skylake-Client-x86_64-cpu")
+}
+
+// DeviceOptionsSkylakeServerX86_64CPU: A vCPU of -cpu Skylake-Server.
+type DeviceOptionsSkylakeServerX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsSkylakeServerX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsSkylakeServerX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsSkylakeServerX86_64CPU
+	return tagged(plain(v), "driver", "Skylake-Server-x86_64-cpu")
+}
+
+// DeviceOptionsWestmereX86_64CPU: A vCPU of -cpu Westmere.
+type DeviceOptionsWestmereX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsWestmereX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsWestmereX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsWestmereX86_64CPU
+	return tagged(plain(v), "driver", "Westmere-x86_64-cpu")
+}
+
 // DeviceOptionsHostX86_64CPU: A vCPU of -cpu host.
 type DeviceOptionsHostX86_64CPU struct {
 	// The bus to plug it into (default: one that fits).
@@ -4560,6 +4992,188 @@ func (DeviceOptionsHostX86_64CPU) isDeviceOptions() {}
 func (v DeviceOptionsHostX86_64CPU) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsHostX86_64CPU
 	return tagged(plain(v), "driver", "host-x86_64-cpu")
+}
+
+// DeviceOptionsKvm64X86_64CPU: A vCPU of -cpu kvm64.
+type DeviceOptionsKvm64X86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsKvm64X86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsKvm64X86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsKvm64X86_64CPU
+	return tagged(plain(v), "driver", "kvm64-x86_64-cpu")
+}
+
+// DeviceOptionsMaxX86_64CPU: A vCPU of -cpu max.
+type DeviceOptionsMaxX86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsMaxX86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsMaxX86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsMaxX86_64CPU
+	return tagged(plain(v), "driver", "max-x86_64-cpu")
+}
+
+// DeviceOptionsQemu64X86_64CPU: A vCPU of -cpu qemu64.
+type DeviceOptionsQemu64X86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsQemu64X86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsQemu64X86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsQemu64X86_64CPU
+	return tagged(plain(v), "driver", "qemu64-x86_64-cpu")
+}
+
+// DeviceOptionsX86_64V1X86_64CPU: A vCPU of -cpu x86-64-v1.
+type DeviceOptionsX86_64V1X86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsX86_64V1X86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsX86_64V1X86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsX86_64V1X86_64CPU
+	return tagged(plain(v), "driver", "x86-64-v1-x86_64-cpu")
+}
+
+// DeviceOptionsX86_64V2X86_64CPU: A vCPU of -cpu x86-64-v2.
+type DeviceOptionsX86_64V2X86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsX86_64V2X86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsX86_64V2X86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsX86_64V2X86_64CPU
+	return tagged(plain(v), "driver", "x86-64-v2-x86_64-cpu")
+}
+
+// DeviceOptionsX86_64V3X86_64CPU: A vCPU of -cpu x86-64-v3.
+type DeviceOptionsX86_64V3X86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsX86_64V3X86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsX86_64V3X86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsX86_64V3X86_64CPU
+	return tagged(plain(v), "driver", "x86-64-v3-x86_64-cpu")
+}
+
+// DeviceOptionsX86_64V4X86_64CPU: A vCPU of -cpu x86-64-v4.
+type DeviceOptionsX86_64V4X86_64CPU struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The socket.
+	SocketID *int64 `json:"socket-id,omitempty"`
+	// The die in the socket (default: 0, where sockets have one).
+	DieID *int64 `json:"die-id,omitempty"`
+	// The core in the die.
+	CoreID *int64 `json:"core-id,omitempty"`
+	// The thread in the core.
+	ThreadID *int64 `json:"thread-id,omitempty"`
+	// The NUMA node, which must be the one that the place belongs to.
+	NodeID *int64 `json:"node-id,omitempty"`
+}
+
+func (DeviceOptionsX86_64V4X86_64CPU) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsX86_64V4X86_64CPU) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsX86_64V4X86_64CPU
+	return tagged(plain(v), "driver", "x86-64-v4-x86_64-cpu")
 }
 
 // DeviceOptionsI6300esb: A watchdog.
@@ -4607,32 +5221,6 @@ func (DeviceOptionsIsaSerial) isDeviceOptions() {}
 func (v DeviceOptionsIsaSerial) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsIsaSerial
 	return tagged(plain(v), "driver", "isa-serial")
-}
-
-// DeviceOptionsMaxX86_64CPU: A vCPU of -cpu max.
-type DeviceOptionsMaxX86_64CPU struct {
-	// The bus to plug it into (default: one that fits).
-	Bus *string `json:"bus,omitempty"`
-	// Its id, which must be new; without one it cannot be unplugged.
-	ID *string `json:"id,omitempty"`
-	// The socket.
-	SocketID *int64 `json:"socket-id,omitempty"`
-	// The die in the socket (default: 0, where sockets have one).
-	DieID *int64 `json:"die-id,omitempty"`
-	// The core in the die.
-	CoreID *int64 `json:"core-id,omitempty"`
-	// The thread in the core.
-	ThreadID *int64 `json:"thread-id,omitempty"`
-	// The NUMA node, which must be the one that the place belongs to.
-	NodeID *int64 `json:"node-id,omitempty"`
-}
-
-func (DeviceOptionsMaxX86_64CPU) isDeviceOptions() {}
-
-// MarshalJSON adds the discriminator.
-func (v DeviceOptionsMaxX86_64CPU) MarshalJSON() ([]byte, error) {
-	type plain DeviceOptionsMaxX86_64CPU
-	return tagged(plain(v), "driver", "max-x86_64-cpu")
 }
 
 // DeviceOptionsPcieRootPort: A place to plug one PCIe device into.

@@ -54,13 +54,30 @@ const fn driver(name: &'static str, alias: Option<&'static str>, bus: BusKind) -
 
 /// Every device model, sorted by name.
 pub const DRIVERS: &[DriverSpec] = &[
+    driver("Broadwell-noTSX-x86_64-cpu", None, BusKind::Board),
+    driver("Broadwell-x86_64-cpu", None, BusKind::Board),
+    driver("Cascadelake-Server-x86_64-cpu", None, BusKind::Board),
+    driver("EPYC-Milan-x86_64-cpu", None, BusKind::Board),
+    driver("EPYC-Rome-x86_64-cpu", None, BusKind::Board),
+    driver("EPYC-x86_64-cpu", None, BusKind::Board),
+    driver("Haswell-noTSX-x86_64-cpu", None, BusKind::Board),
+    driver("Haswell-x86_64-cpu", None, BusKind::Board),
+    driver("Icelake-Server-x86_64-cpu", None, BusKind::Board),
+    driver("IvyBridge-x86_64-cpu", None, BusKind::Board),
+    driver("Nehalem-x86_64-cpu", None, BusKind::Board),
+    driver("SandyBridge-x86_64-cpu", None, BusKind::Board),
+    driver("Skylake-Client-x86_64-cpu", None, BusKind::Board),
+    driver("Skylake-Server-x86_64-cpu", None, BusKind::Board),
+    driver("Westmere-x86_64-cpu", None, BusKind::Board),
     driver("host-x86_64-cpu", None, BusKind::Board),
     driver("i6300esb", None, BusKind::Pci),
     driver("isa-serial", None, BusKind::Isa),
+    driver("kvm64-x86_64-cpu", None, BusKind::Board),
     driver("max-x86_64-cpu", None, BusKind::Board),
     driver("pcie-root-port", None, BusKind::Pci),
     driver("pvpanic", None, BusKind::Isa),
     driver("pvpanic-pci", None, BusKind::Pci),
+    driver("qemu64-x86_64-cpu", None, BusKind::Board),
     driver("scsi-cd", None, BusKind::Scsi),
     driver("scsi-hd", None, BusKind::Scsi),
     driver("tpm-crb", None, BusKind::Board),
@@ -85,6 +102,10 @@ pub const DRIVERS: &[DriverSpec] = &[
     driver("virtserialport", None, BusKind::VirtioSerial),
     driver("vmcoreinfo", None, BusKind::Board),
     driver("vmgenid", None, BusKind::Board),
+    driver("x86-64-v1-x86_64-cpu", None, BusKind::Board),
+    driver("x86-64-v2-x86_64-cpu", None, BusKind::Board),
+    driver("x86-64-v3-x86_64-cpu", None, BusKind::Board),
+    driver("x86-64-v4-x86_64-cpu", None, BusKind::Board),
 ];
 
 impl DriverSpec {

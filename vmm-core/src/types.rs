@@ -9,16 +9,11 @@ use qapi_schema::devices::DeviceDriver;
 use qapi_schema::drivers::{BusKind, DriverSpec, find_driver};
 use qapi_schema::qom::{ObjectOptions, ObjectPropertyInfo, ObjectType};
 
+use crate::kvm::cpu_models::feature_names;
 use crate::machine;
 
 /// The CPU model that shows the host's.
 pub const HOST_CPU: &str = "host-x86_64-cpu";
-
-/// The models that `-cpu` takes, and what they are.
-pub const CPU_MODELS: &[(&str, &str)] = &[
-    ("host", "what the host has and KVM supports"),
-    ("max", "the same"),
-];
 
 /// The type of the CPU model `name`.
 pub fn cpu_type(name: &str) -> String {
@@ -72,14 +67,17 @@ fn cpu_properties() -> Vec<ObjectPropertyInfo> {
         description: Some(about.to_owned()),
         default_value: None,
     };
-    vec![
+    let own = [
         property("migratable", "bool", "accepted and makes no difference"),
         property(
             "unavailable-features",
             "strList",
             "what this host lacks for the model",
         ),
-    ]
+    ];
+    let features = feature_names().into_iter();
+    let features = features.map(|name| property(name, "bool", "whether the guest sees it"));
+    own.into_iter().chain(features).collect()
 }
 
 /// One type as `qom-list-types` shows it.

@@ -482,8 +482,7 @@ class AsyncCommands(AsyncCaller):
 
         Args:
             type: How much is to be said.
-            model: The model: host or max. Its property migratable may be given, and others
-                that say what is so anyway.
+            model: The model. Its features may be given, and its property migratable.
 
         Returns:
             The description.

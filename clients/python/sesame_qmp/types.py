@@ -4177,6 +4177,396 @@ class IOThreadVirtQueueMapping(Struct):
 
 
 @dataclass
+class DeviceOptionsBroadwellNoTSXX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``Broadwell-noTSX-x86_64-cpu``: a vCPU of -cpu Broadwell-noTSX.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "Broadwell-noTSX-x86_64-cpu"}
+
+    driver: Literal["Broadwell-noTSX-x86_64-cpu"] = field(default="Broadwell-noTSX-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsBroadwellX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``Broadwell-x86_64-cpu``: a vCPU of -cpu Broadwell.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "Broadwell-x86_64-cpu"}
+
+    driver: Literal["Broadwell-x86_64-cpu"] = field(default="Broadwell-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsCascadelakeServerX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``Cascadelake-Server-x86_64-cpu``: a vCPU of -cpu Cascadelake-Server.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "Cascadelake-Server-x86_64-cpu"}
+
+    driver: Literal["Cascadelake-Server-x86_64-cpu"] = field(default="Cascadelake-Server-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsEPYCMilanX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``EPYC-Milan-x86_64-cpu``: a vCPU of -cpu EPYC-Milan.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "EPYC-Milan-x86_64-cpu"}
+
+    driver: Literal["EPYC-Milan-x86_64-cpu"] = field(default="EPYC-Milan-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsEPYCRomeX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``EPYC-Rome-x86_64-cpu``: a vCPU of -cpu EPYC-Rome.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "EPYC-Rome-x86_64-cpu"}
+
+    driver: Literal["EPYC-Rome-x86_64-cpu"] = field(default="EPYC-Rome-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsEPYCX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``EPYC-x86_64-cpu``: a vCPU of -cpu EPYC.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "EPYC-x86_64-cpu"}
+
+    driver: Literal["EPYC-x86_64-cpu"] = field(default="EPYC-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsHaswellNoTSXX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``Haswell-noTSX-x86_64-cpu``: a vCPU of -cpu Haswell-noTSX.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "Haswell-noTSX-x86_64-cpu"}
+
+    driver: Literal["Haswell-noTSX-x86_64-cpu"] = field(default="Haswell-noTSX-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsHaswellX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``Haswell-x86_64-cpu``: a vCPU of -cpu Haswell.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "Haswell-x86_64-cpu"}
+
+    driver: Literal["Haswell-x86_64-cpu"] = field(default="Haswell-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsIcelakeServerX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``Icelake-Server-x86_64-cpu``: a vCPU of -cpu Icelake-Server.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "Icelake-Server-x86_64-cpu"}
+
+    driver: Literal["Icelake-Server-x86_64-cpu"] = field(default="Icelake-Server-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsIvyBridgeX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``IvyBridge-x86_64-cpu``: a vCPU of -cpu IvyBridge.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "IvyBridge-x86_64-cpu"}
+
+    driver: Literal["IvyBridge-x86_64-cpu"] = field(default="IvyBridge-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsNehalemX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``Nehalem-x86_64-cpu``: a vCPU of -cpu Nehalem.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "Nehalem-x86_64-cpu"}
+
+    driver: Literal["Nehalem-x86_64-cpu"] = field(default="Nehalem-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsSandyBridgeX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``SandyBridge-x86_64-cpu``: a vCPU of -cpu SandyBridge.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "SandyBridge-x86_64-cpu"}
+
+    driver: Literal["SandyBridge-x86_64-cpu"] = field(default="SandyBridge-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsSkylakeClientX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``Skylake-Client-x86_64-cpu``: a vCPU of -cpu Skylake-Client.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "Skylake-Client-x86_64-cpu"}
+
+    driver: Literal["Skylake-Client-x86_64-cpu"] = field(default="Skylake-Client-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsSkylakeServerX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``Skylake-Server-x86_64-cpu``: a vCPU of -cpu Skylake-Server.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "Skylake-Server-x86_64-cpu"}
+
+    driver: Literal["Skylake-Server-x86_64-cpu"] = field(default="Skylake-Server-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsWestmereX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``Westmere-x86_64-cpu``: a vCPU of -cpu Westmere.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "Westmere-x86_64-cpu"}
+
+    driver: Literal["Westmere-x86_64-cpu"] = field(default="Westmere-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
 class DeviceOptionsHostX86_64Cpu(Struct):
     """A device to be plugged in.
 
@@ -4186,6 +4576,188 @@ class DeviceOptionsHostX86_64Cpu(Struct):
     TAGS: ClassVar[Mapping[str, str]] = {"driver": "host-x86_64-cpu"}
 
     driver: Literal["host-x86_64-cpu"] = field(default="host-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsKvm64X86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``kvm64-x86_64-cpu``: a vCPU of -cpu kvm64.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "kvm64-x86_64-cpu"}
+
+    driver: Literal["kvm64-x86_64-cpu"] = field(default="kvm64-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsMaxX86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``max-x86_64-cpu``: a vCPU of -cpu max.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "max-x86_64-cpu"}
+
+    driver: Literal["max-x86_64-cpu"] = field(default="max-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsQemu64X86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``qemu64-x86_64-cpu``: a vCPU of -cpu qemu64.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "qemu64-x86_64-cpu"}
+
+    driver: Literal["qemu64-x86_64-cpu"] = field(default="qemu64-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsX86_64V1X86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``x86-64-v1-x86_64-cpu``: a vCPU of -cpu x86-64-v1.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "x86-64-v1-x86_64-cpu"}
+
+    driver: Literal["x86-64-v1-x86_64-cpu"] = field(default="x86-64-v1-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsX86_64V2X86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``x86-64-v2-x86_64-cpu``: a vCPU of -cpu x86-64-v2.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "x86-64-v2-x86_64-cpu"}
+
+    driver: Literal["x86-64-v2-x86_64-cpu"] = field(default="x86-64-v2-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsX86_64V3X86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``x86-64-v3-x86_64-cpu``: a vCPU of -cpu x86-64-v3.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "x86-64-v3-x86_64-cpu"}
+
+    driver: Literal["x86-64-v3-x86_64-cpu"] = field(default="x86-64-v3-x86_64-cpu", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    socket_id: Optional[int] = None
+    """The socket."""
+    die_id: Optional[int] = None
+    """The die in the socket (default: 0, where sockets have one)."""
+    core_id: Optional[int] = None
+    """The core in the die."""
+    thread_id: Optional[int] = None
+    """The thread in the core."""
+    node_id: Optional[int] = None
+    """The NUMA node, which must be the one that the place belongs to."""
+
+
+@dataclass
+class DeviceOptionsX86_64V4X86_64Cpu(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``x86-64-v4-x86_64-cpu``: a vCPU of -cpu x86-64-v4.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "x86-64-v4-x86_64-cpu"}
+
+    driver: Literal["x86-64-v4-x86_64-cpu"] = field(default="x86-64-v4-x86_64-cpu", init=False)
     bus: Optional[str] = None
     """The bus to plug it into (default: one that fits)."""
     id: Optional[str] = None
@@ -4248,32 +4820,6 @@ class DeviceOptionsIsaSerial(Struct):
     """Its first I/O port (default: by ``index``)."""
     irq: Optional[int] = None
     """Its interrupt (default: by ``index``)."""
-
-
-@dataclass
-class DeviceOptionsMaxX86_64Cpu(Struct):
-    """A device to be plugged in.
-
-    Where ``driver`` is ``max-x86_64-cpu``: a vCPU of -cpu max.
-    """
-
-    TAGS: ClassVar[Mapping[str, str]] = {"driver": "max-x86_64-cpu"}
-
-    driver: Literal["max-x86_64-cpu"] = field(default="max-x86_64-cpu", init=False)
-    bus: Optional[str] = None
-    """The bus to plug it into (default: one that fits)."""
-    id: Optional[str] = None
-    """Its id, which must be new; without one it cannot be unplugged."""
-    socket_id: Optional[int] = None
-    """The socket."""
-    die_id: Optional[int] = None
-    """The die in the socket (default: 0, where sockets have one)."""
-    core_id: Optional[int] = None
-    """The core in the die."""
-    thread_id: Optional[int] = None
-    """The thread in the core."""
-    node_id: Optional[int] = None
-    """The NUMA node, which must be the one that the place belongs to."""
 
 
 @dataclass
@@ -6012,10 +6558,31 @@ ObjectOptions = Union[
 
 
 DeviceOptions = Union[
+    DeviceOptionsBroadwellNoTSXX86_64Cpu,
+    DeviceOptionsBroadwellX86_64Cpu,
+    DeviceOptionsCascadelakeServerX86_64Cpu,
+    DeviceOptionsEPYCMilanX86_64Cpu,
+    DeviceOptionsEPYCRomeX86_64Cpu,
+    DeviceOptionsEPYCX86_64Cpu,
+    DeviceOptionsHaswellNoTSXX86_64Cpu,
+    DeviceOptionsHaswellX86_64Cpu,
+    DeviceOptionsIcelakeServerX86_64Cpu,
+    DeviceOptionsIvyBridgeX86_64Cpu,
+    DeviceOptionsNehalemX86_64Cpu,
+    DeviceOptionsSandyBridgeX86_64Cpu,
+    DeviceOptionsSkylakeClientX86_64Cpu,
+    DeviceOptionsSkylakeServerX86_64Cpu,
+    DeviceOptionsWestmereX86_64Cpu,
     DeviceOptionsHostX86_64Cpu,
+    DeviceOptionsKvm64X86_64Cpu,
+    DeviceOptionsMaxX86_64Cpu,
+    DeviceOptionsQemu64X86_64Cpu,
+    DeviceOptionsX86_64V1X86_64Cpu,
+    DeviceOptionsX86_64V2X86_64Cpu,
+    DeviceOptionsX86_64V3X86_64Cpu,
+    DeviceOptionsX86_64V4X86_64Cpu,
     DeviceOptionsI6300esb,
     DeviceOptionsIsaSerial,
-    DeviceOptionsMaxX86_64Cpu,
     DeviceOptionsPcieRootPort,
     DeviceOptionsPvpanic,
     DeviceOptionsPvpanicPci,

@@ -1533,18 +1533,81 @@ impl crate::describe::Described for PvpanicProperties {
     schemars::JsonSchema,
 )]
 pub enum DeviceDriver {
+    /// A vCPU of -cpu Broadwell-noTSX.
+    #[serde(rename = "Broadwell-noTSX-x86_64-cpu")]
+    BroadwellNoTSXX86_64Cpu,
+    /// A vCPU of -cpu Broadwell.
+    #[serde(rename = "Broadwell-x86_64-cpu")]
+    BroadwellX86_64Cpu,
+    /// A vCPU of -cpu Cascadelake-Server.
+    #[serde(rename = "Cascadelake-Server-x86_64-cpu")]
+    CascadelakeServerX86_64Cpu,
+    /// A vCPU of -cpu EPYC-Milan.
+    #[serde(rename = "EPYC-Milan-x86_64-cpu")]
+    EPYCMilanX86_64Cpu,
+    /// A vCPU of -cpu EPYC-Rome.
+    #[serde(rename = "EPYC-Rome-x86_64-cpu")]
+    EPYCRomeX86_64Cpu,
+    /// A vCPU of -cpu EPYC.
+    #[serde(rename = "EPYC-x86_64-cpu")]
+    EPYCX86_64Cpu,
+    /// A vCPU of -cpu Haswell-noTSX.
+    #[serde(rename = "Haswell-noTSX-x86_64-cpu")]
+    HaswellNoTSXX86_64Cpu,
+    /// A vCPU of -cpu Haswell.
+    #[serde(rename = "Haswell-x86_64-cpu")]
+    HaswellX86_64Cpu,
+    /// A vCPU of -cpu Icelake-Server.
+    #[serde(rename = "Icelake-Server-x86_64-cpu")]
+    IcelakeServerX86_64Cpu,
+    /// A vCPU of -cpu IvyBridge.
+    #[serde(rename = "IvyBridge-x86_64-cpu")]
+    IvyBridgeX86_64Cpu,
+    /// A vCPU of -cpu Nehalem.
+    #[serde(rename = "Nehalem-x86_64-cpu")]
+    NehalemX86_64Cpu,
+    /// A vCPU of -cpu SandyBridge.
+    #[serde(rename = "SandyBridge-x86_64-cpu")]
+    SandyBridgeX86_64Cpu,
+    /// A vCPU of -cpu Skylake-Client.
+    #[serde(rename = "Skylake-Client-x86_64-cpu")]
+    SkylakeClientX86_64Cpu,
+    /// A vCPU of -cpu Skylake-Server.
+    #[serde(rename = "Skylake-Server-x86_64-cpu")]
+    SkylakeServerX86_64Cpu,
+    /// A vCPU of -cpu Westmere.
+    #[serde(rename = "Westmere-x86_64-cpu")]
+    WestmereX86_64Cpu,
     /// A vCPU of -cpu host.
     #[serde(rename = "host-x86_64-cpu")]
     HostX86_64Cpu,
+    /// A vCPU of -cpu kvm64.
+    #[serde(rename = "kvm64-x86_64-cpu")]
+    Kvm64X86_64Cpu,
+    /// A vCPU of -cpu max.
+    #[serde(rename = "max-x86_64-cpu")]
+    MaxX86_64Cpu,
+    /// A vCPU of -cpu qemu64.
+    #[serde(rename = "qemu64-x86_64-cpu")]
+    Qemu64X86_64Cpu,
+    /// A vCPU of -cpu x86-64-v1.
+    #[serde(rename = "x86-64-v1-x86_64-cpu")]
+    X86_64V1X86_64Cpu,
+    /// A vCPU of -cpu x86-64-v2.
+    #[serde(rename = "x86-64-v2-x86_64-cpu")]
+    X86_64V2X86_64Cpu,
+    /// A vCPU of -cpu x86-64-v3.
+    #[serde(rename = "x86-64-v3-x86_64-cpu")]
+    X86_64V3X86_64Cpu,
+    /// A vCPU of -cpu x86-64-v4.
+    #[serde(rename = "x86-64-v4-x86_64-cpu")]
+    X86_64V4X86_64Cpu,
     /// A watchdog.
     #[serde(rename = "i6300esb")]
     I6300esb,
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial,
-    /// A vCPU of -cpu max.
-    #[serde(rename = "max-x86_64-cpu")]
-    MaxX86_64Cpu,
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort,
@@ -1631,10 +1694,31 @@ pub enum DeviceDriver {
 impl DeviceDriver {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
+        Self::BroadwellNoTSXX86_64Cpu,
+        Self::BroadwellX86_64Cpu,
+        Self::CascadelakeServerX86_64Cpu,
+        Self::EPYCMilanX86_64Cpu,
+        Self::EPYCRomeX86_64Cpu,
+        Self::EPYCX86_64Cpu,
+        Self::HaswellNoTSXX86_64Cpu,
+        Self::HaswellX86_64Cpu,
+        Self::IcelakeServerX86_64Cpu,
+        Self::IvyBridgeX86_64Cpu,
+        Self::NehalemX86_64Cpu,
+        Self::SandyBridgeX86_64Cpu,
+        Self::SkylakeClientX86_64Cpu,
+        Self::SkylakeServerX86_64Cpu,
+        Self::WestmereX86_64Cpu,
         Self::HostX86_64Cpu,
+        Self::Kvm64X86_64Cpu,
+        Self::MaxX86_64Cpu,
+        Self::Qemu64X86_64Cpu,
+        Self::X86_64V1X86_64Cpu,
+        Self::X86_64V2X86_64Cpu,
+        Self::X86_64V3X86_64Cpu,
+        Self::X86_64V4X86_64Cpu,
         Self::I6300esb,
         Self::IsaSerial,
-        Self::MaxX86_64Cpu,
         Self::PcieRootPort,
         Self::Pvpanic,
         Self::PvpanicPci,
@@ -1666,10 +1750,31 @@ impl DeviceDriver {
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::BroadwellNoTSXX86_64Cpu => "Broadwell-noTSX-x86_64-cpu",
+            Self::BroadwellX86_64Cpu => "Broadwell-x86_64-cpu",
+            Self::CascadelakeServerX86_64Cpu => "Cascadelake-Server-x86_64-cpu",
+            Self::EPYCMilanX86_64Cpu => "EPYC-Milan-x86_64-cpu",
+            Self::EPYCRomeX86_64Cpu => "EPYC-Rome-x86_64-cpu",
+            Self::EPYCX86_64Cpu => "EPYC-x86_64-cpu",
+            Self::HaswellNoTSXX86_64Cpu => "Haswell-noTSX-x86_64-cpu",
+            Self::HaswellX86_64Cpu => "Haswell-x86_64-cpu",
+            Self::IcelakeServerX86_64Cpu => "Icelake-Server-x86_64-cpu",
+            Self::IvyBridgeX86_64Cpu => "IvyBridge-x86_64-cpu",
+            Self::NehalemX86_64Cpu => "Nehalem-x86_64-cpu",
+            Self::SandyBridgeX86_64Cpu => "SandyBridge-x86_64-cpu",
+            Self::SkylakeClientX86_64Cpu => "Skylake-Client-x86_64-cpu",
+            Self::SkylakeServerX86_64Cpu => "Skylake-Server-x86_64-cpu",
+            Self::WestmereX86_64Cpu => "Westmere-x86_64-cpu",
             Self::HostX86_64Cpu => "host-x86_64-cpu",
+            Self::Kvm64X86_64Cpu => "kvm64-x86_64-cpu",
+            Self::MaxX86_64Cpu => "max-x86_64-cpu",
+            Self::Qemu64X86_64Cpu => "qemu64-x86_64-cpu",
+            Self::X86_64V1X86_64Cpu => "x86-64-v1-x86_64-cpu",
+            Self::X86_64V2X86_64Cpu => "x86-64-v2-x86_64-cpu",
+            Self::X86_64V3X86_64Cpu => "x86-64-v3-x86_64-cpu",
+            Self::X86_64V4X86_64Cpu => "x86-64-v4-x86_64-cpu",
             Self::I6300esb => "i6300esb",
             Self::IsaSerial => "isa-serial",
-            Self::MaxX86_64Cpu => "max-x86_64-cpu",
             Self::PcieRootPort => "pcie-root-port",
             Self::Pvpanic => "pvpanic",
             Self::PvpanicPci => "pvpanic-pci",
@@ -1723,18 +1828,81 @@ pub struct DeviceOptions {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "driver")]
 pub enum DeviceOptionsVariant {
+    /// A vCPU of -cpu Broadwell-noTSX.
+    #[serde(rename = "Broadwell-noTSX-x86_64-cpu")]
+    BroadwellNoTSXX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Broadwell.
+    #[serde(rename = "Broadwell-x86_64-cpu")]
+    BroadwellX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Cascadelake-Server.
+    #[serde(rename = "Cascadelake-Server-x86_64-cpu")]
+    CascadelakeServerX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu EPYC-Milan.
+    #[serde(rename = "EPYC-Milan-x86_64-cpu")]
+    EPYCMilanX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu EPYC-Rome.
+    #[serde(rename = "EPYC-Rome-x86_64-cpu")]
+    EPYCRomeX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu EPYC.
+    #[serde(rename = "EPYC-x86_64-cpu")]
+    EPYCX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Haswell-noTSX.
+    #[serde(rename = "Haswell-noTSX-x86_64-cpu")]
+    HaswellNoTSXX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Haswell.
+    #[serde(rename = "Haswell-x86_64-cpu")]
+    HaswellX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Icelake-Server.
+    #[serde(rename = "Icelake-Server-x86_64-cpu")]
+    IcelakeServerX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu IvyBridge.
+    #[serde(rename = "IvyBridge-x86_64-cpu")]
+    IvyBridgeX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Nehalem.
+    #[serde(rename = "Nehalem-x86_64-cpu")]
+    NehalemX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu SandyBridge.
+    #[serde(rename = "SandyBridge-x86_64-cpu")]
+    SandyBridgeX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Skylake-Client.
+    #[serde(rename = "Skylake-Client-x86_64-cpu")]
+    SkylakeClientX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Skylake-Server.
+    #[serde(rename = "Skylake-Server-x86_64-cpu")]
+    SkylakeServerX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Westmere.
+    #[serde(rename = "Westmere-x86_64-cpu")]
+    WestmereX86_64Cpu(super::cpu::X86CpuProperties),
     /// A vCPU of -cpu host.
     #[serde(rename = "host-x86_64-cpu")]
     HostX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu kvm64.
+    #[serde(rename = "kvm64-x86_64-cpu")]
+    Kvm64X86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu max.
+    #[serde(rename = "max-x86_64-cpu")]
+    MaxX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu qemu64.
+    #[serde(rename = "qemu64-x86_64-cpu")]
+    Qemu64X86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu x86-64-v1.
+    #[serde(rename = "x86-64-v1-x86_64-cpu")]
+    X86_64V1X86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu x86-64-v2.
+    #[serde(rename = "x86-64-v2-x86_64-cpu")]
+    X86_64V2X86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu x86-64-v3.
+    #[serde(rename = "x86-64-v3-x86_64-cpu")]
+    X86_64V3X86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu x86-64-v4.
+    #[serde(rename = "x86-64-v4-x86_64-cpu")]
+    X86_64V4X86_64Cpu(super::cpu::X86CpuProperties),
     /// A watchdog.
     #[serde(rename = "i6300esb")]
     I6300esb(super::watchdog::I6300esbProperties),
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial(IsaSerialProperties),
-    /// A vCPU of -cpu max.
-    #[serde(rename = "max-x86_64-cpu")]
-    MaxX86_64Cpu(super::cpu::X86CpuProperties),
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort(PcieRootPortProperties),
@@ -1822,10 +1990,33 @@ impl DeviceOptionsVariant {
     /// The discriminator's value.
     pub const fn tag(&self) -> DeviceDriver {
         match self {
+            Self::BroadwellNoTSXX86_64Cpu(_) => DeviceDriver::BroadwellNoTSXX86_64Cpu,
+            Self::BroadwellX86_64Cpu(_) => DeviceDriver::BroadwellX86_64Cpu,
+            Self::CascadelakeServerX86_64Cpu(_) => {
+                DeviceDriver::CascadelakeServerX86_64Cpu
+            }
+            Self::EPYCMilanX86_64Cpu(_) => DeviceDriver::EPYCMilanX86_64Cpu,
+            Self::EPYCRomeX86_64Cpu(_) => DeviceDriver::EPYCRomeX86_64Cpu,
+            Self::EPYCX86_64Cpu(_) => DeviceDriver::EPYCX86_64Cpu,
+            Self::HaswellNoTSXX86_64Cpu(_) => DeviceDriver::HaswellNoTSXX86_64Cpu,
+            Self::HaswellX86_64Cpu(_) => DeviceDriver::HaswellX86_64Cpu,
+            Self::IcelakeServerX86_64Cpu(_) => DeviceDriver::IcelakeServerX86_64Cpu,
+            Self::IvyBridgeX86_64Cpu(_) => DeviceDriver::IvyBridgeX86_64Cpu,
+            Self::NehalemX86_64Cpu(_) => DeviceDriver::NehalemX86_64Cpu,
+            Self::SandyBridgeX86_64Cpu(_) => DeviceDriver::SandyBridgeX86_64Cpu,
+            Self::SkylakeClientX86_64Cpu(_) => DeviceDriver::SkylakeClientX86_64Cpu,
+            Self::SkylakeServerX86_64Cpu(_) => DeviceDriver::SkylakeServerX86_64Cpu,
+            Self::WestmereX86_64Cpu(_) => DeviceDriver::WestmereX86_64Cpu,
             Self::HostX86_64Cpu(_) => DeviceDriver::HostX86_64Cpu,
+            Self::Kvm64X86_64Cpu(_) => DeviceDriver::Kvm64X86_64Cpu,
+            Self::MaxX86_64Cpu(_) => DeviceDriver::MaxX86_64Cpu,
+            Self::Qemu64X86_64Cpu(_) => DeviceDriver::Qemu64X86_64Cpu,
+            Self::X86_64V1X86_64Cpu(_) => DeviceDriver::X86_64V1X86_64Cpu,
+            Self::X86_64V2X86_64Cpu(_) => DeviceDriver::X86_64V2X86_64Cpu,
+            Self::X86_64V3X86_64Cpu(_) => DeviceDriver::X86_64V3X86_64Cpu,
+            Self::X86_64V4X86_64Cpu(_) => DeviceDriver::X86_64V4X86_64Cpu,
             Self::I6300esb(_) => DeviceDriver::I6300esb,
             Self::IsaSerial(_) => DeviceDriver::IsaSerial,
-            Self::MaxX86_64Cpu(_) => DeviceDriver::MaxX86_64Cpu,
             Self::PcieRootPort(_) => DeviceDriver::PcieRootPort,
             Self::Pvpanic(_) => DeviceDriver::Pvpanic,
             Self::PvpanicPci(_) => DeviceDriver::PvpanicPci,
@@ -1880,8 +2071,118 @@ impl crate::input::FromMembers for DeviceOptions {
             bus: members.optional("bus")?,
             id: members.optional("id")?,
             driver: match tag {
+                DeviceDriver::BroadwellNoTSXX86_64Cpu => {
+                    DeviceOptionsVariant::BroadwellNoTSXX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::BroadwellX86_64Cpu => {
+                    DeviceOptionsVariant::BroadwellX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::CascadelakeServerX86_64Cpu => {
+                    DeviceOptionsVariant::CascadelakeServerX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::EPYCMilanX86_64Cpu => {
+                    DeviceOptionsVariant::EPYCMilanX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::EPYCRomeX86_64Cpu => {
+                    DeviceOptionsVariant::EPYCRomeX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::EPYCX86_64Cpu => {
+                    DeviceOptionsVariant::EPYCX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::HaswellNoTSXX86_64Cpu => {
+                    DeviceOptionsVariant::HaswellNoTSXX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::HaswellX86_64Cpu => {
+                    DeviceOptionsVariant::HaswellX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::IcelakeServerX86_64Cpu => {
+                    DeviceOptionsVariant::IcelakeServerX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::IvyBridgeX86_64Cpu => {
+                    DeviceOptionsVariant::IvyBridgeX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::NehalemX86_64Cpu => {
+                    DeviceOptionsVariant::NehalemX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::SandyBridgeX86_64Cpu => {
+                    DeviceOptionsVariant::SandyBridgeX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::SkylakeClientX86_64Cpu => {
+                    DeviceOptionsVariant::SkylakeClientX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::SkylakeServerX86_64Cpu => {
+                    DeviceOptionsVariant::SkylakeServerX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::WestmereX86_64Cpu => {
+                    DeviceOptionsVariant::WestmereX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 DeviceDriver::HostX86_64Cpu => {
                     DeviceOptionsVariant::HostX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::Kvm64X86_64Cpu => {
+                    DeviceOptionsVariant::Kvm64X86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::MaxX86_64Cpu => {
+                    DeviceOptionsVariant::MaxX86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::Qemu64X86_64Cpu => {
+                    DeviceOptionsVariant::Qemu64X86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::X86_64V1X86_64Cpu => {
+                    DeviceOptionsVariant::X86_64V1X86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::X86_64V2X86_64Cpu => {
+                    DeviceOptionsVariant::X86_64V2X86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::X86_64V3X86_64Cpu => {
+                    DeviceOptionsVariant::X86_64V3X86_64Cpu(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::X86_64V4X86_64Cpu => {
+                    DeviceOptionsVariant::X86_64V4X86_64Cpu(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -1892,11 +2193,6 @@ impl crate::input::FromMembers for DeviceOptions {
                 }
                 DeviceDriver::IsaSerial => {
                     DeviceOptionsVariant::IsaSerial(
-                        crate::input::FromMembers::take(members)?,
-                    )
-                }
-                DeviceDriver::MaxX86_64Cpu => {
-                    DeviceOptionsVariant::MaxX86_64Cpu(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -2047,10 +2343,31 @@ impl crate::describe::Described for DeviceOptions {
         crate::describe::MemberSpec::required("driver", "DeviceDriver", "its model")
             .one_of(
                 &[
+                    "Broadwell-noTSX-x86_64-cpu",
+                    "Broadwell-x86_64-cpu",
+                    "Cascadelake-Server-x86_64-cpu",
+                    "EPYC-Milan-x86_64-cpu",
+                    "EPYC-Rome-x86_64-cpu",
+                    "EPYC-x86_64-cpu",
+                    "Haswell-noTSX-x86_64-cpu",
+                    "Haswell-x86_64-cpu",
+                    "Icelake-Server-x86_64-cpu",
+                    "IvyBridge-x86_64-cpu",
+                    "Nehalem-x86_64-cpu",
+                    "SandyBridge-x86_64-cpu",
+                    "Skylake-Client-x86_64-cpu",
+                    "Skylake-Server-x86_64-cpu",
+                    "Westmere-x86_64-cpu",
                     "host-x86_64-cpu",
+                    "kvm64-x86_64-cpu",
+                    "max-x86_64-cpu",
+                    "qemu64-x86_64-cpu",
+                    "x86-64-v1-x86_64-cpu",
+                    "x86-64-v2-x86_64-cpu",
+                    "x86-64-v3-x86_64-cpu",
+                    "x86-64-v4-x86_64-cpu",
                     "i6300esb",
                     "isa-serial",
-                    "max-x86_64-cpu",
                     "pcie-root-port",
                     "pvpanic",
                     "pvpanic-pci",
@@ -2095,8 +2412,118 @@ impl crate::describe::Described for DeviceOptions {
     const TAG: Option<&'static str> = Some("driver");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
         crate::describe::VariantSpec {
+            name: "Broadwell-noTSX-x86_64-cpu",
+            description: "a vCPU of -cpu Broadwell-noTSX",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "Broadwell-x86_64-cpu",
+            description: "a vCPU of -cpu Broadwell",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "Cascadelake-Server-x86_64-cpu",
+            description: "a vCPU of -cpu Cascadelake-Server",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "EPYC-Milan-x86_64-cpu",
+            description: "a vCPU of -cpu EPYC-Milan",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "EPYC-Rome-x86_64-cpu",
+            description: "a vCPU of -cpu EPYC-Rome",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "EPYC-x86_64-cpu",
+            description: "a vCPU of -cpu EPYC",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "Haswell-noTSX-x86_64-cpu",
+            description: "a vCPU of -cpu Haswell-noTSX",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "Haswell-x86_64-cpu",
+            description: "a vCPU of -cpu Haswell",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "Icelake-Server-x86_64-cpu",
+            description: "a vCPU of -cpu Icelake-Server",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "IvyBridge-x86_64-cpu",
+            description: "a vCPU of -cpu IvyBridge",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "Nehalem-x86_64-cpu",
+            description: "a vCPU of -cpu Nehalem",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "SandyBridge-x86_64-cpu",
+            description: "a vCPU of -cpu SandyBridge",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "Skylake-Client-x86_64-cpu",
+            description: "a vCPU of -cpu Skylake-Client",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "Skylake-Server-x86_64-cpu",
+            description: "a vCPU of -cpu Skylake-Server",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "Westmere-x86_64-cpu",
+            description: "a vCPU of -cpu Westmere",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
             name: "host-x86_64-cpu",
             description: "a vCPU of -cpu host",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "kvm64-x86_64-cpu",
+            description: "a vCPU of -cpu kvm64",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "max-x86_64-cpu",
+            description: "a vCPU of -cpu max",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "qemu64-x86_64-cpu",
+            description: "a vCPU of -cpu qemu64",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "x86-64-v1-x86_64-cpu",
+            description: "a vCPU of -cpu x86-64-v1",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "x86-64-v2-x86_64-cpu",
+            description: "a vCPU of -cpu x86-64-v2",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "x86-64-v3-x86_64-cpu",
+            description: "a vCPU of -cpu x86-64-v3",
+            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "x86-64-v4-x86_64-cpu",
+            description: "a vCPU of -cpu x86-64-v4",
             members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
@@ -2108,11 +2535,6 @@ impl crate::describe::Described for DeviceOptions {
             name: "isa-serial",
             description: "a serial port",
             members: <IsaSerialProperties as crate::describe::Described>::MEMBERS,
-        },
-        crate::describe::VariantSpec {
-            name: "max-x86_64-cpu",
-            description: "a vCPU of -cpu max",
-            members: <super::cpu::X86CpuProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "pcie-root-port",

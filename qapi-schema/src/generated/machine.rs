@@ -887,8 +887,7 @@ impl crate::describe::Described for CpuModelExpansionInfo {
 pub struct QueryCpuModelExpansion {
     /// How much is to be said.
     pub r#type: CpuModelExpansionType,
-    /// The model: host or max. Its property migratable may be given, and others that say what is
-    /// so anyway.
+    /// The model. Its features may be given, and its property migratable.
     pub model: CpuModelInfo,
 }
 
@@ -914,7 +913,7 @@ impl crate::describe::Described for QueryCpuModelExpansion {
         crate::describe::MemberSpec::required(
             "model",
             "CpuModelInfo",
-            "the model: host or max. Its property migratable may be given, and others that say what is so anyway.",
+            "the model. Its features may be given, and its property migratable.",
         ),
     ];
     const TAG: Option<&'static str> = None;

@@ -4,6 +4,43 @@ use serde_json::{Value, json};
 
 use super::row::{FILE, Hand, MIB, Row, named, row};
 
+/// The models that the machine does not have: there is no second one in it.
+const OTHER_CPUS: &[&str] = &[
+    "Broadwell",
+    "Broadwell-noTSX",
+    "Cascadelake-Server",
+    "EPYC",
+    "EPYC-Milan",
+    "EPYC-Rome",
+    "Haswell",
+    "Haswell-noTSX",
+    "Icelake-Server",
+    "IvyBridge",
+    "Nehalem",
+    "SandyBridge",
+    "Skylake-Client",
+    "Skylake-Server",
+    "Westmere",
+    "kvm64",
+    "max",
+    "qemu64",
+    "x86-64-v1",
+    "x86-64-v2",
+    "x86-64-v3",
+    "x86-64-v4",
+];
+
+pub(super) fn other_cpus() -> Vec<Row> {
+    let rows = OTHER_CPUS.iter().map(|model| {
+        row(
+            "device_add",
+            json!({"driver": format!("{model}-x86_64-cpu"), "id": "other",
+            "socket-id": 1, "core-id": 0, "thread-id": 0}),
+        )
+    });
+    rows.collect()
+}
+
 pub(super) fn disks_and_devices() -> Vec<Row> {
     let device = |id: u32, driver: &str, more: Value| {
         let mut options = json!({"driver": driver, "id": format!("d{id}")});
@@ -169,8 +206,6 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         row("set-numa-node", json!({"type": "node"})),
         device(21, "host-x86_64-cpu", vcpu()),
         row("device_del", json!({"id": "d21"})),
-        // There is no second model in a machine.
-        device(22, "max-x86_64-cpu", vcpu()),
         device(23, "tpm-crb", json!({"tpmdev": "tpm"})),
         device(13, "virtio-scsi-pci", port(8)),
         device(14, "virtio-scsi-pci-non-transitional", port(9)),

@@ -24,7 +24,7 @@ use tests::sealed::is_sealed;
 use tests::{Vm, fds};
 
 use self::backends::{books, chardevs, life, netdevs, objects};
-use self::devices::disks_and_devices;
+use self::devices::{disks_and_devices, other_cpus};
 use self::images::{bitmaps, snapshots_and_jobs};
 use self::row::{FILE, Hand, LISTENER, MIB, PORTS, ROOM, Row, Wants};
 
@@ -35,6 +35,7 @@ fn table() -> Vec<Row> {
         chardevs(),
         netdevs(),
         disks_and_devices(),
+        other_cpus(),
         snapshots_and_jobs(),
         bitmaps(),
         life(),

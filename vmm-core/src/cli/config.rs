@@ -14,6 +14,7 @@ use qapi_schema::run_state::SetAction;
 use serde_json::Value;
 
 use crate::hook::HookSpec;
+use crate::kvm::cpu_models::CpuSpec;
 use crate::kvm::cpuid::CpuTopology;
 use crate::machine::MachineType;
 use crate::sandbox::SandboxSpec;
@@ -128,14 +129,6 @@ pub struct AccelSpec {
     pub accel: AccelType,
     /// KVM's device: any name that can be opened.
     pub device: String,
-}
-
-/// What the guest is told about its CPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CpuSpec {
-    /// Its model: `host`, and `max`, which is the same where KVM runs the guest: what the host has
-    /// and KVM supports.
-    pub model: &'static str,
 }
 
 /// How many vCPUs, and how they are grouped.

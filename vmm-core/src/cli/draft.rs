@@ -17,13 +17,14 @@ use qapi_schema::run_state::SetAction;
 use serde_json::{Map, Value};
 
 use super::config::{
-    AccelSpec, AddFdSpec, CpuSpec, FwCfgSpec, GlobalSpec, Incoming, MonitorSpec, SerialSpec,
+    AccelSpec, AddFdSpec, FwCfgSpec, GlobalSpec, Incoming, MonitorSpec, SerialSpec,
 };
 use super::drive::Drive;
 use super::error::{CliError, Problem};
 use super::help;
 use super::read::{self, Form};
 use crate::hook::HookSpec;
+use crate::kvm::cpu_models::CpuSpec;
 use crate::sandbox::SandboxSpec;
 
 /// One option of the command line, with its argument.

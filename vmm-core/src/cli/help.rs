@@ -11,8 +11,8 @@ use qapi_schema::net::NetClientDriver;
 use qapi_schema::qom::ObjectType;
 
 use super::options::{OPTIONS, OptionSpec};
+use crate::kvm::cpu_models::{MODELS, feature_names};
 use crate::machine;
-use crate::types::CPU_MODELS;
 
 /// The widest line of the text for people.
 const WIDTH: usize = 92;
@@ -123,9 +123,20 @@ pub(super) fn accels() -> String {
 /// `-cpu help`
 pub(super) fn cpus() -> String {
     let mut text = String::from("Available CPUs:\n");
-    for (name, about) in CPU_MODELS {
-        let _ = writeln!(text, "x86 {name:<20} {about}");
+    for model in MODELS {
+        let _ = writeln!(text, "  {:<20} {}", model.name, model.about);
     }
+    text.push_str("\nRecognized CPUID flags:");
+    let mut width = usize::MAX;
+    for name in feature_names() {
+        if width.saturating_add(name.len()) > 76 {
+            text.push_str("\n ");
+            width = 1;
+        }
+        let _ = write!(text, " {name}");
+        width += name.len() + 1;
+    }
+    text.push('\n');
     text
 }
 

@@ -33,6 +33,7 @@ pub mod config;
 mod chardev;
 mod clock;
 mod console;
+mod cpu;
 mod device;
 mod draft;
 mod drive;

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::draft::{Draft, Given, Step};
 use super::error::Problem;
 use super::read::Form;
-use super::{chardev, console, device, drive, help, machine, numa, process, processor};
+use super::{chardev, console, cpu, device, drive, help, machine, numa, process};
 
 /// Reads one occurrence of an option.
 type Take = fn(&mut Draft, &Given<'_>) -> Result<Step, Problem>;
@@ -164,7 +164,7 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "host|max[,migratable=on|off]",
         "The CPU that the guest sees: the host's, as far as KVM supports it. It is never changed, \
          so migratable= is accepted and makes no difference.",
-        processor::take_cpu,
+        cpu::take_cpu,
     ),
     keyed::<SmpConfiguration>(
         "smp",

@@ -1,69 +1,18 @@
-//! `-cpu`, `-smp` and `-m`: what runs, how many of it, on how much RAM.
+//! `-smp` and `-m`: how many vCPUs, on how much RAM.
 
 use qapi_schema::cli::{MemorySizeConfiguration, SmpConfiguration};
-use qapi_schema::input::{FromInput, Mode, Path, Size};
-use serde_json::Value;
+use qapi_schema::input::Size;
 
-use super::config::{CpuSpec, MemorySpec, SmpSpec};
-use super::draft::{Draft, Given, Step};
+use super::config::{MemorySpec, SmpSpec};
 use super::error::Problem;
-use super::help;
 use crate::kvm::cpuid::CpuTopology;
 use crate::machine::MachineType;
-use crate::types::CPU_MODELS;
 
 /// RAM where `-m` names no size: 128 MiB.
 const DEFAULT_RAM: u64 = 128 << 20;
 const MIB: u64 = 1 << 20;
 /// RAM is mapped in pages.
 const PAGE: u64 = 4096;
-
-pub(super) fn take_cpu(draft: &mut Draft, given: &Given<'_>) -> Result<Step, Problem> {
-    if matches!(given.text, "help" | "?") {
-        return Ok(Step::Print(help::cpus()));
-    }
-    let mut parts = given.text.split(',');
-    let model = parts.next().unwrap_or_default();
-    let names = || CPU_MODELS.iter().map(|(name, _)| *name);
-    let Some(found) = names().find(|name| *name == model) else {
-        let what = format!("unable to find CPU model '{model}'; there are host and max");
-        // A machine without CPUs takes any.
-        let problem = Problem::with_nearest(what, model, names());
-        draft.foreign_cpu = Some(problem.of(given.typed));
-        return Ok(Step::Next);
-    };
-    draft.foreign_cpu = None;
-    parts.try_for_each(check_feature)?;
-    draft.cpu = Some(CpuSpec { model: found });
-    Ok(Step::Next)
-}
-
-/// The guest gets the host's CPU as it is, so the only switch is the one that says so.
-fn check_feature(part: &str) -> Result<(), Problem> {
-    let (name, value) = match part.split_once('=') {
-        Some(pair) => pair,
-        None if part.starts_with('+') => (&part[1..], "on"),
-        None if part.starts_with('-') => (&part[1..], "off"),
-        None => {
-            return Err(Problem::new(format!(
-                "'{part}': wanted NAME=on, NAME=off, +NAME or -NAME"
-            )));
-        }
-    };
-    let on = bool::from_input(
-        Value::from(value),
-        &Path::Member(&Path::Root, name),
-        Mode::Keyval,
-    )?;
-    match (name, on) {
-        ("migratable", _) => Ok(()),
-        _ => Err(Problem::with_nearest(
-            format!("feature '{name}' cannot be switched: the guest gets the host's CPU as it is"),
-            name,
-            ["migratable"],
-        )),
-    }
-}
 
 /// The counts of `-smp`, 0 where nothing is said.
 struct Counts {

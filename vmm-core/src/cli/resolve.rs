@@ -5,10 +5,11 @@ use qapi_schema::cli::MachineOptions;
 use qapi_schema::devices::{DeviceOptions, DeviceOptionsVariant};
 use qapi_schema::qom::{ObjectOptions, ObjectOptionsVariant};
 
-use super::config::{Config, CpuSpec, KernelSpec, QtestSpec, SerialSpec};
+use super::config::{Config, KernelSpec, QtestSpec, SerialSpec};
 use super::draft::Draft;
 use super::error::{CliError, Problem};
 use super::{chardev, clock, device, drive, machine, process, processor};
+use crate::kvm::cpu_models::{CpuSpec, HOST};
 
 /// The whole of what was asked for.
 pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
@@ -51,7 +52,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
     Ok(Config {
         machine,
         accels,
-        cpu: draft.cpu.unwrap_or(CpuSpec { model: "host" }),
+        cpu: draft.cpu.unwrap_or_else(|| CpuSpec::plain(HOST)),
         smp,
         numa: untyped(draft.numa),
         memory,

@@ -1,6 +1,7 @@
-//! What the guest is told about its CPU: the host's own, with a topology of ours.
+//! What the guest is told about its CPU: that of a model, with a topology of ours.
 //!
-//! `-cpu host` passes through what KVM supports; this file changes only what is about *this* VM:
+//! The model says what a CPU is ([`cpu_models`](super::cpu_models)); this file changes only what is
+//! about *this* VM:
 //!
 //! ```text
 //!   APIC id:   | socket | die | core | thread |     each field as wide as its count needs
@@ -16,7 +17,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::Cap;
 
-use super::features::features;
+use super::cpu_models::{self, CpuSpec, Facts, Leaves};
 use super::{KvmError, KvmVm};
 
 /// How the vCPUs are arranged. All counts are at least one.
@@ -122,74 +123,87 @@ const LEAF_CLOCKS: u32 = 0x4000_0010;
 /// The bus clock of KVM's in-kernel LAPIC: one nanosecond a tick.
 const APIC_BUS_KHZ: u32 = 1_000_000;
 
-/// The CPUID of all vCPUs, before each gets its own numbers.
-pub struct CpuModel {
-    leaves: Vec<kvm_cpuid_entry2>,
-    topology: CpuTopology,
-    amd: bool,
-}
+/// What KVM can show a guest on this host.
+#[derive(Clone)]
+pub struct HostCpu(Leaves);
 
-impl CpuModel {
-    /// The host's CPU as far as KVM supports it, arranged as `topology` says.
+impl HostCpu {
+    /// Asks KVM.
     ///
     /// # Errors
     /// KVM does not tell what it supports.
-    pub fn host(vm: &KvmVm, topology: CpuTopology) -> Result<Self, KvmError> {
+    pub fn of(vm: &KvmVm) -> Result<Self, KvmError> {
         let supported = vm
             .system()
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(KvmError::ioctl("the list of supported CPU features"))?;
         let deadline = vm.has(Cap::TscDeadlineTimer);
-        Ok(Self::new(supported.as_slice().to_vec(), topology, deadline))
+        Ok(Self::new(supported.as_slice().to_vec(), deadline))
     }
 
-    fn new(mut leaves: Vec<kvm_cpuid_entry2>, topology: CpuTopology, tsc_deadline: bool) -> Self {
-        let amd = leaves.iter().any(|leaf| leaf.function == 0 && is_amd(leaf));
+    fn new(mut leaves: Vec<kvm_cpuid_entry2>, tsc_deadline: bool) -> Self {
         // Whatever the host says about its own topology is wrong here.
         leaves.retain(|leaf| {
             !matches!(leaf.function, 0xb | 0x1f | 0x8000_0026) && leaf.function != LEAF_CLOCKS
         });
-        for leaf in &mut leaves {
-            match leaf.function {
-                0 => leaf.eax = leaf.eax.max(if topology.dies > 1 { 0x1f } else { 0xb }),
-                1 => {
-                    leaf.ecx |= LEAF_1_ECX_HYPERVISOR | LEAF_1_ECX_X2APIC;
-                    if tsc_deadline {
-                        leaf.ecx |= LEAF_1_ECX_TSC_DEADLINE;
-                    }
-                }
-                _ => {}
+        for leaf in leaves.iter_mut().filter(|leaf| leaf.function == 1) {
+            leaf.ecx |= LEAF_1_ECX_HYPERVISOR | LEAF_1_ECX_X2APIC;
+            if tsc_deadline {
+                leaf.ecx |= LEAF_1_ECX_TSC_DEADLINE;
             }
         }
-        Self {
+        Self(Leaves(leaves))
+    }
+}
+
+/// The CPUID of all vCPUs, before each gets its own numbers.
+pub struct CpuModel {
+    leaves: Leaves,
+    lacks: Vec<&'static str>,
+    topology: CpuTopology,
+    amd: bool,
+}
+
+impl CpuModel {
+    /// The CPU that `spec` says as far as `host` can show it, arranged as `topology` says.
+    ///
+    /// # Errors
+    /// The host lacks what is not to be left out.
+    pub fn new(host: &HostCpu, spec: &CpuSpec, topology: CpuTopology) -> Result<Self, KvmError> {
+        let level = if topology.dies > 1 { 0x1f } else { 0xb };
+        let Facts { leaves, lacks } = cpu_models::build(spec, &host.0, level)?;
+        Ok(Self {
+            amd: leaves.is_amd(),
             leaves,
+            lacks,
             topology,
-            amd,
-        }
+        })
+    }
+
+    /// The features that were wanted and that this host lacks.
+    #[must_use]
+    pub fn lacks(&self) -> &[&'static str] {
+        &self.lacks
     }
 
     /// How many bits a guest physical address has (leaf 0x8000_0008), or 36 if the host is silent.
     #[must_use]
     pub fn physical_bits(&self) -> u32 {
-        self.leaves
-            .iter()
-            .find(|leaf| leaf.function == 0x8000_0008)
-            .map_or(36, |leaf| leaf.eax & 0xff)
+        let leaf = self.leaves.find(0x8000_0008, 0);
+        leaf.map_or(36, |leaf| leaf.eax & 0xff)
     }
 
     /// Every CPU feature with a name, and whether a guest sees it.
     #[must_use]
     pub fn features(&self) -> Vec<(&'static str, bool)> {
-        features(&self.leaves)
+        cpu_models::features(&self.leaves)
     }
 
     /// CPUID leaf 1's signature and features, as SMBIOS wants them.
     #[must_use]
     pub fn signature(&self) -> (u32, u32) {
-        self.leaves
-            .iter()
-            .find(|leaf| leaf.function == 1)
-            .map_or((0, 0), |leaf| (leaf.eax, leaf.edx))
+        let leaf = self.leaves.find(1, 0);
+        leaf.map_or((0, 0), |leaf| (leaf.eax, leaf.edx))
     }
 
     /// The CPUID of the vCPU with this index, whose TSC ticks with `tsc_khz` (if KVM knows).
@@ -205,7 +219,7 @@ impl CpuModel {
 
     fn leaves_of(&self, index: u32, tsc_khz: Option<u32>) -> Vec<kvm_cpuid_entry2> {
         let id = self.topology.apic_id(index);
-        let mut leaves = self.leaves.clone();
+        let mut leaves = self.leaves.0.clone();
         for leaf in &mut leaves {
             self.patch(leaf, id, index);
         }
@@ -297,11 +311,12 @@ impl CpuModel {
 
 /// With both clocks known, the guest needs not measure them against the PIT.
 fn tell_clocks(leaves: &mut Vec<kvm_cpuid_entry2>, tsc_khz: u32) {
-    for leaf in leaves.iter_mut() {
-        if leaf.function == LEAF_HYPERVISOR {
-            leaf.eax = LEAF_CLOCKS;
-        }
-    }
+    let signature = |leaf: &&mut kvm_cpuid_entry2| leaf.function == LEAF_HYPERVISOR;
+    let Some(signature) = leaves.iter_mut().find(signature) else {
+        // The guest is not to know what runs it.
+        return;
+    };
+    signature.eax = LEAF_CLOCKS;
     leaves.push(kvm_cpuid_entry2 {
         function: LEAF_CLOCKS,
         eax: tsc_khz,
@@ -316,15 +331,6 @@ fn set(register: &mut u32, bits: u32, on: bool) {
     } else {
         *register &= !bits;
     }
-}
-
-/// AMD and Hygon share the AMD leaves.
-fn is_amd(leaf: &kvm_cpuid_entry2) -> bool {
-    let mut name = [0; 12];
-    name[..4].copy_from_slice(&leaf.ebx.to_le_bytes());
-    name[4..8].copy_from_slice(&leaf.edx.to_le_bytes());
-    name[8..].copy_from_slice(&leaf.ecx.to_le_bytes());
-    matches!(&name, b"AuthenticAMD" | b"HygonGenuine")
 }
 
 #[cfg(test)]
@@ -350,6 +356,11 @@ mod tests {
     fn vendor(name: &[u8; 12]) -> kvm_cpuid_entry2 {
         let word = |at: usize| u32::from_le_bytes(name[at..at + 4].try_into().unwrap());
         leaf(0, [0x7, word(0), word(8), word(4)])
+    }
+
+    fn model(host: Vec<kvm_cpuid_entry2>, topology: CpuTopology, deadline: bool) -> CpuModel {
+        let spec = CpuSpec::plain(cpu_models::HOST);
+        CpuModel::new(&HostCpu::new(host, deadline), &spec, topology).unwrap()
     }
 
     fn find(leaves: &[kvm_cpuid_entry2], function: u32, index: u32) -> kvm_cpuid_entry2 {
@@ -405,7 +416,7 @@ mod tests {
             },
             leaf(LEAF_HYPERVISOR, [LEAF_HYPERVISOR + 1, 0, 0, 0]),
         ];
-        let model = CpuModel::new(host, TOPOLOGY, true);
+        let model = model(host, TOPOLOGY, true);
         let leaves = model.leaves_of(13, Some(2_500_000));
         let one = find(&leaves, 1, 0);
         assert_eq!(one.ebx, 17 << 24 | 12 << 16 | 0x800);
@@ -447,7 +458,7 @@ mod tests {
             cores: 4,
             threads: 2,
         };
-        let model = CpuModel::new(host, topology, false);
+        let model = model(host, topology, false);
         assert_eq!(model.physical_bits(), 0x30);
         let leaves = model.leaves_of(5, None);
         assert_eq!(
@@ -464,7 +475,7 @@ mod tests {
     #[test]
     fn a_single_cpu_has_no_threads_to_tell_of() {
         let host = vec![vendor(b"GenuineIntel"), leaf(1, [0, 0, 0, LEAF_1_EDX_HTT])];
-        let model = CpuModel::new(host, CpuTopology::flat(1), false);
+        let model = model(host, CpuTopology::flat(1), false);
         assert_eq!(
             find(&model.leaves_of(0, None), 1, 0).edx & LEAF_1_EDX_HTT,
             0

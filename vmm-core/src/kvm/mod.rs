@@ -17,13 +17,14 @@
 //! ```
 //!
 //! Read next: [`vm`] (what is required of the host), [`vcpu`] (the life of a vCPU), [`irqfd`]
-//! (how a device interrupts), [`cpuid`] (what the guest is told about its CPU).
+//! (how a device interrupts), [`cpuid`] (what the guest is told about its CPU), [`cpu_models`] (which
+//! CPUs there are to be had).
 
 pub mod chips;
 pub mod clock;
+pub mod cpu_models;
 pub mod cpu_state;
 pub mod cpuid;
-mod features;
 pub mod irqfd;
 pub mod msr;
 pub mod regs;
@@ -69,6 +70,25 @@ pub enum KvmError {
         wanted: usize,
         /// How many KVM allows.
         max: usize,
+    },
+    /// The CPU model wants what this host does not have, and nothing may be left out.
+    #[error(
+        "CPU model '{model}': the host doesn't support requested features: {features}; leave out \
+         'enforce' and the guest does without them"
+    )]
+    LacksFeatures {
+        /// The model.
+        model: &'static str,
+        /// Their names.
+        features: String,
+    },
+    /// More bits of physical address than the host has.
+    #[error("phys-bits={bits}: this host has {max}; give at most so many, or host-phys-bits=on")]
+    PhysicalBits {
+        /// How many were asked for.
+        bits: u32,
+        /// How many the host has.
+        max: u32,
     },
     /// No memory slot is left.
     #[error("all {max} memory slots of this host's KVM are in use")]

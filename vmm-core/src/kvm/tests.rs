@@ -12,7 +12,8 @@ use devices::notice::Notice;
 use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::cpuid::{CpuModel, CpuTopology};
+use super::cpu_models::{self, CpuSpec};
+use super::cpuid::{CpuModel, CpuTopology, HostCpu};
 use super::slots::Slots;
 use super::*;
 
@@ -111,7 +112,9 @@ fn guest(code: &[u8], vcpus: u32) -> Option<Guest> {
         .insert(0xd000_0000, 0x1000, Arc::clone(&written) as _)
         .unwrap();
     let events = Arc::new(Heard::<VcpuEvent>::default());
-    let model = CpuModel::host(&vm, CpuTopology::flat(vcpus)).unwrap();
+    let host = HostCpu::of(&vm).unwrap();
+    let spec = CpuSpec::plain(cpu_models::HOST);
+    let model = CpuModel::new(&host, &spec, CpuTopology::flat(vcpus)).unwrap();
     let vcpus = (0..vcpus)
         .map(|index| {
             let events = Arc::clone(&events);

@@ -10,13 +10,14 @@ use qapi_schema::cli::AccelType;
 use super::firmware;
 use crate::cli::Config;
 use crate::cli::config::{RtcBase, SerialSpec as SerialOption};
+use crate::kvm::cpu_models::Lacking;
 use crate::letters::Letter;
 use crate::machine::board::SerialSpec;
 use crate::machine::{BootSource, MachineHost, MachineKind, Q35, Q35Spec};
 use crate::memory::{RAM_ID, RamBackend, RamBackendSpec};
+use crate::messages;
 use crate::process;
 use crate::resolve::numa::{NumaDraft, NumaFacts};
-use crate::types::cpu_type;
 use crate::vm::{Vm, VmMachine};
 
 /// What the memory of a machine without a board is called.
@@ -72,7 +73,7 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
         product: config.machine.model.name.to_owned(),
         uuid: config.uuid.unwrap_or_default(),
         topology: config.smp.topology,
-        cpu_type: cpu_type(config.cpu.model),
+        cpu: config.cpu.clone(),
         vcpus: config.smp.cpus,
         numa: numa.clone(),
         rtc_offset: rtc_offset(config),
@@ -93,6 +94,13 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
         vcpu_events: Arc::new(move |event| vcpu_mail.send(Letter::Vcpu(event))),
     };
     let q35 = Q35::new(spec, host).context("-machine q35")?;
+    if config.cpu.lacking == Lacking::Told {
+        for feature in q35.cpu_model().lacks() {
+            messages::report(format_args!(
+                "warning: host doesn't support requested feature: {feature}"
+            ));
+        }
+    }
     if config.overcommit.mem_lock {
         process::lock_memory().context("-overcommit mem-lock=on")?;
     }

@@ -46,12 +46,14 @@ use super::wiring::Wiring;
 use super::{BootSource, MachineError, MachineKind, MachineType};
 use crate::kvm::chips::ChipState;
 use crate::kvm::clock::KvmClock;
-use crate::kvm::cpuid::{CpuModel, CpuTopology};
+use crate::kvm::cpu_models::CpuSpec;
+use crate::kvm::cpuid::{CpuModel, CpuTopology, HostCpu};
 use crate::kvm::slots::Slots;
 use crate::kvm::{BootEntry, Buses, KvmIrqs, KvmVm, Vcpu, VcpuEvent, VcpuSet};
 use crate::memory::layout::{ECAM, GENERATION, PCI32};
 use crate::memory::{Layout, RamBackend};
 use crate::qtest::TestedIrqs;
+use crate::types::cpu_type;
 use crate::uuid::Uuid;
 
 /// The most vCPUs: their APIC ids fit the MADT's short entries and the IOAPIC's destinations.
@@ -79,8 +81,8 @@ pub struct Q35Spec {
     pub uuid: [u8; 16],
     /// How the vCPUs are arranged.
     pub topology: CpuTopology,
-    /// The type of the vCPUs, in the object tree's words.
-    pub cpu_type: String,
+    /// What each vCPU is.
+    pub cpu: CpuSpec,
     /// How many are present; at most as many as the topology has room for.
     pub vcpus: u32,
     /// Its NUMA nodes; without, memory and vCPUs are in one place.
@@ -141,6 +143,7 @@ pub struct Q35 {
     clock: KvmClock,
     boot: Option<BootSource>,
     held: bool,
+    host_cpu: HostCpu,
     model: CpuModel,
     identity: Identity,
     generation: Option<Uuid>,
@@ -162,7 +165,8 @@ impl Q35 {
         vm.check_vcpus(places as usize, highest)?;
         let irqs = KvmIrqs::new(Arc::clone(&vm))?;
         let power_on = ChipState::capture(&vm)?;
-        let model = CpuModel::host(&vm, spec.topology)?;
+        let host_cpu = HostCpu::of(&vm)?;
+        let model = CpuModel::new(&host_cpu, &spec.cpu, spec.topology)?;
         let sizes = host.memory.iter().map(|backend| backend.spec().size);
         let layout = layout(sizes.fold(0, u64::saturating_add), model.physical_bits())?;
         let memory = RamBackend::map_all(&host.memory, &layout)?;
@@ -182,7 +186,7 @@ impl Q35 {
             product: spec.product.clone(),
             uuid: spec.uuid,
             topology: spec.topology,
-            cpu_type: spec.cpu_type.clone(),
+            cpu_type: cpu_type(spec.cpu.model.name),
             numa: spec.numa.clone(),
         };
         let mut told = fw_cfg::contents(&mut spec, &layout)?;
@@ -238,6 +242,7 @@ impl Q35 {
             clock: KvmClock::default(),
             boot: spec.boot,
             held: spec.held,
+            host_cpu,
             model,
             identity,
             generation: None,
@@ -388,6 +393,12 @@ impl Q35 {
     #[must_use]
     pub fn numa(&self) -> Option<&NumaSpec> {
         self.identity.numa.as_ref()
+    }
+
+    /// What vCPUs can show a guest on this host.
+    #[must_use]
+    pub fn host_cpu(&self) -> &HostCpu {
+        &self.host_cpu
     }
 
     /// What the vCPUs show a guest.

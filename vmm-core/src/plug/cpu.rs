@@ -7,7 +7,8 @@ use qapi_schema::{Event, QmpError};
 
 use super::{Plug, unplugged};
 use crate::device_tree::{Part, path};
-use crate::kvm::cpuid::{CpuPlace, CpuTopology};
+use crate::kvm::cpuid::{CpuModel, CpuPlace, CpuTopology};
+use crate::qom::Object;
 use crate::vm::{Vm, cpu_path};
 
 /// The sources of an `_OST` that speak of a removal: asked for by us, and by the guest itself.
@@ -93,9 +94,13 @@ pub(super) fn soldered(vm: &Vm, id: &str) -> Option<u32> {
 }
 
 /// How the object tree shows a vCPU.
-pub(crate) fn picture(object: crate::qom::Object) -> crate::qom::Object {
-    let none = serde_json::Value::Array(Vec::new());
-    object.with("unavailable-features", "strList", none)
+pub(crate) fn picture(object: Object, model: Option<&CpuModel>) -> Object {
+    let lacks = model.map_or(&[][..], CpuModel::lacks).to_vec();
+    let features = model.map(CpuModel::features).unwrap_or_default();
+    let object = object.with("unavailable-features", "strList", lacks);
+    features.into_iter().fold(object, |object, (name, shown)| {
+        object.with(name, "bool", shown)
+    })
 }
 
 impl Vm {

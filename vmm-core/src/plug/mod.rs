@@ -33,6 +33,7 @@ use serde_json::Value;
 
 use crate::boot_order;
 use crate::device_tree::{Claim, Device, Part, path};
+use crate::kvm::cpuid::CpuModel;
 use crate::qom;
 use crate::vm::Vm;
 
@@ -57,7 +58,7 @@ struct Plug<'a> {
 /// The id is taken, a property is wrong, a backend is missing or busy, or the bus refuses. Then
 /// nothing has changed.
 pub fn plug(vm: &mut Vm, door: &Door, options: DeviceOptions) -> Result<(), QmpError> {
-    let shown = picture(&options);
+    let shown = picture(&options, vm.machine.cpu_model());
     boot_order::check(&vm.devices, boot_order::index(&shown))?;
     let driver = options.driver.tag().as_str();
     let name = vm.devices.name(options.id.as_deref())?;
@@ -102,7 +103,29 @@ pub fn plug(vm: &mut Vm, door: &Door, options: DeviceOptions) -> Result<(), QmpE
         Kind::Virtserialport(port) => serial::plug_port(&mut plug, port),
         Kind::PcieRootPort(port) => pci::plug_root_port(&mut plug, port),
         Kind::IsaSerial(serial) => board::plug_serial(&mut plug, serial),
-        Kind::HostX86_64Cpu(cpu) | Kind::MaxX86_64Cpu(cpu) => cpu::plug(&mut plug, driver, &cpu),
+        Kind::BroadwellNoTSXX86_64Cpu(cpu)
+        | Kind::BroadwellX86_64Cpu(cpu)
+        | Kind::CascadelakeServerX86_64Cpu(cpu)
+        | Kind::EPYCMilanX86_64Cpu(cpu)
+        | Kind::EPYCRomeX86_64Cpu(cpu)
+        | Kind::EPYCX86_64Cpu(cpu)
+        | Kind::HaswellNoTSXX86_64Cpu(cpu)
+        | Kind::HaswellX86_64Cpu(cpu)
+        | Kind::IcelakeServerX86_64Cpu(cpu)
+        | Kind::IvyBridgeX86_64Cpu(cpu)
+        | Kind::NehalemX86_64Cpu(cpu)
+        | Kind::SandyBridgeX86_64Cpu(cpu)
+        | Kind::SkylakeClientX86_64Cpu(cpu)
+        | Kind::SkylakeServerX86_64Cpu(cpu)
+        | Kind::WestmereX86_64Cpu(cpu)
+        | Kind::HostX86_64Cpu(cpu)
+        | Kind::Kvm64X86_64Cpu(cpu)
+        | Kind::MaxX86_64Cpu(cpu)
+        | Kind::Qemu64X86_64Cpu(cpu)
+        | Kind::X86_64V1X86_64Cpu(cpu)
+        | Kind::X86_64V2X86_64Cpu(cpu)
+        | Kind::X86_64V3X86_64Cpu(cpu)
+        | Kind::X86_64V4X86_64Cpu(cpu) => cpu::plug(&mut plug, driver, &cpu),
         Kind::PvpanicPci(pvpanic) => pci::plug_pvpanic(&mut plug, pvpanic),
         Kind::TpmCrb(tpm) => board::plug_tpm(&mut plug, tpm),
         Kind::Vmcoreinfo(_) => board::plug_vmcoreinfo(&mut plug),
@@ -222,7 +245,7 @@ impl Plug<'_> {
 
 /// How the object tree shows a device: its properties as they were given. A virtio device on PCI
 /// has the device itself as a child, as in QEMU: `query-block` names disks by it.
-fn picture(options: &DeviceOptions) -> qom::Object {
+fn picture(options: &DeviceOptions, cpus: Option<&CpuModel>) -> qom::Object {
     let driver = options.driver.tag().as_str();
     let mut object = qom::Object::new(driver);
     if let Ok(Value::Object(members)) = serde_json::to_value(options) {
@@ -233,7 +256,7 @@ fn picture(options: &DeviceOptions) -> qom::Object {
         }
     }
     if driver.ends_with("-x86_64-cpu") {
-        return cpu::picture(object);
+        return cpu::picture(object, cpus);
     }
     match driver.split_once("-pci") {
         Some((device, _)) if device.starts_with("virtio-") || device.starts_with("vhost-") => {

@@ -126,7 +126,7 @@ impl Commands for Vm {
         &mut self,
         _cx: &mut dyn Context,
     ) -> Result<Vec<CpuDefinitionInfo>, QmpError> {
-        Ok(cpu_models::definitions())
+        cpu_models::definitions(self)
     }
 
     fn query_cpu_model_expansion(

@@ -8,7 +8,7 @@ use devices::pci::PciHost;
 use qapi_schema::QmpError;
 
 use crate::kvm::Vcpu;
-use crate::kvm::cpuid::CpuPlace;
+use crate::kvm::cpuid::{CpuModel, CpuPlace};
 use crate::machine::{Q35, none, q35};
 use crate::plug;
 use crate::qom::Object;
@@ -131,10 +131,18 @@ impl VmMachine {
         let unattached = cpus
             .iter()
             .fold(Object::new("container"), |container, index| {
-                let shown = plug::cpu::picture(Object::new(self.cpu_type()));
+                let shown = plug::cpu::picture(Object::new(self.cpu_type()), self.cpu_model());
                 container.with_child(cpu_name(*index), shown)
             });
         Object::new(model.qom_type).with_child("unattached", unattached)
+    }
+
+    /// What its vCPUs show a guest, if it can have any.
+    pub fn cpu_model(&self) -> Option<&CpuModel> {
+        match self {
+            Self::None => None,
+            Self::Q35(q35) => Some(q35.cpu_model()),
+        }
     }
 
     /// The type of its vCPUs; a machine without any would have the default.

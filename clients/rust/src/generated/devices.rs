@@ -471,18 +471,81 @@ pub struct PvpanicProperties {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[non_exhaustive]
 pub enum DeviceDriver {
+    /// A vCPU of -cpu Broadwell-noTSX.
+    #[serde(rename = "Broadwell-noTSX-x86_64-cpu")]
+    BroadwellNoTSXX86_64Cpu,
+    /// A vCPU of -cpu Broadwell.
+    #[serde(rename = "Broadwell-x86_64-cpu")]
+    BroadwellX86_64Cpu,
+    /// A vCPU of -cpu Cascadelake-Server.
+    #[serde(rename = "Cascadelake-Server-x86_64-cpu")]
+    CascadelakeServerX86_64Cpu,
+    /// A vCPU of -cpu EPYC-Milan.
+    #[serde(rename = "EPYC-Milan-x86_64-cpu")]
+    EPYCMilanX86_64Cpu,
+    /// A vCPU of -cpu EPYC-Rome.
+    #[serde(rename = "EPYC-Rome-x86_64-cpu")]
+    EPYCRomeX86_64Cpu,
+    /// A vCPU of -cpu EPYC.
+    #[serde(rename = "EPYC-x86_64-cpu")]
+    EPYCX86_64Cpu,
+    /// A vCPU of -cpu Haswell-noTSX.
+    #[serde(rename = "Haswell-noTSX-x86_64-cpu")]
+    HaswellNoTSXX86_64Cpu,
+    /// A vCPU of -cpu Haswell.
+    #[serde(rename = "Haswell-x86_64-cpu")]
+    HaswellX86_64Cpu,
+    /// A vCPU of -cpu Icelake-Server.
+    #[serde(rename = "Icelake-Server-x86_64-cpu")]
+    IcelakeServerX86_64Cpu,
+    /// A vCPU of -cpu IvyBridge.
+    #[serde(rename = "IvyBridge-x86_64-cpu")]
+    IvyBridgeX86_64Cpu,
+    /// A vCPU of -cpu Nehalem.
+    #[serde(rename = "Nehalem-x86_64-cpu")]
+    NehalemX86_64Cpu,
+    /// A vCPU of -cpu SandyBridge.
+    #[serde(rename = "SandyBridge-x86_64-cpu")]
+    SandyBridgeX86_64Cpu,
+    /// A vCPU of -cpu Skylake-Client.
+    #[serde(rename = "Skylake-Client-x86_64-cpu")]
+    SkylakeClientX86_64Cpu,
+    /// A vCPU of -cpu Skylake-Server.
+    #[serde(rename = "Skylake-Server-x86_64-cpu")]
+    SkylakeServerX86_64Cpu,
+    /// A vCPU of -cpu Westmere.
+    #[serde(rename = "Westmere-x86_64-cpu")]
+    WestmereX86_64Cpu,
     /// A vCPU of -cpu host.
     #[serde(rename = "host-x86_64-cpu")]
     HostX86_64Cpu,
+    /// A vCPU of -cpu kvm64.
+    #[serde(rename = "kvm64-x86_64-cpu")]
+    Kvm64X86_64Cpu,
+    /// A vCPU of -cpu max.
+    #[serde(rename = "max-x86_64-cpu")]
+    MaxX86_64Cpu,
+    /// A vCPU of -cpu qemu64.
+    #[serde(rename = "qemu64-x86_64-cpu")]
+    Qemu64X86_64Cpu,
+    /// A vCPU of -cpu x86-64-v1.
+    #[serde(rename = "x86-64-v1-x86_64-cpu")]
+    X86_64V1X86_64Cpu,
+    /// A vCPU of -cpu x86-64-v2.
+    #[serde(rename = "x86-64-v2-x86_64-cpu")]
+    X86_64V2X86_64Cpu,
+    /// A vCPU of -cpu x86-64-v3.
+    #[serde(rename = "x86-64-v3-x86_64-cpu")]
+    X86_64V3X86_64Cpu,
+    /// A vCPU of -cpu x86-64-v4.
+    #[serde(rename = "x86-64-v4-x86_64-cpu")]
+    X86_64V4X86_64Cpu,
     /// A watchdog.
     #[serde(rename = "i6300esb")]
     I6300esb,
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial,
-    /// A vCPU of -cpu max.
-    #[serde(rename = "max-x86_64-cpu")]
-    MaxX86_64Cpu,
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort,
@@ -599,18 +662,81 @@ impl DeviceOptions {
 #[serde(tag = "driver")]
 #[non_exhaustive]
 pub enum DeviceOptionsVariant {
+    /// A vCPU of -cpu Broadwell-noTSX.
+    #[serde(rename = "Broadwell-noTSX-x86_64-cpu")]
+    BroadwellNoTSXX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Broadwell.
+    #[serde(rename = "Broadwell-x86_64-cpu")]
+    BroadwellX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Cascadelake-Server.
+    #[serde(rename = "Cascadelake-Server-x86_64-cpu")]
+    CascadelakeServerX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu EPYC-Milan.
+    #[serde(rename = "EPYC-Milan-x86_64-cpu")]
+    EPYCMilanX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu EPYC-Rome.
+    #[serde(rename = "EPYC-Rome-x86_64-cpu")]
+    EPYCRomeX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu EPYC.
+    #[serde(rename = "EPYC-x86_64-cpu")]
+    EPYCX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Haswell-noTSX.
+    #[serde(rename = "Haswell-noTSX-x86_64-cpu")]
+    HaswellNoTSXX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Haswell.
+    #[serde(rename = "Haswell-x86_64-cpu")]
+    HaswellX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Icelake-Server.
+    #[serde(rename = "Icelake-Server-x86_64-cpu")]
+    IcelakeServerX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu IvyBridge.
+    #[serde(rename = "IvyBridge-x86_64-cpu")]
+    IvyBridgeX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Nehalem.
+    #[serde(rename = "Nehalem-x86_64-cpu")]
+    NehalemX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu SandyBridge.
+    #[serde(rename = "SandyBridge-x86_64-cpu")]
+    SandyBridgeX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Skylake-Client.
+    #[serde(rename = "Skylake-Client-x86_64-cpu")]
+    SkylakeClientX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Skylake-Server.
+    #[serde(rename = "Skylake-Server-x86_64-cpu")]
+    SkylakeServerX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu Westmere.
+    #[serde(rename = "Westmere-x86_64-cpu")]
+    WestmereX86_64Cpu(super::cpu::X86CpuProperties),
     /// A vCPU of -cpu host.
     #[serde(rename = "host-x86_64-cpu")]
     HostX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu kvm64.
+    #[serde(rename = "kvm64-x86_64-cpu")]
+    Kvm64X86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu max.
+    #[serde(rename = "max-x86_64-cpu")]
+    MaxX86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu qemu64.
+    #[serde(rename = "qemu64-x86_64-cpu")]
+    Qemu64X86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu x86-64-v1.
+    #[serde(rename = "x86-64-v1-x86_64-cpu")]
+    X86_64V1X86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu x86-64-v2.
+    #[serde(rename = "x86-64-v2-x86_64-cpu")]
+    X86_64V2X86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu x86-64-v3.
+    #[serde(rename = "x86-64-v3-x86_64-cpu")]
+    X86_64V3X86_64Cpu(super::cpu::X86CpuProperties),
+    /// A vCPU of -cpu x86-64-v4.
+    #[serde(rename = "x86-64-v4-x86_64-cpu")]
+    X86_64V4X86_64Cpu(super::cpu::X86CpuProperties),
     /// A watchdog.
     #[serde(rename = "i6300esb")]
     I6300esb(super::watchdog::I6300esbProperties),
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial(IsaSerialProperties),
-    /// A vCPU of -cpu max.
-    #[serde(rename = "max-x86_64-cpu")]
-    MaxX86_64Cpu(super::cpu::X86CpuProperties),
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort(PcieRootPortProperties),

@@ -313,8 +313,7 @@ pub struct CpuModelExpansionInfo {
 pub struct QueryCpuModelExpansion {
     /// How much is to be said.
     pub r#type: CpuModelExpansionType,
-    /// The model: host or max. Its property migratable may be given, and others that say what is
-    /// so anyway.
+    /// The model. Its features may be given, and its property migratable.
     pub model: CpuModelInfo,
 }
 

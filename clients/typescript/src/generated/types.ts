@@ -1141,10 +1141,7 @@ export interface CpuModelExpansionInfo {
 export interface QueryCpuModelExpansionArguments {
   /** How much is to be said. */
   type: CpuModelExpansionType;
-  /**
-   * The model: host or max. Its property migratable may be given, and others that say what is so
-   * anyway.
-   */
+  /** The model. Its features may be given, and its property migratable. */
   model: CpuModelInfo;
 }
 
@@ -4087,14 +4084,56 @@ export interface PvpanicProperties {
 
 /** Device models. */
 export type DeviceDriver =
+  /** A vCPU of -cpu Broadwell-noTSX. */
+  | "Broadwell-noTSX-x86_64-cpu"
+  /** A vCPU of -cpu Broadwell. */
+  | "Broadwell-x86_64-cpu"
+  /** A vCPU of -cpu Cascadelake-Server. */
+  | "Cascadelake-Server-x86_64-cpu"
+  /** A vCPU of -cpu EPYC-Milan. */
+  | "EPYC-Milan-x86_64-cpu"
+  /** A vCPU of -cpu EPYC-Rome. */
+  | "EPYC-Rome-x86_64-cpu"
+  /** A vCPU of -cpu EPYC. */
+  | "EPYC-x86_64-cpu"
+  /** A vCPU of -cpu Haswell-noTSX. */
+  | "Haswell-noTSX-x86_64-cpu"
+  /** A vCPU of -cpu Haswell. */
+  | "Haswell-x86_64-cpu"
+  /** A vCPU of -cpu Icelake-Server. */
+  | "Icelake-Server-x86_64-cpu"
+  /** A vCPU of -cpu IvyBridge. */
+  | "IvyBridge-x86_64-cpu"
+  /** A vCPU of -cpu Nehalem. */
+  | "Nehalem-x86_64-cpu"
+  /** A vCPU of -cpu SandyBridge. */
+  | "SandyBridge-x86_64-cpu"
+  /** A vCPU of -cpu Skylake-Client. */
+  | "Skylake-Client-x86_64-cpu"
+  /** A vCPU of -cpu Skylake-Server. */
+  | "Skylake-Server-x86_64-cpu"
+  /** A vCPU of -cpu Westmere. */
+  | "Westmere-x86_64-cpu"
   /** A vCPU of -cpu host. */
   | "host-x86_64-cpu"
+  /** A vCPU of -cpu kvm64. */
+  | "kvm64-x86_64-cpu"
+  /** A vCPU of -cpu max. */
+  | "max-x86_64-cpu"
+  /** A vCPU of -cpu qemu64. */
+  | "qemu64-x86_64-cpu"
+  /** A vCPU of -cpu x86-64-v1. */
+  | "x86-64-v1-x86_64-cpu"
+  /** A vCPU of -cpu x86-64-v2. */
+  | "x86-64-v2-x86_64-cpu"
+  /** A vCPU of -cpu x86-64-v3. */
+  | "x86-64-v3-x86_64-cpu"
+  /** A vCPU of -cpu x86-64-v4. */
+  | "x86-64-v4-x86_64-cpu"
   /** A watchdog. */
   | "i6300esb"
   /** A serial port. */
   | "isa-serial"
-  /** A vCPU of -cpu max. */
-  | "max-x86_64-cpu"
   /** A place to plug one PCIe device into. */
   | "pcie-root-port"
   /** A port for the guest's last words. */
@@ -4152,14 +4191,56 @@ export type DeviceDriver =
 
 /** A device to be plugged in. */
 export type DeviceOptions = DeviceOptionsAlways & (
+  /** A vCPU of -cpu Broadwell-noTSX. */
+  | ({ driver: "Broadwell-noTSX-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu Broadwell. */
+  | ({ driver: "Broadwell-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu Cascadelake-Server. */
+  | ({ driver: "Cascadelake-Server-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu EPYC-Milan. */
+  | ({ driver: "EPYC-Milan-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu EPYC-Rome. */
+  | ({ driver: "EPYC-Rome-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu EPYC. */
+  | ({ driver: "EPYC-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu Haswell-noTSX. */
+  | ({ driver: "Haswell-noTSX-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu Haswell. */
+  | ({ driver: "Haswell-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu Icelake-Server. */
+  | ({ driver: "Icelake-Server-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu IvyBridge. */
+  | ({ driver: "IvyBridge-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu Nehalem. */
+  | ({ driver: "Nehalem-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu SandyBridge. */
+  | ({ driver: "SandyBridge-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu Skylake-Client. */
+  | ({ driver: "Skylake-Client-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu Skylake-Server. */
+  | ({ driver: "Skylake-Server-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu Westmere. */
+  | ({ driver: "Westmere-x86_64-cpu" } & X86CpuProperties)
   /** A vCPU of -cpu host. */
   | ({ driver: "host-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu kvm64. */
+  | ({ driver: "kvm64-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu max. */
+  | ({ driver: "max-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu qemu64. */
+  | ({ driver: "qemu64-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu x86-64-v1. */
+  | ({ driver: "x86-64-v1-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu x86-64-v2. */
+  | ({ driver: "x86-64-v2-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu x86-64-v3. */
+  | ({ driver: "x86-64-v3-x86_64-cpu" } & X86CpuProperties)
+  /** A vCPU of -cpu x86-64-v4. */
+  | ({ driver: "x86-64-v4-x86_64-cpu" } & X86CpuProperties)
   /** A watchdog. */
   | ({ driver: "i6300esb" } & I6300esbProperties)
   /** A serial port. */
   | ({ driver: "isa-serial" } & IsaSerialProperties)
-  /** A vCPU of -cpu max. */
-  | ({ driver: "max-x86_64-cpu" } & X86CpuProperties)
   /** A place to plug one PCIe device into. */
   | ({ driver: "pcie-root-port" } & PcieRootPortProperties)
   /** A port for the guest's last words. */

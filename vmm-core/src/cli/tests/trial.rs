@@ -23,7 +23,7 @@ fn a_tester_has_a_chardev_and_a_machine_without_cpus_takes_any_cpu() {
     );
     assert_eq!(config.chardevs[0].id, "qtest");
     assert_eq!(config.memory.size, 0);
-    assert!(error(&["-cpu", "qemu64"]).starts_with("-cpu: unable to find CPU model 'qemu64'"));
+    assert!(error(&["-cpu", "q64"]).starts_with("-cpu: unable to find CPU model 'q64'"));
     assert_eq!(
         error(&["-qtest", "stdio", "-qtest", "stdio"]),
         "-qtest: there is only one tester: give -qtest once"

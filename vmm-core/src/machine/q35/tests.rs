@@ -11,6 +11,7 @@ use devices::pci::{PciFunction, RootPort, RootPortSpec};
 use fdset::{Door, FdRegistry, OpenFile, Scope};
 
 use super::*;
+use crate::kvm::cpu_models;
 use crate::kvm::tests::{Heard, dev_kvm};
 use crate::kvm::{VcpuFault, VcpuState};
 use crate::machine::kernel::tests::pvh_elf;
@@ -39,7 +40,7 @@ fn spec(code: &[u8], vcpus: u32) -> Q35Spec {
         product: TYPE.name.to_owned(),
         uuid: [0; 16],
         topology: CpuTopology::flat(vcpus),
-        cpu_type: "host-x86_64-cpu".to_owned(),
+        cpu: CpuSpec::plain(cpu_models::HOST),
         vcpus,
         numa: None,
         rtc_offset: 0,

@@ -1,39 +1,30 @@
-//! The names of CPU features, as QEMU's clients know them, and which of them a CPUID shows.
+//! The names of CPU features, as QEMU's clients know them, and which bits of CPUID they are.
 //!
 //! Pure: a table and a look at it. The bits are those of Intel's and AMD's manuals (leaves 1, 6,
-//! 7, 0xd, 0x8000_0001..8) and of Linux' `Documentation/virt/kvm/x86/cpuid.rst`.
+//! 7, 0xd, 0x8000_0001 and what follows) and of Linux' `Documentation/virt/kvm/x86/cpuid.rst`.
 
-use kvm_bindings::kvm_cpuid_entry2;
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Register {
-    Eax,
-    Ebx,
-    Ecx,
-    Edx,
-}
-
-use Register::{Eax, Ebx, Ecx, Edx};
+use super::leaves::Register::{self, Eax, Ebx, Ecx, Edx};
+use super::leaves::{Leaves, Place};
 
 /// One register of a leaf; `-` stands for a bit without a name.
-struct Word {
-    function: u32,
-    index: u32,
-    register: Register,
+pub(super) struct Word {
+    pub(super) place: Place,
     /// From bit 0 on, separated by spaces.
     names: &'static str,
 }
 
 const fn word(function: u32, index: u32, register: Register, names: &'static str) -> Word {
     Word {
-        function,
-        index,
-        register,
+        place: Place {
+            function,
+            index,
+            register,
+        },
         names,
     }
 }
 
-const WORDS: &[Word] = &[
+pub(super) const WORDS: &[Word] = &[
     word(
         1,
         0,
@@ -80,6 +71,18 @@ const WORDS: &[Word] = &[
         "- - - - avx-vnni avx512-bf16 - cmpccxadd - - fzrm fsrs fsrc - - - - fred lkgs wrmsrns - \
          amx-fp16 - avx-ifma - - lam",
     ),
+    word(
+        7,
+        1,
+        Edx,
+        "- - - - avx-vnni-int8 avx-ne-convert - - amx-complex - avx-vnni-int16 - - - prefetchiti",
+    ),
+    word(
+        7,
+        2,
+        Edx,
+        "intel-psfd ipred-ctrl rrsba-ctrl ddpd-u bhi-ctrl mcdt-no",
+    ),
     word(0xd, 1, Eax, "xsaveopt xsavec xgetbv1 xsaves xfd"),
     word(
         0x8000_0001,
@@ -104,6 +107,21 @@ const WORDS: &[Word] = &[
          - - - amd-ssbd virt-ssbd amd-no-ssb - amd-psfd",
     ),
     word(
+        0x8000_000a,
+        0,
+        Edx,
+        "npt lbrv svm-lock nrip-save tsc-scale vmcb-clean flushbyasid decodeassists - - \
+         pause-filter - pfthreshold avic - v-vmsave-vmload vgif - - - - - - - - vnmi - - \
+         svme-addr-chk",
+    ),
+    word(
+        0x8000_0021,
+        0,
+        Eax,
+        "no-nested-data-bp fs-gs-base-ns lfence-always-serializing - - - null-sel-clr-base - \
+         auto-ibrs",
+    ),
+    word(
         0x4000_0001,
         0,
         Eax,
@@ -114,41 +132,79 @@ const WORDS: &[Word] = &[
     word(0x4000_0001, 0, Edx, "kvm-hint-dedicated"),
 ];
 
+/// Other names that clients know a feature by.
+const ALIASES: &[(&str, &str)] = &[
+    ("sse3", "pni"),
+    ("pclmuldq", "pclmulqdq"),
+    ("sse4-1", "sse4.1"),
+    ("sse4-2", "sse4.2"),
+    ("xd", "nx"),
+    ("ffxsr", "fxsr-opt"),
+    ("i64", "lm"),
+];
+
 impl Word {
-    fn of(&self, leaves: &[kvm_cpuid_entry2]) -> u32 {
-        let leaf = leaves
-            .iter()
-            .find(|leaf| leaf.function == self.function && leaf.index == self.index);
-        leaf.map_or(0, |leaf| match self.register {
-            Eax => leaf.eax,
-            Ebx => leaf.ebx,
-            Ecx => leaf.ecx,
-            Edx => leaf.edx,
-        })
+    /// Its bits with names.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let names = self.names.split_whitespace().zip(0_u32..);
+        names.filter(|(name, _)| *name != "-")
     }
 }
 
-/// Every feature with a name, and whether `leaves` show it.
-pub(super) fn features(leaves: &[kvm_cpuid_entry2]) -> Vec<(&'static str, bool)> {
-    let mut features: Vec<(&'static str, bool)> = Vec::new();
-    for word in WORDS {
-        let bits = word.of(leaves);
-        let named = word.names.split_whitespace().zip(0_u32..);
-        for (name, bit) in named.filter(|(name, _)| *name != "-") {
-            let is_shown = bits >> bit & 1 == 1;
-            // Two bits say the same where one was misplaced in old kernels.
-            match features.iter_mut().find(|(other, _)| *other == name) {
-                Some((_, shown)) => *shown |= is_shown,
-                None => features.push((name, is_shown)),
-            }
+/// The bits that `name` stands for: two where one was misplaced in old kernels.
+pub(super) fn bits(name: &str) -> impl Iterator<Item = (Place, u32)> {
+    WORDS.iter().flat_map(move |word| {
+        let named = word.named().filter(move |(other, _)| *other == name);
+        named.map(|(_, bit)| (word.place, 1 << bit))
+    })
+}
+
+/// Whether `leaves` show the feature.
+pub(super) fn shows(leaves: &Leaves, name: &str) -> bool {
+    bits(name).any(|(place, bit)| leaves.register(place) & bit != 0)
+}
+
+/// Every feature's name, once.
+#[must_use]
+pub fn feature_names() -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for (name, _) in WORDS.iter().flat_map(Word::named) {
+        if !names.contains(&name) {
+            names.push(name);
         }
     }
-    features
+    names
+}
+
+/// The feature that a client calls `name`: with underscores for hyphens, or by another name.
+#[must_use]
+pub fn find_feature(name: &str) -> Option<&'static str> {
+    let hyphens = name.replace('_', "-");
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == hyphens);
+    let wanted = alias.map_or(hyphens.as_str(), |(_, name)| name);
+    let mut names = WORDS.iter().flat_map(Word::named);
+    names.find_map(|(name, _)| (name == wanted).then_some(name))
 }
 
 #[cfg(test)]
 mod tests {
+    use kvm_bindings::kvm_cpuid_entry2;
+
     use super::*;
+
+    #[test]
+    fn a_feature_has_the_names_that_clients_know() {
+        for (name, wanted) in [
+            ("sse4_1", Some("sse4.1")),
+            ("lahf_lm", Some("lahf-lm")),
+            ("pclmuldq", Some("pclmulqdq")),
+            ("avx", Some("avx")),
+            ("-", None),
+            ("avx3", None),
+        ] {
+            assert_eq!(find_feature(name), wanted);
+        }
+    }
 
     #[test]
     fn no_register_has_more_than_32_names() {
@@ -188,7 +244,7 @@ mod tests {
                 ..leaf(0x4000_0001, 0)
             },
         ];
-        let shown: Vec<_> = features(&leaves)
+        let shown: Vec<_> = super::super::features(&Leaves(leaves.to_vec()))
             .into_iter()
             .filter_map(|(name, shown)| shown.then_some(name))
             .collect();
