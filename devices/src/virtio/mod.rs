@@ -16,6 +16,7 @@ pub mod balloon;
 pub mod blk;
 pub mod console;
 pub mod device;
+pub mod input;
 #[cfg(test)]
 pub(crate) mod mock_driver;
 pub mod net;
