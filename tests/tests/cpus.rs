@@ -30,7 +30,10 @@ fn cpus_without_sse4_2(vm: &mut Vm) -> Result<usize> {
     let told = told.as_str().unwrap_or_default();
     assert!(!told.contains("sse4_2"), "{told}");
     assert!(told.contains("model\t\t: 26\n"), "{told}");
-    assert_eq!(told.matches("sse4_1").count(), told.matches(": less\n").count());
+    assert_eq!(
+        told.matches("sse4_1").count(),
+        told.matches(": less\n").count()
+    );
     Ok(told.matches("sse4_1").count())
 }
 
