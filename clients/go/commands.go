@@ -1398,6 +1398,15 @@ func (c *Conn) Balloon(ctx context.Context, args BalloonArguments) error {
 	return c.Execute(ctx, "balloon", args, nil)
 }
 
+// QueryMemoryDevices: Lists the memory devices, by their addresses.
+//
+// Returns: the devices.
+func (c *Conn) QueryMemoryDevices(ctx context.Context) ([]MemoryDeviceInfo, error) {
+	var reply []MemoryDeviceInfo
+	err := c.Execute(ctx, "query-memory-devices", nil, &reply)
+	return reply, err
+}
+
 // EjectArguments is what Eject takes.
 type EjectArguments struct {
 	// The name of the drive's backend.

@@ -324,6 +324,20 @@ type BalloonChangeEvent struct {
 // EventName is its name on the wire.
 func (BalloonChangeEvent) EventName() string { return "BALLOON_CHANGE" }
 
+// MemoryDeviceSizeChangeEvent: The guest uses more or less of a memory device. Comes once a second
+// at most for each of them.
+type MemoryDeviceSizeChangeEvent struct {
+	// The device's id, if it has one.
+	ID *string `json:"id,omitempty"`
+	// How many bytes it uses now.
+	Size uint64 `json:"size"`
+	// The device, as a path in the object tree.
+	QomPath string `json:"qom-path"`
+}
+
+// EventName is its name on the wire.
+func (MemoryDeviceSizeChangeEvent) EventName() string { return "MEMORY_DEVICE_SIZE_CHANGE" }
+
 // DeviceTrayMovedEvent: The tray of a drive was opened or closed, by the guest or by a command.
 type DeviceTrayMovedEvent struct {
 	// The name of the drive's backend; empty where only nodes have names.
@@ -439,6 +453,8 @@ func readEvent(name string, data json.RawMessage) Event {
 		err = variant[BlockImageCorruptedEvent](data, &event)
 	case "BALLOON_CHANGE":
 		err = variant[BalloonChangeEvent](data, &event)
+	case "MEMORY_DEVICE_SIZE_CHANGE":
+		err = variant[MemoryDeviceSizeChangeEvent](data, &event)
 	case "DEVICE_TRAY_MOVED":
 		err = variant[DeviceTrayMovedEvent](data, &event)
 	case "WATCHDOG":

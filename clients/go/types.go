@@ -4169,7 +4169,8 @@ type ObjectOptionsMemoryBackendFile struct {
 	// Whether other processes that map it see what the guest writes (default: false, but true for
 	// memory-backend-memfd and memory-backend-shm).
 	Share *bool `json:"share,omitempty"`
-	// Must not be false: the host's overcommit policy decides (default: true).
+	// Whether large pages are set aside at the start; of others the host's overcommit policy
+	// decides (default: true).
 	Reserve *bool `json:"reserve,omitempty"`
 	// Its size in bytes.
 	Size uint64 `json:"size"`
@@ -4212,7 +4213,8 @@ type ObjectOptionsMemoryBackendMemfd struct {
 	// Whether other processes that map it see what the guest writes (default: false, but true for
 	// memory-backend-memfd and memory-backend-shm).
 	Share *bool `json:"share,omitempty"`
-	// Must not be false: the host's overcommit policy decides (default: true).
+	// Whether large pages are set aside at the start; of others the host's overcommit policy
+	// decides (default: true).
 	Reserve *bool `json:"reserve,omitempty"`
 	// Its size in bytes.
 	Size uint64 `json:"size"`
@@ -4251,7 +4253,8 @@ type ObjectOptionsMemoryBackendRam struct {
 	// Whether other processes that map it see what the guest writes (default: false, but true for
 	// memory-backend-memfd and memory-backend-shm).
 	Share *bool `json:"share,omitempty"`
-	// Must not be false: the host's overcommit policy decides (default: true).
+	// Whether large pages are set aside at the start; of others the host's overcommit policy
+	// decides (default: true).
 	Reserve *bool `json:"reserve,omitempty"`
 	// Its size in bytes.
 	Size uint64 `json:"size"`
@@ -4284,7 +4287,8 @@ type ObjectOptionsMemoryBackendShm struct {
 	// Whether other processes that map it see what the guest writes (default: false, but true for
 	// memory-backend-memfd and memory-backend-shm).
 	Share *bool `json:"share,omitempty"`
-	// Must not be false: the host's overcommit policy decides (default: true).
+	// Whether large pages are set aside at the start; of others the host's overcommit policy
+	// decides (default: true).
 	Reserve *bool `json:"reserve,omitempty"`
 	// Its size in bytes.
 	Size uint64 `json:"size"`
@@ -4550,6 +4554,8 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsVirtioBlkPCI](data, &u.Variant)
 	case "virtio-blk-pci-non-transitional":
 		return variant[DeviceOptionsVirtioBlkPCINonTransitional](data, &u.Variant)
+	case "virtio-mem-pci":
+		return variant[DeviceOptionsVirtioMemPCI](data, &u.Variant)
 	case "virtio-net-pci":
 		return variant[DeviceOptionsVirtioNetPCI](data, &u.Variant)
 	case "virtio-net-pci-non-transitional":
@@ -5906,6 +5912,60 @@ func (v DeviceOptionsVirtioBlkPCINonTransitional) MarshalJSON() ([]byte, error) 
 	return tagged(plain(v), "driver", "virtio-blk-pci-non-transitional")
 }
 
+// DeviceOptionsVirtioMemPCI: Memory by the block.
+type DeviceOptionsVirtioMemPCI struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// The id of the memory backend that is behind it, all of which is its region.
+	Memdev *string `json:"memdev,omitempty"`
+	// The NUMA node of the guest that it belongs to (default: 0).
+	Node *uint32 `json:"node,omitempty"`
+	// How many bytes the guest is to use; a multiple of the block size (default: 0).
+	RequestedSize *uint64 `json:"requested-size,omitempty"`
+	// The bytes that come and go together, a power of two, 1 MiB or more and not less than the
+	// pages behind it (default: 2 MiB, or the size of the pages behind it if that is more).
+	BlockSize *uint64 `json:"block-size,omitempty"`
+	// Where the region begins in guest memory, a multiple of the block size (default: the lowest
+	// place that is free).
+	Memaddr *uint64 `json:"memaddr,omitempty"`
+	// Whether the host's memory is taken when the guest begins to use a block, and not when it
+	// touches it (default: false).
+	Prealloc *bool `json:"prealloc,omitempty"`
+	// Whether only guests may use it that promise never to touch what they do not use (default:
+	// on).
+	UnpluggedInaccessible *OnOffAuto `json:"unplugged-inaccessible,omitempty"`
+}
+
+func (DeviceOptionsVirtioMemPCI) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVirtioMemPCI) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVirtioMemPCI
+	return tagged(plain(v), "driver", "virtio-mem-pci")
+}
+
 // DeviceOptionsVirtioNetPCI: A network card.
 type DeviceOptionsVirtioNetPCI struct {
 	// The bus to plug it into (default: one that fits).
@@ -6450,6 +6510,69 @@ func (v DeviceOptionsVmgenid) MarshalJSON() ([]byte, error) {
 type BalloonInfo struct {
 	// Its bytes without those in the balloon.
 	Actual int64 `json:"actual"`
+}
+
+// VirtioMEMDeviceInfo: A virtio memory device.
+type VirtioMEMDeviceInfo struct {
+	// Its id, if it has one.
+	ID *string `json:"id,omitempty"`
+	// Where its region begins in guest memory.
+	Memaddr uint64 `json:"memaddr"`
+	// How many bytes the guest is to use.
+	RequestedSize uint64 `json:"requested-size"`
+	// How many it uses.
+	Size uint64 `json:"size"`
+	// How many it could use.
+	MaxSize uint64 `json:"max-size"`
+	// How many come and go together.
+	BlockSize uint64 `json:"block-size"`
+	// Its NUMA node.
+	Node int64 `json:"node"`
+	// Its memory backend, as a path in the object tree.
+	Memdev string `json:"memdev"`
+}
+
+// MemoryDeviceInfo: A memory device.
+type MemoryDeviceInfo struct {
+	// Variant is what it is.
+	Variant MemoryDeviceInfoVariant
+}
+
+// MemoryDeviceInfoVariant is one of the branches of MemoryDeviceInfo, or UnknownVariant.
+type MemoryDeviceInfoVariant interface{ isMemoryDeviceInfo() }
+
+func (UnknownVariant) isMemoryDeviceInfo() {}
+
+// MarshalJSON writes the branch.
+func (u MemoryDeviceInfo) MarshalJSON() ([]byte, error) { return json.Marshal(u.Variant) }
+
+// UnmarshalJSON finds the branch by its discriminator.
+func (u *MemoryDeviceInfo) UnmarshalJSON(data []byte) error {
+	tags, err := tagsOf(data, "type")
+	if err != nil {
+		return err
+	}
+	switch tags {
+	case "virtio-mem":
+		return variant[MemoryDeviceInfoVirtioMem](data, &u.Variant)
+	default:
+		u.Variant = UnknownVariant{append([]byte(nil), data...)}
+		return nil
+	}
+}
+
+// MemoryDeviceInfoVirtioMem: A virtio memory device.
+type MemoryDeviceInfoVirtioMem struct {
+	// The device.
+	Data VirtioMEMDeviceInfo `json:"data"`
+}
+
+func (MemoryDeviceInfoVirtioMem) isMemoryDeviceInfo() {}
+
+// MarshalJSON adds the discriminator.
+func (v MemoryDeviceInfoVirtioMem) MarshalJSON() ([]byte, error) {
+	type plain MemoryDeviceInfoVirtioMem
+	return tagged(plain(v), "type", "virtio-mem")
 }
 
 // GuidInfo: A VM generation id.

@@ -26,3 +26,13 @@ pub trait Reclaim: Send + Sync {
     /// The range is no RAM from end to end, or the kernel refuses.
     fn reclaim(&self, start: u64, len: u64) -> io::Result<()>;
 }
+
+/// Who can also have the host's memory there before the guest touches it.
+pub trait Populate: Reclaim {
+    /// Takes memory of the host for all of the `len` bytes at the guest's address `start`; what
+    /// stands in them stays.
+    ///
+    /// # Errors
+    /// The range is no RAM from end to end, or the host does not have so much.
+    fn populate(&self, start: u64, len: u64) -> io::Result<()>;
+}

@@ -35,6 +35,13 @@ pub enum Notice {
         /// The pages of 4 KiB in it.
         pages: u32,
     },
+    /// The guest has plugged or unplugged blocks of a memory device.
+    MemorySizeChange {
+        /// The device's name in the device tree.
+        device: String,
+        /// How many bytes are plugged.
+        size: u64,
+    },
     /// A write went beyond a node's threshold.
     WriteThreshold {
         /// The node.
@@ -133,6 +140,10 @@ impl Notice {
             | (Self::ChardevChange { id, .. }, Self::ChardevChange { id: other, .. }) => {
                 id == other
             }
+            (
+                Self::MemorySizeChange { device, .. },
+                Self::MemorySizeChange { device: other, .. },
+            ) => device == other,
             (Self::BalloonChange { .. }, Self::BalloonChange { .. }) => true,
             _ => self == earlier,
         }

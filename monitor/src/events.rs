@@ -203,6 +203,7 @@ fn limit_key(event: &Event) -> Option<LimitKey> {
         Event::BlockIoError(error) if error.action != BlockErrorAction::Stop => {
             error.qom_path.clone()
         }
+        Event::MemoryDeviceSizeChange(change) => change.qom_path.clone(),
         // There is one balloon, and one policy for watchdogs.
         Event::BalloonChange(_) | Event::Watchdog(_) => String::new(),
         _ => return None,

@@ -91,6 +91,7 @@ pub const DRIVERS: &[DriverSpec] = &[
     driver("virtio-balloon-pci-non-transitional", None, BusKind::Pci),
     driver("virtio-blk-pci", Some("virtio-blk"), BusKind::Pci),
     driver("virtio-blk-pci-non-transitional", None, BusKind::Pci),
+    driver("virtio-mem-pci", None, BusKind::Pci),
     driver("virtio-net-pci", Some("virtio-net"), BusKind::Pci),
     driver("virtio-net-pci-non-transitional", None, BusKind::Pci),
     driver("virtio-rng-pci", Some("virtio-rng"), BusKind::Pci),

@@ -15,6 +15,7 @@ pub const GUEST_MODULES: &[&str] = &[
     "virtio_net",
     "virtio_scsi",
     "virtio_balloon",
+    "virtio_mem",
     "sd_mod",
     "sr_mod",
     "vmw_vsock_virtio_transport",

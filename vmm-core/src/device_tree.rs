@@ -17,6 +17,7 @@ use devices::scsi::ScsiUnit;
 use devices::virtio::balloon::VirtioBalloon;
 use devices::virtio::blk::VirtioBlk;
 use devices::virtio::console::VirtioConsole;
+use devices::virtio::mem::VirtioMem;
 use devices::virtio::net::VirtioNet;
 use devices::virtio::scsi::VirtioScsi;
 use indexmap::IndexMap;
@@ -35,6 +36,8 @@ pub enum Part {
     Disk(Arc<VirtioBlk>),
     /// The memory balloon.
     Balloon(Arc<VirtioBalloon>),
+    /// Memory by the block.
+    Memory(Arc<VirtioMem>),
     /// A SCSI controller, with the bus for its units.
     ScsiBus(Arc<VirtioScsi>),
     /// A unit on the bus of that controller.
@@ -171,6 +174,7 @@ impl Device {
     fn picture(&self) -> qom::Object {
         match &self.part {
             Part::Balloon(balloon) => plug::balloon::show(balloon, self.shown.clone()),
+            Part::Memory(memory) => plug::mem::show(memory, self.shown.clone()),
             _ => self.shown.clone(),
         }
     }

@@ -157,6 +157,40 @@ impl Objects {
         self.claim(id, user, "memory backend that nobody uses", |_| taken)
     }
 
+    /// Notes that `user` uses the memory backend `id`, and lends it: it is the object's, for the
+    /// next user.
+    ///
+    /// # Errors
+    /// There is no memory backend of this id, or it has a user: memory has one.
+    pub fn claim_memory(&mut self, id: &str, user: &str) -> Result<&RamBackend, QmpError> {
+        let is_busy = self.0.get(id).is_some_and(|entry| {
+            matches!(entry.backend, Backend::Memory { .. }) && !entry.users.is_empty()
+        });
+        if is_busy {
+            return Err(QmpError::generic(format!(
+                "can't use already busy memdev: {id}"
+            )));
+        }
+        self.claim(id, user, "memory backend that nobody uses", |backend| {
+            matches!(
+                backend,
+                Backend::Memory {
+                    memory: Some(_),
+                    ..
+                }
+            )
+            .then_some(())
+        })?;
+        let entry = self.0.get(id).map(|entry| &entry.backend);
+        match entry {
+            Some(Backend::Memory {
+                memory: Some(memory),
+                ..
+            }) => Ok(memory),
+            _ => Err(QmpError::generic(format!("object '{id}' not found"))),
+        }
+    }
+
     /// Gives back what `user` claimed of the object `id`.
     pub fn release(&mut self, id: &str, user: &str) {
         if let Some(entry) = self.0.get_mut(id) {

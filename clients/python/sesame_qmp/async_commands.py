@@ -46,6 +46,7 @@ from .types import (
     KvmInfo,
     MachineInfo,
     Memdev,
+    MemoryDeviceInfo,
     MemoryInfo,
     MigrationCapabilityStatus,
     NameInfo,
@@ -1415,6 +1416,14 @@ class AsyncCommands(AsyncCaller):
             - DeviceNotActive, if there is no balloon.
         """
         await self._run("balloon", {"value": value})
+
+    async def query_memory_devices(self) -> List[MemoryDeviceInfo]:
+        """Lists the memory devices, by their addresses.
+
+        Returns:
+            The devices.
+        """
+        return await self._ask("query-memory-devices", None, List[MemoryDeviceInfo])
 
     async def eject(
         self,

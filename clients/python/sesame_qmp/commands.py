@@ -46,6 +46,7 @@ from .types import (
     KvmInfo,
     MachineInfo,
     Memdev,
+    MemoryDeviceInfo,
     MemoryInfo,
     MigrationCapabilityStatus,
     NameInfo,
@@ -1395,6 +1396,14 @@ class Commands(Caller):
             - DeviceNotActive, if there is no balloon.
         """
         self._run("balloon", {"value": value})
+
+    def query_memory_devices(self) -> List[MemoryDeviceInfo]:
+        """Lists the memory devices, by their addresses.
+
+        Returns:
+            The devices.
+        """
+        return self._ask("query-memory-devices", None, List[MemoryDeviceInfo])
 
     def eject(
         self,

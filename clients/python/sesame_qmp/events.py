@@ -375,6 +375,22 @@ class BalloonChange(Event):
 
 
 @dataclass
+class MemoryDeviceSizeChange(Event):
+    """The guest uses more or less of a memory device. Comes once a second at most for each of
+    them.
+    """
+
+    EVENT: ClassVar[str] = "MEMORY_DEVICE_SIZE_CHANGE"
+
+    size: int
+    """How many bytes it uses now."""
+    qom_path: str
+    """The device, as a path in the object tree."""
+    id: Optional[str] = None
+    """The device's id, if it has one."""
+
+
+@dataclass
 class DeviceTrayMoved(Event):
     """The tray of a drive was opened or closed, by the guest or by a command."""
 
@@ -462,6 +478,7 @@ EVENTS: Mapping[str, Type[Event]] = {
     BlockWriteThreshold.EVENT: BlockWriteThreshold,
     BlockImageCorrupted.EVENT: BlockImageCorrupted,
     BalloonChange.EVENT: BalloonChange,
+    MemoryDeviceSizeChange.EVENT: MemoryDeviceSizeChange,
     DeviceTrayMoved.EVENT: DeviceTrayMoved,
     Watchdog.EVENT: Watchdog,
     DeviceDeleted.EVENT: DeviceDeleted,

@@ -3902,7 +3902,9 @@ class ObjectOptionsMemoryBackendFile(Struct):
     for memory-backend-memfd and memory-backend-shm).
     """
     reserve: Optional[bool] = None
-    """Must not be false: the host's overcommit policy decides (default: true)."""
+    """Whether large pages are set aside at the start; of others the host's overcommit policy
+    decides (default: true).
+    """
     x_use_canonical_path_for_ramblock_id: Optional[bool] = None
     """Accepted and without effect: saved states name memory by the object's id."""
     align: Optional[int] = None
@@ -3944,7 +3946,9 @@ class ObjectOptionsMemoryBackendMemfd(Struct):
     for memory-backend-memfd and memory-backend-shm).
     """
     reserve: Optional[bool] = None
-    """Must not be false: the host's overcommit policy decides (default: true)."""
+    """Whether large pages are set aside at the start; of others the host's overcommit policy
+    decides (default: true).
+    """
     x_use_canonical_path_for_ramblock_id: Optional[bool] = None
     """Accepted and without effect: saved states name memory by the object's id."""
     hugetlb: Optional[bool] = None
@@ -3984,7 +3988,9 @@ class ObjectOptionsMemoryBackendRam(Struct):
     for memory-backend-memfd and memory-backend-shm).
     """
     reserve: Optional[bool] = None
-    """Must not be false: the host's overcommit policy decides (default: true)."""
+    """Whether large pages are set aside at the start; of others the host's overcommit policy
+    decides (default: true).
+    """
     x_use_canonical_path_for_ramblock_id: Optional[bool] = None
     """Accepted and without effect: saved states name memory by the object's id."""
     fd: Optional[str] = None
@@ -4018,7 +4024,9 @@ class ObjectOptionsMemoryBackendShm(Struct):
     for memory-backend-memfd and memory-backend-shm).
     """
     reserve: Optional[bool] = None
-    """Must not be false: the host's overcommit policy decides (default: true)."""
+    """Whether large pages are set aside at the start; of others the host's overcommit policy
+    decides (default: true).
+    """
     x_use_canonical_path_for_ramblock_id: Optional[bool] = None
     """Accepted and without effect: saved states name memory by the object's id."""
 
@@ -5580,6 +5588,67 @@ class DeviceOptionsVirtioBlkPciNonTransitional(Struct):
 
 
 @dataclass
+class DeviceOptionsVirtioMemPci(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``virtio-mem-pci``: memory by the block.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"iommu_platform": "iommu_platform"}
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "virtio-mem-pci"}
+
+    driver: Literal["virtio-mem-pci"] = field(default="virtio-mem-pci", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    memdev: Optional[str] = None
+    """The id of the memory backend that is behind it, all of which is its region."""
+    node: Optional[int] = None
+    """The NUMA node of the guest that it belongs to (default: 0)."""
+    requested_size: Optional[int] = None
+    """How many bytes the guest is to use; a multiple of the block size (default: 0)."""
+    block_size: Optional[int] = None
+    """The bytes that come and go together, a power of two, 1 MiB or more and not less than the
+    pages behind it (default: 2 MiB, or the size of the pages behind it if that is more).
+    """
+    memaddr: Optional[int] = None
+    """Where the region begins in guest memory, a multiple of the block size (default: the
+    lowest place that is free).
+    """
+    prealloc: Optional[bool] = None
+    """Whether the host's memory is taken when the guest begins to use a block, and not when it
+    touches it (default: false).
+    """
+    unplugged_inaccessible: Optional[OnOffAuto] = None
+    """Whether only guests may use it that promise never to touch what they do not use (default:
+    on).
+    """
+
+
+@dataclass
 class DeviceOptionsVirtioNetPci(Struct):
     """A device to be plugged in.
 
@@ -6234,6 +6303,42 @@ class BalloonInfo(Struct):
 
 
 @dataclass
+class VirtioMEMDeviceInfo(Struct):
+    """A virtio memory device."""
+
+    memaddr: int
+    """Where its region begins in guest memory."""
+    requested_size: int
+    """How many bytes the guest is to use."""
+    size: int
+    """How many it uses."""
+    max_size: int
+    """How many it could use."""
+    block_size: int
+    """How many come and go together."""
+    node: int
+    """Its NUMA node."""
+    memdev: str
+    """Its memory backend, as a path in the object tree."""
+    id: Optional[str] = None
+    """Its id, if it has one."""
+
+
+@dataclass
+class MemoryDeviceInfoVirtioMem(Struct):
+    """A memory device.
+
+    Where ``type`` is ``virtio-mem``: a virtio memory device.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "virtio-mem"}
+
+    type: Literal["virtio-mem"] = field(default="virtio-mem", init=False)
+    data: VirtioMEMDeviceInfo
+    """The device."""
+
+
+@dataclass
 class GuidInfo(Struct):
     """A VM generation id."""
 
@@ -6599,6 +6704,7 @@ DeviceOptions = Union[
     DeviceOptionsVirtioBalloonPciNonTransitional,
     DeviceOptionsVirtioBlkPci,
     DeviceOptionsVirtioBlkPciNonTransitional,
+    DeviceOptionsVirtioMemPci,
     DeviceOptionsVirtioNetPci,
     DeviceOptionsVirtioNetPciNonTransitional,
     DeviceOptionsVirtioRngPci,
@@ -6612,6 +6718,10 @@ DeviceOptions = Union[
     DeviceOptionsVmgenid,
 ]
 """A device to be plugged in."""
+
+
+MemoryDeviceInfo = Union[MemoryDeviceInfoVirtioMem]
+"""A memory device."""
 
 
 TpmTypeOptions = Union[TpmTypeOptionsEmulator]

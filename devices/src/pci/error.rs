@@ -96,6 +96,15 @@ pub enum PciError {
         /// The id.
         id: String,
     },
+    /// A function cannot work with new guest memory.
+    #[error("Device '{id}' cannot work with this memory")]
+    Memory {
+        /// The id.
+        id: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// An interrupt could not be had.
     #[error("PCI: no interrupt for '{id}'")]
     Interrupt {

@@ -1,5 +1,6 @@
 //! What a PCI function is to the tree.
 
+use std::io;
 use std::sync::Arc;
 
 use super::address::SlotAddress;
@@ -52,6 +53,14 @@ pub trait PciFunction: Lifecycle {
 
     /// The function loses its place: unmap everything, stop all work.
     fn detach(&self);
+
+    /// Guest memory has other regions from now on.
+    ///
+    /// # Errors
+    /// It cannot work with these, and goes on with those before, which are kept for it.
+    fn memory_changed(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// The bridge side, if it is one.
     fn bridge(&self) -> Option<&dyn Bridge> {

@@ -221,6 +221,23 @@ impl PciHost {
         inspect_bus(&self.root, 0)
     }
 
+    /// Guest memory has other regions from now on: all functions are told.
+    ///
+    /// # Errors
+    /// One cannot work with these; the first that says so is named.
+    pub fn memory_changed(&self) -> Result<(), PciError> {
+        let mut outcome = Ok(());
+        self.each_function(|function| {
+            if let Err(source) = function.memory_changed()
+                && outcome.is_ok()
+            {
+                let id = function.id().to_owned();
+                outcome = Err(PciError::Memory { id, source });
+            }
+        });
+        outcome
+    }
+
     fn socket(&self, name: &str) -> Option<Socket> {
         self.walk(|socket| (socket.bus.name() == name).then(|| socket.clone()))
     }

@@ -22,7 +22,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::server::{QueueServer, Rings, ServedQueue};
 use crate::irq::Interrupt;
-use crate::memory::GuestMem;
+use crate::memory::{GuestMem, GuestMemView};
 use crate::reactor::{Reactor, Readiness, Ready, Registration};
 use crate::repeats::Repeats;
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioError};
@@ -44,6 +44,7 @@ struct Running {
     kick: EventFd,
     interrupt: Arc<dyn Interrupt>,
     relay: Relay,
+    driver: Arc<dyn DriverNotifier>,
     /// Tells the driver of a server that gave up.
     _broken: Registration,
 }
@@ -141,6 +142,7 @@ impl ServedQueues {
             event,
         };
         Ok(Running {
+            driver: Arc::clone(&gone.driver),
             _broken: watch(error, gone)?,
             queue,
             memory,
@@ -177,17 +179,32 @@ impl ServedQueues {
         }
     }
 
-    /// Guest memory has other regions now.
+    /// Guest memory has other regions now. A queue whose rings are gone with their memory is taken
+    /// from the server, which knows them by this process's addresses, and its driver is told.
     ///
     /// # Errors
-    /// The server refuses.
+    /// The server refuses; it goes on with the regions before.
     pub fn memory_changed(&self, server: &dyn QueueServer) -> io::Result<()> {
-        let running = self.lock();
-        match running.iter().flatten().next() {
-            Some(queue) => server.set_memory(&queue.memory.memory()),
+        let mut running = self.lock();
+        let Some(first) = running.iter().flatten().next() else {
             // It is told with the first queue.
-            None => Ok(()),
+            return Ok(());
+        };
+        let view = first.memory.memory();
+        let mut lost = Vec::new();
+        for (index, place) in running.iter_mut().enumerate() {
+            let is_lost = |queue: &mut Running| queue.rings(&view).is_none();
+            if let Some(queue) = place.take_if(is_lost) {
+                if let Err(error) = server.stop_queue(index) {
+                    tracing::debug!(index, %error, "a queue without rings stands nowhere");
+                }
+                lost.push(queue);
+            }
         }
+        let told = server.set_memory(&view);
+        drop(running);
+        lost.iter().for_each(|queue| queue.driver.needs_reset());
+        told
     }
 
     /// Whether the queue `index` is with the server.
@@ -204,20 +221,25 @@ impl ServedQueues {
 impl Running {
     /// What the server is told; `None` if the rings are not in guest memory.
     fn describe<'a>(&'a self, error: &'a EventFd) -> Option<ServedQueue<'a>> {
-        let view = self.memory.memory();
         let queue = &self.queue;
-        let rings = (queue.desc_table(), queue.avail_ring(), queue.used_ring());
-        if !queue.is_valid(&*view) {
-            return None;
-        }
         Some(ServedQueue {
             size: queue.size(),
             next: queue.next_avail(),
-            rings: Rings::find(&view, rings, queue.size())?,
+            rings: self.rings(&self.memory.memory())?,
             kick: lend(&self.kick),
             call: self.call(),
             error: lend(error),
         })
+    }
+
+    /// Where the rings are in this process, if they are in `view`.
+    fn rings(&self, view: &GuestMemView) -> Option<Rings> {
+        let queue = &self.queue;
+        let rings = (queue.desc_table(), queue.avail_ring(), queue.used_ring());
+        if !queue.is_valid(view) {
+            return None;
+        }
+        Rings::find(view, rings, queue.size())
     }
 
     fn call(&self) -> BorrowedFd<'_> {

@@ -1,6 +1,7 @@
 //! Devices that are nothing but queues and a configuration space of a back end's: disks and shares.
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -220,13 +221,8 @@ impl VirtioDevice for VhostUserDevice {
         self.queues.call_changed(self.spec.front.as_ref(), index);
     }
 
-    fn memory_changed(&self) {
-        if let Err(error) = self.queues.memory_changed(self.spec.front.as_ref()) {
-            tracing::error!(device = %self.spec.id, %error, "no back end can take new memory");
-            if let Some(driver) = self.driver.get() {
-                driver.needs_reset();
-            }
-        }
+    fn memory_changed(&self) -> io::Result<()> {
+        self.queues.memory_changed(self.spec.front.as_ref())
     }
 
     fn reset(&self) {

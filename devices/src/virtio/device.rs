@@ -1,6 +1,7 @@
 //! The seam between a virtio transport and a virtio device.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use virtio_queue::{Queue, QueueState};
@@ -85,7 +86,13 @@ pub trait VirtioDevice: Send + Sync {
     fn interrupt_moved(&self, _index: usize) {}
 
     /// Guest memory has other regions from now on. Of interest to the same devices.
-    fn memory_changed(&self) {}
+    ///
+    /// # Errors
+    /// Who serves the queues cannot work with these regions, and goes on with those before, which
+    /// are kept for it.
+    fn memory_changed(&self) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Forgets what was negotiated. All queues are stopped.
     fn reset(&self);
@@ -117,6 +124,6 @@ pub enum VirtioError {
         what: String,
         /// Why it failed.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
 }

@@ -308,7 +308,10 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         name : "balloon", description :
         "Asks the guest to fill or empty its balloon until so much memory is left to it. It takes its time, or never does.",
         input : Some(generator.subschema_for:: < super::balloon::Balloon > ()), output :
-        None, }, Entry { name : "eject", description :
+        None, }, Entry { name : "query-memory-devices", description :
+        "Lists the memory devices, by their addresses.", input : None, output :
+        Some(generator.subschema_for:: < Vec < super::memory_devices::MemoryDeviceInfo >
+        > ()), }, Entry { name : "eject", description :
         "Opens a drive's tray and takes the medium out.", input : Some(generator
         .subschema_for:: < super::scsi::Eject > ()), output : None, }, Entry { name :
         "blockdev-open-tray", description :
@@ -446,8 +449,12 @@ pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
         "BALLOON_CHANGE", description :
         "The guest has filled or emptied its balloon. Comes once a second at most.",
         input : None, output : Some(generator.subschema_for:: <
-        super::balloon::BalloonChange > ()), }, Entry { name : "DEVICE_TRAY_MOVED",
-        description :
+        super::balloon::BalloonChange > ()), }, Entry { name :
+        "MEMORY_DEVICE_SIZE_CHANGE", description :
+        "The guest uses more or less of a memory device. Comes once a second at most for each of them.",
+        input : None, output : Some(generator.subschema_for:: <
+        super::memory_devices::MemoryDeviceSizeChange > ()), }, Entry { name :
+        "DEVICE_TRAY_MOVED", description :
         "The tray of a drive was opened or closed, by the guest or by a command.", input
         : None, output : Some(generator.subschema_for:: < super::scsi::DeviceTrayMoved >
         ()), }, Entry { name : "WATCHDOG", description : "A watchdog has run out.", input

@@ -420,10 +420,11 @@ pub struct MemorySizeConfiguration {
     /// The guest's RAM; MiB where no suffix says otherwise (default: 128M).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<String>,
-    /// How many pieces can be added.
+    /// How many memory modules can be plugged in, 256 at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slots: Option<u64>,
-    /// How much there can be with them; the same units.
+    /// How much memory there can be with all memory devices; the same units. More than `size`
+    /// gives the guest a NUMA node if it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maxmem: Option<String>,
 }
@@ -451,12 +452,12 @@ impl crate::describe::Described for MemorySizeConfiguration {
         crate::describe::MemberSpec::optional(
             "slots",
             "uint64",
-            "how many pieces can be added",
+            "how many memory modules can be plugged in, 256 at most",
         ),
         crate::describe::MemberSpec::optional(
             "maxmem",
             "str",
-            "how much there can be with them; the same units",
+            "how much memory there can be with all memory devices; the same units. More than `size` gives the guest a NUMA node if it has none",
         ),
     ];
     const TAG: Option<&'static str> = None;

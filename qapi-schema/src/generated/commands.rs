@@ -45,6 +45,8 @@ pub enum Module {
     Qom,
     /// The memory balloon.
     Balloon,
+    /// Memory that comes and goes.
+    MemoryDevices,
     /// SCSI controllers and what is plugged into them.
     Scsi,
     /// Devices that guests find by fw_cfg.
@@ -969,6 +971,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 90usize,
+        name: "query-memory-devices",
+        module: Module::MemoryDevices,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &["read-only"],
+    },
+    crate::CommandSpec {
+        number: 91usize,
         name: "query-memory-size-summary",
         module: Module::Machine,
         allow_oob: false,
@@ -978,7 +990,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 91usize,
+        number: 92usize,
         name: "query-migrate-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -988,7 +1000,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 92usize,
+        number: 93usize,
         name: "query-name",
         module: Module::Machine,
         allow_oob: false,
@@ -998,7 +1010,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 93usize,
+        number: 94usize,
         name: "query-named-block-nodes",
         module: Module::BlockCore,
         allow_oob: false,
@@ -1008,7 +1020,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 94usize,
+        number: 95usize,
         name: "query-open-hook",
         module: Module::OpenHook,
         allow_oob: false,
@@ -1018,7 +1030,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 95usize,
+        number: 96usize,
         name: "query-open-plan",
         module: Module::OpenHook,
         allow_oob: false,
@@ -1028,7 +1040,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 96usize,
+        number: 97usize,
         name: "query-pci",
         module: Module::Pci,
         allow_oob: false,
@@ -1038,7 +1050,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 97usize,
+        number: 98usize,
         name: "query-qmp-schema",
         module: Module::Control,
         allow_oob: false,
@@ -1048,7 +1060,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 98usize,
+        number: 99usize,
         name: "query-rx-filter",
         module: Module::Net,
         allow_oob: false,
@@ -1058,7 +1070,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 99usize,
+        number: 100usize,
         name: "query-sandbox",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1068,7 +1080,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 100usize,
+        number: 101usize,
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -1078,7 +1090,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 101usize,
+        number: 102usize,
         name: "query-target",
         module: Module::Machine,
         allow_oob: false,
@@ -1088,7 +1100,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 102usize,
+        number: 103usize,
         name: "query-tpm",
         module: Module::Tpm,
         allow_oob: false,
@@ -1098,7 +1110,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 103usize,
+        number: 104usize,
         name: "query-tpm-models",
         module: Module::Tpm,
         allow_oob: false,
@@ -1108,7 +1120,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 104usize,
+        number: 105usize,
         name: "query-tpm-types",
         module: Module::Tpm,
         allow_oob: false,
@@ -1118,7 +1130,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 105usize,
+        number: 106usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -1128,7 +1140,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 106usize,
+        number: 107usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -1138,7 +1150,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 107usize,
+        number: 108usize,
         name: "query-vm-generation-id",
         module: Module::FwCfgDevices,
         allow_oob: false,
@@ -1148,7 +1160,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 108usize,
+        number: 109usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -1158,7 +1170,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 109usize,
+        number: 110usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -1168,7 +1180,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 110usize,
+        number: 111usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -1178,7 +1190,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 111usize,
+        number: 112usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1188,7 +1200,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 112usize,
+        number: 113usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -1198,7 +1210,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 113usize,
+        number: 114usize,
         name: "set-numa-node",
         module: Module::Numa,
         allow_oob: false,
@@ -1208,7 +1220,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 114usize,
+        number: 115usize,
         name: "set_link",
         module: Module::Net,
         allow_oob: false,
@@ -1218,7 +1230,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 115usize,
+        number: 116usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -1228,7 +1240,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 116usize,
+        number: 117usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -1238,7 +1250,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 117usize,
+        number: 118usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -1248,7 +1260,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 118usize,
+        number: 119usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -1258,7 +1270,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 119usize,
+        number: 120usize,
         name: "watchdog-set-action",
         module: Module::Watchdog,
         allow_oob: false,
@@ -1268,7 +1280,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 120usize,
+        number: 121usize,
         name: "x-blockdev-set-iothread",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1278,7 +1290,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 121usize,
+        number: 122usize,
         name: "x-debug-block-dirty-bitmap-sha256",
         module: Module::BlockBitmaps,
         allow_oob: false,
@@ -1288,7 +1300,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 122usize,
+        number: 123usize,
         name: "x-debug-query-block-graph",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1298,7 +1310,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 123usize,
+        number: 124usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

@@ -1656,6 +1656,9 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional,
+    /// Memory by the block.
+    #[serde(rename = "virtio-mem-pci")]
+    VirtioMemPci,
     /// A network card.
     #[serde(rename = "virtio-net-pci")]
     VirtioNetPci,
@@ -1735,6 +1738,7 @@ impl DeviceDriver {
         Self::VirtioBalloonPciNonTransitional,
         Self::VirtioBlkPci,
         Self::VirtioBlkPciNonTransitional,
+        Self::VirtioMemPci,
         Self::VirtioNetPci,
         Self::VirtioNetPciNonTransitional,
         Self::VirtioRngPci,
@@ -1793,6 +1797,7 @@ impl DeviceDriver {
             }
             Self::VirtioBlkPci => "virtio-blk-pci",
             Self::VirtioBlkPciNonTransitional => "virtio-blk-pci-non-transitional",
+            Self::VirtioMemPci => "virtio-mem-pci",
             Self::VirtioNetPci => "virtio-net-pci",
             Self::VirtioNetPciNonTransitional => "virtio-net-pci-non-transitional",
             Self::VirtioRngPci => "virtio-rng-pci",
@@ -1951,6 +1956,9 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional(VirtioBlkProperties),
+    /// Memory by the block.
+    #[serde(rename = "virtio-mem-pci")]
+    VirtioMemPci(super::memory_devices::VirtioMemProperties),
     /// A network card.
     #[serde(rename = "virtio-net-pci")]
     VirtioNetPci(VirtioNetProperties),
@@ -2041,6 +2049,7 @@ impl DeviceOptionsVariant {
             Self::VirtioBlkPciNonTransitional(_) => {
                 DeviceDriver::VirtioBlkPciNonTransitional
             }
+            Self::VirtioMemPci(_) => DeviceDriver::VirtioMemPci,
             Self::VirtioNetPci(_) => DeviceDriver::VirtioNetPci,
             Self::VirtioNetPciNonTransitional(_) => {
                 DeviceDriver::VirtioNetPciNonTransitional
@@ -2276,6 +2285,11 @@ impl crate::input::FromMembers for DeviceOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                DeviceDriver::VirtioMemPci => {
+                    DeviceOptionsVariant::VirtioMemPci(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 DeviceDriver::VirtioNetPci => {
                     DeviceOptionsVariant::VirtioNetPci(
                         crate::input::FromMembers::take(members)?,
@@ -2384,6 +2398,7 @@ impl crate::describe::Described for DeviceOptions {
                     "virtio-balloon-pci-non-transitional",
                     "virtio-blk-pci",
                     "virtio-blk-pci-non-transitional",
+                    "virtio-mem-pci",
                     "virtio-net-pci",
                     "virtio-net-pci-non-transitional",
                     "virtio-rng-pci",
@@ -2615,6 +2630,11 @@ impl crate::describe::Described for DeviceOptions {
             name: "virtio-blk-pci-non-transitional",
             description: "the same",
             members: <VirtioBlkProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "virtio-mem-pci",
+            description: "memory by the block",
+            members: <super::memory_devices::VirtioMemProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "virtio-net-pci",

@@ -101,6 +101,10 @@ pub enum Event {
     /// The guest has filled or emptied its balloon. Comes once a second at most.
     #[serde(rename = "BALLOON_CHANGE")]
     BalloonChange(super::balloon::BalloonChange),
+    /// The guest uses more or less of a memory device. Comes once a second at most for each of
+    /// them.
+    #[serde(rename = "MEMORY_DEVICE_SIZE_CHANGE")]
+    MemoryDeviceSizeChange(super::memory_devices::MemoryDeviceSizeChange),
     /// The tray of a drive was opened or closed, by the guest or by a command.
     #[serde(rename = "DEVICE_TRAY_MOVED")]
     DeviceTrayMoved(super::scsi::DeviceTrayMoved),
@@ -149,6 +153,7 @@ impl Event {
         "BLOCK_WRITE_THRESHOLD",
         "BLOCK_IMAGE_CORRUPTED",
         "BALLOON_CHANGE",
+        "MEMORY_DEVICE_SIZE_CHANGE",
         "DEVICE_TRAY_MOVED",
         "WATCHDOG",
         "DEVICE_DELETED",
@@ -185,6 +190,7 @@ impl Event {
             Self::BlockWriteThreshold(_) => "BLOCK_WRITE_THRESHOLD",
             Self::BlockImageCorrupted(_) => "BLOCK_IMAGE_CORRUPTED",
             Self::BalloonChange(_) => "BALLOON_CHANGE",
+            Self::MemoryDeviceSizeChange(_) => "MEMORY_DEVICE_SIZE_CHANGE",
             Self::DeviceTrayMoved(_) => "DEVICE_TRAY_MOVED",
             Self::Watchdog(_) => "WATCHDOG",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",

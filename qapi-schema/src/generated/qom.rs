@@ -270,7 +270,8 @@ pub struct MemoryBackendProperties {
     /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// Must not be false: the host's overcommit policy decides (default: true).
+    /// Whether large pages are set aside at the start; of others the host's overcommit policy
+    /// decides (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
     /// Its size in bytes.
@@ -336,7 +337,7 @@ impl crate::describe::Described for MemoryBackendProperties {
         crate::describe::MemberSpec::optional(
                 "reserve",
                 "bool",
-                "must not be false: the host's overcommit policy decides (default: true)",
+                "whether large pages are set aside at the start; of others the host's overcommit policy decides (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
@@ -370,7 +371,8 @@ pub struct MemoryBackendRamProperties {
     /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// Must not be false: the host's overcommit policy decides (default: true).
+    /// Whether large pages are set aside at the start; of others the host's overcommit policy
+    /// decides (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
     /// Its size in bytes.
@@ -440,7 +442,7 @@ impl crate::describe::Described for MemoryBackendRamProperties {
         crate::describe::MemberSpec::optional(
                 "reserve",
                 "bool",
-                "must not be false: the host's overcommit policy decides (default: true)",
+                "whether large pages are set aside at the start; of others the host's overcommit policy decides (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
@@ -479,7 +481,8 @@ pub struct MemoryBackendMemfdProperties {
     /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// Must not be false: the host's overcommit policy decides (default: true).
+    /// Whether large pages are set aside at the start; of others the host's overcommit policy
+    /// decides (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
     /// Its size in bytes.
@@ -561,7 +564,7 @@ impl crate::describe::Described for MemoryBackendMemfdProperties {
         crate::describe::MemberSpec::optional(
                 "reserve",
                 "bool",
-                "must not be false: the host's overcommit policy decides (default: true)",
+                "whether large pages are set aside at the start; of others the host's overcommit policy decides (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
@@ -619,7 +622,8 @@ pub struct MemoryBackendShmProperties {
     /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// Must not be false: the host's overcommit policy decides (default: true).
+    /// Whether large pages are set aside at the start; of others the host's overcommit policy
+    /// decides (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
     /// Its size in bytes.
@@ -685,7 +689,7 @@ impl crate::describe::Described for MemoryBackendShmProperties {
         crate::describe::MemberSpec::optional(
                 "reserve",
                 "bool",
-                "must not be false: the host's overcommit policy decides (default: true)",
+                "whether large pages are set aside at the start; of others the host's overcommit policy decides (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::required("size", "size", "its size in bytes"),
@@ -719,7 +723,8 @@ pub struct MemoryBackendFileProperties {
     /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// Must not be false: the host's overcommit policy decides (default: true).
+    /// Whether large pages are set aside at the start; of others the host's overcommit policy
+    /// decides (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
     /// Its size in bytes.
@@ -810,7 +815,7 @@ impl crate::describe::Described for MemoryBackendFileProperties {
         crate::describe::MemberSpec::optional(
                 "reserve",
                 "bool",
-                "must not be false: the host's overcommit policy decides (default: true)",
+                "whether large pages are set aside at the start; of others the host's overcommit policy decides (default: true)",
             )
             .default_is("true"),
         crate::describe::MemberSpec::required("size", "size", "its size in bytes"),

@@ -183,6 +183,26 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         ),
         row("device_del", json!({"id": "d11"})),
         device(12, "virtio-balloon-pci-non-transitional", port(7)),
+        row(
+            "object-add",
+            json!({"qom-type": "memory-backend-memfd", "id": "blocks", "size": 4 * MIB}),
+        ),
+        device(
+            24,
+            "virtio-mem-pci",
+            json!({"bus": "port14", "memdev": "blocks", "block-size": MIB}),
+        ),
+        row(
+            "qom-set",
+            json!({"path": "d24", "property": "requested-size", "value": 2 * MIB}),
+        ),
+        row("query-memory-devices", json!({})),
+        row(
+            "qom-set",
+            json!({"path": "d24", "property": "requested-size", "value": 0}),
+        ),
+        row("device_del", json!({"id": "d24"})),
+        row("object-del", json!({"id": "blocks"})),
         device(17, "pvpanic-pci", port(10)),
         device(18, "i6300esb", port(11)),
         // The guest's memory is not shared here, which is told before anybody is waited for.

@@ -26,7 +26,7 @@ use tests::{Vm, fds};
 use self::backends::{books, chardevs, life, netdevs, objects};
 use self::devices::{disks_and_devices, other_cpus};
 use self::images::{bitmaps, snapshots_and_jobs};
-use self::row::{FILE, Hand, LISTENER, MIB, PORTS, ROOM, Row, Wants};
+use self::row::{FILE, Hand, LISTENER, MEMORY, MIB, PORTS, ROOM, Row, Wants};
 
 fn table() -> Vec<Row> {
     let parts = [
@@ -105,7 +105,10 @@ impl Manager {
 #[test]
 #[ignore = "needs sesame: cargo xtask test"]
 fn a_sealed_process_answers_each_command_as_one_that_may_open() -> Result<()> {
-    let start = || Vm::paused().root_ports(PORTS).args(ROOM).start();
+    let start = || {
+        let machine = Vm::paused().memory(MEMORY).root_ports(PORTS);
+        machine.args(ROOM).start()
+    };
     let (mut open, mut sealed) = (start()?, start()?);
     let (mut manager, mut other) = (Manager::new()?, Manager::new()?);
     sealed.execute("seal", json!({"level": "sealed"}))?;

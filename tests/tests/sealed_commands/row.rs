@@ -6,6 +6,8 @@ pub(super) const MIB: u64 = 1 << 20;
 pub(super) const PORTS: u32 = 16;
 /// Room for one more vCPU.
 pub(super) const ROOM: [&str; 2] = ["-smp", "1,sockets=2,maxcpus=2"];
+/// Room for more memory.
+pub(super) const MEMORY: &str = "256,slots=2,maxmem=1G";
 /// Paths of the manager's, for what stands for them in the table.
 pub(super) const LISTENER: &str = "@listener";
 pub(super) const FILE: &str = "@file";

@@ -148,7 +148,7 @@ pub struct MemorySpec {
     /// At the start.
     pub size: u64,
     /// How many pieces can be added.
-    pub slots: u64,
+    pub slots: u32,
     /// How much there can be with them; at least `size`.
     pub maxmem: u64,
 }

@@ -13,6 +13,8 @@ const DEFAULT_RAM: u64 = 128 << 20;
 const MIB: u64 = 1 << 20;
 /// RAM is mapped in pages.
 const PAGE: u64 = 4096;
+/// The most places for memory modules.
+const MOST_SLOTS: u32 = 256;
 
 /// The counts of `-smp`, 0 where nothing is said.
 struct Counts {
@@ -177,6 +179,15 @@ pub(super) fn resolve_memory(
         )));
     }
     let slots = options.slots.unwrap_or(0);
+    let slots = u32::try_from(slots)
+        .ok()
+        .filter(|slots| *slots <= MOST_SLOTS);
+    let slots = slots.ok_or_else(|| {
+        Problem::new(format!(
+            "unsupported amount of memory slots: {}, maximum amount: {MOST_SLOTS}",
+            options.slots.unwrap_or(0)
+        ))
+    })?;
     let maxmem = match options.maxmem.as_deref() {
         Some(text) => mebibytes("maxmem", text)?,
         None if slots > 0 => return Err(Problem::new("slots specified but no maxmem")),
@@ -186,6 +197,17 @@ pub(super) fn resolve_memory(
         return Err(Problem::new(format!(
             "invalid value of maxmem: maximum memory size (0x{maxmem:x}) must be at least the \
              initial memory size (0x{size:x})"
+        )));
+    }
+    if !maxmem.is_multiple_of(PAGE) {
+        return Err(Problem::new(format!(
+            "maximum memory size must by aligned to multiple of {PAGE} bytes"
+        )));
+    }
+    if slots > 0 && maxmem == size {
+        return Err(Problem::new(format!(
+            "invalid value of maxmem: memory slots were specified but maximum memory size \
+             (0x{maxmem:x}) is equal to the initial memory size (0x{size:x})"
         )));
     }
     Ok(MemorySpec {

@@ -8,6 +8,7 @@ use qapi_schema::block_stats::{Commands as _, QueryBlockstats};
 use qapi_schema::char::Commands as _;
 use qapi_schema::job::Commands as _;
 use qapi_schema::machine::Commands as _;
+use qapi_schema::memory_devices::{Commands as _, MemoryDeviceInfoVariant};
 use qapi_schema::migration::Commands as _;
 use qapi_schema::pci::{Commands as _, PciDeviceInfo};
 use qapi_schema::run_state::Commands as _;
@@ -30,6 +31,11 @@ const SUBJECTS: &[(&str, &str, Show)] = &[
     ("jobs", "the jobs", jobs),
     ("kvm", "whether KVM runs the guest", kvm),
     ("memdev", "the memory backends", memdev),
+    (
+        "memory-devices",
+        "the memory that came later",
+        memory_devices,
+    ),
     ("memory_size_summary", "how much memory there is", memory),
     (
         "migrate_capabilities",
@@ -141,14 +147,37 @@ fn numa(vm: &mut Vm, _cx: &mut dyn Context) -> Result<String, QmpError> {
     let nodes = (0..).zip(&numa.nodes).flat_map(|(number, node): (u32, _)| {
         let own = cpus.iter().filter(|cpu| cpu.node == Some(number));
         let own: String = own.map(|cpu| format!(" {}", cpu.index)).collect();
+        let plugged = vm.plugged_into_node(number);
         [
             format!("node {number} cpus:{own}"),
-            format!("node {number} size: {} MB", node.memory / MIB),
-            format!("node {number} plugged: 0 MB"),
+            format!("node {number} size: {} MB", (node.memory + plugged) / MIB),
+            format!("node {number} plugged: {} MB", plugged / MIB),
         ]
     });
     let count = format!("{} nodes", numa.nodes.len());
     Ok(lines(std::iter::once(count).chain(nodes), ""))
+}
+
+fn memory_devices(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
+    let devices = vm.query_memory_devices(cx)?.into_iter();
+    let shown = devices.map(|device| match device.r#type {
+        MemoryDeviceInfoVariant::VirtioMem(memory) => {
+            let memory = memory.data;
+            format!(
+                "Memory device [virtio-mem]: \"{}\"\n  memaddr: {:#x}\n  node: {}\n  \
+                 requested-size: {}\n  size: {}\n  max-size: {}\n  block-size: {}\n  memdev: {}",
+                memory.id.unwrap_or_default(),
+                memory.memaddr,
+                memory.node,
+                memory.requested_size,
+                memory.size,
+                memory.max_size,
+                memory.block_size,
+                memory.memdev,
+            )
+        }
+    });
+    Ok(lines(shown, ""))
 }
 
 fn iothreads(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {

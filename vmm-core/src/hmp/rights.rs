@@ -17,6 +17,7 @@ const DOES: &[(&str, &[&str])] = &[
     ("info jobs", &["query-jobs"]),
     ("info kvm", &["query-kvm"]),
     ("info memdev", &["query-memdev"]),
+    ("info memory-devices", &["query-memory-devices"]),
     ("info memory_size_summary", &["query-memory-size-summary"]),
     ("info migrate_capabilities", &["query-migrate-capabilities"]),
     ("info name", &["query-name"]),

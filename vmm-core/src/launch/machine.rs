@@ -13,6 +13,8 @@ use crate::cli::config::{RtcBase, SerialSpec as SerialOption};
 use crate::kvm::cpu_models::Lacking;
 use crate::letters::Letter;
 use crate::machine::board::SerialSpec;
+use crate::machine::numa::NumaSpec;
+use crate::machine::q35::MemoryRoom;
 use crate::machine::{BootSource, MachineHost, MachineKind, Q35, Q35Spec};
 use crate::memory::{RAM_ID, RamBackend, RamBackendSpec};
 use crate::messages;
@@ -69,13 +71,18 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
         .numa
         .finish(config.memory.size, size_of)
         .context("-numa")?;
+    let room = memory_room(config);
+    let places = config.smp.topology.total().unwrap_or(config.smp.cpus);
+    let numa =
+        numa.or_else(|| (room.capacity > 0).then(|| NumaSpec::single(config.memory.size, places)));
     let spec = Q35Spec {
         product: config.machine.model.name.to_owned(),
         uuid: config.uuid.unwrap_or_default(),
         topology: config.smp.topology,
         cpu: config.cpu.clone(),
         vcpus: config.smp.cpus,
-        numa: numa.clone(),
+        numa,
+        room,
         rtc_offset: rtc_offset(config),
         serials: serials(vm, config)?,
         boot: boot(door, config)?,
@@ -86,9 +93,10 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
     let host = MachineHost {
         kvm,
         clock: vm.clock.clone(),
-        memory: match &numa {
-            Some(_) => node_memory(vm, config)?,
-            None => vec![memory(vm, door, config, RAM_ID)?],
+        memory: if vm.numa.is_empty() {
+            vec![memory(vm, door, config, RAM_ID)?]
+        } else {
+            node_memory(vm, config)?
         },
         notices: vm.mailbox.notices(),
         vcpu_events: Arc::new(move |event| vcpu_mail.send(Letter::Vcpu(event))),
@@ -105,6 +113,14 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
         process::lock_memory().context("-overcommit mem-lock=on")?;
     }
     Ok(q35)
+}
+
+/// What `-m` says of memory devices.
+fn memory_room(config: &Config) -> MemoryRoom {
+    MemoryRoom {
+        capacity: config.memory.maxmem.saturating_sub(config.memory.size),
+        slots: config.memory.slots,
+    }
 }
 
 /// What the command line says of NUMA.

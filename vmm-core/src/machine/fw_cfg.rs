@@ -29,6 +29,13 @@ pub(super) fn contents(spec: &mut Q35Spec, layout: &Layout) -> Result<FwCfgSpec,
             bytes: e820.iter().flat_map(E820Entry::to_bytes).collect(),
         }
     });
+    if !layout.devices.is_empty() {
+        // Firmware puts what it places itself behind all that may still come.
+        files.push(FwCfgFile {
+            name: "etc/reserved-memory-end".to_owned(),
+            bytes: layout.pci64.start.to_le_bytes().to_vec(),
+        });
+    }
     let boot = spec.boot.take_if(|_| has_firmware);
     let kernel = boot.map(BootSource::into_parts_for_firmware).transpose()?;
     Ok(FwCfgSpec {

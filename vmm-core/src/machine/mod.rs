@@ -30,7 +30,7 @@ pub use kernel::{BootError, BootSource};
 pub use q35::{MachineHost, Q35, Q35Spec};
 
 use crate::kvm::KvmError;
-use crate::memory::MemoryError;
+use crate::memory::{MemoryError, PlaceError};
 
 /// A machine model: what it is called, and what clients are told of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -187,6 +187,12 @@ pub enum MachineError {
     /// Guest memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
+    /// A device cannot work with more memory.
+    #[error(transparent)]
+    Unwanted(devices::pci::PciError),
+    /// A memory device has no place.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
     /// The firmware tables could not be written.
     #[error("writing the firmware tables")]
     Write(#[from] vm_memory::GuestMemoryError),

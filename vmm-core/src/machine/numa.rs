@@ -65,6 +65,20 @@ pub struct MemoryCache {
 }
 
 impl NumaSpec {
+    /// One node with all `memory` bytes of RAM and all `places` for vCPUs. A guest learns from its
+    /// table that more memory may come.
+    #[must_use]
+    pub fn single(memory: u64, places: u32) -> Self {
+        Self {
+            nodes: vec![NumaNode {
+                memory,
+                initiator: None,
+            }],
+            cpus: vec![0; places as usize],
+            ..Self::default()
+        }
+    }
+
     /// The node of the place `index` for a vCPU.
     #[must_use]
     pub fn node_of_cpu(&self, index: u32) -> Option<u32> {

@@ -32,6 +32,7 @@ use fdset::{Lease, OpenFile};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use self::limits::{check_topology, layout};
+use self::memory::Pluggable;
 use super::acpi::tpm::TpmPlace;
 use super::acpi::{self, AcpiSpec};
 use super::board::{Board, BoardSpec, SCI, SerialSpec};
@@ -55,6 +56,8 @@ use crate::memory::{Layout, RamBackend};
 use crate::qtest::TestedIrqs;
 use crate::types::cpu_type;
 use crate::uuid::Uuid;
+
+pub use self::memory::MemoryRoom;
 
 /// The most vCPUs: their APIC ids fit the MADT's short entries and the IOAPIC's destinations.
 pub const MAX_VCPUS: u32 = 255;
@@ -87,6 +90,8 @@ pub struct Q35Spec {
     pub vcpus: u32,
     /// Its NUMA nodes; without, memory and vCPUs are in one place.
     pub numa: Option<NumaSpec>,
+    /// What memory devices it takes.
+    pub room: MemoryRoom,
     /// Guest time minus UTC, in seconds.
     pub rtc_offset: i64,
     /// The serial ports.
@@ -135,7 +140,8 @@ pub struct Q35 {
     firmware: Option<Firmware>,
     acpi_files: Option<Arc<AcpiFiles>>,
     vcpu_events: Arc<dyn Fn(VcpuEvent) + Send + Sync>,
-    _slots: Arc<Slots>,
+    pluggable: Pluggable,
+    slots: Arc<Slots>,
     memory: GuestMem,
     backends: Vec<RamBackend>,
     layout: Layout,
@@ -168,7 +174,8 @@ impl Q35 {
         let host_cpu = HostCpu::of(&vm)?;
         let model = CpuModel::new(&host_cpu, &spec.cpu, spec.topology)?;
         let sizes = host.memory.iter().map(|backend| backend.spec().size);
-        let layout = layout(sizes.fold(0, u64::saturating_add), model.physical_bits())?;
+        let ram = sizes.fold(0, u64::saturating_add);
+        let layout = layout(ram, spec.room.addresses(), model.physical_bits())?;
         let memory = RamBackend::map_all(&host.memory, &layout)?;
         let slots = Arc::new(Slots::new(Arc::clone(&vm)));
         slots.add_all(&memory.memory())?;
@@ -234,7 +241,8 @@ impl Q35 {
             fw_cfg,
             firmware,
             acpi_files,
-            _slots: slots,
+            pluggable: Pluggable::new(spec.room.places(&layout)),
+            slots,
             memory,
             backends: host.memory,
             layout,
@@ -270,6 +278,7 @@ impl Q35 {
     /// The kernel's files can no longer be read, something does not fit, or KVM refuses.
     pub fn reset(&self) -> Result<(), MachineError> {
         self.pci.reset();
+        self.pluggable.reset();
         self.board.reset();
         self.power_on.restore(&self.vm)?;
         self.fw_cfg.set_cpus(fw_cfg::narrow(self.vcpu_count()));
@@ -371,24 +380,6 @@ impl Q35 {
         &self.fw_cfg
     }
 
-    /// Guest memory.
-    #[must_use]
-    pub fn memory(&self) -> &GuestMem {
-        &self.memory
-    }
-
-    /// What is behind guest memory, one piece after the other.
-    #[must_use]
-    pub fn backends(&self) -> &[RamBackend] {
-        &self.backends
-    }
-
-    /// Its RAM in bytes.
-    #[must_use]
-    pub fn ram_size(&self) -> u64 {
-        self.layout.low.saturating_add(self.layout.high)
-    }
-
     /// Its NUMA nodes, if it has some.
     #[must_use]
     pub fn numa(&self) -> Option<&NumaSpec> {
@@ -418,12 +409,6 @@ impl Q35 {
             self.vcpus.resume();
         }
         Ok(sent?)
-    }
-
-    /// Where RAM and the PCI windows lie.
-    #[must_use]
-    pub fn layout(&self) -> &Layout {
-        &self.layout
     }
 
     /// How many vCPUs it has now.
@@ -612,5 +597,6 @@ fn port(address: u64) -> u16 {
 
 mod cpus;
 mod limits;
+mod memory;
 #[cfg(test)]
 mod tests;

@@ -60,6 +60,9 @@ pub struct RamBackendSpec {
     pub share: bool,
     /// Take all pages now instead of at the first touch.
     pub prealloc: bool,
+    /// Whether huge pages are the guest's from the start; others are as the host's overcommit policy
+    /// says.
+    pub reserve: bool,
     /// Let the kernel merge equal pages (KSM).
     pub merge: bool,
     /// Include the pages in a core dump of this process.
@@ -76,6 +79,7 @@ impl RamBackendSpec {
             host: HostMemory::Anonymous,
             share: false,
             prealloc: false,
+            reserve: true,
             merge: true,
             dump: true,
         }
@@ -169,6 +173,7 @@ impl RamBackend {
     /// # Errors
     /// See [`map`](Self::map).
     pub fn map_all(backends: &[Self], layout: &Layout) -> Result<GuestMem, MemoryError> {
+        bus_error::be_ready();
         let sizes: Vec<u64> = backends.iter().map(|backend| backend.spec.size).collect();
         let mut regions = Vec::new();
         for (backend, pieces) in backends.iter().zip(layout.deal(&sizes)) {
@@ -185,6 +190,14 @@ impl RamBackend {
             source,
         })?;
         Ok(GuestMem::new(view))
+    }
+
+    /// Maps the whole backend to be guest memory from `start` on.
+    ///
+    /// # Errors
+    /// See [`map`](Self::map).
+    pub fn map_at(&self, start: u64) -> Result<GuestRegionMmap<AtomicBitmap>, MemoryError> {
+        self.map_part(start, self.spec.size, self.offset)
     }
 
     fn map_part(
@@ -204,10 +217,11 @@ impl RamBackend {
         } else {
             libc::MAP_PRIVATE
         };
-        if self.page == PAGE {
+        // Huge pages are reserved unless told otherwise: a guest that touches one which is not there
+        // ends the process.
+        if self.page == PAGE || !spec.reserve {
             flags |= libc::MAP_NORESERVE;
         }
-        // Huge pages are reserved: a guest that touches one which is not there ends the process.
         let mut builder =
             MmapRegionBuilder::new_with_bitmap(size, AtomicBitmap::new(size, PAGE_SIZE))
                 .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);

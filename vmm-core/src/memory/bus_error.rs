@@ -66,15 +66,21 @@ impl Slot {
     }
 }
 
-/// Names the backend in the last words, should the file behind these addresses be cut short. A
-/// mapping that was there before is gone, or they would not be free.
-pub(super) fn watch(start: *const u8, len: usize, name: &str) {
+/// Sets the handler up. A sealed process may not: it is done with the machine's own memory, before
+/// more of it can come.
+pub(super) fn be_ready() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         if let Err(error) = report() {
             tracing::warn!(%error, "memory that is cut short will end the process without a word");
         }
     });
+}
+
+/// Names the backend in the last words, should the file behind these addresses be cut short. A
+/// mapping that was there before is gone, or they would not be free.
+pub(super) fn watch(start: *const u8, len: usize, name: &str) {
+    be_ready();
     let start = start.addr();
     let mut free = None;
     for slot in &MAPPINGS {
@@ -87,6 +93,15 @@ pub(super) fn watch(start: *const u8, len: usize, name: &str) {
     }
     if let Some(slot) = free {
         slot.fill(start, len, name);
+    }
+}
+
+/// The mapping at these addresses goes away.
+pub(super) fn forget(start: *const u8, len: usize) {
+    for slot in &MAPPINGS {
+        if slot.overlaps(start.addr(), len) {
+            slot.start.store(0, Ordering::Release);
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //!   0x0_c000_0000  32-bit PCI window, to
 //!   0x0_fec0_0000  IOAPIC; 0xfee0_0000 LAPIC; 0xfeff_c000 KVM's own pages; 0xff00_0000 firmware
 //!   0x1_0000_0000  the rest of RAM
+//!   devices        room for memory devices, from the next GiB, where there is some
 //!   pci64          64-bit PCI window, from the next GiB
 //! ```
 //!
@@ -52,6 +53,8 @@ pub struct Layout {
     pub low: u64,
     /// RAM from 4 GiB, in bytes.
     pub high: u64,
+    /// Where memory devices go; empty on a machine that takes none.
+    pub devices: Range<u64>,
     /// Where 64-bit BARs go; empty if the CPU's addresses end before.
     pub pci64: Range<u64>,
 }
@@ -61,6 +64,12 @@ impl Layout {
     /// RAM does not fit.
     #[must_use]
     pub fn new(ram: u64, physical_bits: u32) -> Option<Self> {
+        Self::with_devices(ram, 0, physical_bits)
+    }
+
+    /// The same with `room` bytes for memory devices.
+    #[must_use]
+    pub fn with_devices(ram: u64, room: u64, physical_bits: u32) -> Option<Self> {
         let limit = 1u64.checked_shl(physical_bits.min(52))?;
         let low = if ram >= ECAM.start { SPLIT_AT } else { ram };
         let high = ram - low;
@@ -68,11 +77,18 @@ impl Layout {
             // Without high RAM the CPU need not reach beyond 4 GiB.
             high == 0 || end <= limit
         })?;
-        let start = high_end.checked_next_multiple_of(GIB)?.min(limit);
+        let start = high_end.checked_next_multiple_of(GIB)?;
+        let room_end = start.checked_add(room).filter(|&end| {
+            // Without room the CPU need not reach it.
+            room == 0 || end <= limit
+        })?;
+        let devices = start..room_end;
+        let start = room_end.checked_next_multiple_of(GIB)?.min(limit);
         let end = start.saturating_add(PCI64_SIZE).min(limit);
         Some(Self {
             low,
             high,
+            devices,
             pci64: start..end.max(start),
         })
     }
@@ -185,6 +201,16 @@ mod tests {
         assert_eq!((at.low, at.high), (0x8000_0000, 0x3000_0000));
         assert_eq!(at.pci64.start, 0x1_4000_0000);
         assert_eq!(at.ram(), [(0, 0x8000_0000), (FOUR_GIB, 0x3000_0000)]);
+    }
+
+    #[test]
+    fn room_for_memory_devices_lies_between_ram_and_the_window_for_bars() {
+        let layout = Layout::with_devices(3 * GIB + 4096, 5 * GIB / 2, 40).unwrap();
+        assert_eq!(layout.devices, 6 * GIB..6 * GIB + 5 * GIB / 2);
+        assert_eq!(layout.pci64.start, 9 * GIB);
+        assert!(Layout::new(GIB, 40).unwrap().devices.is_empty());
+        assert_eq!(Layout::with_devices(GIB, 1 << 40, 40), None);
+        assert_eq!(Layout::with_devices(GIB, u64::MAX, 52), None);
     }
 
     #[test]

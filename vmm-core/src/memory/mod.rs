@@ -8,21 +8,29 @@
 //!   RamBackendSpec ──► RamBackend ──────┐
 //!   (anonymous, memfd, file; an fd)     ├─► Ram::map ─► GuestMem ─► kvm::Slots, devices
 //!   total size ──────► Layout ──────────┘
+//!   a memory device ──► Places ──► RamBackend::map_at ──► one region more, while it is there
 //!   kernel, initrd ──► load::pread ─────────────────────► guest memory
 //! ```
 //!
 //! Read next: [`layout`] (the map), [`backend`] (what is behind it), `bus_error` (when that is gone),
-//! [`load`].
+//! [`load`], [`places`] (where memory devices go).
 
 pub mod backend;
 mod bus_error;
 pub mod layout;
 pub mod load;
+pub mod places;
 mod reclaim;
 
 pub use backend::{HostMemory, RamBackend, RamBackendSpec};
 pub use layout::{E820Entry, E820Kind, Layout};
+pub use places::{PlaceError, PlaceWish, Places};
 pub use reclaim::RamReclaim;
+
+/// A mapping of guest memory is about to go: the last words name it no more.
+pub fn forget_mapping(region: &vm_memory::GuestRegionMmap<vm_memory::bitmap::AtomicBitmap>) {
+    bus_error::forget(region.as_ptr(), region.size());
+}
 
 /// The id of the memory that a machine makes itself.
 pub const RAM_ID: &str = "pc.ram";

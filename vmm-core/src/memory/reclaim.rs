@@ -4,11 +4,14 @@
 
 use std::io;
 
-use devices::memory::{GuestMem, Reclaim};
-use vm_memory::bitmap::Bitmap;
+use devices::memory::{GuestMem, GuestMemView, Populate, Reclaim};
+use vm_memory::bitmap::{AtomicBitmap, Bitmap};
 use vm_memory::{
-    GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress,
+    GuestAddress, GuestAddressSpace, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap,
+    MemoryRegionAddress,
 };
+
+type Region = GuestRegionMmap<AtomicBitmap>;
 
 /// Gives back pages of one machine's RAM.
 pub struct RamReclaim {
@@ -33,15 +36,42 @@ fn whole_pages(start: u64, len: u64, page: u64) -> Option<(u64, u64)> {
     Some((first, last.saturating_sub(first)))
 }
 
+fn no_ram() -> io::Error {
+    io::Error::from_raw_os_error(libc::EFAULT)
+}
+
+/// The region that a range is in from end to end, and how far into it it begins.
+fn find(view: &GuestMemView, start: u64, len: u64) -> io::Result<(&Region, u64)> {
+    let region = view.find_region(GuestAddress(start)).ok_or_else(no_ram)?;
+    let offset = start - region.start_addr().0;
+    if len > region.len() - offset {
+        return Err(no_ram());
+    }
+    Ok((region, offset))
+}
+
+impl Populate for RamReclaim {
+    fn populate(&self, start: u64, len: u64) -> io::Result<()> {
+        let view = self.memory.memory();
+        let (region, offset) = find(&view, start, len)?;
+        let address = region
+            .get_host_address(MemoryRegionAddress(offset))
+            .map_err(io::Error::other)?;
+        let size = usize::try_from(len).map_err(io::Error::other)?;
+        // SAFETY: the range lies in one mapping of guest memory, which `view` keeps, and what it
+        // holds does not change.
+        let outcome = unsafe { libc::madvise(address.cast(), size, libc::MADV_POPULATE_WRITE) };
+        if outcome != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+}
+
 impl Reclaim for RamReclaim {
     fn reclaim(&self, start: u64, len: u64) -> io::Result<()> {
-        let no_ram = || io::Error::from_raw_os_error(libc::EFAULT);
         let view = self.memory.memory();
-        let region = view.find_region(GuestAddress(start)).ok_or_else(no_ram)?;
-        let offset = start - region.start_addr().0;
-        if len > region.len() - offset {
-            return Err(no_ram());
-        }
+        let (region, offset) = find(&view, start, len)?;
         let (offset, len) = whole_pages(offset, len, self.page).ok_or_else(no_ram)?;
         if len == 0 {
             return Ok(());
@@ -111,6 +141,17 @@ mod tests {
                 |page: u64| -> u8 { view.read_obj(GuestAddress(MIB + page * 4096)).unwrap() };
             assert_eq!([read(0), read(1), read(2), read(3)], [7, 0, 0, 7]);
         }
+    }
+
+    #[test]
+    fn what_is_taken_before_its_time_keeps_what_it_holds() {
+        let memory = memory(HostMemory::Anonymous, false);
+        let view = memory.memory();
+        view.write_obj(7_u8, GuestAddress(MIB)).unwrap();
+        let reclaim = RamReclaim::new(memory.clone(), 4096);
+        reclaim.populate(MIB, 2 * MIB).unwrap();
+        assert_eq!(view.read_obj::<u8>(GuestAddress(MIB)).unwrap(), 7);
+        assert!(reclaim.populate(7 * MIB, 2 * MIB).is_err());
     }
 
     #[test]

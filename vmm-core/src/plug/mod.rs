@@ -15,6 +15,7 @@ pub mod balloon;
 mod blk;
 mod board;
 pub(crate) mod cpu;
+pub mod mem;
 mod net;
 mod pci;
 mod queue_threads;
@@ -78,6 +79,7 @@ pub fn plug(vm: &mut Vm, door: &Door, options: DeviceOptions) -> Result<(), QmpE
         Kind::VirtioBalloonPci(balloon) | Kind::VirtioBalloonPciNonTransitional(balloon) => {
             balloon::plug(&mut plug, balloon)
         }
+        Kind::VirtioMemPci(memory) => mem::plug(&mut plug, memory),
         Kind::VirtioNetPci(card) | Kind::VirtioNetPciNonTransitional(card) => {
             net::plug(&mut plug, card)
         }
@@ -190,12 +192,25 @@ pub fn request_unplug(vm: &mut Vm, id: &str) -> Result<(), QmpError> {
             unplugged(vm, &name);
             Ok(())
         }
-        Some((_, _)) => {
-            let pci = vm.machine.pci_host("device_del")?;
-            pci.request_unplug(&name)
-                .map_err(|error| QmpError::from_error(&error))
+        Some((Part::Memory(memory), _)) => {
+            memory
+                .leave()
+                .map_err(|error| QmpError::from_error(&error))?;
+            let asked = request_removal(vm, &name);
+            if asked.is_err() {
+                memory.stay();
+            }
+            asked
         }
+        Some((_, _)) => request_removal(vm, &name),
     }
+}
+
+/// Asks the guest to let go of a PCI function.
+fn request_removal(vm: &Vm, name: &str) -> Result<(), QmpError> {
+    let pci = vm.machine.pci_host("device_del")?;
+    pci.request_unplug(name)
+        .map_err(|error| QmpError::from_error(&error))
 }
 
 /// A device has left its bus: gives back what it used and tells the clients.
@@ -215,6 +230,9 @@ pub fn unplugged(vm: &mut Vm, name: &str) {
     }
     if let Part::ScsiUnit(bus, unit) = &device.part {
         scsi::leave(vm, name, bus, unit);
+    }
+    if let (Part::Memory(_), Ok(board)) = (&device.part, vm.machine.board_mut(name)) {
+        board.unplug_memory(name);
     }
     let has_id = device.id.is_some();
     let Device {

@@ -109,7 +109,7 @@ impl Commands for Vm {
                 VmMachine::Q35(q35) => q35.ram_size(),
                 VmMachine::None => self.own_memory().map_or(0, |spec| spec.size),
             },
-            plugged_memory: Some(0),
+            plugged_memory: Some(self.plugged_memory()),
         })
     }
 
@@ -180,7 +180,7 @@ fn memdev(spec: &RamBackendSpec) -> Memdev {
         dump: spec.dump,
         prealloc: spec.prealloc,
         share: spec.share,
-        reserve: Some(true),
+        reserve: Some(spec.reserve),
         host_nodes: Vec::new(),
         policy: HostMemPolicy::Default,
     }

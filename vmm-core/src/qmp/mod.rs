@@ -16,6 +16,7 @@ mod cpu_models;
 mod fw_cfg_devices;
 mod job;
 mod machine;
+mod memory_devices;
 mod migration;
 mod misc;
 mod net;

@@ -1,6 +1,5 @@
 //! `qom.json`: the object tree, and the objects that can be added to it.
 
-use devices::virtio::balloon::VirtioBalloon;
 use qapi_schema::qom::{
     Commands, ObjectDel, ObjectOptions, ObjectPropertyInfo, ObjectTypeInfo, QomGet, QomList,
     QomListProperties, QomListTypes, QomSet,
@@ -67,10 +66,15 @@ impl Commands for Vm {
                 self.set_throttle_group(name, object, &args.property, &args.value)
             }
             Some(_) => self.objects.set(name, &args.property, &args.value),
-            None if let Some(balloon) = self.balloon_at(&args.path) => {
-                plug::balloon::set(balloon, object, &args.property, &args.value)
-            }
-            None => Err(read_only(object, &args.property)),
+            None => match self.part_at(&args.path) {
+                Some(Part::Balloon(balloon)) => {
+                    plug::balloon::set(balloon, object, &args.property, &args.value)
+                }
+                Some(Part::Memory(memory)) => {
+                    plug::mem::set(memory, object, &args.property, &args.value)
+                }
+                _ => Err(read_only(object, &args.property)),
+            },
         }
     }
 
@@ -163,12 +167,9 @@ impl Vm {
         Ok(())
     }
 
-    fn balloon_at(&self, path: &str) -> Option<&VirtioBalloon> {
+    fn part_at(&self, path: &str) -> Option<&Part> {
         let name = self.devices.resolve(path)?;
-        match &self.devices.find(name)?.part {
-            Part::Balloon(balloon) => Some(balloon),
-            _ => None,
-        }
+        Some(&self.devices.find(name)?.part)
     }
 
     fn object_tree(&self) -> Object {

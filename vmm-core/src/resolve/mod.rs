@@ -11,6 +11,7 @@
 
 pub mod chardev;
 pub mod create;
+pub mod memory_device;
 pub mod netdev;
 pub mod node;
 pub mod numa;
@@ -73,7 +74,7 @@ mod tests {
     fn a_wish_for_an_object_that_cannot_be_met_is_refused_by_its_name() {
         let file = "memory-backend-file,id=m,size=1M,mem-path=x";
         assert_eq!(object_error(file), None);
-        for wish in ["reserve=off", "align=2M", "discard-data=on", "rom=on"] {
+        for wish in ["align=2M", "discard-data=on", "rom=on"] {
             let error = object_error(&format!("{file},{wish}")).expect("not to be had");
             let name = wish.split('=').next().unwrap_or_default();
             assert!(error.contains(name), "{error}");

@@ -70,43 +70,26 @@ pub fn object(options: ObjectOptions) -> Result<(String, ObjectSpec), QmpError> 
 }
 
 fn refuse_unmet(object: &ObjectOptionsVariant) -> Result<(), QmpError> {
-    use ObjectOptionsVariant as Kind;
-    let reserve = match object {
-        Kind::MemoryBackendRam(ram) => ram.reserve,
-        Kind::MemoryBackendMemfd(memfd) => memfd.reserve,
-        Kind::MemoryBackendShm(shm) => shm.reserve,
-        Kind::MemoryBackendFile(file) => {
-            unmet::refuse(&[
-                (
-                    file.align.unwrap_or(0) != 0,
-                    "align",
-                    "the kernel aligns the mapping as the file needs it",
-                ),
-                (
-                    file.discard_data == Some(true),
-                    "discard-data=on",
-                    "the file belongs to whoever passed it",
-                ),
-                (
-                    file.rom == Some(OnOffAuto::On),
-                    "rom=on",
-                    "guest RAM is written",
-                ),
-            ])?;
-            file.reserve
-        }
-        Kind::Iothread(_)
-        | Kind::RngBuiltin
-        | Kind::RngRandom(_)
-        | Kind::Secret(_)
-        | Kind::ThrottleGroup(_)
-        | Kind::TlsCredsX509(_) => None,
+    let ObjectOptionsVariant::MemoryBackendFile(file) = object else {
+        return Ok(());
     };
-    unmet::refuse(&[(
-        reserve == Some(false),
-        "reserve=off",
-        "memory is reserved as the host's overcommit policy says",
-    )])
+    unmet::refuse(&[
+        (
+            file.align.unwrap_or(0) != 0,
+            "align",
+            "the kernel aligns the mapping as the file needs it",
+        ),
+        (
+            file.discard_data == Some(true),
+            "discard-data=on",
+            "the file belongs to whoever passed it",
+        ),
+        (
+            file.rom == Some(OnOffAuto::On),
+            "rom=on",
+            "guest RAM is written",
+        ),
+    ])
 }
 
 /// Whether `id` may name an object or a device: it becomes a part of a path.
@@ -137,6 +120,7 @@ fn anonymous(id: &str, ram: MemoryBackendRamProperties) -> RamBackendSpec {
             }),
         share: ram.share.unwrap_or(false),
         prealloc: ram.prealloc.unwrap_or(false),
+        reserve: ram.reserve.unwrap_or(true),
         merge: ram.merge.unwrap_or(true),
         dump: ram.dump.unwrap_or(true),
         ..RamBackendSpec::anonymous(id, ram.size)
@@ -169,6 +153,7 @@ fn from_memfd(id: &str, memfd: MemoryBackendMemfdProperties) -> Result<RamBacken
         host,
         share: memfd.share.unwrap_or(true),
         prealloc: memfd.prealloc.unwrap_or(false),
+        reserve: memfd.reserve.unwrap_or(true),
         merge: memfd.merge.unwrap_or(true),
         dump: memfd.dump.unwrap_or(true),
         ..RamBackendSpec::anonymous(id, memfd.size)
@@ -190,6 +175,7 @@ fn shared(id: &str, shm: MemoryBackendShmProperties) -> Result<RamBackendSpec, Q
         },
         share: true,
         prealloc: shm.prealloc.unwrap_or(false),
+        reserve: shm.reserve.unwrap_or(true),
         merge: shm.merge.unwrap_or(true),
         dump: shm.dump.unwrap_or(true),
         ..RamBackendSpec::anonymous(id, shm.size)
@@ -209,6 +195,7 @@ fn from_file(id: &str, file: MemoryBackendFileProperties) -> Result<RamBackendSp
         },
         share: file.share.unwrap_or(false),
         prealloc: file.prealloc.unwrap_or(false),
+        reserve: file.reserve.unwrap_or(true),
         merge: file.merge.unwrap_or(true),
         dump: file.dump.unwrap_or(true),
         ..RamBackendSpec::anonymous(id, file.size)

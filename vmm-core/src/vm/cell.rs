@@ -42,6 +42,7 @@ const QUICK: &[&str] = &[
     "query-kvm",
     "query-machines",
     "query-memdev",
+    "query-memory-devices",
     "query-memory-size-summary",
     "query-migrate-capabilities",
     "query-name",

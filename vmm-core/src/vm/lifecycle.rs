@@ -178,6 +178,7 @@ impl Vm {
                 threshold,
                 exceeded,
             } => self.threshold_crossed(node, threshold, exceeded),
+            Notice::MemorySizeChange { device, size } => self.memory_size_changed(&device, size),
             Notice::BalloonChange { pages } => self.balloon_changed(pages),
             Notice::BlockError {
                 device,

@@ -15,8 +15,8 @@ use monitor::Call;
 use qapi_schema::{
     Module, QmpError, Reply, acpi, balloon, block_bitmaps, block_core, block_create, block_graph,
     block_stats, block_throttle, block_watch, char, drivers, fw_cfg_devices, input, job, machine,
-    migration, misc, net, numa, open_hook, pci, qdev, qom, run_state, sandbox, scsi, tpm,
-    transaction, watchdog,
+    memory_devices, migration, misc, net, numa, open_hook, pci, qdev, qom, run_state, sandbox,
+    scsi, tpm, transaction, watchdog,
 };
 
 use serde_json::Value;
@@ -118,6 +118,7 @@ impl Vm {
             Module::FwCfgDevices => fw_cfg_devices::dispatch(self, name, call, arguments),
             Module::Job => job::dispatch(self, name, call, arguments),
             Module::Machine => machine::dispatch(self, name, call, arguments),
+            Module::MemoryDevices => memory_devices::dispatch(self, name, call, arguments),
             Module::Migration => migration::dispatch(self, name, call, arguments),
             Module::Misc => misc::dispatch(self, name, call, arguments),
             Module::Net => net::dispatch(self, name, call, arguments),

@@ -594,6 +594,9 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional,
+    /// Memory by the block.
+    #[serde(rename = "virtio-mem-pci")]
+    VirtioMemPci,
     /// A network card.
     #[serde(rename = "virtio-net-pci")]
     VirtioNetPci,
@@ -785,6 +788,9 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional(VirtioBlkProperties),
+    /// Memory by the block.
+    #[serde(rename = "virtio-mem-pci")]
+    VirtioMemPci(super::memory_devices::VirtioMemProperties),
     /// A network card.
     #[serde(rename = "virtio-net-pci")]
     VirtioNetPci(VirtioNetProperties),

@@ -66,6 +66,9 @@ pub enum Event {
     BlockImageCorrupted(super::block_watch::BlockImageCorrupted),
     /// The guest has filled or emptied its balloon. Comes once a second at most.
     BalloonChange(super::balloon::BalloonChange),
+    /// The guest uses more or less of a memory device. Comes once a second at most for each of
+    /// them.
+    MemoryDeviceSizeChange(super::memory_devices::MemoryDeviceSizeChange),
     /// The tray of a drive was opened or closed, by the guest or by a command.
     DeviceTrayMoved(super::scsi::DeviceTrayMoved),
     /// A watchdog has run out.
@@ -117,6 +120,7 @@ impl Event {
             Self::BlockWriteThreshold(_) => "BLOCK_WRITE_THRESHOLD",
             Self::BlockImageCorrupted(_) => "BLOCK_IMAGE_CORRUPTED",
             Self::BalloonChange(_) => "BALLOON_CHANGE",
+            Self::MemoryDeviceSizeChange(_) => "MEMORY_DEVICE_SIZE_CHANGE",
             Self::DeviceTrayMoved(_) => "DEVICE_TRAY_MOVED",
             Self::Watchdog(_) => "WATCHDOG",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
@@ -185,6 +189,9 @@ impl Event {
                     Self::BlockImageCorrupted(serde_json::from_value(data)?)
                 }
                 "BALLOON_CHANGE" => Self::BalloonChange(serde_json::from_value(data)?),
+                "MEMORY_DEVICE_SIZE_CHANGE" => {
+                    Self::MemoryDeviceSizeChange(serde_json::from_value(data)?)
+                }
                 "DEVICE_TRAY_MOVED" => {
                     Self::DeviceTrayMoved(serde_json::from_value(data)?)
                 }

@@ -71,6 +71,9 @@ pub mod cpu;
 /// The memory balloon.
 pub mod balloon;
 
+/// Memory that comes and goes.
+pub mod memory_devices;
+
 /// SCSI controllers and what is plugged into them.
 pub mod scsi;
 

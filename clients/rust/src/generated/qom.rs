@@ -145,7 +145,8 @@ pub struct MemoryBackendRamProperties {
     /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// Must not be false: the host's overcommit policy decides (default: true).
+    /// Whether large pages are set aside at the start; of others the host's overcommit policy
+    /// decides (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
     /// Its size in bytes.
@@ -196,7 +197,8 @@ pub struct MemoryBackendMemfdProperties {
     /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// Must not be false: the host's overcommit policy decides (default: true).
+    /// Whether large pages are set aside at the start; of others the host's overcommit policy
+    /// decides (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
     /// Its size in bytes.
@@ -260,7 +262,8 @@ pub struct MemoryBackendShmProperties {
     /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// Must not be false: the host's overcommit policy decides (default: true).
+    /// Whether large pages are set aside at the start; of others the host's overcommit policy
+    /// decides (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
     /// Its size in bytes.
@@ -307,7 +310,8 @@ pub struct MemoryBackendFileProperties {
     /// memory-backend-memfd and memory-backend-shm).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<bool>,
-    /// Must not be false: the host's overcommit policy decides (default: true).
+    /// Whether large pages are set aside at the start; of others the host's overcommit policy
+    /// decides (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reserve: Option<bool>,
     /// Its size in bytes.

@@ -78,6 +78,7 @@ import type {
   KvmInfo,
   MachineInfo,
   Memdev,
+  MemoryDeviceInfo,
   MemoryInfo,
   MigrateSetCapabilitiesArguments,
   MigrationCapabilityStatus,
@@ -949,6 +950,15 @@ export abstract class Commands extends Caller {
    */
   balloon(args: BalloonArguments): Promise<void> {
     return this.run("balloon", args);
+  }
+
+  /**
+   * Lists the memory devices, by their addresses.
+   *
+   * @returns The devices.
+   */
+  queryMemoryDevices(): Promise<MemoryDeviceInfo[]> {
+    return this.run("query-memory-devices");
   }
 
   /** Opens a drive's tray and takes the medium out. */

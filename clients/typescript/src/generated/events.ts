@@ -18,6 +18,7 @@ import type {
   GuestCrashloadedData,
   GuestPanickedData,
   JobStatusChangeData,
+  MemoryDeviceSizeChangeData,
   NetdevStreamConnectedData,
   NetdevStreamDisconnectedData,
   NetdevVhostUserConnectedData,
@@ -103,6 +104,10 @@ export interface EventData {
   BLOCK_IMAGE_CORRUPTED: BlockImageCorruptedData;
   /** The guest has filled or emptied its balloon. Comes once a second at most. */
   BALLOON_CHANGE: BalloonChangeData;
+  /**
+   * The guest uses more or less of a memory device. Comes once a second at most for each of them.
+   */
+  MEMORY_DEVICE_SIZE_CHANGE: MemoryDeviceSizeChangeData;
   /** The tray of a drive was opened or closed, by the guest or by a command. */
   DEVICE_TRAY_MOVED: DeviceTrayMovedData;
   /** A watchdog has run out. */

@@ -3442,7 +3442,10 @@ export interface MemoryBackendRamProperties {
    * memory-backend-memfd and memory-backend-shm).
    */
   share?: boolean;
-  /** Must not be false: the host's overcommit policy decides (default: true). */
+  /**
+   * Whether large pages are set aside at the start; of others the host's overcommit policy decides
+   * (default: true).
+   */
   reserve?: boolean;
   /** Its size in bytes. */
   size: number;
@@ -3467,7 +3470,10 @@ export interface MemoryBackendMemfdProperties {
    * memory-backend-memfd and memory-backend-shm).
    */
   share?: boolean;
-  /** Must not be false: the host's overcommit policy decides (default: true). */
+  /**
+   * Whether large pages are set aside at the start; of others the host's overcommit policy decides
+   * (default: true).
+   */
   reserve?: boolean;
   /** Its size in bytes. */
   size: number;
@@ -3501,7 +3507,10 @@ export interface MemoryBackendShmProperties {
    * memory-backend-memfd and memory-backend-shm).
    */
   share?: boolean;
-  /** Must not be false: the host's overcommit policy decides (default: true). */
+  /**
+   * Whether large pages are set aside at the start; of others the host's overcommit policy decides
+   * (default: true).
+   */
   reserve?: boolean;
   /** Its size in bytes. */
   size: number;
@@ -3524,7 +3533,10 @@ export interface MemoryBackendFileProperties {
    * memory-backend-memfd and memory-backend-shm).
    */
   share?: boolean;
-  /** Must not be false: the host's overcommit policy decides (default: true). */
+  /**
+   * Whether large pages are set aside at the start; of others the host's overcommit policy decides
+   * (default: true).
+   */
   reserve?: boolean;
   /** Its size in bytes. */
   size: number;
@@ -4166,6 +4178,8 @@ export type DeviceDriver =
   | "virtio-blk-pci"
   /** The same. */
   | "virtio-blk-pci-non-transitional"
+  /** Memory by the block. */
+  | "virtio-mem-pci"
   /** A network card. */
   | "virtio-net-pci"
   /** The same. */
@@ -4273,6 +4287,8 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "virtio-blk-pci" } & VirtioBlkProperties)
   /** The same. */
   | ({ driver: "virtio-blk-pci-non-transitional" } & VirtioBlkProperties)
+  /** Memory by the block. */
+  | ({ driver: "virtio-mem-pci" } & VirtioMemProperties)
   /** A network card. */
   | ({ driver: "virtio-net-pci" } & VirtioNetProperties)
   /** The same. */
@@ -4381,6 +4397,113 @@ export interface BalloonArguments {
 export interface BalloonChangeData {
   /** The bytes left to it. */
   actual: number;
+}
+
+/**
+ * A virtio memory device: a region of which the guest uses as much as it is asked to. What it does
+ * not use costs the host nothing. The machine must have been started with room for it (-m
+ * maxmem=).
+ *
+ * Its object has one property more, for qom-get: "size", how many bytes the guest uses; and
+ * qom-set changes "requested-size" while it is there. A reset of the machine takes all from the
+ * guest, which asks for it again. It can be unplugged while nothing is used or requested.
+ */
+export interface VirtioMemProperties {
+  /**
+   * Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x (default:
+   * the first free slot).
+   */
+  addr?: string;
+  /** Whether other functions may share the slot (default: false). */
+  multifunction?: boolean;
+  /** Must be 0: the firmware tables name no slots (default: 0). */
+  "acpi-index"?: number;
+  /** Must not be off: there is no legacy interface (default: on). */
+  "disable-legacy"?: OnOffAuto;
+  /** Must not be true: there is no other interface (default: false). */
+  "disable-modern"?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  iommu_platform?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  ats?: boolean;
+  /** Must not be false: the kernel takes the guest's kicks (default: true). */
+  ioeventfd?: boolean;
+  /**
+   * How many MSI-X vectors there are (default: one for each queue and one for configuration
+   * changes).
+   */
+  vectors?: number;
+  /** The id of the memory backend that is behind it, all of which is its region. */
+  memdev?: string;
+  /** The NUMA node of the guest that it belongs to (default: 0). */
+  node?: number;
+  /** How many bytes the guest is to use; a multiple of the block size (default: 0). */
+  "requested-size"?: number;
+  /**
+   * The bytes that come and go together, a power of two, 1 MiB or more and not less than the pages
+   * behind it (default: 2 MiB, or the size of the pages behind it if that is more).
+   */
+  "block-size"?: number;
+  /**
+   * Where the region begins in guest memory, a multiple of the block size (default: the lowest
+   * place that is free).
+   */
+  memaddr?: number;
+  /**
+   * Whether the host's memory is taken when the guest begins to use a block, and not when it
+   * touches it (default: false).
+   */
+  prealloc?: boolean;
+  /**
+   * Whether only guests may use it that promise never to touch what they do not use (default: on).
+   */
+  "unplugged-inaccessible"?: OnOffAuto;
+}
+
+/** A virtio memory device. */
+export interface VirtioMEMDeviceInfo {
+  /** Its id, if it has one. */
+  id?: string;
+  /** Where its region begins in guest memory. */
+  memaddr: number;
+  /** How many bytes the guest is to use. */
+  "requested-size": number;
+  /** How many it uses. */
+  size: number;
+  /** How many it could use. */
+  "max-size": number;
+  /** How many come and go together. */
+  "block-size": number;
+  /** Its NUMA node. */
+  node: number;
+  /** Its memory backend, as a path in the object tree. */
+  memdev: string;
+}
+
+/** A virtio memory device, as the union has it. */
+export interface VirtioMEMDeviceInfoWrapper {
+  /** The device. */
+  data: VirtioMEMDeviceInfo;
+}
+
+/** Kinds of memory devices. */
+export type MemoryDeviceInfoKind =
+  /** A virtio memory device. */
+  | "virtio-mem";
+
+/** A memory device. */
+export type MemoryDeviceInfo =
+  /** A virtio memory device. */
+  | ({ type: "virtio-mem" } & VirtioMEMDeviceInfoWrapper);
+
+/** Data of event `MEMORY_DEVICE_SIZE_CHANGE`. */
+export interface MemoryDeviceSizeChangeData {
+  /** The device's id, if it has one. */
+  id?: string;
+  /** How many bytes it uses now. */
+  size: number;
+  /** The device, as a path in the object tree. */
+  "qom-path": string;
 }
 
 /** A virtio SCSI controller. Its bus is called "ID.0". */

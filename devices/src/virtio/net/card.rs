@@ -1,6 +1,7 @@
 //! The device: what is negotiated, which queues run, and what the guest's commands change.
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -561,9 +562,10 @@ impl VirtioDevice for VirtioNet {
         }
     }
 
-    fn memory_changed(&self) {
-        if let Some(outside) = &self.outside {
-            self.memory_moved(outside);
+    fn memory_changed(&self) -> io::Result<()> {
+        match &self.outside {
+            Some(outside) => self.memory_moved(outside),
+            None => Ok(()),
         }
     }
 

@@ -10,6 +10,7 @@
 //! While the link is down packets of the guest are dropped here, as they are without a server. The
 //! queue for commands is always with us.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use virtio_queue::{Queue, QueueState};
@@ -63,7 +64,7 @@ impl Outside {
 }
 
 impl Started {
-    fn of(active: &ActiveQueue) -> std::io::Result<Self> {
+    fn of(active: &ActiveQueue) -> io::Result<Self> {
         Ok(Self {
             memory: active.memory.clone(),
             kick: active.kick.try_clone()?,
@@ -83,7 +84,7 @@ impl Started {
     }
 }
 
-fn no_eventfd(index: usize, source: std::io::Error) -> VirtioError {
+fn no_eventfd(index: usize, source: io::Error) -> VirtioError {
     VirtioError::Backend {
         index,
         what: "no eventfd for the doorbell".to_owned(),
@@ -153,13 +154,13 @@ impl VirtioNet {
     }
 
     /// Guest memory has other regions now.
-    pub(super) fn memory_moved(&self, outside: &Outside) {
-        let told = self
-            .server()
-            .map(|server| outside.queues.memory_changed(server.as_ref()));
-        if let Some(Err(error)) = told {
-            tracing::error!(device = %self.id(), %error, "vhost does not take new memory");
-            self.needs_reset();
+    ///
+    /// # Errors
+    /// The server does not take them.
+    pub(super) fn memory_moved(&self, outside: &Outside) -> io::Result<()> {
+        match self.server() {
+            Some(server) => outside.queues.memory_changed(server.as_ref()),
+            None => Ok(()),
         }
     }
 

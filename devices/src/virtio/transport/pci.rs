@@ -1,6 +1,7 @@
 //! The PCI function that carries a virtio device: ids, capabilities, BARs, interrupts.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 
 use super::bell::Bell;
@@ -253,6 +254,10 @@ impl PciFunction for VirtioPci {
         self.core.detach();
         self.registers.retire();
         self.msix.reset();
+    }
+
+    fn memory_changed(&self) -> io::Result<()> {
+        self.registers.memory_changed()
     }
 
     fn inspect(&self) -> FunctionView {

@@ -5,6 +5,7 @@
 //! queues started and stopped). It is the outermost lock of a device: held while calling
 //! [`VirtioDevice`], which answers through [`Signals`] only, never through here.
 
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_queue::{Queue, QueueState, QueueT};
@@ -211,6 +212,15 @@ impl Registers {
                 self.device.interrupt_moved(index);
             }
         }
+    }
+
+    /// Guest memory has other regions from now on. No queue starts or stops meanwhile.
+    ///
+    /// # Errors
+    /// The device cannot work with these.
+    pub fn memory_changed(&self) -> io::Result<()> {
+        let _negotiation = self.lock();
+        self.device.memory_changed()
     }
 
     fn reset_locked(&self, negotiation: &mut Negotiation) {

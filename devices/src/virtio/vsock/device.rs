@@ -1,6 +1,7 @@
 //! The device: its name for the guest, and queues that are somebody else's.
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -133,13 +134,8 @@ impl VirtioDevice for VirtioVsock {
         self.queues.call_changed(self.spec.server.as_ref(), index);
     }
 
-    fn memory_changed(&self) {
-        if let Err(error) = self.queues.memory_changed(self.spec.server.as_ref()) {
-            tracing::error!(device = %self.spec.id, %error, "vhost does not take new memory");
-            if let Some(driver) = self.driver.get() {
-                driver.needs_reset();
-            }
-        }
+    fn memory_changed(&self) -> io::Result<()> {
+        self.queues.memory_changed(self.spec.server.as_ref())
     }
 
     fn reset(&self) {

@@ -134,7 +134,7 @@ fn a_server_is_told_of_features_and_memory_once_and_says_where_a_queue_stands() 
     assert_eq!(scene.server.said(), told);
     scene.device.interrupt_moved(0);
     scene.device.interrupt_moved(2);
-    scene.device.memory_changed();
+    scene.device.memory_changed().unwrap();
     assert_eq!(scene.server.said(), ["call 0", "memory"]);
     // What the server has used is in memory alone.
     let used = GuestAddress(0x1000 + 0x800 + 2);

@@ -8,6 +8,7 @@ mod dhcp;
 pub(crate) mod disk;
 mod files;
 mod ledger;
+mod memory;
 mod net;
 mod pci;
 pub(crate) mod system;
@@ -56,6 +57,8 @@ const CALLS: &[(&str, Call)] = &[
     ("cpu-online", cpu::online),
     ("cpu-gone", cpu::gone),
     ("memory", |_| system::memory()),
+    ("memory-wait", memory::wait),
+    ("memory-touch", memory::touch),
     ("time", |_| system::time()),
     ("dmesg", system::dmesg),
     ("warnings", |_| system::warnings()),

@@ -1,12 +1,15 @@
 //! The tables of NUMA (ACPI 6.5): SRAT (5.2.16, who belongs to which node), SLIT (5.2.17, how far
 //! nodes are apart), HMAT (5.2.28, how fast memory is).
 
+use std::ops::Range;
+
 use acpi_tables::sdt::Sdt;
 
 use super::{AcpiSpec, OEM, OEM_REVISION, OEM_TABLE};
 use crate::machine::numa::{MemoryCache, MemorySpeed, NumaSpec};
 
 const ENABLED: u32 = 1;
+const HOT_PLUGGABLE: u32 = 2;
 /// HMAT: the initiator is told.
 const INITIATOR_VALID: u16 = 1;
 
@@ -39,7 +42,13 @@ fn srat(spec: &AcpiSpec, numa: &NumaSpec) -> Vec<u8> {
         processor(&mut table, cpu.apic_id, *node);
     }
     for (node, range) in numa.ram(&spec.layout) {
-        memory(&mut table, node, range.start, range.end - range.start);
+        memory(&mut table, node, &range, ENABLED);
+    }
+    let room = &spec.layout.devices;
+    if !room.is_empty() {
+        // Whose it is is told when it comes; until then it is the last one's.
+        let last = u32::try_from(numa.nodes.len()).map_or(0, |count| count.saturating_sub(1));
+        memory(&mut table, last, room, ENABLED | HOT_PLUGGABLE);
     }
     finished(table)
 }
@@ -63,14 +72,14 @@ fn processor(table: &mut Sdt, apic_id: u32, node: u32) {
     }
 }
 
-fn memory(table: &mut Sdt, node: u32, start: u64, len: u64) {
+fn memory(table: &mut Sdt, node: u32, range: &Range<u64>, flags: u32) {
     table.append_slice(&[1, 40]);
     table.append(node);
     table.append(0u16);
-    table.append(start);
-    table.append(len);
+    table.append(range.start);
+    table.append(range.end - range.start);
     table.append(0u32);
-    table.append(ENABLED);
+    table.append(flags);
     table.append(0u64);
 }
 

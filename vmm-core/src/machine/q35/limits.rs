@@ -31,13 +31,18 @@ pub(super) fn check_topology(topology: CpuTopology, vcpus: u32) -> Result<u32, M
     }
 }
 
-/// Where `size` bytes of RAM lie on a CPU with so many bits of address.
-pub(super) fn layout(size: u64, bits: u32) -> Result<Layout, MachineError> {
+/// Where `size` bytes of RAM lie, and `room` more for memory devices, on a CPU with so many bits of
+/// address.
+pub(super) fn layout(size: u64, room: u64, bits: u32) -> Result<Layout, MachineError> {
     if size < LEAST_MEMORY {
         return Err(MachineError::MemoryTooSmall {
             size,
             least: LEAST_MEMORY,
         });
     }
-    Layout::new(size, bits).ok_or(MachineError::MemoryTooLarge { size, bits })
+    let too_large = MachineError::MemoryTooLarge {
+        size: size.saturating_add(room),
+        bits,
+    };
+    Layout::with_devices(size, room, bits).ok_or(too_large)
 }

@@ -43,6 +43,7 @@ fn spec(code: &[u8], vcpus: u32) -> Q35Spec {
         cpu: CpuSpec::plain(cpu_models::HOST),
         vcpus,
         numa: None,
+        room: MemoryRoom::default(),
         rtc_offset: 0,
         serials: Vec::new(),
         boot: (!code.is_empty()).then(|| kernel(code)),

@@ -1,0 +1,123 @@
+//! What memory devices are given, held against the machine and the memory behind them.
+//!
+//! Pure. The texts of refusals are those that QEMU's clients know.
+
+use qapi_schema::QmpError;
+
+use crate::machine::numa::NumaSpec;
+
+const MIB: u64 = 1 << 20;
+/// The least that comes and goes together.
+const LEAST_BLOCK: u64 = MIB;
+/// What comes and goes together where nobody says: a huge page of the host.
+const BLOCK: u64 = 2 * MIB;
+
+/// The bytes that come and go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockSize(pub u64);
+
+fn refuse<T>(text: impl Into<String>) -> Result<T, QmpError> {
+    Err(QmpError::generic(text))
+}
+
+/// The memory backend.
+///
+/// # Errors
+/// There is none.
+pub fn memdev(given: Option<&str>) -> Result<&str, QmpError> {
+    match given {
+        Some(id) => Ok(id),
+        None => refuse("'memdev' property is not set"),
+    }
+}
+
+/// The NUMA node of the guest; `None` where the machine has none.
+///
+/// # Errors
+/// The machine has no such node.
+pub fn node(given: Option<u32>, numa: Option<&NumaSpec>) -> Result<Option<u16>, QmpError> {
+    let node = given.unwrap_or(0);
+    let count = numa.map_or(0, |numa| numa.nodes.len());
+    let known = u16::try_from(node)
+        .ok()
+        .filter(|node| usize::from(*node) < count.max(1));
+    match known {
+        Some(node) => Ok((count > 0).then_some(node)),
+        None => refuse(format!(
+            "'node' property has value '{node}', which exceeds the number of numa nodes: {count}"
+        )),
+    }
+}
+
+/// The block size of a region of `size` bytes with pages of `page` bytes behind it.
+///
+/// # Errors
+/// There can be no such blocks, or the region is no number of them.
+pub fn block_size(given: Option<u64>, page: u64, size: u64) -> Result<BlockSize, QmpError> {
+    let block = given.unwrap_or_else(|| BLOCK.max(page));
+    let least = LEAST_BLOCK.max(page);
+    if block < least {
+        return refuse(format!(
+            "'block-size' property has to be at least 0x{least:x}"
+        ));
+    }
+    if !block.is_power_of_two() {
+        return refuse("'block-size' property has to be a power of two");
+    }
+    if !size.is_multiple_of(block) {
+        return refuse(format!(
+            "'memdev' property: memory backend size 0x{size:x} is not a multiple of 'block-size' \
+             (0x{block:x})"
+        ));
+    }
+    Ok(BlockSize(block))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_as_large_as_the_pages_behind_them_at_least() {
+        let of = |given, page| block_size(given, page, 1 << 30).map_err(|error| error.desc);
+        assert_eq!(of(None, 4096), Ok(BlockSize(2 * MIB)));
+        assert_eq!(of(None, 1 << 30), Ok(BlockSize(1 << 30)));
+        assert_eq!(of(Some(MIB), 4096), Ok(BlockSize(MIB)));
+        for (given, page, text) in [
+            (
+                MIB / 2,
+                4096,
+                "'block-size' property has to be at least 0x100000",
+            ),
+            (
+                MIB,
+                2 * MIB,
+                "'block-size' property has to be at least 0x200000",
+            ),
+            (
+                3 * MIB,
+                4096,
+                "'block-size' property has to be a power of two",
+            ),
+            (
+                2 << 30,
+                4096,
+                "'memdev' property: memory backend size 0x40000000 is not a multiple of \
+                 'block-size' (0x80000000)",
+            ),
+        ] {
+            assert_eq!(of(Some(given), page), Err(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_node_must_be_one_of_the_guests() {
+        let numa = NumaSpec::single(1 << 30, 1);
+        assert_eq!(node(None, None).unwrap(), None);
+        assert_eq!(node(Some(0), Some(&numa)).unwrap(), Some(0));
+        assert_eq!(
+            node(Some(1), Some(&numa)).unwrap_err().desc,
+            "'node' property has value '1', which exceeds the number of numa nodes: 1"
+        );
+    }
+}
