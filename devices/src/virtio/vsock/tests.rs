@@ -150,6 +150,21 @@ fn a_server_is_told_of_features_and_memory_once_and_says_where_a_queue_stands() 
     assert!(scene.server.said().ends_with(&["start 0 at 7".to_owned()]));
 }
 
+#[test]
+fn a_queue_whose_rings_are_gone_with_their_memory_is_taken_from_the_server() {
+    let scene = scene(Recorder::default());
+    let queue = DriverQueue::new(&scene.memory, 0);
+    queue.start(scene.device.as_ref(), 0);
+    scene.server.said();
+    let elsewhere = GuestMemView::from_ranges(&[(GuestAddress(1 << 30), 1 << 20)]).unwrap();
+    scene.memory.lock().unwrap().replace(elsewhere);
+    scene.device.memory_changed().unwrap();
+    assert_eq!(scene.server.said(), ["stop 0", "memory"]);
+    assert_eq!(scene.driver.resets.load(Ordering::SeqCst), 1);
+    assert!(scene.device.stop_queue(0).is_none());
+    assert_eq!(scene.server.said(), [""; 0]);
+}
+
 fn scene_state(next_avail: u16, next_used: u16) -> virtio_queue::QueueState {
     virtio_queue::QueueState {
         max_size: 16,
