@@ -21,9 +21,11 @@
 )]
 
 pub mod artifacts;
+pub mod backends;
 pub mod cable;
 pub mod clients;
 pub mod ctl;
+pub mod debian;
 pub mod esp;
 pub mod fds;
 pub mod gpt;

@@ -18,6 +18,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use ::tests::artifacts::{self, Flavour, run_as_root};
+use ::tests::debian;
 use ::tests::fds::open_rw;
 use ::tests::host_kvm::{self, Place};
 use ::tests::lab::Lab;
@@ -141,6 +142,7 @@ fn guest_tests(options: &Options) -> Result<Count> {
         ("socat", "socat"),
         ("tmux", "tmux"),
         ("passt", "passt"),
+        ("mmdebstrap", "mmdebstrap"),
         ("mkfs.ext4", "e2fsprogs"),
         ("unshare", "util-linux"),
         ("xz", "xz-utils"),
@@ -203,6 +205,7 @@ fn environment(options: &Options, inits: &Inits) -> Result<BTreeMap<String, Stri
             ("SESAME_OVMF_CODE", ovmf.code),
             ("SESAME_OVMF_VARS", ovmf.variables),
             ("SESAME_EFI_STUB", artifacts::efi_stub()?),
+            ("SESAME_DEBIAN", debian::disk()?),
             ("SESAME_GUEST_KERNEL", guest.kernel),
             ("SESAME_GUEST_INITRD", guest.initrd),
             ("SESAME_NEWEST_KERNEL", newest.kernel),
