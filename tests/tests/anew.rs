@@ -85,6 +85,59 @@ fn nodes_over_sets_become_writable_lose_their_backing_and_get_it_back() -> Resul
 
 #[test]
 #[ignore = "needs sesame: cargo xtask test"]
+fn filter_comes_between_an_image_and_its_storage_and_goes_again() -> Result<()> {
+    let mut vm = Vm::monitor().start()?;
+    let (file, other) = (tempfile::NamedTempFile::new()?, fds::image(MIB)?);
+    let make = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(file.path())
+        .arg("1M")
+        .status()?;
+    ensure!(make.success());
+    in_a_set(&mut vm, 1, file.as_file())?;
+    in_a_set(&mut vm, 2, &other)?;
+    for (name, set) in [("storage", 1), ("other", 2)] {
+        let filename = format!("/dev/fdset/{set}");
+        let node = json!({"driver": "file", "node-name": name, "filename": filename});
+        vm.execute("blockdev-add", node)?;
+    }
+    let over = |file: &str| json!({"driver": "qcow2", "node-name": "disk", "file": file});
+    vm.execute("blockdev-add", over("storage"))?;
+    let group = json!({"qom-type": "throttle-group", "id": "group",
+        "limits": {"bps-total": 1 << 30}});
+    vm.execute("object-add", group)?;
+    let filter = json!({"driver": "throttle", "node-name": "slow", "throttle-group": "group",
+        "file": "storage"});
+    vm.execute("blockdev-add", filter)?;
+    for (turn, file) in ["slow", "storage", "slow"].into_iter().enumerate() {
+        vm.execute("blockdev-reopen", json!({"options": [over(file)]}))?;
+        let text = format!("qemu-io disk \"write -P {} {}k 4k\"", turn + 1, 64 * turn);
+        let wrote = vm.execute("human-monitor-command", json!({"command-line": text}))?;
+        ensure!(wrote == "", "{wrote}");
+    }
+    for turn in 0..3 {
+        let text = format!("qemu-io disk \"read -P {} {}k 4k\"", turn + 1, 64 * turn);
+        let read = vm.execute("human-monitor-command", json!({"command-line": text}))?;
+        ensure!(read == "", "{read}");
+    }
+    // What is known of an image would not be true of another file.
+    let refusal = vm.refusal("blockdev-reopen", json!({"options": [over("other")]}))?;
+    assert_eq!(refusal.desc, "Cannot change the option 'file'");
+    let refusal = vm.refusal("blockdev-del", json!({"node-name": "slow"}))?;
+    assert_eq!(refusal.desc, "Block device slow is in use");
+    vm.execute("blockdev-reopen", json!({"options": [over("storage")]}))?;
+    vm.execute("blockdev-del", json!({"node-name": "slow"}))?;
+    vm.shutdown_clean()?;
+    let check = Command::new("qemu-img")
+        .arg("check")
+        .arg(file.path())
+        .status()?;
+    ensure!(check.success());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
 fn name_in_a_header_changes_and_the_graph_is_drawn() -> Result<()> {
     let mut vm = Vm::monitor().start()?;
     let base = fds::image(MIB)?;

@@ -88,6 +88,12 @@ pub enum BlockError {
         /// The name.
         name: String,
     },
+    /// No node has the name by which a node is to call another child.
+    #[error("Cannot find device='' nor node-name='{name}'")]
+    NoSuchReference {
+        /// The name.
+        name: String,
+    },
     /// The node has no child of this role.
     #[error("Node '{node}' has no child '{role}'")]
     NoSuchRole {
@@ -96,11 +102,25 @@ pub enum BlockError {
         /// The role: `file`, `backing`.
         role: String,
     },
-    /// The node has a parent or a device, which `x-debug-query-block-graph` shows.
+    /// A device has the node; `x-debug-query-block-graph` shows which.
     #[error("Node {name} is in use")]
     InUse {
         /// The node.
         name: String,
+    },
+    /// Another node stands on this one; `x-debug-query-block-graph` shows which.
+    #[error("Block device {name} is in use")]
+    UnderNode {
+        /// The node.
+        name: String,
+    },
+    /// Another node shows what is in this one.
+    #[error("Node '{name}' is busy: node is used as backing hd of '{parent}'")]
+    Backs {
+        /// The node.
+        name: String,
+        /// The node above it.
+        parent: String,
     },
     /// The node came with its parent and goes with it.
     #[error("Node {name} is not owned by the monitor")]

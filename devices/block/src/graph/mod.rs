@@ -416,11 +416,7 @@ impl BlockGraph {
 
     fn take_out(&mut self, name: &str) -> Result<(), BlockError> {
         self.check_idle(name)?;
-        if self.is_used(name) {
-            return Err(BlockError::InUse {
-                name: name.to_owned(),
-            });
-        }
+        self.check_free(name)?;
         let mut gone = vec![name.to_owned()];
         while let Some(name) = gone.pop() {
             if let Ok(entry) = self.entry(&name) {
@@ -481,12 +477,6 @@ impl BlockGraph {
                 .filter(move |edge| edge.child == name);
             edges.map(|edge| (edge.role, parent.as_str()))
         })
-    }
-
-    /// Whether a device or another node has it.
-    fn is_used(&self, name: &str) -> bool {
-        let entry = self.nodes.get(name);
-        entry.is_some_and(|entry| !entry.devices.is_empty()) || self.parents(name).next().is_some()
     }
 }
 

@@ -37,6 +37,8 @@ struct Relink {
 struct Draft {
     options: IndexMap<String, NodeOptions>,
     links: Vec<Relink>,
+    /// A child that a node cannot have whatever the others say: told where they agree.
+    unfit: Option<BlockError>,
 }
 
 /// Changes of several nodes that were prepared together. Dropping it leaves them as they are.
@@ -76,6 +78,7 @@ impl BlockGraph {
             sketch.link(parent, role, link, child.as_deref());
         }
         self.agree(&sketch)?;
+        draft.unfit.map_or(Ok(()), Err)?;
         Ok(GraphReopening {
             changes: self.open_anew(door, draft.options)?,
             links: draft.links,
@@ -87,7 +90,9 @@ impl BlockGraph {
     /// # Errors
     /// As there, where nothing needs to be opened to know it.
     pub fn anew_opens(&self, specs: &[NodeSpec]) -> Result<Vec<Wish>, BlockError> {
-        self.opens(&self.draft(specs)?.options)
+        let draft = self.draft(specs)?;
+        draft.unfit.map_or(Ok(()), Err)?;
+        self.opens(&draft.options)
     }
 
     /// Makes what was prepared so. Returns how long users waited.
@@ -279,14 +284,14 @@ impl BlockGraph {
     ) -> Result<(), BlockError> {
         let entry = self.entry(parent)?;
         let now = entry.children.edge(role).map(|edge| edge.child.as_str());
-        let fixed = || BlockError::FixedOption {
+        let fixed = |option| BlockError::FixedOption {
             node: parent.to_owned(),
-            option: role,
+            option,
         };
         match (child, now) {
             (ChildSpec::Named(to), Some(now)) if to == now => Ok(()),
             (ChildSpec::Named(to), now) => {
-                let missing = || BlockError::NoSuchChild { name: to.clone() };
+                let missing = || BlockError::NoSuchReference { name: to.clone() };
                 let next = self.entry(to).map_err(|_| missing())?;
                 if self.stands_on(to, parent) {
                     return Err(BlockError::Cycle {
@@ -299,10 +304,15 @@ impl BlockGraph {
                 let may = match (link, now) {
                     (Link::Backing, _) => true,
                     (Link::Passing, Some(now)) => fits(self.entry(now)?, next),
-                    (Link::Storage, _) | (Link::Passing, None) => false,
+                    // What is known of an image stays true: only filters come and go above it.
+                    (Link::Storage, Some(now)) => {
+                        let is_same = self.below_filters(now) == self.below_filters(to);
+                        is_same && fits(self.entry(now)?, next)
+                    }
+                    (Link::Storage | Link::Passing, None) => return Err(fixed(role)),
                 };
                 if !may {
-                    return Err(fixed());
+                    draft.unfit.get_or_insert(fixed(role));
                 }
                 draft.links.push(Relink {
                     parent: parent.to_owned(),
@@ -314,12 +324,15 @@ impl BlockGraph {
             (ChildSpec::Inline(spec), Some(now)) => {
                 let is_own = self.entry(now)?.owner == Owner::Parent;
                 let is_meant = spec.name.as_deref().is_none_or(|name| name == now);
-                if !is_own || !is_meant {
-                    return Err(fixed());
+                if !is_own {
+                    return Err(fixed(inside(role)));
+                }
+                if !is_meant {
+                    return Err(fixed(role));
                 }
                 self.draft_node(draft, now, spec)
             }
-            (ChildSpec::Inline(_), None) => Err(fixed()),
+            (ChildSpec::Inline(_), None) => Err(fixed(inside(role))),
         }
     }
 
@@ -347,6 +360,15 @@ impl BlockGraph {
             (role, Some(child)) => children.edge_mut(role)?.put(child),
             (_, None) => None,
         }
+    }
+}
+
+/// What an inline child of this role says first, in the words of QEMU.
+fn inside(role: &'static str) -> &'static str {
+    match role {
+        "backing" => "backing.driver",
+        "file" => "file.driver",
+        other => other,
     }
 }
 

@@ -190,7 +190,8 @@ fn node_in_use_is_not_removed() {
     graph
         .attach("disk", "vda", Usage::disk(false, false))
         .expect("free");
-    assert_eq!(refusal(graph.remove("storage")), "Node storage is in use");
+    let error = refusal(graph.remove("storage"));
+    assert_eq!(error, "Block device storage is in use");
     assert_eq!(refusal(graph.remove("disk")), "Node disk is in use");
     assert!(graph.detach("disk", "vda"));
     assert!(!graph.detach("disk", "vda"));

@@ -50,6 +50,32 @@ impl BlockGraph {
         had
     }
 
+    /// Whether a device or another node has it.
+    pub(super) fn is_used(&self, name: &str) -> bool {
+        self.check_free(name).is_err()
+    }
+
+    /// Whether no device and no other node has it; the error says who.
+    pub(super) fn check_free(&self, name: &str) -> Result<(), BlockError> {
+        let owned = || name.to_owned();
+        let entry = self.nodes.get(name);
+        if entry.is_some_and(|entry| !entry.devices.is_empty()) {
+            return Err(BlockError::InUse { name: owned() });
+        }
+        let mut parents = self.parents(name).peekable();
+        if parents.peek().is_none() {
+            return Ok(());
+        }
+        let above = parents.find(|(role, _)| *role == "backing");
+        Err(match above {
+            Some((_, parent)) => BlockError::Backs {
+                name: owned(),
+                parent: parent.to_owned(),
+            },
+            None => BlockError::UnderNode { name: owned() },
+        })
+    }
+
     /// The node of this name, if its length may change and whoever uses it agrees. `by` asks.
     ///
     /// # Errors

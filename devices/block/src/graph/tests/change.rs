@@ -202,10 +202,7 @@ fn node_made_anew_keeps_what_cannot_change_and_says_so() {
         (null(Some("a")), "Cannot change the option 'driver'"),
         (null(None), "node-name not specified"),
         (null(Some("b")), "Failed to find node with node-name='b'"),
-        (
-            raw("a", on("b")),
-            "Cannot find device='b' nor node-name='b'",
-        ),
+        (raw("a", on("b")), "Cannot find device='' nor node-name='b'"),
         (
             raw("a", inline(null(Some("other")))),
             "Cannot change the option 'file'",
