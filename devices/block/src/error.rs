@@ -187,14 +187,15 @@ pub enum BlockError {
     },
     /// Two users cannot agree.
     #[error(
-        "Conflicts with use of node '{node}' by {other}, which does not allow '{permissions}' to {user}"
+        "Permission conflict on node '{node}': permissions '{permissions}' are both required by {user} \
+         and unshared by {other}."
     )]
     Conflict {
         /// The node both want.
         node: String,
-        /// Who asks, as `device 'vdb'`.
+        /// Who does something, and as what.
         user: String,
-        /// Who is in the way.
+        /// Who does not allow it.
         other: String,
         /// What is not allowed.
         permissions: Permissions,

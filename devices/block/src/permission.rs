@@ -79,9 +79,9 @@ impl Usage {
         }
     }
 
-    /// What the two do that the other does not allow; empty if they fit.
-    pub fn conflict(self, other: Self) -> Permissions {
-        (self.uses - other.shares) | (other.uses - self.shares)
+    /// What the other does and this one does not allow.
+    pub fn refuses(self, other: Self) -> Permissions {
+        other.uses - self.shares
     }
 }
 
@@ -94,11 +94,12 @@ mod tests {
         let alone = Usage::disk(false, false);
         let shared = Usage::disk(false, true);
         let reader = Usage::disk(true, false);
-        assert_eq!(alone.conflict(alone), Permissions::WRITE);
-        assert_eq!(alone.conflict(shared), Permissions::WRITE);
-        assert_eq!(shared.conflict(shared), Permissions::empty());
-        assert_eq!(reader.conflict(reader), Permissions::empty());
-        assert_eq!(reader.conflict(alone), Permissions::WRITE);
-        assert_eq!(alone.conflict(Usage::NONE), Permissions::empty());
+        assert_eq!(alone.refuses(alone), Permissions::WRITE);
+        assert_eq!(alone.refuses(shared), Permissions::WRITE);
+        assert_eq!(shared.refuses(shared), Permissions::empty());
+        assert_eq!(shared.refuses(alone), Permissions::empty());
+        assert_eq!(reader.refuses(reader), Permissions::empty());
+        assert_eq!(reader.refuses(alone), Permissions::WRITE);
+        assert_eq!(alone.refuses(Usage::NONE), Permissions::empty());
     }
 }

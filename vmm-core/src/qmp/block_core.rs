@@ -274,10 +274,7 @@ impl Vm {
 
     fn resize_node(&mut self, name: &str, len: u64) -> Result<(), QmpError> {
         let failed = |error: BlockError| QmpError::from_error(&error);
-        let node = self
-            .graph
-            .to_resize(name, "'block_resize'")
-            .map_err(failed)?;
+        let node = self.graph.to_resize(name).map_err(failed)?;
         self.check_disks_on(name, len)?;
         let before: Vec<_> = self
             .devices

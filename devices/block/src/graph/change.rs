@@ -368,8 +368,6 @@ pub(super) fn drawn(entry: &Entry) -> Drawn {
         children: children
             .map(|edge| (edge.role, link_of(driver, edge.role), edge.child.clone()))
             .collect(),
-        users: users
-            .map(|user| (format!("device '{}'", user.id), user.usage))
-            .collect(),
+        users: users.map(|user| (user.id.clone(), user.usage)).collect(),
     }
 }

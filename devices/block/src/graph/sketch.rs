@@ -84,8 +84,52 @@ pub struct Drawn {
     pub read_only: bool,
     /// Its children: role, how it uses them, name.
     pub children: Vec<(&'static str, Link, String)>,
-    /// Its users that are no nodes, and what each does: `device 'vda'`.
+    /// Its users that are no nodes, by id (empty if one has none), and what each does.
     pub users: Vec<(String, Usage)>,
+}
+
+/// Who uses a node.
+#[derive(Clone, Copy, Debug)]
+enum User<'a> {
+    /// Its parent, and as what.
+    Node(&'a str, &'static str),
+    /// No node: a device.
+    Device(&'a str),
+}
+
+/// A user, and what it does.
+type Claim<'a> = (User<'a>, Usage);
+
+impl User<'_> {
+    /// In QEMU's words.
+    fn on(self, node: &str) -> String {
+        match self {
+            Self::Node(parent, role) => {
+                format!("node '{parent}' (uses node '{node}' as '{role}' child)")
+            }
+            Self::Device("") => {
+                format!("an unnamed block device (uses node '{node}' as 'root' child)")
+            }
+            Self::Device(id) => {
+                format!("block device '{id}' (uses node '{node}' as 'root' child)")
+            }
+        }
+    }
+}
+
+/// The first two who cannot agree, as seen by the last who came: who does something, and who does
+/// not allow it.
+fn conflict<'a>(claims: &'a [Claim<'a>]) -> Option<(&'a Claim<'a>, &'a Claim<'a>, Permissions)> {
+    for (at, other) in claims.iter().enumerate().rev() {
+        let others = claims.iter().enumerate().rev();
+        for (_, user) in others.filter(|(place, _)| *place != at) {
+            let permissions = other.1.refuses(user.1);
+            if !permissions.is_empty() {
+                return Some((user, other, permissions));
+            }
+        }
+    }
+    None
 }
 
 /// The whole graph as it is to be.
@@ -107,10 +151,12 @@ impl Sketch {
 
     /// Gives the node another child in this role, or none.
     pub fn link(&mut self, parent: &str, role: &'static str, link: Link, child: Option<&str>) {
-        if let Some(node) = self.nodes.get_mut(parent) {
+        // Who has a new child comes last: a conflict is told as its own.
+        if let Some(mut node) = self.nodes.shift_remove(parent) {
             node.children.retain(|(other, ..)| *other != role);
             let child = child.map(|child| (role, link, child.to_owned()));
             node.children.extend(child);
+            self.nodes.insert(parent.to_owned(), node);
         }
     }
 
@@ -169,18 +215,14 @@ impl Sketch {
         let mut sums: IndexMap<&str, Usage> = IndexMap::new();
         for name in order {
             let claims = self.claims(name, &sums);
-            for (at, (user, ours)) in claims.iter().enumerate() {
-                for (other, theirs) in claims.iter().take(at) {
-                    let permissions = ours.conflict(*theirs);
-                    if !permissions.is_empty() {
-                        return Err(BlockError::Conflict {
-                            node: name.to_owned(),
-                            user: user.clone(),
-                            other: other.clone(),
-                            permissions,
-                        });
-                    }
-                }
+            if let Some((user, other, permissions)) = conflict(&claims) {
+                let used = |by: &Claim| by.0.on(name);
+                return Err(BlockError::Conflict {
+                    node: name.to_owned(),
+                    user: used(user),
+                    other: used(other),
+                    permissions,
+                });
             }
             let sum = claims
                 .iter()
@@ -223,19 +265,21 @@ impl Sketch {
         Ok(sums.get(name).copied().unwrap_or(Usage::NONE))
     }
 
-    /// Who uses a node, in which words, and how; `sums` has all its parents.
-    fn claims(&self, name: &str, sums: &IndexMap<&str, Usage>) -> Vec<(String, Usage)> {
-        let own = self.nodes.get(name).map(|node| node.users.clone());
-        let mut claims = own.unwrap_or_default();
+    /// Who uses a node and how, parents before others; `sums` has all its parents.
+    fn claims(&self, name: &str, sums: &IndexMap<&str, Usage>) -> Vec<Claim<'_>> {
+        let mut claims = Vec::new();
         for (parent, node) in &self.nodes {
             for (role, link, child) in &node.children {
                 if child == name {
                     let sum = sums.get(parent.as_str()).copied().unwrap_or(Usage::NONE);
-                    let text = format!("node '{parent}' as '{role}'");
-                    claims.push((text, sum.through(*link, node.read_only)));
+                    let usage = sum.through(*link, node.read_only);
+                    claims.push((User::Node(parent, role), usage));
                 }
             }
         }
+        let own = self.nodes.get(name).map(|node| node.users.iter());
+        let own = own.into_iter().flatten();
+        claims.extend(own.map(|(device, usage)| (User::Device(device), *usage)));
         claims
     }
 
@@ -296,7 +340,7 @@ mod tests {
     }
 
     fn disk(id: &str) -> (String, Usage) {
-        (format!("device '{id}'"), Usage::disk(false, false))
+        (id.to_owned(), Usage::disk(false, false))
     }
 
     /// A disk on an overlay over a base, each with a file of its own.
@@ -329,8 +373,9 @@ mod tests {
         sketch.node("base").expect("drawn").users.push(disk("vdc"));
         assert_eq!(
             refusal(&sketch),
-            "Conflicts with use of node 'base' by device 'vdc', which does not allow 'write' to \
-             node 'top' as 'backing'"
+            "Permission conflict on node 'base': permissions 'write' are both required by block \
+             device 'vdc' (uses node 'base' as 'root' child) and unshared by node 'other' (uses \
+             node 'base' as 'backing' child)."
         );
     }
 

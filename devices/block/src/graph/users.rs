@@ -26,7 +26,7 @@ impl BlockGraph {
                 user: device.to_owned(),
             });
         }
-        self.check_user(name, format!("device '{device}'"), usage)?;
+        self.check_user(name, device, usage)?;
         let entry = self.nodes.get_mut(name).ok_or_else(|| no_such(name))?;
         let root = Root::new(entry.node.clone(), self.throttling.hurry.clone());
         entry.devices.push(Device {
@@ -76,11 +76,11 @@ impl BlockGraph {
         })
     }
 
-    /// The node of this name, if its length may change and whoever uses it agrees. `by` asks.
+    /// The node of this name, if its length may change and whoever uses it agrees.
     ///
     /// # Errors
     /// There is no such node, it is read-only, or somebody relies on its length.
-    pub fn to_resize(&self, name: &str, by: &str) -> Result<NodeRef, BlockError> {
+    pub fn to_resize(&self, name: &str) -> Result<NodeRef, BlockError> {
         self.check_idle(name)?;
         let node = self.entry(name)?.node.clone();
         if node.is_read_only() {
@@ -92,7 +92,7 @@ impl BlockGraph {
             uses: Permissions::RESIZE,
             ..Usage::NONE
         };
-        self.check_user(name, by.to_owned(), usage)?;
+        self.check_user(name, "", usage)?;
         Ok(node)
     }
 
@@ -105,10 +105,10 @@ impl BlockGraph {
     }
 
     /// Whether everyone who uses `name`, or what it stands on, agrees with one more user.
-    fn check_user(&self, name: &str, user: String, usage: Usage) -> Result<(), BlockError> {
+    fn check_user(&self, name: &str, user: &str, usage: Usage) -> Result<(), BlockError> {
         let mut sketch = self.sketch();
         if let Some(node) = sketch.node(name) {
-            node.users.push((user, usage));
+            node.users.push((user.to_owned(), usage));
         }
         self.agree(&sketch)
     }
