@@ -1524,6 +1524,40 @@ func (c *Conn) QueryTpmTypes(ctx context.Context) ([]TpmType, error) {
 	return reply, err
 }
 
+// InputSendEventArguments is what InputSendEvent takes.
+type InputSendEventArguments struct {
+	// The screen that the events are for; there is none, so none can be named.
+	Device *string `json:"device,omitempty"`
+	// The head of that screen.
+	Head *int64 `json:"head,omitempty"`
+	// The events.
+	Events []InputEvent `json:"events"`
+}
+
+// InputSendEvent: Has something happen to the devices that take such events: of several of a kind
+// to the one that was plugged in last. All of it happens at the same time. A guest that is stopped
+// hears of it when it goes on, and one without a driver never.
+//
+// Errors: - GenericError, if no device takes one of the events; then none has happened.
+func (c *Conn) InputSendEvent(ctx context.Context, args InputSendEventArguments) error {
+	return c.Execute(ctx, "input-send-event", args, nil)
+}
+
+// SendKeyArguments is what SendKey takes.
+type SendKeyArguments struct {
+	// The keys.
+	Keys []KeyValue `json:"keys"`
+	// The milliseconds from one to the next (default: 100).
+	HoldTime *int64 `json:"hold-time,omitempty"`
+}
+
+// SendKey: Types: presses the keys one after the other and lets them go in reverse order.
+//
+// Errors: - GenericError, if there is no keyboard, or too many keys wait to be typed.
+func (c *Conn) SendKey(ctx context.Context, args SendKeyArguments) error {
+	return c.Execute(ctx, "send-key", args, nil)
+}
+
 // DeviceListPropertiesArguments is what DeviceListProperties takes.
 type DeviceListPropertiesArguments struct {
 	// The model.

@@ -77,6 +77,11 @@ pub enum Notice {
         /// The device's id.
         id: String,
     },
+    /// The guest does not let go of a device that it was asked for.
+    UnplugRefused {
+        /// The device's id.
+        id: String,
+    },
     /// The guest has let go of a CPU: it can be taken out.
     CpuEjected {
         /// Its number.

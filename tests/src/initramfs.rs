@@ -23,7 +23,12 @@ pub const GUEST_MODULES: &[&str] = &[
     "button",
     "pvpanic-mmio",
     "pvpanic-pci",
+    "virtio_input",
+    "i6300esb",
 ];
+
+/// What modules are told: a watchdog that runs out while a test waits for it.
+const OPTIONS: &[(&str, &str)] = &[("i6300esb.ko", "heartbeat=2")];
 
 /// What the lab loads on a stock kernel: its root, and everything a VMM may ask a host for.
 pub const LAB_MODULES: &[&str] = &[
@@ -61,7 +66,9 @@ fn image(init: &Path, modules: &[Module], extra: &[(&str, &[u8])]) -> Result<Vec
     archive.entry("init", 0o100_755, (0, 0), &program);
     let mut order = String::new();
     for module in modules {
-        writeln!(order, "{}", module.name)?;
+        let options = OPTIONS.iter().find(|(name, _)| *name == module.name);
+        let options = options.map_or("", |(_, options)| options);
+        writeln!(order, "{} {options}", module.name)?;
         let path = format!("modules/{}", module.name);
         archive.entry(&path, 0o100_644, (0, 0), &module.bytes);
     }

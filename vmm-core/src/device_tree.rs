@@ -17,6 +17,7 @@ use devices::scsi::ScsiUnit;
 use devices::virtio::balloon::VirtioBalloon;
 use devices::virtio::blk::VirtioBlk;
 use devices::virtio::console::VirtioConsole;
+use devices::virtio::input::VirtioInput;
 use devices::virtio::mem::VirtioMem;
 use devices::virtio::net::VirtioNet;
 use devices::virtio::scsi::VirtioScsi;
@@ -55,6 +56,8 @@ pub enum Part {
     Cpu(u32),
     /// A network card.
     Net(Arc<VirtioNet>),
+    /// A keyboard, mouse or tablet.
+    Input(Arc<VirtioInput>),
     /// A device on the board, there for good.
     Board,
 }
@@ -276,6 +279,15 @@ impl DeviceTree {
             Part::Balloon(balloon) => Some(balloon),
             _ => None,
         })
+    }
+
+    /// What takes events of users, in the order they were added.
+    pub fn inputs(&self) -> Vec<Arc<VirtioInput>> {
+        let inputs = self.iter().filter_map(|(_, device)| match &device.part {
+            Part::Input(input) => Some(Arc::clone(input)),
+            _ => None,
+        });
+        inputs.collect()
     }
 
     /// The network cards with their names, in the order they were added.

@@ -22,6 +22,7 @@ pub mod drives;
 pub mod event_loop;
 pub mod hmp;
 pub mod hook;
+pub mod input;
 mod jobs;
 pub mod kvm;
 mod last_words;

@@ -42,7 +42,9 @@ from .types import (
     GuidInfo,
     HotpluggableCPU,
     IOThreadInfo,
+    InputEvent,
     JobInfo,
+    KeyValue,
     KvmInfo,
     MachineInfo,
     Memdev,
@@ -1511,6 +1513,39 @@ class Commands(Caller):
             The kinds.
         """
         return self._ask("query-tpm-types", None, List[TpmType])
+
+    def input_send_event(
+        self,
+        events: List[InputEvent],
+        *,
+        device: Optional[str] = None,
+        head: Optional[int] = None,
+    ) -> None:
+        """Has something happen to the devices that take such events: of several of a kind to
+        the one that was plugged in last. All of it happens at the same time. A guest that is
+        stopped hears of it when it goes on, and one without a driver never.
+
+        Args:
+            device: The screen that the events are for; there is none, so none can be named.
+            head: The head of that screen.
+            events: The events.
+
+        Raises:
+            - GenericError, if no device takes one of the events; then none has happened.
+        """
+        self._run("input-send-event", {"device": device, "head": head, "events": events})
+
+    def send_key(self, keys: List[KeyValue], *, hold_time: Optional[int] = None) -> None:
+        """Types: presses the keys one after the other and lets them go in reverse order.
+
+        Args:
+            keys: The keys.
+            hold_time: The milliseconds from one to the next (default: 100).
+
+        Raises:
+            - GenericError, if there is no keyboard, or too many keys wait to be typed.
+        """
+        self._run("send-key", {"keys": keys, "hold-time": hold_time})
 
     def device_list_properties(self, typename: str) -> List[ObjectPropertyInfo]:
         """Lists the properties of a device model.

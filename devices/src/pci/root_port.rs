@@ -26,7 +26,7 @@ use super::regs;
 use super::slot::{Event, Phase, SlotRegisters};
 use crate::irq::{IrqLine, MsiController, drive};
 use crate::lifecycle::Lifecycle;
-use crate::notice::NoticeSink;
+use crate::notice::{Notice, NoticeSink};
 
 /// The ids of a generic root port, as drivers and tools know it.
 pub const VENDOR: u16 = 0x1b36;
@@ -176,6 +176,14 @@ impl RootPort {
         self.settle_interrupt();
     }
 
+    /// The guest keeps the card, with all its functions.
+    fn tell_refusal(&self) {
+        for (_, function) in self.bus.functions() {
+            let id = function.id().to_owned();
+            self.notices.send(Notice::UnplugRefused { id });
+        }
+    }
+
     fn reset_secondary(&self) {
         for (_, function) in self.bus.functions() {
             function.reset();
@@ -228,15 +236,16 @@ impl PciFunction for RootPort {
         if reset {
             self.reset_secondary();
         }
-        let emptied = event.is_some_and(|event| {
-            let (before, after) = self.step(event);
-            before != Phase::Empty && after == Phase::Empty
-        });
-        if emptied {
-            eject_all(&self.bus, &self.notices);
-            self.show(true);
-        } else {
-            self.settle_interrupt();
+        match event.map(|event| self.step(event)) {
+            Some((before, Phase::Empty)) if before != Phase::Empty => {
+                eject_all(&self.bus, &self.notices);
+                self.show(true);
+            }
+            Some((Phase::Asked, Phase::On)) => {
+                self.tell_refusal();
+                self.settle_interrupt();
+            }
+            _ => self.settle_interrupt(),
         }
     }
 

@@ -8,7 +8,7 @@
 //!
 //! The transport knows registers, negotiation and interrupts; a device knows its queues and its
 //! configuration space. Neither knows the other's type: the seam is [`device::VirtioDevice`].
-//! Slow queues (rng, console, balloon, memory) and network cards are served on the reactor's thread through
+//! Slow queues (rng, console, balloon, memory, input) and network cards are served on the reactor's thread through
 //! `ring`; disks have
 //! io-threads of their own.
 

@@ -339,7 +339,13 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         ()), }, Entry { name : "query-tpm-types", description :
         "Asks what can carry out a TPM's commands.", input : None, output :
         Some(generator.subschema_for:: < Vec < super::tpm::TpmType > > ()), }, Entry {
-        name : "device-list-properties", description :
+        name : "input-send-event", description :
+        "Has something happen to the devices that take such events: of several of a kind to the one that was plugged in last. All of it happens at the same time. A guest that is stopped hears of it when it goes on, and one without a driver never.",
+        input : Some(generator.subschema_for:: < super::ui::InputSendEvent > ()), output
+        : None, }, Entry { name : "send-key", description :
+        "Types: presses the keys one after the other and lets them go in reverse order.",
+        input : Some(generator.subschema_for:: < super::ui::SendKey > ()), output : None,
+        }, Entry { name : "device-list-properties", description :
         "Lists the properties of a device model.", input : Some(generator.subschema_for::
         < super::qdev::DeviceListProperties > ()), output : Some(generator
         .subschema_for:: < Vec < super::qom::ObjectPropertyInfo > > ()), }, Entry { name

@@ -11,7 +11,8 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
-/// Where the initramfs keeps its modules; `order` in it lists them, dependencies first.
+/// Where the initramfs keeps its modules; `order` in it lists them, dependencies first, each with
+/// what it is told.
 pub const MODULES: &str = "/modules";
 
 /// Mounts `/proc`, `/sys` and `/dev` as a distribution's init would.
@@ -40,9 +41,10 @@ pub fn mount_at(kind: &str, source: &str, target: &str, options: &str) -> io::Re
 /// Loads the modules of [`MODULES`] in their order. One that the kernel refuses (a driver for
 /// another processor, say) is reported and skipped: what needs it will fail by name.
 pub fn load_modules() -> io::Result<()> {
-    for name in fs::read_to_string(Path::new(MODULES).join("order"))?.lines() {
+    for line in fs::read_to_string(Path::new(MODULES).join("order"))?.lines() {
+        let (name, options) = line.split_once(' ').unwrap_or((line, ""));
         let file = File::open(Path::new(MODULES).join(name))?;
-        match finit_module(&file, &CString::default(), ModuleInitFlags::empty()) {
+        match finit_module(&file, &CString::new(options)?, ModuleInitFlags::empty()) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => eprintln!("init: module {name} refused: {error}"),
         }

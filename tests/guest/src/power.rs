@@ -1,4 +1,5 @@
-//! The ACPI power button, read as a stock system reads it: an input device that sends `KEY_POWER`.
+//! The ACPI power button and a keyboard's power key, read as a stock system reads them: input devices
+//! that send `KEY_POWER`.
 use std::fs::{self, File};
 use std::io::Read;
 use std::thread;
@@ -6,6 +7,8 @@ use std::thread;
 use guest::boot;
 use nix::sys::reboot::RebootMode;
 
+/// The devices with such a key, by their names.
+const BUTTONS: [&str; 2] = ["Power Button", "Sesame Virtio Keyboard"];
 /// `linux/input-event-codes.h`.
 const EV_KEY: u16 = 1;
 const KEY_POWER: u16 = 116;
@@ -38,7 +41,7 @@ fn buttons() -> Vec<String> {
         .flatten()
         .filter(|entry| {
             fs::read_to_string(entry.path().join("device/name"))
-                .is_ok_and(|name| name.trim() == "Power Button")
+                .is_ok_and(|name| BUTTONS.contains(&name.trim()))
         })
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .filter(|name| name.starts_with("event"))

@@ -205,6 +205,17 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         row("object-del", json!({"id": "blocks"})),
         device(17, "pvpanic-pci", port(10)),
         device(18, "i6300esb", port(11)),
+        device(24, "virtio-keyboard-pci", port(14)),
+        device(25, "virtio-mouse-pci", port(15)),
+        device(26, "virtio-tablet-pci", port(15)),
+        row(
+            "send-key",
+            json!({"keys": [{"type": "qcode", "data": "a"}]}),
+        ),
+        row(
+            "input-send-event",
+            json!({"events": [{"type": "rel", "data": {"axis": "x", "value": 1}}]}),
+        ),
         // The guest's memory is not shared here, which is told before anybody is waited for.
         device(
             21,

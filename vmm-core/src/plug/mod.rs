@@ -15,6 +15,7 @@ pub mod balloon;
 mod blk;
 mod board;
 pub(crate) mod cpu;
+mod input;
 pub mod mem;
 mod net;
 mod pci;
@@ -27,9 +28,11 @@ mod vsock;
 
 use std::sync::Arc;
 
+use devices::virtio::input::InputModel;
 use fdset::{Door, Escrow};
-use qapi_schema::QmpError;
 use qapi_schema::devices::{DeviceOptions, DeviceOptionsVariant as Kind};
+use qapi_schema::qdev::{DeviceDeleted, DeviceUnplugGuestError};
+use qapi_schema::{Event, QmpError};
 use serde_json::Value;
 
 use crate::boot_order;
@@ -128,6 +131,9 @@ pub fn plug(vm: &mut Vm, door: &Door, options: DeviceOptions) -> Result<(), QmpE
         | Kind::X86_64V2X86_64Cpu(cpu)
         | Kind::X86_64V3X86_64Cpu(cpu)
         | Kind::X86_64V4X86_64Cpu(cpu) => cpu::plug(&mut plug, driver, &cpu),
+        Kind::VirtioKeyboardPci(input) => input::plug(&mut plug, InputModel::Keyboard, input),
+        Kind::VirtioMousePci(input) => input::plug(&mut plug, InputModel::Mouse, input),
+        Kind::VirtioTabletPci(input) => input::plug(&mut plug, InputModel::Tablet, input),
         Kind::PvpanicPci(pvpanic) => pci::plug_pvpanic(&mut plug, pvpanic),
         Kind::TpmCrb(tpm) => board::plug_tpm(&mut plug, tpm),
         Kind::Vmcoreinfo(_) => board::plug_vmcoreinfo(&mut plug),
@@ -213,6 +219,18 @@ fn request_removal(vm: &Vm, name: &str) -> Result<(), QmpError> {
         .map_err(|error| QmpError::from_error(&error))
 }
 
+/// The guest keeps a device that it was asked for: tells the clients.
+pub fn refused(vm: &Vm, name: &str) {
+    let Some(device) = vm.devices.find(name) else {
+        return;
+    };
+    vm.events
+        .emit(Event::DeviceUnplugGuestError(DeviceUnplugGuestError {
+            device: device.id.clone(),
+            path: path(name, device.id.is_some()),
+        }));
+}
+
 /// A device has left its bus: gives back what it used and tells the clients.
 pub fn unplugged(vm: &mut Vm, name: &str) {
     let Some(device) = vm.devices.remove(name) else {
@@ -247,12 +265,10 @@ pub fn unplugged(vm: &mut Vm, name: &str) {
             vm.remove_drive(id);
         }
     }
-    vm.events.emit(qapi_schema::Event::DeviceDeleted(
-        qapi_schema::qdev::DeviceDeleted {
-            device: id,
-            path: path(name, has_id),
-        },
-    ));
+    vm.events.emit(Event::DeviceDeleted(DeviceDeleted {
+        device: id,
+        path: path(name, has_id),
+    }));
 }
 
 impl Plug<'_> {

@@ -30,4 +30,5 @@ mod sandbox;
 mod scsi;
 mod tpm;
 mod transaction;
+mod ui;
 mod watchdog;

@@ -189,6 +189,7 @@ impl Vm {
             } => self.block_error(&device, node, write, (errno, action)),
             Notice::TrayMoved { id, open } => self.tray_moved(&id, open),
             Notice::Unplugged { id } => plug::unplugged(self, &id),
+            Notice::UnplugRefused { id } => plug::refused(self, &id),
             Notice::CpuEjected { index } => self.cpu_ejected(index),
             Notice::OspmStatus {
                 slot: OspmSlot::Cpu(index),

@@ -53,6 +53,7 @@ use crate::drives::Drives;
 use crate::event_loop::{EventLoop, Mailbox};
 use crate::hmp::qemu_io::Outstanding;
 use crate::hook::OpenHook;
+use crate::input::Typist;
 use crate::jobs::End;
 use crate::memory::RamBackend;
 use crate::nodes::pauses::Pauses;
@@ -154,6 +155,8 @@ pub struct Vm {
     pub(crate) netdevs: Netdevs,
     /// Who makes the cards' addresses known, by the name of the series.
     pub(crate) announcers: IndexMap<String, Announcer>,
+    /// Who types keys, once some were to be typed.
+    pub(crate) typist: Option<Arc<Typist>>,
     pub(crate) chardevs: ChardevRegistry,
     /// What carries out the commands of the machine's TPM.
     pub(crate) tpm: Option<TpmBackend>,
@@ -202,6 +205,7 @@ impl Vm {
             open_hook: OpenHook::default(),
             netdevs: Netdevs::new(reactor.clone(), spec.mailbox.notices()),
             announcers: IndexMap::new(),
+            typist: None,
             chardevs: ChardevRegistry::new(reactor.clone()),
             mailbox: spec.mailbox,
             reactor,

@@ -95,6 +95,9 @@ pub mod vhost_user;
 /// Sockets between a guest and this machine.
 pub mod vsock;
 
+/// Keyboards, mice and tablets.
+pub mod ui;
+
 /// Plugging devices in and out.
 pub mod qdev;
 

@@ -68,6 +68,7 @@ import type {
   HotpluggableCPU,
   HumanMonitorCommandArguments,
   IOThreadInfo,
+  InputSendEventArguments,
   JobCancelArguments,
   JobCompleteArguments,
   JobDismissArguments,
@@ -112,6 +113,7 @@ import type {
   SandboxInfo,
   SchemaInfo,
   SealArguments,
+  SendKeyArguments,
   SetActionArguments,
   SetLinkArguments,
   SnapshotInfo,
@@ -1030,6 +1032,26 @@ export abstract class Commands extends Caller {
    */
   queryTpmTypes(): Promise<TpmType[]> {
     return this.run("query-tpm-types");
+  }
+
+  /**
+   * Has something happen to the devices that take such events: of several of a kind to the one
+   * that was plugged in last. All of it happens at the same time. A guest that is stopped hears of
+   * it when it goes on, and one without a driver never.
+   *
+   * @throws - GenericError, if no device takes one of the events; then none has happened.
+   */
+  inputSendEvent(args: InputSendEventArguments): Promise<void> {
+    return this.run("input-send-event", args);
+  }
+
+  /**
+   * Types: presses the keys one after the other and lets them go in reverse order.
+   *
+   * @throws - GenericError, if there is no keyboard, or too many keys wait to be typed.
+   */
+  sendKey(args: SendKeyArguments): Promise<void> {
+    return this.run("send-key", args);
   }
 
   /**

@@ -252,10 +252,17 @@ fn a_guest_that_refuses_keeps_its_card_also_over_a_reset() {
     bench.pciehp_probe();
     bench.host.request_unplug("d1").unwrap();
     bench.indicate(INDICATOR_BLINK);
+    assert_eq!(bench.heard.lock().unwrap().len(), 0);
     bench.indicate(INDICATOR_ON);
     assert_eq!(bench.port.phase(), Phase::On);
+    let id = "d1".to_owned();
+    let refused = [Notice::UnplugRefused { id }];
+    assert_eq!(*bench.heard.lock().unwrap(), refused);
+    // What nobody asked for is not refused.
+    bench.indicate(INDICATOR_BLINK);
+    bench.indicate(INDICATOR_ON);
     bench.host.reset();
-    assert_eq!(bench.unplugged(), 0);
+    assert_eq!(*bench.heard.lock().unwrap(), refused);
     assert_ne!(bench.read(SLOT_STATUS) & PRESENT, 0);
 }
 

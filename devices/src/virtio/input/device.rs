@@ -19,9 +19,8 @@ use crate::repeats::Repeats;
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 use crate::virtio::ring::{Broken, Ring, Slot};
 
-/// The queues, by their index.
+/// The queue for events; the other one is for what the driver says of lamps.
 const EVENTS: usize = 0;
-const STATUS: usize = 1;
 const QUEUE_SIZES: [u16; 2] = [64, 64];
 
 /// How many chains are served before other devices get their turn.
@@ -139,9 +138,12 @@ impl VirtioInput {
         let Some(slot) = self.slots.get(index) else {
             return;
         };
-        let outcome = slot.with(|ring, memory| match index {
-            EVENTS => self.deliver(ring, memory),
-            _ => self.take_status(ring, memory),
+        let outcome = slot.with(|ring, memory| {
+            if index == EVENTS {
+                self.deliver(ring, memory)
+            } else {
+                self.take_status(ring, memory)
+            }
         });
         let done = match outcome {
             None | Some(Ok(false)) => Ok(()),

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 
 use proptest::prelude::*;
 
-use super::event::EVENT_SIZE;
 use super::*;
 use crate::memory::GuestMem;
 use crate::reactor::Reactor;
@@ -67,7 +66,7 @@ fn a_report_comes_whole_and_in_order() {
     keyboard.report(&[InputEvent::key(A, false)]);
     events.resume(&*keyboard, EVENTS, state);
     for _ in 0..4 {
-        events.give_room(EVENT_SIZE as u32);
+        events.give_room(8);
     }
     let wanted = [
         InputEvent::key(A, true),
@@ -144,7 +143,7 @@ proptest! {
         for (offset, bytes, len) in accesses {
             for offset in [offset, offset % 160] {
                 tablet.config_write(offset, &bytes[..len]);
-                tablet.config_read(offset, &mut bytes.clone()[..len]);
+                tablet.config_read(offset, &mut { bytes }[..len]);
             }
         }
     }
