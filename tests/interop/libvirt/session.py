@@ -142,24 +142,6 @@ def ends():
     virsh("undefine", DOMAIN)
 
 
-def shows_cpus():
-    """The CPU is the host's as libvirt describes it, and one that many hosts can show."""
-    plain = (HERE / "domain.xml").read_text()
-    custom = "<model fallback='forbid'>qemu64</model><feature policy='disable' name='svm'/>"
-    for mode, more, live in [
-        ("host-model", "", "(?s)<cpu mode='custom'.*<model fallback='forbid'>"),
-        ("custom", f"{custom}<feature policy='require' name='ssse3'/>", "name='ssse3'"),
-    ]:
-        cpu = f"<cpu mode='{mode}' check='partial'>{more}</cpu>"
-        domain = pathlib.Path(f"/run/{mode}.xml")
-        domain.write_text(plain.replace("  <devices>", f"  {cpu}\n  <devices>", 1))
-        virsh("define", str(domain))
-        virsh("start", DOMAIN)
-        virsh("dumpxml", DOMAIN, expect=live)
-        virsh("destroy", DOMAIN)
-    virsh("undefine", DOMAIN)
-
-
 def complaints():
     """What libvirt did not like, in its own log, of what sesame answered."""
     lines = pathlib.Path(DAEMON_LOG).read_text(errors="replace").splitlines()
@@ -177,7 +159,6 @@ def main():
         hotplug.all_of_it(guest)
         lives(guest)
         ends()
-        shows_cpus()
         if found := complaints():
             raise Trouble("libvirt's log complains:\n" + "\n".join(found))
     except (Trouble, OSError, subprocess.SubprocessError) as error:

@@ -83,7 +83,7 @@ const ACCEPTED: &str = "tools/oracle/accepted-qtest-failures.txt";
 const ACCEPTED_IOTESTS: &str = "tools/oracle/accepted-iotest-failures.txt";
 
 /// What is tested when nothing is named: the programs that have something to say about us.
-const TESTS: [&str; 17] = [
+const TESTS: [&str; 16] = [
     "qmp-test",
     "qmp-cmd-test",
     "machine-none-test",
@@ -98,7 +98,6 @@ const TESTS: [&str; 17] = [
     "pvpanic-pci-test",
     "virtio-balloon-test",
     "vmcoreinfo-test",
-    "device-plug-test",
     "tpm-crb-test",
     "qos-test",
 ];
