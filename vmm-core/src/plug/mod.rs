@@ -224,6 +224,9 @@ pub fn refused(vm: &Vm, name: &str) {
     let Some(device) = vm.devices.find(name) else {
         return;
     };
+    if let Part::Memory(memory) = &device.part {
+        memory.stay();
+    }
     vm.events
         .emit(Event::DeviceUnplugGuestError(DeviceUnplugGuestError {
             device: device.id.clone(),
