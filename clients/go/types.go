@@ -4554,8 +4554,12 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsVirtioBlkPCI](data, &u.Variant)
 	case "virtio-blk-pci-non-transitional":
 		return variant[DeviceOptionsVirtioBlkPCINonTransitional](data, &u.Variant)
+	case "virtio-keyboard-pci":
+		return variant[DeviceOptionsVirtioKeyboardPCI](data, &u.Variant)
 	case "virtio-mem-pci":
 		return variant[DeviceOptionsVirtioMemPCI](data, &u.Variant)
+	case "virtio-mouse-pci":
+		return variant[DeviceOptionsVirtioMousePCI](data, &u.Variant)
 	case "virtio-net-pci":
 		return variant[DeviceOptionsVirtioNetPCI](data, &u.Variant)
 	case "virtio-net-pci-non-transitional":
@@ -4572,6 +4576,8 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsVirtioSerialPCI](data, &u.Variant)
 	case "virtio-serial-pci-non-transitional":
 		return variant[DeviceOptionsVirtioSerialPCINonTransitional](data, &u.Variant)
+	case "virtio-tablet-pci":
+		return variant[DeviceOptionsVirtioTabletPCI](data, &u.Variant)
 	case "virtserialport":
 		return variant[DeviceOptionsVirtserialport](data, &u.Variant)
 	case "vmcoreinfo":
@@ -5912,6 +5918,44 @@ func (v DeviceOptionsVirtioBlkPCINonTransitional) MarshalJSON() ([]byte, error) 
 	return tagged(plain(v), "driver", "virtio-blk-pci-non-transitional")
 }
 
+// DeviceOptionsVirtioKeyboardPCI: A keyboard.
+type DeviceOptionsVirtioKeyboardPCI struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// Its serial number (default: none).
+	Serial *string `json:"serial,omitempty"`
+}
+
+func (DeviceOptionsVirtioKeyboardPCI) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVirtioKeyboardPCI) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVirtioKeyboardPCI
+	return tagged(plain(v), "driver", "virtio-keyboard-pci")
+}
+
 // DeviceOptionsVirtioMemPCI: Memory by the block.
 type DeviceOptionsVirtioMemPCI struct {
 	// The bus to plug it into (default: one that fits).
@@ -5964,6 +6008,44 @@ func (DeviceOptionsVirtioMemPCI) isDeviceOptions() {}
 func (v DeviceOptionsVirtioMemPCI) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsVirtioMemPCI
 	return tagged(plain(v), "driver", "virtio-mem-pci")
+}
+
+// DeviceOptionsVirtioMousePCI: A mouse.
+type DeviceOptionsVirtioMousePCI struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// Its serial number (default: none).
+	Serial *string `json:"serial,omitempty"`
+}
+
+func (DeviceOptionsVirtioMousePCI) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVirtioMousePCI) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVirtioMousePCI
+	return tagged(plain(v), "driver", "virtio-mouse-pci")
 }
 
 // DeviceOptionsVirtioNetPCI: A network card.
@@ -6450,6 +6532,44 @@ func (v DeviceOptionsVirtioSerialPCINonTransitional) MarshalJSON() ([]byte, erro
 	return tagged(plain(v), "driver", "virtio-serial-pci-non-transitional")
 }
 
+// DeviceOptionsVirtioTabletPCI: A pointer that knows places.
+type DeviceOptionsVirtioTabletPCI struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// Its serial number (default: none).
+	Serial *string `json:"serial,omitempty"`
+}
+
+func (DeviceOptionsVirtioTabletPCI) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVirtioTabletPCI) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVirtioTabletPCI
+	return tagged(plain(v), "driver", "virtio-tablet-pci")
+}
+
 // DeviceOptionsVirtserialport: A port of a virtio-serial device.
 type DeviceOptionsVirtserialport struct {
 	// The bus to plug it into (default: one that fits).
@@ -6678,6 +6798,597 @@ type TPMInfo struct {
 	Model TpmModel `json:"model"`
 	// What carries out its commands.
 	Options TpmTypeOptions `json:"options"`
+}
+
+// QKeyCode: A key, by what is printed on it on a keyboard of the United States.
+type QKeyCode string
+
+// The values of QKeyCode.
+const (
+	// No key of any keyboard.
+	QKeyCodeUnmapped QKeyCode = "unmapped"
+	// The left shift key.
+	QKeyCodeShift QKeyCode = "shift"
+	// The right shift key.
+	QKeyCodeShiftR QKeyCode = "shift_r"
+	// The left Alt key.
+	QKeyCodeAlt QKeyCode = "alt"
+	// The right Alt key, or Alt Gr.
+	QKeyCodeAltR QKeyCode = "alt_r"
+	// The left control key.
+	QKeyCodeCtrl QKeyCode = "ctrl"
+	// The right control key.
+	QKeyCodeCtrlR QKeyCode = "ctrl_r"
+	// Menu.
+	QKeyCodeMenu QKeyCode = "menu"
+	// Escape.
+	QKeyCodeEsc QKeyCode = "esc"
+	// The key 1.
+	QKeyCodeV1 QKeyCode = "1"
+	// The key 2.
+	QKeyCodeV2 QKeyCode = "2"
+	// The key 3.
+	QKeyCodeV3 QKeyCode = "3"
+	// The key 4.
+	QKeyCodeV4 QKeyCode = "4"
+	// The key 5.
+	QKeyCodeV5 QKeyCode = "5"
+	// The key 6.
+	QKeyCodeV6 QKeyCode = "6"
+	// The key 7.
+	QKeyCodeV7 QKeyCode = "7"
+	// The key 8.
+	QKeyCodeV8 QKeyCode = "8"
+	// The key 9.
+	QKeyCodeV9 QKeyCode = "9"
+	// The key 0.
+	QKeyCodeV0 QKeyCode = "0"
+	// Minus.
+	QKeyCodeMinus QKeyCode = "minus"
+	// The equals sign.
+	QKeyCodeEqual QKeyCode = "equal"
+	// Backspace.
+	QKeyCodeBackspace QKeyCode = "backspace"
+	// Tab.
+	QKeyCodeTab QKeyCode = "tab"
+	// The key Q.
+	QKeyCodeQ QKeyCode = "q"
+	// The key W.
+	QKeyCodeW QKeyCode = "w"
+	// The key E.
+	QKeyCodeE QKeyCode = "e"
+	// The key R.
+	QKeyCodeR QKeyCode = "r"
+	// The key T.
+	QKeyCodeT QKeyCode = "t"
+	// The key Y.
+	QKeyCodeY QKeyCode = "y"
+	// The key U.
+	QKeyCodeU QKeyCode = "u"
+	// The key I.
+	QKeyCodeI QKeyCode = "i"
+	// The key O.
+	QKeyCodeO QKeyCode = "o"
+	// The key P.
+	QKeyCodeP QKeyCode = "p"
+	// The left bracket.
+	QKeyCodeBracketLeft QKeyCode = "bracket_left"
+	// The right bracket.
+	QKeyCodeBracketRight QKeyCode = "bracket_right"
+	// Return.
+	QKeyCodeRet QKeyCode = "ret"
+	// The key A.
+	QKeyCodeA QKeyCode = "a"
+	// The key S.
+	QKeyCodeS QKeyCode = "s"
+	// The key D.
+	QKeyCodeD QKeyCode = "d"
+	// The key F.
+	QKeyCodeF QKeyCode = "f"
+	// The key G.
+	QKeyCodeG QKeyCode = "g"
+	// The key H.
+	QKeyCodeH QKeyCode = "h"
+	// The key J.
+	QKeyCodeJ QKeyCode = "j"
+	// The key K.
+	QKeyCodeK QKeyCode = "k"
+	// The key L.
+	QKeyCodeL QKeyCode = "l"
+	// The semicolon.
+	QKeyCodeSemicolon QKeyCode = "semicolon"
+	// The apostrophe.
+	QKeyCodeApostrophe QKeyCode = "apostrophe"
+	// The grave accent.
+	QKeyCodeGraveAccent QKeyCode = "grave_accent"
+	// The backslash.
+	QKeyCodeBackslash QKeyCode = "backslash"
+	// The key Z.
+	QKeyCodeZ QKeyCode = "z"
+	// The key X.
+	QKeyCodeX QKeyCode = "x"
+	// The key C.
+	QKeyCodeC QKeyCode = "c"
+	// The key V.
+	QKeyCodeV QKeyCode = "v"
+	// The key B.
+	QKeyCodeB QKeyCode = "b"
+	// The key N.
+	QKeyCodeN QKeyCode = "n"
+	// The key M.
+	QKeyCodeM QKeyCode = "m"
+	// The comma.
+	QKeyCodeComma QKeyCode = "comma"
+	// The dot.
+	QKeyCodeDot QKeyCode = "dot"
+	// The slash.
+	QKeyCodeSlash QKeyCode = "slash"
+	// The asterisk of the keypad, by an older name.
+	QKeyCodeAsterisk QKeyCode = "asterisk"
+	// The space bar.
+	QKeyCodeSpc QKeyCode = "spc"
+	// Caps Lock.
+	QKeyCodeCapsLock QKeyCode = "caps_lock"
+	// F1.
+	QKeyCodeF1 QKeyCode = "f1"
+	// F2.
+	QKeyCodeF2 QKeyCode = "f2"
+	// F3.
+	QKeyCodeF3 QKeyCode = "f3"
+	// F4.
+	QKeyCodeF4 QKeyCode = "f4"
+	// F5.
+	QKeyCodeF5 QKeyCode = "f5"
+	// F6.
+	QKeyCodeF6 QKeyCode = "f6"
+	// F7.
+	QKeyCodeF7 QKeyCode = "f7"
+	// F8.
+	QKeyCodeF8 QKeyCode = "f8"
+	// F9.
+	QKeyCodeF9 QKeyCode = "f9"
+	// F10.
+	QKeyCodeF10 QKeyCode = "f10"
+	// Num Lock.
+	QKeyCodeNumLock QKeyCode = "num_lock"
+	// Scroll Lock.
+	QKeyCodeScrollLock QKeyCode = "scroll_lock"
+	// The slash of the keypad.
+	QKeyCodeKpDivide QKeyCode = "kp_divide"
+	// The asterisk of the keypad.
+	QKeyCodeKpMultiply QKeyCode = "kp_multiply"
+	// The minus of the keypad.
+	QKeyCodeKpSubtract QKeyCode = "kp_subtract"
+	// The plus of the keypad.
+	QKeyCodeKpAdd QKeyCode = "kp_add"
+	// Enter on the keypad.
+	QKeyCodeKpEnter QKeyCode = "kp_enter"
+	// The dot of the keypad.
+	QKeyCodeKpDecimal QKeyCode = "kp_decimal"
+	// System Request.
+	QKeyCodeSysrq QKeyCode = "sysrq"
+	// 0 on the keypad.
+	QKeyCodeKp0 QKeyCode = "kp_0"
+	// 1 on the keypad.
+	QKeyCodeKp1 QKeyCode = "kp_1"
+	// 2 on the keypad.
+	QKeyCodeKp2 QKeyCode = "kp_2"
+	// 3 on the keypad.
+	QKeyCodeKp3 QKeyCode = "kp_3"
+	// 4 on the keypad.
+	QKeyCodeKp4 QKeyCode = "kp_4"
+	// 5 on the keypad.
+	QKeyCodeKp5 QKeyCode = "kp_5"
+	// 6 on the keypad.
+	QKeyCodeKp6 QKeyCode = "kp_6"
+	// 7 on the keypad.
+	QKeyCodeKp7 QKeyCode = "kp_7"
+	// 8 on the keypad.
+	QKeyCodeKp8 QKeyCode = "kp_8"
+	// 9 on the keypad.
+	QKeyCodeKp9 QKeyCode = "kp_9"
+	// The key beside the left shift key of European keyboards.
+	QKeyCodeLess QKeyCode = "less"
+	// F11.
+	QKeyCodeF11 QKeyCode = "f11"
+	// F12.
+	QKeyCodeF12 QKeyCode = "f12"
+	// Print Screen.
+	QKeyCodePrint QKeyCode = "print"
+	// Home.
+	QKeyCodeHome QKeyCode = "home"
+	// Page Up.
+	QKeyCodePgup QKeyCode = "pgup"
+	// Page Down.
+	QKeyCodePgdn QKeyCode = "pgdn"
+	// End.
+	QKeyCodeEnd QKeyCode = "end"
+	// The arrow to the left.
+	QKeyCodeLeft QKeyCode = "left"
+	// The arrow up.
+	QKeyCodeUp QKeyCode = "up"
+	// The arrow down.
+	QKeyCodeDown QKeyCode = "down"
+	// The arrow to the right.
+	QKeyCodeRight QKeyCode = "right"
+	// Insert.
+	QKeyCodeInsert QKeyCode = "insert"
+	// Delete.
+	QKeyCodeDelete QKeyCode = "delete"
+	// Stop.
+	QKeyCodeStop QKeyCode = "stop"
+	// Again.
+	QKeyCodeAgain QKeyCode = "again"
+	// Properties.
+	QKeyCodeProps QKeyCode = "props"
+	// Undo.
+	QKeyCodeUndo QKeyCode = "undo"
+	// Front.
+	QKeyCodeFront QKeyCode = "front"
+	// Copy.
+	QKeyCodeCopy QKeyCode = "copy"
+	// Open.
+	QKeyCodeOpen QKeyCode = "open"
+	// Paste.
+	QKeyCodePaste QKeyCode = "paste"
+	// Find.
+	QKeyCodeFind QKeyCode = "find"
+	// Cut.
+	QKeyCodeCut QKeyCode = "cut"
+	// Line Feed.
+	QKeyCodeLf QKeyCode = "lf"
+	// Help.
+	QKeyCodeHelp QKeyCode = "help"
+	// The left Windows key.
+	QKeyCodeMetaL QKeyCode = "meta_l"
+	// The right Windows key.
+	QKeyCodeMetaR QKeyCode = "meta_r"
+	// Compose, or Menu on PCs.
+	QKeyCodeCompose QKeyCode = "compose"
+	// Pause.
+	QKeyCodePause QKeyCode = "pause"
+	// Ro, of Japanese keyboards.
+	QKeyCodeRo QKeyCode = "ro"
+	// Hiragana.
+	QKeyCodeHiragana QKeyCode = "hiragana"
+	// Henkan.
+	QKeyCodeHenkan QKeyCode = "henkan"
+	// Yen.
+	QKeyCodeYen QKeyCode = "yen"
+	// Muhenkan.
+	QKeyCodeMuhenkan QKeyCode = "muhenkan"
+	// Katakana and Hiragana.
+	QKeyCodeKatakanahiragana QKeyCode = "katakanahiragana"
+	// The comma of the keypad.
+	QKeyCodeKpComma QKeyCode = "kp_comma"
+	// The equals sign of the keypad.
+	QKeyCodeKpEquals QKeyCode = "kp_equals"
+	// Power.
+	QKeyCodePower QKeyCode = "power"
+	// Sleep.
+	QKeyCodeSleep QKeyCode = "sleep"
+	// Wake.
+	QKeyCodeWake QKeyCode = "wake"
+	// Next Track.
+	QKeyCodeAudionext QKeyCode = "audionext"
+	// Previous Track.
+	QKeyCodeAudioprev QKeyCode = "audioprev"
+	// Stop playing.
+	QKeyCodeAudiostop QKeyCode = "audiostop"
+	// Play or pause.
+	QKeyCodeAudioplay QKeyCode = "audioplay"
+	// Mute.
+	QKeyCodeAudiomute QKeyCode = "audiomute"
+	// Volume Up.
+	QKeyCodeVolumeup QKeyCode = "volumeup"
+	// Volume Down.
+	QKeyCodeVolumedown QKeyCode = "volumedown"
+	// Select media.
+	QKeyCodeMediaselect QKeyCode = "mediaselect"
+	// Mail.
+	QKeyCodeMail QKeyCode = "mail"
+	// Calculator.
+	QKeyCodeCalculator QKeyCode = "calculator"
+	// Computer.
+	QKeyCodeComputer QKeyCode = "computer"
+	// Home of a browser.
+	QKeyCodeAcHome QKeyCode = "ac_home"
+	// Back.
+	QKeyCodeAcBack QKeyCode = "ac_back"
+	// Forward.
+	QKeyCodeAcForward QKeyCode = "ac_forward"
+	// Refresh.
+	QKeyCodeAcRefresh QKeyCode = "ac_refresh"
+	// Bookmarks.
+	QKeyCodeAcBookmarks QKeyCode = "ac_bookmarks"
+	// Hangul, or the first language key.
+	QKeyCodeLang1 QKeyCode = "lang1"
+	// Hanja, or the second language key.
+	QKeyCodeLang2 QKeyCode = "lang2"
+	// F13.
+	QKeyCodeF13 QKeyCode = "f13"
+	// F14.
+	QKeyCodeF14 QKeyCode = "f14"
+	// F15.
+	QKeyCodeF15 QKeyCode = "f15"
+	// F16.
+	QKeyCodeF16 QKeyCode = "f16"
+	// F17.
+	QKeyCodeF17 QKeyCode = "f17"
+	// F18.
+	QKeyCodeF18 QKeyCode = "f18"
+	// F19.
+	QKeyCodeF19 QKeyCode = "f19"
+	// F20.
+	QKeyCodeF20 QKeyCode = "f20"
+	// F21.
+	QKeyCodeF21 QKeyCode = "f21"
+	// F22.
+	QKeyCodeF22 QKeyCode = "f22"
+	// F23.
+	QKeyCodeF23 QKeyCode = "f23"
+	// F24.
+	QKeyCodeF24 QKeyCode = "f24"
+)
+
+// KeyValue: A key.
+type KeyValue struct {
+	// Variant is what it is.
+	Variant KeyValueVariant
+}
+
+// KeyValueVariant is one of the branches of KeyValue, or UnknownVariant.
+type KeyValueVariant interface{ isKeyValue() }
+
+func (UnknownVariant) isKeyValue() {}
+
+// MarshalJSON writes the branch.
+func (u KeyValue) MarshalJSON() ([]byte, error) { return json.Marshal(u.Variant) }
+
+// UnmarshalJSON finds the branch by its discriminator.
+func (u *KeyValue) UnmarshalJSON(data []byte) error {
+	tags, err := tagsOf(data, "type")
+	if err != nil {
+		return err
+	}
+	switch tags {
+	case "number":
+		return variant[KeyValueNumber](data, &u.Variant)
+	case "qcode":
+		return variant[KeyValueQcode](data, &u.Variant)
+	default:
+		u.Variant = UnknownVariant{append([]byte(nil), data...)}
+		return nil
+	}
+}
+
+// KeyValueNumber: By the number that a PC's keyboard gives it (scan code set 1; what comes behind
+// an 0xe0 has bit 7 set).
+type KeyValueNumber struct {
+	// The number.
+	Data int64 `json:"data"`
+}
+
+func (KeyValueNumber) isKeyValue() {}
+
+// MarshalJSON adds the discriminator.
+func (v KeyValueNumber) MarshalJSON() ([]byte, error) {
+	type plain KeyValueNumber
+	return tagged(plain(v), "type", "number")
+}
+
+// KeyValueQcode: By its name.
+type KeyValueQcode struct {
+	// The name.
+	Data QKeyCode `json:"data"`
+}
+
+func (KeyValueQcode) isKeyValue() {}
+
+// MarshalJSON adds the discriminator.
+func (v KeyValueQcode) MarshalJSON() ([]byte, error) {
+	type plain KeyValueQcode
+	return tagged(plain(v), "type", "qcode")
+}
+
+// InputButton: A button of a mouse or tablet.
+type InputButton string
+
+// The values of InputButton.
+const (
+	// The left one.
+	InputButtonLeft InputButton = "left"
+	// The middle one.
+	InputButtonMiddle InputButton = "middle"
+	// The right one.
+	InputButtonRight InputButton = "right"
+	// The wheel, one step away from the user.
+	InputButtonWheelUp InputButton = "wheel-up"
+	// The wheel, one step to the user.
+	InputButtonWheelDown InputButton = "wheel-down"
+	// The one at the side.
+	InputButtonSide InputButton = "side"
+	// One more.
+	InputButtonExtra InputButton = "extra"
+	// The wheel, one step to the left.
+	InputButtonWheelLeft InputButton = "wheel-left"
+	// The wheel, one step to the right.
+	InputButtonWheelRight InputButton = "wheel-right"
+	// A finger on the surface; no device here has that.
+	InputButtonTouch InputButton = "touch"
+)
+
+// InputAxis: An axis.
+type InputAxis string
+
+// The values of InputAxis.
+const (
+	// To the right.
+	InputAxisX InputAxis = "x"
+	// Down.
+	InputAxisY InputAxis = "y"
+)
+
+// InputMultiTouchType: What a finger does.
+type InputMultiTouchType string
+
+// The values of InputMultiTouchType.
+const (
+	// It comes.
+	InputMultiTouchTypeBegin InputMultiTouchType = "begin"
+	// It changes.
+	InputMultiTouchTypeUpdate InputMultiTouchType = "update"
+	// It goes.
+	InputMultiTouchTypeEnd InputMultiTouchType = "end"
+	// It did not mean it.
+	InputMultiTouchTypeCancel InputMultiTouchType = "cancel"
+	// It is somewhere.
+	InputMultiTouchTypeData InputMultiTouchType = "data"
+)
+
+// InputKeyEvent: A key is pressed or let go.
+type InputKeyEvent struct {
+	// The key.
+	Key KeyValue `json:"key"`
+	// Whether it is pressed.
+	Down bool `json:"down"`
+}
+
+// InputBtnEvent: A button is pressed or let go.
+type InputBtnEvent struct {
+	// The button.
+	Button InputButton `json:"button"`
+	// Whether it is pressed; the wheel moves when it is.
+	Down bool `json:"down"`
+}
+
+// InputMoveEvent: The pointer moves.
+type InputMoveEvent struct {
+	// Along which axis.
+	Axis InputAxis `json:"axis"`
+	// By how much, or to which place from 0 to 32767.
+	Value int64 `json:"value"`
+}
+
+// InputMultiTouchEvent: A finger touches.
+type InputMultiTouchEvent struct {
+	// What it does.
+	Type InputMultiTouchType `json:"type"`
+	// Which finger it is.
+	Slot int64 `json:"slot"`
+	// A number that it keeps while it touches.
+	TrackingID int64 `json:"tracking-id"`
+	// Along which axis.
+	Axis InputAxis `json:"axis"`
+	// To which place.
+	Value int64 `json:"value"`
+}
+
+// InputEvent: Something that happens to a keyboard, mouse or tablet.
+type InputEvent struct {
+	// Variant is what it is.
+	Variant InputEventVariant
+}
+
+// InputEventVariant is one of the branches of InputEvent, or UnknownVariant.
+type InputEventVariant interface{ isInputEvent() }
+
+func (UnknownVariant) isInputEvent() {}
+
+// MarshalJSON writes the branch.
+func (u InputEvent) MarshalJSON() ([]byte, error) { return json.Marshal(u.Variant) }
+
+// UnmarshalJSON finds the branch by its discriminator.
+func (u *InputEvent) UnmarshalJSON(data []byte) error {
+	tags, err := tagsOf(data, "type")
+	if err != nil {
+		return err
+	}
+	switch tags {
+	case "key":
+		return variant[InputEventKey](data, &u.Variant)
+	case "btn":
+		return variant[InputEventBtn](data, &u.Variant)
+	case "rel":
+		return variant[InputEventRel](data, &u.Variant)
+	case "abs":
+		return variant[InputEventAbs](data, &u.Variant)
+	case "mtt":
+		return variant[InputEventMtt](data, &u.Variant)
+	default:
+		u.Variant = UnknownVariant{append([]byte(nil), data...)}
+		return nil
+	}
+}
+
+// InputEventKey: A key is pressed or let go.
+type InputEventKey struct {
+	// Which and what.
+	Data InputKeyEvent `json:"data"`
+}
+
+func (InputEventKey) isInputEvent() {}
+
+// MarshalJSON adds the discriminator.
+func (v InputEventKey) MarshalJSON() ([]byte, error) {
+	type plain InputEventKey
+	return tagged(plain(v), "type", "key")
+}
+
+// InputEventBtn: A button is pressed or let go.
+type InputEventBtn struct {
+	// Which and what.
+	Data InputBtnEvent `json:"data"`
+}
+
+func (InputEventBtn) isInputEvent() {}
+
+// MarshalJSON adds the discriminator.
+func (v InputEventBtn) MarshalJSON() ([]byte, error) {
+	type plain InputEventBtn
+	return tagged(plain(v), "type", "btn")
+}
+
+// InputEventRel: The pointer moves by so much.
+type InputEventRel struct {
+	// Where.
+	Data InputMoveEvent `json:"data"`
+}
+
+func (InputEventRel) isInputEvent() {}
+
+// MarshalJSON adds the discriminator.
+func (v InputEventRel) MarshalJSON() ([]byte, error) {
+	type plain InputEventRel
+	return tagged(plain(v), "type", "rel")
+}
+
+// InputEventAbs: The pointer moves to a place.
+type InputEventAbs struct {
+	// Where.
+	Data InputMoveEvent `json:"data"`
+}
+
+func (InputEventAbs) isInputEvent() {}
+
+// MarshalJSON adds the discriminator.
+func (v InputEventAbs) MarshalJSON() ([]byte, error) {
+	type plain InputEventAbs
+	return tagged(plain(v), "type", "abs")
+}
+
+// InputEventMtt: A finger touches; no device here takes that.
+type InputEventMtt struct {
+	// Where and how.
+	Data InputMultiTouchEvent `json:"data"`
+}
+
+func (InputEventMtt) isInputEvent() {}
+
+// MarshalJSON adds the discriminator.
+func (v InputEventMtt) MarshalJSON() ([]byte, error) {
+	type plain InputEventMtt
+	return tagged(plain(v), "type", "mtt")
 }
 
 // ACPISlotType: What is plugged in.

@@ -708,6 +708,383 @@ TpmType = Literal["emulator"]
 """
 
 
+QKeyCode = Literal[
+    "unmapped",
+    "shift",
+    "shift_r",
+    "alt",
+    "alt_r",
+    "ctrl",
+    "ctrl_r",
+    "menu",
+    "esc",
+    "1",
+    "2",
+    "3",
+    "4",
+    "5",
+    "6",
+    "7",
+    "8",
+    "9",
+    "0",
+    "minus",
+    "equal",
+    "backspace",
+    "tab",
+    "q",
+    "w",
+    "e",
+    "r",
+    "t",
+    "y",
+    "u",
+    "i",
+    "o",
+    "p",
+    "bracket_left",
+    "bracket_right",
+    "ret",
+    "a",
+    "s",
+    "d",
+    "f",
+    "g",
+    "h",
+    "j",
+    "k",
+    "l",
+    "semicolon",
+    "apostrophe",
+    "grave_accent",
+    "backslash",
+    "z",
+    "x",
+    "c",
+    "v",
+    "b",
+    "n",
+    "m",
+    "comma",
+    "dot",
+    "slash",
+    "asterisk",
+    "spc",
+    "caps_lock",
+    "f1",
+    "f2",
+    "f3",
+    "f4",
+    "f5",
+    "f6",
+    "f7",
+    "f8",
+    "f9",
+    "f10",
+    "num_lock",
+    "scroll_lock",
+    "kp_divide",
+    "kp_multiply",
+    "kp_subtract",
+    "kp_add",
+    "kp_enter",
+    "kp_decimal",
+    "sysrq",
+    "kp_0",
+    "kp_1",
+    "kp_2",
+    "kp_3",
+    "kp_4",
+    "kp_5",
+    "kp_6",
+    "kp_7",
+    "kp_8",
+    "kp_9",
+    "less",
+    "f11",
+    "f12",
+    "print",
+    "home",
+    "pgup",
+    "pgdn",
+    "end",
+    "left",
+    "up",
+    "down",
+    "right",
+    "insert",
+    "delete",
+    "stop",
+    "again",
+    "props",
+    "undo",
+    "front",
+    "copy",
+    "open",
+    "paste",
+    "find",
+    "cut",
+    "lf",
+    "help",
+    "meta_l",
+    "meta_r",
+    "compose",
+    "pause",
+    "ro",
+    "hiragana",
+    "henkan",
+    "yen",
+    "muhenkan",
+    "katakanahiragana",
+    "kp_comma",
+    "kp_equals",
+    "power",
+    "sleep",
+    "wake",
+    "audionext",
+    "audioprev",
+    "audiostop",
+    "audioplay",
+    "audiomute",
+    "volumeup",
+    "volumedown",
+    "mediaselect",
+    "mail",
+    "calculator",
+    "computer",
+    "ac_home",
+    "ac_back",
+    "ac_forward",
+    "ac_refresh",
+    "ac_bookmarks",
+    "lang1",
+    "lang2",
+    "f13",
+    "f14",
+    "f15",
+    "f16",
+    "f17",
+    "f18",
+    "f19",
+    "f20",
+    "f21",
+    "f22",
+    "f23",
+    "f24",
+]
+"""A key, by what is printed on it on a keyboard of the United States.
+
+- ``unmapped``: No key of any keyboard.
+- ``shift``: The left shift key.
+- ``shift_r``: The right shift key.
+- ``alt``: The left Alt key.
+- ``alt_r``: The right Alt key, or Alt Gr.
+- ``ctrl``: The left control key.
+- ``ctrl_r``: The right control key.
+- ``menu``: Menu.
+- ``esc``: Escape.
+- ``1``: The key 1.
+- ``2``: The key 2.
+- ``3``: The key 3.
+- ``4``: The key 4.
+- ``5``: The key 5.
+- ``6``: The key 6.
+- ``7``: The key 7.
+- ``8``: The key 8.
+- ``9``: The key 9.
+- ``0``: The key 0.
+- ``minus``: Minus.
+- ``equal``: The equals sign.
+- ``backspace``: Backspace.
+- ``tab``: Tab.
+- ``q``: The key Q.
+- ``w``: The key W.
+- ``e``: The key E.
+- ``r``: The key R.
+- ``t``: The key T.
+- ``y``: The key Y.
+- ``u``: The key U.
+- ``i``: The key I.
+- ``o``: The key O.
+- ``p``: The key P.
+- ``bracket_left``: The left bracket.
+- ``bracket_right``: The right bracket.
+- ``ret``: Return.
+- ``a``: The key A.
+- ``s``: The key S.
+- ``d``: The key D.
+- ``f``: The key F.
+- ``g``: The key G.
+- ``h``: The key H.
+- ``j``: The key J.
+- ``k``: The key K.
+- ``l``: The key L.
+- ``semicolon``: The semicolon.
+- ``apostrophe``: The apostrophe.
+- ``grave_accent``: The grave accent.
+- ``backslash``: The backslash.
+- ``z``: The key Z.
+- ``x``: The key X.
+- ``c``: The key C.
+- ``v``: The key V.
+- ``b``: The key B.
+- ``n``: The key N.
+- ``m``: The key M.
+- ``comma``: The comma.
+- ``dot``: The dot.
+- ``slash``: The slash.
+- ``asterisk``: The asterisk of the keypad, by an older name.
+- ``spc``: The space bar.
+- ``caps_lock``: Caps Lock.
+- ``f1``: F1.
+- ``f2``: F2.
+- ``f3``: F3.
+- ``f4``: F4.
+- ``f5``: F5.
+- ``f6``: F6.
+- ``f7``: F7.
+- ``f8``: F8.
+- ``f9``: F9.
+- ``f10``: F10.
+- ``num_lock``: Num Lock.
+- ``scroll_lock``: Scroll Lock.
+- ``kp_divide``: The slash of the keypad.
+- ``kp_multiply``: The asterisk of the keypad.
+- ``kp_subtract``: The minus of the keypad.
+- ``kp_add``: The plus of the keypad.
+- ``kp_enter``: Enter on the keypad.
+- ``kp_decimal``: The dot of the keypad.
+- ``sysrq``: System Request.
+- ``kp_0``: 0 on the keypad.
+- ``kp_1``: 1 on the keypad.
+- ``kp_2``: 2 on the keypad.
+- ``kp_3``: 3 on the keypad.
+- ``kp_4``: 4 on the keypad.
+- ``kp_5``: 5 on the keypad.
+- ``kp_6``: 6 on the keypad.
+- ``kp_7``: 7 on the keypad.
+- ``kp_8``: 8 on the keypad.
+- ``kp_9``: 9 on the keypad.
+- ``less``: The key beside the left shift key of European keyboards.
+- ``f11``: F11.
+- ``f12``: F12.
+- ``print``: Print Screen.
+- ``home``: Home.
+- ``pgup``: Page Up.
+- ``pgdn``: Page Down.
+- ``end``: End.
+- ``left``: The arrow to the left.
+- ``up``: The arrow up.
+- ``down``: The arrow down.
+- ``right``: The arrow to the right.
+- ``insert``: Insert.
+- ``delete``: Delete.
+- ``stop``: Stop.
+- ``again``: Again.
+- ``props``: Properties.
+- ``undo``: Undo.
+- ``front``: Front.
+- ``copy``: Copy.
+- ``open``: Open.
+- ``paste``: Paste.
+- ``find``: Find.
+- ``cut``: Cut.
+- ``lf``: Line Feed.
+- ``help``: Help.
+- ``meta_l``: The left Windows key.
+- ``meta_r``: The right Windows key.
+- ``compose``: Compose, or Menu on PCs.
+- ``pause``: Pause.
+- ``ro``: Ro, of Japanese keyboards.
+- ``hiragana``: Hiragana.
+- ``henkan``: Henkan.
+- ``yen``: Yen.
+- ``muhenkan``: Muhenkan.
+- ``katakanahiragana``: Katakana and Hiragana.
+- ``kp_comma``: The comma of the keypad.
+- ``kp_equals``: The equals sign of the keypad.
+- ``power``: Power.
+- ``sleep``: Sleep.
+- ``wake``: Wake.
+- ``audionext``: Next Track.
+- ``audioprev``: Previous Track.
+- ``audiostop``: Stop playing.
+- ``audioplay``: Play or pause.
+- ``audiomute``: Mute.
+- ``volumeup``: Volume Up.
+- ``volumedown``: Volume Down.
+- ``mediaselect``: Select media.
+- ``mail``: Mail.
+- ``calculator``: Calculator.
+- ``computer``: Computer.
+- ``ac_home``: Home of a browser.
+- ``ac_back``: Back.
+- ``ac_forward``: Forward.
+- ``ac_refresh``: Refresh.
+- ``ac_bookmarks``: Bookmarks.
+- ``lang1``: Hangul, or the first language key.
+- ``lang2``: Hanja, or the second language key.
+- ``f13``: F13.
+- ``f14``: F14.
+- ``f15``: F15.
+- ``f16``: F16.
+- ``f17``: F17.
+- ``f18``: F18.
+- ``f19``: F19.
+- ``f20``: F20.
+- ``f21``: F21.
+- ``f22``: F22.
+- ``f23``: F23.
+- ``f24``: F24.
+"""
+
+
+InputButton = Literal[
+    "left",
+    "middle",
+    "right",
+    "wheel-up",
+    "wheel-down",
+    "side",
+    "extra",
+    "wheel-left",
+    "wheel-right",
+    "touch",
+]
+"""A button of a mouse or tablet.
+
+- ``left``: The left one.
+- ``middle``: The middle one.
+- ``right``: The right one.
+- ``wheel-up``: The wheel, one step away from the user.
+- ``wheel-down``: The wheel, one step to the user.
+- ``side``: The one at the side.
+- ``extra``: One more.
+- ``wheel-left``: The wheel, one step to the left.
+- ``wheel-right``: The wheel, one step to the right.
+- ``touch``: A finger on the surface; no device here has that.
+"""
+
+
+InputAxis = Literal["x", "y"]
+"""An axis.
+
+- ``x``: To the right.
+- ``y``: Down.
+"""
+
+
+InputMultiTouchType = Literal["begin", "update", "end", "cancel", "data"]
+"""What a finger does.
+
+- ``begin``: It comes.
+- ``update``: It changes.
+- ``end``: It goes.
+- ``cancel``: It did not mean it.
+- ``data``: It is somewhere.
+"""
+
+
 ACPISlotType = Literal["DIMM", "CPU"]
 """What is plugged in.
 
@@ -5588,6 +5965,47 @@ class DeviceOptionsVirtioBlkPciNonTransitional(Struct):
 
 
 @dataclass
+class DeviceOptionsVirtioKeyboardPci(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``virtio-keyboard-pci``: a keyboard.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"iommu_platform": "iommu_platform"}
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "virtio-keyboard-pci"}
+
+    driver: Literal["virtio-keyboard-pci"] = field(default="virtio-keyboard-pci", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    serial: Optional[str] = None
+    """Its serial number (default: none)."""
+
+
+@dataclass
 class DeviceOptionsVirtioMemPci(Struct):
     """A device to be plugged in.
 
@@ -5646,6 +6064,47 @@ class DeviceOptionsVirtioMemPci(Struct):
     """Whether only guests may use it that promise never to touch what they do not use (default:
     on).
     """
+
+
+@dataclass
+class DeviceOptionsVirtioMousePci(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``virtio-mouse-pci``: a mouse.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"iommu_platform": "iommu_platform"}
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "virtio-mouse-pci"}
+
+    driver: Literal["virtio-mouse-pci"] = field(default="virtio-mouse-pci", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    serial: Optional[str] = None
+    """Its serial number (default: none)."""
 
 
 @dataclass
@@ -6239,6 +6698,47 @@ class DeviceOptionsVirtioSerialPciNonTransitional(Struct):
 
 
 @dataclass
+class DeviceOptionsVirtioTabletPci(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``virtio-tablet-pci``: a pointer that knows places.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"iommu_platform": "iommu_platform"}
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "virtio-tablet-pci"}
+
+    driver: Literal["virtio-tablet-pci"] = field(default="virtio-tablet-pci", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    serial: Optional[str] = None
+    """Its serial number (default: none)."""
+
+
+@dataclass
 class DeviceOptionsVirtserialport(Struct):
     """A device to be plugged in.
 
@@ -6380,6 +6880,151 @@ class TPMInfo(Struct):
     """How the guest sees it."""
     options: TpmTypeOptions
     """What carries out its commands."""
+
+
+@dataclass
+class KeyValueNumber(Struct):
+    """A key.
+
+    Where ``type`` is ``number``: by the number that a PC's keyboard gives it (scan code set 1;
+    what comes behind an 0xe0 has bit 7 set).
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "number"}
+
+    type: Literal["number"] = field(default="number", init=False)
+    data: int
+    """The number."""
+
+
+@dataclass
+class KeyValueQcode(Struct):
+    """A key.
+
+    Where ``type`` is ``qcode``: by its name.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "qcode"}
+
+    type: Literal["qcode"] = field(default="qcode", init=False)
+    data: QKeyCode
+    """The name."""
+
+
+@dataclass
+class InputKeyEvent(Struct):
+    """A key is pressed or let go."""
+
+    key: KeyValue
+    """The key."""
+    down: bool
+    """Whether it is pressed."""
+
+
+@dataclass
+class InputBtnEvent(Struct):
+    """A button is pressed or let go."""
+
+    button: InputButton
+    """The button."""
+    down: bool
+    """Whether it is pressed; the wheel moves when it is."""
+
+
+@dataclass
+class InputMoveEvent(Struct):
+    """The pointer moves."""
+
+    axis: InputAxis
+    """Along which axis."""
+    value: int
+    """By how much, or to which place from 0 to 32767."""
+
+
+@dataclass
+class InputMultiTouchEvent(Struct):
+    """A finger touches."""
+
+    type: InputMultiTouchType
+    """What it does."""
+    slot: int
+    """Which finger it is."""
+    tracking_id: int
+    """A number that it keeps while it touches."""
+    axis: InputAxis
+    """Along which axis."""
+    value: int
+    """To which place."""
+
+
+@dataclass
+class InputEventKey(Struct):
+    """Something that happens to a keyboard, mouse or tablet.
+
+    Where ``type`` is ``key``: a key is pressed or let go.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "key"}
+
+    type: Literal["key"] = field(default="key", init=False)
+    data: InputKeyEvent
+    """Which and what."""
+
+
+@dataclass
+class InputEventBtn(Struct):
+    """Something that happens to a keyboard, mouse or tablet.
+
+    Where ``type`` is ``btn``: a button is pressed or let go.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "btn"}
+
+    type: Literal["btn"] = field(default="btn", init=False)
+    data: InputBtnEvent
+    """Which and what."""
+
+
+@dataclass
+class InputEventRel(Struct):
+    """Something that happens to a keyboard, mouse or tablet.
+
+    Where ``type`` is ``rel``: the pointer moves by so much.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "rel"}
+
+    type: Literal["rel"] = field(default="rel", init=False)
+    data: InputMoveEvent
+    """Where."""
+
+
+@dataclass
+class InputEventAbs(Struct):
+    """Something that happens to a keyboard, mouse or tablet.
+
+    Where ``type`` is ``abs``: the pointer moves to a place.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "abs"}
+
+    type: Literal["abs"] = field(default="abs", init=False)
+    data: InputMoveEvent
+    """Where."""
+
+
+@dataclass
+class InputEventMtt(Struct):
+    """Something that happens to a keyboard, mouse or tablet.
+
+    Where ``type`` is ``mtt``: a finger touches; no device here takes that.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "mtt"}
+
+    type: Literal["mtt"] = field(default="mtt", init=False)
+    data: InputMultiTouchEvent
+    """Where and how."""
 
 
 @dataclass
@@ -6704,7 +7349,9 @@ DeviceOptions = Union[
     DeviceOptionsVirtioBalloonPciNonTransitional,
     DeviceOptionsVirtioBlkPci,
     DeviceOptionsVirtioBlkPciNonTransitional,
+    DeviceOptionsVirtioKeyboardPci,
     DeviceOptionsVirtioMemPci,
+    DeviceOptionsVirtioMousePci,
     DeviceOptionsVirtioNetPci,
     DeviceOptionsVirtioNetPciNonTransitional,
     DeviceOptionsVirtioRngPci,
@@ -6713,6 +7360,7 @@ DeviceOptions = Union[
     DeviceOptionsVirtioScsiPciNonTransitional,
     DeviceOptionsVirtioSerialPci,
     DeviceOptionsVirtioSerialPciNonTransitional,
+    DeviceOptionsVirtioTabletPci,
     DeviceOptionsVirtserialport,
     DeviceOptionsVmcoreinfo,
     DeviceOptionsVmgenid,
@@ -6726,6 +7374,14 @@ MemoryDeviceInfo = Union[MemoryDeviceInfoVirtioMem]
 
 TpmTypeOptions = Union[TpmTypeOptionsEmulator]
 """What carries out a TPM's commands."""
+
+
+KeyValue = Union[KeyValueNumber, KeyValueQcode]
+"""A key."""
+
+
+InputEvent = Union[InputEventKey, InputEventBtn, InputEventRel, InputEventAbs, InputEventMtt]
+"""Something that happens to a keyboard, mouse or tablet."""
 
 
 NumaOptions = Union[

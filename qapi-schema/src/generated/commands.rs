@@ -55,6 +55,8 @@ pub enum Module {
     Watchdog,
     /// TPM: trusted platform modules.
     Tpm,
+    /// Keyboards, mice and tablets.
+    Ui,
     /// Plugging devices in and out.
     Qdev,
     /// What a guest says of CPUs and memory that come and go.
@@ -551,6 +553,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 48usize,
+        name: "input-send-event",
+        module: Module::Ui,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 49usize,
         name: "job-cancel",
         module: Module::Job,
         allow_oob: false,
@@ -560,7 +572,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 49usize,
+        number: 50usize,
         name: "job-complete",
         module: Module::Job,
         allow_oob: false,
@@ -570,7 +582,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 50usize,
+        number: 51usize,
         name: "job-dismiss",
         module: Module::Job,
         allow_oob: false,
@@ -580,7 +592,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 51usize,
+        number: 52usize,
         name: "job-finalize",
         module: Module::Job,
         allow_oob: false,
@@ -590,7 +602,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 52usize,
+        number: 53usize,
         name: "job-pause",
         module: Module::Job,
         allow_oob: false,
@@ -600,7 +612,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 53usize,
+        number: 54usize,
         name: "job-resume",
         module: Module::Job,
         allow_oob: false,
@@ -610,7 +622,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 54usize,
+        number: 55usize,
         name: "migrate-set-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -620,7 +632,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 55usize,
+        number: 56usize,
         name: "netdev_add",
         module: Module::Net,
         allow_oob: false,
@@ -630,7 +642,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 56usize,
+        number: 57usize,
         name: "netdev_del",
         module: Module::Net,
         allow_oob: false,
@@ -640,7 +652,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 57usize,
+        number: 58usize,
         name: "object-add",
         module: Module::Qom,
         allow_oob: false,
@@ -650,7 +662,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 58usize,
+        number: 59usize,
         name: "object-del",
         module: Module::Qom,
         allow_oob: false,
@@ -660,7 +672,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 59usize,
+        number: 60usize,
         name: "open-hook-clear",
         module: Module::OpenHook,
         allow_oob: false,
@@ -670,7 +682,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 60usize,
+        number: 61usize,
         name: "open-hook-set",
         module: Module::OpenHook,
         allow_oob: false,
@@ -680,7 +692,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 61usize,
+        number: 62usize,
         name: "qmp_capabilities",
         module: Module::Control,
         allow_oob: false,
@@ -690,7 +702,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 62usize,
+        number: 63usize,
         name: "qom-get",
         module: Module::Qom,
         allow_oob: false,
@@ -700,7 +712,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 63usize,
+        number: 64usize,
         name: "qom-list",
         module: Module::Qom,
         allow_oob: false,
@@ -710,7 +722,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 64usize,
+        number: 65usize,
         name: "qom-list-properties",
         module: Module::Qom,
         allow_oob: false,
@@ -720,7 +732,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 65usize,
+        number: 66usize,
         name: "qom-list-types",
         module: Module::Qom,
         allow_oob: false,
@@ -730,7 +742,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 66usize,
+        number: 67usize,
         name: "qom-set",
         module: Module::Qom,
         allow_oob: false,
@@ -740,7 +752,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 67usize,
+        number: 68usize,
         name: "query-acpi-ospm-status",
         module: Module::Acpi,
         allow_oob: false,
@@ -750,7 +762,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 68usize,
+        number: 69usize,
         name: "query-balloon",
         module: Module::Balloon,
         allow_oob: false,
@@ -760,7 +772,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 69usize,
+        number: 70usize,
         name: "query-block",
         module: Module::BlockCore,
         allow_oob: false,
@@ -770,7 +782,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 70usize,
+        number: 71usize,
         name: "query-block-jobs",
         module: Module::BlockCore,
         allow_oob: false,
@@ -780,7 +792,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 71usize,
+        number: 72usize,
         name: "query-block-pauses",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -790,7 +802,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 72usize,
+        number: 73usize,
         name: "query-blockstats",
         module: Module::BlockStats,
         allow_oob: false,
@@ -800,7 +812,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 73usize,
+        number: 74usize,
         name: "query-chardev",
         module: Module::Char,
         allow_oob: false,
@@ -810,7 +822,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 74usize,
+        number: 75usize,
         name: "query-command-line-options",
         module: Module::Misc,
         allow_oob: false,
@@ -820,7 +832,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 75usize,
+        number: 76usize,
         name: "query-commands",
         module: Module::Control,
         allow_oob: false,
@@ -830,7 +842,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 76usize,
+        number: 77usize,
         name: "query-cpu-definitions",
         module: Module::Machine,
         allow_oob: false,
@@ -840,7 +852,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 77usize,
+        number: 78usize,
         name: "query-cpu-model-expansion",
         module: Module::Machine,
         allow_oob: false,
@@ -850,7 +862,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 78usize,
+        number: 79usize,
         name: "query-cpus-fast",
         module: Module::Machine,
         allow_oob: false,
@@ -860,7 +872,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 79usize,
+        number: 80usize,
         name: "query-current-machine",
         module: Module::Machine,
         allow_oob: false,
@@ -870,7 +882,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 80usize,
+        number: 81usize,
         name: "query-events",
         module: Module::Control,
         allow_oob: false,
@@ -880,7 +892,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 81usize,
+        number: 82usize,
         name: "query-fd-aliases",
         module: Module::Fds,
         allow_oob: false,
@@ -890,7 +902,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 82usize,
+        number: 83usize,
         name: "query-fds",
         module: Module::Fds,
         allow_oob: false,
@@ -900,7 +912,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 83usize,
+        number: 84usize,
         name: "query-fdsets",
         module: Module::Fds,
         allow_oob: false,
@@ -910,7 +922,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 84usize,
+        number: 85usize,
         name: "query-hotpluggable-cpus",
         module: Module::Machine,
         allow_oob: false,
@@ -920,7 +932,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 85usize,
+        number: 86usize,
         name: "query-iothreads",
         module: Module::Machine,
         allow_oob: false,
@@ -930,7 +942,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 86usize,
+        number: 87usize,
         name: "query-jobs",
         module: Module::Job,
         allow_oob: false,
@@ -940,7 +952,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 87usize,
+        number: 88usize,
         name: "query-kvm",
         module: Module::Machine,
         allow_oob: false,
@@ -950,7 +962,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 88usize,
+        number: 89usize,
         name: "query-machines",
         module: Module::Machine,
         allow_oob: false,
@@ -960,7 +972,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 89usize,
+        number: 90usize,
         name: "query-memdev",
         module: Module::Machine,
         allow_oob: false,
@@ -970,7 +982,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 90usize,
+        number: 91usize,
         name: "query-memory-devices",
         module: Module::MemoryDevices,
         allow_oob: false,
@@ -980,7 +992,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 91usize,
+        number: 92usize,
         name: "query-memory-size-summary",
         module: Module::Machine,
         allow_oob: false,
@@ -990,7 +1002,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 92usize,
+        number: 93usize,
         name: "query-migrate-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -1000,7 +1012,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 93usize,
+        number: 94usize,
         name: "query-name",
         module: Module::Machine,
         allow_oob: false,
@@ -1010,7 +1022,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 94usize,
+        number: 95usize,
         name: "query-named-block-nodes",
         module: Module::BlockCore,
         allow_oob: false,
@@ -1020,7 +1032,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 95usize,
+        number: 96usize,
         name: "query-open-hook",
         module: Module::OpenHook,
         allow_oob: false,
@@ -1030,7 +1042,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 96usize,
+        number: 97usize,
         name: "query-open-plan",
         module: Module::OpenHook,
         allow_oob: false,
@@ -1040,7 +1052,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 97usize,
+        number: 98usize,
         name: "query-pci",
         module: Module::Pci,
         allow_oob: false,
@@ -1050,7 +1062,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 98usize,
+        number: 99usize,
         name: "query-qmp-schema",
         module: Module::Control,
         allow_oob: false,
@@ -1060,7 +1072,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 99usize,
+        number: 100usize,
         name: "query-rx-filter",
         module: Module::Net,
         allow_oob: false,
@@ -1070,7 +1082,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 100usize,
+        number: 101usize,
         name: "query-sandbox",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1080,7 +1092,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 101usize,
+        number: 102usize,
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -1090,7 +1102,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 102usize,
+        number: 103usize,
         name: "query-target",
         module: Module::Machine,
         allow_oob: false,
@@ -1100,7 +1112,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 103usize,
+        number: 104usize,
         name: "query-tpm",
         module: Module::Tpm,
         allow_oob: false,
@@ -1110,7 +1122,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 104usize,
+        number: 105usize,
         name: "query-tpm-models",
         module: Module::Tpm,
         allow_oob: false,
@@ -1120,7 +1132,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 105usize,
+        number: 106usize,
         name: "query-tpm-types",
         module: Module::Tpm,
         allow_oob: false,
@@ -1130,7 +1142,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 106usize,
+        number: 107usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -1140,7 +1152,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 107usize,
+        number: 108usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -1150,7 +1162,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 108usize,
+        number: 109usize,
         name: "query-vm-generation-id",
         module: Module::FwCfgDevices,
         allow_oob: false,
@@ -1160,7 +1172,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 109usize,
+        number: 110usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -1170,7 +1182,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 110usize,
+        number: 111usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -1180,7 +1192,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 111usize,
+        number: 112usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -1190,7 +1202,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 112usize,
+        number: 113usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1200,7 +1212,17 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 113usize,
+        number: 114usize,
+        name: "send-key",
+        module: Module::Ui,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 115usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -1210,7 +1232,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 114usize,
+        number: 116usize,
         name: "set-numa-node",
         module: Module::Numa,
         allow_oob: false,
@@ -1220,7 +1242,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 115usize,
+        number: 117usize,
         name: "set_link",
         module: Module::Net,
         allow_oob: false,
@@ -1230,7 +1252,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 116usize,
+        number: 118usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -1240,7 +1262,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 117usize,
+        number: 119usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -1250,7 +1272,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 118usize,
+        number: 120usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -1260,7 +1282,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 119usize,
+        number: 121usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -1270,7 +1292,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 120usize,
+        number: 122usize,
         name: "watchdog-set-action",
         module: Module::Watchdog,
         allow_oob: false,
@@ -1280,7 +1302,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 121usize,
+        number: 123usize,
         name: "x-blockdev-set-iothread",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1290,7 +1312,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 122usize,
+        number: 124usize,
         name: "x-debug-block-dirty-bitmap-sha256",
         module: Module::BlockBitmaps,
         allow_oob: false,
@@ -1300,7 +1322,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 123usize,
+        number: 125usize,
         name: "x-debug-query-block-graph",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1310,7 +1332,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 124usize,
+        number: 126usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,

@@ -1656,9 +1656,15 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional,
+    /// A keyboard.
+    #[serde(rename = "virtio-keyboard-pci")]
+    VirtioKeyboardPci,
     /// Memory by the block.
     #[serde(rename = "virtio-mem-pci")]
     VirtioMemPci,
+    /// A mouse.
+    #[serde(rename = "virtio-mouse-pci")]
+    VirtioMousePci,
     /// A network card.
     #[serde(rename = "virtio-net-pci")]
     VirtioNetPci,
@@ -1683,6 +1689,9 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-serial-pci-non-transitional")]
     VirtioSerialPciNonTransitional,
+    /// A pointer that knows places.
+    #[serde(rename = "virtio-tablet-pci")]
+    VirtioTabletPci,
     /// A port of a virtio-serial device.
     #[serde(rename = "virtserialport")]
     Virtserialport,
@@ -1738,7 +1747,9 @@ impl DeviceDriver {
         Self::VirtioBalloonPciNonTransitional,
         Self::VirtioBlkPci,
         Self::VirtioBlkPciNonTransitional,
+        Self::VirtioKeyboardPci,
         Self::VirtioMemPci,
+        Self::VirtioMousePci,
         Self::VirtioNetPci,
         Self::VirtioNetPciNonTransitional,
         Self::VirtioRngPci,
@@ -1747,6 +1758,7 @@ impl DeviceDriver {
         Self::VirtioScsiPciNonTransitional,
         Self::VirtioSerialPci,
         Self::VirtioSerialPciNonTransitional,
+        Self::VirtioTabletPci,
         Self::Virtserialport,
         Self::Vmcoreinfo,
         Self::Vmgenid,
@@ -1797,7 +1809,9 @@ impl DeviceDriver {
             }
             Self::VirtioBlkPci => "virtio-blk-pci",
             Self::VirtioBlkPciNonTransitional => "virtio-blk-pci-non-transitional",
+            Self::VirtioKeyboardPci => "virtio-keyboard-pci",
             Self::VirtioMemPci => "virtio-mem-pci",
+            Self::VirtioMousePci => "virtio-mouse-pci",
             Self::VirtioNetPci => "virtio-net-pci",
             Self::VirtioNetPciNonTransitional => "virtio-net-pci-non-transitional",
             Self::VirtioRngPci => "virtio-rng-pci",
@@ -1806,6 +1820,7 @@ impl DeviceDriver {
             Self::VirtioScsiPciNonTransitional => "virtio-scsi-pci-non-transitional",
             Self::VirtioSerialPci => "virtio-serial-pci",
             Self::VirtioSerialPciNonTransitional => "virtio-serial-pci-non-transitional",
+            Self::VirtioTabletPci => "virtio-tablet-pci",
             Self::Virtserialport => "virtserialport",
             Self::Vmcoreinfo => "vmcoreinfo",
             Self::Vmgenid => "vmgenid",
@@ -1956,9 +1971,15 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional(VirtioBlkProperties),
+    /// A keyboard.
+    #[serde(rename = "virtio-keyboard-pci")]
+    VirtioKeyboardPci(super::ui::VirtioInputProperties),
     /// Memory by the block.
     #[serde(rename = "virtio-mem-pci")]
     VirtioMemPci(super::memory_devices::VirtioMemProperties),
+    /// A mouse.
+    #[serde(rename = "virtio-mouse-pci")]
+    VirtioMousePci(super::ui::VirtioInputProperties),
     /// A network card.
     #[serde(rename = "virtio-net-pci")]
     VirtioNetPci(VirtioNetProperties),
@@ -1983,6 +2004,9 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-serial-pci-non-transitional")]
     VirtioSerialPciNonTransitional(VirtioSerialProperties),
+    /// A pointer that knows places.
+    #[serde(rename = "virtio-tablet-pci")]
+    VirtioTabletPci(super::ui::VirtioInputProperties),
     /// A port of a virtio-serial device.
     #[serde(rename = "virtserialport")]
     Virtserialport(VirtSerialPortProperties),
@@ -2049,7 +2073,9 @@ impl DeviceOptionsVariant {
             Self::VirtioBlkPciNonTransitional(_) => {
                 DeviceDriver::VirtioBlkPciNonTransitional
             }
+            Self::VirtioKeyboardPci(_) => DeviceDriver::VirtioKeyboardPci,
             Self::VirtioMemPci(_) => DeviceDriver::VirtioMemPci,
+            Self::VirtioMousePci(_) => DeviceDriver::VirtioMousePci,
             Self::VirtioNetPci(_) => DeviceDriver::VirtioNetPci,
             Self::VirtioNetPciNonTransitional(_) => {
                 DeviceDriver::VirtioNetPciNonTransitional
@@ -2066,6 +2092,7 @@ impl DeviceOptionsVariant {
             Self::VirtioSerialPciNonTransitional(_) => {
                 DeviceDriver::VirtioSerialPciNonTransitional
             }
+            Self::VirtioTabletPci(_) => DeviceDriver::VirtioTabletPci,
             Self::Virtserialport(_) => DeviceDriver::Virtserialport,
             Self::Vmcoreinfo(_) => DeviceDriver::Vmcoreinfo,
             Self::Vmgenid(_) => DeviceDriver::Vmgenid,
@@ -2285,8 +2312,18 @@ impl crate::input::FromMembers for DeviceOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                DeviceDriver::VirtioKeyboardPci => {
+                    DeviceOptionsVariant::VirtioKeyboardPci(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 DeviceDriver::VirtioMemPci => {
                     DeviceOptionsVariant::VirtioMemPci(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::VirtioMousePci => {
+                    DeviceOptionsVariant::VirtioMousePci(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -2327,6 +2364,11 @@ impl crate::input::FromMembers for DeviceOptions {
                 }
                 DeviceDriver::VirtioSerialPciNonTransitional => {
                     DeviceOptionsVariant::VirtioSerialPciNonTransitional(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::VirtioTabletPci => {
+                    DeviceOptionsVariant::VirtioTabletPci(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -2398,7 +2440,9 @@ impl crate::describe::Described for DeviceOptions {
                     "virtio-balloon-pci-non-transitional",
                     "virtio-blk-pci",
                     "virtio-blk-pci-non-transitional",
+                    "virtio-keyboard-pci",
                     "virtio-mem-pci",
+                    "virtio-mouse-pci",
                     "virtio-net-pci",
                     "virtio-net-pci-non-transitional",
                     "virtio-rng-pci",
@@ -2407,6 +2451,7 @@ impl crate::describe::Described for DeviceOptions {
                     "virtio-scsi-pci-non-transitional",
                     "virtio-serial-pci",
                     "virtio-serial-pci-non-transitional",
+                    "virtio-tablet-pci",
                     "virtserialport",
                     "vmcoreinfo",
                     "vmgenid",
@@ -2632,9 +2677,19 @@ impl crate::describe::Described for DeviceOptions {
             members: <VirtioBlkProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
+            name: "virtio-keyboard-pci",
+            description: "a keyboard",
+            members: <super::ui::VirtioInputProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
             name: "virtio-mem-pci",
             description: "memory by the block",
             members: <super::memory_devices::VirtioMemProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "virtio-mouse-pci",
+            description: "a mouse",
+            members: <super::ui::VirtioInputProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "virtio-net-pci",
@@ -2675,6 +2730,11 @@ impl crate::describe::Described for DeviceOptions {
             name: "virtio-serial-pci-non-transitional",
             description: "the same",
             members: <VirtioSerialProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "virtio-tablet-pci",
+            description: "a pointer that knows places",
+            members: <super::ui::VirtioInputProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "virtserialport",

@@ -594,9 +594,15 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional,
+    /// A keyboard.
+    #[serde(rename = "virtio-keyboard-pci")]
+    VirtioKeyboardPci,
     /// Memory by the block.
     #[serde(rename = "virtio-mem-pci")]
     VirtioMemPci,
+    /// A mouse.
+    #[serde(rename = "virtio-mouse-pci")]
+    VirtioMousePci,
     /// A network card.
     #[serde(rename = "virtio-net-pci")]
     VirtioNetPci,
@@ -621,6 +627,9 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-serial-pci-non-transitional")]
     VirtioSerialPciNonTransitional,
+    /// A pointer that knows places.
+    #[serde(rename = "virtio-tablet-pci")]
+    VirtioTabletPci,
     /// A port of a virtio-serial device.
     #[serde(rename = "virtserialport")]
     Virtserialport,
@@ -788,9 +797,15 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-blk-pci-non-transitional")]
     VirtioBlkPciNonTransitional(VirtioBlkProperties),
+    /// A keyboard.
+    #[serde(rename = "virtio-keyboard-pci")]
+    VirtioKeyboardPci(super::ui::VirtioInputProperties),
     /// Memory by the block.
     #[serde(rename = "virtio-mem-pci")]
     VirtioMemPci(super::memory_devices::VirtioMemProperties),
+    /// A mouse.
+    #[serde(rename = "virtio-mouse-pci")]
+    VirtioMousePci(super::ui::VirtioInputProperties),
     /// A network card.
     #[serde(rename = "virtio-net-pci")]
     VirtioNetPci(VirtioNetProperties),
@@ -815,6 +830,9 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-serial-pci-non-transitional")]
     VirtioSerialPciNonTransitional(VirtioSerialProperties),
+    /// A pointer that knows places.
+    #[serde(rename = "virtio-tablet-pci")]
+    VirtioTabletPci(super::ui::VirtioInputProperties),
     /// A port of a virtio-serial device.
     #[serde(rename = "virtserialport")]
     Virtserialport(VirtSerialPortProperties),

@@ -4178,8 +4178,12 @@ export type DeviceDriver =
   | "virtio-blk-pci"
   /** The same. */
   | "virtio-blk-pci-non-transitional"
+  /** A keyboard. */
+  | "virtio-keyboard-pci"
   /** Memory by the block. */
   | "virtio-mem-pci"
+  /** A mouse. */
+  | "virtio-mouse-pci"
   /** A network card. */
   | "virtio-net-pci"
   /** The same. */
@@ -4196,6 +4200,8 @@ export type DeviceDriver =
   | "virtio-serial-pci"
   /** The same. */
   | "virtio-serial-pci-non-transitional"
+  /** A pointer that knows places. */
+  | "virtio-tablet-pci"
   /** A port of a virtio-serial device. */
   | "virtserialport"
   /** A place for the address of the guest kernel's VMCOREINFO. */
@@ -4287,8 +4293,12 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "virtio-blk-pci" } & VirtioBlkProperties)
   /** The same. */
   | ({ driver: "virtio-blk-pci-non-transitional" } & VirtioBlkProperties)
+  /** A keyboard. */
+  | ({ driver: "virtio-keyboard-pci" } & VirtioInputProperties)
   /** Memory by the block. */
   | ({ driver: "virtio-mem-pci" } & VirtioMemProperties)
+  /** A mouse. */
+  | ({ driver: "virtio-mouse-pci" } & VirtioInputProperties)
   /** A network card. */
   | ({ driver: "virtio-net-pci" } & VirtioNetProperties)
   /** The same. */
@@ -4305,6 +4315,8 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "virtio-serial-pci" } & VirtioSerialProperties)
   /** The same. */
   | ({ driver: "virtio-serial-pci-non-transitional" } & VirtioSerialProperties)
+  /** A pointer that knows places. */
+  | ({ driver: "virtio-tablet-pci" } & VirtioInputProperties)
   /** A port of a virtio-serial device. */
   | ({ driver: "virtserialport" } & VirtSerialPortProperties)
   /** A place for the address of the guest kernel's VMCOREINFO. */
@@ -4926,6 +4938,547 @@ export interface VhostVsockProperties {
    * (default: auto, which is on).
    */
   seqpacket?: OnOffAuto;
+}
+
+/**
+ * A virtio keyboard, mouse or tablet. What is typed and pointed comes by input-send-event and
+ * send-key.
+ */
+export interface VirtioInputProperties {
+  /**
+   * Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x (default:
+   * the first free slot).
+   */
+  addr?: string;
+  /** Whether other functions may share the slot (default: false). */
+  multifunction?: boolean;
+  /** Must be 0: the firmware tables name no slots (default: 0). */
+  "acpi-index"?: number;
+  /** Must not be off: there is no legacy interface (default: on). */
+  "disable-legacy"?: OnOffAuto;
+  /** Must not be true: there is no other interface (default: false). */
+  "disable-modern"?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  iommu_platform?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  ats?: boolean;
+  /** Must not be false: the kernel takes the guest's kicks (default: true). */
+  ioeventfd?: boolean;
+  /**
+   * How many MSI-X vectors there are (default: one for each queue and one for configuration
+   * changes).
+   */
+  vectors?: number;
+  /** Its serial number (default: none). */
+  serial?: string;
+}
+
+/** A key, by what is printed on it on a keyboard of the United States. */
+export type QKeyCode =
+  /** No key of any keyboard. */
+  | "unmapped"
+  /** The left shift key. */
+  | "shift"
+  /** The right shift key. */
+  | "shift_r"
+  /** The left Alt key. */
+  | "alt"
+  /** The right Alt key, or Alt Gr. */
+  | "alt_r"
+  /** The left control key. */
+  | "ctrl"
+  /** The right control key. */
+  | "ctrl_r"
+  /** Menu. */
+  | "menu"
+  /** Escape. */
+  | "esc"
+  /** The key 1. */
+  | "1"
+  /** The key 2. */
+  | "2"
+  /** The key 3. */
+  | "3"
+  /** The key 4. */
+  | "4"
+  /** The key 5. */
+  | "5"
+  /** The key 6. */
+  | "6"
+  /** The key 7. */
+  | "7"
+  /** The key 8. */
+  | "8"
+  /** The key 9. */
+  | "9"
+  /** The key 0. */
+  | "0"
+  /** Minus. */
+  | "minus"
+  /** The equals sign. */
+  | "equal"
+  /** Backspace. */
+  | "backspace"
+  /** Tab. */
+  | "tab"
+  /** The key Q. */
+  | "q"
+  /** The key W. */
+  | "w"
+  /** The key E. */
+  | "e"
+  /** The key R. */
+  | "r"
+  /** The key T. */
+  | "t"
+  /** The key Y. */
+  | "y"
+  /** The key U. */
+  | "u"
+  /** The key I. */
+  | "i"
+  /** The key O. */
+  | "o"
+  /** The key P. */
+  | "p"
+  /** The left bracket. */
+  | "bracket_left"
+  /** The right bracket. */
+  | "bracket_right"
+  /** Return. */
+  | "ret"
+  /** The key A. */
+  | "a"
+  /** The key S. */
+  | "s"
+  /** The key D. */
+  | "d"
+  /** The key F. */
+  | "f"
+  /** The key G. */
+  | "g"
+  /** The key H. */
+  | "h"
+  /** The key J. */
+  | "j"
+  /** The key K. */
+  | "k"
+  /** The key L. */
+  | "l"
+  /** The semicolon. */
+  | "semicolon"
+  /** The apostrophe. */
+  | "apostrophe"
+  /** The grave accent. */
+  | "grave_accent"
+  /** The backslash. */
+  | "backslash"
+  /** The key Z. */
+  | "z"
+  /** The key X. */
+  | "x"
+  /** The key C. */
+  | "c"
+  /** The key V. */
+  | "v"
+  /** The key B. */
+  | "b"
+  /** The key N. */
+  | "n"
+  /** The key M. */
+  | "m"
+  /** The comma. */
+  | "comma"
+  /** The dot. */
+  | "dot"
+  /** The slash. */
+  | "slash"
+  /** The asterisk of the keypad, by an older name. */
+  | "asterisk"
+  /** The space bar. */
+  | "spc"
+  /** Caps Lock. */
+  | "caps_lock"
+  /** F1. */
+  | "f1"
+  /** F2. */
+  | "f2"
+  /** F3. */
+  | "f3"
+  /** F4. */
+  | "f4"
+  /** F5. */
+  | "f5"
+  /** F6. */
+  | "f6"
+  /** F7. */
+  | "f7"
+  /** F8. */
+  | "f8"
+  /** F9. */
+  | "f9"
+  /** F10. */
+  | "f10"
+  /** Num Lock. */
+  | "num_lock"
+  /** Scroll Lock. */
+  | "scroll_lock"
+  /** The slash of the keypad. */
+  | "kp_divide"
+  /** The asterisk of the keypad. */
+  | "kp_multiply"
+  /** The minus of the keypad. */
+  | "kp_subtract"
+  /** The plus of the keypad. */
+  | "kp_add"
+  /** Enter on the keypad. */
+  | "kp_enter"
+  /** The dot of the keypad. */
+  | "kp_decimal"
+  /** System Request. */
+  | "sysrq"
+  /** 0 on the keypad. */
+  | "kp_0"
+  /** 1 on the keypad. */
+  | "kp_1"
+  /** 2 on the keypad. */
+  | "kp_2"
+  /** 3 on the keypad. */
+  | "kp_3"
+  /** 4 on the keypad. */
+  | "kp_4"
+  /** 5 on the keypad. */
+  | "kp_5"
+  /** 6 on the keypad. */
+  | "kp_6"
+  /** 7 on the keypad. */
+  | "kp_7"
+  /** 8 on the keypad. */
+  | "kp_8"
+  /** 9 on the keypad. */
+  | "kp_9"
+  /** The key beside the left shift key of European keyboards. */
+  | "less"
+  /** F11. */
+  | "f11"
+  /** F12. */
+  | "f12"
+  /** Print Screen. */
+  | "print"
+  /** Home. */
+  | "home"
+  /** Page Up. */
+  | "pgup"
+  /** Page Down. */
+  | "pgdn"
+  /** End. */
+  | "end"
+  /** The arrow to the left. */
+  | "left"
+  /** The arrow up. */
+  | "up"
+  /** The arrow down. */
+  | "down"
+  /** The arrow to the right. */
+  | "right"
+  /** Insert. */
+  | "insert"
+  /** Delete. */
+  | "delete"
+  /** Stop. */
+  | "stop"
+  /** Again. */
+  | "again"
+  /** Properties. */
+  | "props"
+  /** Undo. */
+  | "undo"
+  /** Front. */
+  | "front"
+  /** Copy. */
+  | "copy"
+  /** Open. */
+  | "open"
+  /** Paste. */
+  | "paste"
+  /** Find. */
+  | "find"
+  /** Cut. */
+  | "cut"
+  /** Line Feed. */
+  | "lf"
+  /** Help. */
+  | "help"
+  /** The left Windows key. */
+  | "meta_l"
+  /** The right Windows key. */
+  | "meta_r"
+  /** Compose, or Menu on PCs. */
+  | "compose"
+  /** Pause. */
+  | "pause"
+  /** Ro, of Japanese keyboards. */
+  | "ro"
+  /** Hiragana. */
+  | "hiragana"
+  /** Henkan. */
+  | "henkan"
+  /** Yen. */
+  | "yen"
+  /** Muhenkan. */
+  | "muhenkan"
+  /** Katakana and Hiragana. */
+  | "katakanahiragana"
+  /** The comma of the keypad. */
+  | "kp_comma"
+  /** The equals sign of the keypad. */
+  | "kp_equals"
+  /** Power. */
+  | "power"
+  /** Sleep. */
+  | "sleep"
+  /** Wake. */
+  | "wake"
+  /** Next Track. */
+  | "audionext"
+  /** Previous Track. */
+  | "audioprev"
+  /** Stop playing. */
+  | "audiostop"
+  /** Play or pause. */
+  | "audioplay"
+  /** Mute. */
+  | "audiomute"
+  /** Volume Up. */
+  | "volumeup"
+  /** Volume Down. */
+  | "volumedown"
+  /** Select media. */
+  | "mediaselect"
+  /** Mail. */
+  | "mail"
+  /** Calculator. */
+  | "calculator"
+  /** Computer. */
+  | "computer"
+  /** Home of a browser. */
+  | "ac_home"
+  /** Back. */
+  | "ac_back"
+  /** Forward. */
+  | "ac_forward"
+  /** Refresh. */
+  | "ac_refresh"
+  /** Bookmarks. */
+  | "ac_bookmarks"
+  /** Hangul, or the first language key. */
+  | "lang1"
+  /** Hanja, or the second language key. */
+  | "lang2"
+  /** F13. */
+  | "f13"
+  /** F14. */
+  | "f14"
+  /** F15. */
+  | "f15"
+  /** F16. */
+  | "f16"
+  /** F17. */
+  | "f17"
+  /** F18. */
+  | "f18"
+  /** F19. */
+  | "f19"
+  /** F20. */
+  | "f20"
+  /** F21. */
+  | "f21"
+  /** F22. */
+  | "f22"
+  /** F23. */
+  | "f23"
+  /** F24. */
+  | "f24";
+
+/** How a key is named. */
+export type KeyValueKind =
+  /**
+   * By the number that a PC's keyboard gives it (scan code set 1; what comes behind an 0xe0 has
+   * bit 7 set).
+   */
+  | "number"
+  /** By its name. */
+  | "qcode";
+
+/** A number. */
+export interface IntWrapper {
+  /** The number. */
+  data: number;
+}
+
+/** A key's name. */
+export interface QKeyCodeWrapper {
+  /** The name. */
+  data: QKeyCode;
+}
+
+/** A key. */
+export type KeyValue =
+  /**
+   * By the number that a PC's keyboard gives it (scan code set 1; what comes behind an 0xe0 has
+   * bit 7 set).
+   */
+  | ({ type: "number" } & IntWrapper)
+  /** By its name. */
+  | ({ type: "qcode" } & QKeyCodeWrapper);
+
+/** A button of a mouse or tablet. */
+export type InputButton =
+  /** The left one. */
+  | "left"
+  /** The middle one. */
+  | "middle"
+  /** The right one. */
+  | "right"
+  /** The wheel, one step away from the user. */
+  | "wheel-up"
+  /** The wheel, one step to the user. */
+  | "wheel-down"
+  /** The one at the side. */
+  | "side"
+  /** One more. */
+  | "extra"
+  /** The wheel, one step to the left. */
+  | "wheel-left"
+  /** The wheel, one step to the right. */
+  | "wheel-right"
+  /** A finger on the surface; no device here has that. */
+  | "touch";
+
+/** An axis. */
+export type InputAxis =
+  /** To the right. */
+  | "x"
+  /** Down. */
+  | "y";
+
+/** What a finger does. */
+export type InputMultiTouchType =
+  /** It comes. */
+  | "begin"
+  /** It changes. */
+  | "update"
+  /** It goes. */
+  | "end"
+  /** It did not mean it. */
+  | "cancel"
+  /** It is somewhere. */
+  | "data";
+
+/** A key is pressed or let go. */
+export interface InputKeyEvent {
+  /** The key. */
+  key: KeyValue;
+  /** Whether it is pressed. */
+  down: boolean;
+}
+
+/** A button is pressed or let go. */
+export interface InputBtnEvent {
+  /** The button. */
+  button: InputButton;
+  /** Whether it is pressed; the wheel moves when it is. */
+  down: boolean;
+}
+
+/** The pointer moves. */
+export interface InputMoveEvent {
+  /** Along which axis. */
+  axis: InputAxis;
+  /** By how much, or to which place from 0 to 32767. */
+  value: number;
+}
+
+/** A finger touches. */
+export interface InputMultiTouchEvent {
+  /** What it does. */
+  type: InputMultiTouchType;
+  /** Which finger it is. */
+  slot: number;
+  /** A number that it keeps while it touches. */
+  "tracking-id": number;
+  /** Along which axis. */
+  axis: InputAxis;
+  /** To which place. */
+  value: number;
+}
+
+/** What can happen. */
+export type InputEventKind =
+  /** A key is pressed or let go. */
+  | "key"
+  /** A button is pressed or let go. */
+  | "btn"
+  /** The pointer moves by so much. */
+  | "rel"
+  /** The pointer moves to a place. */
+  | "abs"
+  /** A finger touches; no device here takes that. */
+  | "mtt";
+
+/** A key is pressed or let go. */
+export interface InputKeyEventWrapper {
+  /** Which and what. */
+  data: InputKeyEvent;
+}
+
+/** A button is pressed or let go. */
+export interface InputBtnEventWrapper {
+  /** Which and what. */
+  data: InputBtnEvent;
+}
+
+/** The pointer moves. */
+export interface InputMoveEventWrapper {
+  /** Where. */
+  data: InputMoveEvent;
+}
+
+/** A finger touches. */
+export interface InputMultiTouchEventWrapper {
+  /** Where and how. */
+  data: InputMultiTouchEvent;
+}
+
+/** Something that happens to a keyboard, mouse or tablet. */
+export type InputEvent =
+  /** A key is pressed or let go. */
+  | ({ type: "key" } & InputKeyEventWrapper)
+  /** A button is pressed or let go. */
+  | ({ type: "btn" } & InputBtnEventWrapper)
+  /** The pointer moves by so much. */
+  | ({ type: "rel" } & InputMoveEventWrapper)
+  /** The pointer moves to a place. */
+  | ({ type: "abs" } & InputMoveEventWrapper)
+  /** A finger touches; no device here takes that. */
+  | ({ type: "mtt" } & InputMultiTouchEventWrapper);
+
+/** Arguments of command `input-send-event`. */
+export interface InputSendEventArguments {
+  /** The screen that the events are for; there is none, so none can be named. */
+  device?: string;
+  /** The head of that screen. */
+  head?: number;
+  /** The events. */
+  events: InputEvent[];
+}
+
+/** Arguments of command `send-key`. */
+export interface SendKeyArguments {
+  /** The keys. */
+  keys: KeyValue[];
+  /** The milliseconds from one to the next (default: 100). */
+  "hold-time"?: number;
 }
 
 /** Arguments of command `device-list-properties`. */
