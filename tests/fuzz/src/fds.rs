@@ -69,6 +69,16 @@ pub(crate) fn mark(fd: impl AsFd) -> u64 {
     fstat(fd).expect("an open fd").st_ino
 }
 
+/// Held by each test: targets count the fds of the process.
+#[cfg(test)]
+pub(crate) fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    // One that failed has nothing to hide from the others.
+    ALONE
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// How many fds this process had when it was made.
 pub(crate) struct Watch(usize);
 

@@ -2,6 +2,7 @@
 //! must hold whatever comes.
 
 mod arguments;
+mod back_end;
 mod framing;
 mod hook;
 mod images;
@@ -102,6 +103,11 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "net",
         about: "a mad driver of a network card: packets, commands and registers",
         run: virtio::run_net,
+    },
+    Target {
+        name: "backend",
+        about: "a hostile vhost-user back end; an honest one after it is told all that is wanted",
+        run: back_end::run,
     },
     Target {
         name: "pci",

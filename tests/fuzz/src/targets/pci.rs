@@ -1,5 +1,5 @@
-//! A guest that accesses any register of any function of a small PCI tree, by ports, by the memory
-//! window and through the BARs, while cards come and go.
+//! A guest that accesses any register of any function of a small PCI tree, a watchdog among them, by
+//! ports, by the memory window and through the BARs, while cards come and go.
 //!
 //! What must hold: no panic; every read gives something; and after a reset the tree is, register
 //! for register, as a new one with the same cards.
@@ -12,6 +12,7 @@ use devices::irq::IrqLine;
 use devices::lifecycle::Lifecycle;
 use devices::memory::{GuestMem, GuestMemView};
 use devices::notice::NoticeSink;
+use devices::pci::i6300esb::{I6300esb, I6300esbHost, I6300esbState};
 use devices::pci::setup::{self, FunctionPlan, SetupSpec};
 use devices::pci::{
     ConfigPorts, Ecam, PciHost, PciHostSpec, RootPort, RootPortSpec, SlotAddress, Spaces,
@@ -42,6 +43,7 @@ pub(super) fn run(input: &[u8]) {
     tree.reset();
     // The ports have finished the unplugs that were under way: what is left is known now.
     let after = (tree.reset(), tree.registers());
+    assert_eq!(tree.watchdog.save(), I6300esbState::default());
     let new = Tree::new(SLOTS.map(|(_, card)| tree.has(card)));
     let wanted = (new.reset(), new.registers());
     assert_eq!(after.0, wanted.0, "other addresses than in a new tree");
@@ -58,6 +60,16 @@ struct Tree {
     spaces: Spaces,
     ports: ConfigPorts,
     window: Ecam,
+    watchdog: Arc<I6300esb>,
+}
+
+fn watchdog() -> Arc<I6300esb> {
+    let host = I6300esbHost {
+        reactor: reactor().clone(),
+        clock: VmClock::Host,
+        notices: NoticeSink::new(drop),
+    };
+    I6300esb::new("watchdog", host, false).expect("a timer")
 }
 
 /// A register that nobody has.
@@ -116,12 +128,16 @@ impl Tree {
             }
         }
         host.plug(None, None, card("fixed")).expect("a free slot");
+        let watchdog = watchdog();
+        let plugged = host.plug(None, None, Arc::clone(&watchdog) as _);
+        plugged.expect("a free slot");
         host.set_started();
         Self {
             ports: ConfigPorts::new(Arc::clone(&host), Arc::new(Nothing)),
             window: Ecam::new(Arc::downgrade(&host)),
             host,
             spaces,
+            watchdog,
         }
     }
 
@@ -190,9 +206,11 @@ impl Tree {
             3 => self.access(&self.ports, input.arbitrary::<u8>()?.into(), input)?,
             4 | 5 => {
                 let bars = plan.iter().flat_map(|function| &function.bars);
-                let bases: Vec<u64> = bars.filter_map(|bar| bar.address).collect();
-                let base = bases.get(usize::from(input.arbitrary::<u8>()?) % bases.len().max(1));
-                let address = base.unwrap_or(&0) + u64::from(input.arbitrary::<u16>()? & 0x3fff);
+                let places = bars.filter_map(|bar| Some((bar.address?, bar.size)));
+                let places: Vec<(u64, u64)> = places.collect();
+                let place = places.get(usize::from(input.arbitrary::<u8>()?) % places.len().max(1));
+                let (base, size) = place.unwrap_or(&(0, 1));
+                let address = base + u64::from(input.arbitrary::<u16>()?) % size;
                 access(&self.spaces.memory, address, input)?;
             }
             6 => {

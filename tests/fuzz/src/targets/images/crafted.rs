@@ -323,6 +323,7 @@ mod tests {
 
     #[test]
     fn image_without_mutations_is_opened_and_written() {
+        let _alone = crate::fds::alone();
         for (bits, version, order, extended) in [
             (9, 3, 4, false),
             (12, 2, 4, false),
