@@ -179,7 +179,7 @@ fn place(socket: &OpenFile, source: &Source) -> SocketAddress {
 }
 
 impl StreamNet {
-    pub(super) fn begin(&self, first: Option<Peer>) -> io::Result<()> {
+    pub(super) fn begin(&self, mut first: Option<Peer>) -> io::Result<()> {
         if let Source::Server { listener, .. } = &self.source {
             let fd: Arc<Listener> = Arc::clone(listener);
             let hook = self.hook(Part::Listener);
@@ -191,13 +191,18 @@ impl StreamNet {
             *listening = Some(watch);
             return Ok(());
         }
-        if let Some(peer) = first {
+        if let Some(peer) = first.take_if(|peer| !peer.in_progress) {
             return self.take_up(peer);
         }
         let me = Weak::clone(&self.me);
         self.reactor.run(move || {
-            if let Some(stream) = me.upgrade() {
-                stream.find_peer();
+            let Some(stream) = me.upgrade() else {
+                return;
+            };
+            match first {
+                // On the thread that hears of the answer, which may be there already.
+                Some(call) => stream.take_up_or_look_again(call),
+                None => stream.find_peer(),
             }
         })
     }
@@ -276,7 +281,7 @@ impl StreamNet {
         }
     }
 
-    /// Takes up a connection, or waits until it is one.
+    /// Takes up a connection, or waits until it is one: that on the reactor's thread.
     fn take_up(&self, peer: Peer) -> io::Result<()> {
         let Peer {
             socket,

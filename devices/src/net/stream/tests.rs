@@ -1,4 +1,5 @@
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
@@ -93,6 +94,19 @@ impl Scene {
             Notice::NetStream { peer, .. } => peer.is_some(),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+#[test]
+fn a_call_is_connected_however_soon_it_is_answered() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    for _ in 0..300 {
+        let host = "127.0.0.1".to_owned();
+        let address = SocketAddress::Inet { host, port };
+        let scene = scene(&door(), address, StreamRole::Client);
+        assert!(scene.is_connected());
+        drop(listener.accept().unwrap());
     }
 }
 
