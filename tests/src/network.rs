@@ -20,7 +20,7 @@ use nix::sys::socket::{
     accept4, bind, listen, recv, sendto, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::guest::Guest;
 
@@ -140,6 +140,53 @@ impl Peer {
             |stream, each| give(stream, length, 2).with_context(|| format!("stream {each}")),
             || guest.call("receive", arguments(2)).map(drop),
         )
+    }
+
+    /// How long the guest takes to send `length` bytes that mean nothing.
+    pub fn pour(&self, guest: &mut Guest, length: u64) -> Result<Duration> {
+        let swallow = |stream: &mut UnixStream, _| {
+            let mut bytes = vec![0; CHUNK];
+            let mut rest = length;
+            while rest > 0 {
+                let count = stream.read(&mut bytes)?;
+                ensure!(count > 0, "the guest hangs up");
+                rest = rest.saturating_sub(u64::try_from(count)?);
+            }
+            Ok(stream.write_all(&[DONE])?)
+        };
+        let arguments = json!({"to": self.to, "length": length});
+        self.timed(guest, "pour", arguments, swallow)
+    }
+
+    /// How long the guest takes for so many questions of one byte, each with its answer.
+    pub fn ask_often(&self, guest: &mut Guest, times: u64) -> Result<Duration> {
+        let answer = |stream: &mut UnixStream, _| {
+            let mut byte = [0];
+            for _ in 0..times {
+                stream.read_exact(&mut byte)?;
+                stream.write_all(&byte)?;
+            }
+            Ok(())
+        };
+        let arguments = json!({"to": self.to, "times": times});
+        self.timed(guest, "ask-often", arguments, answer)
+    }
+
+    /// What the guest's clock says of a call while `work` is done here.
+    fn timed(
+        &self,
+        guest: &mut Guest,
+        call: &str,
+        arguments: Value,
+        work: impl Fn(&mut UnixStream, u64) -> Result<()> + Sync,
+    ) -> Result<Duration> {
+        let mut time = Value::Null;
+        self.serve(1, work, || {
+            time = guest.call(call, arguments)?;
+            Ok(())
+        })?;
+        let nanoseconds = time.as_u64().context("a number")?;
+        Ok(Duration::from_nanos(nanoseconds))
     }
 
     fn serve(

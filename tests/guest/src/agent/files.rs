@@ -6,6 +6,7 @@ use guest::boot;
 use serde_json::{Value, json};
 
 use super::Arguments;
+use super::disk::until;
 
 /// `device` (or `tag`, of what has no device), `kind` (a file system), `path`.
 pub(super) fn mount(arguments: &Arguments<'_>) -> io::Result<Value> {
@@ -16,6 +17,21 @@ pub(super) fn mount(arguments: &Arguments<'_>) -> io::Result<Value> {
     let path = arguments.text("path")?;
     boot::mount_at(arguments.text("kind")?, &device, path, "")?;
     Ok(Value::Null)
+}
+
+/// `tag`, `path`, `seconds`: mounts a share of files, once it is there.
+pub(super) fn mount_share(arguments: &Arguments<'_>) -> io::Result<Value> {
+    let (tag, path) = (arguments.text("tag")?, arguments.text("path")?);
+    let mut failed = None;
+    let mounted = until(arguments.number("seconds")?, || {
+        boot::mount_at("virtiofs", tag, path, "")
+            .map_err(|error| failed = Some(error))
+            .ok()
+    });
+    match (mounted, failed) {
+        (None, Some(error)) => Err(error),
+        _ => Ok(Value::Null),
+    }
 }
 
 /// `path`: everything is written back before the answer.

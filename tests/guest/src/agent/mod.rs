@@ -23,6 +23,7 @@ type Call = fn(&Arguments<'_>) -> io::Result<Value>;
 const CALLS: &[(&str, Call)] = &[
     ("ping", |_| Ok(json!("pong"))),
     ("mount", files::mount),
+    ("mount-share", files::mount_share),
     ("unmount", files::unmount),
     ("write-file", files::write),
     ("read-file", files::read),
@@ -48,6 +49,8 @@ const CALLS: &[(&str, Call)] = &[
     ("vsock-wait", transfer::wait_vsock),
     ("send", transfer::send),
     ("receive", transfer::receive),
+    ("pour", transfer::pour),
+    ("ask-often", transfer::ask_often),
     ("port-write", files::port_write),
     ("port-read", files::port_read),
     ("run", system::run),

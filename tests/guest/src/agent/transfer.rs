@@ -9,6 +9,7 @@ use std::net::TcpStream;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use guest::pattern;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
@@ -61,6 +62,38 @@ pub(super) fn receive(arguments: &Arguments<'_>) -> io::Result<Value> {
         }
         stream.write_all(&[DONE])
     })
+}
+
+/// `to`, `length`: sends so many bytes of no meaning; the nanoseconds until all have come.
+pub(super) fn pour(arguments: &Arguments<'_>) -> io::Result<Value> {
+    let mut stream = reach(arguments.text("to")?)?;
+    let mut rest = arguments.number("length")?;
+    let bytes = vec![0; CHUNK];
+    let start = Instant::now();
+    while rest > 0 {
+        let count = rest.min(CHUNK as u64);
+        stream.write_all(&bytes[..usize::try_from(count).map_err(io::Error::other)?])?;
+        rest -= count;
+    }
+    stream.read_exact(&mut [0])?;
+    nanoseconds(start.elapsed())
+}
+
+/// `to`, `times`: sends a byte and takes one, again and again; the nanoseconds of all.
+pub(super) fn ask_often(arguments: &Arguments<'_>) -> io::Result<Value> {
+    let mut stream = reach(arguments.text("to")?)?;
+    let times = arguments.number("times")?;
+    let start = Instant::now();
+    for _ in 0..times {
+        stream.write_all(&[DONE])?;
+        stream.read_exact(&mut [0])?;
+    }
+    nanoseconds(start.elapsed())
+}
+
+fn nanoseconds(time: Duration) -> io::Result<Value> {
+    let number = u64::try_from(time.as_nanos()).map_err(io::Error::other)?;
+    Ok(Value::from(number))
 }
 
 /// `seconds`: answers once the kernel has a device for its sockets.

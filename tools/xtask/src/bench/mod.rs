@@ -4,6 +4,7 @@
 //!   qmp     here              qmp/      first answers · idle size · round trips · floods
 //!   guest   where KVM works   guest.rs  start to the guest's init · size beyond the guest's RAM
 //!           both: A B A B A B ..., one table
+//!   net     where KVM works   net.rs    a guest's packets, by taps, vhost and passt
 //!   block   here              block/    requests to disks, first writes, block jobs
 //!   door    here              door.rs   the one open and the open hook, which no peer has
 //! ```
@@ -13,6 +14,7 @@
 mod block;
 mod door;
 mod guest;
+mod net;
 mod qmp;
 mod table;
 
@@ -52,6 +54,8 @@ enum Part {
     Door,
     /// Disks and block jobs.
     Block,
+    /// A guest's packets, where KVM works.
+    Net,
 }
 
 #[derive(Args)]
@@ -79,6 +83,9 @@ pub(crate) struct InsideOptions {
     kernel: PathBuf,
     #[arg(long)]
     initrd: PathBuf,
+    /// Packets, and not the boot.
+    #[arg(long)]
+    net: bool,
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
@@ -96,6 +103,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     if wanted(Part::Guest) {
         print("QEMU", &guests(&pair, options.boots)?);
+    }
+    if wanted(Part::Net) {
+        install_missing(&[("passt", "passt")])?;
+        print("QEMU", &nets(&pair, options.boots)?);
     }
     if wanted(Part::Door) {
         step("measuring the one open");
@@ -119,17 +130,37 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 fn guests(pair: &[Vmm; 2], boots: usize) -> Result<Vec<Row>> {
     let inits = project::inits()?;
     let files = project::guest_files(&inits, Flavour::Cloud)?;
-    let inside = |vmm: &Vmm| InsideOptions {
-        vmm: vmm.program.clone(),
-        kernel: files.kernel.clone(),
-        initrd: files.initrd.clone(),
-    };
     let place = host_kvm::place()?;
     step(&format!("measuring guests; {place}"));
-    guest::measure(pair, boots, |vmm| match place {
-        Place::Host => guest::sample(&inside(vmm)),
-        Place::Lab(_) => in_lab(&inits, &inside(vmm)),
+    guest::measure(pair, boots, |vmm| {
+        let inside = InsideOptions::new(vmm, &files, false);
+        match place {
+            Place::Host => guest::sample(&inside),
+            Place::Lab(_) => in_lab(&inits, &inside, Sample::find),
+        }
     })
+}
+
+/// In the lab whatever there is: it makes interfaces, and a default route.
+fn nets(pair: &[Vmm; 2], boots: usize) -> Result<Vec<Row>> {
+    let inits = project::inits()?;
+    let files = project::guest_files(&inits, Flavour::Cloud)?;
+    step("measuring a guest's packets, in the lab");
+    net::measure(pair, boots, |vmm| {
+        let inside = InsideOptions::new(vmm, &files, true);
+        in_lab(&inits, &inside, net::Sample::find)
+    })
+}
+
+impl InsideOptions {
+    fn new(vmm: &Vmm, files: &project::GuestFiles, net: bool) -> Self {
+        Self {
+            vmm: vmm.program.clone(),
+            kernel: files.kernel.clone(),
+            initrd: files.initrd.clone(),
+            net,
+        }
+    }
 }
 
 /// How many threads wanted a CPU of this machine in the last minute, on average, of how many.
@@ -141,13 +172,22 @@ fn load() -> Result<String> {
 
 /// Prints one sample as JSON for the program outside.
 pub(crate) fn run_inside(options: &InsideOptions) -> Result<ExitCode> {
-    println!("{}", guest::sample(options)?.to_json());
+    let sample = if options.net {
+        net::sample(options)?.to_json()
+    } else {
+        guest::sample(options)?.to_json()
+    };
+    println!("{sample}");
     Ok(ExitCode::SUCCESS)
 }
 
 /// One sample in a lab of its own: a guest that gets memory from which another has run code is
 /// slower by a third, because the emulator watches every write to such memory.
-fn in_lab(inits: &project::Inits, options: &InsideOptions) -> Result<Sample> {
+fn in_lab<S>(
+    inits: &project::Inits,
+    options: &InsideOptions,
+    find: impl Fn(&str) -> Option<S>,
+) -> Result<S> {
     let mut lab = lab::boot(&lab::spec(inits)?)?;
     let exe = env::current_exe()?;
     let mut argv = vec![exe.into_os_string(), "bench-inside".into()];
@@ -158,13 +198,14 @@ fn in_lab(inits: &project::Inits, options: &InsideOptions) -> Result<Sample> {
     ] {
         argv.extend([option.into(), path.clone().into_os_string()]);
     }
+    argv.extend(options.net.then(|| "--net".into()));
     let mut output = Vec::new();
     let folder = env::current_dir()?;
     let environment = lab::environment();
     let status = lab.run(&argv, &folder, &environment, INSIDE_TIME, &mut output)?;
     let text = String::from_utf8_lossy(&output);
     ensure!(status == 0, "the measurement failed: {text}");
-    Sample::find(&text).with_context(|| format!("no sample, but: {text}"))
+    find(&text).with_context(|| format!("no sample, but: {text}"))
 }
 
 fn on_path(program: &str) -> Result<PathBuf> {

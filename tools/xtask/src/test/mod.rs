@@ -142,6 +142,7 @@ fn guest_tests(options: &Options) -> Result<Count> {
         ("socat", "socat"),
         ("tmux", "tmux"),
         ("passt", "passt"),
+        ("swtpm", "swtpm"),
         ("mmdebstrap", "mmdebstrap"),
         ("mkfs.ext4", "e2fsprogs"),
         ("unshare", "util-linux"),

@@ -190,7 +190,7 @@ impl Scene {
             0 | 1 if !self.started[index] => self.start(index),
             0..=2 => self.stop(index),
             3 => self.device.interrupt_moved(index),
-            4 => self.device.memory_changed(),
+            4 => self.device.memory_changed().expect("the same memory"),
             5 => self.device.config_write(32, &[input.arbitrary()?]),
             6 => self.device.config_read(0, &mut [0; 80]),
             _ => {

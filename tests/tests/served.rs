@@ -1,0 +1,81 @@
+//! Devices that other programs serve, in a sealed process: a share of files by virtiofsd, and a TPM
+//! by swtpm. All that they are met by is handed in.
+use std::fs;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use tests::{Vm, backends};
+
+/// Linux waits 5 s after the attention button before it lets a slot go.
+const SOON: Duration = Duration::from_secs(120);
+
+/// A guest with shared memory, a TPM and a free root port.
+fn machine(tpm: UnixStream) -> Result<Vm> {
+    let mut builder = Vm::builder()
+        .machine("q35,memory-backend=mem")
+        .root_ports(1);
+    let tpm = format!("socket,id=tpm,fd={}", builder.pass(tpm));
+    builder
+        .args(["-open-policy", "sealed"])
+        .args(["-object", "memory-backend-memfd,id=mem,size=256M,share=on"])
+        .args(["-chardev", &tpm, "-tpmdev", "emulator,id=tpm,chardev=tpm"])
+        .args(["-device", "tpm-crb,tpmdev=tpm"])
+        .start()
+}
+
+/// Hands the connection in and plugs the share onto it.
+fn plug(vm: &mut Vm, connection: &UnixStream) -> Result<()> {
+    let named = json!({"fdname": "share"});
+    vm.qmp.execute_with("getfd", named, &[connection.as_fd()])?;
+    let socket = json!({"addr": {"type": "fd", "data": {"str": "share"}}, "server": false});
+    let backend = json!({"type": "socket", "data": socket});
+    vm.execute("chardev-add", json!({"id": "share", "backend": backend}))?;
+    let device = json!({"driver": "vhost-user-fs-pci", "id": "share", "chardev": "share",
+        "tag": "files", "bus": "port0"});
+    vm.execute("device_add", device)?;
+    Ok(())
+}
+
+fn unplug(vm: &mut Vm) -> Result<()> {
+    vm.execute("device_del", json!({"id": "share"}))?;
+    let is_ours = |event: &Value| event["data"]["device"] == "share";
+    vm.qmp.event_where("DEVICE_DELETED", SOON, is_ours)?;
+    vm.execute("chardev-remove", json!({"id": "share"}))?;
+    Ok(())
+}
+
+fn text(vm: &mut Vm, path: &str) -> Result<String> {
+    let text = vm.guest_port().call("read-file", json!({"path": path}))?;
+    Ok(text.as_str().unwrap_or_default().trim().to_owned())
+}
+
+#[test]
+#[ignore = "needs a guest: cargo xtask test"]
+fn a_guest_uses_the_files_and_the_tpm_of_other_programs() -> Result<()> {
+    let (share, state) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    fs::write(share.path().join("from-here"), "here")?;
+    let (_tpm, control) = backends::swtpm(state.path())?;
+    let mut vm = machine(control)?;
+    vm.guest()?;
+    // Nothing was measured into the registers of a new chip.
+    let register = text(&mut vm, "/sys/class/tpm/tpm0/pcr-sha256/0")?;
+    ensure!(register == "0".repeat(64), "{register}");
+    let before = vm.usage()?;
+    let (_files, connection) = backends::virtiofsd(share.path())?;
+    plug(&mut vm, &connection)?;
+    drop(connection);
+    let wanted = json!({"tag": "files", "path": "/share", "seconds": 60});
+    vm.guest_port().call("mount-share", wanted)?;
+    ensure!(text(&mut vm, "/share/from-here")? == "here");
+    let written = json!({"path": "/share/from-there", "text": "there"});
+    vm.guest_port().call("write-file", written)?;
+    ensure!(fs::read_to_string(share.path().join("from-there"))? == "there");
+    vm.guest_port().call("unmount", json!({"path": "/share"}))?;
+    unplug(&mut vm)?;
+    let after = vm.settled_usage(before)?;
+    ensure!(after.fds <= before.fds, "before {before}, after {after}");
+    vm.shutdown_clean()
+}
