@@ -4,7 +4,7 @@
 //! among others without, or something that is no tap at all leaves everything as it was.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -211,6 +211,9 @@ fn prepare(files: &[OpenFile], header: bool, sndbuf: Option<i32>) -> io::Result<
         let fd = file.as_fd();
         let flags = OFlag::from_bits_retain(fcntl(fd, FcntlArg::F_GETFL)?);
         fcntl(fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        if files.len() > 1 {
+            use_again(fd)?;
+        }
         if let Some(bytes) = sndbuf {
             tap_ioctl::set_sndbuf(fd, bytes)?;
         }
@@ -221,6 +224,15 @@ fn prepare(files: &[OpenFile], header: bool, sndbuf: Option<i32>) -> io::Result<
         }
     }
     Ok(Abilities { header, offloads })
+}
+
+/// Has the interface use a queue that somebody may have left unused before handing it on.
+fn use_again(fd: BorrowedFd<'_>) -> io::Result<()> {
+    match tap_ioctl::use_queue(fd, true) {
+        // It is used.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(()),
+        result => result,
+    }
 }
 
 /// Which offloads the kernel's driver has: UFO and USO came and went with its versions.
@@ -289,6 +301,12 @@ impl NetBackend for Tap {
     fn detach(&self) {
         let watches = std::mem::take(&mut *self.watches());
         drop(watches);
+        // The queues are handed back as they came: all in use.
+        if self.used.load(Ordering::Acquire) != 0
+            && let Err(error) = self.use_queues(self.queues())
+        {
+            tracing::warn!(%error, tap = %self.name, "a queue stays unused");
+        }
     }
 
     fn send(&self, queue: usize, packet: &Packet<'_>) -> Sent {
@@ -379,5 +397,68 @@ impl Ready for QueueReady {
         if readiness.contains(Readiness::READ) {
             frontend.readable(self.queue);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+
+    use super::*;
+
+    /// Both queues of a new interface; `None` where this machine makes none.
+    #[expect(clippy::disallowed_methods, reason = "tests play the manager")]
+    fn queues() -> Option<Vec<OpenFile>> {
+        let mut name = String::new();
+        let mut files = Vec::new();
+        for _ in 0..2 {
+            let file = OpenOptions::new().read(true).write(true).open(TUN).ok()?;
+            tap_ioctl::take_queue(file.as_fd(), &name, true, true).ok()?;
+            name = tap_ioctl::nature(file.as_fd()).ok()?.name;
+            files.push(OpenFile::new(file.into(), None));
+        }
+        Some(files)
+    }
+
+    fn is_used(file: &OpenFile) -> bool {
+        tap_ioctl::use_queue(file.as_fd(), false).is_ok()
+    }
+
+    #[test]
+    fn a_queue_that_its_last_owner_left_unused_is_used_again() {
+        let Some(files) = queues() else {
+            println!("no tap interfaces here");
+            return;
+        };
+        tap_ioctl::use_queue(files[1].as_fd(), false).unwrap();
+        prepare(&files, true, None).unwrap();
+        assert!(is_used(&files[0]) && is_used(&files[1]));
+    }
+
+    #[test]
+    fn queues_are_handed_back_as_they_came() {
+        let Some(files) = queues() else {
+            println!("no tap interfaces here");
+            return;
+        };
+        let abilities = prepare(&files, true, None).unwrap();
+        let queue = |file| Queue {
+            file: Arc::new(file),
+            full: Arc::default(),
+        };
+        let tap = Tap {
+            name: "tap".to_owned(),
+            abilities,
+            queues: files.into_iter().map(queue).collect(),
+            reactor: Reactor::new(),
+            used: AtomicU16::new(0),
+            watches: Mutex::default(),
+            refused: Repeats::default(),
+            bare: None,
+            server: None,
+        };
+        tap.use_queues(1).unwrap();
+        tap.detach();
+        assert!(tap.queues.iter().all(|queue| is_used(&queue.file)));
     }
 }
