@@ -37,6 +37,38 @@ impl Manager {
         self.0.receive(PATIENCE)
     }
 
+    /// Answers everything until the VM ends: what is asked for in `role` with `fd`, all else with a
+    /// refusal.
+    pub fn serve(mut self, role: &str, fd: &OwnedFd) -> Result<()> {
+        loop {
+            let Ok(request) = self.request() else {
+                return Ok(());
+            };
+            if request["role"] == role {
+                self.give(&request, fd)?;
+            } else {
+                self.refuse(&request, "not here")?;
+            }
+        }
+    }
+
+    /// The same, each time with the next of `fds`, and with refusals when there are no more.
+    pub fn serve_all(mut self, role: &str, fds: Vec<OwnedFd>) -> Result<()> {
+        let mut fds = fds.into_iter();
+        loop {
+            let Ok(request) = self.request() else {
+                return Ok(());
+            };
+            match fds.as_slice().first() {
+                Some(fd) if request["role"] == role => {
+                    self.give(&request, fd)?;
+                    fds.next();
+                }
+                _ => self.refuse(&request, "not here")?,
+            }
+        }
+    }
+
     /// Answers a request with an fd.
     pub fn give(&mut self, request: &Value, fd: impl AsFd) -> Result<()> {
         self.answer(&json!({"id": request["id"]}), &[fd.as_fd()])

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::cable::Cable;
+use tests::handed::{Property, walk};
 use tests::network::Peer;
 use tests::{Vm, fds};
 
@@ -151,4 +152,11 @@ fn sockets_reach_this_machine_and_a_guests_name_is_its_own() -> Result<()> {
     peer.exchange(other.guest_port(), MIB, 1)?;
     vm.shutdown_clean()?;
     other.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs the lab's vhost devices: cargo xtask test"]
+fn properties_take_and_give_back_the_kernels_devices_as_the_table_says() -> Result<()> {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    walk::walk(Property::wants_vhost, folder)
 }

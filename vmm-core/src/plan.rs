@@ -391,8 +391,8 @@ fn rules(spec: &NodeSpec) -> Vec<Planned> {
     let planned = named.map(|name| {
         let node = spec.name.as_deref().unwrap_or_default();
         let reason = format!("the rules of node '{node}'");
-        let request = Request::new(name, Access::ReadOnly, Role::Image, &reason).kinds(&[]);
-        Planned::new(&request, Expected::Stream)
+        let request = Request::new(name, Access::ReadOnly, Role::Image, &reason);
+        Planned::new(&request, Expected::RegularFile)
     });
     planned.collect()
 }

@@ -6,8 +6,9 @@
 )]
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,12 +16,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tests::hook::Manager;
 use tests::qmp::{Client, outcome};
+use tests::stock::Stock;
 use tests::table::{Cell, Refusal, Resource, Row, Source, TABLE, WITHOUT_ROW};
 use tests::{Vm, fds, vm::Builder};
-
-mod stock;
-
-use stock::Stock;
 
 const MIB: u64 = 1 << 20;
 const SOON: Duration = Duration::from_secs(30);
@@ -98,7 +96,11 @@ fn command(resource: Resource, name: &str) -> Option<(&'static str, Value, &'sta
             };
             Some(("open-hook-set", arguments, "open-hook-clear", json!({})))
         }
-        Resource::Kernel
+        Resource::BlkdebugRules
+        | Resource::Rom
+        | Resource::VhostNet
+        | Resource::VhostVsock
+        | Resource::Kernel
         | Resource::Initrd
         | Resource::FwCfg
         | Resource::Kvm
@@ -206,7 +208,7 @@ struct Stage {
 
 impl Stage {
     fn new(row: &'static Row) -> Result<Self> {
-        let mut stock = Stock::new()?;
+        let mut stock = Stock::new(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
         let mut builder = Vm::monitor().in_folder(stock.folder.path());
         builder.listen(LEFT, stock.fd(row.resource)?);
         let mut vm = builder.start()?;
@@ -377,7 +379,7 @@ fn expect(text: &str, refusal: &Refusal) -> Result<()> {
 /// One cell of a row that is opened at the launch.
 fn launch(row: &Row, source: Source, cell: Cell) -> Result<()> {
     let resource = row.resource;
-    let mut stock = Stock::new()?;
+    let mut stock = Stock::new(Path::new(env!("CARGO_TARGET_TMPDIR")))?;
     let mut builder = match resource {
         Resource::Kernel | Resource::Initrd | Resource::FwCfg => Vm::paused(),
         _ => Vm::monitor(),
@@ -408,7 +410,7 @@ fn launch(row: &Row, source: Source, cell: Cell) -> Result<()> {
             builder = builder.args(["-open-hook", &format!("fd={number}")]);
             let fd = stock.fd(resource)?;
             let role = row.role;
-            manager = Some(thread::spawn(move || serve(ours, role, &fd)));
+            manager = Some(thread::spawn(move || Manager::new(ours)?.serve(role, &fd)));
             "/nowhere/but/the/hook".to_owned()
         }
         Source::Path => stock.real_path(resource)?,
@@ -419,7 +421,9 @@ fn launch(row: &Row, source: Source, cell: Cell) -> Result<()> {
         // A hook that is there at the launch is asked at once.
         let end = UnixStream::from(stock.ends.pop().context("the other end")?);
         let nothing = fds::memfd(MIB)?;
-        manager = Some(thread::spawn(move || serve(end, "nothing", &nothing)));
+        manager = Some(thread::spawn(move || {
+            Manager::new(end)?.serve("nothing", &nothing)
+        }));
     }
     builder = builder.args(options(resource, &name));
     match cell {
@@ -471,21 +475,6 @@ fn talk(resource: Resource, source: Source, stock: &mut Stock) -> Result<()> {
     let mut client = Client::new(stream)?;
     client.negotiate()?;
     Ok(())
-}
-
-/// Answers everything of a launch: what is asked for in `role` with `fd`, all else with a refusal.
-fn serve(stream: UnixStream, role: &str, fd: &OwnedFd) -> Result<()> {
-    let mut manager = Manager::new(stream)?;
-    loop {
-        let Ok(request) = manager.request() else {
-            return Ok(());
-        };
-        if request["role"] == role {
-            manager.give(&request, fd)?;
-        } else {
-            manager.refuse(&request, "not here")?;
-        }
-    }
 }
 
 fn check(row: &'static Row) -> Result<()> {

@@ -182,7 +182,7 @@ fn stream(stream: NetdevStreamOptions) -> Result<StreamSpec, QmpError> {
 
 fn socket(socket: NetdevSocketOptions) -> Result<StreamSpec, QmpError> {
     let (address, role) = match (socket.fd, socket.listen, socket.connect) {
-        (Some(name), None, None) => (SocketAddress::Fd { name }, StreamRole::Client),
+        (Some(name), None, None) => (handed_in(name), StreamRole::Client),
         (None, Some(place), None) => (host_and_port(&place)?, StreamRole::Server),
         (None, None, Some(place)) => (host_and_port(&place)?, StreamRole::Client),
         _ => {
@@ -196,6 +196,15 @@ fn socket(socket: NetdevSocketOptions) -> Result<StreamSpec, QmpError> {
         address,
         role,
     })
+}
+
+/// A socket by the name that `fd` has for it, which may also be a set or what the open hook knows, as
+/// a tap's may.
+fn handed_in(name: String) -> SocketAddress {
+    if name.starts_with('/') {
+        return SocketAddress::Unix { path: name.into() };
+    }
+    SocketAddress::Fd { name }
 }
 
 fn host_and_port(place: &str) -> Result<SocketAddress, QmpError> {
@@ -354,6 +363,32 @@ mod tests {
         }
         let several = json!({"type": "tap", "id": "t", "fds": "a:b", "vhostfds": "c:d"});
         assert_eq!(vhost(several), handed(&["c", "d"]));
+    }
+
+    #[test]
+    fn a_socket_is_handed_in_by_a_name_a_number_or_a_set() {
+        for (fd, wanted) in [
+            (
+                "given",
+                SocketAddress::Fd {
+                    name: "given".into(),
+                },
+            ),
+            ("7", SocketAddress::Fd { name: "7".into() }),
+            (
+                "/dev/fdset/1",
+                SocketAddress::Unix {
+                    path: "/dev/fdset/1".into(),
+                },
+            ),
+        ] {
+            let options = json!({"id": "n", "type": "socket", "fd": fd});
+            let spec = resolved(options).unwrap();
+            let NetdevKind::Stream(stream) = spec else {
+                panic!("{spec:?}");
+            };
+            assert_eq!(stream.address, wanted);
+        }
     }
 
     #[test]

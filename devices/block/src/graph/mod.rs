@@ -37,7 +37,7 @@ mod view;
 use std::fs::File;
 use std::io::Read;
 
-use fdset::{Access, Door, Request, Role};
+use fdset::{Access, Door, Kind, Request, Role};
 use indexmap::IndexMap;
 
 pub use self::filters::JobFilter;
@@ -499,7 +499,9 @@ fn rules(door: &Door, name: &str, spec: &BlkdebugSpec) -> Result<Rules, BlockErr
         return Ok(spec.rules.clone());
     };
     let reason = format!("the rules of node '{name}'");
-    let request = Request::new(file, Access::ReadOnly, Role::Image, &reason).kinds(&[]);
+    // It is read here and now: what could keep the reader waiting is refused.
+    let kinds = &[Kind::File, Kind::Memfd];
+    let request = Request::new(file, Access::ReadOnly, Role::Image, &reason).kinds(kinds);
     let (fd, _lease) = fdset::open(door, &request)?.into_parts();
     let mut text = String::new();
     let read = File::from(fd)

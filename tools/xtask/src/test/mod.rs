@@ -43,6 +43,7 @@ const WITHOUT_GUEST: &[&str] = &[
     "ctl_terminal-",
     "fds-",
     "goes_on-",
+    "handed-",
     "image_chain-",
     "interop-",
     "killed-",

@@ -5,26 +5,29 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
+use crate::fds;
+use crate::table::Resource;
+use crate::{tap, tls, vm};
 use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use nix::pty::{grantpt, posix_openpt, unlockpt};
-use tests::fds;
-use tests::table::Resource;
 
-use crate::MIB;
+const MIB: u64 = 1 << 20;
 
 /// What stands behind one resource: something to hand in, and a place where it has a path.
-pub(crate) struct Stock {
+#[derive(Debug)]
+pub struct Stock {
     /// Where paths lead.
-    pub(crate) folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
     /// The other ends of connections, and those who listen for them.
-    pub(crate) ends: Vec<OwnedFd>,
+    pub ends: Vec<OwnedFd>,
 }
 
 impl Stock {
-    pub(crate) fn new() -> Result<Self> {
-        // Not in memory: a file without a name there would be a memfd.
-        let folder = tempfile::Builder::new().tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    /// Its files are made in a folder within that one, which is not to be in memory: a file
+    /// without a name there would be a memfd.
+    pub fn new(within: &Path) -> Result<Self> {
+        let folder = tempfile::Builder::new().tempdir_in(within)?;
         Ok(Self {
             folder,
             ends: Vec::new(),
@@ -32,7 +35,7 @@ impl Stock {
     }
 
     /// Where something of that name is, or would be.
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
@@ -46,7 +49,7 @@ impl Stock {
     }
 
     /// Another fd of the kind that `resource` takes.
-    pub(crate) fn fd(&mut self, resource: Resource) -> Result<OwnedFd> {
+    pub fn fd(&mut self, resource: Resource) -> Result<OwnedFd> {
         Ok(match resource {
             Resource::BackingFile => {
                 drop(self.fd(Resource::ImageFile)?);
@@ -90,7 +93,20 @@ impl Stock {
                 self.ends.push(ours.into());
                 theirs.into()
             }
-            Resource::NetTap => tests::tap::queues("", 1)?.pop().context("a queue")?,
+            Resource::NetTap => tap::queues("", 1)?.pop().context("a queue")?,
+            Resource::BlkdebugRules => {
+                fs::write(
+                    self.path("faults"),
+                    "[inject-error]\nevent = \"read_aio\"\n",
+                )?;
+                fds::open_ro(&self.path("faults"))?.into()
+            }
+            Resource::Rom => {
+                File::create(self.path("rom"))?.set_len(64 << 10)?;
+                fds::open_ro(&self.path("rom"))?.into()
+            }
+            Resource::VhostNet => fds::open_rw(Path::new("/dev/vhost-net"))?.into(),
+            Resource::VhostVsock => fds::open_rw(Path::new("/dev/vhost-vsock"))?.into(),
             Resource::Pty => {
                 let first = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)?;
                 grantpt(&first)?;
@@ -107,7 +123,7 @@ impl Stock {
                 fds::open_ro(&self.path("blob"))?.into()
             }
             Resource::Kvm => fds::open_rw(Path::new("/dev/kvm"))?.into(),
-            Resource::TlsKey => fds::open_ro(&tests::tls::file("server-key.pem"))?.into(),
+            Resource::TlsKey => fds::open_ro(&tls::file("server-key.pem"))?.into(),
             Resource::MonitorCommands => {
                 fs::write(self.path("rules"), "read-only\ndeny qom-*\n")?;
                 fds::open_ro(&self.path("rules"))?.into()
@@ -115,14 +131,35 @@ impl Stock {
         })
     }
 
+    /// As many, which belong together: queues of one interface.
+    ///
+    /// # Errors
+    /// As [`Self::fd`].
+    pub fn fds(&mut self, resource: Resource, count: usize) -> Result<Vec<OwnedFd>> {
+        match resource {
+            Resource::NetTap => tap::queues("", count),
+            _ => (0..count).map(|_| self.fd(resource)).collect(),
+        }
+    }
+
     /// A real path to such a thing.
-    pub(crate) fn real_path(&mut self, resource: Resource) -> Result<String> {
+    pub fn real_path(&mut self, resource: Resource) -> Result<String> {
         let path = match resource {
             Resource::BlockDevice => block_device()?,
             Resource::MemoryDirectory => self.memory_folder(),
             Resource::Entropy => "/dev/urandom".into(),
             Resource::Kernel => kernel()?,
             Resource::Kvm => "/dev/kvm".into(),
+            Resource::BlkdebugRules => {
+                drop(self.fd(resource)?);
+                self.path("faults")
+            }
+            Resource::Rom => {
+                drop(self.fd(resource)?);
+                self.path("rom")
+            }
+            Resource::VhostNet => "/dev/vhost-net".into(),
+            Resource::VhostVsock => "/dev/vhost-vsock".into(),
             Resource::ImageFile
             | Resource::BackingFile
             | Resource::DataFile
@@ -154,7 +191,7 @@ impl Stock {
                 self.ends.push(UnixListener::bind(&path)?.into());
                 path
             }
-            Resource::TlsKey => tests::tls::file("server-key.pem"),
+            Resource::TlsKey => tls::file("server-key.pem"),
             Resource::MonitorCommands => {
                 drop(self.fd(resource)?);
                 self.path("rules")
@@ -172,7 +209,7 @@ impl Stock {
 }
 
 fn kernel() -> Result<PathBuf> {
-    tests::vm::variable("SESAME_GUEST_KERNEL")
+    vm::variable("SESAME_GUEST_KERNEL")
 }
 
 /// Any block device of this machine: it is only read, and only its size.
