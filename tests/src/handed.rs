@@ -38,6 +38,12 @@ pub struct Way {
     pub undo: Vec<Step>,
 }
 
+/// The options of a launch that open something by these names.
+pub type Options = fn(&[String]) -> Vec<String>;
+
+/// How something is opened by these names.
+pub type Ways = fn(&[String]) -> Way;
+
 /// What must be there before something can be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Beside {
@@ -69,9 +75,9 @@ pub struct Property {
     /// What it wants beside.
     pub beside: Beside,
     /// The options of a launch that open it by these names.
-    pub launch: Option<fn(&[String]) -> Vec<String>>,
+    pub launch: Option<Options>,
     /// How it is opened by these names while the program runs.
-    pub hotplug: Option<fn(&[String]) -> Way>,
+    pub hotplug: Option<Ways>,
 }
 
 impl Property {

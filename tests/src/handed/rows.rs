@@ -110,7 +110,6 @@ pub const PROPERTIES: &[Property] = &[
         beside: Beside::TapQueues(2),
         launch: Some(|names| json_option("-netdev", &vhost_tap("vhostfds", names))),
         hotplug: Some(|names| netdev(vhost_tap("vhostfds", names))),
-        ..PLAIN
     },
     Property {
         schema: &[

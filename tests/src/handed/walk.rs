@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::eventfd::EventFd;
 use serde_json::{Value, json};
 
-use super::{Beside, PROPERTIES, Property, Step, Way};
+use super::{Beside, Options, PROPERTIES, Property, Step, Way, Ways};
 use crate::hook::Manager;
 use crate::qmp::{Refusal, outcome};
 use crate::stock::Stock;
@@ -108,7 +108,7 @@ fn reset(vm: &mut Vm) -> Result<()> {
 /// The cells of a launch.
 struct Launch {
     row: &'static Property,
-    options: fn(&[String]) -> Vec<String>,
+    options: Options,
     within: PathBuf,
 }
 
@@ -221,7 +221,7 @@ type Offer = (
 /// The cells of a running program.
 struct Hotplug {
     row: &'static Property,
-    way: fn(&[String]) -> Way,
+    way: Ways,
     stock: Stock,
     vm: Vm,
     /// Another process, to which what came back is handed.
@@ -229,7 +229,7 @@ struct Hotplug {
 }
 
 impl Hotplug {
-    fn new(row: &'static Property, way: fn(&[String]) -> Way, within: &Path) -> Result<Self> {
+    fn new(row: &'static Property, way: Ways, within: &Path) -> Result<Self> {
         let stock = Stock::new(within)?;
         let start = || {
             let builder = Vm::paused().in_folder(stock.folder.path()).root_ports(1);
