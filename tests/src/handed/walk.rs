@@ -404,6 +404,14 @@ impl Hotplug {
         let way = (self.way)(&give(&mut self.vm, &fds)?);
         plug(&mut self.vm, &way)?;
         reset(&mut self.vm)?;
+        if way.open.0 == "device_add" {
+            // A card that was there at a reset is the guest's, and this one never runs to give it
+            // back: the next reset takes it.
+            steps(&mut self.vm, &way.undo)?;
+            self.vm.execute("system_reset", json!({}))?;
+            self.vm.qmp.event("DEVICE_DELETED", SOON)?;
+            return Ok(());
+        }
         back(&mut self.vm, &way)
     }
 
