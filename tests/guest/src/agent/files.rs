@@ -8,12 +8,9 @@ use serde_json::{Value, json};
 use super::Arguments;
 use super::disk::until;
 
-/// `device` (or `tag`, of what has no device), `kind` (a file system), `path`.
+/// `device`, `kind` (a file system), `path`.
 pub(super) fn mount(arguments: &Arguments<'_>) -> io::Result<Value> {
-    let device = match arguments.text("tag") {
-        Ok(tag) => tag.to_owned(),
-        Err(_) => format!("/dev/{}", arguments.text("device")?),
-    };
+    let device = format!("/dev/{}", arguments.text("device")?);
     let path = arguments.text("path")?;
     boot::mount_at(arguments.text("kind")?, &device, path, "")?;
     Ok(Value::Null)

@@ -3,7 +3,6 @@
 //! `to` is `tcp:ADDRESS:PORT` or `vsock:CID:PORT`. Who listens sends, or takes, `length` bytes of the
 //! pattern of `seed`; who has taken them answers with one byte, so that nothing is under way when a
 //! call returns.
-use std::fs;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
@@ -12,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use guest::pattern;
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 use serde_json::Value;
 
@@ -20,6 +20,8 @@ use super::disk::until;
 
 /// How much is sent or taken at once.
 const CHUNK: usize = 64 << 10;
+/// A port that nobody listens on.
+const NO_PORT: u32 = 1;
 /// What says that all has come.
 const DONE: u8 = b'.';
 
@@ -98,12 +100,12 @@ fn nanoseconds(time: Duration) -> io::Result<Value> {
 
 /// `seconds`: answers once the kernel has a device for its sockets.
 pub(super) fn wait_vsock(arguments: &Arguments<'_>) -> io::Result<Value> {
+    // The driver's folder names the device before the device is ready.
     until(arguments.number("seconds")?, || {
-        let drivers = fs::read_dir("/sys/bus/virtio/drivers/vmw_vsock_virtio_transport").ok()?;
-        let mut names = drivers.flatten().map(|entry| entry.file_name());
-        names
-            .any(|name| name.to_string_lossy().starts_with("virtio"))
-            .then_some(())
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let fd = socket(AddressFamily::Vsock, SockType::Stream, flags, None).ok()?;
+        let nobody = VsockAddr::new(libc::VMADDR_CID_HOST, NO_PORT);
+        (connect(fd.as_raw_fd(), &nobody) != Err(Errno::ENODEV)).then_some(())
     })
     .map(|()| Value::Null)
     .ok_or_else(|| io::Error::other("no socket device came"))
