@@ -142,6 +142,19 @@ def ends():
     virsh("undefine", DOMAIN)
 
 
+def shows_the_hosts_cpu():
+    """The CPU is the host's as libvirt describes it: a model and features of it."""
+    plain = (HERE / "domain.xml").read_text()
+    domain = pathlib.Path("/run/host-model.xml")
+    cpu = "<cpu mode='host-model' check='partial'></cpu>"
+    domain.write_text(plain.replace("  <devices>", f"  {cpu}\n  <devices>", 1))
+    virsh("define", str(domain))
+    virsh("start", DOMAIN)
+    virsh("dumpxml", DOMAIN, expect="(?s)<cpu mode='custom'.*<model fallback='forbid'>")
+    virsh("destroy", DOMAIN)
+    virsh("undefine", DOMAIN)
+
+
 def complaints():
     """What libvirt did not like, in its own log, of what sesame answered."""
     lines = pathlib.Path(DAEMON_LOG).read_text(errors="replace").splitlines()
@@ -159,6 +172,7 @@ def main():
         hotplug.all_of_it(guest)
         lives(guest)
         ends()
+        shows_the_hosts_cpu()
         if found := complaints():
             raise Trouble("libvirt's log complains:\n" + "\n".join(found))
     except (Trouble, OSError, subprocess.SubprocessError) as error:
