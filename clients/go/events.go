@@ -338,6 +338,17 @@ type MemoryDeviceSizeChangeEvent struct {
 // EventName is its name on the wire.
 func (MemoryDeviceSizeChangeEvent) EventName() string { return "MEMORY_DEVICE_SIZE_CHANGE" }
 
+// MemUnplugErrorEvent: The guest does not let a memory module go that it was asked to.
+type MemUnplugErrorEvent struct {
+	// The module's id, empty if it has none.
+	Device string `json:"device"`
+	// Why, as far as it is known.
+	Msg string `json:"msg"`
+}
+
+// EventName is its name on the wire.
+func (MemUnplugErrorEvent) EventName() string { return "MEM_UNPLUG_ERROR" }
+
 // DeviceTrayMovedEvent: The tray of a drive was opened or closed, by the guest or by a command.
 type DeviceTrayMovedEvent struct {
 	// The name of the drive's backend; empty where only nodes have names.
@@ -455,6 +466,8 @@ func readEvent(name string, data json.RawMessage) Event {
 		err = variant[BalloonChangeEvent](data, &event)
 	case "MEMORY_DEVICE_SIZE_CHANGE":
 		err = variant[MemoryDeviceSizeChangeEvent](data, &event)
+	case "MEM_UNPLUG_ERROR":
+		err = variant[MemUnplugErrorEvent](data, &event)
 	case "DEVICE_TRAY_MOVED":
 		err = variant[DeviceTrayMovedEvent](data, &event)
 	case "WATCHDOG":

@@ -4522,6 +4522,8 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsI6300esb](data, &u.Variant)
 	case "isa-serial":
 		return variant[DeviceOptionsIsaSerial](data, &u.Variant)
+	case "pc-dimm":
+		return variant[DeviceOptionsPcDimm](data, &u.Variant)
 	case "pcie-root-port":
 		return variant[DeviceOptionsPcieRootPort](data, &u.Variant)
 	case "pvpanic":
@@ -5233,6 +5235,31 @@ func (DeviceOptionsIsaSerial) isDeviceOptions() {}
 func (v DeviceOptionsIsaSerial) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsIsaSerial
 	return tagged(plain(v), "driver", "isa-serial")
+}
+
+// DeviceOptionsPcDimm: A memory module.
+type DeviceOptionsPcDimm struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// The id of the memory backend that is behind it.
+	Memdev *string `json:"memdev,omitempty"`
+	// Where it begins in guest memory, a multiple of 2 MiB and of the pages behind it (default:
+	// the lowest place that is free).
+	Addr *uint64 `json:"addr,omitempty"`
+	// The number of its place (default: the lowest that is free).
+	Slot *int32 `json:"slot,omitempty"`
+	// The NUMA node of the guest that it belongs to (default: 0).
+	Node *uint32 `json:"node,omitempty"`
+}
+
+func (DeviceOptionsPcDimm) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsPcDimm) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsPcDimm
+	return tagged(plain(v), "driver", "pc-dimm")
 }
 
 // DeviceOptionsPcieRootPort: A place to plug one PCIe device into.
@@ -6632,6 +6659,26 @@ type BalloonInfo struct {
 	Actual int64 `json:"actual"`
 }
 
+// PCDIMMDeviceInfo: A memory module.
+type PCDIMMDeviceInfo struct {
+	// Its id, if it has one.
+	ID *string `json:"id,omitempty"`
+	// Where it begins in guest memory.
+	Addr int64 `json:"addr"`
+	// Its length in bytes.
+	Size int64 `json:"size"`
+	// The number of its place.
+	Slot int64 `json:"slot"`
+	// Its NUMA node.
+	Node int64 `json:"node"`
+	// Its memory backend, as a path in the object tree.
+	Memdev string `json:"memdev"`
+	// Whether it came while the machine was there.
+	Hotplugged bool `json:"hotplugged"`
+	// Whether it can go, which is always so.
+	Hotpluggable bool `json:"hotpluggable"`
+}
+
 // VirtioMEMDeviceInfo: A virtio memory device.
 type VirtioMEMDeviceInfo struct {
 	// Its id, if it has one.
@@ -6673,12 +6720,28 @@ func (u *MemoryDeviceInfo) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	switch tags {
+	case "dimm":
+		return variant[MemoryDeviceInfoDimm](data, &u.Variant)
 	case "virtio-mem":
 		return variant[MemoryDeviceInfoVirtioMem](data, &u.Variant)
 	default:
 		u.Variant = UnknownVariant{append([]byte(nil), data...)}
 		return nil
 	}
+}
+
+// MemoryDeviceInfoDimm: A memory module.
+type MemoryDeviceInfoDimm struct {
+	// The module.
+	Data PCDIMMDeviceInfo `json:"data"`
+}
+
+func (MemoryDeviceInfoDimm) isMemoryDeviceInfo() {}
+
+// MarshalJSON adds the discriminator.
+func (v MemoryDeviceInfoDimm) MarshalJSON() ([]byte, error) {
+	type plain MemoryDeviceInfoDimm
+	return tagged(plain(v), "type", "dimm")
 }
 
 // MemoryDeviceInfoVirtioMem: A virtio memory device.

@@ -87,6 +87,11 @@ pub enum Notice {
         /// Its number.
         index: u32,
     },
+    /// The guest has let go of a memory module: it can be taken out.
+    MemoryEjected {
+        /// The number of its place.
+        slot: u32,
+    },
     /// The guest's operating system says how it gets on with a change of CPUs or memory (ACPI's
     /// `_OST`).
     OspmStatus {

@@ -104,14 +104,44 @@ fn by_the_block(vm: &mut Vm, before: u64) -> Result<()> {
     Ok(())
 }
 
+/// A module: plugged in, used, and let go by the guest.
+fn in_a_place(vm: &mut Vm, before: u64) -> Result<()> {
+    const SIZE: u64 = 256 * MIB;
+    let host = hand_in(vm, "module", SIZE)?;
+    let device = json!({"driver": "pc-dimm", "id": "dimm", "memdev": "module", "node": 0});
+    vm.execute("device_add", device)?;
+    let listed = vm.execute("query-memory-devices", json!({}))?;
+    let data = &listed[0]["data"];
+    assert_eq!((&data["size"], &data["slot"]), (&json!(SIZE), &json!(0)));
+    assert_eq!(data["hotplugged"], true);
+    let grown = json!({"least": before + 200 * MIB, "most": before + SIZE});
+    vm.guest()?.call("memory-wait", grown)?;
+    let kept = vm
+        .guest()?
+        .call("memory-touch", json!({"bytes": 280 * MIB}))?;
+    assert_eq!(kept, true);
+    ensure!(taken(&host)? > 64 * MIB, "the guest has not used it");
+    let refused = vm.refusal("object-del", json!({"id": "module"}))?;
+    assert!(refused.desc.contains("in use"), "{refused:?}");
+    unplug(vm, "dimm")?;
+    let told = vm.execute("query-acpi-ospm-status", json!({}))?;
+    assert_eq!(told[0]["slot-type"], "DIMM");
+    let shrunk = json!({"least": 0, "most": before + MIB});
+    vm.guest()?.call("memory-wait", shrunk)?;
+    vm.execute("object-del", json!({"id": "module"}))?;
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs a guest: cargo xtask test"]
 fn memory_comes_and_goes_in_a_sealed_process_and_leaves_nothing_behind() -> Result<()> {
     let mut vm = start()?;
     let memory = total(&mut vm)?;
     by_the_block(&mut vm, memory)?;
+    in_a_place(&mut vm, memory)?;
     let before = vm.usage()?;
     by_the_block(&mut vm, memory)?;
+    in_a_place(&mut vm, memory)?;
     let after = vm.settled_usage(before)?;
     println!("before: {before}\nafter:  {after}");
     assert!(after.fds <= before.fds);

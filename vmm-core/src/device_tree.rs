@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use block::job::Trouble;
 use block::{Histograms, Limiter, NodeRef, Totals};
+use devices::legacy::DimmSpec;
 use devices::scsi::ScsiUnit;
 use devices::virtio::balloon::VirtioBalloon;
 use devices::virtio::blk::VirtioBlk;
@@ -39,6 +40,8 @@ pub enum Part {
     Balloon(Arc<VirtioBalloon>),
     /// Memory by the block.
     Memory(Arc<VirtioMem>),
+    /// A memory module.
+    Module(Module),
     /// A SCSI controller, with the bus for its units.
     ScsiBus(Arc<VirtioScsi>),
     /// A unit on the bus of that controller.
@@ -60,6 +63,17 @@ pub enum Part {
     Input(Arc<VirtioInput>),
     /// A device on the board, there for good.
     Board,
+}
+
+/// A memory module in its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Module {
+    /// The number of its place.
+    pub slot: u32,
+    /// Where it is in guest memory.
+    pub spec: DimmSpec,
+    /// Whether it came while the machine was there.
+    pub hot: bool,
 }
 
 /// A disk as the guest has it, or a drive for disks.
@@ -177,6 +191,7 @@ impl Device {
     fn picture(&self) -> qom::Object {
         match &self.part {
             Part::Balloon(balloon) => plug::balloon::show(balloon, self.shown.clone()),
+            Part::Module(module) => plug::dimm::show(*module, self.shown.clone()),
             Part::Memory(memory) => plug::mem::show(memory, self.shown.clone()),
             _ => self.shown.clone(),
         }
@@ -271,6 +286,14 @@ impl DeviceTree {
             })
             .map(|(name, _)| name.to_owned())
             .collect()
+    }
+
+    /// The memory modules with their names, in the order they were added.
+    pub fn modules(&self) -> impl Iterator<Item = (&str, Module)> {
+        self.iter().filter_map(|(name, device)| match device.part {
+            Part::Module(module) => Some((name, module)),
+            _ => None,
+        })
     }
 
     /// The memory balloon.

@@ -391,6 +391,18 @@ class MemoryDeviceSizeChange(Event):
 
 
 @dataclass
+class MemUnplugError(Event):
+    """The guest does not let a memory module go that it was asked to."""
+
+    EVENT: ClassVar[str] = "MEM_UNPLUG_ERROR"
+
+    device: str
+    """The module's id, empty if it has none."""
+    msg: str
+    """Why, as far as it is known."""
+
+
+@dataclass
 class DeviceTrayMoved(Event):
     """The tray of a drive was opened or closed, by the guest or by a command."""
 
@@ -479,6 +491,7 @@ EVENTS: Mapping[str, Type[Event]] = {
     BlockImageCorrupted.EVENT: BlockImageCorrupted,
     BalloonChange.EVENT: BalloonChange,
     MemoryDeviceSizeChange.EVENT: MemoryDeviceSizeChange,
+    MemUnplugError.EVENT: MemUnplugError,
     DeviceTrayMoved.EVENT: DeviceTrayMoved,
     Watchdog.EVENT: Watchdog,
     DeviceDeleted.EVENT: DeviceDeleted,

@@ -5208,6 +5208,32 @@ class DeviceOptionsIsaSerial(Struct):
 
 
 @dataclass
+class DeviceOptionsPcDimm(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``pc-dimm``: a memory module.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "pc-dimm"}
+
+    driver: Literal["pc-dimm"] = field(default="pc-dimm", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    memdev: Optional[str] = None
+    """The id of the memory backend that is behind it."""
+    addr: Optional[int] = None
+    """Where it begins in guest memory, a multiple of 2 MiB and of the pages behind it (default:
+    the lowest place that is free).
+    """
+    slot: Optional[int] = None
+    """The number of its place (default: the lowest that is free)."""
+    node: Optional[int] = None
+    """The NUMA node of the guest that it belongs to (default: 0)."""
+
+
+@dataclass
 class DeviceOptionsPcieRootPort(Struct):
     """A device to be plugged in.
 
@@ -6803,6 +6829,28 @@ class BalloonInfo(Struct):
 
 
 @dataclass
+class PCDIMMDeviceInfo(Struct):
+    """A memory module."""
+
+    addr: int
+    """Where it begins in guest memory."""
+    size: int
+    """Its length in bytes."""
+    slot: int
+    """The number of its place."""
+    node: int
+    """Its NUMA node."""
+    memdev: str
+    """Its memory backend, as a path in the object tree."""
+    hotplugged: bool
+    """Whether it came while the machine was there."""
+    hotpluggable: bool
+    """Whether it can go, which is always so."""
+    id: Optional[str] = None
+    """Its id, if it has one."""
+
+
+@dataclass
 class VirtioMEMDeviceInfo(Struct):
     """A virtio memory device."""
 
@@ -6822,6 +6870,20 @@ class VirtioMEMDeviceInfo(Struct):
     """Its memory backend, as a path in the object tree."""
     id: Optional[str] = None
     """Its id, if it has one."""
+
+
+@dataclass
+class MemoryDeviceInfoDimm(Struct):
+    """A memory device.
+
+    Where ``type`` is ``dimm``: a memory module.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "dimm"}
+
+    type: Literal["dimm"] = field(default="dimm", init=False)
+    data: PCDIMMDeviceInfo
+    """The module."""
 
 
 @dataclass
@@ -7333,6 +7395,7 @@ DeviceOptions = Union[
     DeviceOptionsX86_64V4X86_64Cpu,
     DeviceOptionsI6300esb,
     DeviceOptionsIsaSerial,
+    DeviceOptionsPcDimm,
     DeviceOptionsPcieRootPort,
     DeviceOptionsPvpanic,
     DeviceOptionsPvpanicPci,
@@ -7368,7 +7431,7 @@ DeviceOptions = Union[
 """A device to be plugged in."""
 
 
-MemoryDeviceInfo = Union[MemoryDeviceInfoVirtioMem]
+MemoryDeviceInfo = Union[MemoryDeviceInfoDimm, MemoryDeviceInfoVirtioMem]
 """A memory device."""
 
 

@@ -10,6 +10,7 @@
 //!   0x600 AcpiPm ──► Notice::PowerOff, SCI    0x80 PostCode: swallowed
 //!     └─ 00:1f.0 Lpc (PCI function), 0xb2 ACPI on/off     0x510 FwCfg: files of the host's
 //!   0xcd8 CpuHotplug ──► Notice::CpuEjected, GPE 2
+//!   0xa00 MemoryHotplug ──► Notice::MemoryEjected, GPE 3
 //!   below 4 GiB: Pflash, the firmware's chips
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod clock;
 pub mod cpu_hotplug;
 pub mod fw_cfg;
 pub mod lpc;
+pub mod memory_hotplug;
 pub mod pflash;
 pub mod post;
 pub mod pvpanic;
@@ -34,6 +36,7 @@ pub use self::clock::Clock;
 pub use self::cpu_hotplug::CpuHotplug;
 pub use self::fw_cfg::{FwCfg, FwCfgError, FwCfgFile, FwCfgKernel, FwCfgLive, FwCfgSpec};
 pub use self::lpc::Lpc;
+pub use self::memory_hotplug::{DimmSpec, MemoryHotplug};
 pub use self::pflash::store::FlashStore;
 pub use self::pflash::{FlashArray, Pflash};
 pub use self::post::PostCode;

@@ -460,7 +460,10 @@ pub(crate) fn events(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> {
         "The guest uses more or less of a memory device. Comes once a second at most for each of them.",
         input : None, output : Some(generator.subschema_for:: <
         super::memory_devices::MemoryDeviceSizeChange > ()), }, Entry { name :
-        "DEVICE_TRAY_MOVED", description :
+        "MEM_UNPLUG_ERROR", description :
+        "The guest does not let a memory module go that it was asked to.", input : None,
+        output : Some(generator.subschema_for:: < super::memory_devices::MemUnplugError >
+        ()), }, Entry { name : "DEVICE_TRAY_MOVED", description :
         "The tray of a drive was opened or closed, by the guest or by a command.", input
         : None, output : Some(generator.subschema_for:: < super::scsi::DeviceTrayMoved >
         ()), }, Entry { name : "WATCHDOG", description : "A watchdog has run out.", input

@@ -1608,6 +1608,9 @@ pub enum DeviceDriver {
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial,
+    /// A memory module.
+    #[serde(rename = "pc-dimm")]
+    PcDimm,
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort,
@@ -1731,6 +1734,7 @@ impl DeviceDriver {
         Self::X86_64V4X86_64Cpu,
         Self::I6300esb,
         Self::IsaSerial,
+        Self::PcDimm,
         Self::PcieRootPort,
         Self::Pvpanic,
         Self::PvpanicPci,
@@ -1791,6 +1795,7 @@ impl DeviceDriver {
             Self::X86_64V4X86_64Cpu => "x86-64-v4-x86_64-cpu",
             Self::I6300esb => "i6300esb",
             Self::IsaSerial => "isa-serial",
+            Self::PcDimm => "pc-dimm",
             Self::PcieRootPort => "pcie-root-port",
             Self::Pvpanic => "pvpanic",
             Self::PvpanicPci => "pvpanic-pci",
@@ -1923,6 +1928,9 @@ pub enum DeviceOptionsVariant {
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial(IsaSerialProperties),
+    /// A memory module.
+    #[serde(rename = "pc-dimm")]
+    PcDimm(super::memory_devices::PCDIMMProperties),
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort(PcieRootPortProperties),
@@ -2049,6 +2057,7 @@ impl DeviceOptionsVariant {
             Self::X86_64V4X86_64Cpu(_) => DeviceDriver::X86_64V4X86_64Cpu,
             Self::I6300esb(_) => DeviceDriver::I6300esb,
             Self::IsaSerial(_) => DeviceDriver::IsaSerial,
+            Self::PcDimm(_) => DeviceDriver::PcDimm,
             Self::PcieRootPort(_) => DeviceDriver::PcieRootPort,
             Self::Pvpanic(_) => DeviceDriver::Pvpanic,
             Self::PvpanicPci(_) => DeviceDriver::PvpanicPci,
@@ -2229,6 +2238,11 @@ impl crate::input::FromMembers for DeviceOptions {
                 }
                 DeviceDriver::IsaSerial => {
                     DeviceOptionsVariant::IsaSerial(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::PcDimm => {
+                    DeviceOptionsVariant::PcDimm(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -2424,6 +2438,7 @@ impl crate::describe::Described for DeviceOptions {
                     "x86-64-v4-x86_64-cpu",
                     "i6300esb",
                     "isa-serial",
+                    "pc-dimm",
                     "pcie-root-port",
                     "pvpanic",
                     "pvpanic-pci",
@@ -2595,6 +2610,11 @@ impl crate::describe::Described for DeviceOptions {
             name: "isa-serial",
             description: "a serial port",
             members: <IsaSerialProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "pc-dimm",
+            description: "a memory module",
+            members: <super::memory_devices::PCDIMMProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "pcie-root-port",

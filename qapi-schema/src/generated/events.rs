@@ -105,6 +105,9 @@ pub enum Event {
     /// them.
     #[serde(rename = "MEMORY_DEVICE_SIZE_CHANGE")]
     MemoryDeviceSizeChange(super::memory_devices::MemoryDeviceSizeChange),
+    /// The guest does not let a memory module go that it was asked to.
+    #[serde(rename = "MEM_UNPLUG_ERROR")]
+    MemUnplugError(super::memory_devices::MemUnplugError),
     /// The tray of a drive was opened or closed, by the guest or by a command.
     #[serde(rename = "DEVICE_TRAY_MOVED")]
     DeviceTrayMoved(super::scsi::DeviceTrayMoved),
@@ -154,6 +157,7 @@ impl Event {
         "BLOCK_IMAGE_CORRUPTED",
         "BALLOON_CHANGE",
         "MEMORY_DEVICE_SIZE_CHANGE",
+        "MEM_UNPLUG_ERROR",
         "DEVICE_TRAY_MOVED",
         "WATCHDOG",
         "DEVICE_DELETED",
@@ -191,6 +195,7 @@ impl Event {
             Self::BlockImageCorrupted(_) => "BLOCK_IMAGE_CORRUPTED",
             Self::BalloonChange(_) => "BALLOON_CHANGE",
             Self::MemoryDeviceSizeChange(_) => "MEMORY_DEVICE_SIZE_CHANGE",
+            Self::MemUnplugError(_) => "MEM_UNPLUG_ERROR",
             Self::DeviceTrayMoved(_) => "DEVICE_TRAY_MOVED",
             Self::Watchdog(_) => "WATCHDOG",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
@@ -200,6 +205,9 @@ impl Event {
     }
     /// How it is marked, for [`crate::compat::hides`].
     pub const fn marks(&self) -> crate::compat::Marks {
-        0
+        match self {
+            Self::MemUnplugError(_) => 1u8,
+            _ => 0,
+        }
     }
 }

@@ -202,6 +202,164 @@ impl crate::describe::Described for VirtioMemProperties {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// A memory module. The machine must have been started with room and a place for it (-m
+/// slots=,maxmem=). Once the machine runs, the guest's operating system is told of it, and
+/// asked before it goes.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct PCDIMMProperties {
+    /// The id of the memory backend that is behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memdev: Option<String>,
+    /// Where it begins in guest memory, a multiple of 2 MiB and of the pages behind it (default:
+    /// the lowest place that is free).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<u64>,
+    /// The number of its place (default: the lowest that is free).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<i32>,
+    /// The NUMA node of the guest that it belongs to (default: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<u32>,
+}
+
+impl crate::input::FromMembers for PCDIMMProperties {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            memdev: members.optional("memdev")?,
+            addr: members.optional("addr")?,
+            slot: members.optional("slot")?,
+            node: members.optional("node")?,
+        })
+    }
+}
+
+crate::input::object_type!(PCDIMMProperties);
+
+impl crate::describe::Described for PCDIMMProperties {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+            "memdev",
+            "str",
+            "the id of the memory backend that is behind it",
+        ),
+        crate::describe::MemberSpec::optional(
+                "addr",
+                "uint64",
+                "where it begins in guest memory, a multiple of 2 MiB and of the pages behind it (default: the lowest place that is free)",
+            )
+            .default_is("the lowest place that is free"),
+        crate::describe::MemberSpec::optional(
+                "slot",
+                "int32",
+                "the number of its place (default: the lowest that is free)",
+            )
+            .default_is("the lowest that is free"),
+        crate::describe::MemberSpec::optional(
+                "node",
+                "uint32",
+                "the NUMA node of the guest that it belongs to (default: 0)",
+            )
+            .default_is("0"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// A memory module.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct PCDIMMDeviceInfo {
+    /// Its id, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Where it begins in guest memory.
+    pub addr: i64,
+    /// Its length in bytes.
+    pub size: i64,
+    /// The number of its place.
+    pub slot: i64,
+    /// Its NUMA node.
+    pub node: i64,
+    /// Its memory backend, as a path in the object tree.
+    pub memdev: String,
+    /// Whether it came while the machine was there.
+    pub hotplugged: bool,
+    /// Whether it can go, which is always so.
+    pub hotpluggable: bool,
+}
+
+impl crate::input::FromMembers for PCDIMMDeviceInfo {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.optional("id")?,
+            addr: members.required("addr")?,
+            size: members.required("size")?,
+            slot: members.required("slot")?,
+            node: members.required("node")?,
+            memdev: members.required("memdev")?,
+            hotplugged: members.required("hotplugged")?,
+            hotpluggable: members.required("hotpluggable")?,
+        })
+    }
+}
+
+crate::input::object_type!(PCDIMMDeviceInfo);
+
+impl crate::describe::Described for PCDIMMDeviceInfo {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional("id", "str", "its id, if it has one"),
+        crate::describe::MemberSpec::required(
+            "addr",
+            "int",
+            "where it begins in guest memory",
+        ),
+        crate::describe::MemberSpec::required("size", "int", "its length in bytes"),
+        crate::describe::MemberSpec::required("slot", "int", "the number of its place"),
+        crate::describe::MemberSpec::required("node", "int", "its NUMA node"),
+        crate::describe::MemberSpec::required(
+            "memdev",
+            "str",
+            "its memory backend, as a path in the object tree",
+        ),
+        crate::describe::MemberSpec::required(
+            "hotplugged",
+            "bool",
+            "whether it came while the machine was there",
+        ),
+        crate::describe::MemberSpec::required(
+            "hotpluggable",
+            "bool",
+            "whether it can go, which is always so",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// A memory module, as the union has it.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct PCDIMMDeviceInfoWrapper {
+    /// The module.
+    pub data: PCDIMMDeviceInfo,
+}
+
+impl crate::input::FromMembers for PCDIMMDeviceInfoWrapper {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            data: members.required("data")?,
+        })
+    }
+}
+
+crate::input::object_type!(PCDIMMDeviceInfoWrapper);
+
+impl crate::describe::Described for PCDIMMDeviceInfoWrapper {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("data", "PCDIMMDeviceInfo", "the module"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// A virtio memory device.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct VirtioMEMDeviceInfo {
@@ -322,6 +480,9 @@ impl crate::describe::Described for VirtioMEMDeviceInfoWrapper {
     schemars::JsonSchema,
 )]
 pub enum MemoryDeviceInfoKind {
+    /// A memory module.
+    #[serde(rename = "dimm")]
+    Dimm,
     /// A virtio memory device.
     #[serde(rename = "virtio-mem")]
     VirtioMem,
@@ -329,10 +490,11 @@ pub enum MemoryDeviceInfoKind {
 
 impl MemoryDeviceInfoKind {
     /// Every value, in the schema's order.
-    pub const ALL: &'static [Self] = &[Self::VirtioMem];
+    pub const ALL: &'static [Self] = &[Self::Dimm, Self::VirtioMem];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Dimm => "dimm",
             Self::VirtioMem => "virtio-mem",
         }
     }
@@ -352,6 +514,9 @@ pub struct MemoryDeviceInfo {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "type")]
 pub enum MemoryDeviceInfoVariant {
+    /// A memory module.
+    #[serde(rename = "dimm")]
+    Dimm(PCDIMMDeviceInfoWrapper),
     /// A virtio memory device.
     #[serde(rename = "virtio-mem")]
     VirtioMem(VirtioMEMDeviceInfoWrapper),
@@ -361,6 +526,7 @@ impl MemoryDeviceInfoVariant {
     /// The discriminator's value.
     pub const fn tag(&self) -> MemoryDeviceInfoKind {
         match self {
+            Self::Dimm(_) => MemoryDeviceInfoKind::Dimm,
             Self::VirtioMem(_) => MemoryDeviceInfoKind::VirtioMem,
         }
     }
@@ -371,6 +537,11 @@ impl crate::input::FromMembers for MemoryDeviceInfo {
         let tag: MemoryDeviceInfoKind = members.required("type")?;
         Ok(Self {
             r#type: match tag {
+                MemoryDeviceInfoKind::Dimm => {
+                    MemoryDeviceInfoVariant::Dimm(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 MemoryDeviceInfoKind::VirtioMem => {
                     MemoryDeviceInfoVariant::VirtioMem(
                         crate::input::FromMembers::take(members)?,
@@ -386,10 +557,15 @@ crate::input::object_type!(MemoryDeviceInfo);
 impl crate::describe::Described for MemoryDeviceInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
         crate::describe::MemberSpec::required("type", "MemoryDeviceInfoKind", "its kind")
-            .one_of(&["virtio-mem"]),
+            .one_of(&["dimm", "virtio-mem"]),
     ];
     const TAG: Option<&'static str> = Some("type");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
+        crate::describe::VariantSpec {
+            name: "dimm",
+            description: "a memory module",
+            members: <PCDIMMDeviceInfoWrapper as crate::describe::Described>::MEMBERS,
+        },
         crate::describe::VariantSpec {
             name: "virtio-mem",
             description: "a virtio memory device",
@@ -440,6 +616,39 @@ impl crate::describe::Described for MemoryDeviceSizeChange {
             "str",
             "the device, as a path in the object tree",
         ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Data of event `MEM_UNPLUG_ERROR`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct MemUnplugError {
+    /// The module's id, empty if it has none.
+    pub device: String,
+    /// Why, as far as it is known.
+    pub msg: String,
+}
+
+impl crate::input::FromMembers for MemUnplugError {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            device: members.required("device")?,
+            msg: members.required("msg")?,
+        })
+    }
+}
+
+crate::input::object_type!(MemUnplugError);
+
+impl crate::describe::Described for MemUnplugError {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "device",
+            "str",
+            "the module's id, empty if it has none",
+        ),
+        crate::describe::MemberSpec::required("msg", "str", "why, as far as it is known"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];

@@ -203,6 +203,13 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         ),
         row("device_del", json!({"id": "d24"})),
         row("object-del", json!({"id": "blocks"})),
+        row(
+            "object-add",
+            json!({"qom-type": "memory-backend-memfd", "id": "module", "size": 4 * MIB}),
+        ),
+        device(25, "pc-dimm", json!({"memdev": "module", "slot": 1})),
+        row("query-memory-devices", json!({})),
+        row("device_del", json!({"id": "d25"})),
         device(17, "pvpanic-pci", port(10)),
         device(18, "i6300esb", port(11)),
         device(24, "virtio-keyboard-pci", port(14)),

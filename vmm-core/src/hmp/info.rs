@@ -161,6 +161,21 @@ fn numa(vm: &mut Vm, _cx: &mut dyn Context) -> Result<String, QmpError> {
 fn memory_devices(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
     let devices = vm.query_memory_devices(cx)?.into_iter();
     let shown = devices.map(|device| match device.r#type {
+        MemoryDeviceInfoVariant::Dimm(module) => {
+            let module = module.data;
+            format!(
+                "Memory device [dimm]: \"{}\"\n  addr: {:#x}\n  slot: {}\n  node: {}\n  size: {}\n  \
+                 memdev: {}\n  hotplugged: {}\n  hotpluggable: {}",
+                module.id.unwrap_or_default(),
+                module.addr,
+                module.slot,
+                module.node,
+                module.size,
+                module.memdev,
+                module.hotplugged,
+                module.hotpluggable,
+            )
+        }
         MemoryDeviceInfoVariant::VirtioMem(memory) => {
             let memory = memory.data;
             format!(

@@ -8,8 +8,9 @@ use devices::bus::{BusDevice, Overlap};
 use devices::chardev::Chardev;
 use devices::legacy::reset::KeyboardCommand;
 use devices::legacy::{
-    AcpiPm, ApmPorts, Clock, CpuHotplug, FastReset, FwCfg, FwCfgLive, Keyboard, PostCode, Pvpanic,
-    ResetControl, Rtc, RtcSpec, acpi_pm, cpu_hotplug, fw_cfg, post, pvpanic, rtc,
+    AcpiPm, ApmPorts, Clock, CpuHotplug, FastReset, FwCfg, FwCfgLive, Keyboard, MemoryHotplug,
+    PostCode, Pvpanic, ResetControl, Rtc, RtcSpec, acpi_pm, cpu_hotplug, fw_cfg, memory_hotplug,
+    post, pvpanic, rtc,
 };
 use devices::lifecycle::Lifecycle;
 use devices::notice::NoticeSink;
@@ -49,6 +50,8 @@ pub struct BoardSpec {
     pub serials: Vec<SerialSpec>,
     /// The APIC ids of the places for CPUs, where CPUs come and go; empty where all stay.
     pub cpu_places: Vec<u32>,
+    /// How many places for memory modules there are.
+    pub dimm_slots: u32,
 }
 
 /// The board's devices, mapped. Dropping it unmaps them.
@@ -65,6 +68,7 @@ pub struct Board {
     pm: Arc<AcpiPm>,
     rtc: Arc<Rtc>,
     cpu_hotplug: Option<Arc<CpuHotplug>>,
+    memory_hotplug: Option<Arc<MemoryHotplug>>,
     pvpanic: bool,
     has_tpm: bool,
     fw_cfg: Arc<FwCfg>,
@@ -93,6 +97,7 @@ impl Board {
             pm: AcpiPm::new(spec.clock.since_now(), sci, notices.clone()),
             rtc: Arc::new(Rtc::new(spec.rtc, Clock::wall())),
             cpu_hotplug: None,
+            memory_hotplug: None,
             pvpanic: false,
             has_tpm: false,
             fw_cfg: Arc::clone(&spec.fw_cfg),
@@ -106,6 +111,9 @@ impl Board {
         }
         if !spec.cpu_places.is_empty() {
             board.add_cpu_hotplug(spec.cpu_places)?;
+        }
+        if spec.dimm_slots > 0 {
+            board.add_memory_hotplug(spec.dimm_slots)?;
         }
         Ok(board)
     }
@@ -202,6 +210,12 @@ impl Board {
         self.cpu_hotplug.as_ref()
     }
 
+    /// Where the guest learns of memory modules that come and go, on a machine with places for them.
+    #[must_use]
+    pub fn memory_hotplug(&self) -> Option<&Arc<MemoryHotplug>> {
+        self.memory_hotplug.as_ref()
+    }
+
     /// The power management block.
     #[must_use]
     pub fn pm(&self) -> &Arc<AcpiPm> {
@@ -243,6 +257,13 @@ impl Board {
         let registers = Arc::new(CpuHotplug::new(apic_ids, pm, self.notices.clone()));
         self.cpu_hotplug = Some(Arc::clone(&registers));
         self.add(cpu_hotplug::BASE, cpu_hotplug::LEN, registers)
+    }
+
+    fn add_memory_hotplug(&mut self, places: u32) -> Result<(), Overlap> {
+        let pm = Arc::clone(&self.pm);
+        let registers = Arc::new(MemoryHotplug::new(places, pm, self.notices.clone()));
+        self.memory_hotplug = Some(Arc::clone(&registers));
+        self.add(memory_hotplug::BASE, memory_hotplug::LEN, registers)
     }
 
     /// Maps a device with a life at a range of ports.

@@ -218,6 +218,7 @@ impl Q35 {
             },
             serials: spec.serials,
             cpu_places: cpus::places(spec.topology, spec.vcpus),
+            dimm_slots: spec.room.slots,
         };
         let board = Board::new(board, &buses, &wiring, &pci, &host.notices)?;
         let vcpus = (0..spec.vcpus)
@@ -380,12 +381,6 @@ impl Q35 {
         &self.fw_cfg
     }
 
-    /// Its NUMA nodes, if it has some.
-    #[must_use]
-    pub fn numa(&self) -> Option<&NumaSpec> {
-        self.identity.numa.as_ref()
-    }
-
     /// What vCPUs can show a guest on this host.
     #[must_use]
     pub fn host_cpu(&self) -> &HostCpu {
@@ -409,30 +404,6 @@ impl Q35 {
             self.vcpus.resume();
         }
         Ok(sent?)
-    }
-
-    /// How many vCPUs it has now.
-    #[must_use]
-    pub fn vcpu_count(&self) -> u32 {
-        u32::try_from(self.vcpus.iter().count()).unwrap_or(u32::MAX)
-    }
-
-    /// The vCPUs, for `query-cpus-fast` and for pausing after a fault.
-    #[must_use]
-    pub fn vcpus(&self) -> &VcpuSet {
-        &self.vcpus
-    }
-
-    /// How they are arranged.
-    #[must_use]
-    pub fn topology(&self) -> CpuTopology {
-        self.identity.topology
-    }
-
-    /// The type of its vCPUs, in the object tree's words.
-    #[must_use]
-    pub fn cpu_type(&self) -> &str {
-        &self.identity.cpu_type
     }
 
     /// The power management block.
@@ -552,6 +523,10 @@ impl Q35 {
         AcpiSpec {
             cpus: self.cpu_entries(),
             cpu_hotplug: self.board.cpu_hotplug().is_some(),
+            dimm_slots: self
+                .board
+                .memory_hotplug()
+                .map_or(0, |places| places.places()),
             numa: self.identity.numa.clone(),
             layout: self.layout.clone(),
             last_bus,

@@ -93,6 +93,11 @@ pub(super) fn soldered(vm: &Vm, id: &str) -> Option<u32> {
     soldered.into_iter().find(|index| cpu_path(*index) == id)
 }
 
+/// Whether an `_OST` says that the guest keeps what it was to let go.
+pub(super) fn is_refusal(event: u32, status: u32) -> bool {
+    REMOVALS.contains(&event) && !NO_REFUSAL.contains(&status)
+}
+
 /// How the object tree shows a vCPU.
 pub(crate) fn picture(object: Object, model: Option<&CpuModel>) -> Object {
     let lacks = model.map_or(&[][..], CpuModel::lacks).to_vec();
@@ -163,7 +168,7 @@ impl Vm {
         let device = info.device.clone();
         self.events
             .emit(Event::AcpiDeviceOst(AcpiDeviceOst { info }));
-        if REMOVALS.contains(&event) && !NO_REFUSAL.contains(&status) {
+        if is_refusal(event, status) {
             let path = self.cpu_path(index);
             let refused = DeviceUnplugGuestError { device, path };
             self.events.emit(Event::DeviceUnplugGuestError(refused));

@@ -15,6 +15,7 @@ pub mod balloon;
 mod blk;
 mod board;
 pub(crate) mod cpu;
+pub mod dimm;
 mod input;
 pub mod mem;
 mod net;
@@ -106,6 +107,7 @@ pub fn plug(vm: &mut Vm, door: &Door, options: DeviceOptions) -> Result<(), QmpE
         Kind::ScsiCd(drive) => scsi::plug_cd(&mut plug, drive),
         Kind::Virtconsole(port) => serial::plug_console(&mut plug, port),
         Kind::Virtserialport(port) => serial::plug_port(&mut plug, port),
+        Kind::PcDimm(module) => dimm::plug(&mut plug, &module),
         Kind::PcieRootPort(port) => pci::plug_root_port(&mut plug, port),
         Kind::IsaSerial(serial) => board::plug_serial(&mut plug, serial),
         Kind::BroadwellNoTSXX86_64Cpu(cpu)
@@ -194,6 +196,7 @@ pub fn request_unplug(vm: &mut Vm, id: &str) -> Result<(), QmpError> {
             Ok(())
         }
         Some((Part::Cpu(index), _)) => cpu::request_unplug(vm, index),
+        Some((Part::Module(module), _)) => dimm::request_unplug(vm, module),
         Some((Part::ScsiUnit(..), _)) => {
             unplugged(vm, &name);
             Ok(())
@@ -252,7 +255,9 @@ pub fn unplugged(vm: &mut Vm, name: &str) {
     if let Part::ScsiUnit(bus, unit) = &device.part {
         scsi::leave(vm, name, bus, unit);
     }
-    if let (Part::Memory(_), Ok(board)) = (&device.part, vm.machine.board_mut(name)) {
+    if let (Part::Memory(_) | Part::Module(_), Ok(board)) =
+        (&device.part, vm.machine.board_mut(name))
+    {
         board.unplug_memory(name);
     }
     let has_id = device.id.is_some();

@@ -13,7 +13,11 @@ impl Commands for Vm {
         let board = self.machine.board("query-acpi-ospm-status")?.board();
         let cpus = board.cpu_hotplug().map(|places| places.ospm_status());
         let cpus = (0..).zip(cpus.unwrap_or_default());
-        let told = cpus.map(|(index, (event, status))| self.cpu_ospm_status(index, event, status));
-        Ok(told.collect())
+        let cpus = cpus.map(|(index, (event, status))| self.cpu_ospm_status(index, event, status));
+        let modules = board.memory_hotplug().map(|places| places.ospm_status());
+        let modules = (0..).zip(modules.unwrap_or_default());
+        let modules =
+            modules.map(|(slot, (event, status))| self.module_ospm_status(slot, event, status));
+        Ok(modules.chain(cpus).collect())
     }
 }

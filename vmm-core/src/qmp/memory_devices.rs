@@ -2,12 +2,12 @@
 
 use devices::virtio::mem::VirtioMem;
 use qapi_schema::memory_devices::{
-    Commands, MemoryDeviceInfo, MemoryDeviceInfoVariant, MemoryDeviceSizeChange,
-    VirtioMEMDeviceInfo, VirtioMEMDeviceInfoWrapper,
+    Commands, MemoryDeviceInfo, MemoryDeviceInfoVariant, MemoryDeviceSizeChange, PCDIMMDeviceInfo,
+    PCDIMMDeviceInfoWrapper, VirtioMEMDeviceInfo, VirtioMEMDeviceInfoWrapper,
 };
 use qapi_schema::{Context, Event, QmpError};
 
-use crate::device_tree::{Claim, Device, Part, path};
+use crate::device_tree::{Claim, Device, Module, Part, path};
 use crate::vm::Vm;
 
 impl Commands for Vm {
@@ -32,7 +32,26 @@ fn info(device: &Device) -> Option<(u64, MemoryDeviceInfo)> {
             };
             Some((memory.spec().address, info))
         }
+        Part::Module(module) => {
+            let data = in_a_place(device, *module);
+            let r#type = MemoryDeviceInfoVariant::Dimm(PCDIMMDeviceInfoWrapper { data });
+            Some((module.spec.address, MemoryDeviceInfo { r#type }))
+        }
         _ => None,
+    }
+}
+
+fn in_a_place(device: &Device, module: Module) -> PCDIMMDeviceInfo {
+    let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    PCDIMMDeviceInfo {
+        id: device.id.clone(),
+        addr: number(module.spec.address),
+        size: number(module.spec.size),
+        slot: module.slot.into(),
+        node: module.spec.node.into(),
+        memdev: memdev(device),
+        hotplugged: module.hot,
+        hotpluggable: true,
     }
 }
 
@@ -64,6 +83,7 @@ impl Vm {
     pub(crate) fn plugged_memory(&self) -> u64 {
         let sizes = self.devices.iter().map(|(_, device)| match &device.part {
             Part::Memory(memory) => memory.size(),
+            Part::Module(module) => module.spec.size,
             _ => 0,
         });
         sizes.sum()
@@ -75,6 +95,7 @@ impl Vm {
             Part::Memory(memory) if memory.spec().node.map(u32::from) == Some(node) => {
                 memory.size()
             }
+            Part::Module(module) if module.spec.node == node => module.spec.size,
             _ => 0,
         });
         sizes.sum()

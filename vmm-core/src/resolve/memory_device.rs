@@ -73,6 +73,39 @@ pub fn block_size(given: Option<u64>, page: u64, size: u64) -> Result<BlockSize,
     Ok(BlockSize(block))
 }
 
+/// What the address of a module with pages of `page` bytes behind it must be a multiple of.
+///
+/// # Errors
+/// Its length is no multiple of that.
+pub fn module_alignment(page: u64, size: u64) -> Result<u64, QmpError> {
+    let align = BLOCK.max(page);
+    if size.is_multiple_of(align) {
+        return Ok(align);
+    }
+    refuse(format!(
+        "backend memory size must be multiple of 0x{align:x}"
+    ))
+}
+
+/// The number of the place of a module, on a machine with `places` of which these are `taken`.
+///
+/// # Errors
+/// There is no such place, or it is not free.
+pub fn slot(given: Option<i32>, places: u32, taken: &[u32]) -> Result<u32, QmpError> {
+    // As in QEMU, -1 leaves the choice.
+    let Some(given) = given.filter(|slot| *slot != -1) else {
+        let free = (0..places).find(|slot| !taken.contains(slot));
+        return free.ok_or_else(|| QmpError::generic("no free slots available"));
+    };
+    match u32::try_from(given).ok().filter(|slot| *slot < places) {
+        None => refuse(format!(
+            "invalid slot# {given}, should be less than {places}"
+        )),
+        Some(slot) if taken.contains(&slot) => refuse(format!("slot {slot} is busy")),
+        Some(slot) => Ok(slot),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,6 +141,31 @@ mod tests {
         ] {
             assert_eq!(of(Some(given), page), Err(text.to_owned()));
         }
+    }
+
+    #[test]
+    fn modules_take_places_that_are_there_and_free() {
+        let of = |given, taken: &[u32]| slot(given, 3, taken).map_err(|error| error.desc);
+        assert_eq!(of(None, &[]), Ok(0));
+        assert_eq!(of(Some(-1), &[0, 2]), Ok(1));
+        assert_eq!(of(Some(2), &[0]), Ok(2));
+        for (given, taken, text) in [
+            (None, &[1, 0, 2][..], "no free slots available"),
+            (Some(2), &[2], "slot 2 is busy"),
+            (Some(3), &[], "invalid slot# 3, should be less than 3"),
+            (Some(-2), &[], "invalid slot# -2, should be less than 3"),
+        ] {
+            assert_eq!(of(given, taken), Err(text.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_module_is_a_number_of_large_pages() {
+        assert_eq!(module_alignment(4096, 4 * MIB).unwrap(), 2 * MIB);
+        assert_eq!(
+            module_alignment(4096, 3 * MIB).unwrap_err().desc,
+            "backend memory size must be multiple of 0x200000"
+        );
     }
 
     #[test]

@@ -196,7 +196,13 @@ impl Vm {
                 event,
                 status,
             } => self.cpu_spoken_of(index, event, status),
-            Notice::OspmStatus { .. } | Notice::ChardevChange { .. } => {}
+            Notice::MemoryEjected { slot } => self.module_ejected(slot),
+            Notice::OspmStatus {
+                slot: OspmSlot::Dimm(slot),
+                event,
+                status,
+            } => self.module_spoken_of(slot, event, status),
+            Notice::ChardevChange { .. } => {}
             Notice::NetStream { id, peer } => self.stream_changed(id, peer),
             Notice::NetVhostUser { id, chardev } => self.vhost_user_changed(id, chardev),
             Notice::RxFilterChanged { device } => self.filter_changed(&device),

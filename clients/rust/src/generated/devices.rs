@@ -546,6 +546,9 @@ pub enum DeviceDriver {
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial,
+    /// A memory module.
+    #[serde(rename = "pc-dimm")]
+    PcDimm,
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort,
@@ -749,6 +752,9 @@ pub enum DeviceOptionsVariant {
     /// A serial port.
     #[serde(rename = "isa-serial")]
     IsaSerial(IsaSerialProperties),
+    /// A memory module.
+    #[serde(rename = "pc-dimm")]
+    PcDimm(super::memory_devices::PCDIMMProperties),
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort(PcieRootPortProperties),

@@ -69,6 +69,8 @@ pub enum Event {
     /// The guest uses more or less of a memory device. Comes once a second at most for each of
     /// them.
     MemoryDeviceSizeChange(super::memory_devices::MemoryDeviceSizeChange),
+    /// The guest does not let a memory module go that it was asked to.
+    MemUnplugError(super::memory_devices::MemUnplugError),
     /// The tray of a drive was opened or closed, by the guest or by a command.
     DeviceTrayMoved(super::scsi::DeviceTrayMoved),
     /// A watchdog has run out.
@@ -121,6 +123,7 @@ impl Event {
             Self::BlockImageCorrupted(_) => "BLOCK_IMAGE_CORRUPTED",
             Self::BalloonChange(_) => "BALLOON_CHANGE",
             Self::MemoryDeviceSizeChange(_) => "MEMORY_DEVICE_SIZE_CHANGE",
+            Self::MemUnplugError(_) => "MEM_UNPLUG_ERROR",
             Self::DeviceTrayMoved(_) => "DEVICE_TRAY_MOVED",
             Self::Watchdog(_) => "WATCHDOG",
             Self::DeviceDeleted(_) => "DEVICE_DELETED",
@@ -192,6 +195,7 @@ impl Event {
                 "MEMORY_DEVICE_SIZE_CHANGE" => {
                     Self::MemoryDeviceSizeChange(serde_json::from_value(data)?)
                 }
+                "MEM_UNPLUG_ERROR" => Self::MemUnplugError(serde_json::from_value(data)?),
                 "DEVICE_TRAY_MOVED" => {
                     Self::DeviceTrayMoved(serde_json::from_value(data)?)
                 }

@@ -73,6 +73,55 @@ pub struct VirtioMemProperties {
     pub unplugged_inaccessible: Option<super::common::OnOffAuto>,
 }
 
+/// A memory module. The machine must have been started with room and a place for it (-m
+/// slots=,maxmem=). Once the machine runs, the guest's operating system is told of it, and
+/// asked before it goes.
+#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct PCDIMMProperties {
+    /// The id of the memory backend that is behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memdev: Option<String>,
+    /// Where it begins in guest memory, a multiple of 2 MiB and of the pages behind it (default:
+    /// the lowest place that is free).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<u64>,
+    /// The number of its place (default: the lowest that is free).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<i32>,
+    /// The NUMA node of the guest that it belongs to (default: 0).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<u32>,
+}
+
+/// A memory module.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct PCDIMMDeviceInfo {
+    /// Its id, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Where it begins in guest memory.
+    pub addr: i64,
+    /// Its length in bytes.
+    pub size: i64,
+    /// The number of its place.
+    pub slot: i64,
+    /// Its NUMA node.
+    pub node: i64,
+    /// Its memory backend, as a path in the object tree.
+    pub memdev: String,
+    /// Whether it came while the machine was there.
+    pub hotplugged: bool,
+    /// Whether it can go, which is always so.
+    pub hotpluggable: bool,
+}
+
+/// A memory module, as the union has it.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct PCDIMMDeviceInfoWrapper {
+    /// The module.
+    pub data: PCDIMMDeviceInfo,
+}
+
 /// A virtio memory device.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct VirtioMEMDeviceInfo {
@@ -109,6 +158,9 @@ pub struct VirtioMEMDeviceInfoWrapper {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[non_exhaustive]
 pub enum MemoryDeviceInfoKind {
+    /// A memory module.
+    #[serde(rename = "dimm")]
+    Dimm,
     /// A virtio memory device.
     #[serde(rename = "virtio-mem")]
     VirtioMem,
@@ -130,6 +182,9 @@ pub struct MemoryDeviceInfo {
 #[serde(tag = "type")]
 #[non_exhaustive]
 pub enum MemoryDeviceInfoVariant {
+    /// A memory module.
+    #[serde(rename = "dimm")]
+    Dimm(PCDIMMDeviceInfoWrapper),
     /// A virtio memory device.
     #[serde(rename = "virtio-mem")]
     VirtioMem(VirtioMEMDeviceInfoWrapper),
@@ -150,6 +205,15 @@ pub struct MemoryDeviceSizeChange {
     /// The device, as a path in the object tree.
     #[serde(rename = "qom-path")]
     pub qom_path: String,
+}
+
+/// The guest does not let a memory module go that it was asked to.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct MemUnplugError {
+    /// The module's id, empty if it has none.
+    pub device: String,
+    /// Why, as far as it is known.
+    pub msg: String,
 }
 
 /// Lists the memory devices, by their addresses.

@@ -18,6 +18,7 @@ import type {
   GuestCrashloadedData,
   GuestPanickedData,
   JobStatusChangeData,
+  MemUnplugErrorData,
   MemoryDeviceSizeChangeData,
   NetdevStreamConnectedData,
   NetdevStreamDisconnectedData,
@@ -108,6 +109,8 @@ export interface EventData {
    * The guest uses more or less of a memory device. Comes once a second at most for each of them.
    */
   MEMORY_DEVICE_SIZE_CHANGE: MemoryDeviceSizeChangeData;
+  /** The guest does not let a memory module go that it was asked to. */
+  MEM_UNPLUG_ERROR: MemUnplugErrorData;
   /** The tray of a drive was opened or closed, by the guest or by a command. */
   DEVICE_TRAY_MOVED: DeviceTrayMovedData;
   /** A watchdog has run out. */

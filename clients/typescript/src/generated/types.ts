@@ -4146,6 +4146,8 @@ export type DeviceDriver =
   | "i6300esb"
   /** A serial port. */
   | "isa-serial"
+  /** A memory module. */
+  | "pc-dimm"
   /** A place to plug one PCIe device into. */
   | "pcie-root-port"
   /** A port for the guest's last words. */
@@ -4261,6 +4263,8 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "i6300esb" } & I6300esbProperties)
   /** A serial port. */
   | ({ driver: "isa-serial" } & IsaSerialProperties)
+  /** A memory module. */
+  | ({ driver: "pc-dimm" } & PCDIMMProperties)
   /** A place to plug one PCIe device into. */
   | ({ driver: "pcie-root-port" } & PcieRootPortProperties)
   /** A port for the guest's last words. */
@@ -4472,6 +4476,51 @@ export interface VirtioMemProperties {
   "unplugged-inaccessible"?: OnOffAuto;
 }
 
+/**
+ * A memory module. The machine must have been started with room and a place for it (-m
+ * slots=,maxmem=). Once the machine runs, the guest's operating system is told of it, and asked
+ * before it goes.
+ */
+export interface PCDIMMProperties {
+  /** The id of the memory backend that is behind it. */
+  memdev?: string;
+  /**
+   * Where it begins in guest memory, a multiple of 2 MiB and of the pages behind it (default: the
+   * lowest place that is free).
+   */
+  addr?: number;
+  /** The number of its place (default: the lowest that is free). */
+  slot?: number;
+  /** The NUMA node of the guest that it belongs to (default: 0). */
+  node?: number;
+}
+
+/** A memory module. */
+export interface PCDIMMDeviceInfo {
+  /** Its id, if it has one. */
+  id?: string;
+  /** Where it begins in guest memory. */
+  addr: number;
+  /** Its length in bytes. */
+  size: number;
+  /** The number of its place. */
+  slot: number;
+  /** Its NUMA node. */
+  node: number;
+  /** Its memory backend, as a path in the object tree. */
+  memdev: string;
+  /** Whether it came while the machine was there. */
+  hotplugged: boolean;
+  /** Whether it can go, which is always so. */
+  hotpluggable: boolean;
+}
+
+/** A memory module, as the union has it. */
+export interface PCDIMMDeviceInfoWrapper {
+  /** The module. */
+  data: PCDIMMDeviceInfo;
+}
+
 /** A virtio memory device. */
 export interface VirtioMEMDeviceInfo {
   /** Its id, if it has one. */
@@ -4500,11 +4549,15 @@ export interface VirtioMEMDeviceInfoWrapper {
 
 /** Kinds of memory devices. */
 export type MemoryDeviceInfoKind =
+  /** A memory module. */
+  | "dimm"
   /** A virtio memory device. */
   | "virtio-mem";
 
 /** A memory device. */
 export type MemoryDeviceInfo =
+  /** A memory module. */
+  | ({ type: "dimm" } & PCDIMMDeviceInfoWrapper)
   /** A virtio memory device. */
   | ({ type: "virtio-mem" } & VirtioMEMDeviceInfoWrapper);
 
@@ -4516,6 +4569,14 @@ export interface MemoryDeviceSizeChangeData {
   size: number;
   /** The device, as a path in the object tree. */
   "qom-path": string;
+}
+
+/** Data of event `MEM_UNPLUG_ERROR`. */
+export interface MemUnplugErrorData {
+  /** The module's id, empty if it has none. */
+  device: string;
+  /** Why, as far as it is known. */
+  msg: string;
 }
 
 /** A virtio SCSI controller. Its bus is called "ID.0". */

@@ -110,6 +110,11 @@ pub(crate) const TARGETS: &[Target] = &[
         run: back_end::run,
     },
     Target {
+        name: "mem",
+        about: "a mad driver of memory by the block: requests and registers",
+        run: virtio::run_mem,
+    },
+    Target {
         name: "pci",
         about: "any access to a PCI tree while cards come and go; after a reset it is as new",
         run: pci::run,

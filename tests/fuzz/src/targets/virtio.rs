@@ -1,11 +1,12 @@
 //! A virtio driver gone mad: any bytes in its rings and buffers, any access to the device's
 //! registers and configuration space, resets at any time; for a disk over nothing, a disk over a
 //! file, a random number generator, a console, a balloon, a SCSI controller with a disk and an empty
-//! drive, and, as a target of its own, a network card.
+//! drive, and, as targets of their own, a network card and memory by the block.
 //!
 //! What must hold: no panic on any thread; whatever goes on, the device lets itself be reset, and
 //! then serves a driver that keeps the rules.
 
+mod mem;
 mod net;
 
 use std::sync::{Arc, OnceLock, mpsc};
@@ -78,6 +79,10 @@ pub(super) fn run_net(input: &[u8]) {
     drive(Kind::Net, &mut Unstructured::new(input));
 }
 
+pub(super) fn run_mem(input: &[u8]) {
+    drive(Kind::Mem, &mut Unstructured::new(input));
+}
+
 fn drive(kind: Kind, input: &mut Unstructured<'_>) {
     let mut driver = Driver::new(kind);
     driver.start(u64::MAX);
@@ -105,6 +110,7 @@ enum Kind {
     Balloon,
     Scsi,
     Net,
+    Mem,
 }
 
 fn iothread() -> &'static IoThread {
@@ -131,6 +137,7 @@ fn device(kind: Kind) -> Arc<dyn VirtioDevice> {
         Kind::Console => console(),
         Kind::Balloon => balloon(),
         Kind::Scsi => scsi(),
+        Kind::Mem => mem::device(),
         Kind::Net => unreachable!("it is made with its cable"),
     }
 }
@@ -490,6 +497,12 @@ impl Driver {
 
     /// A chain that looks like one: a header to read, something in the middle, a byte to write.
     fn request(&mut self, input: &mut Unstructured<'_>) -> Result<()> {
+        if self.kind == Kind::Mem {
+            let request = mem::request(input)?;
+            self.ask(&request);
+            self.settle();
+            return Ok(());
+        }
         let queue = self.queue(input)?;
         let [kind, sector, len, flags] = input.arbitrary::<[u8; 4]>()?;
         let buffers = Self::base(queue) + BUFFERS;
@@ -506,6 +519,15 @@ impl Driver {
         Ok(())
     }
 
+    /// A request for blocks of memory, with room for its answer.
+    fn ask(&mut self, request: &[u8]) {
+        let buffers = Self::base(0) + BUFFERS;
+        self.write(buffers, request);
+        self.describe(0, 0, (buffers, 24, NEXT), 1);
+        self.describe(0, 1, (buffers + 0x100, 10, WRITE), 0);
+        self.offer(0, 0);
+    }
+
     /// Lets the device's thread come to an end with what it has begun.
     fn settle(&self) {
         for _ in 0..2 {
@@ -516,7 +538,7 @@ impl Driver {
                 Kind::Null | Kind::File | Kind::Scsi => {
                     iothread().run(|_| async {}).expect("it runs")
                 }
-                Kind::Rng | Kind::Console | Kind::Balloon | Kind::Net => {
+                Kind::Rng | Kind::Console | Kind::Balloon | Kind::Net | Kind::Mem => {
                     let (tell, told) = mpsc::channel();
                     let job = reactor().run(move || tell.send(()).expect("it is waited for"));
                     job.expect("it runs");
@@ -576,6 +598,12 @@ impl Driver {
                 self.describe(queue, 0, (buffers, 60, 0), 0);
                 0
             }
+            Kind::Mem => {
+                self.write(buffers, &mem::question());
+                self.describe(queue, 0, (buffers, 24, NEXT), 1);
+                self.describe(queue, 1, (buffers + 0x100, 10, WRITE), 0);
+                10
+            }
         };
         self.offer(queue, 0);
         self.line.wait();
@@ -588,6 +616,13 @@ impl Driver {
         if matches!(self.kind, Kind::Null | Kind::File) {
             assert_eq!(self.read(buffers + 0xf00) & 0xff, 0, "VIRTIO_BLK_S_OK");
             assert_eq!(self.read(buffers + 0x100).to_le_bytes(), *b"fuzz");
+        }
+        if self.kind == Kind::Mem {
+            assert_eq!(
+                self.read(buffers + 0x100) & 0xffff,
+                0,
+                "VIRTIO_MEM_RESP_ACK"
+            );
         }
     }
 

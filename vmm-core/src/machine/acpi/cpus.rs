@@ -21,11 +21,11 @@ use super::dsdt::{PRESENT, Raw};
 use super::tables::local_apic;
 
 /// `Notify`: look whether the device is there.
-const DEVICE_CHECK: u8 = 1;
+pub(super) const DEVICE_CHECK: u8 = 1;
 /// `Notify`: the device is to be ejected.
-const EJECT_REQUEST: u8 = 3;
+pub(super) const EJECT_REQUEST: u8 = 3;
 /// Wait for a mutex for ever.
-const FOR_EVER: u16 = 0xffff;
+pub(super) const FOR_EVER: u16 = 0xffff;
 /// Commands of the registers.
 const NEXT_WITH_EVENT: u8 = 0;
 const OST_EVENT: u8 = 1;
@@ -270,6 +270,6 @@ fn scan() -> Vec<u8> {
 }
 
 /// A port number.
-fn low(port: u64) -> u16 {
+pub(super) fn low(port: u64) -> u16 {
     u16::try_from(port).unwrap_or(u16::MAX)
 }

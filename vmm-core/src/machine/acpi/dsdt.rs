@@ -8,7 +8,7 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
-use super::{AcpiSpec, OEM, OEM_REVISION, OEM_TABLE, SerialPort, cpus};
+use super::{AcpiSpec, OEM, OEM_REVISION, OEM_TABLE, SerialPort, cpus, dimms};
 use crate::memory::layout::{ECAM, PCI32};
 
 /// `_OSC` for PCI host bridges (PCI Firmware Specification 3.3, 4.5.1).
@@ -38,6 +38,7 @@ pub(super) fn build(spec: &AcpiSpec) -> Vec<u8> {
     sleep(spec).to_aml_bytes(&mut aml);
     system_bus(spec, &mut aml);
     cpus::event(spec, &mut aml);
+    dimms::event(spec, &mut aml);
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, OEM_REVISION);
     dsdt.append_slice(&aml);
     dsdt.as_slice().to_vec()
@@ -55,6 +56,7 @@ fn system_bus(spec: &AcpiSpec, aml: &mut Vec<u8>) {
     reserved(&mut inside);
     fw_cfg(spec, &mut inside);
     cpus::build(spec, &mut inside);
+    dimms::build(spec, &mut inside);
     aml.extend(Scope::raw("_SB_".into(), inside));
 }
 

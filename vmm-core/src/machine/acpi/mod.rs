@@ -15,10 +15,11 @@
 //! addresses they then have offsets, and a script says which numbers these are.
 //! Source: ACPI 6.5; PCI Firmware Specification 3.3 for `_OSC` and MCFG.
 //!
-//! Read next: [`dsdt`] (the devices), [`cpus`] (processors that come and go), [`tables`] (the fixed
+//! Read next: [`dsdt`] (the devices), [`cpus`] and `dimms` (what comes and goes), [`tables`] (the fixed
 //! tables), [`linker`] (the script).
 
 pub mod cpus;
+mod dimms;
 pub mod dsdt;
 pub mod linker;
 mod numa;
@@ -84,6 +85,8 @@ pub struct AcpiSpec {
     pub cpus: Vec<CpuEntry>,
     /// Whether vCPUs come and go.
     pub cpu_hotplug: bool,
+    /// How many places for memory modules there are.
+    pub dimm_slots: u32,
     /// The NUMA nodes, if there are some.
     pub numa: Option<NumaSpec>,
     /// Where the PCI windows lie.
@@ -290,6 +293,7 @@ mod tests {
         AcpiSpec {
             cpus: cpus(&[true, true]),
             cpu_hotplug: false,
+            dimm_slots: 0,
             numa: None,
             layout: Layout::new(1 << 30, 40).unwrap(),
             last_bus: 3,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::Q35;
-use crate::kvm::Vcpu;
 use crate::kvm::cpuid::CpuTopology;
+use crate::kvm::{Vcpu, VcpuSet};
 use crate::machine::MachineError;
 use crate::machine::acpi::CpuEntry;
 
@@ -17,6 +17,30 @@ pub(super) fn places(topology: CpuTopology, vcpus: u32) -> Vec<u32> {
 }
 
 impl Q35 {
+    /// How many vCPUs it has now.
+    #[must_use]
+    pub fn vcpu_count(&self) -> u32 {
+        u32::try_from(self.vcpus.iter().count()).unwrap_or(u32::MAX)
+    }
+
+    /// The vCPUs, for `query-cpus-fast` and for pausing after a fault.
+    #[must_use]
+    pub fn vcpus(&self) -> &VcpuSet {
+        &self.vcpus
+    }
+
+    /// How they are arranged.
+    #[must_use]
+    pub fn topology(&self) -> CpuTopology {
+        self.identity.topology
+    }
+
+    /// The type of its vCPUs, in the object tree's words.
+    #[must_use]
+    pub fn cpu_type(&self) -> &str {
+        &self.identity.cpu_type
+    }
+
     /// How many vCPUs there is room for.
     #[must_use]
     pub fn cpu_places(&self) -> u32 {

@@ -14,6 +14,7 @@ use vm_memory::{GuestAddress, GuestAddressSpace};
 
 use super::Q35;
 use crate::machine::MachineError;
+use crate::machine::numa::NumaSpec;
 use crate::memory::{Layout, MemoryError, PlaceWish, Places, RamBackend, forget_mapping};
 
 /// Room that each place for a module adds, so that all of them can be aligned to the largest pages.
@@ -75,6 +76,12 @@ struct Plugged {
 }
 
 impl Q35 {
+    /// Its NUMA nodes, if it has some.
+    #[must_use]
+    pub fn numa(&self) -> Option<&NumaSpec> {
+        self.identity.numa.as_ref()
+    }
+
     /// Guest memory.
     #[must_use]
     pub fn memory(&self) -> &GuestMem {
