@@ -385,6 +385,24 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_with_places_for_modules_has_events_and_the_registers_for_them() {
+        let tables = build(&AcpiSpec {
+            dimm_slots: 2,
+            ..spec()
+        });
+        let found = walk(&tables.unwrap());
+        let table = |wanted: &str| &found.iter().find(|(name, _)| name == wanted).unwrap().1;
+        // GPE0_BLK and its length.
+        let fadt = table("FACP");
+        assert_eq!((word(fadt, 80), fadt[92]), (0x620, 16));
+        let has = |name: &[u8]| table("DSDT").windows(4).any(|bytes| bytes == name);
+        assert_eq!(
+            [b"_E03", b"M000", b"M001", b"M002"].map(|name| has(name)),
+            [true, true, true, false]
+        );
+    }
+
+    #[test]
     fn the_tables_are_those_of_the_golden_dump() {
         let mut dump = String::new();
         for (name, table) in walk(&build(&spec()).unwrap()) {

@@ -63,7 +63,7 @@ pub(super) fn fadt(spec: &AcpiSpec, facs: u64, dsdt: u64) -> Vec<u8> {
     (fadt.pm1a_evt_blk, fadt.pm1_evt_len, fadt.x_pm1a_evt_blk) = port(PM1_EVENT);
     (fadt.pm1a_cnt_blk, fadt.pm1_cnt_len, fadt.x_pm1a_cnt_blk) = port(PM1_CONTROL);
     (fadt.pm_tmr_blk, fadt.pm_tmr_len, fadt.x_pm_tmr_blk) = port(PM_TIMER);
-    if spec.cpu_hotplug {
+    if spec.cpu_hotplug || spec.dimm_slots > 0 {
         (fadt.gpe0_blk, fadt.gpe0_blk_len, fadt.x_gpe0_blk) = port(GPE0);
     }
     let (reset_port, reset_value) = spec.reset;
