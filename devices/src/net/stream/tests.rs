@@ -98,6 +98,10 @@ impl Scene {
 }
 
 #[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the test plays the other end of the connection"
+)]
 fn a_call_is_connected_however_soon_it_is_answered() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
