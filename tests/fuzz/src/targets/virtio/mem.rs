@@ -8,7 +8,7 @@ use arbitrary::{Result, Unstructured};
 use devices::memory::{Populate, Reclaim};
 use devices::virtio::mem::{MemHost, MemSpec, VirtioMem};
 
-use super::notices;
+use super::hosts::notices;
 use crate::board::reactor;
 
 const START: u64 = 4 << 30;

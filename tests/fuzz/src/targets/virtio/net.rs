@@ -8,7 +8,8 @@ use devices::net::{NetdevKind, NetdevSpec, Netdevs};
 use devices::virtio::net::{VirtioNet, VirtioNetSpec};
 use fdset::{Door, FdRegistry, Handover, Origin, Scope, SocketAddress};
 
-use super::{SIZE, notices};
+use super::SIZE;
+use super::hosts::notices;
 use crate::board::reactor;
 
 /// The host's end of the cable.
