@@ -103,6 +103,22 @@ impl Cable {
         Ok(card)
     }
 
+    /// Waits until the guest sees the card with a link, or without.
+    pub fn wait_link(&self, vm: &mut Vm, card: &str, up: bool) -> Result<()> {
+        let wanted = json!({"card": card, "up": u8::from(up), "seconds": 60});
+        vm.guest_port().call("card-wait-carrier", wanted)?;
+        Ok(())
+    }
+
+    /// Pulls the cable out by the card or the netdev of this id, puts it back, and is seen to.
+    pub fn pull_and_put_back(&self, vm: &mut Vm, card: &str, end: &str) -> Result<()> {
+        for up in [false, true] {
+            vm.execute("set_link", json!({"name": end, "up": up}))?;
+            self.wait_link(vm, card, up)?;
+        }
+        Ok(())
+    }
+
     /// An echo, and bytes both ways.
     pub fn use_it(&self, vm: &mut Vm, length: u64, streams: u64) -> Result<()> {
         network::ping(self.there())?;

@@ -54,11 +54,7 @@ fn a_cable_that_is_pulled_out_is_seen_and_carries_again_when_it_is_back() -> Res
     cable.plug(&mut vm, &json!({}))?;
     let name = cable.configure(&mut vm)?;
     for end in ["card", "cable"] {
-        for up in [false, true] {
-            vm.execute("set_link", json!({"name": end, "up": up}))?;
-            let wanted = json!({"card": name, "up": u8::from(up), "seconds": 60});
-            vm.guest_port().call("card-wait-carrier", wanted)?;
-        }
+        cable.pull_and_put_back(&mut vm, &name, end)?;
         cable.use_it(&mut vm, 64 << 10, 1)?;
     }
     vm.shutdown_clean()
@@ -88,12 +84,7 @@ fn a_tap_serves_another_guest_as_soon_as_its_card_is_deleted() -> Result<()> {
 #[ignore = "needs a guest: cargo xtask test"]
 fn four_queues_by_fds_are_used_by_a_guest_that_asks_for_them() -> Result<()> {
     let cable = Cable::new(4, 4)?;
-    let mut vm = Vm::builder()
-        .cpus(4)
-        .root_ports(1)
-        .args(["-open-policy", "sealed"])
-        .start()?;
-    vm.guest()?;
+    let mut vm = Vm::sealed_with(Vm::builder().cpus(4))?;
     cable.plug(&mut vm, &json!({}))?;
     let name = cable.configure(&mut vm)?;
     let seen = card(&mut vm, &name)?;

@@ -37,11 +37,7 @@ fn the_kernel_moves_packets_through_reset_pause_and_a_pulled_cable() -> Result<(
     vm.execute("stop", json!({}))?;
     vm.execute("cont", json!({}))?;
     cable.use_it(&mut vm, MIB, 1)?;
-    for up in [false, true] {
-        vm.execute("set_link", json!({"name": "card", "up": up}))?;
-        let wanted = json!({"card": card, "up": u8::from(up), "seconds": 60});
-        vm.guest_port().call("card-wait-carrier", wanted)?;
-    }
+    cable.pull_and_put_back(&mut vm, &card, "card")?;
     cable.use_it(&mut vm, MIB, 1)?;
     vm.execute("system_reset", json!({}))?;
     vm.guest_port().wait_ready()?;
@@ -75,12 +71,7 @@ fn tap_and_vhost_serve_another_guest_as_soon_as_the_card_is_deleted() -> Result<
 #[ignore = "needs a guest: cargo xtask test"]
 fn four_queues_have_a_server_each() -> Result<()> {
     let cable = Cable::with_vhost(23, 4)?;
-    let mut vm = Vm::builder()
-        .cpus(4)
-        .root_ports(1)
-        .args(["-open-policy", "sealed"])
-        .start()?;
-    vm.guest()?;
+    let mut vm = Vm::sealed_with(Vm::builder().cpus(4))?;
     cable.plug(&mut vm, &json!({}))?;
     ensure!(workers(&vm)? == 4, "{} workers", workers(&vm)?);
     let card = cable.configure(&mut vm)?;
@@ -92,8 +83,7 @@ fn four_queues_have_a_server_each() -> Result<()> {
     // The netdev goes first: the card keeps an end without a link.
     vm.execute("netdev_del", json!({"id": "cable"}))?;
     ensure!(workers(&vm)? == 0, "{} workers", workers(&vm)?);
-    let wanted = json!({"card": card, "up": 0, "seconds": 60});
-    vm.guest_port().call("card-wait-carrier", wanted)?;
+    cable.wait_link(&mut vm, &card, false)?;
     vm.shutdown_clean()
 }
 
