@@ -75,7 +75,8 @@ fn vcpus_come_and_go_in_a_sealed_process_and_leave_nothing_behind() -> Result<()
 fn a_vcpu_that_was_there_from_the_start_goes_and_one_more_is_there_after_a_reset() -> Result<()> {
     let mut vm = Vm::builder()
         .args(["-smp", "2,sockets=3,maxcpus=3"])
-        .args(["-cpu", "Nehalem,-sse4.2,model-id=less"])
+        // The lab's processor has no `vme`.
+        .args(["-cpu", "Nehalem,-vme,-sse4.2,model-id=less"])
         .start()?;
     assert_eq!(vm.guest()?.call("cpus", json!({}))?, 2);
     assert_eq!(cpus_without_sse4_2(&mut vm)?, 2);
