@@ -86,7 +86,7 @@ fn image_is_not_made_in_a_file_that_somebody_has() -> Result<()> {
     vm.execute("blockdev-add", node)?;
     let over = json!({"driver": "qcow2", "file": "below", "size": MIB});
     let error = create(&mut vm, over)?.unwrap_or_default();
-    ensure!(error.contains("node 'n' as 'file'"), "{error}");
+    ensure!(error.contains("required by node 'n'"), "{error}");
     let over = json!({"driver": "file", "filename": name, "size": 0});
     let error = create(&mut vm, over)?.unwrap_or_default();
     ensure!(error.contains("the file of node 'below'"), "{error}");
