@@ -7,12 +7,12 @@
 
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use tests::qmp::Client;
 use tests::{Vm, fds};
 
@@ -88,10 +88,15 @@ impl Stage {
         ensure!(caller.receive(SOON).is_err(), "it is let go");
         Ok(())
     }
-}
 
-fn call(path: &Path) -> Result<Value> {
-    Client::connect(path)?.execute("query-status", json!({}))
+    /// Calls, is served, and has gone again.
+    fn call(&mut self) -> Result<()> {
+        let before = self.vm.usage()?;
+        Client::connect(&self.path())?.execute("query-status", json!({}))?;
+        let after = self.vm.settled_usage(before)?;
+        ensure!(after.fds <= before.fds, "{after} after {before}");
+        Ok(())
+    }
 }
 
 #[test]
@@ -110,7 +115,7 @@ fn a_sealed_vmm_without_an_fd_left_does_the_same() -> Result<()> {
 
 fn starve(mut stage: Stage) -> Result<()> {
     let before = stage.vm.usage()?;
-    call(&stage.path())?;
+    stage.call()?;
     stage.fill()?;
     for _ in 0..5 {
         stage.call_in_vain()?;
@@ -128,7 +133,7 @@ fn starve(mut stage: Stage) -> Result<()> {
         stage.take_back()?;
     }
     stage.vm.execute("blockdev-add", node)?;
-    call(&stage.path())?;
+    stage.call()?;
     stage.fill()?;
     stage.call_in_vain()?;
     while stage.names > 0 {
@@ -137,7 +142,7 @@ fn starve(mut stage: Stage) -> Result<()> {
     stage
         .vm
         .execute("blockdev-del", json!({"node-name": "n"}))?;
-    call(&stage.path())?;
+    stage.call()?;
     assert_eq!(stage.vm.settled_usage(before)?.fds, before.fds);
     stage.vm.execute("quit", json!({}))?;
     ensure!(stage.vm.wait_exit()?.success(), "{}", stage.vm.stderr());
