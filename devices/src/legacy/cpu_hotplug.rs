@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::AcpiPm;
+use super::hotplug_events::HotplugEvents;
 use crate::bus::BusDevice;
 use crate::lifecycle::{Lifecycle, SavedState};
 use crate::notice::{Notice, NoticeSink, OspmSlot};
@@ -36,11 +37,6 @@ const FLAGS: u64 = 4;
 const COMMAND: u64 = 5;
 const DATA: u64 = 8;
 
-const ENABLED: u8 = 1 << 0;
-const INSERTING: u8 = 1 << 1;
-const REMOVING: u8 = 1 << 2;
-const EJECT: u8 = 1 << 3;
-
 /// Selects the next CPU with an event, and tells which that is.
 const NEXT_WITH_EVENT: u8 = 0;
 /// What is written next is the event of an `_OST`.
@@ -55,10 +51,8 @@ const ARCH_ID: u8 = 3;
 pub struct CpuPlaceState {
     apic_id: u32,
     present: bool,
-    inserting: bool,
-    removing: bool,
-    ost_event: u32,
-    ost_status: u32,
+    #[serde(flatten)]
+    events: HotplugEvents,
 }
 
 /// The registers, and what a snapshot keeps of them.
@@ -93,7 +87,7 @@ impl CpuHotplugState {
             let place = usize::try_from(index)
                 .ok()
                 .and_then(|at| self.places.get(at));
-            place.is_some_and(|place| place.inserting || place.removing)
+            place.is_some_and(|cpu| cpu.events.has_event())
         };
         let mut round = (self.selector..count).chain(0..self.selector);
         if let Some(found) = round.find(|index| has_event(*index)) {
@@ -105,13 +99,8 @@ impl CpuHotplugState {
         let Some(place) = self.selected() else {
             return 0;
         };
-        let flag = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
         match offset {
-            FLAGS => {
-                flag(place.present, ENABLED)
-                    | flag(place.inserting, INSERTING)
-                    | flag(place.removing, REMOVING)
-            }
+            FLAGS => place.events.flags(place.present),
             DATA.. => {
                 let word = match self.command {
                     NEXT_WITH_EVENT => self.selector,
@@ -160,8 +149,7 @@ impl CpuHotplug {
     pub fn plug(&self, index: usize, tell: bool) {
         if let Some(place) = self.lock().places.get_mut(index) {
             place.present = true;
-            place.removing = false;
-            place.inserting = tell;
+            place.events.come(tell);
         }
         if tell {
             self.pm.raise_gpe(GPE);
@@ -171,7 +159,7 @@ impl CpuHotplug {
     /// Asks the guest to let the CPU `index` go.
     pub fn request_unplug(&self, index: usize) {
         if let Some(place) = self.lock().places.get_mut(index) {
-            place.removing = place.present;
+            place.events.ask_to_go(place.present);
         }
         self.pm.raise_gpe(GPE);
     }
@@ -188,9 +176,7 @@ impl CpuHotplug {
     pub fn ospm_status(&self) -> Vec<(u32, u32)> {
         let state = self.lock();
         let places = state.places.iter();
-        places
-            .map(|place| (place.ost_event, place.ost_status))
-            .collect()
+        places.map(|cpu| cpu.events.ost()).collect()
     }
 
     /// What a snapshot keeps.
@@ -208,18 +194,12 @@ impl CpuHotplug {
     fn control(state: &mut CpuHotplugState, flags: u8) -> Option<Notice> {
         let index = state.selector;
         let place = state.selected_mut()?;
-        if flags & INSERTING != 0 {
-            place.inserting = false;
-        }
-        if flags & REMOVING != 0 {
-            place.removing = false;
-        }
         // The first CPU stays: it is the one that boots.
-        if flags & EJECT == 0 || !place.present || index == 0 {
+        if !place.events.control(flags) || !place.present || index == 0 {
             return None;
         }
         place.present = false;
-        place.removing = false;
+        place.events.ejected();
         Some(Notice::CpuEjected { index })
     }
 
@@ -229,15 +209,16 @@ impl CpuHotplug {
         let place = state.selected_mut()?;
         match command {
             OST_EVENT => {
-                place.ost_event = value;
+                place.events.set_event(value);
                 None
             }
             OST_STATUS => {
-                place.ost_status = value;
+                let (event, status) = place.events.set_status(value);
+                let slot = OspmSlot::Cpu(index);
                 Some(Notice::OspmStatus {
-                    slot: OspmSlot::Cpu(index),
-                    event: place.ost_event,
-                    status: value,
+                    slot,
+                    event,
+                    status,
                 })
             }
             _ => None,
@@ -257,12 +238,10 @@ impl Lifecycle for CpuHotplug {
         {
             let mut state = self.lock();
             for (index, place) in (0..).zip(&mut state.places) {
-                if place.removing && index != 0 {
+                if place.events.reset() && index != 0 {
                     place.present = false;
                     gone.push(index);
                 }
-                (place.inserting, place.removing) = (false, false);
-                (place.ost_event, place.ost_status) = (0, 0);
             }
             (state.selector, state.command) = (0, NEXT_WITH_EVENT);
         }
@@ -318,6 +297,7 @@ mod tests {
     use super::*;
     use crate::irq::IrqLine;
     use crate::legacy::Clock;
+    use crate::legacy::hotplug_events::{EJECT, ENABLED, INSERTING, REMOVING};
 
     struct Nowhere;
     impl IrqLine for Nowhere {

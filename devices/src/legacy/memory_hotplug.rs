@@ -21,6 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::AcpiPm;
+use super::hotplug_events::HotplugEvents;
 use crate::bus::BusDevice;
 use crate::lifecycle::{Lifecycle, SavedState};
 use crate::notice::{Notice, NoticeSink, OspmSlot};
@@ -37,11 +38,6 @@ const OST_EVENT: u64 = 4;
 const OST_STATUS: u64 = 8;
 const FLAGS: u64 = 20;
 
-const ENABLED: u8 = 1 << 0;
-const INSERTING: u8 = 1 << 1;
-const REMOVING: u8 = 1 << 2;
-const EJECT: u8 = 1 << 3;
-
 /// A memory module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DimmSpec {
@@ -57,10 +53,8 @@ pub struct DimmSpec {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DimmPlaceState {
     module: Option<DimmSpec>,
-    inserting: bool,
-    removing: bool,
-    ost_event: u32,
-    ost_status: u32,
+    #[serde(flatten)]
+    events: HotplugEvents,
 }
 
 /// The registers, and what a snapshot keeps of them.
@@ -87,7 +81,6 @@ impl MemoryHotplugState {
         let Some(place) = selected.and_then(|at| self.places.get(at)) else {
             return bytes;
         };
-        let flag = |is_set: bool, bit: u8| if is_set { bit } else { 0 };
         let [address, size, rest @ ..] = bytes.as_chunks_mut::<8>().0 else {
             return bytes;
         };
@@ -98,9 +91,7 @@ impl MemoryHotplugState {
         if let [[a, b, c, d, flags, ..]] = rest {
             let node = place.module.map_or(0, |module| module.node);
             [*a, *b, *c, *d] = node.to_le_bytes();
-            *flags = flag(place.module.is_some(), ENABLED)
-                | flag(place.inserting, INSERTING)
-                | flag(place.removing, REMOVING);
+            *flags = place.events.flags(place.module.is_some());
         }
         bytes
     }
@@ -138,8 +129,7 @@ impl MemoryHotplug {
     pub fn plug(&self, slot: u32, module: DimmSpec, tell: bool) {
         if let Some(place) = self.lock().places.get_mut(slot as usize) {
             place.module = Some(module);
-            place.removing = false;
-            place.inserting = tell;
+            place.events.come(tell);
         }
         if tell {
             self.pm.raise_gpe(GPE);
@@ -156,7 +146,7 @@ impl MemoryHotplug {
     /// Asks the guest to let the module in the place `slot` go.
     pub fn request_unplug(&self, slot: u32) {
         if let Some(place) = self.lock().places.get_mut(slot as usize) {
-            place.removing = place.module.is_some();
+            place.events.ask_to_go(place.module.is_some());
         }
         self.pm.raise_gpe(GPE);
     }
@@ -166,9 +156,7 @@ impl MemoryHotplug {
     pub fn ospm_status(&self) -> Vec<(u32, u32)> {
         let state = self.lock();
         let places = state.places.iter();
-        places
-            .map(|place| (place.ost_event, place.ost_status))
-            .collect()
+        places.map(|dimm| dimm.events.ost()).collect()
     }
 
     /// What a snapshot keeps.
@@ -186,17 +174,11 @@ impl MemoryHotplug {
     fn control(state: &mut MemoryHotplugState, flags: u8) -> Option<Notice> {
         let slot = state.selector;
         let place = state.selected_mut()?;
-        if flags & INSERTING != 0 {
-            place.inserting = false;
-        }
-        if flags & REMOVING != 0 {
-            place.removing = false;
-        }
-        if flags & EJECT == 0 {
+        if !place.events.control(flags) {
             return None;
         }
         place.module.take()?;
-        place.removing = false;
+        place.events.ejected();
         Some(Notice::MemoryEjected { slot })
     }
 
@@ -217,11 +199,9 @@ impl Lifecycle for MemoryHotplug {
         {
             let mut state = self.lock();
             for (slot, place) in (0..).zip(&mut state.places) {
-                if place.removing && place.module.take().is_some() {
+                if place.events.reset() && place.module.take().is_some() {
                     gone.push(slot);
                 }
-                (place.inserting, place.removing) = (false, false);
-                (place.ost_event, place.ost_status) = (0, 0);
             }
             state.selector = 0;
         }
@@ -259,16 +239,17 @@ impl BusDevice for MemoryHotplug {
                 }
                 OST_EVENT => {
                     if let Some(place) = state.selected_mut() {
-                        place.ost_event = value;
+                        place.events.set_event(value);
                     }
                     None
                 }
                 OST_STATUS => state.selected_mut().map(|place| {
-                    place.ost_status = value;
+                    let (event, status) = place.events.set_status(value);
+                    let slot = OspmSlot::Dimm(slot);
                     Notice::OspmStatus {
-                        slot: OspmSlot::Dimm(slot),
-                        event: place.ost_event,
-                        status: value,
+                        slot,
+                        event,
+                        status,
                     }
                 }),
                 FLAGS => Self::control(&mut state, first),
@@ -286,6 +267,7 @@ mod tests {
     use super::*;
     use crate::irq::IrqLine;
     use crate::legacy::Clock;
+    use crate::legacy::hotplug_events::{EJECT, ENABLED, INSERTING, REMOVING};
 
     struct Nowhere;
     impl IrqLine for Nowhere {

@@ -21,6 +21,8 @@ pub mod acpi_pm;
 pub mod clock;
 pub mod cpu_hotplug;
 pub mod fw_cfg;
+mod hotplug_events;
+
 pub mod lpc;
 pub mod memory_hotplug;
 pub mod pflash;
