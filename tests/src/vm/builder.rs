@@ -1,6 +1,6 @@
 //! What a VM is started with: options, passed fds, what it boots.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,11 @@ use crate::stray;
 const FIRST_FD: i32 = 20;
 /// The number of the first fd that is left by socket activation.
 const FIRST_LEFT: i32 = 3;
+/// The shortest firmware that QEMU takes, and where it begins to run, before its end.
+const FIRMWARE_LEN: usize = 64 << 10;
+const RESET: usize = 16;
+/// `cli`, `hlt`, and back to the latter.
+const HALT: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
 
 /// What to start. Without a kernel it is a monitor and a machine that does nothing.
 #[derive(Debug)]
@@ -35,6 +40,8 @@ pub struct Builder {
     firmware: bool,
     /// Who is at the other end of the serial console.
     operator: Option<UnixStream>,
+    /// Who drives the machine in place of its CPUs.
+    tester: Option<UnixStream>,
     arguments: Vec<String>,
     passed: Vec<OwnedFd>,
     /// Fds by socket activation, with their names.
@@ -58,6 +65,7 @@ impl Builder {
             append: "console=ttyS0 quiet panic=-1".to_owned(),
             firmware: false,
             operator: None,
+            tester: None,
             arguments: Vec::new(),
             passed: Vec::new(),
             left: Vec::new(),
@@ -136,6 +144,11 @@ impl Builder {
     /// says there go to it as well.
     pub fn console_over(&mut self, line: UnixStream) {
         self.operator = Some(line);
+    }
+
+    /// Has the other end of `line` drive the machine in place of its CPUs, by the qtest protocol.
+    pub fn tested_over(&mut self, line: UnixStream) {
+        self.tester = Some(line);
     }
 
     /// Hands in an fd under a number of its own, for `fd=N` options.
@@ -262,7 +275,7 @@ impl Builder {
             "chardev=qmp,mode=control".to_owned(),
         ];
         if self.machine != "none" {
-            arguments.extend(self.accelerator()?);
+            arguments.extend(self.accelerator(folder)?);
         }
         if has_guest {
             let agent = self.pass(agent);
@@ -330,25 +343,50 @@ impl Builder {
         shell
     }
 
-    fn accelerator(&mut self) -> Result<Vec<String>> {
-        let accelerator = if self.vmm.is_qemu {
-            "kvm".to_owned()
-        } else {
-            let kvm = fds::open_rw(Path::new("/dev/kvm"))?;
-            format!("kvm,device={}", self.fdset(kvm))
+    fn accelerator(&mut self, folder: &Path) -> Result<Vec<String>> {
+        let mut arguments = match self.tester.take() {
+            Some(line) => self.tested(line, folder)?,
+            None if self.vmm.is_qemu => vec!["-accel".to_owned(), "kvm".to_owned()],
+            None => self.accelerated_by("kvm")?,
         };
         let cpus = self.cpus.to_string();
+        let words = ["-cpu", "host", "-smp", &cpus, "-m", &self.memory];
+        arguments.extend(words.map(str::to_owned));
+        Ok(arguments)
+    }
+
+    fn accelerated_by(&mut self, name: &str) -> Result<Vec<String>> {
+        let kvm = self.fdset(fds::open_rw(Path::new("/dev/kvm"))?);
+        Ok(vec!["-accel".to_owned(), format!("{name},device={kvm}")])
+    }
+
+    /// A machine whose CPUs do nothing. Distributions build QEMU without the accelerator for this:
+    /// its CPU finds a firmware that halts.
+    fn tested(&mut self, line: UnixStream, folder: &Path) -> Result<Vec<String>> {
+        let mut arguments = if self.vmm.is_qemu {
+            let halting = folder.join("halting");
+            let mut bytes = vec![0; FIRMWARE_LEN];
+            bytes[FIRMWARE_LEN - RESET..][..HALT.len()].copy_from_slice(&HALT);
+            fs::write(&halting, bytes)?;
+            let halting = halting.display().to_string();
+            ["-accel", "kvm", "-bios", &halting]
+                .map(str::to_owned)
+                .to_vec()
+        } else {
+            self.accelerated_by("qtest")?
+        };
+        // QEMU looks for a chardev of this name, whatever its option says.
+        let line = format!("socket,id=qtest,fd={}", self.pass(line));
         let words = [
-            "-accel",
-            &accelerator,
-            "-cpu",
-            "host",
-            "-smp",
-            &cpus,
-            "-m",
-            &self.memory,
+            "-chardev",
+            &line,
+            "-qtest",
+            "chardev:qtest",
+            "-qtest-log",
+            "none",
         ];
-        Ok(words.map(str::to_owned).to_vec())
+        arguments.extend(words.map(str::to_owned));
+        Ok(arguments)
     }
 
     fn boot_arguments(&mut self) -> Result<Vec<String>> {

@@ -4,7 +4,8 @@
 //!   qmp     here              qmp/      first answers · idle size · round trips · floods
 //!   guest   where KVM works   guest.rs  start to the guest's init · size beyond the guest's RAM
 //!           both: A B A B A B ..., one table
-//!   net     where KVM works   net.rs    a guest's packets, by taps, vhost and passt
+//!   net     where KVM works   net/      a guest's packets, by taps, vhost and passt
+//!           here                        packets through rings in shared memory
 //!   block   here              block/    requests to disks, first writes, block jobs
 //!   door    here              door.rs   the one open and the open hook, which no peer has
 //! ```
@@ -27,6 +28,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
+use serde_json::Value;
 use tests::artifacts::Flavour;
 use tests::host_kvm::{self, Place};
 use tests::vm::Vmm;
@@ -34,7 +36,7 @@ use tests::vm::Vmm;
 use crate::check::{MOST_CRATES, third_party_crates};
 use crate::lab;
 use crate::project;
-use crate::shell::{install_missing, step};
+use crate::shell::{install_missing, output, step};
 use guest::Sample;
 use table::{Row, print};
 
@@ -105,8 +107,16 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         print("QEMU", &guests(&pair, options.boots)?);
     }
     if wanted(Part::Net) {
-        install_missing(&[("passt", "passt")])?;
-        print("QEMU", &nets(&pair, options.boots)?);
+        let only = &options.block.only;
+        let wanted = |what: &str| only.is_empty() || only.iter().any(|one| one == what);
+        if wanted("rings") {
+            step("measuring packets through shared memory");
+            print("QEMU", &net::rings::measure(&pair, options.turns)?);
+        }
+        if wanted("guests") {
+            install_missing(&[("passt", "passt")])?;
+            print("QEMU", &nets(&pair, options.boots)?);
+        }
     }
     if wanted(Part::Door) {
         step("measuring the one open");
@@ -141,14 +151,33 @@ fn guests(pair: &[Vmm; 2], boots: usize) -> Result<Vec<Row>> {
     })
 }
 
+/// Builds a program of `devices/benches`, which measures without a guest; its path.
+fn front(name: &str) -> Result<PathBuf> {
+    let words = [
+        "bench",
+        "-q",
+        "-p",
+        "devices",
+        "--no-run",
+        "--message-format=json",
+    ];
+    let text = output(project::cargo().args(words).args(["--bench", name]))?;
+    let found = text.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(line).ok()?;
+        let named = message["target"]["name"] == name && message["executable"].is_string();
+        named.then(|| PathBuf::from(message["executable"].as_str().unwrap_or_default()))
+    });
+    found.with_context(|| format!("cargo built no bench '{name}'"))
+}
+
 /// In the lab whatever there is: it makes interfaces, and a default route.
 fn nets(pair: &[Vmm; 2], boots: usize) -> Result<Vec<Row>> {
     let inits = project::inits()?;
     let files = project::guest_files(&inits, Flavour::Cloud)?;
     step("measuring a guest's packets, in the lab");
-    net::measure(pair, boots, |vmm| {
+    net::guests::measure(pair, boots, |vmm| {
         let inside = InsideOptions::new(vmm, &files, true);
-        in_lab(&inits, &inside, net::Sample::find)
+        in_lab(&inits, &inside, net::guests::Sample::find)
     })
 }
 
@@ -173,7 +202,7 @@ fn load() -> Result<String> {
 /// Prints one sample as JSON for the program outside.
 pub(crate) fn run_inside(options: &InsideOptions) -> Result<ExitCode> {
     let sample = if options.net {
-        net::sample(options)?.to_json()
+        net::guests::sample(options)?.to_json()
     } else {
         guest::sample(options)?.to_json()
     };

@@ -8,9 +8,9 @@ use ::tests::vm::Vmm;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use super::super::front;
 use super::super::table::{Bar, Row};
 use super::BlockOptions;
-use crate::project::cargo;
 use crate::shell::{output, run, step};
 
 /// Between two looks whether the export is there.
@@ -152,7 +152,7 @@ pub(super) fn measure(
     options: &BlockOptions,
 ) -> Result<Vec<(&'static str, Vec<Row>)>> {
     let bench = Bench {
-        front: front()?,
+        front: front("disk")?,
         emulator: emulator.program.clone(),
         folder: folder.to_owned(),
         options,
@@ -197,26 +197,6 @@ fn rows(setting: Setting, is_ring: bool, ours: &[Samples], others: &[Samples]) -
         rows.push(Row::new("      CPU time of a request", "us", cpu, bar));
     }
     rows
-}
-
-/// Builds the program; its path.
-fn front() -> Result<PathBuf> {
-    let text = output(cargo().args([
-        "bench",
-        "-q",
-        "-p",
-        "devices",
-        "--bench",
-        "disk",
-        "--no-run",
-        "--message-format=json",
-    ]))?;
-    let found = text.lines().find_map(|line| {
-        let message: Value = serde_json::from_str(line).ok()?;
-        let named = message["target"]["name"] == "disk" && message["executable"].is_string();
-        named.then(|| PathBuf::from(message["executable"].as_str().unwrap_or_default()))
-    });
-    found.context("cargo built no bench 'disk'")
 }
 
 struct Bench<'a> {

@@ -45,9 +45,9 @@ pub(crate) struct BlockOptions {
     /// How the peer does its I/O: io_uring, native or threads.
     #[arg(long, default_value = "io_uring")]
     peer_aio: String,
-    /// Only these: requests, jobs, pauses.
+    /// Only these: of disks requests, jobs, pauses; of packets guests, rings.
     #[arg(long, value_delimiter = ',')]
-    only: Vec<String>,
+    pub(super) only: Vec<String>,
     /// Where the images lie, on the disk under test; below the folder of builds where it is not
     /// said.
     #[arg(long)]

@@ -18,8 +18,8 @@ use ::tests::{Vm, fds, tap};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use super::InsideOptions;
-use super::table::{Bar, Row};
+use super::super::InsideOptions;
+use super::super::table::{Bar, Row};
 
 /// How many questions are asked.
 const TIMES: u64 = 1000;
@@ -33,10 +33,10 @@ const WAYS: [(&str, u64, f64); 3] = [
 
 /// One guest: for each way the seconds of all bytes, and of all questions.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Sample([[f64; 2]; WAYS.len()]);
+pub(in super::super) struct Sample([[f64; 2]; WAYS.len()]);
 
 /// Takes turns with both programs; `sample` boots a guest under one of them.
-pub(super) fn measure(
+pub(in super::super) fn measure(
     pair: &[Vmm; 2],
     boots: usize,
     mut sample: impl FnMut(&Vmm) -> Result<Sample>,
@@ -104,7 +104,7 @@ fn over_passt(builder: &mut Builder, number: u8) -> Result<Way> {
 }
 
 /// Boots a guest and has it use each way.
-pub(super) fn sample(options: &InsideOptions) -> Result<Sample> {
+pub(in super::super) fn sample(options: &InsideOptions) -> Result<Sample> {
     let mut builder = Builder::new(Vmm::at(&options.vmm))
         .boots(&options.kernel)
         .initrd(&options.initrd);
@@ -147,12 +147,12 @@ fn mac(number: usize) -> String {
 }
 
 impl Sample {
-    pub(super) fn to_json(&self) -> Value {
+    pub(in super::super) fn to_json(&self) -> Value {
         json!({"ways": self.0})
     }
 
     /// Out of what the program in the lab has printed.
-    pub(super) fn find(output: &str) -> Option<Self> {
+    pub(in super::super) fn find(output: &str) -> Option<Self> {
         output.lines().find_map(|line| {
             let value: Value = serde_json::from_str(line).ok()?;
             serde_json::from_value(value["ways"].clone()).ok().map(Self)
