@@ -98,8 +98,7 @@ pub(in crate::kvm) fn build(
 /// The features of a generation, in leaves that have nothing else.
 fn wanted(generation: &Generation, supported: &Leaves) -> Leaves {
     let mut leaves = Leaves::default();
-    let lists = generation.features.iter();
-    for name in lists.flat_map(|list| list.split_whitespace()) {
+    for name in generation.features.names() {
         switch(&mut leaves, name, true);
     }
     for name in WITH_KVM.split_whitespace() {

@@ -33,8 +33,30 @@ pub struct Generation {
     pub signature: (u32, u32, u32),
     /// Its caches.
     pub caches: &'static Caches,
-    /// Names of features, each list separated by spaces.
-    pub features: &'static [&'static str],
+    /// What it can do.
+    pub features: &'static Features,
+}
+
+/// The features of a generation: those of an older one, and more.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Features {
+    /// All of its features are here as well.
+    pub older: Option<&'static Self>,
+    /// Names of more, separated by spaces.
+    pub more: &'static str,
+}
+
+impl Features {
+    const fn and(&'static self, more: &'static str) -> Self {
+        let older = Some(self);
+        Self { older, more }
+    }
+
+    /// The name of each.
+    pub fn names(&'static self) -> impl Iterator<Item = &'static str> {
+        let ages = std::iter::successors(Some(self), |features| features.older);
+        ages.flat_map(|features| features.more.split_whitespace())
+    }
 }
 
 /// The caches of a core; lines have 64 bytes.
@@ -64,65 +86,80 @@ const fn cache(kib: u32, ways: u32) -> Cache {
 }
 
 /// Intel Core up to the fifth generation.
-const CORE: Caches = Caches {
+const CORE_CACHES: Caches = Caches {
     l1_data: cache(32, 8),
     l1_code: cache(32, 8),
     l2: cache(256, 8),
     l3: cache(16384, 16),
 };
-const SKYLAKE_SERVER: Caches = Caches {
+const SKYLAKE_SERVER_CACHES: Caches = Caches {
     l2: cache(1024, 16),
-    ..CORE
+    ..CORE_CACHES
 };
-const ICELAKE_SERVER: Caches = Caches {
+const ICE_LAKE_CACHES: Caches = Caches {
     l1_data: cache(48, 12),
     l2: cache(1280, 20),
-    ..CORE
+    ..CORE_CACHES
 };
-const ZEN: Caches = Caches {
+const ZEN_CACHES: Caches = Caches {
     l1_data: cache(32, 8),
     l1_code: cache(64, 4),
     l2: cache(512, 8),
     l3: cache(8192, 16),
 };
-const ZEN_2: Caches = Caches {
+const ZEN_2_CACHES: Caches = Caches {
     l1_code: cache(32, 8),
     l3: cache(16384, 16),
-    ..ZEN
+    ..ZEN_CACHES
 };
-const ZEN_3: Caches = Caches {
+const ZEN_3_CACHES: Caches = Caches {
     l3: cache(32768, 16),
-    ..ZEN_2
+    ..ZEN_2_CACHES
 };
 
 /// What each CPU of 64 bits has, and what its kernels need.
-const X86_64: &str = "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush \
-    mmx fxsr sse sse2 syscall nx lm";
+static X86_64: Features = Features {
+    older: None,
+    more: "fpu de pse tsc msr pae mce cx8 apic sep mtrr pge mca cmov pat pse36 clflush mmx fxsr sse \
+        sse2 syscall nx lm",
+};
+static QEMU64: Features = X86_64.and("pni cx16 lahf-lm");
+static KVM64: Features = X86_64.and("vme pni cx16");
 /// The second level of the psABI.
-const LEVEL_2: &str = "pni ssse3 cx16 sse4.1 sse4.2 popcnt lahf-lm";
+static LEVEL_2: Features = X86_64.and("pni ssse3 cx16 sse4.1 sse4.2 popcnt lahf-lm");
 /// The third, and what saves its registers.
-const LEVEL_3: &str = "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave";
-/// The fourth.
-const LEVEL_4: &str = "avx512f avx512bw avx512cd avx512dq avx512vl";
+static LEVEL_3: Features = LEVEL_2.and("avx avx2 bmi1 bmi2 f16c fma abm movbe xsave");
+static LEVEL_4: Features = LEVEL_3.and(AVX_512);
 
-const WESTMERE: &str = "pclmulqdq aes arat";
-const SANDY_BRIDGE: &str = "avx xsave xsaveopt tsc-deadline x2apic rdtscp";
-const IVY_BRIDGE: &str = "fsgsbase smep erms f16c rdrand";
-const HASWELL: &str = "fma movbe pcid bmi1 avx2 bmi2 invpcid abm";
+const AVX_512: &str = "avx512f avx512bw avx512cd avx512dq avx512vl";
+/// What some models have and others of their generation do not.
 const TRANSACTIONS: &str = "hle rtm";
-const BROADWELL: &str = "rdseed adx smap 3dnowprefetch";
-const SKYLAKE: &str = "xsavec xgetbv1";
-const SKYLAKE_MORE: &str = "clflushopt clwb pdpe1gb pku";
-const CASCADE_LAKE: &str = "avx512vnni spec-ctrl ssbd";
-const ICE_LAKE: &str = "avx512vbmi avx512vbmi2 avx512bitalg avx512-vpopcntdq gfni vaes vpclmulqdq \
-    umip la57 wbnoinvd";
-const ZEN_1_FEATURES: &str = "vme rdrand f16c avx xsave aes popcnt movbe sse4.2 sse4.1 cx16 fma \
-    ssse3 pclmulqdq pni fsgsbase bmi1 avx2 smep bmi2 rdseed adx smap clflushopt sha-ni rdtscp \
-    pdpe1gb fxsr-opt mmxext lahf-lm cr8legacy abm sse4a misalignsse 3dnowprefetch osvw topoext \
-    xsaveopt xsavec xgetbv1 arat";
-const ZEN_2_FEATURES: &str =
-    "clwb umip rdpid perfctr-core clzero xsaveerptr wbnoinvd ibpb amd-stibp";
-const ZEN_3_FEATURES: &str = "pcid erms invpcid fsrm pku vaes vpclmulqdq xsaves ibrs amd-ssbd";
+
+static NEHALEM: Features = LEVEL_2.and("vme");
+static WESTMERE: Features = NEHALEM.and("pclmulqdq aes arat");
+static SANDY_BRIDGE: Features = WESTMERE.and("avx xsave xsaveopt tsc-deadline x2apic rdtscp");
+static IVY_BRIDGE: Features = SANDY_BRIDGE.and("fsgsbase smep erms f16c rdrand");
+static HASWELL_NO_TSX: Features = IVY_BRIDGE.and("fma movbe pcid bmi1 avx2 bmi2 invpcid abm");
+static HASWELL: Features = HASWELL_NO_TSX.and(TRANSACTIONS);
+static BROADWELL_NO_TSX: Features = HASWELL_NO_TSX.and("rdseed adx smap 3dnowprefetch");
+static BROADWELL: Features = BROADWELL_NO_TSX.and(TRANSACTIONS);
+static SKYLAKE: Features = BROADWELL.and("xsavec xgetbv1");
+static SKYLAKE_FOR_SERVERS: Features = SKYLAKE.and("clflushopt clwb pdpe1gb pku");
+static SKYLAKE_SERVER: Features = SKYLAKE_FOR_SERVERS.and(AVX_512);
+static CASCADE_LAKE: Features = SKYLAKE_SERVER.and("avx512vnni spec-ctrl ssbd");
+static ICE_LAKE: Features = CASCADE_LAKE.and(
+    "avx512vbmi avx512vbmi2 avx512bitalg avx512-vpopcntdq gfni vaes vpclmulqdq umip la57 wbnoinvd",
+);
+
+static ZEN: Features = X86_64.and(
+    "vme rdrand f16c avx xsave aes popcnt movbe sse4.2 sse4.1 cx16 fma ssse3 pclmulqdq pni fsgsbase \
+    bmi1 avx2 smep bmi2 rdseed adx smap clflushopt sha-ni rdtscp pdpe1gb fxsr-opt mmxext lahf-lm \
+    cr8legacy abm sse4a misalignsse 3dnowprefetch osvw topoext xsaveopt xsavec xgetbv1 arat",
+);
+static ZEN_2: Features =
+    ZEN.and("clwb umip rdpid perfctr-core clzero xsaveerptr wbnoinvd ibpb amd-stibp");
+static ZEN_3: Features =
+    ZEN_2.and("pcid erms invpcid fsrm pku vaes vpclmulqdq xsaves ibrs amd-ssbd");
 
 const fn model(name: &'static str, about: &'static str, origin: Origin) -> Model {
     Model {
@@ -135,14 +172,14 @@ const fn model(name: &'static str, about: &'static str, origin: Origin) -> Model
 /// A model of a table. The levels and `qemu64` are nobody's processor, so they have a family that
 /// no kernel takes for one it knows.
 macro_rules! table {
-    ($name:literal, $about:literal, $signature:expr, $caches:ident, [$($features:expr),+ $(,)?]) => {
+    ($name:literal, $about:literal, $signature:expr, $caches:ident, $features:ident) => {
         model(
             $name,
             $about,
             Origin::Table(&Generation {
                 signature: $signature,
                 caches: &$caches,
-                features: &[$($features),+],
+                features: &$features,
             }),
         )
     };
@@ -152,245 +189,31 @@ macro_rules! table {
 pub const HOST: &Model = &MODELS[0];
 
 /// Every model.
+#[rustfmt::skip] // One line each: a table.
 pub static MODELS: &[Model] = &[
     model("host", "what the host has and KVM supports", Origin::Host),
     model("max", "the same", Origin::Host),
-    table!(
-        "qemu64",
-        "virtual CPU of 64 bits",
-        (15, 107, 1),
-        CORE,
-        [X86_64, "pni cx16 lahf-lm"]
-    ),
-    table!(
-        "kvm64",
-        "virtual CPU for KVM",
-        (15, 6, 1),
-        CORE,
-        [X86_64, "vme pni cx16"]
-    ),
-    table!(
-        "x86-64-v1",
-        "what each CPU of 64 bits has",
-        (15, 107, 1),
-        CORE,
-        [X86_64]
-    ),
-    table!(
-        "x86-64-v2",
-        "level 2 of the x86-64 psABI",
-        (15, 107, 1),
-        CORE,
-        [X86_64, LEVEL_2]
-    ),
-    table!(
-        "x86-64-v3",
-        "level 3 of the x86-64 psABI",
-        (15, 107, 1),
-        CORE,
-        [X86_64, LEVEL_2, LEVEL_3]
-    ),
-    table!(
-        "x86-64-v4",
-        "level 4 of the x86-64 psABI",
-        (15, 107, 1),
-        CORE,
-        [X86_64, LEVEL_2, LEVEL_3, LEVEL_4]
-    ),
-    table!(
-        "Nehalem",
-        "Intel Nehalem, 2008",
-        (6, 26, 3),
-        CORE,
-        [X86_64, "vme", LEVEL_2]
-    ),
-    table!(
-        "Westmere",
-        "Intel Westmere, 2010",
-        (6, 44, 1),
-        CORE,
-        [X86_64, "vme", LEVEL_2, WESTMERE]
-    ),
-    table!(
-        "SandyBridge",
-        "Intel Sandy Bridge, 2011",
-        (6, 42, 1),
-        CORE,
-        [X86_64, "vme", LEVEL_2, WESTMERE, SANDY_BRIDGE]
-    ),
-    table!(
-        "IvyBridge",
-        "Intel Ivy Bridge, 2012",
-        (6, 58, 9),
-        CORE,
-        [X86_64, "vme", LEVEL_2, WESTMERE, SANDY_BRIDGE, IVY_BRIDGE]
-    ),
-    table!(
-        "Haswell",
-        "Intel Haswell, 2013",
-        (6, 60, 4),
-        CORE,
-        [
-            X86_64,
-            "vme",
-            LEVEL_2,
-            WESTMERE,
-            SANDY_BRIDGE,
-            IVY_BRIDGE,
-            HASWELL,
-            TRANSACTIONS
-        ]
-    ),
-    table!(
-        "Haswell-noTSX",
-        "Intel Haswell without transactions",
-        (6, 60, 1),
-        CORE,
-        [
-            X86_64,
-            "vme",
-            LEVEL_2,
-            WESTMERE,
-            SANDY_BRIDGE,
-            IVY_BRIDGE,
-            HASWELL
-        ]
-    ),
-    table!(
-        "Broadwell",
-        "Intel Broadwell, 2014",
-        (6, 61, 2),
-        CORE,
-        [
-            X86_64,
-            "vme",
-            LEVEL_2,
-            WESTMERE,
-            SANDY_BRIDGE,
-            IVY_BRIDGE,
-            HASWELL,
-            BROADWELL,
-            TRANSACTIONS
-        ]
-    ),
-    table!(
-        "Broadwell-noTSX",
-        "Intel Broadwell without transactions",
-        (6, 61, 2),
-        CORE,
-        [
-            X86_64,
-            "vme",
-            LEVEL_2,
-            WESTMERE,
-            SANDY_BRIDGE,
-            IVY_BRIDGE,
-            HASWELL,
-            BROADWELL
-        ]
-    ),
-    table!(
-        "Skylake-Client",
-        "Intel Skylake, 2015",
-        (6, 94, 3),
-        CORE,
-        [
-            X86_64,
-            "vme",
-            LEVEL_2,
-            WESTMERE,
-            SANDY_BRIDGE,
-            IVY_BRIDGE,
-            HASWELL,
-            BROADWELL,
-            SKYLAKE,
-            TRANSACTIONS
-        ]
-    ),
-    table!(
-        "Skylake-Server",
-        "Intel Skylake for servers, 2017",
-        (6, 85, 4),
-        SKYLAKE_SERVER,
-        [
-            X86_64,
-            "vme",
-            LEVEL_2,
-            WESTMERE,
-            SANDY_BRIDGE,
-            IVY_BRIDGE,
-            HASWELL,
-            BROADWELL,
-            SKYLAKE,
-            SKYLAKE_MORE,
-            LEVEL_4,
-            TRANSACTIONS
-        ]
-    ),
-    table!(
-        "Cascadelake-Server",
-        "Intel Cascade Lake for servers, 2019",
-        (6, 85, 6),
-        SKYLAKE_SERVER,
-        [
-            X86_64,
-            "vme",
-            LEVEL_2,
-            WESTMERE,
-            SANDY_BRIDGE,
-            IVY_BRIDGE,
-            HASWELL,
-            BROADWELL,
-            SKYLAKE,
-            SKYLAKE_MORE,
-            LEVEL_4,
-            CASCADE_LAKE,
-            TRANSACTIONS
-        ]
-    ),
-    table!(
-        "Icelake-Server",
-        "Intel Ice Lake for servers, 2021",
-        (6, 106, 0),
-        ICELAKE_SERVER,
-        [
-            X86_64,
-            "vme",
-            LEVEL_2,
-            WESTMERE,
-            SANDY_BRIDGE,
-            IVY_BRIDGE,
-            HASWELL,
-            BROADWELL,
-            SKYLAKE,
-            SKYLAKE_MORE,
-            LEVEL_4,
-            CASCADE_LAKE,
-            ICE_LAKE,
-            TRANSACTIONS
-        ]
-    ),
-    table!(
-        "EPYC",
-        "AMD EPYC, Zen, 2017",
-        (23, 1, 2),
-        ZEN,
-        [X86_64, ZEN_1_FEATURES]
-    ),
-    table!(
-        "EPYC-Rome",
-        "AMD EPYC, Zen 2, 2019",
-        (23, 49, 0),
-        ZEN_2,
-        [X86_64, ZEN_1_FEATURES, ZEN_2_FEATURES]
-    ),
-    table!(
-        "EPYC-Milan",
-        "AMD EPYC, Zen 3, 2021",
-        (25, 1, 1),
-        ZEN_3,
-        [X86_64, ZEN_1_FEATURES, ZEN_2_FEATURES, ZEN_3_FEATURES]
-    ),
+    table!("qemu64", "virtual CPU of 64 bits", (15, 107, 1), CORE_CACHES, QEMU64),
+    table!("kvm64", "virtual CPU for KVM", (15, 6, 1), CORE_CACHES, KVM64),
+    table!("x86-64-v1", "what each CPU of 64 bits has", (15, 107, 1), CORE_CACHES, X86_64),
+    table!("x86-64-v2", "level 2 of the x86-64 psABI", (15, 107, 1), CORE_CACHES, LEVEL_2),
+    table!("x86-64-v3", "level 3 of the x86-64 psABI", (15, 107, 1), CORE_CACHES, LEVEL_3),
+    table!("x86-64-v4", "level 4 of the x86-64 psABI", (15, 107, 1), CORE_CACHES, LEVEL_4),
+    table!("Nehalem", "Intel Nehalem, 2008", (6, 26, 3), CORE_CACHES, NEHALEM),
+    table!("Westmere", "Intel Westmere, 2010", (6, 44, 1), CORE_CACHES, WESTMERE),
+    table!("SandyBridge", "Intel Sandy Bridge, 2011", (6, 42, 1), CORE_CACHES, SANDY_BRIDGE),
+    table!("IvyBridge", "Intel Ivy Bridge, 2012", (6, 58, 9), CORE_CACHES, IVY_BRIDGE),
+    table!("Haswell", "Intel Haswell, 2013", (6, 60, 4), CORE_CACHES, HASWELL),
+    table!("Haswell-noTSX", "Intel Haswell without transactions", (6, 60, 1), CORE_CACHES, HASWELL_NO_TSX),
+    table!("Broadwell", "Intel Broadwell, 2014", (6, 61, 2), CORE_CACHES, BROADWELL),
+    table!("Broadwell-noTSX", "Intel Broadwell without transactions", (6, 61, 2), CORE_CACHES, BROADWELL_NO_TSX),
+    table!("Skylake-Client", "Intel Skylake, 2015", (6, 94, 3), CORE_CACHES, SKYLAKE),
+    table!("Skylake-Server", "Intel Skylake for servers, 2017", (6, 85, 4), SKYLAKE_SERVER_CACHES, SKYLAKE_SERVER),
+    table!("Cascadelake-Server", "Intel Cascade Lake for servers, 2019", (6, 85, 6), SKYLAKE_SERVER_CACHES, CASCADE_LAKE),
+    table!("Icelake-Server", "Intel Ice Lake for servers, 2021", (6, 106, 0), ICE_LAKE_CACHES, ICE_LAKE),
+    table!("EPYC", "AMD EPYC, Zen, 2017", (23, 1, 2), ZEN_CACHES, ZEN),
+    table!("EPYC-Rome", "AMD EPYC, Zen 2, 2019", (23, 49, 0), ZEN_2_CACHES, ZEN_2),
+    table!("EPYC-Milan", "AMD EPYC, Zen 3, 2021", (25, 1, 1), ZEN_3_CACHES, ZEN_3),
 ];
 
 /// The model of that name.

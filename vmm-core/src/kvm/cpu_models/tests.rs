@@ -71,8 +71,7 @@ fn a_model_of_the_table_shows_its_own_features_and_those_of_kvm_everywhere() {
             assert_eq!(shown(&facts.leaves), feature_names(), "{}", model.name);
             continue;
         };
-        let lists = generation.features.iter();
-        let own: Vec<_> = lists.flat_map(|list| list.split_whitespace()).collect();
+        let own: Vec<_> = generation.features.names().collect();
         for name in &own {
             assert_eq!(find_feature(name), Some(*name), "{}", model.name);
         }

@@ -1,30 +1,27 @@
 //! Memory modules in AML, and how they come and go: the guest's side of
 //! [`devices::legacy::memory_hotplug`] (ACPI 6.5, 9.11 and 6.3).
 //!
-//! ```text
-//!   \_GPE._E03 ─► \_SB.MHPC.SCAN ─ each place: an event? ─► Notify (MHPC.Mnnn, 1 or 3)
-//!   Mnnn._STA ─► STAT   _CRS ─► RANG   _PXM ─► NODE   _EJ0 ─► EJCT   _OST ─► TELL   one at a time: LOCK
-//! ```
+//! [`super::places`] draws how; a module also has addresses (`_CRS`, from `RANG`) and a node (`_PXM`,
+//! from `NODE`). `SCAN` looks at each place.
 //!
 //! A machine without places for modules has none of this.
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    Acquire, Add, AddressSpace, AddressSpaceCacheable, Arg, CreateQWordField, Device, EISAName,
-    Else, Equal, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO, If,
-    LessThan, Local, Method, MethodCall, Mutex, Name, Notify, ONE, OpRegion, OpRegionSpace, Path,
-    Release, ResourceTemplate, Return, Scope, Store, Subtract, While, ZERO,
+    Add, AddressSpace, AddressSpaceCacheable, Arg, CreateQWordField, Device, EISAName, FieldEntry,
+    LessThan, Local, Name, ONE, Path, ResourceTemplate, Store, Subtract, While, ZERO,
 };
 use devices::legacy::memory_hotplug::{BASE, GPE, LEN};
 
-use super::AcpiSpec;
-use super::cpus::{DEVICE_CHECK, EJECT_REQUEST, FOR_EVER, low};
-use super::dsdt::{PRESENT, Raw};
+use super::dsdt::Raw;
+use super::{AcpiSpec, places};
 
 /// Where a descriptor of 64-bit addresses has its first address, its last one, and its length.
 const FIRST: u8 = 14;
 const LAST: u8 = 22;
 const LENGTH: u8 = 38;
+/// Where the flags of the registers are, in bits.
+const FLAGS_AT: usize = 160;
 
 /// The modules, inside `\_SB`.
 pub(super) fn build(spec: &AcpiSpec, aml: &mut Vec<u8>) {
@@ -33,13 +30,11 @@ pub(super) fn build(spec: &AcpiSpec, aml: &mut Vec<u8>) {
     }
     let mut inside = Vec::new();
     registers(&mut inside);
-    methods(&mut inside);
-    inside.extend(range());
-    inside.extend(scan(spec));
-    for slot in 0..spec.dimm_slots {
+    methods(spec, &mut inside);
+    for slot in slots(spec) {
         module(slot, &mut inside);
     }
-    let ports = IO::new(low(BASE), low(BASE), 1, u8::try_from(LEN).unwrap_or(0));
+    let ports = places::ports(BASE, LEN);
     Device::new(
         "MHPC".into(),
         vec![
@@ -57,147 +52,67 @@ pub(super) fn event(spec: &AcpiSpec, aml: &mut Vec<u8>) {
     if spec.dimm_slots == 0 {
         return;
     }
-    let name = format!("_E{GPE:02X}");
-    let scan = MethodCall::new(Path::new("\\_SB_.MHPC.SCAN"), Vec::new());
-    Scope::new(
-        "\\_GPE".into(),
-        vec![&Method::new(Path::new(&name), 0, false, vec![&scan])],
-    )
-    .to_aml_bytes(aml);
+    places::event(GPE, "\\_SB_.MHPC.SCAN").to_aml_bytes(aml);
 }
 
-fn name_of(slot: u32) -> String {
+fn slots(spec: &AcpiSpec) -> std::ops::Range<usize> {
+    0..usize::try_from(spec.dimm_slots).unwrap_or(0)
+}
+
+fn name_of(slot: usize) -> String {
     format!("M{slot:03X}")
 }
 
-fn module(slot: u32, aml: &mut Vec<u8>) {
-    let call = |method: &str, args| MethodCall::new(Path::new(method), args);
+fn module(slot: usize, aml: &mut Vec<u8>) {
     let own = Name::new("_HID".into(), &EISAName::new("PNP0C80"));
     let number = Name::new("_UID".into(), &slot);
-    let asks = |name: &str, method: &str| {
-        let value = call(method, vec![&slot]);
-        let mut aml = Vec::new();
-        let body = Return::new(&value);
-        Method::new(Path::new(name), 0, true, vec![&body]).to_aml_bytes(&mut aml);
-        Raw(aml)
-    };
-    let eject = call("EJCT", vec![&slot]);
-    let eject = Method::new("_EJ0".into(), 1, true, vec![&eject]);
-    let (event, outcome) = (Arg(0), Arg(1));
-    let tell = call("TELL", vec![&slot, &event, &outcome]);
-    let tell = Method::new("_OST".into(), 3, true, vec![&tell]);
-    let (status, range, node) = (
-        asks("_STA", "STAT"),
-        asks("_CRS", "RANG"),
-        asks("_PXM", "NODE"),
-    );
-    let parts: Vec<&dyn Aml> = vec![&own, &number, &status, &range, &node, &eject, &tell];
+    let status = places::answer("_STA", "STAT", slot);
+    let range = places::answer("_CRS", "RANG", slot);
+    let node = places::answer("_PXM", "NODE", slot);
+    let (eject, outcome) = (places::eject(slot), places::outcome(slot));
+    let parts: Vec<&dyn Aml> = vec![&own, &number, &status, &range, &node, &eject, &outcome];
     Device::new(Path::new(&name_of(slot)), parts).to_aml_bytes(aml);
 }
 
 fn registers(aml: &mut Vec<u8>) {
-    let (base, len) = (low(BASE), low(LEN));
-    Mutex::new("LOCK".into(), 0).to_aml_bytes(aml);
-    OpRegion::new("REGS".into(), OpRegionSpace::SystemIO, &base, &len).to_aml_bytes(aml);
+    places::registers(BASE, LEN, aml);
     // What is read, and what is written, at the same ports.
-    let words = |entries| {
-        let (access, lock) = (FieldAccessType::DWord, FieldLockRule::NoLock);
-        Field::new(
-            "REGS".into(),
-            access,
-            lock,
-            FieldUpdateRule::Preserve,
-            entries,
-        )
-    };
-    words(vec![
+    places::words(vec![
         FieldEntry::Named(*b"ADDR", 64),
         FieldEntry::Named(*b"SIZE", 64),
         FieldEntry::Named(*b"PROX", 32),
     ])
     .to_aml_bytes(aml);
-    words(vec![
+    places::words(vec![
         FieldEntry::Named(*b"SELE", 32),
         FieldEntry::Named(*b"EVNT", 32),
         FieldEntry::Named(*b"OUTC", 32),
     ])
     .to_aml_bytes(aml);
-    // Writing a bit must not write the others: 1 clears or ejects.
-    Field::new(
-        "REGS".into(),
-        FieldAccessType::Byte,
-        FieldLockRule::NoLock,
-        FieldUpdateRule::WriteAsZeroes,
-        vec![
-            FieldEntry::Reserved(160),
-            FieldEntry::Named(*b"ENAB", 1),
-            FieldEntry::Named(*b"INSE", 1),
-            FieldEntry::Named(*b"REMO", 1),
-            FieldEntry::Named(*b"EJEC", 1),
-        ],
-    )
-    .to_aml_bytes(aml);
+    places::flags(FLAGS_AT, None).to_aml_bytes(aml);
 }
 
-/// A method that has the registers for itself, about the place Arg0.
-fn locked(name: &str, args: u8, body: &[&dyn Aml], returns: Option<&dyn Aml>) -> Vec<u8> {
-    let (acquire, release) = (
-        Acquire::new("LOCK".into(), FOR_EVER),
-        Release::new("LOCK".into()),
-    );
-    let select = Path::new("SELE");
-    let choose = Store::new(&select, &Arg(0));
-    let mut steps: Vec<&dyn Aml> = vec![&acquire];
-    if args > 0 {
-        steps.push(&choose);
-    }
-    steps.extend_from_slice(body);
-    steps.push(&release);
-    let value = returns.map(Return::new);
-    if let Some(value) = &value {
-        steps.push(value);
-    }
-    let mut aml = Vec::new();
-    Method::new(Path::new(name), args, true, steps).to_aml_bytes(&mut aml);
-    aml
-}
-
-fn methods(aml: &mut Vec<u8>) {
-    let field = |name: &str| Path::new(name);
-    aml.extend(locked(
-        "STAT",
-        1,
-        &[
-            &Store::new(&Local(0), &ZERO),
-            &If::new(
-                &Equal::new(&field("ENAB"), &ONE),
-                vec![&Store::new(&Local(0), &PRESENT)],
-            ),
-        ],
-        Some(&Local(0)),
-    ));
-    let (node, eject) = (field("PROX"), field("EJEC"));
+fn methods(spec: &AcpiSpec, aml: &mut Vec<u8>) {
+    places::stat().to_aml_bytes(aml);
+    let node = Path::new("PROX");
     let node = Store::new(&Local(0), &node);
-    aml.extend(locked("NODE", 1, &[&node], Some(&Local(0))));
-    aml.extend(locked("EJCT", 1, &[&Store::new(&eject, &ONE)], None));
-    aml.extend(locked(
-        "TELL",
-        3,
-        &[
-            &Store::new(&field("EVNT"), &Arg(1)),
-            &Store::new(&field("OUTC"), &Arg(2)),
-        ],
-        None,
-    ));
+    places::locked("NODE", 1, &[&node], Some(&Local(0))).to_aml_bytes(aml);
+    places::ejct().to_aml_bytes(aml);
+    let (event, outcome) = (Path::new("EVNT"), Path::new("OUTC"));
+    let tell: [&dyn Aml; 2] = [&Store::new(&event, &Arg(1)), &Store::new(&outcome, &Arg(2))];
+    places::locked("TELL", 3, &tell, None).to_aml_bytes(aml);
+    range().to_aml_bytes(aml);
+    places::noti(slots(spec).map(name_of)).to_aml_bytes(aml);
+    scan(spec).to_aml_bytes(aml);
 }
 
 /// `RANG`: the addresses of the module, as a resource.
-fn range() -> Vec<u8> {
+fn range() -> Raw {
     let cacheable = AddressSpaceCacheable::Cacheable;
     let empty = AddressSpace::new_memory(cacheable, true, 0u64, 0xffff_fffeu64, None);
     let template = Path::new("BUFF");
     let (first, last, length) = (Path::new("MINI"), Path::new("MAXI"), Path::new("LENG"));
-    locked(
+    places::locked(
         "RANG",
         1,
         &[
@@ -215,22 +130,9 @@ fn range() -> Vec<u8> {
 }
 
 /// `SCAN`: clears the events one by one and notifies their modules.
-fn scan(spec: &AcpiSpec) -> Vec<u8> {
-    let mut cases = Vec::new();
-    for slot in 0..spec.dimm_slots {
-        If::new(
-            &Equal::new(&Arg(0), &slot),
-            vec![&Notify::new(&Path::new(&name_of(slot)), &Arg(1))],
-        )
-        .to_aml_bytes(&mut cases);
-    }
-    let mut aml = Vec::new();
-    Method::new("NOTI".into(), 2, true, vec![&Raw(cases)]).to_aml_bytes(&mut aml);
-    let (select, inserting, removing) = (Path::new("SELE"), Path::new("INSE"), Path::new("REMO"));
-    let slot = Local(0);
-    let comes = MethodCall::new(Path::new("NOTI"), vec![&slot, &DEVICE_CHECK]);
-    let goes = MethodCall::new(Path::new("NOTI"), vec![&slot, &EJECT_REQUEST]);
-    aml.extend(locked(
+fn scan(spec: &AcpiSpec) -> Raw {
+    let (select, slot) = (Path::new("SELE"), Local(0));
+    places::locked(
         "SCAN",
         0,
         &[
@@ -239,19 +141,11 @@ fn scan(spec: &AcpiSpec) -> Vec<u8> {
                 &LessThan::new(&slot, &spec.dimm_slots),
                 vec![
                     &Store::new(&select, &slot),
-                    &If::new(
-                        &Equal::new(&inserting, &ONE),
-                        vec![&comes, &Store::new(&inserting, &ONE)],
-                    ),
-                    &Else::new(vec![&If::new(
-                        &Equal::new(&removing, &ONE),
-                        vec![&goes, &Store::new(&removing, &ONE)],
-                    )]),
+                    &places::notify_of_event(&slot, None),
                     &Add::new(&slot, &slot, &ONE),
                 ],
             ),
         ],
         None,
-    ));
-    aml
+    )
 }

@@ -23,6 +23,7 @@ mod dimms;
 pub mod dsdt;
 pub mod linker;
 mod numa;
+mod places;
 pub mod tables;
 pub mod tpm;
 pub mod vmgenid;
