@@ -17,7 +17,7 @@ use virtio_queue::QueueState;
 use super::front::{VhostUser, Watcher};
 use crate::reactor::Reactor;
 use crate::vhost::ServedQueues;
-use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
+use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 
 /// Bytes of a disk's configuration space (virtio 1.2, 5.2.4), up to what erases secrets.
 pub const BLK_CONFIG: usize = 60;
@@ -180,12 +180,7 @@ impl VirtioDevice for VhostUserDevice {
                 }
             }
         }
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let rest = space.get(start..).unwrap_or_default();
-        data.fill(0);
-        for (to, from) in data.iter_mut().zip(rest) {
-            *to = *from;
-        }
+        read_config(&space, offset, data);
     }
 
     /// Only the write cache of a disk is the driver's to switch.

@@ -127,3 +127,32 @@ pub enum VirtioError {
         source: io::Error,
     },
 }
+
+/// Answers [`VirtioDevice::config_read`] from the whole of a configuration space; what lies beyond
+/// its end is zero.
+pub fn read_config(config: &[u8], offset: u64, data: &mut [u8]) {
+    data.fill(0);
+    let rest = usize::try_from(offset).ok().and_then(|at| config.get(at..));
+    for (to, from) in data.iter_mut().zip(rest.unwrap_or_default()) {
+        *to = *from;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_across_the_end_of_a_configuration_space_gives_zeros_there() {
+        let mut data = [0xff; 3];
+        for (offset, wanted) in [
+            (0, [1, 2, 0]),
+            (1, [2, 0, 0]),
+            (2, [0; 3]),
+            (u64::MAX, [0; 3]),
+        ] {
+            read_config(&[1, 2], offset, &mut data);
+            assert_eq!(data, wanted, "{offset}");
+        }
+    }
+}

@@ -3,6 +3,8 @@
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{Immutable, IntoBytes, KnownLayout};
 
+use crate::virtio::device::read_config;
+
 /// Where the one field a driver may write stands: `writeback`.
 pub(super) const WRITEBACK_OFFSET: u64 = 32;
 
@@ -43,13 +45,7 @@ pub(super) struct BlkConfig {
 impl BlkConfig {
     /// Copies from `offset` on; what lies beyond the end is zero.
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        let bytes = usize::try_from(offset)
-            .ok()
-            .and_then(|start| self.as_bytes().get(start..));
-        for (to, from) in data.iter_mut().zip(bytes.unwrap_or_default()) {
-            *to = *from;
-        }
+        read_config(self.as_bytes(), offset, data);
     }
 }
 

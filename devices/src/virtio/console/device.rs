@@ -14,7 +14,7 @@ use crate::memory::GuestMemView;
 use crate::notice::{Notice, NoticeSink};
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
-use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
+use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 use crate::virtio::ring::{Broken, Ring, Slot};
 
 /// A console (virtio 1.2, section 5).
@@ -485,11 +485,7 @@ impl VirtioDevice for VirtioConsole {
     fn config_read(&self, offset: u64, data: &mut [u8]) {
         let mut config = [0; CONFIG_LEN];
         config[CONFIG_MAX_PORTS..][..4].copy_from_slice(&self.spec.max_ports.to_le_bytes());
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (index, byte) in data.iter_mut().enumerate() {
-            let at = offset.saturating_add(index);
-            *byte = config.get(at).copied().unwrap_or(0);
-        }
+        read_config(&config, offset, data);
     }
 
     fn config_write(&self, _offset: u64, _data: &[u8]) {}

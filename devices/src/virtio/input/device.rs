@@ -16,7 +16,7 @@ use crate::lifecycle::SavedState;
 use crate::memory::GuestMemView;
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
-use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
+use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 use crate::virtio::ring::{Broken, Ring, Slot};
 
 /// The queue for events; the other one is for what the driver says of lamps.
@@ -250,12 +250,7 @@ impl VirtioDevice for VirtioInput {
         let mut config = [0; ANSWER + super::model::ANSWER];
         config[..=SIZE].copy_from_slice(&[select, subsel, answer.size()]);
         config[ANSWER..].copy_from_slice(answer.bytes());
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let rest = config.get(offset..).unwrap_or_default();
-        data.fill(0);
-        for (to, from) in data.iter_mut().zip(rest) {
-            *to = *from;
-        }
+        read_config(&config, offset, data);
     }
 
     fn config_write(&self, offset: u64, data: &[u8]) {

@@ -17,7 +17,7 @@ use crate::memory::{GuestMemView, Populate};
 use crate::notice::{Notice, NoticeSink};
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
-use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
+use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 use crate::virtio::ring::{Broken, Chain, Ring, Slot};
 
 /// Feature bits (virtio 1.2, 5.15.3).
@@ -491,11 +491,7 @@ impl VirtioDevice for VirtioMem {
     }
 
     fn config_read(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (to, from) in data.iter_mut().zip(self.config().into_iter().skip(at)) {
-            *to = from;
-        }
+        read_config(&self.config(), offset, data);
     }
 
     fn config_write(&self, _offset: u64, _data: &[u8]) {}

@@ -4,6 +4,7 @@ use zerocopy::little_endian::{U16, U32};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::Mac;
+use crate::virtio::device::read_config;
 
 /// As the driver reads it.
 #[derive(Clone, Copy, Debug, IntoBytes, Immutable)]
@@ -20,11 +21,6 @@ pub(super) struct NetConfig {
 impl NetConfig {
     /// Fills `data` from `offset` on; zeros beyond the end.
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
-        let bytes = self.as_bytes();
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let rest = bytes.get(start..).unwrap_or_default();
-        for (at, byte) in data.iter_mut().enumerate() {
-            *byte = rest.get(at).copied().unwrap_or(0);
-        }
+        read_config(self.as_bytes(), offset, data);
     }
 }

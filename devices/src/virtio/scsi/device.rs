@@ -19,7 +19,7 @@ use super::worker::{self, Carries};
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
 use crate::scsi::ScsiUnit;
-use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
+use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 
 /// How many request queues a controller can have.
 pub const QUEUES: RangeInclusive<u16> = 1..=1022;
@@ -348,11 +348,7 @@ impl VirtioDevice for VirtioScsi {
     }
 
     fn config_read(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (to, from) in data.iter_mut().zip(self.config().into_iter().skip(at)) {
-            *to = from;
-        }
+        read_config(&self.config(), offset, data);
     }
 
     fn config_write(&self, offset: u64, data: &[u8]) {

@@ -11,7 +11,7 @@ use virtio_queue::QueueState;
 
 use crate::reactor::Reactor;
 use crate::vhost::{QueueServer, ServedQueues};
-use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
+use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 
 /// In, out, events.
 const QUEUES: [u16; 3] = [128; 3];
@@ -93,12 +93,7 @@ impl VirtioDevice for VirtioVsock {
 
     fn config_read(&self, offset: u64, data: &mut [u8]) {
         let cid = u64::from(self.spec.cid).to_le_bytes();
-        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
-        let rest = cid.get(offset..).unwrap_or_default();
-        data.fill(0);
-        for (to, from) in data.iter_mut().zip(rest) {
-            *to = *from;
-        }
+        read_config(&cid, offset, data);
     }
 
     /// A guest is called what it is called.
