@@ -4524,6 +4524,8 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsIsaSerial](data, &u.Variant)
 	case "pc-dimm":
 		return variant[DeviceOptionsPcDimm](data, &u.Variant)
+	case "pcie-pci-bridge":
+		return variant[DeviceOptionsPciePCIBridge](data, &u.Variant)
 	case "pcie-root-port":
 		return variant[DeviceOptionsPcieRootPort](data, &u.Variant)
 	case "pvpanic":
@@ -5260,6 +5262,31 @@ func (DeviceOptionsPcDimm) isDeviceOptions() {}
 func (v DeviceOptionsPcDimm) MarshalJSON() ([]byte, error) {
 	type plain DeviceOptionsPcDimm
 	return tagged(plain(v), "driver", "pc-dimm")
+}
+
+// DeviceOptionsPciePCIBridge: 32 slots of conventional PCI, for devices that are there from the
+// start: none is plugged in once the machine runs, and one that is taken away goes with the next
+// reset.
+type DeviceOptionsPciePCIBridge struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+}
+
+func (DeviceOptionsPciePCIBridge) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsPciePCIBridge) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsPciePCIBridge
+	return tagged(plain(v), "driver", "pcie-pci-bridge")
 }
 
 // DeviceOptionsPcieRootPort: A place to plug one PCIe device into.

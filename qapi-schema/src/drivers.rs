@@ -75,6 +75,7 @@ pub const DRIVERS: &[DriverSpec] = &[
     driver("kvm64-x86_64-cpu", None, BusKind::Board),
     driver("max-x86_64-cpu", None, BusKind::Board),
     driver("pc-dimm", None, BusKind::Board),
+    driver("pcie-pci-bridge", None, BusKind::Pci),
     driver("pcie-root-port", None, BusKind::Pci),
     driver("pvpanic", None, BusKind::Isa),
     driver("pvpanic-pci", None, BusKind::Pci),

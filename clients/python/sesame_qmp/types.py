@@ -5234,6 +5234,32 @@ class DeviceOptionsPcDimm(Struct):
 
 
 @dataclass
+class DeviceOptionsPciePciBridge(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``pcie-pci-bridge``: 32 slots of conventional PCI, for devices that are
+    there from the start: none is plugged in once the machine runs, and one that is taken away goes
+    with the next reset.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "pcie-pci-bridge"}
+
+    driver: Literal["pcie-pci-bridge"] = field(default="pcie-pci-bridge", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+
+
+@dataclass
 class DeviceOptionsPcieRootPort(Struct):
     """A device to be plugged in.
 
@@ -7396,6 +7422,7 @@ DeviceOptions = Union[
     DeviceOptionsI6300esb,
     DeviceOptionsIsaSerial,
     DeviceOptionsPcDimm,
+    DeviceOptionsPciePciBridge,
     DeviceOptionsPcieRootPort,
     DeviceOptionsPvpanic,
     DeviceOptionsPvpanicPci,

@@ -14,6 +14,16 @@ pub enum BusKind {
     Root,
     /// Behind a PCI Express port: slot 0 only, hot-pluggable.
     Port,
+    /// Behind a bridge to conventional PCI: 32 slots, and nobody who would tell a guest of a card.
+    Conventional,
+}
+
+impl BusKind {
+    /// Whether cards can come while the machine runs.
+    #[must_use]
+    pub const fn takes_hot_plug(self) -> bool {
+        matches!(self, Self::Port)
+    }
 }
 
 /// A bus and its functions.
@@ -59,6 +69,14 @@ impl PciBus {
             .iter()
             .map(|(&address, function)| (address, Arc::clone(function)))
             .collect()
+    }
+
+    /// The functions of the device in slot `device`, in the order of their addresses.
+    #[must_use]
+    pub fn functions_of(&self, device: u8) -> Vec<(SlotAddress, Arc<dyn PciFunction>)> {
+        let mut functions = self.functions();
+        functions.retain(|(address, _)| address.device() == device);
+        functions
     }
 
     /// Whether nothing is plugged.
@@ -135,7 +153,7 @@ impl PciBus {
         functions: &BTreeMap<SlotAddress, Arc<dyn PciFunction>>,
     ) -> Option<SlotAddress> {
         let slots = match self.kind {
-            BusKind::Root => 32,
+            BusKind::Root | BusKind::Conventional => 32,
             BusKind::Port => 1,
         };
         let taken = |device| functions.keys().any(|address| address.device() == device);

@@ -143,6 +143,33 @@ impl ConfigSpace {
         self.free = end.next_multiple_of(4);
         Some(here)
     }
+
+    /// Takes the capability at `at` out of the list, and its `len` registers away. Those of the
+    /// others stay where they are.
+    pub fn remove_capability(&mut self, at: u16, len: usize) {
+        let mut link = regs::CAPABILITIES;
+        // The list is ours and ends; more than fit into the space there are not.
+        for _ in 0..CONVENTIONAL {
+            let next = u16::from(self.load8(link));
+            if next == 0 {
+                return;
+            }
+            if next == at {
+                let behind = self.load8(at + 1);
+                self.store(link, &[behind]);
+                if self.last == Some(at) {
+                    self.last = (link != regs::CAPABILITIES).then(|| link - 1);
+                }
+                break;
+            }
+            link = next + 1;
+        }
+        for space in [&mut self.bytes, &mut self.writable, &mut self.clear_by_one] {
+            for byte in space.iter_mut().skip(usize::from(at)).take(len) {
+                *byte = 0;
+            }
+        }
+    }
 }
 
 fn copy_at(space: &mut [u8], offset: u16, data: &[u8]) {
@@ -168,6 +195,31 @@ mod tests {
         assert_eq!(second % 4, 0);
         assert_ne!(config.load16(regs::STATUS) & regs::STATUS_CAPABILITIES, 0);
         assert_eq!(config.add_capability(0x09, &[0; 200], &[]), None);
+    }
+
+    #[test]
+    fn a_capability_that_is_taken_out_leaves_the_others_in_the_list() {
+        for gone in 0..3 {
+            let mut config = ConfigSpace::new();
+            let places = [0x09, 0x11, 0x10]
+                .map(|id| config.add_capability(id, &[0x5a; 6], &[0xff; 6]).unwrap());
+            config.remove_capability(places[gone], 8);
+            let mut left = Vec::new();
+            let mut at = u16::from(config.load8(regs::CAPABILITIES));
+            while at != 0 {
+                left.push(at);
+                at = u16::from(config.load8(at + 1));
+            }
+            let wanted: Vec<u16> = places
+                .into_iter()
+                .filter(|&at| at != places[gone])
+                .collect();
+            assert_eq!(left, wanted);
+            config.write(places[gone] + 2, &[0xff; 6]);
+            assert_eq!(config.load32(places[gone] + 2), 0);
+            let next = config.add_capability(0x05, &[0; 2], &[]).unwrap();
+            assert_eq!(u16::from(config.load8(left[1] + 1)), next);
+        }
     }
 
     proptest! {

@@ -57,6 +57,17 @@ pub enum PciError {
         /// Who wanted it.
         id: String,
     },
+    /// Only what conventional PCI has goes onto a conventional bus.
+    #[error(
+        "PCI: '{id}' is PCI Express and bus '{bus}' conventional PCI: plug it into 'pcie.0' or a \
+         pcie-root-port"
+    )]
+    NeedsExpress {
+        /// The bus.
+        bus: String,
+        /// Who wanted a slot.
+        id: String,
+    },
     /// A function other than 0 needs a multifunction function 0.
     #[error(
         "PCI: slot {device} of bus '{bus}' is not multifunction: function {function} for '{id}' \

@@ -1,5 +1,5 @@
 //! The PCI Express capability (PCI Express Base 5.0, 7.5.3): offsets, bits, and the bodies for an
-//! endpoint and for a root port.
+//! endpoint, for a root port and for a bridge to conventional PCI.
 
 use super::config::ConfigSpace;
 use super::regs;
@@ -63,14 +63,18 @@ const SPEEDS_UP_TO_16: u32 = 0x1e;
 const VERSION: u16 = 2;
 const TYPE_ENDPOINT: u16 = 0 << 4;
 const TYPE_ROOT_PORT: u16 = 4 << 4;
+const TYPE_TO_CONVENTIONAL: u16 = 7 << 4;
 const TYPE_INTEGRATED: u16 = 9 << 4;
 const SLOT_IMPLEMENTED: u16 = 1 << 8;
 const ROLE_BASED_ERRORS: u32 = 1 << 15;
 
+/// How long the capability's body is: what follows id and next pointer.
+const LENGTH: usize = 0x3a;
+
 /// The capability's body under construction; offsets are the capability's.
 struct Body {
-    bytes: [u8; 0x3a],
-    mask: [u8; 0x3a],
+    bytes: [u8; LENGTH],
+    mask: [u8; LENGTH],
 }
 
 impl Body {
@@ -86,8 +90,8 @@ impl Body {
 
     fn new(kind: u16) -> Self {
         let mut body = Self {
-            bytes: [0; 0x3a],
-            mask: [0; 0x3a],
+            bytes: [0; LENGTH],
+            mask: [0; LENGTH],
         };
         body.set(CAPABILITIES, &(VERSION | kind).to_le_bytes(), &[]);
         body.set(0x04, &ROLE_BASED_ERRORS.to_le_bytes(), &[]);
@@ -125,6 +129,20 @@ pub fn integrate(config: &mut ConfigSpace, at: u16) {
         config.store32(at + register, 0);
         config.allow(at + register, &[0; 4]);
     }
+}
+
+/// Takes the endpoint's capability at `at` away: on a conventional bus there is no PCI Express.
+pub fn withdraw(config: &mut ConfigSpace, at: u16) {
+    config.remove_capability(at, 2 + LENGTH);
+}
+
+/// Adds the capability of a bridge to conventional PCI.
+pub fn add_bridge(config: &mut ConfigSpace) -> Option<u16> {
+    let mut body = Body::new(TYPE_TO_CONVENTIONAL);
+    body.link(LINK_CAP);
+    // Device control as an endpoint has it, and whether a configuration request may be retried.
+    body.set(0x08, &[], &0xf8ff_u16.to_le_bytes());
+    body.add(config)
 }
 
 /// Adds the capability of a root port with a hot-plug slot: `port` is its link's number, `slot`

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::address::SlotAddress;
 use super::bridge::Bridge;
+use super::bus::BusKind;
 use super::inspect::FunctionView;
 use super::intx::Wires;
 use crate::bus::Bus;
@@ -28,8 +29,9 @@ pub struct Attachment {
     pub address: SlotAddress,
     /// The bus's interrupt wires.
     pub wires: Wires,
-    /// Whether it sits on the root bus (then a PCI Express function is an *integrated endpoint*).
-    pub on_root_bus: bool,
+    /// The bus: on the root bus a PCI Express function is an *integrated endpoint*, on a
+    /// conventional one no PCI Express function at all.
+    pub bus: BusKind,
 }
 
 /// A PCI function: an endpoint, a bridge, or a part of the chipset.

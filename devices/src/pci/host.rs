@@ -16,6 +16,7 @@ use std::sync::{Arc, Weak};
 
 use super::address::{Bdf, SlotAddress};
 use super::bus::{BusKind, PciBus};
+use super::config::CONVENTIONAL;
 use super::error::PciError;
 use super::function::{Attachment, PciFunction, Spaces};
 use super::host_bridge::HostBridge;
@@ -74,7 +75,7 @@ impl PciHost {
                 spaces: host.spaces.clone(),
                 address: SlotAddress::slot(0),
                 wires: host.wires.clone(),
-                on_root_bus: true,
+                bus: BusKind::Root,
             });
         }
         host
@@ -105,9 +106,16 @@ impl PciHost {
         let socket = self.socket(name).ok_or_else(|| PciError::NoSuchBus {
             bus: name.to_owned(),
         })?;
-        if self.started() && socket.bus.kind() == BusKind::Root {
+        let kind = socket.bus.kind();
+        if self.started() && !kind.takes_hot_plug() {
             return Err(PciError::NotHotpluggable {
                 bus: name.to_owned(),
+            });
+        }
+        if kind == BusKind::Conventional && function.bridge().is_some() {
+            return Err(PciError::NeedsExpress {
+                bus: name.to_owned(),
+                id: function.id().to_owned(),
             });
         }
         check_multifunction(&socket.bus, address, function.as_ref())?;
@@ -116,7 +124,7 @@ impl PciHost {
             spaces: self.spaces.clone(),
             address,
             wires: socket.wires,
-            on_root_bus: socket.bus.kind() == BusKind::Root,
+            bus: kind,
         });
         // A hot-plugged device of several functions comes to life with its function 0.
         if address.function() == 0
@@ -133,7 +141,7 @@ impl PciHost {
     /// # Errors
     /// No such device, or one on a bus without hot-plug; or the guest is being asked already.
     pub fn request_unplug(&self, id: &str) -> Result<(), PciError> {
-        let (socket, _) = self
+        let (socket, address) = self
             .locate(id)
             .ok_or_else(|| PciError::NoSuchDevice { id: id.to_owned() })?;
         let Some(bridge) = socket.bridge.as_deref().and_then(PciFunction::bridge) else {
@@ -142,9 +150,9 @@ impl PciHost {
             });
         };
         if self.started() {
-            return bridge.request_unplug(id);
+            return bridge.request_unplug(address, id);
         }
-        bridge.eject();
+        bridge.eject(address);
         Ok(())
     }
 
@@ -184,25 +192,38 @@ impl PciHost {
     /// The function that answers at `bdf`, as the bridges are programmed now.
     #[must_use]
     pub fn function(&self, bdf: Bdf) -> Option<Arc<dyn PciFunction>> {
-        if bdf.bus == 0 {
-            return self.root.function(bdf.slot);
-        }
+        self.bus(bdf.bus)?.function(bdf.slot)
+    }
+
+    /// The bus of this number, as the bridges are programmed now.
+    fn bus(&self, number: u8) -> Option<Arc<PciBus>> {
         let mut bus = Arc::clone(&self.root);
+        if number == 0 {
+            return Some(bus);
+        }
         // At most one bridge per bus number lies on the way.
         for _ in 0..=u8::MAX {
-            let function = bus.bridge_to(bdf.bus)?;
+            let function = bus.bridge_to(number)?;
             let bridge = function.bridge()?;
             bus = Arc::clone(bridge.bus());
-            if bridge.numbers().secondary == bdf.bus {
-                return bus.function(bdf.slot);
+            if bridge.numbers().secondary == number {
+                return Some(bus);
             }
         }
         None
     }
 
+    /// Who answers at a register. A cycle on a conventional bus has no bits for the extended
+    /// ones: the bridge turns such a request down.
+    fn answering(&self, bdf: Bdf, offset: u16) -> Option<Arc<dyn PciFunction>> {
+        let bus = self.bus(bdf.bus)?;
+        let is_reached = bus.kind() != BusKind::Conventional || usize::from(offset) < CONVENTIONAL;
+        bus.function(bdf.slot).filter(|_| is_reached)
+    }
+
     /// A configuration read. Where nobody answers, `data` becomes all ones.
     pub fn config_read(&self, bdf: Bdf, offset: u16, data: &mut [u8]) {
-        match self.function(bdf) {
+        match self.answering(bdf, offset) {
             Some(function) => function.config_read(offset, data),
             None => data.fill(0xff),
         }
@@ -210,7 +231,7 @@ impl PciHost {
 
     /// A configuration write; lost where nobody answers.
     pub fn config_write(&self, bdf: Bdf, offset: u16, data: &[u8]) {
-        if let Some(function) = self.function(bdf) {
+        if let Some(function) = self.answering(bdf, offset) {
             function.config_write(offset, data);
         }
     }
@@ -315,8 +336,17 @@ impl Lifecycle for PciHost {
 
 /// Takes every function off `bus`, and reports each by its id.
 pub fn eject_all(bus: &PciBus, notices: &NoticeSink) {
+    eject(bus, bus.functions(), notices);
+}
+
+/// Takes the device in slot `device` off `bus`, and reports each of its functions by its id.
+pub fn eject_device(bus: &PciBus, device: u8, notices: &NoticeSink) {
+    eject(bus, bus.functions_of(device), notices);
+}
+
+fn eject(bus: &PciBus, functions: Vec<(SlotAddress, Arc<dyn PciFunction>)>, notices: &NoticeSink) {
     // Function 0 last: while it is there, the others are reachable.
-    for (address, function) in bus.functions().into_iter().rev() {
+    for (address, function) in functions.into_iter().rev() {
         if bus.remove(address).is_none() {
             continue;
         }
@@ -363,6 +393,7 @@ fn inspect_bus(bus: &PciBus, number: u8) -> Vec<FunctionView> {
                 let (memory, prefetchable) = bridge.windows();
                 BridgeView {
                     bus: bridge.bus().name().to_owned(),
+                    kind: bridge.bus().kind(),
                     primary: numbers.primary,
                     secondary: numbers.secondary,
                     subordinate: numbers.subordinate,

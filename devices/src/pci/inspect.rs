@@ -2,6 +2,7 @@
 
 use super::address::SlotAddress;
 use super::bar::BarKind;
+use super::bus::BusKind;
 
 /// A BAR as it stands now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct WindowView {
 pub struct BridgeView {
     /// The name of the bus behind it.
     pub bus: String,
+    /// What kind of slots that has.
+    pub kind: BusKind,
     /// The number of the bus it sits on, as programmed.
     pub primary: u8,
     /// The number of the bus behind it.

@@ -8,21 +8,24 @@
 //!   0xcf8/0xcfc ─┐                 PciHost (bus pcie.0)
 //!   ECAM ────────┴─► bus:dev.fn ─► ├─ 00.0 host bridge
 //!                                  ├─ 01.0 RootPort "p1" ── bus p1 ── 00.0 PciFunction
-//!                                  └─ 1f.0 LPC            ▲
-//!                                        plug / unplug ───┘
+//!                                  ├─ 02.0 RootPort "p2"        ▲
+//!                                  │    └─ PciePciBridge "b1" ── bus b1 ── 00.0 to 1f.7
+//!                                  └─ 1f.0 LPC                  │
+//!                                              plug / unplug ───┘
 //!   PciFunction ── embeds ─► PciCore: ConfigSpace + Bars ── maps ─► Bus (ports, memory)
 //!                                     Msix / Msi         ── route ─► irq::MsiController
 //! ```
 //!
 //! Read next: [`function`] (what a function is), [`config`] (registers with write masks),
-//! [`host`] (the tree and the two ways in), [`root_port`] (native hot-plug), [`setup`] (who gets
-//! which address at reset).
+//! [`host`] (the tree and the two ways in), [`root_port`] (native hot-plug), [`conventional`] (the
+//! old bus, with many slots), [`setup`] (who gets which address at reset).
 
 pub mod address;
 pub mod bar;
 pub mod bridge;
 pub mod bus;
 pub mod config;
+pub mod conventional;
 pub mod core;
 pub mod error;
 pub mod express;
@@ -46,6 +49,7 @@ pub mod slot;
 pub use self::address::{Bdf, SlotAddress};
 pub use self::bar::{BarKind, BarSpec};
 pub use self::config::ConfigSpace;
+pub use self::conventional::PciePciBridge;
 pub use self::core::{Identity, PciCore};
 pub use self::error::PciError;
 pub use self::function::{Attachment, PciFunction, Spaces};

@@ -114,6 +114,7 @@ mod tests {
     use std::sync::Mutex;
 
     use super::super::address::SlotAddress;
+    use super::super::bus::BusKind;
     use super::super::function::Spaces;
     use super::super::intx::Wires;
     use super::super::mock::Level;
@@ -134,7 +135,7 @@ mod tests {
             spaces: spaces.clone(),
             address: SlotAddress::slot(4),
             wires: Wires::new(lines),
-            on_root_bus: true,
+            bus: BusKind::Root,
         });
         function.config_write(0x10, &0xe000_0000_u32.to_le_bytes());
         function.config_write(0x04, &[2, 0]);

@@ -12,9 +12,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use super::bridge::{Bridge, BusNumbers};
+use super::address::SlotAddress;
+use super::bridge::{self, Bridge, BusNumbers};
 use super::bus::{BusKind, PciBus};
-use super::config::ConfigSpace;
 use super::core::{Identity, PciCore};
 use super::error::PciError;
 use super::express::{self, INDICATOR_BLINK};
@@ -32,6 +32,9 @@ use crate::notice::{Notice, NoticeSink};
 pub const VENDOR: u16 = 0x1b36;
 /// The device id of a generic root port.
 pub const DEVICE: u16 = 0x000c;
+
+/// What of bridge control can be written: parity and SERR forwarding, secondary bus reset.
+const CONTROL: u16 = 0x43;
 
 /// What a root port needs.
 pub struct RootPortSpec {
@@ -92,7 +95,7 @@ impl RootPort {
             Vec::new(),
             Box::new(|_, _| {}),
             |config| {
-                describe_bridge(config);
+                bridge::describe(config, CONTROL);
                 let express = express::add_root_port(config, spec.port, spec.slot);
                 placed = express.zip(Msi::add(config));
                 placed.map(|_| ()).ok_or_else(|| PciError::NoRoom {
@@ -184,10 +187,11 @@ impl RootPort {
         }
     }
 
-    fn reset_secondary(&self) {
-        for (_, function) in self.bus.functions() {
-            function.reset();
-        }
+    /// Takes the card out, whatever was before.
+    fn empty(&self) {
+        self.step(Event::Pull);
+        eject_all(&self.bus, &self.notices);
+        self.show_cold();
     }
 
     fn remember_numbers(&self) {
@@ -200,7 +204,7 @@ impl Lifecycle for RootPort {
     /// A request that the guest has left unanswered is fulfilled now: nothing is in use.
     fn reset(&self) {
         if self.phase() == Phase::Asked {
-            self.eject();
+            self.empty();
         }
         self.core.reset();
         self.remember_numbers();
@@ -234,7 +238,7 @@ impl PciFunction for RootPort {
             (event, rises & regs::BRIDGE_CONTROL_RESET != 0)
         };
         if reset {
-            self.reset_secondary();
+            bridge::reset_secondary(&self.bus);
         }
         match event.map(|event| self.step(event)) {
             Some((before, Phase::Empty)) if before != Phase::Empty => {
@@ -259,7 +263,7 @@ impl PciFunction for RootPort {
 
     /// What is behind the port goes with it, and first.
     fn detach(&self) {
-        self.eject();
+        self.empty();
         if let Some(line) = self.line.get() {
             line.set(false);
         }
@@ -281,28 +285,11 @@ impl Bridge for RootPort {
     }
 
     fn numbers(&self) -> BusNumbers {
-        let [primary, secondary, subordinate, _] =
-            self.numbers.load(Ordering::Acquire).to_le_bytes();
-        BusNumbers {
-            primary,
-            secondary,
-            subordinate,
-        }
+        BusNumbers::of(self.numbers.load(Ordering::Acquire))
     }
 
     fn windows(&self) -> (WindowView, WindowView) {
-        let config = self.core.config();
-        let low = |at| u64::from(config.load16(at) & 0xfff0) << 16;
-        let high = |at| u64::from(config.load32(at)) << 32;
-        let memory = WindowView {
-            base: low(regs::MEMORY_BASE),
-            limit: low(regs::MEMORY_LIMIT) | 0xf_ffff,
-        };
-        let prefetchable = WindowView {
-            base: high(regs::PREFETCH_BASE_HIGH) | low(regs::PREFETCH_BASE),
-            limit: high(regs::PREFETCH_LIMIT_HIGH) | low(regs::PREFETCH_LIMIT) | 0xf_ffff,
-        };
-        (memory, prefetchable)
+        bridge::windows(&self.core.config())
     }
 
     fn plugged(&self, running: bool) {
@@ -317,7 +304,7 @@ impl Bridge for RootPort {
         }
     }
 
-    fn request_unplug(&self, id: &str) -> Result<(), PciError> {
+    fn request_unplug(&self, _address: SlotAddress, id: &str) -> Result<(), PciError> {
         let blinking = self.registers.indicator(&self.core.config()) == INDICATOR_BLINK;
         let phase = self.phase();
         if blinking {
@@ -340,10 +327,9 @@ impl Bridge for RootPort {
         Ok(())
     }
 
-    fn eject(&self) {
-        self.step(Event::Pull);
-        eject_all(&self.bus, &self.notices);
-        self.show_cold();
+    /// The only slot is 0.
+    fn eject(&self, _address: SlotAddress) {
+        self.empty();
     }
 
     fn withdrawn(&self, running: bool) {
@@ -356,24 +342,6 @@ impl Bridge for RootPort {
             self.show_cold();
         }
     }
-}
-
-/// The registers of a bridge header that this port has: bus numbers, memory and prefetchable
-/// window, bridge control. It forwards no ports: nothing behind it has any.
-fn describe_bridge(config: &mut ConfigSpace) {
-    config.allow(regs::PRIMARY_BUS, &[0xff; 3]);
-    for window in [regs::MEMORY_BASE, regs::PREFETCH_BASE] {
-        config.allow(window, &[0xf0, 0xff, 0xf0, 0xff]);
-        // Closed: the base above the limit.
-        config.store16(window, 0xfff0);
-    }
-    for low in [regs::PREFETCH_BASE, regs::PREFETCH_LIMIT] {
-        let wide = config.load16(low) | 1;
-        config.store16(low, wide);
-    }
-    config.allow(regs::PREFETCH_BASE_HIGH, &[0xff; 8]);
-    // Parity and SERR forwarding, secondary bus reset.
-    config.allow(regs::BRIDGE_CONTROL, &[0x43, 0]);
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 //!   survey (the tree's registers) ──► plan (pure, deterministic) ──► apply (register writes)
 //! ```
 //!
-//! Bus numbers are given depth first; then each bridge gets a memory and a prefetchable window
-//! with room for hot-plug, its BARs inside; then the BARs of the root bus, largest first. The same
+//! Bus numbers are given depth first; then each bridge gets a memory and a prefetchable window, a
+//! port with room for hot-plug, what is behind inside; then the BARs of the root bus, largest first. The same
 //! tree gives the same addresses. A BAR that finds no room stays unassigned, and the guest's own
 //! resource code may still place it.
 
@@ -16,7 +16,7 @@ use super::address::{Bdf, SlotAddress};
 use super::bar::{self, BarKind};
 use super::host::PciHost;
 use super::host_bridge::PCIEXBAR;
-use super::inspect::FunctionView;
+use super::inspect::{BridgeView, FunctionView};
 use super::regs;
 
 /// The granularity of bridge windows.
@@ -170,7 +170,7 @@ fn plan_bus(
             bridge: None,
         };
         if let Some(behind) = &view.bridge
-            && let Some((bridge, below)) = plan_bridge(&behind.functions, spec, pools, next_bus)
+            && let Some((bridge, below)) = plan_bridge(behind, spec, pools, next_bus)
         {
             plan.bridge = Some(bridge);
             plans.extend(below);
@@ -184,18 +184,26 @@ fn plan_bus(
 /// A bridge, and what is behind it, inside windows of its own. `None` when the bus numbers are
 /// used up: the bridge stays closed.
 fn plan_bridge(
-    functions: &[FunctionView],
+    behind: &BridgeView,
     spec: &SetupSpec,
     pools: &mut Pools,
     next_bus: &mut u16,
 ) -> Option<(BridgePlan, Vec<FunctionPlan>)> {
     let secondary = u8::try_from(*next_bus).ok()?;
     *next_bus += 1;
+    let functions = &behind.functions;
     let (need32, need64) = (demand(functions, false), demand(functions, true));
-    let memory = window(&mut pools.memory32, spec.port_memory, need32);
-    let prefetchable = window(&mut pools.memory64, spec.port_prefetchable, need64);
+    let least = |reserve| {
+        if behind.kind.takes_hot_plug() {
+            reserve
+        } else {
+            0
+        }
+    };
+    let memory = window(&mut pools.memory32, least(spec.port_memory), need32);
+    let prefetchable = window(&mut pools.memory64, least(spec.port_prefetchable), need64);
     let mut inner = Pools {
-        // Ports forward no I/O.
+        // Bridges forward no I/O.
         io: Pool { next: 0, end: 0 },
         memory32: Pool::new(memory.as_ref().unwrap_or(&(0..0))),
         memory64: Pool::new(prefetchable.as_ref().unwrap_or(&(0..0))),
@@ -230,7 +238,13 @@ fn demand(functions: &[FunctionView], wide: bool) -> (u64, u64) {
         }
         if let Some(behind) = &view.bridge {
             let (inner, inner_align) = demand(&behind.functions, wide);
-            total = total.saturating_add(inner.max(SetupSpec::PORT_MEMORY));
+            let reserve = if behind.kind.takes_hot_plug() {
+                SetupSpec::PORT_MEMORY
+            } else {
+                0
+            };
+            let inner = inner.max(reserve).checked_next_multiple_of(MIB);
+            total = total.saturating_add(inner.unwrap_or(u64::MAX));
             align = align.max(inner_align);
         }
     }

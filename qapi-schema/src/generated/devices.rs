@@ -1611,6 +1611,10 @@ pub enum DeviceDriver {
     /// A memory module.
     #[serde(rename = "pc-dimm")]
     PcDimm,
+    /// 32 slots of conventional PCI, for devices that are there from the start: none is plugged in
+    /// once the machine runs, and one that is taken away goes with the next reset.
+    #[serde(rename = "pcie-pci-bridge")]
+    PciePciBridge,
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort,
@@ -1735,6 +1739,7 @@ impl DeviceDriver {
         Self::I6300esb,
         Self::IsaSerial,
         Self::PcDimm,
+        Self::PciePciBridge,
         Self::PcieRootPort,
         Self::Pvpanic,
         Self::PvpanicPci,
@@ -1796,6 +1801,7 @@ impl DeviceDriver {
             Self::I6300esb => "i6300esb",
             Self::IsaSerial => "isa-serial",
             Self::PcDimm => "pc-dimm",
+            Self::PciePciBridge => "pcie-pci-bridge",
             Self::PcieRootPort => "pcie-root-port",
             Self::Pvpanic => "pvpanic",
             Self::PvpanicPci => "pvpanic-pci",
@@ -1931,6 +1937,10 @@ pub enum DeviceOptionsVariant {
     /// A memory module.
     #[serde(rename = "pc-dimm")]
     PcDimm(super::memory_devices::PCDIMMProperties),
+    /// 32 slots of conventional PCI, for devices that are there from the start: none is plugged in
+    /// once the machine runs, and one that is taken away goes with the next reset.
+    #[serde(rename = "pcie-pci-bridge")]
+    PciePciBridge(PciProperties),
     /// A place to plug one PCIe device into.
     #[serde(rename = "pcie-root-port")]
     PcieRootPort(PcieRootPortProperties),
@@ -2058,6 +2068,7 @@ impl DeviceOptionsVariant {
             Self::I6300esb(_) => DeviceDriver::I6300esb,
             Self::IsaSerial(_) => DeviceDriver::IsaSerial,
             Self::PcDimm(_) => DeviceDriver::PcDimm,
+            Self::PciePciBridge(_) => DeviceDriver::PciePciBridge,
             Self::PcieRootPort(_) => DeviceDriver::PcieRootPort,
             Self::Pvpanic(_) => DeviceDriver::Pvpanic,
             Self::PvpanicPci(_) => DeviceDriver::PvpanicPci,
@@ -2243,6 +2254,11 @@ impl crate::input::FromMembers for DeviceOptions {
                 }
                 DeviceDriver::PcDimm => {
                     DeviceOptionsVariant::PcDimm(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                DeviceDriver::PciePciBridge => {
+                    DeviceOptionsVariant::PciePciBridge(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -2439,6 +2455,7 @@ impl crate::describe::Described for DeviceOptions {
                     "i6300esb",
                     "isa-serial",
                     "pc-dimm",
+                    "pcie-pci-bridge",
                     "pcie-root-port",
                     "pvpanic",
                     "pvpanic-pci",
@@ -2615,6 +2632,11 @@ impl crate::describe::Described for DeviceOptions {
             name: "pc-dimm",
             description: "a memory module",
             members: <super::memory_devices::PCDIMMProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "pcie-pci-bridge",
+            description: "32 slots of conventional PCI, for devices that are there from the start: none is plugged in once the machine runs, and one that is taken away goes with the next reset",
+            members: <PciProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "pcie-root-port",

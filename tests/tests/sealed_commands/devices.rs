@@ -172,6 +172,8 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         row("closefd", json!({"fdname": "no-vhost"})),
         device(8, "isa-serial", json!({"chardev": "file"})),
         device(9, "pcie-root-port", json!({"chassis": 90, "slot": 90})),
+        device(27, "pcie-pci-bridge", port(15)),
+        row("device_del", json!({"id": "d27"})),
         device(10, "pvpanic", json!({})),
         device(11, "virtio-balloon-pci", port(6)),
         row("balloon", json!({"value": 64 * MIB})),

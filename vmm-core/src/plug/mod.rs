@@ -108,6 +108,7 @@ pub fn plug(vm: &mut Vm, door: &Door, options: DeviceOptions) -> Result<(), QmpE
         Kind::Virtconsole(port) => serial::plug_console(&mut plug, port),
         Kind::Virtserialport(port) => serial::plug_port(&mut plug, port),
         Kind::PcDimm(module) => dimm::plug(&mut plug, &module),
+        Kind::PciePciBridge(place) => pci::plug_pci_bridge(&mut plug, place),
         Kind::PcieRootPort(port) => pci::plug_root_port(&mut plug, port),
         Kind::IsaSerial(serial) => board::plug_serial(&mut plug, serial),
         Kind::BroadwellNoTSXX86_64Cpu(cpu)

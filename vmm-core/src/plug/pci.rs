@@ -1,16 +1,17 @@
-//! What all PCI devices share: their place, the virtio transport, and root ports.
+//! What all PCI devices share: their place, the virtio transport, root ports and bridges.
 
 use std::sync::Arc;
 
 use devices::legacy::pvpanic;
 use devices::pci::{
-    I6300esb, I6300esbHost, PciFunction, PvpanicPci, RootPort, RootPortSpec, SlotAddress,
+    I6300esb, I6300esbHost, PciFunction, PciePciBridge, PvpanicPci, RootPort, RootPortSpec,
+    SlotAddress,
 };
 use devices::virtio::device::VirtioDevice;
 use devices::virtio::transport::{VirtioPci, VirtioPciSpec};
 use qapi_schema::QmpError;
 use qapi_schema::common::OnOffAuto;
-use qapi_schema::devices::PcieRootPortProperties;
+use qapi_schema::devices::{PciProperties, PcieRootPortProperties};
 use qapi_schema::pvpanic::PvpanicPciProperties;
 use qapi_schema::watchdog::I6300esbProperties;
 
@@ -123,6 +124,16 @@ pub(super) fn plug_root_port(
     })
     .map_err(|error| QmpError::from_error(&error))?;
     insert(plug, options.addr.as_deref(), port)?;
+    Ok(Part::Function)
+}
+
+/// `pcie-pci-bridge`.
+pub(super) fn plug_pci_bridge(plug: &mut Plug<'_>, place: PciProperties) -> Result<Part, QmpError> {
+    refuse_acpi_index(place.acpi_index)?;
+    let notices = plug.vm.mailbox.notices();
+    let bridge = PciePciBridge::new(&plug.name, place.multifunction.unwrap_or(false), notices)
+        .map_err(|error| QmpError::from_error(&error))?;
+    insert(plug, place.addr.as_deref(), bridge)?;
     Ok(Part::Function)
 }
 

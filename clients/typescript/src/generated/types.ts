@@ -3779,6 +3779,19 @@ export interface ObjectDelArguments {
   id: string;
 }
 
+/** What every PCI device may be given. */
+export interface PciProperties {
+  /**
+   * Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x (default:
+   * the first free slot).
+   */
+  addr?: string;
+  /** Whether other functions may share the slot (default: false). */
+  multifunction?: boolean;
+  /** Must be 0: the firmware tables name no slots (default: 0). */
+  "acpi-index"?: number;
+}
+
 /** A thread, and the queues of a device that it serves. */
 export interface IOThreadVirtQueueMapping {
   /** The id of the iothread object. */
@@ -4148,6 +4161,11 @@ export type DeviceDriver =
   | "isa-serial"
   /** A memory module. */
   | "pc-dimm"
+  /**
+   * 32 slots of conventional PCI, for devices that are there from the start: none is plugged in
+   * once the machine runs, and one that is taken away goes with the next reset.
+   */
+  | "pcie-pci-bridge"
   /** A place to plug one PCIe device into. */
   | "pcie-root-port"
   /** A port for the guest's last words. */
@@ -4265,6 +4283,11 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "isa-serial" } & IsaSerialProperties)
   /** A memory module. */
   | ({ driver: "pc-dimm" } & PCDIMMProperties)
+  /**
+   * 32 slots of conventional PCI, for devices that are there from the start: none is plugged in
+   * once the machine runs, and one that is taken away goes with the next reset.
+   */
+  | ({ driver: "pcie-pci-bridge" } & PciProperties)
   /** A place to plug one PCIe device into. */
   | ({ driver: "pcie-root-port" } & PcieRootPortProperties)
   /** A port for the guest's last words. */

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::super::address::SlotAddress;
+use super::super::bus::BusKind;
 use super::super::function::Spaces;
 use super::super::intx::Wires;
 use super::super::mock::Level;
@@ -38,7 +39,7 @@ impl Bench {
             spaces: spaces.clone(),
             address: SlotAddress::slot(4),
             wires: Wires::new(lines),
-            on_root_bus: true,
+            bus: BusKind::Root,
         });
         let bench = Self {
             watchdog,

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::pci::bus::BusKind;
 use crate::pci::inspect::{BridgeView, RegionView, WindowView};
 
 const CLOSED: WindowView = WindowView { base: 1, limit: 0 };
@@ -36,6 +37,7 @@ fn function(
         regions,
         bridge: bridge.map(|functions| BridgeView {
             bus: format!("d{device}"),
+            kind: BusKind::Port,
             primary: 0,
             secondary: 0,
             subordinate: 0,
@@ -44,6 +46,17 @@ fn function(
             functions,
         }),
     }
+}
+
+/// A bridge to conventional PCI, with these cards in its slots.
+fn conventional(device: u8, cards: Vec<Vec<RegionView>>) -> FunctionView {
+    let cards = (0u8..).zip(cards);
+    let cards = cards.map(|(slot, regions)| function(slot, regions, None));
+    let mut view = function(device, Vec::new(), Some(cards.collect()));
+    if let Some(bridge) = &mut view.bridge {
+        bridge.kind = BusKind::Conventional;
+    }
+    view
 }
 
 fn regions() -> impl Strategy<Value = Vec<RegionView>> {
@@ -69,16 +82,16 @@ fn regions() -> impl Strategy<Value = Vec<RegionView>> {
 }
 
 fn tree() -> impl Strategy<Value = Vec<FunctionView>> {
-    let child = prop::option::of(regions());
+    let card = regions().prop_map(|regions| function(0, regions, None));
+    let cards = prop::collection::vec(regions(), 0..6);
+    let bridge = cards.prop_map(|cards| conventional(0, cards));
+    let child = prop::option::of(prop_oneof![card, bridge]);
     let slot = (regions(), prop::option::of(child));
     prop::collection::vec(slot, 1..20).prop_map(|slots| {
         (0u8..)
             .zip(slots)
             .map(|(device, (regions, port))| match port {
-                Some(child) => {
-                    let behind = child.map(|regions| function(0, regions, None));
-                    function(device, Vec::new(), Some(behind.into_iter().collect()))
-                }
+                Some(child) => function(device, Vec::new(), Some(child.into_iter().collect())),
                 None => function(device, regions, None),
             })
             .collect()
@@ -120,6 +133,46 @@ fn ports_get_numbers_in_order_and_room_for_hotplug() {
     assert_eq!(memory.end - memory.start, SetupSpec::PORT_MEMORY);
     let wide = bridge(1).prefetchable.unwrap();
     assert_eq!(wide.end - wide.start, SetupSpec::PORT_PREFETCHABLE);
+}
+
+#[test]
+fn a_conventional_bus_gets_a_number_and_windows_for_what_is_there() {
+    let region = |kind, size| RegionView {
+        index: 0,
+        kind,
+        size,
+        address: None,
+    };
+    let cards = vec![
+        vec![region(BarKind::Memory32, 1 << 20)],
+        vec![region(BarKind::Memory32, 1 << 12)],
+    ];
+    let port = |device, behind| function(device, Vec::new(), Some(vec![behind]));
+    let survey = [
+        port(1, conventional(0, Vec::new())),
+        port(2, conventional(0, cards)),
+    ];
+    let plans = plan(&survey, &spec());
+    let bridges: Vec<_> = plans
+        .iter()
+        .filter_map(|plan| plan.bridge.clone())
+        .collect();
+    let numbers = bridges.iter().map(|it| (it.secondary, it.subordinate));
+    assert!(numbers.eq([(1, 2), (3, 4), (2, 2), (4, 4)]));
+    let [_, port, empty, full] = &bridges[..] else {
+        panic!("{bridges:?}");
+    };
+    assert_eq!((&empty.memory, &empty.prefetchable), (&None, &None));
+    let (outer, inner) = (port.memory.clone().unwrap(), full.memory.clone().unwrap());
+    assert!(within(&inner, &outer));
+    assert_eq!(inner.end - inner.start, 2 * MIB, "no room for more");
+    let placed = plans.iter().flat_map(|plan| &plan.bars);
+    assert!(
+        placed
+            .clone()
+            .all(|bar| inner.contains(&bar.address.unwrap()))
+    );
+    assert_eq!(placed.count(), 2);
 }
 
 #[test]
@@ -186,7 +239,7 @@ proptest! {
                 prop_assert_eq!(window.start % MIB, 0);
                 prop_assert_eq!(window.end % MIB, 0);
                 for plan in &plans {
-                    let behind = plan.bdf.0 == bridge.secondary;
+                    let behind = (bridge.secondary..=bridge.subordinate).contains(&plan.bdf.0);
                     for bar in plan.bars.iter().filter(|bar| bar.kind != BarKind::Io) {
                         let Some(at) = bar.address else { continue };
                         let inside = window.start < at + bar.size && at < window.end;

@@ -16,6 +16,7 @@ use crate::irq::{Doorbells, MsiController};
 use crate::lifecycle::Lifecycle;
 use crate::memory::GuestMem;
 use crate::pci::bar::{BarKind, BarSpec};
+use crate::pci::bus::BusKind;
 use crate::pci::config::ConfigSpace;
 use crate::pci::core::{Identity, PciCore};
 use crate::pci::error::PciError;
@@ -243,10 +244,12 @@ impl PciFunction for VirtioPci {
         let device = attachment.address.device();
         self.signals
             .set_line(|| attachment.wires.inta(device).source());
-        if attachment.on_root_bus {
-            let at = self.places.express;
-            self.core.amend(|config| express::integrate(config, at));
-        }
+        let at = self.places.express;
+        self.core.amend(|config| match attachment.bus {
+            BusKind::Root => express::integrate(config, at),
+            BusKind::Port => {}
+            BusKind::Conventional => express::withdraw(config, at),
+        });
         self.core.attach(&attachment);
     }
 

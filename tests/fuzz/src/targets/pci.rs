@@ -1,5 +1,6 @@
-//! A guest that accesses any register of any function of a small PCI tree, a watchdog among them, by
-//! ports, by the memory window and through the BARs, while cards come and go.
+//! A guest that accesses any register of any function of a small PCI tree, a watchdog and a bridge to
+//! conventional PCI among them, by ports, by the memory window and through the BARs, while cards come
+//! and go.
 //!
 //! What must hold: no panic; every read gives something; and after a reset the tree is, register
 //! for register, as a new one with the same cards.
@@ -15,7 +16,8 @@ use devices::notice::NoticeSink;
 use devices::pci::i6300esb::{I6300esb, I6300esbHost, I6300esbState};
 use devices::pci::setup::{self, FunctionPlan, SetupSpec};
 use devices::pci::{
-    ConfigPorts, Ecam, PciHost, PciHostSpec, RootPort, RootPortSpec, SlotAddress, Spaces,
+    ConfigPorts, Ecam, PciFunction, PciHost, PciHostSpec, PciePciBridge, RootPort, RootPortSpec,
+    SlotAddress, Spaces,
 };
 use devices::virtio::rng::{Builtin, Rate, VirtioRng};
 use devices::virtio::transport::{VirtioPci, VirtioPciSpec};
@@ -24,8 +26,30 @@ use vm_memory::GuestAddress;
 
 use crate::board::{Line, Nowhere, reactor};
 
-/// Slots behind root ports, each with the bus's name and that of the card that may be in it.
-const SLOTS: [(&str, &str); 2] = [("p1", "card1"), ("p2", "card2")];
+/// A place for a card that comes and goes.
+struct Slot {
+    bus: &'static str,
+    device: u8,
+    card: &'static str,
+}
+
+const fn slot(bus: &'static str, device: u8, card: &'static str) -> Slot {
+    Slot { bus, device, card }
+}
+
+/// The slots: behind root ports, and on a conventional bus, where cards only go.
+const SLOTS: [Slot; 4] = [
+    slot("p1", 0, "card1"),
+    slot("p2", 0, "card2"),
+    slot(CONVENTIONAL, 1, "card3"),
+    slot(CONVENTIONAL, 2, "card4"),
+];
+/// The root ports; the last has the bridge in it.
+const PORTS: [&str; 3] = ["p1", "p2", "p3"];
+/// The bus behind the bridge.
+const CONVENTIONAL: &str = "b1";
+/// How many buses there are.
+const BUSES: u64 = 5;
 /// How much of a configuration space is compared: behind it no function here has any.
 const REGISTERS: u64 = 0x200;
 /// How many steps an input is worth.
@@ -33,7 +57,7 @@ const STEPS: usize = 300;
 
 pub(super) fn run(input: &[u8]) {
     let mut input = Unstructured::new(input);
-    let tree = Tree::new([true, false]);
+    let tree = Tree::new([true, false, true, true]);
     let plan = tree.reset();
     for _ in 0..STEPS {
         if input.is_empty() || tree.step(&mut input, &plan).is_err() {
@@ -44,7 +68,7 @@ pub(super) fn run(input: &[u8]) {
     // The ports have finished the unplugs that were under way: what is left is known now.
     let after = (tree.reset(), tree.registers());
     assert_eq!(tree.watchdog.save(), I6300esbState::default());
-    let new = Tree::new(SLOTS.map(|(_, card)| tree.has(card)));
+    let new = Tree::new(SLOTS.map(|slot| tree.has(slot.card)));
     let wanted = (new.reset(), new.registers());
     assert_eq!(after.0, wanted.0, "other addresses than in a new tree");
     for ((at, after), (_, wanted)) in after.1.iter().zip(&wanted.1) {
@@ -104,14 +128,15 @@ fn card(id: &str) -> Arc<VirtioPci> {
 }
 
 impl Tree {
-    /// Two root ports, with cards or without, and a card beside them; as it is once it has run.
-    fn new(cards: [bool; 2]) -> Self {
+    /// Root ports and a bridge, with cards or without, and a card beside them; as it is once it has
+    /// run.
+    fn new(cards: [bool; 4]) -> Self {
         let spaces = Spaces::default();
         let host = PciHost::new(PciHostSpec {
             spaces: spaces.clone(),
             intx: Line::four().map(|line| line as Arc<dyn IrqLine>),
         });
-        for (number, (bus, id)) in (1..).zip(SLOTS) {
+        for (number, bus) in (1..).zip(PORTS) {
             let port = RootPort::new(RootPortSpec {
                 id: bus.to_owned(),
                 port: number,
@@ -123,9 +148,15 @@ impl Tree {
             let place = Some(SlotAddress::slot(number));
             host.plug(None, place, port.expect("a port"))
                 .expect("a free slot");
-            if cards[usize::from(number) - 1] {
-                host.plug(Some(bus), None, card(id)).expect("a free slot");
-            }
+        }
+        let bridge = PciePciBridge::new(CONVENTIONAL, false, NoticeSink::new(drop));
+        let bridge: Arc<dyn PciFunction> = bridge.expect("a bridge");
+        host.plug(PORTS.last().copied(), None, bridge)
+            .expect("a free slot");
+        for (slot, _) in SLOTS.iter().zip(cards).filter(|(_, is_there)| *is_there) {
+            let place = Some(SlotAddress::slot(slot.device));
+            host.plug(Some(slot.bus), place, card(slot.card))
+                .expect("a free slot");
         }
         host.plug(None, None, card("fixed")).expect("a free slot");
         let watchdog = watchdog();
@@ -172,7 +203,7 @@ impl Tree {
 
     /// The configuration space of all that answers on the first buses.
     fn registers(&self) -> Vec<(u64, Vec<u8>)> {
-        let functions = (0..4_u64).flat_map(|bus| (0..32).map(move |slot| bus << 20 | slot << 15));
+        let functions = (0..BUSES).flat_map(|bus| (0..32).map(move |slot| bus << 20 | slot << 15));
         functions
             .map(|at| {
                 let mut bytes = Vec::new();
@@ -219,19 +250,21 @@ impl Tree {
                 access(&self.spaces.io, address & 0xffff, input)?;
             }
             7 => {
-                let (bus, id) = SLOTS[usize::from(input.arbitrary::<u8>()?) % 2];
-                let taken = self.has(id);
-                let plugged = self.host.plug(Some(bus), None, card(id));
-                assert!(!taken || plugged.is_err(), "two cards in one slot");
+                let slot = &SLOTS[usize::from(input.arbitrary::<u8>()?) % SLOTS.len()];
+                let takes_none = self.has(slot.card) || slot.bus == CONVENTIONAL;
+                let place = Some(SlotAddress::slot(slot.device));
+                let plugged = self.host.plug(Some(slot.bus), place, card(slot.card));
+                assert!(!takes_none || plugged.is_err(), "a slot too many");
             }
             8 => {
-                let (_, id) = SLOTS[usize::from(input.arbitrary::<u8>()?) % 2];
-                let asked = self.host.request_unplug(id);
+                let slot = &SLOTS[usize::from(input.arbitrary::<u8>()?) % SLOTS.len()];
+                let asked = self.host.request_unplug(slot.card);
                 assert!(asked.is_err() || !self.host.bus_names().is_empty());
             }
             _ => match input.arbitrary::<u8>()? {
                 0 => drop(self.reset()),
                 1 => drop(self.host.withdraw("card2")),
+                2 => drop(self.host.withdraw("card3")),
                 _ => drop(self.host.inspect()),
             },
         }
@@ -252,7 +285,7 @@ impl Tree {
 /// A register in the window: mostly one of a function that is there.
 fn at(input: &mut Unstructured<'_>) -> Result<u64> {
     let [place, low, high, bus] = input.arbitrary::<[u8; 4]>()?.map(u64::from);
-    let bus = if bus < 4 { bus } else { 0 };
+    let bus = if bus < BUSES { bus } else { 0 };
     Ok(bus << 20 | (place & 0x3f) << 12 | (high & 0xf) << 8 | low)
 }
 

@@ -16,6 +16,7 @@ use arbitrary::{Result, Unstructured};
 use devices::irq::IrqLine;
 use devices::lifecycle::Lifecycle;
 use devices::memory::{GuestMem, GuestMemView};
+use devices::pci::bus::BusKind;
 use devices::pci::intx::Wires;
 use devices::pci::{Attachment, PciFunction, SlotAddress, Spaces};
 use devices::virtio::device::VirtioDevice;
@@ -143,7 +144,7 @@ impl Driver {
             spaces: spaces.clone(),
             address: SlotAddress::slot(4),
             wires: Wires::new(lines.clone().map(|line| line as Arc<dyn IrqLine>)),
-            on_root_bus: true,
+            bus: BusKind::Root,
         });
         let driver = Self {
             kind,

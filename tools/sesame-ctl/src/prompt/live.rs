@@ -143,7 +143,11 @@ impl Names for Live<'_> {
                 disks
             }
             Source::Devices => self.children("/machine/peripheral", ""),
-            Source::Buses => self.children("/machine/peripheral", "pcie-root-port"),
+            Source::Buses => {
+                let mut buses = self.children("/machine/peripheral", "pcie-root-port");
+                buses.extend(self.children("/machine/peripheral", "pcie-pci-bridge"));
+                buses
+            }
             Source::Chardevs => self.each("query-chardev", "label"),
             Source::Objects => self.children("/objects", ""),
             Source::Iothreads => self.children("/objects", "iothread"),

@@ -83,12 +83,15 @@ const ACCEPTED: &str = "tools/oracle/accepted-qtest-failures.txt";
 const ACCEPTED_IOTESTS: &str = "tools/oracle/accepted-iotest-failures.txt";
 
 /// What is tested when nothing is named: the programs that have something to say about us.
-const TESTS: [&str; 16] = [
+const TESTS: [&str; 18] = [
     "qmp-test",
     "qmp-cmd-test",
     "machine-none-test",
     "qom-test",
     "cpu-plug-test",
+    // Its other sub-tests want the machine `pc`, and libqtest waits 50 s for each.
+    "device-plug-test:device-plug/q35-pci-unplug-request",
+    "device-plug-test:device-plug/q35-pci-unplug-json-request",
     "numa-test",
     "readconfig-test",
     "device-introspect-test",

@@ -10,6 +10,7 @@ use vm_memory::{GuestAddress, GuestMemoryAtomic, GuestMemoryMmap};
 use super::*;
 use crate::bus::Bus;
 use crate::irq::IrqLine;
+use crate::pci::bus::BusKind;
 use crate::pci::function::Spaces;
 use crate::pci::intx::Wires;
 use crate::pci::mock::{Bells, Controller, Level, lines, notices};
@@ -101,6 +102,10 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::on(BusKind::Root)
+    }
+
+    fn on(bus: BusKind) -> Self {
         let mock = Arc::new(Mock::default());
         let controller = Arc::new(Controller::default());
         let bells = Arc::new(Bells::default());
@@ -124,7 +129,7 @@ impl Bench {
             spaces,
             address: SlotAddress::slot(4),
             wires: Wires::new(all),
-            on_root_bus: true,
+            bus,
         });
         let bench = Self {
             mock,
@@ -207,21 +212,29 @@ impl Bench {
             .config_write(control, &0x8000_u16.to_le_bytes());
     }
 
-    /// The capabilities of a kind of virtio's, as (BAR, offset, length).
-    fn regions(&self) -> Vec<(u8, u8, u32, u32)> {
+    /// The list of capabilities, of each its first 16 bytes.
+    fn capabilities(&self) -> Vec<[u8; 16]> {
         let mut found = Vec::new();
         let mut at = [0];
         self.function.config_read(regs::CAPABILITIES, &mut at);
         while at[0] != 0 {
             let mut cap = [0; 16];
             self.function.config_read(at[0].into(), &mut cap);
-            let dword = |i: usize| u32::from_le_bytes(cap[i..i + 4].try_into().unwrap());
-            if cap[0] == regs::CAP_VENDOR {
-                found.push((cap[3], cap[4], dword(8), dword(12)));
-            }
+            found.push(cap);
             at[0] = cap[1];
         }
         found
+    }
+
+    /// The capabilities of a kind of virtio's, as (kind, BAR, offset, length).
+    fn regions(&self) -> Vec<(u8, u8, u32, u32)> {
+        let mut found = self.capabilities();
+        found.retain(|cap| cap[0] == regs::CAP_VENDOR);
+        let regions = found.into_iter().map(|cap| {
+            let dword = |i: usize| u32::from_le_bytes(cap[i..i + 4].try_into().unwrap());
+            (cap[3], cap[4], dword(8), dword(12))
+        });
+        regions.collect()
     }
 }
 
@@ -237,6 +250,21 @@ fn the_four_regions_are_in_one_bar_and_the_window_is_there() {
         assert_eq!(len, expected);
         assert!(u64::from(offset + len) <= REGISTERS_LEN);
     }
+}
+
+#[test]
+fn what_kind_of_pci_express_function_it_is_follows_from_its_bus() {
+    let kind_on = |bus| {
+        let bench = Bench::on(bus);
+        assert_eq!(bench.regions().len(), 5);
+        let all = bench.capabilities();
+        assert!(all.iter().any(|cap| cap[0] == regs::CAP_MSIX));
+        let express = all.into_iter().find(|cap| cap[0] == regs::CAP_EXPRESS);
+        express.map(|cap| cap[2] >> 4)
+    };
+    assert_eq!(kind_on(BusKind::Root), Some(9), "integrated");
+    assert_eq!(kind_on(BusKind::Port), Some(0), "an endpoint");
+    assert_eq!(kind_on(BusKind::Conventional), None);
 }
 
 #[test]
