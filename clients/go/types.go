@@ -2234,6 +2234,8 @@ type BlockdevOptionsQcow2 struct {
 	// Accepted and without effect where l2-cache-size is given; else bytes of tables that are kept
 	// in memory.
 	CacheSize *int64 `json:"cache-size,omitempty"`
+	// Accepted and without effect: refcounts that were looked at stay in memory.
+	RefcountCacheSize *int64 `json:"refcount-cache-size,omitempty"`
 }
 
 func (BlockdevOptionsQcow2) isBlockdevOptions() {}

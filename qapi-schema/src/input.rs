@@ -74,6 +74,15 @@ pub fn wrong_type(at: &Path<'_>, wanted: &str) -> QmpError {
     ))
 }
 
+/// The error for a value that is of none of an alternate's types. As QEMU's, it has the last name on
+/// the way only.
+pub fn wrong_alternate(at: &Path<'_>, wanted: &str) -> QmpError {
+    let leaf = at.leaf().unwrap_or("null");
+    QmpError::generic(format!(
+        "Invalid parameter type for '{leaf}', expected: {wanted}"
+    ))
+}
+
 impl<T: FromInput> FromInput for Vec<T> {
     fn from_input(value: Value, at: &Path<'_>, mode: Mode) -> Result<Self, QmpError> {
         let Value::Array(items) = value else {

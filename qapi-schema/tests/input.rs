@@ -86,6 +86,10 @@ fn wrong_types_are_named_with_the_wanted_one() {
         "Invalid parameter type for 'file', expected: BlockdevRef"
     );
     assert_eq!(
+        node("file", json!({ "driver": "raw", "file": null })),
+        "Invalid parameter type for 'file', expected: BlockdevRef"
+    );
+    assert_eq!(
         node("discard", json!("maybe")),
         "Parameter 'discard' does not accept value 'maybe'"
     );

@@ -1024,16 +1024,21 @@ class Commands(Caller):
     def blockdev_reopen(self, options: List[BlockdevOptions]) -> None:
         """Gives block nodes other options: all of them, or none if one cannot have them. What
         is not said becomes its default again. read-only, auto-read-only, detect-zeroes,
-        discard, cache.no-flush and what is behind an image can change, and the node that raw
-        or blkdebug stands on, for one as long.
+        discard, cache and what is behind an image can change; the node that raw or a filter
+        stands on, for one as long; offset and size of raw, as long as nobody relies on its
+        length; and what of a qcow2 image is kept in memory. A job that runs goes on; the
+        links between its nodes stay, and what it writes to stays writable.
 
         Args:
             options: What each node is to be, as it would be added; it is found by its
                 node-name. What came inline with a node may be said inline again.
 
         Raises:
-            - a node is missing, or a job works on it.
+            - a node is missing.
+            - a link would change, or a node become read-only, that a job relies on.
             - an option that cannot change is not what it was.
+            - cache.direct is switched on under a disk whose blocks are smaller than its
+                storage moves.
             - what is behind an image is not said though there is something.
             - a file cannot be opened that way.
             - a device, a job or another node would not agree.

@@ -2699,6 +2699,8 @@ class BlockdevOptionsQcow2(Struct):
     """Accepted and without effect where l2-cache-size is given; else bytes of tables that are
     kept in memory.
     """
+    refcount_cache_size: Optional[int] = None
+    """Accepted and without effect: refcounts that were looked at stay in memory."""
 
 
 @dataclass

@@ -290,6 +290,45 @@ pub enum BlockError {
         /// The option.
         option: &'static str,
     },
+    /// A link between nodes on which a job relies.
+    #[error("Cannot change frozen '{role}' link from '{parent}' to '{child}'")]
+    Frozen {
+        /// The node above.
+        parent: String,
+        /// As what it has the other.
+        role: &'static str,
+        /// The node below.
+        child: String,
+    },
+    /// A node that somebody writes to cannot become read-only.
+    #[error("Read-only block node '{node}' cannot support read-write users")]
+    Written {
+        /// The node.
+        node: String,
+    },
+    /// More of an image's L2 tables is to be read at once than there is of one.
+    #[error(
+        "L2 cache entry size must be a power of two between 512 and the cluster size ({cluster})"
+    )]
+    L2Slice {
+        /// The bytes of a cluster.
+        cluster: u64,
+    },
+    /// The page cache cannot be bypassed under a user with smaller blocks.
+    #[error(
+        "Cannot change the option 'cache.direct': node '{node}' would move multiples of \
+         {alignment} bytes only, and '{user}' has blocks of {block} bytes"
+    )]
+    DirectUnderUser {
+        /// The node.
+        node: String,
+        /// What its storage would want, in bytes.
+        alignment: u32,
+        /// The device or the node that uses it.
+        user: String,
+        /// The bytes of one of that one's blocks.
+        block: u32,
+    },
     /// What was opened with another access mode is not the same file.
     #[error(
         "Node '{node}': '{filename}' now leads to another file ({came}) than before ({had}); hand \

@@ -31,7 +31,7 @@ use crate::format::qcow2::{Details, ImageError, SnapshotChange};
 pub use crate::node_ref::NodeRef;
 use crate::permission::Usage;
 use crate::reopen::{Prepared, Untouched};
-use crate::spec::NodeOptions;
+use crate::spec::{DriverSpec, NodeOptions};
 
 /// The future of a slow operation. It stays on the thread that made it.
 pub type IoFuture<'a, T = ()> = Pin<Box<dyn Future<Output = io::Result<T>> + 'a>>;
@@ -127,7 +127,7 @@ impl Drop for ExtentGuard {
     }
 }
 
-/// What a node can do and wants. Does not change while the node lives.
+/// What a node can do and wants. Changes only while the node's users are parked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Offsets and lengths of reads and writes must be multiples of this many bytes (a power of
@@ -294,9 +294,9 @@ pub trait BlockNode: Send + Sync {
         None
     }
 
-    /// Prepares for other options, of which the driver's body has a stake in `read_only` (and
-    /// nothing else changes that it may cache). Runs on the main loop, changes nothing, and does
-    /// what can fail; becoming writable writes nothing. By default there is nothing to prepare.
+    /// Prepares for other options, of which the driver's body has a stake in `read_only` and
+    /// `cache`. Runs on the main loop, changes nothing that stays if it is given up, and does what
+    /// can fail; becoming writable writes nothing. By default there is nothing to prepare.
     ///
     /// # Errors
     /// It cannot be so.
@@ -304,6 +304,22 @@ pub trait BlockNode: Send + Sync {
         &self,
         _door: &Door,
         _to: &NodeOptions,
+    ) -> Result<Box<dyn Prepared>, BlockError> {
+        Ok(Box::new(Untouched))
+    }
+
+    /// Prepares for what only this driver has to be as `to` says, over the node `over` in place of
+    /// its first child if one is given; `name` is its own, for the error. What the node keeps in
+    /// memory was written down before it is committed. Otherwise as
+    /// [`prepare_reopen`](Self::prepare_reopen).
+    ///
+    /// # Errors
+    /// It cannot be so.
+    fn prepare_driver(
+        &self,
+        _name: &str,
+        _to: &DriverSpec,
+        _over: Option<&NodeRef>,
     ) -> Result<Box<dyn Prepared>, BlockError> {
         Ok(Box::new(Untouched))
     }

@@ -22,7 +22,7 @@ use crate::error::BlockError;
 use crate::node::{
     BlockNode, Extent, Intent, Limits, MAX_LEN, Place, Status, WriteFlags, ZeroFlags, errno,
 };
-use crate::reopen::OptionsCell;
+use crate::reopen::{LimitsCell, OptionsCell};
 use crate::spec::{DetectZeroes, DiscardMode, NodeOptions};
 use crate::threshold::Threshold;
 
@@ -30,7 +30,7 @@ struct Node {
     name: String,
     driver: &'static str,
     options: OptionsCell,
-    limits: Limits,
+    limits: LimitsCell,
     account: Account,
     bitmaps: Arc<Bitmaps>,
     threshold: Threshold,
@@ -65,7 +65,7 @@ impl NodeRef {
             name,
             driver,
             options: OptionsCell::new(options),
-            limits,
+            limits: LimitsCell::new(limits),
             account: Account::new(),
             bitmaps: body.bitmaps(),
             threshold: Threshold::default(),
@@ -114,7 +114,13 @@ impl NodeRef {
 
     /// What the node can do and wants.
     pub fn limits(&self) -> Limits {
-        self.0.limits
+        self.0.limits.load()
+    }
+
+    /// Asks the driver once more what it can do and wants: something below it has changed. Its users
+    /// are parked.
+    pub(crate) fn refresh_limits(&self) {
+        self.0.limits.store(self.0.body.limits());
     }
 
     /// What was asked of the node until now; it keeps no times.
@@ -192,7 +198,7 @@ impl NodeRef {
 
     fn check(&self, offset: u64, len: u64, aligned: bool) -> io::Result<()> {
         let end = offset.checked_add(len).ok_or_else(|| errno(libc::EINVAL))?;
-        let alignment = u64::from(self.0.limits.request_alignment);
+        let alignment = u64::from(self.limits().request_alignment);
         if end > self.len() {
             return Err(errno(libc::EIO));
         }
@@ -237,7 +243,7 @@ impl NodeRef {
                     if part.is_aligned(memory_alignment) {
                         let got = io.read(&file, offset, part).await?;
                         // An image may be longer than its storage.
-                        let block = u64::from(self.0.limits.request_alignment);
+                        let block = u64::from(self.limits().request_alignment);
                         let moved = fill_to_block(&part, got, block);
                         drop(guard);
                         self.enter_below(Operation::Read, at, moved);

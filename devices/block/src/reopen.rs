@@ -11,15 +11,20 @@
 //! drained.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use crate::node::NodeRef;
+use crate::node::{Limits, NodeRef};
 use crate::spec::{CacheSpec, DetectZeroes, DiscardMode, NodeOptions};
 
 /// A driver's half of a reopening that was prepared. Dropping it gives it up.
 pub trait Prepared: Send {
     /// Takes over. Cannot fail.
     fn commit(self: Box<Self>);
+
+    /// What requests must be aligned to from then on, in bytes, where that changes.
+    fn alignment(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// For a driver whose body knows none of the options.
@@ -56,6 +61,11 @@ impl Reopening {
     #[must_use]
     pub fn options(&self) -> NodeOptions {
         self.options
+    }
+
+    /// What its requests must be aligned to, in bytes, where that changes.
+    pub(crate) fn alignment(&self) -> Option<u32> {
+        self.body.alignment()
     }
 
     /// Makes it so. The node is drained; before it becomes read-only it was settled.
@@ -136,9 +146,54 @@ fn unpack(bits: u8) -> NodeOptions {
     }
 }
 
+/// The limits of a node in one word, read for every request.
+#[derive(Debug)]
+pub(crate) struct LimitsCell(AtomicU64);
+
+const DISCARD: u64 = 1 << 32;
+const WRITE_ZEROES: u64 = 1 << 33;
+
+impl LimitsCell {
+    pub(crate) fn new(limits: Limits) -> Self {
+        let cell = Self(AtomicU64::new(0));
+        cell.store(limits);
+        cell
+    }
+
+    pub(crate) fn load(&self) -> Limits {
+        let word = self.0.load(Ordering::Acquire);
+        Limits {
+            request_alignment: u32::try_from(word & u64::from(u32::MAX)).unwrap_or(u32::MAX),
+            discard: word & DISCARD != 0,
+            write_zeroes: word & WRITE_ZEROES != 0,
+        }
+    }
+
+    pub(crate) fn store(&self, limits: Limits) {
+        let mut word = u64::from(limits.request_alignment);
+        word |= if limits.discard { DISCARD } else { 0 };
+        word |= if limits.write_zeroes { WRITE_ZEROES } else { 0 };
+        self.0.store(word, Ordering::Release);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_come_out_of_their_word_as_they_went_in() {
+        for (request_alignment, discard, write_zeroes) in
+            [(1, true, false), (4096, false, true), (1 << 31, true, true)]
+        {
+            let limits = Limits {
+                request_alignment,
+                discard,
+                write_zeroes,
+            };
+            assert_eq!(LimitsCell::new(limits).load(), limits);
+        }
+    }
 
     #[test]
     fn every_combination_of_options_comes_out_as_it_went_in() {

@@ -1,9 +1,16 @@
 //! A user's hold on the graph: the node it has now, and the gate through which it asks.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use crate::drain::{Drain, Gate};
+use crate::error::BlockError;
 use crate::node::NodeRef;
 use crate::slot::ChildSlot;
 use crate::throttle::Limiter;
+
+/// What a user asks for that has said nothing of its blocks, in bytes.
+const SECTOR: u32 = 512;
 
 /// What a disk or a job is given. Clones are the same hold.
 #[derive(Clone, Debug)]
@@ -13,6 +20,8 @@ pub struct Root {
     /// Closed while nobody is to wait for limits.
     hurry: Gate,
     limiter: Limiter,
+    /// The smallest piece that the user asks for, in bytes; 0 until it has said so.
+    block: Arc<AtomicU32>,
 }
 
 impl Root {
@@ -23,6 +32,26 @@ impl Root {
             gate: Gate::new(),
             hurry,
             limiter: Limiter::default(),
+            block: Arc::default(),
+        }
+    }
+
+    /// Whether the node can be a disk with logical blocks of `block` bytes, which the user will ask
+    /// for from now on.
+    ///
+    /// # Errors
+    /// As [`NodeRef::check_disk`].
+    pub fn check_disk(&self, block: u32) -> Result<(), BlockError> {
+        self.node().check_disk(block)?;
+        self.block.store(block, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The smallest piece that the user asks for, in bytes.
+    pub(crate) fn block(&self) -> u32 {
+        match self.block.load(Ordering::Relaxed) {
+            0 => SECTOR,
+            block => block,
         }
     }
 

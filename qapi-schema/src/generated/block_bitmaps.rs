@@ -129,7 +129,7 @@ impl crate::input::FromInput for BlockDirtyBitmapOrStr {
             serde_json::Value::Object(_) => {
                 crate::input::FromInput::from_input(value, at, mode).map(Self::External)
             }
-            _ => Err(crate::input::wrong_type(at, "BlockDirtyBitmapOrStr")),
+            _ => Err(crate::input::wrong_alternate(at, "BlockDirtyBitmapOrStr")),
         }
     }
 }

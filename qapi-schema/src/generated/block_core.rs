@@ -701,7 +701,7 @@ impl crate::input::FromInput for BlockdevRefOrNull {
             serde_json::Value::Null => {
                 crate::input::FromInput::from_input(value, at, mode).map(Self::Null)
             }
-            _ => Err(crate::input::wrong_type(at, "BlockdevRefOrNull")),
+            _ => Err(crate::input::wrong_alternate(at, "BlockdevRefOrNull")),
         }
     }
 }
@@ -748,6 +748,10 @@ pub struct BlockdevOptionsQcow2 {
     #[serde(rename = "cache-size")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_size: Option<i64>,
+    /// Accepted and without effect: refcounts that were looked at stay in memory.
+    #[serde(rename = "refcount-cache-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refcount_cache_size: Option<i64>,
 }
 
 impl crate::input::FromMembers for BlockdevOptionsQcow2 {
@@ -761,6 +765,7 @@ impl crate::input::FromMembers for BlockdevOptionsQcow2 {
             l2_cache_size: members.optional("l2-cache-size")?,
             l2_cache_entry_size: members.optional("l2-cache-entry-size")?,
             cache_size: members.optional("cache-size")?,
+            refcount_cache_size: members.optional("refcount-cache-size")?,
         })
     }
 }
@@ -816,6 +821,11 @@ impl crate::describe::Described for BlockdevOptionsQcow2 {
             "cache-size",
             "int",
             "accepted and without effect where l2-cache-size is given; else bytes of tables that are kept in memory",
+        ),
+        crate::describe::MemberSpec::optional(
+            "refcount-cache-size",
+            "int",
+            "accepted and without effect: refcounts that were looked at stay in memory",
         ),
     ];
     const TAG: Option<&'static str> = None;
@@ -1222,7 +1232,7 @@ impl crate::input::FromInput for BlockdevRef {
             serde_json::Value::String(_) => {
                 crate::input::FromInput::from_input(value, at, mode).map(Self::Reference)
             }
-            _ => Err(crate::input::wrong_type(at, "BlockdevRef")),
+            _ => Err(crate::input::wrong_alternate(at, "BlockdevRef")),
         }
     }
 }

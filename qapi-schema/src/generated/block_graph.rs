@@ -448,7 +448,7 @@ impl crate::input::FromInput for StrOrNull {
             serde_json::Value::Null => {
                 crate::input::FromInput::from_input(value, at, mode).map(Self::N)
             }
-            _ => Err(crate::input::wrong_type(at, "StrOrNull")),
+            _ => Err(crate::input::wrong_alternate(at, "StrOrNull")),
         }
     }
 }
@@ -502,13 +502,17 @@ impl crate::describe::Described for XBlockdevSetIothread {
 /// The commands of `block-graph.json`, for whoever implements them.
 pub trait Commands {
     /// Gives block nodes other options: all of them, or none if one cannot have them. What is not
-    /// said becomes its default again. read-only, auto-read-only, detect-zeroes, discard,
-    /// cache.no-flush and what is behind an image can change, and the node that raw or blkdebug
-    /// stands on, for one as long.
+    /// said becomes its default again. read-only, auto-read-only, detect-zeroes, discard, cache
+    /// and what is behind an image can change; the node that raw or a filter stands on, for one as
+    /// long; offset and size of raw, as long as nobody relies on its length; and what of a qcow2
+    /// image is kept in memory. A job that runs goes on; the links between its nodes stay, and
+    /// what it writes to stays writable.
     ///
-    /// Errors: - a node is missing, or a job works on it - an option that cannot change is not
-    /// what it was - what is behind an image is not said though there is something - a file cannot
-    /// be opened that way - a device, a job or another node would not agree.
+    /// Errors: - a node is missing - a link would change, or a node become read-only, that a job
+    /// relies on - an option that cannot change is not what it was - cache.direct is switched on
+    /// under a disk whose blocks are smaller than its storage moves - what is behind an image is
+    /// not said though there is something - a file cannot be opened that way - a device, a job or
+    /// another node would not agree.
     fn blockdev_reopen(
         &mut self,
         cx: &mut dyn crate::Context,

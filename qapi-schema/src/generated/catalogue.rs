@@ -239,7 +239,7 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         "Begins a job that makes an image. It finalizes by itself and waits for job-dismiss. What is wrong with the options, the job says at its end.",
         input : Some(generator.subschema_for:: < super::block_create::BlockdevCreate >
         ()), output : None, }, Entry { name : "blockdev-reopen", description :
-        "Gives block nodes other options: all of them, or none if one cannot have them. What is not said becomes its default again. read-only, auto-read-only, detect-zeroes, discard, cache.no-flush and what is behind an image can change, and the node that raw or blkdebug stands on, for one as long.",
+        "Gives block nodes other options: all of them, or none if one cannot have them. What is not said becomes its default again. read-only, auto-read-only, detect-zeroes, discard, cache and what is behind an image can change; the node that raw or a filter stands on, for one as long; offset and size of raw, as long as nobody relies on its length; and what of a qcow2 image is kept in memory. A job that runs goes on; the links between its nodes stay, and what it writes to stays writable.",
         input : Some(generator.subschema_for:: < super::block_graph::BlockdevReopen >
         ()), output : None, }, Entry { name : "change-backing-file", description :
         "Changes the name of the backing file that an image's header has, not what is behind its node.",

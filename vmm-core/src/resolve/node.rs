@@ -32,6 +32,12 @@ fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<Nod
     let own = node_options(&options, parent);
     let keeps_access = options.read_only.is_some();
     refuse_unmet(&options, &own)?;
+    if own.detect_zeroes == DetectZeroes::Unmap && own.discard != DiscardMode::Unmap {
+        return Err(QmpError::generic(
+            "setting detect-zeroes to unmap is not allowed without setting discard operation to \
+             unmap",
+        ));
+    }
     if options.force_share == Some(true) && !own.read_only {
         return Err(QmpError::generic(
             "force-share=on can only be used with read-only images",

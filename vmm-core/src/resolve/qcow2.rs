@@ -19,6 +19,11 @@ pub(super) fn qcow2(
     own: &NodeOptions,
 ) -> Result<Qcow2Spec, QmpError> {
     let usual = Tuning::default();
+    if let (Some(tables), Some(all)) = (options.l2_cache_size, options.cache_size)
+        && tables > all
+    {
+        return Err(QmpError::generic("l2-cache-size may not exceed cache-size"));
+    }
     let cache = options.l2_cache_size.or(options.cache_size);
     let slice = size(options.l2_cache_entry_size, "l2-cache-entry-size")?;
     if slice.is_some_and(|slice| !slice.is_power_of_two() || !(512..=2 << 20).contains(&slice)) {

@@ -361,6 +361,10 @@ pub struct BlockdevOptionsQcow2 {
     #[serde(rename = "cache-size")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_size: Option<i64>,
+    /// Accepted and without effect: refcounts that were looked at stay in memory.
+    #[serde(rename = "refcount-cache-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refcount_cache_size: Option<i64>,
 }
 
 impl BlockdevOptionsQcow2 {
@@ -375,6 +379,7 @@ impl BlockdevOptionsQcow2 {
             l2_cache_size: None,
             l2_cache_entry_size: None,
             cache_size: None,
+            refcount_cache_size: None,
         }
     }
 }

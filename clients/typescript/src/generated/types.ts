@@ -1966,6 +1966,8 @@ export interface BlockdevOptionsQcow2 {
    * in memory.
    */
   "cache-size"?: number;
+  /** Accepted and without effect: refcounts that were looked at stay in memory. */
+  "refcount-cache-size"?: number;
 }
 
 /**

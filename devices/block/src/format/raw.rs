@@ -5,14 +5,18 @@
 //!            0       offset         offset + size
 //! ```
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
 use crate::node::{
     BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, Place, ResizeError, ResizeFuture, Status,
     WriteFlags, ZeroFlags,
 };
+use crate::reopen::{Prepared, Untouched};
 use crate::slot::ChildSlot;
-use crate::spec::DiscardMode;
+use crate::spec::{DiscardMode, DriverSpec};
 
 /// Bytes of the smallest piece that a guest reads or writes.
 const SECTOR: u32 = 512;
@@ -21,8 +25,29 @@ const SECTOR: u32 = 512;
 #[derive(Debug)]
 pub struct RawNode {
     file: ChildSlot,
-    offset: u64,
-    size: Option<u64>,
+    part: Arc<Part>,
+}
+
+/// Which part of the child it is; changes while nobody looks.
+#[derive(Debug)]
+struct Part {
+    offset: AtomicU64,
+    /// [`TO_THE_END`] if it goes on with the child.
+    size: AtomicU64,
+}
+
+/// No child is that long.
+const TO_THE_END: u64 = u64::MAX;
+
+impl Part {
+    fn offset(&self) -> u64 {
+        self.offset.load(Ordering::Relaxed)
+    }
+
+    fn size(&self) -> Option<u64> {
+        let size = self.size.load(Ordering::Relaxed);
+        (size != TO_THE_END).then_some(size)
+    }
 }
 
 impl RawNode {
@@ -38,43 +63,80 @@ impl RawNode {
         offset: u64,
         size: Option<u64>,
     ) -> Result<Self, BlockError> {
-        let child = file.load();
-        let available = child.len();
-        let wanted = size.unwrap_or(0);
-        let fits = offset
-            .checked_add(wanted)
-            .is_some_and(|end| end <= available);
-        if !fits {
-            let node = name.to_owned();
-            return Err(BlockError::Window {
-                node,
-                offset,
-                size: wanted,
-                available,
-            });
-        }
-        // A disk is made of sectors: a window that splits one could never be read whole.
-        let alignment = child.limits().request_alignment.max(SECTOR);
-        if !(offset | wanted).is_multiple_of(u64::from(alignment)) {
-            return Err(BlockError::UnalignedWindow {
-                node: name.to_owned(),
-                offset,
-                alignment,
-            });
-        }
-        Ok(Self { file, offset, size })
+        check(name, &file.load(), offset, size)?;
+        let part = Arc::new(Part {
+            offset: AtomicU64::new(offset),
+            size: AtomicU64::new(size.unwrap_or(TO_THE_END)),
+        });
+        Ok(Self { file, part })
     }
 
     fn place(&self, offset: u64) -> u64 {
         // Offsets lie inside the window, which lies inside the child.
-        self.offset.saturating_add(offset)
+        self.part.offset().saturating_add(offset)
+    }
+}
+
+/// Whether a child has such a part, and can move all of it.
+fn check(name: &str, child: &NodeRef, offset: u64, size: Option<u64>) -> Result<(), BlockError> {
+    let available = child.len();
+    let wanted = size.unwrap_or(0);
+    let fits = offset
+        .checked_add(wanted)
+        .is_some_and(|end| end <= available);
+    if !fits {
+        let node = name.to_owned();
+        return Err(BlockError::Window {
+            node,
+            offset,
+            size: wanted,
+            available,
+        });
+    }
+    check_alignment(name, offset, size, child.limits().request_alignment)
+}
+
+/// Whether a part begins and ends where its child can begin and end a transfer.
+///
+/// # Errors
+/// It does not.
+pub(crate) fn check_alignment(
+    name: &str,
+    offset: u64,
+    size: Option<u64>,
+    alignment: u32,
+) -> Result<(), BlockError> {
+    // A disk is made of sectors: a window that splits one could never be read whole.
+    let alignment = alignment.max(SECTOR);
+    if !(offset | size.unwrap_or(0)).is_multiple_of(u64::from(alignment)) {
+        return Err(BlockError::UnalignedWindow {
+            node: name.to_owned(),
+            offset,
+            alignment,
+        });
+    }
+    Ok(())
+}
+
+/// Another part, about to be the node's.
+struct OtherPart {
+    part: Arc<Part>,
+    offset: u64,
+    size: Option<u64>,
+}
+
+impl Prepared for OtherPart {
+    fn commit(self: Box<Self>) {
+        let size = self.size.unwrap_or(TO_THE_END);
+        self.part.offset.store(self.offset, Ordering::Relaxed);
+        self.part.size.store(size, Ordering::Relaxed);
     }
 }
 
 impl BlockNode for RawNode {
     fn length(&self) -> u64 {
-        let rest = self.file.load().len().saturating_sub(self.offset);
-        self.size.map_or(rest, |size| size.min(rest))
+        let rest = self.file.load().len().saturating_sub(self.part.offset());
+        self.part.size().map_or(rest, |size| size.min(rest))
     }
 
     fn limits(&self) -> Limits {
@@ -156,10 +218,10 @@ impl BlockNode for RawNode {
 
     fn resize<'a>(&'a self, io: &'a Io, len: u64) -> ResizeFuture<'a> {
         Box::pin(async move {
-            if self.size.is_some() {
+            if self.part.size().is_some() {
                 return Err(ResizeError::Unable("Cannot resize fixed-size raw disks"));
             }
-            let whole = self.offset.checked_add(len);
+            let whole = self.part.offset().checked_add(len);
             let whole = whole.ok_or(ResizeError::Unable(
                 "Disk size too large for the chosen offset",
             ))?;
@@ -168,7 +230,25 @@ impl BlockNode for RawNode {
         })
     }
 
+    fn prepare_driver(
+        &self,
+        name: &str,
+        to: &DriverSpec,
+        over: Option<&NodeRef>,
+    ) -> Result<Box<dyn Prepared>, BlockError> {
+        let DriverSpec::Raw(raw) = to else {
+            return Ok(Box::new(Untouched));
+        };
+        let child = over.cloned().unwrap_or_else(|| self.file.load());
+        check(name, &child, raw.offset, raw.size)?;
+        Ok(Box::new(OtherPart {
+            part: Arc::clone(&self.part),
+            offset: raw.offset,
+            size: raw.size,
+        }))
+    }
+
     fn below(&self) -> Option<(NodeRef, u64)> {
-        Some((self.file.load(), self.offset))
+        Some((self.file.load(), self.part.offset()))
     }
 }

@@ -1,7 +1,7 @@
 //! Nodes with other options, or over other nodes: all that are named together, or none.
 //!
 //! ```text
-//!   specs, as the nodes are to be ─► compared with how they were made: what may change?
+//!   specs, as the nodes are to be ─► draft: compared with how they were made, what may change?
 //!                                      │ drawn on a sketch: who would not agree?
 //!                                      │ every file opened that is needed
 //!                                      ▼
@@ -10,43 +10,53 @@
 //! ```
 //!
 //! What came inline with a node goes along with it: it becomes writable and read-only as its parent
-//! does, unless it was said of it what it is.
+//! does, unless it was said of it what it is. A job goes on over nodes that are made anew; what it
+//! relies on stays as it is: the links between its nodes, and that those are writable.
+//!
+//! Read next: `draft` (what may change).
 
+mod draft;
+
+use std::fmt;
 use std::time::Duration;
 
 use fdset::{Door, Wish};
 use indexmap::IndexMap;
 
-use super::sketch::{Link, link_of};
-use super::{BlockGraph, Entry, Owner};
+use self::draft::{Draft, Relink};
+use super::BlockGraph;
+use super::sketch::link_of;
+use crate::drain::Drain;
 use crate::error::BlockError;
+use crate::format::raw;
 use crate::node::NodeRef;
-use crate::reopen::Reopening;
-use crate::spec::{BackingSpec, ChildSpec, DriverSpec, NodeOptions, NodeSpec};
+use crate::reopen::{Prepared, Reopening};
+use crate::spec::{DriverSpec, NodeOptions, NodeSpec};
 
-/// Another child for a node, or none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Relink {
-    parent: String,
-    role: &'static str,
-    child: Option<String>,
-}
-
-/// What is to change, before anything was opened.
-#[derive(Debug, Default)]
-struct Draft {
-    options: IndexMap<String, NodeOptions>,
-    links: Vec<Relink>,
-    /// A child that a node cannot have whatever the others say: told where they agree.
-    unfit: Option<BlockError>,
+/// What only a node's driver has, about to be otherwise.
+struct Driven {
+    name: String,
+    to: DriverSpec,
+    body: Box<dyn Prepared>,
 }
 
 /// Changes of several nodes that were prepared together. Dropping it leaves them as they are.
 #[must_use = "changes that are dropped have not happened"]
-#[derive(Debug)]
 pub struct GraphReopening {
     changes: Vec<Reopening>,
+    drivers: Vec<Driven>,
     links: Vec<Relink>,
+    /// Where users had to be parked for the preparing already; goes last.
+    parked: Option<Drain>,
+}
+
+impl fmt::Debug for GraphReopening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GraphReopening")
+            .field("changes", &self.changes)
+            .field("links", &self.links)
+            .finish_non_exhaustive()
+    }
 }
 
 impl BlockGraph {
@@ -77,12 +87,77 @@ impl BlockGraph {
             let link = link_of(self.entry(parent)?.node.driver(), role);
             sketch.link(parent, role, link, child.as_deref());
         }
-        self.agree(&sketch)?;
+        self.agree(&sketch).map_err(|error| match error {
+            BlockError::ReadOnly { node } if draft.options.contains_key(&node) => {
+                BlockError::Written { node }
+            }
+            other => other,
+        })?;
+        let prepared = self.prepare_draft(door, draft);
+        if prepared.is_err() {
+            self.settle_locks();
+        }
+        prepared
+    }
+
+    /// Opens and asks for everything that a draft wants, on which all agree.
+    fn prepare_draft(&self, door: &Door, draft: Draft) -> Result<GraphReopening, BlockError> {
         draft.unfit.map_or(Ok(()), Err)?;
+        let mut switched = Vec::new();
+        for (name, to) in &draft.options {
+            if self.entry(name)?.node.options().cache.direct != to.cache.direct {
+                switched.push(name.as_str());
+            }
+        }
+        let parked = (!switched.is_empty()).then(|| self.drain(&switched));
+        let changes = self.open_anew(door, draft.options)?;
+        for change in &changes {
+            if let Some(alignment) = change.alignment() {
+                self.check_movable(change.node().name(), alignment)?;
+            }
+        }
+        let mut drivers = Vec::new();
+        for (name, to) in draft.drivers {
+            let mut links = draft.links.iter();
+            let over = links.find(|link| link.parent == name && link.role != "backing");
+            let over = over.and_then(|link| link.child.as_deref());
+            let over = over.map(|child| self.entry(child)).transpose()?;
+            let node = &self.entry(&name)?.node;
+            let body = node.prepare_driver(&to, over.map(|entry| &entry.node))?;
+            drivers.push(Driven { name, to, body });
+        }
         Ok(GraphReopening {
-            changes: self.open_anew(door, draft.options)?,
+            changes,
+            drivers,
             links: draft.links,
+            parked,
         })
+    }
+
+    /// Whether whoever stands on a node asks only for what is aligned to so many bytes.
+    fn check_movable(&self, name: &str, alignment: u32) -> Result<(), BlockError> {
+        let refused = |user: &str, block| BlockError::DirectUnderUser {
+            node: name.to_owned(),
+            alignment,
+            user: user.to_owned(),
+            block,
+        };
+        let entry = self.entry(name)?;
+        let mut devices = entry.devices.iter();
+        if let Some(small) = devices.find(|device| device.root.block() < alignment) {
+            return Err(refused(&small.id, small.root.block()));
+        }
+        for (role, parent) in self.parents(name) {
+            // What is behind an image is read in whole blocks, whatever is asked for.
+            if role == "backing" {
+                continue;
+            }
+            if let DriverSpec::Raw(raw) = &self.entry(parent)?.made {
+                raw::check_alignment(parent, raw.offset, raw.size, alignment)?;
+            }
+            self.check_movable(parent, alignment)?;
+        }
+        Ok(())
     }
 
     /// What [`prepare_anew`](Self::prepare_anew) will open, and cannot do without.
@@ -101,20 +176,37 @@ impl BlockGraph {
     /// What a node that becomes read-only still had in memory could not be written down: nothing
     /// has changed.
     pub fn make_anew(&mut self, prepared: GraphReopening) -> Result<Duration, BlockError> {
-        let GraphReopening { changes, links } = prepared;
+        let GraphReopening {
+            changes,
+            drivers,
+            links,
+            parked,
+        } = prepared;
         let nodes = changes.iter().map(|change| change.node().name());
+        let driven = drivers.iter().map(|driven| driven.name.as_str());
         let parents = links.iter().map(|link| link.parent.as_str());
-        let names: Vec<&str> = nodes.chain(parents).collect();
+        let names: Vec<&str> = nodes.chain(driven).chain(parents).collect();
         let drain = self.drain(&names);
         for change in changes.iter().filter(|change| change.options().read_only) {
             self.write_down(change.node())?;
         }
+        for driven in &drivers {
+            self.write_down(&self.entry(&driven.name)?.node)?;
+        }
         changes.into_iter().for_each(Reopening::commit);
+        for Driven { name, to, body } in drivers {
+            body.commit();
+            if let Some(entry) = self.nodes.get_mut(&name) {
+                draft::adopt(&mut entry.made, to);
+            }
+        }
         let mut old = Vec::new();
         for link in &links {
             old.extend(self.relink(link));
         }
+        self.refresh_limits();
         let pause = drain.end();
+        let pause = parked.map_or(pause, Drain::end);
         for node in old {
             let name = node.name().to_owned();
             drop(node);
@@ -137,6 +229,12 @@ impl BlockGraph {
     ) -> Result<Vec<Reopening>, BlockError> {
         self.check_idle(name)?;
         let changes = self.with_followers(name, to)?;
+        if to.cache.direct != self.entry(name)?.node.options().cache.direct {
+            return Err(BlockError::FixedOption {
+                node: name.to_owned(),
+                option: "cache.direct",
+            });
+        }
         let mut sketch = self.sketch();
         for (node, to) in &changes {
             if let Some(drawn) = sketch.node(node) {
@@ -189,153 +287,6 @@ impl BlockGraph {
         Ok(changes)
     }
 
-    /// Adds the storage below what changes that goes along.
-    fn add_followers(&self, changes: &mut IndexMap<String, NodeOptions>) -> Result<(), BlockError> {
-        let mut at = 0;
-        while let Some((name, to)) = changes.get_index(at) {
-            at += 1;
-            let (to, entry) = (*to, self.entry(name)?);
-            let was = entry.node.options();
-            let roles = entry.children.edges();
-            let below: Vec<_> = roles.filter(|edge| edge.role != "backing").collect();
-            for edge in below {
-                let child = self.entry(&edge.child)?;
-                let said = changes.get(&edge.child).copied();
-                let now = said.unwrap_or(child.node.options());
-                let inline = child.owner == Owner::Parent;
-                if said.is_some_and(|said| !said.auto_read_only) || !(inline || now.auto_read_only)
-                {
-                    continue;
-                }
-                let keeps = said.is_none() && inline && child.keeps_access;
-                if keeps && now.read_only && !to.read_only {
-                    let node = edge.child.clone();
-                    return Err(BlockError::FixedAccess { node });
-                }
-                let mut next = NodeOptions {
-                    read_only: if keeps { now.read_only } else { to.read_only },
-                    ..now
-                };
-                if inline && was.cache != to.cache {
-                    next.cache = to.cache;
-                }
-                if said.is_some() || next != now {
-                    changes.insert(edge.child.clone(), next);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn draft(&self, specs: &[NodeSpec]) -> Result<Draft, BlockError> {
-        let mut draft = Draft::default();
-        for spec in specs {
-            let name = spec.name.as_deref().ok_or(BlockError::NodeNotNamed)?;
-            self.draft_node(&mut draft, name, spec)?;
-        }
-        self.add_followers(&mut draft.options)?;
-        Ok(draft)
-    }
-
-    fn draft_node(&self, draft: &mut Draft, name: &str, spec: &NodeSpec) -> Result<(), BlockError> {
-        let entry = self.entry(name)?;
-        self.check_idle(name)?;
-        let mut to = spec.options;
-        if to.auto_read_only && entry.node.is_read_only() {
-            // It stays so until what stands on it wants to write.
-            to.read_only = true;
-        }
-        if let Some(option) = fixed_option(entry, spec) {
-            let node = name.to_owned();
-            return Err(BlockError::FixedOption { node, option });
-        }
-        draft.options.insert(name.to_owned(), to);
-        for (role, child) in spec.driver.children() {
-            self.draft_child(draft, name, role, child)?;
-        }
-        let DriverSpec::Qcow2(qcow2) = &spec.driver else {
-            return Ok(());
-        };
-        let is_backed = entry.children.edge("backing").is_some();
-        match qcow2.backing {
-            BackingSpec::FromHeader(_) if is_backed || entry.node.backing_name().is_some() => {
-                Err(BlockError::BackingNotGiven {
-                    node: name.to_owned(),
-                })
-            }
-            BackingSpec::Nothing if is_backed => {
-                draft.links.push(Relink {
-                    parent: name.to_owned(),
-                    role: "backing",
-                    child: None,
-                });
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn draft_child(
-        &self,
-        draft: &mut Draft,
-        parent: &str,
-        role: &'static str,
-        child: &ChildSpec,
-    ) -> Result<(), BlockError> {
-        let entry = self.entry(parent)?;
-        let now = entry.children.edge(role).map(|edge| edge.child.as_str());
-        let fixed = |option| BlockError::FixedOption {
-            node: parent.to_owned(),
-            option,
-        };
-        match (child, now) {
-            (ChildSpec::Named(to), Some(now)) if to == now => Ok(()),
-            (ChildSpec::Named(to), now) => {
-                let missing = || BlockError::NoSuchReference { name: to.clone() };
-                let next = self.entry(to).map_err(|_| missing())?;
-                if self.stands_on(to, parent) {
-                    return Err(BlockError::Cycle {
-                        child: to.clone(),
-                        role,
-                        parent: parent.to_owned(),
-                    });
-                }
-                let link = link_of(entry.node.driver(), role);
-                let may = match (link, now) {
-                    (Link::Backing, _) => true,
-                    (Link::Passing, Some(now)) => fits(self.entry(now)?, next),
-                    // What is known of an image stays true: only filters come and go above it.
-                    (Link::Storage, Some(now)) => {
-                        let is_same = self.below_filters(now) == self.below_filters(to);
-                        is_same && fits(self.entry(now)?, next)
-                    }
-                    (Link::Storage | Link::Passing, None) => return Err(fixed(role)),
-                };
-                if !may {
-                    draft.unfit.get_or_insert(fixed(role));
-                }
-                draft.links.push(Relink {
-                    parent: parent.to_owned(),
-                    role,
-                    child: Some(to.clone()),
-                });
-                Ok(())
-            }
-            (ChildSpec::Inline(spec), Some(now)) => {
-                let is_own = self.entry(now)?.owner == Owner::Parent;
-                let is_meant = spec.name.as_deref().is_none_or(|name| name == now);
-                if !is_own {
-                    return Err(fixed(inside(role)));
-                }
-                if !is_meant {
-                    return Err(fixed(role));
-                }
-                self.draft_node(draft, now, spec)
-            }
-            (ChildSpec::Inline(_), None) => Err(fixed(inside(role))),
-        }
-    }
-
     /// Writes down what the driver of a node still keeps in memory; its users are parked.
     fn write_down(&self, node: &NodeRef) -> Result<(), BlockError> {
         let Some(thread) = self.thread.as_ref().filter(|_| !node.is_read_only()) else {
@@ -350,6 +301,22 @@ impl BlockGraph {
         })
     }
 
+    /// Has every node ask what is below it what it can do and wants by now, the lowest first.
+    fn refresh_limits(&self) {
+        let mut open: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
+        let mut order: Vec<&str> = Vec::new();
+        while let Some(name) = open.pop() {
+            // Whoever is found once more stands on something that comes later.
+            order.retain(|known| *known != name);
+            order.push(name);
+            let edges = self.nodes.get(name).map(|entry| entry.children.edges());
+            open.extend(edges.into_iter().flatten().map(|edge| edge.child.as_str()));
+        }
+        for entry in order.iter().rev().filter_map(|name| self.nodes.get(*name)) {
+            entry.node.refresh_limits();
+        }
+    }
+
     /// Makes another node the child; the old one comes back. The parent's users are parked.
     fn relink(&mut self, link: &Relink) -> Option<NodeRef> {
         let child = link.child.as_deref().and_then(|name| self.entry(name).ok());
@@ -361,58 +328,4 @@ impl BlockGraph {
             (_, None) => None,
         }
     }
-}
-
-/// What an inline child of this role says first, in the words of QEMU.
-fn inside(role: &'static str) -> &'static str {
-    match role {
-        "backing" => "backing.driver",
-        "file" => "file.driver",
-        other => other,
-    }
-}
-
-/// Whether a node whose bytes are its child's can have this child in place of the other.
-fn fits(now: &Entry, next: &Entry) -> bool {
-    now.node.limits() == next.node.limits() && now.node.len() == next.node.len()
-}
-
-/// The first option that would have to change and cannot.
-fn fixed_option(entry: &Entry, spec: &NodeSpec) -> Option<&'static str> {
-    use DriverSpec as Kind;
-    let pairs: Vec<(bool, &'static str)> = match (&entry.made, &spec.driver) {
-        (Kind::File(was), Kind::File(to)) | (Kind::HostDevice(was), Kind::HostDevice(to)) => {
-            vec![(was.filename == to.filename, "filename")]
-        }
-        (Kind::NullCo(was), Kind::NullCo(to)) | (Kind::NullAio(was), Kind::NullAio(to)) => vec![
-            (was.size == to.size, "size"),
-            (was.read_zeroes == to.read_zeroes, "read-zeroes"),
-        ],
-        (Kind::Raw(was), Kind::Raw(to)) => vec![
-            (was.offset == to.offset, "offset"),
-            (was.size == to.size, "size"),
-        ],
-        (Kind::Qcow2(was), Kind::Qcow2(to)) => {
-            let (was_passed, passed) = (was.pass_discard, to.pass_discard);
-            let discards = entry.node.options().discard == spec.options.discard;
-            let (was, to) = (was.tuning, to.tuning);
-            vec![
-                (was_passed == passed, "pass-discard-request"),
-                (passed.is_some() || discards, "discard"),
-                (was.lazy_refcounts == to.lazy_refcounts, "lazy-refcounts"),
-                (was.l2_cache == to.l2_cache, "l2-cache-size"),
-                (was.l2_slice == to.l2_slice, "l2-cache-entry-size"),
-            ]
-        }
-        (Kind::Blkdebug(was), Kind::Blkdebug(to)) => vec![
-            (was.config == to.config, "config"),
-            (was.rules == to.rules, "inject-error"),
-        ],
-        (Kind::Throttle(was), Kind::Throttle(to)) => {
-            vec![(was.group == to.group, "throttle-group")]
-        }
-        _ => vec![(false, "driver")],
-    };
-    let differs = pairs.into_iter().find(|(is_same, _)| !is_same);
-    differs.map(|(_, option)| option)
 }

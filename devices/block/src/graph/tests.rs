@@ -1,5 +1,6 @@
 //! The graph's rules, one by one, and all together against a model.
 
+mod anew;
 mod change;
 mod filters;
 mod locks;

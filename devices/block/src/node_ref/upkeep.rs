@@ -11,8 +11,8 @@ use crate::error::BlockError;
 use crate::format::blkdebug::breakpoints::Breakpoints;
 use crate::format::qcow2::{Details, SnapshotChange};
 use crate::node::{Claim, MAX_LEN, ResizeError, errno};
-use crate::reopen::Reopening;
-use crate::spec::NodeOptions;
+use crate::reopen::{Prepared, Reopening};
+use crate::spec::{DriverSpec, NodeOptions};
 
 impl NodeRef {
     /// Changes the node's length; what is added reads as zeros. The caller sees to it that nobody
@@ -33,7 +33,7 @@ impl NodeRef {
         if len > MAX_LEN {
             return Err(refused("no node is that long"));
         }
-        if !len.is_multiple_of(u64::from(self.0.limits.request_alignment)) {
+        if !len.is_multiple_of(u64::from(self.limits().request_alignment)) {
             return Err(refused("O_DIRECT could not reach its last bytes"));
         }
         let resized = self.0.body.resize(io, len).await;
@@ -67,21 +67,23 @@ impl NodeRef {
         self.0.body.reopening_opens(to)
     }
 
-    /// Prepares the node for other options; nothing has changed yet. Whether the host's page cache is
-    /// bypassed stays as it is, because what requests must be aligned to depends on it.
+    /// Prepares the node for other options; nothing has changed yet. Its users are parked if it
+    /// changes whether the host's page cache is bypassed.
     ///
     /// # Errors
     /// The storage cannot be opened that way, or is another file.
     pub fn prepare_reopen(&self, door: &Door, to: NodeOptions) -> Result<Reopening, BlockError> {
-        let now = self.options();
-        if to.cache.direct != now.cache.direct {
-            return Err(BlockError::FixedOption {
-                node: self.name().to_owned(),
-                option: "cache.direct",
-            });
-        }
         let body = self.0.body.prepare_reopen(door, &to)?;
         Ok(Reopening::new(self.clone(), to, body))
+    }
+
+    /// Prepares what only the node's driver has; see [`BlockNode::prepare_driver`].
+    pub(crate) fn prepare_driver(
+        &self,
+        to: &DriverSpec,
+        over: Option<&Self>,
+    ) -> Result<Box<dyn Prepared>, BlockError> {
+        self.0.body.prepare_driver(self.name(), to, over)
     }
 
     /// Records in the image what backs it; see [`BlockNode::change_backing`].

@@ -9,10 +9,12 @@
 //! To become writable the node opens its name once more, and takes only the same file (device and
 //! number). It keeps the read-only one for the way back, which then asks nobody and cannot fail.
 
+mod anew;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use fdset::{Access, Door, Expected, OpenError, OpenFile, Request, Wish};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -80,13 +82,42 @@ pub struct FileNode {
     file: Slot<Arc<OpenFile>>,
     /// The read-only file, while a node that began with it is writable.
     resting: Slot<Option<Arc<OpenFile>>>,
-    len: AtomicU64,
-    alignment: Alignment,
-    no_flush: Arc<AtomicBool>,
+    shape: Arc<Shape>,
     lock: Arc<ImageLock>,
     /// Cleared when the file system refused: asking once is enough.
     zero_range: AtomicBool,
     punch_hole: AtomicBool,
+}
+
+/// What requests look at, and what a change of options changes.
+#[derive(Debug)]
+struct Shape {
+    len: AtomicU64,
+    request_alignment: AtomicU32,
+    memory_alignment: AtomicU32,
+    /// Whether the page cache is bypassed because the node's options say so.
+    direct: AtomicBool,
+    no_flush: AtomicBool,
+}
+
+impl Shape {
+    /// With O_DIRECT a file ends with a whole block, whose rest reads as zeros; the first write there
+    /// makes it longer.
+    fn measure(&self, len: u64, alignment: Alignment) {
+        let len = len.next_multiple_of(u64::from(alignment.request));
+        self.len.store(len, Ordering::Relaxed);
+        self.request_alignment
+            .store(alignment.request, Ordering::Relaxed);
+        self.memory_alignment
+            .store(alignment.memory, Ordering::Relaxed);
+    }
+
+    fn alignment(&self) -> Alignment {
+        Alignment {
+            request: self.request_alignment.load(Ordering::Relaxed),
+            memory: self.memory_alignment.load(Ordering::Relaxed),
+        }
+    }
 }
 
 impl FileNode {
@@ -140,18 +171,21 @@ impl FileNode {
         }
         let len = file.size().map_err(storage("read the size"))?;
         let alignment = probe(file.as_fd()).map_err(storage("read the alignment"))?;
-        // With O_DIRECT a file ends with a whole block, whose rest reads as zeros; the first write
-        // there makes it longer.
-        let len = len.next_multiple_of(u64::from(alignment.request));
+        let shape = Shape {
+            len: AtomicU64::new(0),
+            request_alignment: AtomicU32::new(1),
+            memory_alignment: AtomicU32::new(1),
+            direct: AtomicBool::new(options.cache.direct),
+            no_flush: AtomicBool::new(options.cache.no_flush),
+        };
+        shape.measure(len, alignment);
         Ok(Self {
             name: name.to_owned(),
             spec: spec.clone(),
             kind,
             file: Slot::new(Arc::new(file)),
             resting: Slot::new(None),
-            len: AtomicU64::new(len),
-            alignment,
-            no_flush: Arc::new(AtomicBool::new(options.cache.no_flush)),
+            shape: Arc::new(shape),
             lock: Arc::new(ImageLock::new(spec.locking)),
             zero_range: AtomicBool::new(true),
             punch_hole: AtomicBool::new(true),
@@ -167,14 +201,14 @@ impl FileNode {
             if len > own {
                 return Err(ResizeError::Unable("Cannot grow device files"));
             }
-            self.len.store(own, Ordering::Relaxed);
+            self.shape.len.store(own, Ordering::Relaxed);
             return Ok(0);
         }
         let signed = i64::try_from(len).map_err(|error| {
             ResizeError::Storage(io::Error::new(io::ErrorKind::InvalidInput, error))
         })?;
         ftruncate(&file, signed).map_err(|errno| ResizeError::Storage(errno.into()))?;
-        let had = self.len.swap(len, Ordering::Relaxed);
+        let had = self.shape.len.swap(len, Ordering::Relaxed);
         Ok(if had == 0 { len.min(FIRST_BLOCK) } else { 0 })
     }
 
@@ -189,7 +223,8 @@ impl FileNode {
     }
 
     fn buffer_alignment(&self) -> usize {
-        self.alignment.memory.max(self.alignment.request) as usize
+        let alignment = self.shape.alignment();
+        alignment.memory.max(alignment.request) as usize
     }
 
     /// Tries fallocate; `Ok(false)` if this storage cannot do that.
@@ -233,7 +268,7 @@ impl FileNode {
             let alignment = self.buffer_alignment();
             return send_zeroes(io, &self.file.load(), offset, len, alignment, flags.durable).await;
         }
-        if flags.durable && !self.no_flush.load(Ordering::Relaxed) {
+        if flags.durable && !self.shape.no_flush.load(Ordering::Relaxed) {
             io.sync(&self.file.load()).await?;
         }
         Ok(())
@@ -362,7 +397,7 @@ impl Drop for FileNode {
 
 impl BlockNode for FileNode {
     fn length(&self) -> u64 {
-        self.len.load(Ordering::Relaxed)
+        self.shape.len.load(Ordering::Relaxed)
     }
 
     fn stored(&self) -> Option<u64> {
@@ -372,7 +407,7 @@ impl BlockNode for FileNode {
 
     fn limits(&self) -> Limits {
         Limits {
-            request_alignment: self.alignment.request,
+            request_alignment: self.shape.alignment().request,
             discard: true,
             write_zeroes: true,
         }
@@ -383,14 +418,14 @@ impl BlockNode for FileNode {
             file: self.file.load(),
             offset,
             len,
-            memory_alignment: self.alignment.memory,
+            memory_alignment: self.shape.alignment().memory,
             guard: ExtentGuard::unmoving(),
         }
     }
 
     fn read<'a>(&'a self, io: &'a Io, offset: u64, into: Window<'a>) -> IoFuture<'a> {
         let alignment = self.buffer_alignment();
-        let block = u64::from(self.alignment.request);
+        let block = u64::from(self.shape.alignment().request);
         Box::pin(async move {
             bounce_read(io, &self.file.load(), offset, into, (alignment, block)).await
         })
@@ -426,7 +461,7 @@ impl BlockNode for FileNode {
 
     fn flush<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
         Box::pin(async move {
-            if !self.no_flush.load(Ordering::Relaxed) {
+            if !self.shape.no_flush.load(Ordering::Relaxed) {
                 io.sync(&self.file.load()).await?;
             }
             Ok(())
@@ -477,74 +512,6 @@ impl BlockNode for FileNode {
         door: &Door,
         to: &NodeOptions,
     ) -> Result<Box<dyn Prepared>, BlockError> {
-        Ok(Box::new(Anew {
-            access: self.other_access(door, to)?,
-            no_flush: (Arc::clone(&self.no_flush), to.cache.no_flush),
-        }))
-    }
-}
-
-impl FileNode {
-    /// The file with the other access mode, where `to` takes one.
-    fn other_access(
-        &self,
-        door: &Door,
-        to: &NodeOptions,
-    ) -> Result<Option<OtherAccess>, BlockError> {
-        if is_read_only(&self.file.load()) == to.read_only {
-            return Ok(None);
-        }
-        let file = if to.read_only {
-            match self.resting.load() {
-                Some(file) => file,
-                // Without a read-only fd to go back to, the node keeps the one it has.
-                None => match self.open_again(door, to) {
-                    Ok(file) => Arc::new(file),
-                    Err(_) => return Ok(None),
-                },
-            }
-        } else {
-            Arc::new(self.open_again(door, to)?)
-        };
-        Ok(Some(OtherAccess {
-            resting: (self.resting.clone(), !to.read_only),
-            slot: self.file.clone(),
-            lock: Arc::clone(&self.lock),
-            file,
-        }))
-    }
-}
-
-/// A file node about to have other options.
-struct Anew {
-    access: Option<OtherAccess>,
-    no_flush: (Arc<AtomicBool>, bool),
-}
-
-impl Prepared for Anew {
-    fn commit(self: Box<Self>) {
-        let (place, no_flush) = self.no_flush;
-        place.store(no_flush, Ordering::Relaxed);
-        if let Some(access) = self.access {
-            access.commit();
-        }
-    }
-}
-
-/// The file with the other access mode, about to be used.
-struct OtherAccess {
-    slot: Slot<Arc<OpenFile>>,
-    lock: Arc<ImageLock>,
-    file: Arc<OpenFile>,
-    /// Where a read-only file rests, and whether the one in use now goes there.
-    resting: (Slot<Option<Arc<OpenFile>>>, bool),
-}
-
-impl OtherAccess {
-    fn commit(self) {
-        self.lock.move_over(&self.slot.load(), &self.file);
-        let old = self.slot.replace(self.file);
-        let (resting, keep) = self.resting;
-        drop(resting.replace(keep.then_some(old)));
+        Ok(Box::new(self.anew(door, to)?))
     }
 }

@@ -233,7 +233,7 @@ impl VirtioBlk {
     /// A number out of range, or a node that cannot be a disk with these blocks.
     pub fn new(spec: VirtioBlkSpec) -> Result<Self, BlkSpecError> {
         check_numbers(&spec)?;
-        spec.root.node().check_disk(spec.logical_block_size)?;
+        spec.root.check_disk(spec.logical_block_size)?;
         let mut serial = [0; ID_LEN];
         for (to, from) in serial.iter_mut().zip(spec.serial.bytes()) {
             *to = from;

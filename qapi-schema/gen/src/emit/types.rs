@@ -102,7 +102,7 @@ impl Emitter<'_> {
                 ) -> Result<Self, crate::QmpError> {
                     match value {
                         #(#arms)*
-                        _ => Err(crate::input::wrong_type(at, #qapi)),
+                        _ => Err(crate::input::wrong_alternate(at, #qapi)),
                     }
                 }
             }

@@ -199,7 +199,7 @@ impl Image {
     /// Gives space back to the host. Advice: a failure changes nothing.
     async fn discard_freed(&self, io: &Io, place: Loose, freed: std::ops::Range<u64>) {
         let bits = self.geometry.cluster_bits;
-        if !(self.pass_discard && place.discarded) || freed.is_empty() {
+        if !(self.pass_discard.load(Ordering::Relaxed) && place.discarded) || freed.is_empty() {
             return;
         }
         let file = self.file();

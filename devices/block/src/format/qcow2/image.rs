@@ -51,7 +51,7 @@ pub(super) struct Image {
     /// Who is told of that.
     pub(super) sink: OnceLock<CorruptionSink>,
     /// Whether discarded clusters are discarded in the file, too.
-    pub(super) pass_discard: bool,
+    pub(super) pass_discard: AtomicBool,
     /// The disk's bitmaps, with those that the image keeps.
     pub(super) bitmaps: Arc<Bitmaps>,
     /// What lists show, as of the last change.

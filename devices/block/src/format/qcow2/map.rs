@@ -76,11 +76,11 @@ struct L1 {
 pub(super) struct Map {
     geometry: Geometry,
     /// Entries of one slice.
-    per_slice: u64,
+    per_slice: AtomicU64,
     l1: RwLock<L1>,
     shards: Box<[RwLock<Shard>]>,
     /// Slices that a shard keeps, dirty ones aside.
-    room: usize,
+    room: AtomicUsize,
     clock: AtomicU64,
     dirty: AtomicUsize,
 }
@@ -89,21 +89,41 @@ impl Map {
     /// A map over the active L1 table, its offset and entries. `cache` is how many bytes of L2 tables are kept, `slice` how
     /// many are read at once: a power of two, at most a cluster.
     pub(super) fn new(geometry: Geometry, l1: (u64, Vec<u64>), cache: u64, slice: u64) -> Self {
-        let slice = slice.clamp(512, geometry.cluster_size());
-        let room = (cache / slice / SHARDS).max(2);
-        Self {
+        let map = Self {
             geometry,
-            per_slice: slice / geometry.entry_size(),
+            per_slice: AtomicU64::new(1),
             l1: RwLock::new(L1 {
                 offset: l1.0,
                 entries: l1.1,
                 dirty: BTreeSet::new(),
             }),
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
-            room: usize::try_from(room).unwrap_or(usize::MAX),
+            room: AtomicUsize::new(0),
             clock: AtomicU64::new(0),
             dirty: AtomicUsize::new(0),
-        }
+        };
+        map.tune(cache, slice);
+        map
+    }
+
+    /// Keeps so many bytes of L2 tables from now on, and reads so many at once. Nobody looks
+    /// meanwhile, and nothing differs from the file.
+    pub(super) fn tune(&self, cache: u64, slice: u64) {
+        self.forget();
+        let slice = slice.clamp(512, self.geometry.cluster_size());
+        let room = (cache / slice / SHARDS).max(2);
+        let room = usize::try_from(room).unwrap_or(usize::MAX);
+        let per_slice = slice / self.geometry.entry_size();
+        self.per_slice.store(per_slice, Ordering::Relaxed);
+        self.room.store(room, Ordering::Relaxed);
+    }
+
+    fn per_slice(&self) -> u64 {
+        self.per_slice.load(Ordering::Relaxed)
+    }
+
+    fn room(&self) -> usize {
+        self.room.load(Ordering::Relaxed)
     }
 
     fn l1(&self) -> RwLockReadGuard<'_, L1> {
@@ -126,12 +146,12 @@ impl Map {
 
     /// Guest bytes that one slice maps.
     pub(super) fn slice_span(&self) -> u64 {
-        self.per_slice << self.geometry.cluster_bits
+        self.per_slice() << self.geometry.cluster_bits
     }
 
     /// Bytes of a slice in the file.
     pub(super) fn slice_size(&self) -> u64 {
-        self.per_slice * self.geometry.entry_size()
+        self.per_slice() * self.geometry.entry_size()
     }
 
     /// The number of the slice that maps a guest offset.
@@ -141,7 +161,7 @@ impl Map {
 
     /// Where a slice lies inside its L2 table, and which L1 entry is that table's.
     pub(super) fn slice_place(&self, slice: u64) -> (u64, u64) {
-        let per_table = self.geometry.l2_entries() / self.per_slice;
+        let per_table = self.geometry.l2_entries() / self.per_slice();
         (slice / per_table, slice % per_table * self.slice_size())
     }
 
@@ -287,7 +307,7 @@ impl Map {
         if shard.contains_key(&number) {
             return;
         }
-        if shard.len() >= self.room {
+        if shard.len() >= self.room() {
             let clean = shard.iter().filter(|(_, slice)| !slice.dirty);
             let oldest = clean
                 .min_by_key(|(_, slice)| slice.used.load(Ordering::Relaxed))
@@ -306,7 +326,8 @@ impl Map {
 
     /// Whether so many slices wait to be written that it is time to.
     pub(super) fn is_crowded(&self) -> bool {
-        self.dirty.load(Ordering::Relaxed) >= (self.room * self.shards.len() / 2).max(1)
+        self.dirty.load(Ordering::Relaxed)
+            >= (self.room().saturating_mul(self.shards.len()) / 2).max(1)
     }
 
     /// The numbers of the slices that differ from the file.

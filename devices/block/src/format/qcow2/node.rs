@@ -13,14 +13,17 @@ use super::snapshots::SnapshotChange;
 use crate::bitmap::Bitmaps;
 use crate::corruption::CorruptionSink;
 use crate::engine::{Io, Window};
+use crate::error::BlockError;
 use crate::node::{
-    BlockNode, Extent, Intent, IoFuture, Limits, Place, ResizeFuture, SnapshotFuture, Status,
-    WriteFlags, ZeroFlags,
+    BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, Place, ResizeFuture, SnapshotFuture,
+    Status, WriteFlags, ZeroFlags,
 };
+use crate::reopen::{Prepared, Untouched};
+use crate::spec::DriverSpec;
 
 /// A qcow2 image as a node.
 pub struct Qcow2Node {
-    image: Image,
+    image: Arc<Image>,
 }
 
 impl Qcow2Node {
@@ -36,7 +39,9 @@ impl Qcow2Node {
         read_only: bool,
     ) -> Result<Self, ImageError> {
         let image = open(io, name, children, tuning, read_only).await?;
-        Ok(Self { image })
+        Ok(Self {
+            image: Arc::new(image),
+        })
     }
 
     /// Has `sink` told if the image turns out to be corrupt. The first counts.
@@ -189,6 +194,26 @@ impl BlockNode for Qcow2Node {
         Box::pin(self.image.change_backing(io, file, format))
     }
 
+    fn prepare_driver(
+        &self,
+        _name: &str,
+        to: &DriverSpec,
+        _over: Option<&NodeRef>,
+    ) -> Result<Box<dyn Prepared>, BlockError> {
+        let DriverSpec::Qcow2(to) = to else {
+            return Ok(Box::new(Untouched));
+        };
+        let cluster = self.image.geometry.cluster_size();
+        if to.tuning.l2_slice > cluster.max(Tuning::default().l2_slice) {
+            return Err(BlockError::L2Slice { cluster });
+        }
+        Ok(Box::new(OtherTuning {
+            image: Arc::clone(&self.image),
+            tuning: to.tuning,
+            pass_discard: to.pass_discard.unwrap_or(false),
+        }))
+    }
+
     fn backing_name(&self) -> Option<(String, Option<String>)> {
         self.details()?.backing
     }
@@ -216,6 +241,24 @@ impl BlockNode for Qcow2Node {
     fn details(&self) -> Option<Details> {
         let details = self.image.details.read();
         Some(details.unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+/// An image about to be handled otherwise.
+struct OtherTuning {
+    image: Arc<Image>,
+    tuning: Tuning,
+    pass_discard: bool,
+}
+
+impl Prepared for OtherTuning {
+    fn commit(self: Box<Self>) {
+        let Tuning {
+            l2_cache, l2_slice, ..
+        } = self.tuning;
+        self.image.map.tune(l2_cache, l2_slice);
+        let place = &self.image.pass_discard;
+        place.store(self.pass_discard, Ordering::Relaxed);
     }
 }
 

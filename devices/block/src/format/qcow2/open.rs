@@ -179,7 +179,7 @@ pub(super) async fn open(
         unsaved: AtomicBool::new(false),
         corrupt: AtomicBool::new(false),
         sink: OnceLock::new(),
-        pass_discard: tuning.pass_discard,
+        pass_discard: AtomicBool::new(tuning.pass_discard),
         bitmaps,
         details,
     })

@@ -295,7 +295,7 @@ impl Image {
             self.replace(&mut meta, at, old, new, true);
             at += geometry.cluster_size();
         }
-        if self.data.is_some() && self.pass_discard {
+        if self.data.is_some() && self.pass_discard.load(Ordering::Relaxed) {
             let stop = to.min(self.size.load(Ordering::Relaxed));
             let data = self.clusters();
             let inside = stop.min(data.len()).saturating_sub(from);

@@ -183,11 +183,11 @@ fn nodes_are_made_anew_together_or_not_at_all() {
     let [base, a] = both(true);
     assert_eq!(
         refusal(anew(&mut graph, &[a.clone(), base.clone()])),
-        "Block node is read-only: 'a'"
+        "Read-only block node 'a' cannot support read-write users"
     );
     assert_eq!(
         refusal(anew(&mut graph, &[raw("a", on("base")), base])),
-        "Block node is read-only: 'base'"
+        "Read-only block node 'base' cannot support read-write users"
     );
     assert!(!is_read_only(&graph, "base") && !is_read_only(&graph, "a"));
 }
@@ -205,7 +205,7 @@ fn node_made_anew_keeps_what_cannot_change_and_says_so() {
         (raw("a", on("b")), "Cannot find device='' nor node-name='b'"),
         (
             raw("a", inline(null(Some("other")))),
-            "Cannot change the option 'file'",
+            "Cannot change the option 'node-name'",
         ),
         (
             raw("a", on("a")),
