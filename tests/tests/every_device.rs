@@ -1,5 +1,6 @@
-//! One guest with everything: two network cards, sockets, a share, a TPM, three disks and a CD. Each
-//! is used, before and after a reboot; all that can go goes, comes again, and leaves nothing behind.
+//! One guest with everything: two network cards, sockets, a share, a TPM, three disks and a CD. UEFI
+//! firmware boots it; each device is used, before and after a reboot; all that can go goes, comes
+//! again, and leaves nothing behind.
 #![expect(
     clippy::disallowed_methods,
     reason = "tests play the manager: they make what they hand in"
@@ -19,6 +20,7 @@ use tests::backends::{self, ADDRESS, Outside, Program};
 use tests::cable::Cable;
 use tests::fds::Usage;
 use tests::network::Peer;
+use tests::vm::variable;
 use tests::{Vm, fds};
 
 const MIB: u64 = 1 << 20;
@@ -185,10 +187,12 @@ fn everything_is_used_survives_a_reboot_and_comes_and_goes_without_a_trace() -> 
     let mut builder = Vm::builder()
         .cpus(2)
         .root_ports(8)
-        .machine("q35,memory-backend=ram");
+        .memory("512")
+        .machine("q35,memory-backend=ram")
+        .firmware(fds::copy_of(&variable("SESAME_OVMF_VARS")?)?)?;
     let tpm = format!("socket,id=tpm,fd={}", builder.pass(control));
     let mut vm = builder
-        .args(["-object", "memory-backend-memfd,id=ram,size=256M,share=on"])
+        .args(["-object", "memory-backend-memfd,id=ram,size=512M,share=on"])
         .args(["-chardev", &tpm, "-tpmdev", "emulator,id=tpm,chardev=tpm"])
         .args(["-device", "tpm-crb,tpmdev=tpm"])
         .args(["-open-policy", "sealed"])
