@@ -4186,9 +4186,11 @@ type ObjectOptionsMemoryBackendFile struct {
 	DiscardData *bool `json:"discard-data,omitempty"`
 	// The file, "fd:NAME", or "/dev/fdset/ID".
 	MemPath string `json:"mem-path"`
-	// Whether the file is opened for reading only (default: false).
+	// Whether the file is opened for reading only; it can then only be behind persistent memory
+	// (virtio-pmem-pci), in which writes of the guest are ignored (default: false).
 	Readonly *bool `json:"readonly,omitempty"`
-	// Must not be on: guest RAM is written (default: auto).
+	// Whether the guest cannot write it: must not be on without readonly, nor off with it
+	// (default: auto).
 	Rom *OnOffAuto `json:"rom,omitempty"`
 }
 
@@ -4570,6 +4572,8 @@ func (u *DeviceOptions) UnmarshalJSON(data []byte) error {
 		return variant[DeviceOptionsVirtioNetPCI](data, &u.Variant)
 	case "virtio-net-pci-non-transitional":
 		return variant[DeviceOptionsVirtioNetPCINonTransitional](data, &u.Variant)
+	case "virtio-pmem-pci":
+		return variant[DeviceOptionsVirtioPmemPCI](data, &u.Variant)
 	case "virtio-rng-pci":
 		return variant[DeviceOptionsVirtioRngPCI](data, &u.Variant)
 	case "virtio-rng-pci-non-transitional":
@@ -6326,6 +6330,50 @@ func (v DeviceOptionsVirtioNetPCINonTransitional) MarshalJSON() ([]byte, error) 
 	return tagged(plain(v), "driver", "virtio-net-pci-non-transitional")
 }
 
+// DeviceOptionsVirtioPmemPCI is a branch of DeviceOptions.
+type DeviceOptionsVirtioPmemPCI struct {
+	// The bus to plug it into (default: one that fits).
+	Bus *string `json:"bus,omitempty"`
+	// Its id, which must be new; without one it cannot be unplugged.
+	ID *string `json:"id,omitempty"`
+	// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+	// (default: the first free slot).
+	Addr *string `json:"addr,omitempty"`
+	// Whether other functions may share the slot (default: false).
+	Multifunction *bool `json:"multifunction,omitempty"`
+	// Must be 0: the firmware tables name no slots (default: 0).
+	ACPIIndex *uint32 `json:"acpi-index,omitempty"`
+	// Must not be off: there is no legacy interface (default: on).
+	DisableLegacy *OnOffAuto `json:"disable-legacy,omitempty"`
+	// Must not be true: there is no other interface (default: false).
+	DisableModern *bool `json:"disable-modern,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	IommuPlatform *bool `json:"iommu_platform,omitempty"`
+	// Must not be true: the machine has no IOMMU (default: false).
+	Ats *bool `json:"ats,omitempty"`
+	// Must not be false: the kernel takes the guest's kicks (default: true).
+	Ioeventfd *bool `json:"ioeventfd,omitempty"`
+	// How many MSI-X vectors there are (default: one for each queue and one for configuration
+	// changes).
+	Vectors *uint32 `json:"vectors,omitempty"`
+	// The id of the memory backend that is behind it. It has a file (memory-backend-file, or one
+	// that was handed an fd) that the guest's writes reach (share=on), or that nobody writes
+	// (readonly=on): then writes of the guest are ignored. Its length is a multiple of 2 MiB and
+	// of the pages behind it.
+	Memdev *string `json:"memdev,omitempty"`
+	// Where the region begins in guest memory, a multiple of the same (default: the lowest place
+	// that is free).
+	Memaddr *uint64 `json:"memaddr,omitempty"`
+}
+
+func (DeviceOptionsVirtioPmemPCI) isDeviceOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v DeviceOptionsVirtioPmemPCI) MarshalJSON() ([]byte, error) {
+	type plain DeviceOptionsVirtioPmemPCI
+	return tagged(plain(v), "driver", "virtio-pmem-pci")
+}
+
 // DeviceOptionsVirtioRngPCI: A source of random numbers.
 type DeviceOptionsVirtioRngPCI struct {
 	// The bus to plug it into (default: one that fits).
@@ -6728,6 +6776,18 @@ type VirtioMEMDeviceInfo struct {
 	Memdev string `json:"memdev"`
 }
 
+// VirtioPMEMDeviceInfo: Persistent memory.
+type VirtioPMEMDeviceInfo struct {
+	// Its id, if it has one.
+	ID *string `json:"id,omitempty"`
+	// Where its region begins in guest memory.
+	Memaddr uint64 `json:"memaddr"`
+	// Its length in bytes.
+	Size uint64 `json:"size"`
+	// Its memory backend, as a path in the object tree.
+	Memdev string `json:"memdev"`
+}
+
 // MemoryDeviceInfo: A memory device.
 type MemoryDeviceInfo struct {
 	// Variant is what it is.
@@ -6751,6 +6811,8 @@ func (u *MemoryDeviceInfo) UnmarshalJSON(data []byte) error {
 	switch tags {
 	case "dimm":
 		return variant[MemoryDeviceInfoDimm](data, &u.Variant)
+	case "virtio-pmem":
+		return variant[MemoryDeviceInfoVirtioPmem](data, &u.Variant)
 	case "virtio-mem":
 		return variant[MemoryDeviceInfoVirtioMem](data, &u.Variant)
 	default:
@@ -6771,6 +6833,20 @@ func (MemoryDeviceInfoDimm) isMemoryDeviceInfo() {}
 func (v MemoryDeviceInfoDimm) MarshalJSON() ([]byte, error) {
 	type plain MemoryDeviceInfoDimm
 	return tagged(plain(v), "type", "dimm")
+}
+
+// MemoryDeviceInfoVirtioPmem: Persistent memory.
+type MemoryDeviceInfoVirtioPmem struct {
+	// The device.
+	Data VirtioPMEMDeviceInfo `json:"data"`
+}
+
+func (MemoryDeviceInfoVirtioPmem) isMemoryDeviceInfo() {}
+
+// MarshalJSON adds the discriminator.
+func (v MemoryDeviceInfoVirtioPmem) MarshalJSON() ([]byte, error) {
+	type plain MemoryDeviceInfoVirtioPmem
+	return tagged(plain(v), "type", "virtio-pmem")
 }
 
 // MemoryDeviceInfoVirtioMem: A virtio memory device.

@@ -98,6 +98,7 @@ pub const DRIVERS: &[DriverSpec] = &[
     driver("virtio-mouse-pci", Some("virtio-mouse"), BusKind::Pci),
     driver("virtio-net-pci", Some("virtio-net"), BusKind::Pci),
     driver("virtio-net-pci-non-transitional", None, BusKind::Pci),
+    driver("virtio-pmem-pci", None, BusKind::Pci),
     driver("virtio-rng-pci", Some("virtio-rng"), BusKind::Pci),
     driver("virtio-rng-pci-non-transitional", None, BusKind::Pci),
     driver("virtio-scsi-pci", Some("virtio-scsi"), BusKind::Pci),

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
+use ::guest::boot;
 use anyhow::{Context, Result};
 
 use crate::artifacts::{Kernel, Module};
@@ -27,6 +28,9 @@ pub const GUEST_MODULES: &[&str] = &[
     "i6300esb",
 ];
 
+/// What test guests load when a test wants it: each boot would pay for it.
+const LATER_MODULES: &[&str] = &["virtio_pmem", "nd_pmem"];
+
 /// What modules are told: a watchdog that runs out while a test waits for it.
 const OPTIONS: &[(&str, &str)] = &[("i6300esb.ko", "heartbeat=2")];
 
@@ -46,16 +50,20 @@ pub const LAB_MODULES: &[&str] = &[
 
 /// The guest's image: its init and its modules.
 pub fn guest_image(kernel: &Kernel, init: &Path) -> Result<Vec<u8>> {
-    image(init, &kernel.modules(GUEST_MODULES)?, &[])
+    let at_once = kernel.modules(GUEST_MODULES)?;
+    let mut later = kernel.modules(LATER_MODULES)?;
+    later.retain(|module| at_once.iter().all(|other| other.name != module.name));
+    image(init, [&at_once, &later], &[])
 }
 
 /// The lab's image; `shares` are `TAG=FOLDER` lines for its init.
 pub fn lab_image(kernel: &Kernel, init: &Path, shares: &str) -> Result<Vec<u8>> {
     let shares = ("shares", shares.as_bytes());
-    image(init, &kernel.modules(LAB_MODULES)?, &[shares])
+    image(init, [&kernel.modules(LAB_MODULES)?, &[]], &[shares])
 }
 
-fn image(init: &Path, modules: &[Module], extra: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+/// An image with modules for its beginning, and some for later.
+fn image(init: &Path, modules: [&[Module]; 2], extra: &[(&str, &[u8])]) -> Result<Vec<u8>> {
     let program =
         fs::read(init).with_context(|| format!("read the init program {}", init.display()))?;
     let mut archive = Archive::default();
@@ -64,15 +72,18 @@ fn image(init: &Path, modules: &[Module], extra: &[(&str, &[u8])]) -> Result<Vec
     }
     archive.entry("dev/console", 0o020_600, (5, 1), b"");
     archive.entry("init", 0o100_755, (0, 0), &program);
-    let mut order = String::new();
-    for module in modules {
-        let options = OPTIONS.iter().find(|(name, _)| *name == module.name);
-        let options = options.map_or("", |(_, options)| options);
-        writeln!(order, "{} {options}", module.name)?;
-        let path = format!("modules/{}", module.name);
-        archive.entry(&path, 0o100_644, (0, 0), &module.bytes);
+    for (list, modules) in [boot::AT_ONCE, boot::LATER].into_iter().zip(modules) {
+        let mut order = String::new();
+        for module in modules {
+            let options = OPTIONS.iter().find(|(name, _)| *name == module.name);
+            let options = options.map_or("", |(_, options)| options);
+            writeln!(order, "{} {options}", module.name)?;
+            let path = format!("modules/{}", module.name);
+            archive.entry(&path, 0o100_644, (0, 0), &module.bytes);
+        }
+        let path = format!("modules/{list}");
+        archive.entry(&path, 0o100_644, (0, 0), order.as_bytes());
     }
-    archive.entry("modules/order", 0o100_644, (0, 0), order.as_bytes());
     for (path, bytes) in extra {
         archive.entry(path, 0o100_644, (0, 0), bytes);
     }

@@ -1,9 +1,10 @@
 //! Memory that comes and goes while the guest runs.
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::time::{Duration, Instant};
 
+use ::guest::pattern;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::{Vm, fds};
@@ -132,6 +133,76 @@ fn in_a_place(vm: &mut Vm, before: u64) -> Result<()> {
     Ok(())
 }
 
+/// Hands a file in, and makes it persistent memory behind the port `port`.
+fn plug_file(vm: &mut Vm, id: &str, port: &str, file: &File, writable: bool) -> Result<()> {
+    let name = format!("fd-of-{id}");
+    let given = json!({"fdname": name});
+    vm.qmp.execute_with("getfd", given, &[file.as_fd()])?;
+    let backend = json!({"qom-type": "memory-backend-file", "id": format!("{id}-file"),
+        "size": file.metadata()?.len(), "share": true, "readonly": !writable,
+        "mem-path": format!("fd:{name}")});
+    vm.execute("object-add", backend)?;
+    let device = json!({"driver": "virtio-pmem-pci", "id": id, "bus": port,
+        "memdev": format!("{id}-file")});
+    vm.execute("device_add", device)?;
+    Ok(())
+}
+
+/// The name of the disk that the guest makes of persistent memory.
+fn disk_of(vm: &mut Vm, size: u64) -> Result<String> {
+    vm.guest()?.disk_of_size("", size)?;
+    let disks = vm.guest()?.call("disks", json!({}))?;
+    let mut disks = disks.as_array().into_iter().flatten();
+    let disk = disks.find(|disk| disk["size"] == size);
+    let name = disk.and_then(|disk| disk["name"].as_str());
+    Ok(name.context("a disk has a name")?.to_owned())
+}
+
+/// Persistent memory: what the guest has written and flushed is in the file.
+fn that_lasts(vm: &mut Vm) -> Result<()> {
+    const SIZE: u64 = 32 * MIB;
+    const SEED: u64 = 11;
+    let file = fds::disk(SIZE)?;
+    plug_file(vm, "pmem", "port0", &file, true)?;
+    let listed = vm.execute("query-memory-devices", json!({}))?;
+    assert_eq!(listed[0]["type"], "virtio-pmem");
+    let data = &listed[0]["data"];
+    assert_eq!(
+        (&data["size"], &data["memdev"]),
+        (&json!(SIZE), &json!("/objects/pmem-file"))
+    );
+    vm.guest()?.call("modules", json!({}))?;
+    let disk = disk_of(vm, SIZE)?;
+    let range = json!({"disk": disk, "offset": MIB, "length": MIB, "seed": SEED});
+    vm.guest()?.call("disk-write", range)?;
+    let mut bytes = vec![0; usize::try_from(MIB)?];
+    file.read_exact_at(&mut bytes, MIB)?;
+    assert_eq!(pattern::first_difference(&bytes, SEED, MIB), None);
+    let refused = vm.refusal("device_del", json!({"id": "pmem"}))?;
+    assert!(refused.desc.contains("cannot be unplugged"), "{refused:?}");
+    Ok(())
+}
+
+/// The same of a file that is only read: the guest reads it, and what it writes goes nowhere.
+fn that_nobody_writes(vm: &mut Vm) -> Result<()> {
+    const SIZE: u64 = 16 * MIB;
+    const SEED: u64 = 12;
+    let written = tempfile::NamedTempFile::new()?;
+    let mut bytes = vec![0; usize::try_from(SIZE)?];
+    pattern::fill(&mut bytes, SEED, 0);
+    written.as_file().write_all_at(&bytes, 0)?;
+    plug_file(vm, "rom", "port1", &fds::open_ro(written.path())?, false)?;
+    let disk = disk_of(vm, SIZE)?;
+    let range = |seed: u64| json!({"disk": disk, "offset": 0, "length": 4096, "seed": seed});
+    vm.guest()?.call("disk-verify", range(SEED))?;
+    vm.guest()?.call("disk-write", range(SEED + 1))?;
+    vm.guest()?.call("disk-verify", range(SEED))?;
+    let refused = json!({"driver": "pc-dimm", "id": "no", "memdev": "rom-file"});
+    let refused = vm.refusal("device_add", refused)?;
+    assert!(refused.desc.contains("busy memdev"), "{refused:?}");
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs a guest: cargo xtask test"]
 fn memory_comes_and_goes_in_a_sealed_process_and_leaves_nothing_behind() -> Result<()> {
@@ -146,6 +217,8 @@ fn memory_comes_and_goes_in_a_sealed_process_and_leaves_nothing_behind() -> Resu
     println!("before: {before}\nafter:  {after}");
     assert!(after.fds <= before.fds);
     assert!(after.mappings <= before.mappings);
+    that_lasts(&mut vm)?;
+    that_nobody_writes(&mut vm)?;
     vm.shutdown_clean()
 }
 

@@ -21,6 +21,7 @@ use devices::virtio::console::VirtioConsole;
 use devices::virtio::input::VirtioInput;
 use devices::virtio::mem::VirtioMem;
 use devices::virtio::net::VirtioNet;
+use devices::virtio::pmem::PmemSpec;
 use devices::virtio::scsi::VirtioScsi;
 use indexmap::IndexMap;
 use qapi_schema::QmpError;
@@ -42,6 +43,8 @@ pub enum Part {
     Memory(Arc<VirtioMem>),
     /// A memory module.
     Module(Module),
+    /// Persistent memory.
+    Persistent(PmemSpec),
     /// A SCSI controller, with the bus for its units.
     ScsiBus(Arc<VirtioScsi>),
     /// A unit on the bus of that controller.
@@ -193,6 +196,7 @@ impl Device {
             Part::Balloon(balloon) => plug::balloon::show(balloon, self.shown.clone()),
             Part::Module(module) => plug::dimm::show(*module, self.shown.clone()),
             Part::Memory(memory) => plug::mem::show(memory, self.shown.clone()),
+            Part::Persistent(spec) => plug::pmem::show(*spec, self.shown.clone()),
             _ => self.shown.clone(),
         }
     }

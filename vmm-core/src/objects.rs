@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use crate::memory::{RamBackend, RamBackendSpec};
 use crate::qom;
+use crate::resolve::memory_device;
 use crate::resolve::object::ObjectSpec;
 use crate::secret;
 
@@ -146,6 +147,9 @@ impl Objects {
     /// # Errors
     /// There is no memory backend of this id, or it has a user: memory has one.
     pub fn take_memory(&mut self, id: &str, user: &str) -> Result<RamBackend, QmpError> {
+        if let Some(Backend::Memory { spec, .. }) = self.0.get(id).map(|entry| &entry.backend) {
+            memory_device::writable(spec)?;
+        }
         let taken = self
             .0
             .get_mut(id)

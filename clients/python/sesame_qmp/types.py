@@ -4293,9 +4293,13 @@ class ObjectOptionsMemoryBackendFile(Struct):
     discard_data: Optional[bool] = None
     """Must not be true: the file belongs to whoever passed it (default: false)."""
     readonly: Optional[bool] = None
-    """Whether the file is opened for reading only (default: false)."""
+    """Whether the file is opened for reading only; it can then only be behind persistent memory
+    (virtio-pmem-pci), in which writes of the guest are ignored (default: false).
+    """
     rom: Optional[OnOffAuto] = None
-    """Must not be on: guest RAM is written (default: auto)."""
+    """Whether the guest cannot write it: must not be on without ``readonly``, nor off with it
+    (default: auto).
+    """
 
 
 @dataclass
@@ -6450,6 +6454,55 @@ class DeviceOptionsVirtioNetPciNonTransitional(Struct):
 
 
 @dataclass
+class DeviceOptionsVirtioPmemPci(Struct):
+    """A device to be plugged in.
+
+    Where ``driver`` is ``virtio-pmem-pci``.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"iommu_platform": "iommu_platform"}
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "virtio-pmem-pci"}
+
+    driver: Literal["virtio-pmem-pci"] = field(default="virtio-pmem-pci", init=False)
+    bus: Optional[str] = None
+    """The bus to plug it into (default: one that fits)."""
+    id: Optional[str] = None
+    """Its id, which must be new; without one it cannot be unplugged."""
+    addr: Optional[str] = None
+    """Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    (default: the first free slot).
+    """
+    multifunction: Optional[bool] = None
+    """Whether other functions may share the slot (default: false)."""
+    acpi_index: Optional[int] = None
+    """Must be 0: the firmware tables name no slots (default: 0)."""
+    disable_legacy: Optional[OnOffAuto] = None
+    """Must not be off: there is no legacy interface (default: on)."""
+    disable_modern: Optional[bool] = None
+    """Must not be true: there is no other interface (default: false)."""
+    iommu_platform: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ats: Optional[bool] = None
+    """Must not be true: the machine has no IOMMU (default: false)."""
+    ioeventfd: Optional[bool] = None
+    """Must not be false: the kernel takes the guest's kicks (default: true)."""
+    vectors: Optional[int] = None
+    """How many MSI-X vectors there are (default: one for each queue and one for configuration
+    changes).
+    """
+    memdev: Optional[str] = None
+    """The id of the memory backend that is behind it. It has a file (memory-backend-file, or
+    one that was handed an fd) that the guest's writes reach (share=on), or that nobody
+    writes (readonly=on): then writes of the guest are ignored. Its length is a multiple of 2
+    MiB and of the pages behind it.
+    """
+    memaddr: Optional[int] = None
+    """Where the region begins in guest memory, a multiple of the same (default: the lowest
+    place that is free).
+    """
+
+
+@dataclass
 class DeviceOptionsVirtioRngPci(Struct):
     """A device to be plugged in.
 
@@ -6901,6 +6954,20 @@ class VirtioMEMDeviceInfo(Struct):
 
 
 @dataclass
+class VirtioPMEMDeviceInfo(Struct):
+    """Persistent memory."""
+
+    memaddr: int
+    """Where its region begins in guest memory."""
+    size: int
+    """Its length in bytes."""
+    memdev: str
+    """Its memory backend, as a path in the object tree."""
+    id: Optional[str] = None
+    """Its id, if it has one."""
+
+
+@dataclass
 class MemoryDeviceInfoDimm(Struct):
     """A memory device.
 
@@ -6912,6 +6979,20 @@ class MemoryDeviceInfoDimm(Struct):
     type: Literal["dimm"] = field(default="dimm", init=False)
     data: PCDIMMDeviceInfo
     """The module."""
+
+
+@dataclass
+class MemoryDeviceInfoVirtioPmem(Struct):
+    """A memory device.
+
+    Where ``type`` is ``virtio-pmem``: persistent memory.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"type": "virtio-pmem"}
+
+    type: Literal["virtio-pmem"] = field(default="virtio-pmem", init=False)
+    data: VirtioPMEMDeviceInfo
+    """The device."""
 
 
 @dataclass
@@ -7446,6 +7527,7 @@ DeviceOptions = Union[
     DeviceOptionsVirtioMousePci,
     DeviceOptionsVirtioNetPci,
     DeviceOptionsVirtioNetPciNonTransitional,
+    DeviceOptionsVirtioPmemPci,
     DeviceOptionsVirtioRngPci,
     DeviceOptionsVirtioRngPciNonTransitional,
     DeviceOptionsVirtioScsiPci,
@@ -7460,7 +7542,11 @@ DeviceOptions = Union[
 """A device to be plugged in."""
 
 
-MemoryDeviceInfo = Union[MemoryDeviceInfoDimm, MemoryDeviceInfoVirtioMem]
+MemoryDeviceInfo = Union[
+    MemoryDeviceInfoDimm,
+    MemoryDeviceInfoVirtioPmem,
+    MemoryDeviceInfoVirtioMem,
+]
 """A memory device."""
 
 

@@ -76,6 +76,8 @@ pub(crate) struct DriverQueue {
     memory: GuestMem,
     base: u64,
     next: u16,
+    /// How many descriptors have been used, each once round the table.
+    descriptors: u16,
     seen: u16,
     kick: EventFd,
     bell: Arc<Bell>,
@@ -90,6 +92,7 @@ impl DriverQueue {
             memory: memory.clone(),
             base: 0x1000 + place * STRIDE,
             next: 0,
+            descriptors: 0,
             seen: 0,
             kick: EventFd::new(EFD_NONBLOCK).unwrap(),
             bell: Arc::new(Bell {
@@ -133,7 +136,7 @@ impl DriverQueue {
 
     /// Makes `bytes` available for the device to read.
     pub(crate) fn give(&mut self, bytes: &[u8]) {
-        let address = self.buffer(self.next % SIZE);
+        let address = self.buffer(self.descriptors % SIZE);
         self.write(address, bytes);
         let len = u32::try_from(bytes.len()).unwrap();
         self.offer(&[(address, len, 0)]);
@@ -141,14 +144,16 @@ impl DriverQueue {
 
     /// Makes room for `len` bytes available for the device to write.
     pub(crate) fn give_room(&mut self, len: u32) {
-        let address = self.buffer(self.next % SIZE);
+        let address = self.buffer(self.descriptors % SIZE);
         self.offer(&[(address, len, WRITE)]);
     }
 
     /// Makes a chain available whose first descriptor is the next one; each is its address,
     /// length and flags. A chain that says so leads back to its own beginning.
     pub(crate) fn offer(&mut self, chain: &[(u64, u32, u16)]) {
-        let head = self.next % SIZE;
+        let head = self.descriptors % SIZE;
+        let count = u16::try_from(chain.len()).unwrap();
+        self.descriptors = self.descriptors.wrapping_add(count);
         for (index, &(address, len, flags)) in (0..).zip(chain) {
             let follower = if usize::from(index) + 1 < chain.len() {
                 (head + index + 1) % SIZE

@@ -8,7 +8,7 @@
 //!
 //! The transport knows registers, negotiation and interrupts; a device knows its queues and its
 //! configuration space. Neither knows the other's type: the seam is [`device::VirtioDevice`].
-//! Slow queues (rng, console, balloon, memory, input) and network cards are served on the reactor's thread through
+//! Slow queues (rng, console, balloon, both kinds of memory, input) and network cards are served on the reactor's thread through
 //! `ring`; disks have
 //! io-threads of their own.
 
@@ -21,6 +21,7 @@ pub mod mem;
 #[cfg(test)]
 pub(crate) mod mock_driver;
 pub mod net;
+pub mod pmem;
 mod ring;
 pub mod rng;
 pub mod scsi;

@@ -160,6 +160,30 @@ impl Ring {
         Ok(available.next().map(|descriptors| Chain { descriptors }))
     }
 
+    /// How many chains are available, which stay so. When there is none, the driver is asked to kick
+    /// for the next.
+    pub(super) fn waiting(&mut self, memory: &GuestMemView) -> Result<u16, Broken> {
+        let waiting = self.available(memory)?;
+        if waiting > 0 {
+            return Ok(waiting);
+        }
+        match self.queue.enable_notification(memory) {
+            Ok(false) => Ok(0),
+            Ok(true) => self.available(memory),
+            Err(_) => Err(Broken),
+        }
+    }
+
+    fn available(&self, memory: &GuestMemView) -> Result<u16, Broken> {
+        let index = self.queue.avail_idx(memory, Ordering::Acquire);
+        let index = index.map_err(|_| Broken)?.0;
+        let count = index.wrapping_sub(self.queue.next_avail());
+        match count <= self.queue.size() {
+            true => Ok(count),
+            false => Err(Broken),
+        }
+    }
+
     /// Makes the chain that was taken last the next one again.
     pub(super) fn put_back(&mut self) {
         self.queue.go_to_previous_position();

@@ -1678,6 +1678,9 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-net-pci-non-transitional")]
     VirtioNetPciNonTransitional,
+    /// QAPI value `virtio-pmem-pci`.
+    #[serde(rename = "virtio-pmem-pci")]
+    VirtioPmemPci,
     /// A source of random numbers.
     #[serde(rename = "virtio-rng-pci")]
     VirtioRngPci,
@@ -1761,6 +1764,7 @@ impl DeviceDriver {
         Self::VirtioMousePci,
         Self::VirtioNetPci,
         Self::VirtioNetPciNonTransitional,
+        Self::VirtioPmemPci,
         Self::VirtioRngPci,
         Self::VirtioRngPciNonTransitional,
         Self::VirtioScsiPci,
@@ -1825,6 +1829,7 @@ impl DeviceDriver {
             Self::VirtioMousePci => "virtio-mouse-pci",
             Self::VirtioNetPci => "virtio-net-pci",
             Self::VirtioNetPciNonTransitional => "virtio-net-pci-non-transitional",
+            Self::VirtioPmemPci => "virtio-pmem-pci",
             Self::VirtioRngPci => "virtio-rng-pci",
             Self::VirtioRngPciNonTransitional => "virtio-rng-pci-non-transitional",
             Self::VirtioScsiPci => "virtio-scsi-pci",
@@ -2004,6 +2009,9 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-net-pci-non-transitional")]
     VirtioNetPciNonTransitional(VirtioNetProperties),
+    /// `driver` is `virtio-pmem-pci`.
+    #[serde(rename = "virtio-pmem-pci")]
+    VirtioPmemPci(super::memory_devices::VirtioPmemProperties),
     /// A source of random numbers.
     #[serde(rename = "virtio-rng-pci")]
     VirtioRngPci(VirtioRngProperties),
@@ -2100,6 +2108,7 @@ impl DeviceOptionsVariant {
             Self::VirtioNetPciNonTransitional(_) => {
                 DeviceDriver::VirtioNetPciNonTransitional
             }
+            Self::VirtioPmemPci(_) => DeviceDriver::VirtioPmemPci,
             Self::VirtioRngPci(_) => DeviceDriver::VirtioRngPci,
             Self::VirtioRngPciNonTransitional(_) => {
                 DeviceDriver::VirtioRngPciNonTransitional
@@ -2367,6 +2376,11 @@ impl crate::input::FromMembers for DeviceOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                DeviceDriver::VirtioPmemPci => {
+                    DeviceOptionsVariant::VirtioPmemPci(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 DeviceDriver::VirtioRngPci => {
                     DeviceOptionsVariant::VirtioRngPci(
                         crate::input::FromMembers::take(members)?,
@@ -2477,6 +2491,7 @@ impl crate::describe::Described for DeviceOptions {
                     "virtio-mouse-pci",
                     "virtio-net-pci",
                     "virtio-net-pci-non-transitional",
+                    "virtio-pmem-pci",
                     "virtio-rng-pci",
                     "virtio-rng-pci-non-transitional",
                     "virtio-scsi-pci",
@@ -2742,6 +2757,11 @@ impl crate::describe::Described for DeviceOptions {
             name: "virtio-net-pci-non-transitional",
             description: "the same",
             members: <VirtioNetProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "virtio-pmem-pci",
+            description: "",
+            members: <super::memory_devices::VirtioPmemProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "virtio-rng-pci",

@@ -202,6 +202,148 @@ impl crate::describe::Described for VirtioMemProperties {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Persistent memory: a region of guest memory with a file behind it, in which the guest keeps
+/// what is to last. The machine must have been started with room for it (-m maxmem=). It stays
+/// until the guest itself switches its slot off: it cannot be unplugged.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct VirtioPmemProperties {
+    /// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    /// (default: the first free slot).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<String>,
+    /// Whether other functions may share the slot (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multifunction: Option<bool>,
+    /// Must be 0: the firmware tables name no slots (default: 0).
+    #[serde(rename = "acpi-index")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acpi_index: Option<u32>,
+    /// Must not be off: there is no legacy interface (default: on).
+    #[serde(rename = "disable-legacy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disable_legacy: Option<super::common::OnOffAuto>,
+    /// Must not be true: there is no other interface (default: false).
+    #[serde(rename = "disable-modern")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disable_modern: Option<bool>,
+    /// Must not be true: the machine has no IOMMU (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iommu_platform: Option<bool>,
+    /// Must not be true: the machine has no IOMMU (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ats: Option<bool>,
+    /// Must not be false: the kernel takes the guest's kicks (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ioeventfd: Option<bool>,
+    /// How many MSI-X vectors there are (default: one for each queue and one for configuration
+    /// changes).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<u32>,
+    /// The id of the memory backend that is behind it. It has a file (memory-backend-file, or one
+    /// that was handed an fd) that the guest's writes reach (share=on), or that nobody writes
+    /// (readonly=on): then writes of the guest are ignored. Its length is a multiple of 2 MiB and
+    /// of the pages behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memdev: Option<String>,
+    /// Where the region begins in guest memory, a multiple of the same (default: the lowest place
+    /// that is free).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memaddr: Option<u64>,
+}
+
+impl crate::input::FromMembers for VirtioPmemProperties {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            addr: members.optional("addr")?,
+            multifunction: members.optional("multifunction")?,
+            acpi_index: members.optional("acpi-index")?,
+            disable_legacy: members.optional("disable-legacy")?,
+            disable_modern: members.optional("disable-modern")?,
+            iommu_platform: members.optional("iommu_platform")?,
+            ats: members.optional("ats")?,
+            ioeventfd: members.optional("ioeventfd")?,
+            vectors: members.optional("vectors")?,
+            memdev: members.optional("memdev")?,
+            memaddr: members.optional("memaddr")?,
+        })
+    }
+}
+
+crate::input::object_type!(VirtioPmemProperties);
+
+impl crate::describe::Described for VirtioPmemProperties {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+                "addr",
+                "str",
+                "its slot on the bus, as \"SLOT\" or \"SLOT.FUNCTION\" in hexadecimal with or without 0x (default: the first free slot)",
+            )
+            .default_is("the first free slot"),
+        crate::describe::MemberSpec::optional(
+                "multifunction",
+                "bool",
+                "whether other functions may share the slot (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "acpi-index",
+                "uint32",
+                "must be 0: the firmware tables name no slots (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "disable-legacy",
+                "OnOffAuto",
+                "must not be off: there is no legacy interface (default: on)",
+            )
+            .one_of(&["auto", "on", "off"])
+            .default_is("on"),
+        crate::describe::MemberSpec::optional(
+                "disable-modern",
+                "bool",
+                "must not be true: there is no other interface (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "iommu_platform",
+                "bool",
+                "must not be true: the machine has no IOMMU (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "ats",
+                "bool",
+                "must not be true: the machine has no IOMMU (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "ioeventfd",
+                "bool",
+                "must not be false: the kernel takes the guest's kicks (default: true)",
+            )
+            .default_is("true"),
+        crate::describe::MemberSpec::optional(
+                "vectors",
+                "uint32",
+                "how many MSI-X vectors there are (default: one for each queue and one for configuration changes)",
+            )
+            .default_is("one for each queue and one for configuration changes"),
+        crate::describe::MemberSpec::optional(
+            "memdev",
+            "str",
+            "the id of the memory backend that is behind it. It has a file (memory-backend-file, or one that was handed an fd) that the guest's writes reach (share=on), or that nobody writes (readonly=on): then writes of the guest are ignored. Its length is a multiple of 2 MiB and of the pages behind it",
+        ),
+        crate::describe::MemberSpec::optional(
+                "memaddr",
+                "uint64",
+                "where the region begins in guest memory, a multiple of the same (default: the lowest place that is free)",
+            )
+            .default_is("the lowest place that is free"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// A memory module. The machine must have been started with room and a place for it (-m
 /// slots=,maxmem=). Once the machine runs, the guest's operating system is told of it, and
 /// asked before it goes.
@@ -466,6 +608,81 @@ impl crate::describe::Described for VirtioMEMDeviceInfoWrapper {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Persistent memory.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct VirtioPMEMDeviceInfo {
+    /// Its id, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Where its region begins in guest memory.
+    pub memaddr: u64,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its memory backend, as a path in the object tree.
+    pub memdev: String,
+}
+
+impl crate::input::FromMembers for VirtioPMEMDeviceInfo {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            id: members.optional("id")?,
+            memaddr: members.required_size("memaddr")?,
+            size: members.required_size("size")?,
+            memdev: members.required("memdev")?,
+        })
+    }
+}
+
+crate::input::object_type!(VirtioPMEMDeviceInfo);
+
+impl crate::describe::Described for VirtioPMEMDeviceInfo {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional("id", "str", "its id, if it has one"),
+        crate::describe::MemberSpec::required(
+            "memaddr",
+            "size",
+            "where its region begins in guest memory",
+        ),
+        crate::describe::MemberSpec::required("size", "size", "its length in bytes"),
+        crate::describe::MemberSpec::required(
+            "memdev",
+            "str",
+            "its memory backend, as a path in the object tree",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Persistent memory, as the union has it.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct VirtioPMEMDeviceInfoWrapper {
+    /// The device.
+    pub data: VirtioPMEMDeviceInfo,
+}
+
+impl crate::input::FromMembers for VirtioPMEMDeviceInfoWrapper {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            data: members.required("data")?,
+        })
+    }
+}
+
+crate::input::object_type!(VirtioPMEMDeviceInfoWrapper);
+
+impl crate::describe::Described for VirtioPMEMDeviceInfoWrapper {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "data",
+            "VirtioPMEMDeviceInfo",
+            "the device",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// Kinds of memory devices.
 #[derive(
     Clone,
@@ -483,6 +700,9 @@ pub enum MemoryDeviceInfoKind {
     /// A memory module.
     #[serde(rename = "dimm")]
     Dimm,
+    /// Persistent memory.
+    #[serde(rename = "virtio-pmem")]
+    VirtioPmem,
     /// A virtio memory device.
     #[serde(rename = "virtio-mem")]
     VirtioMem,
@@ -490,11 +710,12 @@ pub enum MemoryDeviceInfoKind {
 
 impl MemoryDeviceInfoKind {
     /// Every value, in the schema's order.
-    pub const ALL: &'static [Self] = &[Self::Dimm, Self::VirtioMem];
+    pub const ALL: &'static [Self] = &[Self::Dimm, Self::VirtioPmem, Self::VirtioMem];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Dimm => "dimm",
+            Self::VirtioPmem => "virtio-pmem",
             Self::VirtioMem => "virtio-mem",
         }
     }
@@ -517,6 +738,9 @@ pub enum MemoryDeviceInfoVariant {
     /// A memory module.
     #[serde(rename = "dimm")]
     Dimm(PCDIMMDeviceInfoWrapper),
+    /// Persistent memory.
+    #[serde(rename = "virtio-pmem")]
+    VirtioPmem(VirtioPMEMDeviceInfoWrapper),
     /// A virtio memory device.
     #[serde(rename = "virtio-mem")]
     VirtioMem(VirtioMEMDeviceInfoWrapper),
@@ -527,6 +751,7 @@ impl MemoryDeviceInfoVariant {
     pub const fn tag(&self) -> MemoryDeviceInfoKind {
         match self {
             Self::Dimm(_) => MemoryDeviceInfoKind::Dimm,
+            Self::VirtioPmem(_) => MemoryDeviceInfoKind::VirtioPmem,
             Self::VirtioMem(_) => MemoryDeviceInfoKind::VirtioMem,
         }
     }
@@ -539,6 +764,11 @@ impl crate::input::FromMembers for MemoryDeviceInfo {
             r#type: match tag {
                 MemoryDeviceInfoKind::Dimm => {
                     MemoryDeviceInfoVariant::Dimm(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                MemoryDeviceInfoKind::VirtioPmem => {
+                    MemoryDeviceInfoVariant::VirtioPmem(
                         crate::input::FromMembers::take(members)?,
                     )
                 }
@@ -557,7 +787,7 @@ crate::input::object_type!(MemoryDeviceInfo);
 impl crate::describe::Described for MemoryDeviceInfo {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
         crate::describe::MemberSpec::required("type", "MemoryDeviceInfoKind", "its kind")
-            .one_of(&["dimm", "virtio-mem"]),
+            .one_of(&["dimm", "virtio-pmem", "virtio-mem"]),
     ];
     const TAG: Option<&'static str> = Some("type");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
@@ -565,6 +795,11 @@ impl crate::describe::Described for MemoryDeviceInfo {
             name: "dimm",
             description: "a memory module",
             members: <PCDIMMDeviceInfoWrapper as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "virtio-pmem",
+            description: "persistent memory",
+            members: <VirtioPMEMDeviceInfoWrapper as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {
             name: "virtio-mem",

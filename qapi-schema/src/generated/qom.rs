@@ -746,10 +746,12 @@ pub struct MemoryBackendFileProperties {
     /// The file, "fd:NAME", or "/dev/fdset/ID".
     #[serde(rename = "mem-path")]
     pub mem_path: String,
-    /// Whether the file is opened for reading only (default: false).
+    /// Whether the file is opened for reading only; it can then only be behind persistent memory
+    /// (virtio-pmem-pci), in which writes of the guest are ignored (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub readonly: Option<bool>,
-    /// Must not be on: guest RAM is written (default: auto).
+    /// Whether the guest cannot write it: must not be on without `readonly`, nor off with it
+    /// (default: auto).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rom: Option<super::common::OnOffAuto>,
 }
@@ -850,13 +852,13 @@ impl crate::describe::Described for MemoryBackendFileProperties {
         crate::describe::MemberSpec::optional(
                 "readonly",
                 "bool",
-                "whether the file is opened for reading only (default: false)",
+                "whether the file is opened for reading only; it can then only be behind persistent memory (virtio-pmem-pci), in which writes of the guest are ignored (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(
                 "rom",
                 "OnOffAuto",
-                "must not be on: guest RAM is written (default: auto)",
+                "whether the guest cannot write it: must not be on without @readonly, nor off with it (default: auto)",
             )
             .one_of(&["auto", "on", "off"])
             .default_is("auto"),

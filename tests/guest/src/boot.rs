@@ -11,9 +11,13 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 
-/// Where the initramfs keeps its modules; `order` in it lists them, dependencies first, each with
-/// what it is told.
+/// Where the initramfs keeps its modules; lists in it name them, dependencies first, each with what
+/// it is told.
 pub const MODULES: &str = "/modules";
+/// The list of those that are loaded at once.
+pub const AT_ONCE: &str = "order";
+/// The list of those that are loaded when a test wants them.
+pub const LATER: &str = "later";
 
 /// Mounts `/proc`, `/sys` and `/dev` as a distribution's init would.
 pub fn mount_kernel_filesystems() -> io::Result<()> {
@@ -38,10 +42,10 @@ pub fn mount_at(kind: &str, source: &str, target: &str, options: &str) -> io::Re
     }
 }
 
-/// Loads the modules of [`MODULES`] in their order. One that the kernel refuses (a driver for
+/// Loads the modules of a list in [`MODULES`] in their order. One that the kernel refuses (a driver for
 /// another processor, say) is reported and skipped: what needs it will fail by name.
-pub fn load_modules() -> io::Result<()> {
-    for line in fs::read_to_string(Path::new(MODULES).join("order"))?.lines() {
+pub fn load_modules(list: &str) -> io::Result<()> {
+    for line in fs::read_to_string(Path::new(MODULES).join(list))?.lines() {
         let (name, options) = line.split_once(' ').unwrap_or((line, ""));
         let file = File::open(Path::new(MODULES).join(name))?;
         match finit_module(&file, &CString::new(options)?, ModuleInitFlags::empty()) {

@@ -37,7 +37,7 @@ fn main() {
 fn live() -> io::Result<()> {
     boot::mount_kernel_filesystems()?;
     let started = boot::uptime_ns();
-    boot::load_modules()?;
+    boot::load_modules(boot::AT_ONCE)?;
     println!("guest-init: up after {} ms", started / 1_000_000);
     power::watch_button();
     let mut port = port::open(PORT)?;

@@ -212,6 +212,15 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
         device(25, "pc-dimm", json!({"memdev": "module", "slot": 1})),
         row("query-memory-devices", json!({})),
         row("device_del", json!({"id": "d25"})),
+        row(
+            "object-add",
+            json!({"qom-type": "memory-backend-memfd", "id": "lasting", "size": 4 * MIB}),
+        ),
+        device(
+            28,
+            "virtio-pmem-pci",
+            json!({"bus": "port16", "memdev": "lasting"}),
+        ),
         device(17, "pvpanic-pci", port(10)),
         device(18, "i6300esb", port(11)),
         device(24, "virtio-keyboard-pci", port(14)),

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 pub(super) const MIB: u64 = 1 << 20;
-pub(super) const PORTS: u32 = 16;
+pub(super) const PORTS: u32 = 17;
 /// Room for one more vCPU.
 pub(super) const ROOM: [&str; 2] = ["-smp", "1,sockets=2,maxcpus=2"];
 /// Room for more memory.

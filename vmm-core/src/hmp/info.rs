@@ -176,6 +176,16 @@ fn memory_devices(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError>
                 module.hotpluggable,
             )
         }
+        MemoryDeviceInfoVariant::VirtioPmem(memory) => {
+            let memory = memory.data;
+            format!(
+                "Memory device [virtio-pmem]: \"{}\"\n  memaddr: {:#x}\n  size: {}\n  memdev: {}",
+                memory.id.unwrap_or_default(),
+                memory.memaddr,
+                memory.size,
+                memory.memdev,
+            )
+        }
         MemoryDeviceInfoVariant::VirtioMem(memory) => {
             let memory = memory.data;
             format!(

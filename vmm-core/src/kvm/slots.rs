@@ -96,7 +96,7 @@ impl Slots {
         if !self.has_read_only {
             return Err(KvmError::MissingCapability {
                 capability: "KVM_CAP_READONLY_MEM",
-                needed_for: "firmware",
+                needed_for: "memory that a guest cannot write",
             });
         }
         self.put(Slot {

@@ -58,6 +58,9 @@ pub struct RamBackendSpec {
     pub host: HostMemory,
     /// Whether writes are seen by others who map the same file.
     pub share: bool,
+    /// Whether the file is only read. What a device writes into such memory (the guest cannot) is
+    /// seen by nobody else.
+    pub read_only: bool,
     /// Take all pages now instead of at the first touch.
     pub prealloc: bool,
     /// Whether huge pages are the guest's from the start; others are as the host's overcommit policy
@@ -78,6 +81,7 @@ impl RamBackendSpec {
             size,
             host: HostMemory::Anonymous,
             share: false,
+            read_only: false,
             prealloc: false,
             reserve: true,
             merge: true,
@@ -95,7 +99,7 @@ pub struct RamBackend {
     /// The size of the pages behind it.
     page: u64,
     /// Keeps the fd set known while the memory is in use.
-    _lease: Option<Lease>,
+    lease: Option<Lease>,
 }
 
 impl RamBackend {
@@ -144,7 +148,7 @@ impl RamBackend {
             file,
             offset,
             page,
-            _lease: lease,
+            lease,
         })
     }
 
@@ -158,6 +162,17 @@ impl RamBackend {
     #[must_use]
     pub fn page(&self) -> u64 {
         self.page
+    }
+
+    /// One more fd for the file behind it, under the same lease.
+    ///
+    /// # Errors
+    /// It has no file, or this process no fd left.
+    pub fn another_file(&self) -> Result<OpenFile, MemoryError> {
+        let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound.into());
+        let fd = file.and_then(|file| file.try_clone());
+        let fd = fd.map_err(|source| self.failed("an fd of its own", source))?;
+        Ok(OpenFile::new(fd.into(), self.lease.clone()))
     }
 
     /// Maps the whole backend where `layout` places RAM.
@@ -212,7 +227,7 @@ impl RamBackend {
             size: len,
             limit: "this process can map",
         })?;
-        let mut flags = if spec.share {
+        let mut flags = if spec.share && !spec.read_only {
             libc::MAP_SHARED
         } else {
             libc::MAP_PRIVATE
@@ -263,8 +278,12 @@ impl RamBackend {
             let _ = advise(start, size, libc::MADV_HUGEPAGE);
         }
         if spec.prealloc {
-            advise(start, size, libc::MADV_POPULATE_WRITE)
-                .map_err(|source| self.failed("preallocation", source))?;
+            // Writing would make a copy of each page of a file that is only read.
+            let populate = match spec.read_only {
+                true => libc::MADV_POPULATE_READ,
+                false => libc::MADV_POPULATE_WRITE,
+            };
+            advise(start, size, populate).map_err(|source| self.failed("preallocation", source))?;
         }
         // A child (`-daemonize`, tests) must not get the guest's memory.
         advise(start, size, libc::MADV_DONTFORK)
@@ -305,7 +324,7 @@ fn memfd(
 
 fn open(door: &Door, spec: &RamBackendSpec, name: &str) -> Result<OpenFile, MemoryError> {
     // A private mapping never writes to the file: a read-only fd is enough.
-    let access = if spec.share {
+    let access = if spec.share && !spec.read_only {
         Access::ReadWrite
     } else {
         Access::ReadOnly

@@ -27,6 +27,7 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: &PCDIMMProperties) -> Result<Pa
     let memdev = memory_device::memdev(options.memdev.as_deref())?;
     let backend = plug.vm.objects.claim_memory(memdev, &plug.name)?;
     plug.claims.push(Claim::Object(memdev.to_owned()));
+    memory_device::writable(backend.spec())?;
     let size = backend.spec().size;
     let align = memory_device::module_alignment(backend.page(), size)?;
     let wish = PlaceWish {

@@ -24,6 +24,7 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioMemProperties) -> Result<
     let memdev = memory_device::memdev(options.memdev.as_deref())?;
     let backend = plug.vm.objects.claim_memory(memdev, &plug.name)?;
     plug.claims.push(Claim::Object(memdev.to_owned()));
+    memory_device::writable(backend.spec())?;
     let page = backend.page();
     let size = backend.spec().size;
     let BlockSize(block) = memory_device::block_size(options.block_size, page, size)?;

@@ -20,6 +20,7 @@ mod input;
 pub mod mem;
 mod net;
 mod pci;
+pub mod pmem;
 mod queue_threads;
 mod rng;
 mod scsi;
@@ -84,6 +85,7 @@ pub fn plug(vm: &mut Vm, door: &Door, options: DeviceOptions) -> Result<(), QmpE
             balloon::plug(&mut plug, balloon)
         }
         Kind::VirtioMemPci(memory) => mem::plug(&mut plug, memory),
+        Kind::VirtioPmemPci(memory) => pmem::plug(&mut plug, &memory),
         Kind::VirtioNetPci(card) | Kind::VirtioNetPciNonTransitional(card) => {
             net::plug(&mut plug, card)
         }
@@ -202,6 +204,10 @@ pub fn request_unplug(vm: &mut Vm, id: &str) -> Result<(), QmpError> {
             unplugged(vm, &name);
             Ok(())
         }
+        // As with QEMU: what the guest has mapped there would be gone.
+        Some((Part::Persistent(_), _)) => Err(QmpError::generic(
+            "this virtio based memory devices cannot be unplugged",
+        )),
         Some((Part::Memory(memory), _)) => {
             memory
                 .leave()
@@ -256,7 +262,7 @@ pub fn unplugged(vm: &mut Vm, name: &str) {
     if let Part::ScsiUnit(bus, unit) = &device.part {
         scsi::leave(vm, name, bus, unit);
     }
-    if let (Part::Memory(_) | Part::Module(_), Ok(board)) =
+    if let (Part::Memory(_) | Part::Module(_) | Part::Persistent(_), Ok(board)) =
         (&device.part, vm.machine.board_mut(name))
     {
         board.unplug_memory(name);

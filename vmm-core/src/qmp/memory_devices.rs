@@ -3,7 +3,8 @@
 use devices::virtio::mem::VirtioMem;
 use qapi_schema::memory_devices::{
     Commands, MemoryDeviceInfo, MemoryDeviceInfoVariant, MemoryDeviceSizeChange, PCDIMMDeviceInfo,
-    PCDIMMDeviceInfoWrapper, VirtioMEMDeviceInfo, VirtioMEMDeviceInfoWrapper,
+    PCDIMMDeviceInfoWrapper, VirtioMEMDeviceInfo, VirtioMEMDeviceInfoWrapper, VirtioPMEMDeviceInfo,
+    VirtioPMEMDeviceInfoWrapper,
 };
 use qapi_schema::{Context, Event, QmpError};
 
@@ -36,6 +37,16 @@ fn info(device: &Device) -> Option<(u64, MemoryDeviceInfo)> {
             let data = in_a_place(device, *module);
             let r#type = MemoryDeviceInfoVariant::Dimm(PCDIMMDeviceInfoWrapper { data });
             Some((module.spec.address, MemoryDeviceInfo { r#type }))
+        }
+        Part::Persistent(spec) => {
+            let data = VirtioPMEMDeviceInfo {
+                id: device.id.clone(),
+                memaddr: spec.address,
+                size: spec.size,
+                memdev: memdev(device),
+            };
+            let r#type = MemoryDeviceInfoVariant::VirtioPmem(VirtioPMEMDeviceInfoWrapper { data });
+            Some((spec.address, MemoryDeviceInfo { r#type }))
         }
         _ => None,
     }
@@ -84,6 +95,7 @@ impl Vm {
         let sizes = self.devices.iter().map(|(_, device)| match &device.part {
             Part::Memory(memory) => memory.size(),
             Part::Module(module) => module.spec.size,
+            Part::Persistent(spec) => spec.size,
             _ => 0,
         });
         sizes.sum()
@@ -96,6 +108,8 @@ impl Vm {
                 memory.size()
             }
             Part::Module(module) if module.spec.node == node => module.spec.size,
+            // It says nothing of nodes, and QEMU counts it with the first.
+            Part::Persistent(spec) if node == 0 => spec.size,
             _ => 0,
         });
         sizes.sum()

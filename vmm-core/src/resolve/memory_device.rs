@@ -5,6 +5,7 @@
 use qapi_schema::QmpError;
 
 use crate::machine::numa::NumaSpec;
+use crate::memory::{HostMemory, RamBackendSpec};
 
 const MIB: u64 = 1 << 20;
 /// The least that comes and goes together.
@@ -29,6 +30,41 @@ pub fn memdev(given: Option<&str>) -> Result<&str, QmpError> {
         Some(id) => Ok(id),
         None => refuse("'memdev' property is not set"),
     }
+}
+
+/// Memory that the guest writes.
+///
+/// # Errors
+/// It cannot.
+pub fn writable(memory: &RamBackendSpec) -> Result<(), QmpError> {
+    if !memory.read_only {
+        return Ok(());
+    }
+    refuse(format!(
+        "memory backend '{}' is readonly=on: only virtio-pmem-pci takes it",
+        memory.id
+    ))
+}
+
+/// Memory whose file has what the guest wrote.
+///
+/// # Errors
+/// It has no file, or the guest's writes do not reach it.
+pub fn lasting(memory: &RamBackendSpec) -> Result<(), QmpError> {
+    let id = &memory.id;
+    if memory.host == HostMemory::Anonymous {
+        return refuse(format!(
+            "memory backend '{id}' has no file for what is to last: make it a memory-backend-file, \
+             or hand it an fd"
+        ));
+    }
+    if !memory.share && !memory.read_only {
+        return refuse(format!(
+            "memory backend '{id}' is private, so what the guest writes reaches no file: make it \
+             share=on, or readonly=on"
+        ));
+    }
+    Ok(())
 }
 
 /// The NUMA node of the guest; `None` where the machine has none.
@@ -166,6 +202,27 @@ mod tests {
             module_alignment(4096, 3 * MIB).unwrap_err().desc,
             "backend memory size must be multiple of 0x200000"
         );
+    }
+
+    #[test]
+    fn what_is_to_last_has_a_file_that_writes_reach_or_that_nobody_writes() {
+        let of = |host, share, read_only| {
+            let memory = RamBackendSpec {
+                host,
+                share,
+                read_only,
+                ..RamBackendSpec::anonymous("m", MIB)
+            };
+            (lasting(&memory).is_ok(), writable(&memory).is_ok())
+        };
+        let file = || HostMemory::File {
+            name: "fd:m".to_owned(),
+            offset: 0,
+        };
+        assert_eq!(of(HostMemory::Anonymous, true, false), (false, true));
+        assert_eq!(of(file(), false, false), (false, true));
+        assert_eq!(of(file(), true, false), (true, true));
+        assert_eq!(of(file(), false, true), (true, false));
     }
 
     #[test]

@@ -54,7 +54,7 @@ pub fn object(options: ObjectOptions) -> Result<(String, ObjectSpec), QmpError> 
         Kind::MemoryBackendRam(ram) => ObjectSpec::Memory(anonymous(&id, ram)),
         Kind::MemoryBackendMemfd(memfd) => ObjectSpec::Memory(from_memfd(&id, memfd)?),
         Kind::MemoryBackendShm(shm) => ObjectSpec::Memory(shared(&id, shm)?),
-        Kind::MemoryBackendFile(file) => ObjectSpec::Memory(from_file(&id, file)?),
+        Kind::MemoryBackendFile(file) => ObjectSpec::Memory(from_file(&id, file)),
         Kind::Iothread(_) => ObjectSpec::IoThread(IoThreadSpec { id: id.clone() }),
         Kind::RngBuiltin => ObjectSpec::RngBuiltin,
         Kind::RngRandom(random) => ObjectSpec::RngRandom {
@@ -85,9 +85,14 @@ fn refuse_unmet(object: &ObjectOptionsVariant) -> Result<(), QmpError> {
             "the file belongs to whoever passed it",
         ),
         (
-            file.rom == Some(OnOffAuto::On),
+            file.rom == Some(OnOffAuto::On) && file.readonly != Some(true),
             "rom=on",
-            "guest RAM is written",
+            "guest RAM is written; only what is readonly=on is not",
+        ),
+        (
+            file.rom == Some(OnOffAuto::Off) && file.readonly == Some(true),
+            "rom=off",
+            "what the guest wrote would reach no file",
         ),
     ])
 }
@@ -182,13 +187,8 @@ fn shared(id: &str, shm: MemoryBackendShmProperties) -> Result<RamBackendSpec, Q
     })
 }
 
-fn from_file(id: &str, file: MemoryBackendFileProperties) -> Result<RamBackendSpec, QmpError> {
-    if file.readonly == Some(true) {
-        return Err(QmpError::generic(
-            "Parameter 'readonly' does not accept value 'on': guest RAM is written",
-        ));
-    }
-    Ok(RamBackendSpec {
+fn from_file(id: &str, file: MemoryBackendFileProperties) -> RamBackendSpec {
+    RamBackendSpec {
         host: HostMemory::File {
             name: file.mem_path,
             offset: file.offset.unwrap_or(0),
@@ -198,8 +198,9 @@ fn from_file(id: &str, file: MemoryBackendFileProperties) -> Result<RamBackendSp
         reserve: file.reserve.unwrap_or(true),
         merge: file.merge.unwrap_or(true),
         dump: file.dump.unwrap_or(true),
+        read_only: file.readonly.unwrap_or(false),
         ..RamBackendSpec::anonymous(id, file.size)
-    })
+    }
 }
 
 fn secret(properties: SecretProperties) -> Result<SecretSpec, QmpError> {

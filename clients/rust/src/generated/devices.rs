@@ -632,6 +632,9 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-net-pci-non-transitional")]
     VirtioNetPciNonTransitional,
+    /// QAPI value `virtio-pmem-pci`.
+    #[serde(rename = "virtio-pmem-pci")]
+    VirtioPmemPci,
     /// A source of random numbers.
     #[serde(rename = "virtio-rng-pci")]
     VirtioRngPci,
@@ -842,6 +845,9 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-net-pci-non-transitional")]
     VirtioNetPciNonTransitional(VirtioNetProperties),
+    /// `driver` is `virtio-pmem-pci`.
+    #[serde(rename = "virtio-pmem-pci")]
+    VirtioPmemPci(super::memory_devices::VirtioPmemProperties),
     /// A source of random numbers.
     #[serde(rename = "virtio-rng-pci")]
     VirtioRngPci(VirtioRngProperties),

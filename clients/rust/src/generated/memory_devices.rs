@@ -73,6 +73,55 @@ pub struct VirtioMemProperties {
     pub unplugged_inaccessible: Option<super::common::OnOffAuto>,
 }
 
+/// Persistent memory: a region of guest memory with a file behind it, in which the guest keeps
+/// what is to last. The machine must have been started with room for it (-m maxmem=). It stays
+/// until the guest itself switches its slot off: it cannot be unplugged.
+#[derive(Clone, Debug, Default, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct VirtioPmemProperties {
+    /// Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x
+    /// (default: the first free slot).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub addr: Option<String>,
+    /// Whether other functions may share the slot (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multifunction: Option<bool>,
+    /// Must be 0: the firmware tables name no slots (default: 0).
+    #[serde(rename = "acpi-index")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub acpi_index: Option<u32>,
+    /// Must not be off: there is no legacy interface (default: on).
+    #[serde(rename = "disable-legacy")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disable_legacy: Option<super::common::OnOffAuto>,
+    /// Must not be true: there is no other interface (default: false).
+    #[serde(rename = "disable-modern")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disable_modern: Option<bool>,
+    /// Must not be true: the machine has no IOMMU (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub iommu_platform: Option<bool>,
+    /// Must not be true: the machine has no IOMMU (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ats: Option<bool>,
+    /// Must not be false: the kernel takes the guest's kicks (default: true).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ioeventfd: Option<bool>,
+    /// How many MSI-X vectors there are (default: one for each queue and one for configuration
+    /// changes).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vectors: Option<u32>,
+    /// The id of the memory backend that is behind it. It has a file (memory-backend-file, or one
+    /// that was handed an fd) that the guest's writes reach (share=on), or that nobody writes
+    /// (readonly=on): then writes of the guest are ignored. Its length is a multiple of 2 MiB and
+    /// of the pages behind it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memdev: Option<String>,
+    /// Where the region begins in guest memory, a multiple of the same (default: the lowest place
+    /// that is free).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memaddr: Option<u64>,
+}
+
 /// A memory module. The machine must have been started with room and a place for it (-m
 /// slots=,maxmem=). Once the machine runs, the guest's operating system is told of it, and
 /// asked before it goes.
@@ -154,6 +203,27 @@ pub struct VirtioMEMDeviceInfoWrapper {
     pub data: VirtioMEMDeviceInfo,
 }
 
+/// Persistent memory.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct VirtioPMEMDeviceInfo {
+    /// Its id, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Where its region begins in guest memory.
+    pub memaddr: u64,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its memory backend, as a path in the object tree.
+    pub memdev: String,
+}
+
+/// Persistent memory, as the union has it.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct VirtioPMEMDeviceInfoWrapper {
+    /// The device.
+    pub data: VirtioPMEMDeviceInfo,
+}
+
 /// Kinds of memory devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[non_exhaustive]
@@ -161,6 +231,9 @@ pub enum MemoryDeviceInfoKind {
     /// A memory module.
     #[serde(rename = "dimm")]
     Dimm,
+    /// Persistent memory.
+    #[serde(rename = "virtio-pmem")]
+    VirtioPmem,
     /// A virtio memory device.
     #[serde(rename = "virtio-mem")]
     VirtioMem,
@@ -185,6 +258,9 @@ pub enum MemoryDeviceInfoVariant {
     /// A memory module.
     #[serde(rename = "dimm")]
     Dimm(PCDIMMDeviceInfoWrapper),
+    /// Persistent memory.
+    #[serde(rename = "virtio-pmem")]
+    VirtioPmem(VirtioPMEMDeviceInfoWrapper),
     /// A virtio memory device.
     #[serde(rename = "virtio-mem")]
     VirtioMem(VirtioMEMDeviceInfoWrapper),

@@ -333,10 +333,12 @@ pub struct MemoryBackendFileProperties {
     /// The file, "fd:NAME", or "/dev/fdset/ID".
     #[serde(rename = "mem-path")]
     pub mem_path: String,
-    /// Whether the file is opened for reading only (default: false).
+    /// Whether the file is opened for reading only; it can then only be behind persistent memory
+    /// (virtio-pmem-pci), in which writes of the guest are ignored (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub readonly: Option<bool>,
-    /// Must not be on: guest RAM is written (default: auto).
+    /// Whether the guest cannot write it: must not be on without `readonly`, nor off with it
+    /// (default: auto).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rom: Option<super::common::OnOffAuto>,
 }

@@ -3552,9 +3552,15 @@ export interface MemoryBackendFileProperties {
   "discard-data"?: boolean;
   /** The file, "fd:NAME", or "/dev/fdset/ID". */
   "mem-path": string;
-  /** Whether the file is opened for reading only (default: false). */
+  /**
+   * Whether the file is opened for reading only; it can then only be behind persistent memory
+   * (virtio-pmem-pci), in which writes of the guest are ignored (default: false).
+   */
   readonly?: boolean;
-  /** Must not be on: guest RAM is written (default: auto). */
+  /**
+   * Whether the guest cannot write it: must not be on without `readonly`, nor off with it
+   * (default: auto).
+   */
   rom?: OnOffAuto;
 }
 
@@ -4210,6 +4216,7 @@ export type DeviceDriver =
   | "virtio-net-pci"
   /** The same. */
   | "virtio-net-pci-non-transitional"
+  | "virtio-pmem-pci"
   /** A source of random numbers. */
   | "virtio-rng-pci"
   /** The same. */
@@ -4332,6 +4339,7 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "virtio-net-pci" } & VirtioNetProperties)
   /** The same. */
   | ({ driver: "virtio-net-pci-non-transitional" } & VirtioNetProperties)
+  | ({ driver: "virtio-pmem-pci" } & VirtioPmemProperties)
   /** A source of random numbers. */
   | ({ driver: "virtio-rng-pci" } & VirtioRngProperties)
   /** The same. */
@@ -4502,6 +4510,50 @@ export interface VirtioMemProperties {
 }
 
 /**
+ * Persistent memory: a region of guest memory with a file behind it, in which the guest keeps what
+ * is to last. The machine must have been started with room for it (-m maxmem=). It stays until the
+ * guest itself switches its slot off: it cannot be unplugged.
+ */
+export interface VirtioPmemProperties {
+  /**
+   * Its slot on the bus, as "SLOT" or "SLOT.FUNCTION" in hexadecimal with or without 0x (default:
+   * the first free slot).
+   */
+  addr?: string;
+  /** Whether other functions may share the slot (default: false). */
+  multifunction?: boolean;
+  /** Must be 0: the firmware tables name no slots (default: 0). */
+  "acpi-index"?: number;
+  /** Must not be off: there is no legacy interface (default: on). */
+  "disable-legacy"?: OnOffAuto;
+  /** Must not be true: there is no other interface (default: false). */
+  "disable-modern"?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  iommu_platform?: boolean;
+  /** Must not be true: the machine has no IOMMU (default: false). */
+  ats?: boolean;
+  /** Must not be false: the kernel takes the guest's kicks (default: true). */
+  ioeventfd?: boolean;
+  /**
+   * How many MSI-X vectors there are (default: one for each queue and one for configuration
+   * changes).
+   */
+  vectors?: number;
+  /**
+   * The id of the memory backend that is behind it. It has a file (memory-backend-file, or one
+   * that was handed an fd) that the guest's writes reach (share=on), or that nobody writes
+   * (readonly=on): then writes of the guest are ignored. Its length is a multiple of 2 MiB and of
+   * the pages behind it.
+   */
+  memdev?: string;
+  /**
+   * Where the region begins in guest memory, a multiple of the same (default: the lowest place
+   * that is free).
+   */
+  memaddr?: number;
+}
+
+/**
  * A memory module. The machine must have been started with room and a place for it (-m
  * slots=,maxmem=). Once the machine runs, the guest's operating system is told of it, and asked
  * before it goes.
@@ -4572,10 +4624,30 @@ export interface VirtioMEMDeviceInfoWrapper {
   data: VirtioMEMDeviceInfo;
 }
 
+/** Persistent memory. */
+export interface VirtioPMEMDeviceInfo {
+  /** Its id, if it has one. */
+  id?: string;
+  /** Where its region begins in guest memory. */
+  memaddr: number;
+  /** Its length in bytes. */
+  size: number;
+  /** Its memory backend, as a path in the object tree. */
+  memdev: string;
+}
+
+/** Persistent memory, as the union has it. */
+export interface VirtioPMEMDeviceInfoWrapper {
+  /** The device. */
+  data: VirtioPMEMDeviceInfo;
+}
+
 /** Kinds of memory devices. */
 export type MemoryDeviceInfoKind =
   /** A memory module. */
   | "dimm"
+  /** Persistent memory. */
+  | "virtio-pmem"
   /** A virtio memory device. */
   | "virtio-mem";
 
@@ -4583,6 +4655,8 @@ export type MemoryDeviceInfoKind =
 export type MemoryDeviceInfo =
   /** A memory module. */
   | ({ type: "dimm" } & PCDIMMDeviceInfoWrapper)
+  /** Persistent memory. */
+  | ({ type: "virtio-pmem" } & VirtioPMEMDeviceInfoWrapper)
   /** A virtio memory device. */
   | ({ type: "virtio-mem" } & VirtioMEMDeviceInfoWrapper);
 

@@ -96,7 +96,7 @@ pub(crate) const TARGETS: &[Target] = &[
     },
     Target {
         name: "virtio",
-        about: "a mad virtio driver: rings, buffers and registers of disks, rng and console",
+        about: "a mad virtio driver: rings, buffers and registers of disks, rng, console and others",
         run: virtio::run,
     },
     Target {

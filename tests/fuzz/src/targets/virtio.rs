@@ -1,7 +1,7 @@
 //! A virtio driver gone mad: any bytes in its rings and buffers, any access to the device's
 //! registers and configuration space, resets at any time; for a disk over nothing, a disk over a
 //! file, a random number generator, a console, a balloon, a SCSI controller with a disk and an empty
-//! drive, and, as targets of their own, a network card and memory by the block.
+//! drive, persistent memory, and, as targets of their own, a network card and memory by the block.
 //!
 //! What must hold: no panic on any thread; whatever goes on, the device lets itself be reset, and
 //! then serves a driver that keeps the rules.
@@ -54,13 +54,14 @@ pub(super) fn run(input: &[u8]) {
     let Ok(kind) = input.arbitrary::<u8>() else {
         return;
     };
-    let kind = match kind % 6 {
+    let kind = match kind % 7 {
         0 => Kind::Null,
         1 => Kind::File,
         2 => Kind::Rng,
         3 => Kind::Console,
         4 => Kind::Balloon,
-        _ => Kind::Scsi,
+        5 => Kind::Scsi,
+        _ => Kind::Pmem,
     };
     drive(kind, &mut input);
 }
@@ -101,6 +102,7 @@ enum Kind {
     Scsi,
     Net,
     Mem,
+    Pmem,
 }
 
 /// The guest's side of one device.
@@ -358,11 +360,10 @@ impl Driver {
                 Kind::Null | Kind::File | Kind::Scsi => {
                     iothread().run(|_| async {}).expect("it runs")
                 }
-                Kind::Rng | Kind::Console | Kind::Balloon | Kind::Net | Kind::Mem => {
-                    let (tell, told) = mpsc::channel();
-                    let job = reactor().run(move || tell.send(()).expect("it is waited for"));
-                    job.expect("it runs");
-                    told.recv().expect("it runs");
+                Kind::Rng | Kind::Console | Kind::Balloon | Kind::Net | Kind::Mem => settle_reactor(),
+                Kind::Pmem => {
+                    settle_reactor();
+                    iothread().run(|_| async {}).expect("it runs");
                 }
             }
         }
@@ -418,6 +419,14 @@ impl Driver {
                 self.describe(queue, 0, (buffers, 60, 0), 0);
                 0
             }
+            Kind::Pmem => {
+                // VIRTIO_PMEM_REQ_TYPE_FLUSH
+                self.write(buffers, &[0; 4]);
+                self.write(buffers + 0x100, &[0xee; 4]);
+                self.describe(queue, 0, (buffers, 4, NEXT), 1);
+                self.describe(queue, 1, (buffers + 0x100, 4, WRITE), 0);
+                4
+            }
             Kind::Mem => {
                 self.write(buffers, &mem::question());
                 self.describe(queue, 0, (buffers, 24, NEXT), 1);
@@ -436,6 +445,9 @@ impl Driver {
         if matches!(self.kind, Kind::Null | Kind::File) {
             assert_eq!(self.read(buffers + 0xf00) & 0xff, 0, "VIRTIO_BLK_S_OK");
             assert_eq!(self.read(buffers + 0x100).to_le_bytes(), *b"fuzz");
+        }
+        if self.kind == Kind::Pmem {
+            assert_eq!(self.read(buffers + 0x100), 0, "VIRTIO_PMEM_RESP_TYPE_OK");
         }
         if self.kind == Kind::Mem {
             assert_eq!(
@@ -461,4 +473,12 @@ impl Driver {
 fn bytes(input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
     let length = input.int_in_range(1..=8)?;
     Ok(input.bytes(length)?.to_vec())
+}
+
+/// Lets the reactor's thread come to an end with what it has begun.
+fn settle_reactor() {
+    let (tell, told) = mpsc::channel();
+    let job = reactor().run(move || tell.send(()).expect("it is waited for"));
+    job.expect("it runs");
+    told.recv().expect("it runs");
 }

@@ -67,6 +67,7 @@ const CALLS: &[(&str, Call)] = &[
     ("warnings", |_| system::warnings()),
     ("pci", |_| pci::functions()),
     ("pci-config", |_| pci::config()),
+    ("modules", |_| system::modules()),
     ("reboot", |_| system::reboot()),
     ("poweroff", |_| system::poweroff()),
     ("crash", |_| system::crash()),

@@ -83,6 +83,12 @@ pub(super) fn warnings() -> io::Result<Value> {
     Ok(worse.collect())
 }
 
+/// Loads the drivers that few tests want.
+pub(super) fn modules() -> io::Result<Value> {
+    boot::load_modules(boot::LATER)?;
+    Ok(Value::Null)
+}
+
 /// Restarts the machine after the answer is out.
 pub(super) fn reboot() -> io::Result<Value> {
     leave_soon(RebootMode::RB_AUTOBOOT)

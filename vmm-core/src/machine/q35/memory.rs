@@ -178,7 +178,10 @@ impl Q35 {
             id: backend.spec().id.clone(),
             source,
         })?;
-        let slot = self.slots.add(start, region.get_mmap())?;
+        let slot = match backend.spec().read_only {
+            true => self.slots.add_read_only(start, region.get_mmap())?,
+            false => self.slots.add(start, region.get_mmap())?,
+        };
         self.set_memory(with_it);
         if let Err(error) = self.pci.memory_changed() {
             self.set_memory(GuestMemView::clone(&before));

@@ -13,10 +13,11 @@ use devices::virtio::balloon::{BalloonHost, BalloonSpec, VirtioBalloon};
 use devices::virtio::blk::{VirtioBlk, VirtioBlkSpec};
 use devices::virtio::console::{ConsoleSpec, PortKind, PortSpec, VirtioConsole};
 use devices::virtio::device::VirtioDevice;
+use devices::virtio::pmem::{FileMemory, PmemHost, PmemSpec, VirtioPmem};
 use devices::virtio::rng::{Builtin, Rate, VirtioRng};
 use devices::virtio::scsi::{VirtioScsi, VirtioScsiSpec};
 use devices::vm_clock::VmClock;
-use fdset::{Door, FdRegistry, FdsetId, Handover, Origin, Scope};
+use fdset::{Door, FdRegistry, FdsetId, Handover, OpenFile, Origin, Scope};
 
 use super::{Kind, SIZE, mem};
 use crate::board::reactor;
@@ -45,9 +46,25 @@ pub(super) fn device(kind: Kind) -> Arc<dyn VirtioDevice> {
         Kind::Console => console(),
         Kind::Balloon => balloon(),
         Kind::Scsi => scsi(),
+        Kind::Pmem => pmem(),
         Kind::Mem => mem::device(),
         Kind::Net => unreachable!("it is made with its cable"),
     }
+}
+
+/// Memory with a file behind it.
+fn pmem() -> Arc<VirtioPmem> {
+    let spec = PmemSpec {
+        address: 4 << 30,
+        size: 2 << 20,
+    };
+    let file = tempfile::tempfile().expect("a file");
+    let file = OpenFile::new(file.into(), None);
+    let host = PmemHost {
+        memory: Arc::new(FileMemory::new(file, iothread().clone())),
+        reactor: reactor().clone(),
+    };
+    VirtioPmem::new(spec, host)
 }
 
 /// A controller with a disk and an empty drive.

@@ -43,7 +43,7 @@ fn main() {
 
 fn live() -> io::Result<()> {
     boot::mount_kernel_filesystems()?;
-    boot::load_modules()?;
+    boot::load_modules(boot::AT_ONCE)?;
     let mut port = port::open(PORT)?;
     if let Err(error) = build_root() {
         frame::send(&mut port, Kind::Failed, error.to_string().as_bytes())?;
