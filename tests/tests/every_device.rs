@@ -28,6 +28,9 @@ const MIB: u64 = 1 << 20;
 const ROUNDS: u32 = 3;
 /// Linux waits 5 s after the attention button before it lets a slot go.
 const GONE: Duration = Duration::from_secs(120);
+/// Firmware is slow where the processor is emulated, and other work is done there.
+const FIRMWARE_TIME: Duration = Duration::from_secs(400);
+const UP: &str = "guest-init: up";
 const MAC: &str = "52:54:00:77:99:02";
 const CD_SEED: u64 = 9;
 /// Less than any process holds: who waits for it sees all go that goes.
@@ -197,10 +200,12 @@ fn everything_is_used_survives_a_reboot_and_comes_and_goes_without_a_trace() -> 
         .args(["-device", "tpm-crb,tpmdev=tpm"])
         .args(["-open-policy", "sealed"])
         .start()?;
+    vm.wait_for_console(UP, 1, FIRMWARE_TIME)?;
     vm.guest()?;
     let first = host.plug(&mut vm)?;
     host.make_use(&mut vm)?;
     vm.guest()?.call("reboot", json!({}))?;
+    vm.wait_for_console(UP, 2, FIRMWARE_TIME)?;
     vm.guest_port().wait_ready()?;
     host.make_use(&mut vm)?;
     unplug(&mut vm)?;
