@@ -360,7 +360,9 @@ impl Driver {
                 Kind::Null | Kind::File | Kind::Scsi => {
                     iothread().run(|_| async {}).expect("it runs")
                 }
-                Kind::Rng | Kind::Console | Kind::Balloon | Kind::Net | Kind::Mem => settle_reactor(),
+                Kind::Rng | Kind::Console | Kind::Balloon | Kind::Net | Kind::Mem => {
+                    settle_reactor()
+                }
                 Kind::Pmem => {
                     settle_reactor();
                     iothread().run(|_| async {}).expect("it runs");
