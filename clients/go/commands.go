@@ -1595,6 +1595,26 @@ func (c *Conn) DeviceDel(ctx context.Context, args DeviceDelArguments) error {
 	return c.Execute(ctx, "device_del", args, nil)
 }
 
+// XInspectArguments is what XInspect takes.
+type XInspectArguments struct {
+	// The device's id, or a path in the object tree as qom-list shows it; either may be followed
+	// by the names of parts.
+	Path string `json:"path"`
+}
+
+// XInspect: Shows the state of a device, of a part of it, or of something on the board.
+//
+// While the machine runs, each part is looked at by itself: what it says fits together, two parts
+// may speak of two moments, and where a queue stands is not said while it is being served
+// ("running"). Of a machine that is stopped all is there.
+//
+// Returns: its state and that of its parts.
+func (c *Conn) XInspect(ctx context.Context, args XInspectArguments) (InspectedState, error) {
+	var reply InspectedState
+	err := c.Execute(ctx, "x-inspect", args, &reply)
+	return reply, err
+}
+
 // QueryACPIOspmStatus: Tells what the guest said last of each place where CPUs or memory can be
 // plugged in.
 //

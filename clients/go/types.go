@@ -7559,6 +7559,23 @@ func (v InputEventMtt) MarshalJSON() ([]byte, error) {
 	return tagged(plain(v), "type", "mtt")
 }
 
+// InspectedState: What the guest could tell of a device: registers, indices, what its driver
+// negotiated. It is what a snapshot would keep, and nothing of the device's options or of the
+// host.
+type InspectedState struct {
+	// Where it is, for this command; that of a part is its device's and its own name.
+	Path string `json:"path"`
+	// What kind of device or part it is.
+	Kind string `json:"kind"`
+	// The version of the layout of state.
+	Version uint32 `json:"version"`
+	// Its own state, by names that belong to kind and version.
+	State any `json:"state"`
+	// What it is made of, such as a PCI function's configuration space ("config"), its MSI-X table
+	// ("msix"), or the device behind a virtio transport ("virtio-backend").
+	Parts []InspectedState `json:"parts"`
+}
+
 // ACPISlotType: What is plugged in.
 type ACPISlotType string
 

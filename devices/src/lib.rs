@@ -7,9 +7,8 @@
 //!
 //! Read next: [`bus`] (how an access finds its device), [`virtio`] (how a queue runs),
 //! [`pci`] (the tree, hot-plug), [`legacy`] (the parts of a PC that are older than PCI),
-//! [`net`] (network backends), [`tpm`], [`lifecycle`] (what every device goes through), [`vm_clock`] (the time they live in).
-//! [`pci`] (the tree, hot-plug), [`scsi`] (units on a controller), [`legacy`] (the parts of a PC that are older than PCI),
-//! [`lifecycle`] (what every device goes through), [`vm_clock`] (the time they live in).
+//! [`net`] (network backends), [`tpm`], [`scsi`] (units on a controller),
+//! [`lifecycle`] (what every device goes through), [`state`] (what it is saved as), [`vm_clock`] (the time they live in).
 
 pub mod bus;
 pub mod chardev;
@@ -24,6 +23,7 @@ pub mod reactor;
 pub mod repeats;
 pub mod scsi;
 pub mod serial;
+pub mod state;
 pub mod tpm;
 pub mod vhost;
 pub mod vhost_user;

@@ -1,4 +1,5 @@
-//! What every device goes through: start, pause, resume, reset; and how its state is saved.
+//! What every device goes through: start, pause, resume, reset. How its state is saved is in
+//! [`crate::state`].
 //!
 //! ```text
 //!            start              pause
@@ -10,8 +11,6 @@
 //!
 //! `Vm` calls these in a fixed order: vCPUs are paused first and resumed last, so no device sees a
 //! guest access between its own `pause` and `resume`.
-
-use serde::{Serialize, de::DeserializeOwned};
 
 /// The life of a device, driven by the VM's owner and by nobody else.
 ///
@@ -26,13 +25,4 @@ pub trait Lifecycle: Send + Sync {
 
     /// Back to the state after power-on. Called while paused; keeps backends and configuration.
     fn reset(&self) {}
-}
-
-/// The part of a device that is written to a snapshot. Extend only: a new member needs a default
-/// that means "as before", and a change of meaning needs a new [`VERSION`](Self::VERSION).
-pub trait SavedState: Serialize + DeserializeOwned {
-    /// The device's kind in the snapshot, never reused for another layout.
-    const KIND: &'static str;
-    /// The layout's version.
-    const VERSION: u32;
 }

@@ -64,8 +64,8 @@ pub enum Part {
     Net(Arc<VirtioNet>),
     /// A keyboard, mouse or tablet.
     Input(Arc<VirtioInput>),
-    /// A device on the board, there for good.
-    Board,
+    /// A device on the board, there for good, by its name among the board's fixtures.
+    Board(String),
 }
 
 /// A memory module in its place.
@@ -298,6 +298,15 @@ impl DeviceTree {
             Part::Module(module) => Some((name, module)),
             _ => None,
         })
+    }
+
+    /// Which of the board's fixtures devices are.
+    pub fn fixtures(&self) -> Vec<&str> {
+        let fixtures = self.iter().filter_map(|(_, device)| match &device.part {
+            Part::Board(fixture) => Some(fixture.as_str()),
+            _ => None,
+        });
+        fixtures.collect()
     }
 
     /// The memory balloon.

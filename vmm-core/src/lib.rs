@@ -23,6 +23,7 @@ pub mod event_loop;
 pub mod hmp;
 pub mod hook;
 pub mod input;
+mod inspect;
 mod jobs;
 pub mod kvm;
 mod last_words;

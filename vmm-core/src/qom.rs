@@ -88,6 +88,11 @@ impl Object {
         self
     }
 
+    /// What its children are called.
+    pub fn child_names(&self) -> impl Iterator<Item = &str> {
+        self.children.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The object at `path`: absolute (`/machine/peripheral/disk0`), or partial (`disk0`), which
     /// must fit exactly one object's end.
     pub fn at(&self, path: &str) -> Option<&Object> {

@@ -43,6 +43,7 @@ from .types import (
     HotpluggableCPU,
     IOThreadInfo,
     InputEvent,
+    InspectedState,
     JobInfo,
     KeyValue,
     KvmInfo,
@@ -1605,6 +1606,22 @@ class AsyncCommands(AsyncCaller):
             id: Its id, or its place in the object tree.
         """
         await self._run("device_del", {"id": id})
+
+    async def x_inspect(self, path: str) -> InspectedState:
+        """Shows the state of a device, of a part of it, or of something on the board.
+
+        While the machine runs, each part is looked at by itself: what it says fits together, two
+        parts may speak of two moments, and where a queue stands is not said while it is being
+        served ("running"). Of a machine that is stopped all is there.
+
+        Args:
+            path: The device's id, or a path in the object tree as qom-list shows it; either
+                may be followed by the names of parts.
+
+        Returns:
+            Its state and that of its parts.
+        """
+        return await self._ask("x-inspect", {"path": path}, InspectedState)
 
     async def query_acpi_ospm_status(self) -> List[ACPIOSTInfo]:
         """Tells what the guest said last of each place where CPUs or memory can be plugged in.

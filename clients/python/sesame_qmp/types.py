@@ -7199,6 +7199,26 @@ class InputEventMtt(Struct):
 
 
 @dataclass
+class InspectedState(Struct):
+    """What the guest could tell of a device: registers, indices, what its driver negotiated. It
+    is what a snapshot would keep, and nothing of the device's options or of the host.
+    """
+
+    path: str
+    """Where it is, for this command; that of a part is its device's and its own name."""
+    kind: str
+    """What kind of device or part it is."""
+    version: int
+    """The version of the layout of ``state``."""
+    state: Any
+    """Its own state, by names that belong to ``kind`` and ``version``."""
+    parts: List[InspectedState]
+    """What it is made of, such as a PCI function's configuration space ("config"), its MSI-X
+    table ("msix"), or the device behind a virtio transport ("virtio-backend").
+    """
+
+
+@dataclass
 class ACPIOSTInfo(Struct):
     """What the guest's operating system said last of one place (ACPI's _OST)."""
 

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::clock::Clock;
 use crate::bus::BusDevice;
 use crate::irq::{IrqLine, drive};
-use crate::lifecycle::{Lifecycle, SavedState};
+use crate::lifecycle::Lifecycle;
 use crate::notice::{Notice, NoticeSink};
+use crate::state::{SavedState, StateError, Stateful};
 
 /// Where the block is mapped (PMBASE).
 pub const PM_BASE: u64 = 0x600;
@@ -165,17 +166,6 @@ impl AcpiPm {
         self.change(|state| state.gpe_status |= 1_u64.checked_shl(number.into()).unwrap_or(0));
     }
 
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn save(&self) -> AcpiPmState {
-        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Goes on from a snapshot.
-    pub fn load(&self, saved: AcpiPmState) {
-        self.change(|state| *state = saved);
-    }
-
     fn change(&self, act: impl FnOnce(&mut AcpiPmState)) {
         act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
         drive(self.sci.as_ref(), || self.save().interrupt());
@@ -185,6 +175,19 @@ impl AcpiPm {
         let nanoseconds = self.clock.now().as_nanos();
         let ticks = (nanoseconds * TIMER_HZ / Duration::from_secs(1).as_nanos()) & TIMER_MASK;
         u32::try_from(ticks).unwrap_or(0).to_le_bytes()
+    }
+}
+
+impl Stateful for AcpiPm {
+    type State = AcpiPmState;
+
+    fn save(&self) -> AcpiPmState {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn load(&self, state: AcpiPmState) -> Result<(), StateError> {
+        self.change(|own| *own = state);
+        Ok(())
     }
 }
 
@@ -358,7 +361,7 @@ mod tests {
         assert!(!sci.high());
         let text = serde_json::to_string(&pm.save()).unwrap();
         pm.reset();
-        pm.load(serde_json::from_str(&text).unwrap());
+        pm.load(serde_json::from_str(&text).unwrap()).unwrap();
         port.write(0, &[ACPI_ENABLE]);
         assert!(sci.high());
     }

@@ -22,8 +22,9 @@ use serde::{Deserialize, Serialize};
 use super::AcpiPm;
 use super::hotplug_events::HotplugEvents;
 use crate::bus::BusDevice;
-use crate::lifecycle::{Lifecycle, SavedState};
+use crate::lifecycle::Lifecycle;
 use crate::notice::{Notice, NoticeSink, OspmSlot};
+use crate::state::{SavedState, StateError, Stateful};
 
 /// Where the registers are on a machine with an ICH9.
 pub const BASE: u64 = 0xcd8;
@@ -179,17 +180,6 @@ impl CpuHotplug {
         places.map(|cpu| cpu.events.ost()).collect()
     }
 
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn save(&self) -> CpuHotplugState {
-        self.lock().clone()
-    }
-
-    /// Goes on from a snapshot of a machine with the same places.
-    pub fn load(&self, saved: CpuHotplugState) {
-        *self.lock() = saved;
-    }
-
     /// Takes what the guest wrote to `flags`; the news, if there is some.
     fn control(state: &mut CpuHotplugState, flags: u8) -> Option<Notice> {
         let index = state.selector;
@@ -227,6 +217,30 @@ impl CpuHotplug {
 
     fn lock(&self) -> MutexGuard<'_, CpuHotplugState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stateful for CpuHotplug {
+    type State = CpuHotplugState;
+
+    fn save(&self) -> CpuHotplugState {
+        self.lock().clone()
+    }
+
+    fn load(&self, state: CpuHotplugState) -> Result<(), StateError> {
+        let mut own = self.lock();
+        let apic_ids = |state: &CpuHotplugState| {
+            let places = state.places.iter();
+            places.map(|place| place.apic_id).collect::<Vec<_>>()
+        };
+        let (here, there) = (apic_ids(&own), apic_ids(&state));
+        if here != there {
+            return Err(CpuHotplugState::refused(format!(
+                "places: CPUs with APIC ids {there:?}, and this machine has places for {here:?}"
+            )));
+        }
+        *own = state;
+        Ok(())
     }
 }
 
@@ -298,6 +312,7 @@ mod tests {
     use crate::irq::IrqLine;
     use crate::legacy::Clock;
     use crate::legacy::hotplug_events::{EJECT, ENABLED, INSERTING, REMOVING};
+    use crate::state::{AnyStateful, trial};
 
     struct Nowhere;
     impl IrqLine for Nowhere {
@@ -412,7 +427,26 @@ mod tests {
         assert_eq!(word(&registers, DATA), 0);
         let saved = registers.save();
         registers.plug(3, true);
-        registers.load(saved.clone());
+        registers.load(saved.clone()).unwrap();
         assert_eq!(registers.save(), saved);
+    }
+
+    #[test]
+    fn no_state_breaks_the_registers() {
+        let (registers, _, _) = registers();
+        let tree = registers.tree().unwrap();
+        let alive = || {
+            for command in 0..=u8::MAX {
+                registers.write(COMMAND, &[command]);
+                registers.write(DATA, &[0xff; 4]);
+                registers.write(FLAGS, &[0xff]);
+                let _ = (
+                    word(&registers, DATA),
+                    word(&registers, 0),
+                    flags(&registers),
+                );
+            }
+        };
+        assert!(trial::offend(&registers, &tree, alive) > 10);
     }
 }

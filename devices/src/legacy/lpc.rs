@@ -11,6 +11,7 @@ use crate::pci::function::{Attachment, PciFunction};
 use crate::pci::host_bridge::{SUBSYSTEM, VENDOR_INTEL};
 use crate::pci::inspect::FunctionView;
 use crate::pci::regs::HEADER_MULTIFUNCTION;
+use crate::state::{Empty, NothingToSave, Parts, StateError, Stateful};
 
 /// Where software expects the bridge.
 pub const ADDRESS: Option<SlotAddress> = SlotAddress::new(0x1f, 0);
@@ -58,6 +59,26 @@ impl Lpc {
 impl Default for Lpc {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl NothingToSave for Lpc {
+    const KIND: &'static str = "lpc";
+}
+
+impl Stateful for Lpc {
+    type State = Empty<Self>;
+
+    fn save(&self) -> Empty<Self> {
+        Empty::default()
+    }
+
+    fn load(&self, _state: Empty<Self>) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        vec![("config", &self.0)]
     }
 }
 

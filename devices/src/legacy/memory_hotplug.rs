@@ -23,8 +23,9 @@ use serde::{Deserialize, Serialize};
 use super::AcpiPm;
 use super::hotplug_events::HotplugEvents;
 use crate::bus::BusDevice;
-use crate::lifecycle::{Lifecycle, SavedState};
+use crate::lifecycle::Lifecycle;
 use crate::notice::{Notice, NoticeSink, OspmSlot};
+use crate::state::{SavedState, StateError, Stateful};
 
 /// Where the registers are.
 pub const BASE: u64 = 0xa00;
@@ -159,17 +160,6 @@ impl MemoryHotplug {
         places.map(|dimm| dimm.events.ost()).collect()
     }
 
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn save(&self) -> MemoryHotplugState {
-        self.lock().clone()
-    }
-
-    /// Goes on from a snapshot of a machine with the same places.
-    pub fn load(&self, saved: MemoryHotplugState) {
-        *self.lock() = saved;
-    }
-
     /// Takes what the guest wrote to the flags; the news, if there is some.
     fn control(state: &mut MemoryHotplugState, flags: u8) -> Option<Notice> {
         let slot = state.selector;
@@ -184,6 +174,26 @@ impl MemoryHotplug {
 
     fn lock(&self) -> MutexGuard<'_, MemoryHotplugState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stateful for MemoryHotplug {
+    type State = MemoryHotplugState;
+
+    fn save(&self) -> MemoryHotplugState {
+        self.lock().clone()
+    }
+
+    fn load(&self, state: MemoryHotplugState) -> Result<(), StateError> {
+        let mut own = self.lock();
+        let (here, there) = (own.places.len(), state.places.len());
+        if here != there {
+            return Err(MemoryHotplugState::refused(format!(
+                "places: {there}, and this machine has {here} (slots= of -m)"
+            )));
+        }
+        *own = state;
+        Ok(())
     }
 }
 
@@ -268,6 +278,7 @@ mod tests {
     use crate::irq::IrqLine;
     use crate::legacy::Clock;
     use crate::legacy::hotplug_events::{EJECT, ENABLED, INSERTING, REMOVING};
+    use crate::state::{AnyStateful, trial};
 
     struct Nowhere;
     impl IrqLine for Nowhere {
@@ -372,7 +383,21 @@ mod tests {
         let saved = registers.save();
         registers.withdraw(0);
         assert_eq!(flags(&registers), 0);
-        registers.load(saved.clone());
+        registers.load(saved.clone()).unwrap();
         assert_eq!(registers.save(), saved);
+    }
+
+    #[test]
+    fn no_state_breaks_the_registers() {
+        let (registers, _, _) = registers();
+        registers.plug(0, MODULE, true);
+        let tree = registers.tree().unwrap();
+        let alive = || {
+            for offset in 0..LEN {
+                registers.write(offset, &[0xff; 4]);
+                registers.read(offset, &mut [0; 8]);
+            }
+        };
+        assert!(trial::offend(&registers, &tree, alive) > 10);
     }
 }

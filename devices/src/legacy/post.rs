@@ -2,6 +2,7 @@
 
 use crate::bus::BusDevice;
 use crate::lifecycle::Lifecycle;
+use crate::state::{Empty, NothingToSave, StateError, Stateful};
 
 /// Where the port is.
 pub const BASE: u64 = 0x80;
@@ -9,6 +10,22 @@ pub const BASE: u64 = 0x80;
 /// Swallows what is written.
 #[derive(Debug, Default)]
 pub struct PostCode;
+
+impl NothingToSave for PostCode {
+    const KIND: &'static str = "post-code";
+}
+
+impl Stateful for PostCode {
+    type State = Empty<Self>;
+
+    fn save(&self) -> Empty<Self> {
+        Empty::default()
+    }
+
+    fn load(&self, _state: Empty<Self>) -> Result<(), StateError> {
+        Ok(())
+    }
+}
 
 impl Lifecycle for PostCode {}
 

@@ -4,6 +4,7 @@
 use crate::bus::BusDevice;
 use crate::lifecycle::Lifecycle;
 use crate::notice::{Notice, NoticeSink};
+use crate::state::{Empty, NothingToSave, StateError, Stateful};
 
 /// Where the port is.
 pub const BASE: u64 = 0x505;
@@ -32,6 +33,22 @@ impl Pvpanic {
             notices,
             events: events & EVENTS,
         }
+    }
+}
+
+impl NothingToSave for Pvpanic {
+    const KIND: &'static str = "pvpanic";
+}
+
+impl Stateful for Pvpanic {
+    type State = Empty<Self>;
+
+    fn save(&self) -> Empty<Self> {
+        Empty::default()
+    }
+
+    fn load(&self, _state: Empty<Self>) -> Result<(), StateError> {
+        Ok(())
     }
 }
 

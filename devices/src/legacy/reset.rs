@@ -3,9 +3,12 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::bus::BusDevice;
 use crate::lifecycle::Lifecycle;
 use crate::notice::{Notice, NoticeSink};
+use crate::state::{SavedState, StateError, Stateful};
 
 /// The chipset's reset control register. It lies inside the PCI configuration ports, which hand
 /// its accesses on.
@@ -28,6 +31,32 @@ impl ResetControl {
             value: AtomicU8::new(0),
             notices,
         }
+    }
+}
+
+/// What a snapshot keeps of a register of one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetControlState {
+    value: u8,
+}
+
+impl SavedState for ResetControlState {
+    const KIND: &'static str = "reset-control";
+    const VERSION: u32 = 1;
+}
+
+impl Stateful for ResetControl {
+    type State = ResetControlState;
+
+    fn save(&self) -> ResetControlState {
+        let value = self.value.load(Ordering::Acquire);
+        ResetControlState { value }
+    }
+
+    fn load(&self, state: ResetControlState) -> Result<(), StateError> {
+        let value = state.value & !Self::RESET_CPU;
+        self.value.store(value, Ordering::Release);
+        Ok(())
     }
 }
 
@@ -77,6 +106,32 @@ impl FastReset {
     }
 }
 
+/// What a snapshot keeps of port 0x92.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FastResetState {
+    value: u8,
+}
+
+impl SavedState for FastResetState {
+    const KIND: &'static str = "fast-reset";
+    const VERSION: u32 = 1;
+}
+
+impl Stateful for FastReset {
+    type State = FastResetState;
+
+    fn save(&self) -> FastResetState {
+        let value = self.value.load(Ordering::Acquire);
+        FastResetState { value }
+    }
+
+    fn load(&self, state: FastResetState) -> Result<(), StateError> {
+        let value = state.value & !Self::RESET;
+        self.value.store(value, Ordering::Release);
+        Ok(())
+    }
+}
+
 impl Lifecycle for FastReset {
     fn reset(&self) {
         self.value.store(Self::A20, Ordering::Release);
@@ -110,9 +165,9 @@ pub struct Keyboard {
     notices: NoticeSink,
 }
 
-/// What the controller remembers between two accesses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct KeyboardState {
+/// What the controller remembers between two accesses, and what a snapshot keeps of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyboardState {
     /// The command byte (controller configuration).
     config: u8,
     /// The output port: bit 0 low resets, bit 1 is A20.
@@ -202,6 +257,24 @@ impl Keyboard {
         if reset {
             self.notices.send(Notice::Reset);
         }
+    }
+}
+
+impl SavedState for KeyboardState {
+    const KIND: &'static str = "i8042";
+    const VERSION: u32 = 1;
+}
+
+impl Stateful for Keyboard {
+    type State = KeyboardState;
+
+    fn save(&self) -> KeyboardState {
+        self.with(|state| *state)
+    }
+
+    fn load(&self, state: KeyboardState) -> Result<(), StateError> {
+        self.with(|own| *own = state);
+        Ok(())
     }
 }
 

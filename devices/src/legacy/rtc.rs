@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::clock::Clock;
 use crate::bus::BusDevice;
-use crate::lifecycle::{Lifecycle, SavedState};
+use crate::lifecycle::Lifecycle;
+use crate::state::{SavedState, StateError, Stateful};
 
 /// Where the ports are.
 pub const BASE: u64 = 0x70;
@@ -42,6 +43,9 @@ const PM: u8 = 1 << 7;
 /// The update cycle starts this long before the second, in microseconds (MC146818A, table 6).
 const UPDATE_MICROSECONDS: u32 = 244;
 const DAY_SECONDS: i64 = 86_400;
+
+/// How many bytes of memory there are, registers included.
+const MEMORY: usize = 128;
 
 /// What the clock starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,7 +99,7 @@ impl Rtc {
     /// A clock that follows `clock` (UTC since 1970).
     #[must_use]
     pub fn new(spec: RtcSpec, clock: Clock) -> Self {
-        let mut memory = vec![0; 128];
+        let mut memory = vec![0; MEMORY];
         describe_memory(&mut memory, spec.ram_below_4g, spec.ram_above_4g);
         set(&mut memory, REG_A, 0x26);
         set(&mut memory, REG_B, HOURS_24);
@@ -115,18 +119,6 @@ impl Rtc {
     #[must_use]
     pub fn offset(&self) -> i64 {
         self.lock().offset
-    }
-
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn save(&self) -> RtcState {
-        self.lock().clone()
-    }
-
-    /// Goes on from a snapshot. Memory of a wrong length is cut or filled with zeroes.
-    pub fn load(&self, mut saved: RtcState) {
-        saved.memory.resize(128, 0);
-        *self.lock() = saved;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, RtcState> {
@@ -327,6 +319,25 @@ fn set(memory: &mut [u8], index: u8, value: u8) {
     }
 }
 
+impl Stateful for Rtc {
+    type State = RtcState;
+
+    fn save(&self) -> RtcState {
+        self.lock().clone()
+    }
+
+    fn load(&self, state: RtcState) -> Result<(), StateError> {
+        if state.memory.len() != MEMORY {
+            return Err(RtcState::refused(format!(
+                "memory: {} bytes, and there are {MEMORY}",
+                state.memory.len()
+            )));
+        }
+        *self.lock() = state;
+        Ok(())
+    }
+}
+
 impl Lifecycle for Rtc {
     /// Time and memory survive a reset, as the battery has it; the interrupt enables do not.
     fn reset(&self) {
@@ -369,6 +380,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::state::{AnyStateful, trial};
 
     /// 2026-11-20 19:05:07 UTC, a Friday.
     const MOMENT: u64 = 1_795_201_507;
@@ -459,7 +471,7 @@ mod tests {
         assert_eq!(read(&rtc, 0x8f), 0x0a);
         let saved = rtc.save();
         write(&rtc, 0x0f, 0);
-        rtc.load(saved);
+        rtc.load(saved).unwrap();
         assert_eq!(read(&rtc, 0x0f), 0x0a);
     }
 
@@ -480,5 +492,18 @@ mod tests {
                 rtc.read(1, &mut data);
             }
         }
+    }
+
+    #[test]
+    fn no_state_breaks_the_clock() {
+        let (_, rtc) = rtc(0);
+        let tree = rtc.tree().unwrap();
+        let alive = || {
+            for index in 0..=u8::MAX {
+                let _ = read(&rtc, index);
+                write(&rtc, index, 0x12);
+            }
+        };
+        assert!(trial::offend(&rtc, &tree, alive) > 10);
     }
 }

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::fw_cfg::FwCfgLive;
 use super::fw_cfg::written::Written;
-use crate::lifecycle::{Lifecycle, SavedState};
+use crate::lifecycle::Lifecycle;
+use crate::state::{SavedState, StateError, Stateful};
 
 /// The file's name.
 pub const FILE: &str = "etc/vmcoreinfo";
@@ -65,19 +66,6 @@ impl Vmcoreinfo {
         };
         (u16::from_le_bytes([low, high]) == FORMAT_ELF && note.len > 0).then_some(note)
     }
-
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn save(&self) -> VmcoreinfoState {
-        VmcoreinfoState {
-            bytes: self.0.bytes(),
-        }
-    }
-
-    /// Goes on from a snapshot.
-    pub fn load(&self, saved: VmcoreinfoState) {
-        self.0.set(saved.bytes);
-    }
 }
 
 impl FwCfgLive for Vmcoreinfo {
@@ -95,9 +83,24 @@ impl FwCfgLive for Vmcoreinfo {
     }
 }
 
+impl Stateful for Vmcoreinfo {
+    type State = VmcoreinfoState;
+
+    fn save(&self) -> VmcoreinfoState {
+        VmcoreinfoState {
+            bytes: self.0.bytes(),
+        }
+    }
+
+    fn load(&self, state: VmcoreinfoState) -> Result<(), StateError> {
+        self.0.set(state.bytes);
+        Ok(())
+    }
+}
+
 impl Lifecycle for Vmcoreinfo {
     fn reset(&self) {
-        self.load(VmcoreinfoState::default());
+        self.0.set(VmcoreinfoState::default().bytes);
     }
 }
 
@@ -122,7 +125,7 @@ mod tests {
         let saved = file.save();
         file.reset();
         assert_eq!(file.note(), None);
-        file.load(saved);
+        file.load(saved).unwrap();
         assert_eq!(file.note(), Some(note));
     }
 

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::fw_cfg::FwCfgLive;
 use super::fw_cfg::written::Written;
-use crate::lifecycle::{Lifecycle, SavedState};
+use crate::lifecycle::Lifecycle;
+use crate::state::{SavedState, StateError, Stateful};
 
 /// The file's name.
 pub const FILE: &str = "etc/vmgenid_addr";
@@ -42,19 +43,6 @@ impl GenerationPlace {
     pub fn address(&self) -> Option<u64> {
         Some(self.save().address).filter(|&address| address != 0)
     }
-
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn save(&self) -> GenerationState {
-        GenerationState {
-            address: u64::from_le_bytes(self.0.bytes()),
-        }
-    }
-
-    /// Goes on from a snapshot.
-    pub fn load(&self, saved: GenerationState) {
-        self.0.set(saved.address.to_le_bytes());
-    }
 }
 
 impl FwCfgLive for GenerationPlace {
@@ -69,6 +57,21 @@ impl FwCfgLive for GenerationPlace {
     fn write(&self, offset: u32, data: &[u8]) -> bool {
         self.0.write(offset, data);
         true
+    }
+}
+
+impl Stateful for GenerationPlace {
+    type State = GenerationState;
+
+    fn save(&self) -> GenerationState {
+        GenerationState {
+            address: u64::from_le_bytes(self.0.bytes()),
+        }
+    }
+
+    fn load(&self, state: GenerationState) -> Result<(), StateError> {
+        self.0.set(state.address.to_le_bytes());
+        Ok(())
     }
 }
 
@@ -94,7 +97,7 @@ mod tests {
         let saved = place.save();
         place.reset();
         assert_eq!(place.address(), None);
-        place.load(saved);
+        place.load(saved).unwrap();
         assert_eq!(place.address(), Some(0x7f00_0028));
     }
 }

@@ -4,7 +4,10 @@
 //! read-write, and write-one-to-clear. What a write *does* beyond changing bits is the function's
 //! affair: it compares before and after.
 
+use serde::{Deserialize, Serialize};
+
 use super::regs;
+use crate::state::{SavedState, StateError};
 
 /// Size of the conventional configuration space, in bytes.
 pub const CONVENTIONAL: usize = 256;
@@ -13,6 +16,17 @@ pub const EXTENDED: usize = 4096;
 
 /// Where the first capability is placed: right behind the header.
 const FIRST_CAPABILITY: usize = 0x40;
+
+/// What a snapshot keeps of a configuration space: all of its bytes, in hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigState {
+    registers: String,
+}
+
+impl SavedState for ConfigState {
+    const KIND: &'static str = "pci-config";
+    const VERSION: u32 = 1;
+}
 
 /// The configuration space of one function.
 #[derive(Clone, Debug)]
@@ -75,23 +89,23 @@ impl ConfigSpace {
     /// The byte at `offset`, as the device sees it.
     #[must_use]
     pub fn load8(&self, offset: u16) -> u8 {
-        let [byte] = self.load(offset);
+        let [byte] = self.fetch(offset);
         byte
     }
 
     /// The 16-bit register at `offset`.
     #[must_use]
     pub fn load16(&self, offset: u16) -> u16 {
-        u16::from_le_bytes(self.load(offset))
+        u16::from_le_bytes(self.fetch(offset))
     }
 
     /// The 32-bit register at `offset`.
     #[must_use]
     pub fn load32(&self, offset: u16) -> u32 {
-        u32::from_le_bytes(self.load(offset))
+        u32::from_le_bytes(self.fetch(offset))
     }
 
-    fn load<const N: usize>(&self, offset: u16) -> [u8; N] {
+    fn fetch<const N: usize>(&self, offset: u16) -> [u8; N] {
         let mut bytes = [0; N];
         self.read(offset, &mut bytes);
         bytes
@@ -110,6 +124,45 @@ impl ConfigSpace {
     /// The device sets a 32-bit register.
     pub fn store32(&mut self, offset: u16, value: u32) {
         self.store(offset, &value.to_le_bytes());
+    }
+
+    /// What a snapshot keeps.
+    #[must_use]
+    pub fn save(&self) -> ConfigState {
+        let digits = |byte: &u8| format!("{byte:02x}");
+        ConfigState {
+            registers: self.bytes.iter().map(digits).collect(),
+        }
+    }
+
+    /// Takes what a guest has written, of a function with the same registers. What the device says
+    /// in them (that a card is there, that a link is up) is the device's to say again.
+    ///
+    /// # Errors
+    /// It is not the space of such a function; nothing has changed.
+    pub fn load(&mut self, state: &ConfigState) -> Result<(), StateError> {
+        let saved = bytes_of(&state.registers).filter(|saved| saved.len() == self.bytes.len());
+        let Some(saved) = saved else {
+            return Err(ConfigState::refused(format!(
+                "registers: wanted {CONVENTIONAL} bytes in hexadecimal digits"
+            )));
+        };
+        for (at, what) in regs::FIXED {
+            let (ours, theirs) = (self.bytes.get(at.clone()), saved.get(at.clone()));
+            if ours != theirs {
+                return Err(ConfigState::refused(format!(
+                    "registers: {what} {theirs:02x?}, and this function has {ours:02x?}"
+                )));
+            }
+        }
+        for (index, byte) in saved.into_iter().enumerate() {
+            let mask = |masks: &[u8]| masks.get(index).copied().unwrap_or(0);
+            let guests = mask(&self.writable) | mask(&self.clear_by_one);
+            if let Some(own) = self.bytes.get_mut(index) {
+                *own = (*own & !guests) | (byte & guests);
+            }
+        }
+        Ok(())
     }
 
     /// Which bits at `offset` the guest may write.
@@ -170,6 +223,15 @@ impl ConfigSpace {
             }
         }
     }
+}
+
+/// The bytes that `digits` stand for.
+fn bytes_of(digits: &str) -> Option<Vec<u8>> {
+    let (pairs, []) = digits.as_bytes().as_chunks::<2>() else {
+        return None;
+    };
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+    pairs.iter().map(byte).collect()
 }
 
 fn copy_at(space: &mut [u8], offset: u16, data: &[u8]) {
@@ -264,6 +326,31 @@ mod tests {
             let mut back = data.clone();
             config.read(offset, &mut back);
             prop_assert!(back.iter().all(|&byte| byte == 0));
+        }
+    }
+
+    #[test]
+    fn a_saved_space_gives_the_guests_bits_to_the_same_function_only() {
+        let function = |device: u16| {
+            let mut config = ConfigSpace::new();
+            config.store16(regs::VENDOR, 0x1af4);
+            config.store16(regs::DEVICE, device);
+            config.store(0x40, &[0xf0]);
+            config.allow(0x40, &[0x0f]);
+            config
+        };
+        let mut from = function(7);
+        from.write(0x40, &[0x05]);
+        let saved = from.save();
+        let mut to = function(7);
+        to.store(0x40, &[0x30]);
+        to.load(&saved).unwrap();
+        assert_eq!(to.load8(0x40), 0x35, "the device's bits are its own");
+        let refused = function(8).load(&saved).unwrap_err().to_string();
+        assert!(refused.contains("vendor and device"), "{refused}");
+        for registers in ["", "0", "zz", &"00".repeat(255), &"é".repeat(256)] {
+            let registers = registers.to_owned();
+            assert!(to.load(&ConfigState { registers }).is_err());
         }
     }
 }

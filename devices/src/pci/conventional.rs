@@ -13,6 +13,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::address::SlotAddress;
 use super::bridge::{self, Bridge, BusNumbers};
 use super::bus::{BusKind, PciBus};
@@ -26,6 +28,7 @@ use super::regs;
 use super::root_port::VENDOR;
 use crate::lifecycle::Lifecycle;
 use crate::notice::NoticeSink;
+use crate::state::{Parts, SavedState, StateError, Stateful};
 
 /// The device id of a bridge from PCI Express to PCI, as drivers and tools know it.
 pub const DEVICE: u16 = 0x000e;
@@ -82,6 +85,14 @@ impl PciePciBridge {
         }))
     }
 
+    /// The slots with cards, a bit each.
+    fn taken(&self) -> u32 {
+        let functions = self.bus.functions();
+        functions
+            .iter()
+            .fold(0, |taken, (address, _)| taken | bit(address.device()))
+    }
+
     fn remember_numbers(&self) {
         let numbers = self.core.config().load32(regs::PRIMARY_BUS);
         self.numbers.store(numbers, Ordering::Release);
@@ -91,6 +102,46 @@ impl PciePciBridge {
 /// The bit of a slot in [`PciePciBridge::leaving`].
 const fn bit(device: u8) -> u32 {
     1 << (device & 31)
+}
+
+/// What a snapshot keeps beside configuration space. The cards are their own to save.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PciePciBridgeState {
+    /// The slots whose cards are to go with the next reset, a bit each.
+    pub leaving: u32,
+}
+
+impl SavedState for PciePciBridgeState {
+    const KIND: &'static str = "pcie-pci-bridge";
+    const VERSION: u32 = 1;
+}
+
+impl Stateful for PciePciBridge {
+    type State = PciePciBridgeState;
+
+    fn save(&self) -> PciePciBridgeState {
+        let leaving = self.leaving.load(Ordering::Relaxed);
+        PciePciBridgeState { leaving }
+    }
+
+    fn load(&self, state: PciePciBridgeState) -> Result<(), StateError> {
+        let empty = state.leaving & !self.taken();
+        if empty != 0 {
+            return Err(PciePciBridgeState::refused(format!(
+                "leaving: slots {empty:#x}, and no card is in them"
+            )));
+        }
+        self.leaving.store(state.leaving, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        vec![("config", &self.core)]
+    }
+
+    fn settle(&self) {
+        self.remember_numbers();
+    }
 }
 
 impl Lifecycle for PciePciBridge {
@@ -176,11 +227,7 @@ impl Bridge for PciePciBridge {
     }
 
     fn withdrawn(&self, _running: bool) {
-        let functions = self.bus.functions();
-        let taken = functions
-            .iter()
-            .fold(0, |taken, (address, _)| taken | bit(address.device()));
-        self.leaving.fetch_and(taken, Ordering::Relaxed);
+        self.leaving.fetch_and(self.taken(), Ordering::Relaxed);
     }
 }
 

@@ -5,11 +5,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::address::SlotAddress;
 use super::bar::{self, BarKind, BarSpec};
-use super::config::ConfigSpace;
+use super::config::{ConfigSpace, ConfigState};
 use super::function::{Attachment, Spaces};
 use super::inspect::{FunctionView, RegionView};
 use super::regs;
 use crate::bus::Bus;
+use crate::state::{StateError, Stateful};
 
 /// The read-only identity registers of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,6 +237,22 @@ impl PciCore {
                 .collect(),
             bridge: None,
         }
+    }
+}
+
+impl Stateful for PciCore {
+    type State = ConfigState;
+
+    fn save(&self) -> ConfigState {
+        self.config().save()
+    }
+
+    fn load(&self, state: ConfigState) -> Result<(), StateError> {
+        self.config().load(&state)
+    }
+
+    fn settle(&self) {
+        self.place();
     }
 }
 

@@ -10,6 +10,7 @@ use super::inspect::FunctionView;
 use super::intx::Wires;
 use crate::bus::Bus;
 use crate::lifecycle::Lifecycle;
+use crate::state::AnyStateful;
 
 /// The two address spaces that BARs are mapped into.
 #[derive(Clone, Default)]
@@ -40,7 +41,7 @@ pub struct Attachment {
 /// starts; accesses may come from several vCPUs at once, with any offset below 4096 and any
 /// length from 1 to 8. The function promises: no panic; what lies behind the end of its registers
 /// reads as zero; `detach` returns when nothing is mapped and no queue runs.
-pub trait PciFunction: Lifecycle {
+pub trait PciFunction: Lifecycle + AnyStateful {
     /// The id in the device tree; empty for a part of the machine.
     fn id(&self) -> &str;
 

@@ -172,6 +172,13 @@ impl PciHost {
         true
     }
 
+    /// The function of the device `id`; a part of the machine has none.
+    #[must_use]
+    pub fn find(&self, id: &str) -> Option<Arc<dyn PciFunction>> {
+        let (socket, address) = self.locate(id)?;
+        socket.bus.function(address)
+    }
+
     /// The names of all buses, `pcie.0` first.
     #[must_use]
     pub fn bus_names(&self) -> Vec<String> {

@@ -14,6 +14,7 @@ use super::inspect::FunctionView;
 use super::ports::Ecam;
 use crate::bus::Bus;
 use crate::lifecycle::Lifecycle;
+use crate::state::{Empty, NothingToSave, Parts, StateError, Stateful};
 
 /// Intel's vendor id.
 pub const VENDOR_INTEL: u16 = 0x8086;
@@ -103,6 +104,30 @@ impl HostBridge {
                 Err(overlap) => tracing::debug!(%overlap, "PCIEXBAR not mapped"),
             }
         }
+    }
+}
+
+impl NothingToSave for HostBridge {
+    const KIND: &'static str = "q35-host-bridge";
+}
+
+impl Stateful for HostBridge {
+    type State = Empty<Self>;
+
+    fn save(&self) -> Empty<Self> {
+        Empty::default()
+    }
+
+    fn load(&self, _state: Empty<Self>) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        vec![("config", &self.core)]
+    }
+
+    fn settle(&self) {
+        self.place();
     }
 }
 

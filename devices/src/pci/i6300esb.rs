@@ -31,6 +31,7 @@ use crate::bus::BusDevice;
 use crate::lifecycle::Lifecycle;
 use crate::notice::{Notice, NoticeSink};
 use crate::reactor::{Reactor, Readiness, Ready};
+use crate::state::{Parts, StateError, Stateful};
 use crate::vm_clock::{VmClock, VmTimer};
 
 /// The ids that drivers know it by.
@@ -111,17 +112,6 @@ impl I6300esb {
             Err(never) => match never {},
         }
     }
-
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn save(&self) -> I6300esbState {
-        *lock(&self.chip.state)
-    }
-
-    /// Goes on from a snapshot, once the machine does.
-    pub fn load(&self, saved: I6300esbState) {
-        self.chip.change(|state, _| *state = saved);
-    }
 }
 
 impl Chip {
@@ -167,6 +157,23 @@ impl BusDevice for Chip {
 
     fn write(&self, offset: u64, data: &[u8]) {
         self.change(|state, now| state.write(offset, data, now));
+    }
+}
+
+impl Stateful for I6300esb {
+    type State = I6300esbState;
+
+    fn save(&self) -> I6300esbState {
+        *lock(&self.chip.state)
+    }
+
+    fn load(&self, state: I6300esbState) -> Result<(), StateError> {
+        self.chip.change(|own, _| *own = state);
+        Ok(())
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        vec![("config", &self.core)]
     }
 }
 

@@ -11,11 +11,14 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::config::ConfigSpace;
 use super::regs;
 use crate::bus::BusDevice;
 use crate::irq::{IrqError, MsiController, MsiMessage, MsiVector};
 use crate::repeats::Repeats;
+use crate::state::{SavedState, StateError, Stateful};
 
 /// The most vectors a function can have.
 pub const MAX_VECTORS: u16 = 2048;
@@ -34,6 +37,35 @@ struct Vector {
     /// Enabled, and masked neither by itself nor with all.
     open: AtomicBool,
     pending: AtomicBool,
+}
+
+/// One vector of a table, and what a snapshot keeps of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VectorState {
+    /// Where the message goes.
+    pub address: u64,
+    /// What it is.
+    pub data: u32,
+    /// Whether the guest has masked it.
+    pub masked: bool,
+    /// Whether it was raised behind a mask.
+    pub pending: bool,
+}
+
+/// What a snapshot keeps of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MsixState {
+    /// Whether the guest uses it.
+    pub enabled: bool,
+    /// Whether all vectors are masked.
+    pub masked: bool,
+    /// The vectors.
+    pub vectors: Vec<VectorState>,
+}
+
+impl SavedState for MsixState {
+    const KIND: &'static str = "msix";
+    const VERSION: u32 = 1;
 }
 
 struct Table {
@@ -125,7 +157,7 @@ impl Msix {
             self.enabled.store(enabled, Ordering::SeqCst);
         }
         for index in 0..self.vectors.len() {
-            self.settle(index);
+            self.settle_vector(index);
         }
     }
 
@@ -167,12 +199,12 @@ impl Msix {
         }
         for (index, vector) in self.vectors.iter().enumerate() {
             vector.pending.store(false, Ordering::SeqCst);
-            self.settle(index);
+            self.settle_vector(index);
         }
     }
 
     /// Brings one vector in line with the table.
-    fn settle(&self, index: usize) {
+    fn settle_vector(&self, index: usize) {
         let Some(vector) = self.vectors.get(index) else {
             return;
         };
@@ -239,6 +271,65 @@ impl Table {
     }
 }
 
+impl Stateful for Msix {
+    type State = MsixState;
+
+    fn save(&self) -> MsixState {
+        let table = self.lock();
+        let vector = |(&[low, high, data, control], vector): (&Entry, &Vector)| VectorState {
+            address: u64::from(high) << 32 | u64::from(low),
+            data,
+            masked: control & 1 != 0,
+            pending: vector.pending.load(Ordering::SeqCst),
+        };
+        MsixState {
+            enabled: table.enabled,
+            masked: table.masked,
+            vectors: table
+                .entries
+                .iter()
+                .zip(&self.vectors)
+                .map(vector)
+                .collect(),
+        }
+    }
+
+    fn load(&self, state: MsixState) -> Result<(), StateError> {
+        let (here, there) = (self.vectors.len(), state.vectors.len());
+        if here != there {
+            return Err(MsixState::refused(format!(
+                "vectors: {there}, and this function has {here} (vectors=)"
+            )));
+        }
+        {
+            let mut table = self.lock();
+            for (entry, saved) in table.entries.iter_mut().zip(&state.vectors) {
+                *entry = saved.entry();
+            }
+            (table.enabled, table.masked) = (state.enabled, state.masked);
+            self.enabled.store(state.enabled, Ordering::SeqCst);
+        }
+        for (index, (vector, saved)) in self.vectors.iter().zip(&state.vectors).enumerate() {
+            vector.pending.store(saved.pending, Ordering::SeqCst);
+            self.settle_vector(index);
+        }
+        Ok(())
+    }
+}
+
+impl VectorState {
+    fn entry(&self) -> Entry {
+        let [a, b, c, d, high @ ..] = self.address.to_le_bytes();
+        let low = u32::from_le_bytes([a, b, c, d]);
+        [
+            low,
+            u32::from_le_bytes(high),
+            self.data,
+            u32::from(self.masked),
+        ]
+    }
+}
+
 /// Which entry and which dword of it `offset` is in.
 fn dword(offset: u64) -> Option<(usize, usize)> {
     let entry = usize::try_from(offset / ENTRY).ok()?;
@@ -298,12 +389,12 @@ impl BusDevice for Msix {
                 *value = if part == 3 { written & 1 } else { written };
             }
         }
-        self.settle(first);
+        self.settle_vector(first);
         // Eight bytes at an entry's last dword reach into the next.
         if let Some((last, _)) = dword(offset.saturating_add(4)).filter(|_| data.len() == 8)
             && last != first
         {
-            self.settle(last);
+            self.settle_vector(last);
         }
     }
 }
@@ -314,6 +405,7 @@ mod tests {
 
     use super::*;
     use crate::pci::mock::Controller;
+    use crate::state::{AnyStateful, trial};
 
     fn msix(count: u16) -> (Arc<Controller>, Arc<Msix>) {
         let controller = Arc::new(Controller::default());
@@ -384,5 +476,27 @@ mod tests {
                 msix.read(offset, &mut back);
             }
         }
+    }
+
+    #[test]
+    fn a_table_goes_on_where_a_snapshot_was_taken() {
+        let (_, from) = msix(3);
+        program(&from, 0, false);
+        program(&from, 2, true);
+        from.set_control(ENABLE);
+        from.trigger(2);
+        let (controller, to) = msix(3);
+        trial::carry(&*from, &*to);
+        assert_eq!((to.enabled(), pending(&to)), (true, 0b100));
+        to.trigger(0);
+        program(&to, 2, false);
+        assert_eq!((controller.triggered(0), controller.triggered(2)), (1, 1));
+        let tree = from.tree().unwrap();
+        let refused = msix(2).1.restore(&tree).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "state 'msix': vectors: 3, and this function has 2 (vectors=)"
+        );
+        assert!(trial::offend(&*to, &tree, || to.trigger(1)) > 20);
     }
 }

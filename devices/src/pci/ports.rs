@@ -3,11 +3,14 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
+use serde::{Deserialize, Serialize};
+
 use super::address::{Bdf, SlotAddress};
 use super::config::EXTENDED;
 use super::host::PciHost;
 use crate::bus::BusDevice;
 use crate::lifecycle::Lifecycle;
+use crate::state::{SavedState, StateError, Stateful};
 
 /// Where [`ConfigPorts`] are mapped.
 pub const PORTS_BASE: u64 = 0xcf8;
@@ -53,6 +56,32 @@ impl ConfigPorts {
         let low = u8::try_from(low & 3).unwrap_or(0);
         let register = register | low;
         Some((bdf, u16::from(register), 4 - usize::from(register & 3)))
+    }
+}
+
+/// What a snapshot keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigPortsState {
+    /// What 0xcf8 holds.
+    pub address: u32,
+}
+
+impl SavedState for ConfigPortsState {
+    const KIND: &'static str = "pci-config-ports";
+    const VERSION: u32 = 1;
+}
+
+impl Stateful for ConfigPorts {
+    type State = ConfigPortsState;
+
+    fn save(&self) -> ConfigPortsState {
+        let address = self.address.load(Ordering::Acquire);
+        ConfigPortsState { address }
+    }
+
+    fn load(&self, state: ConfigPortsState) -> Result<(), StateError> {
+        self.address.store(state.address, Ordering::Release);
+        Ok(())
     }
 }
 

@@ -13,6 +13,7 @@ use crate::bus::BusDevice;
 use crate::legacy::Pvpanic;
 use crate::lifecycle::Lifecycle;
 use crate::notice::NoticeSink;
+use crate::state::{Empty, NothingToSave, Parts, StateError, Stateful};
 
 /// The ids that drivers know it by.
 const VENDOR: u16 = 0x1b36;
@@ -74,6 +75,26 @@ impl BusDevice for Port {
         if offset == 0 {
             self.0.write(0, data);
         }
+    }
+}
+
+impl NothingToSave for PvpanicPci {
+    const KIND: &'static str = "pvpanic-pci";
+}
+
+impl Stateful for PvpanicPci {
+    type State = Empty<Self>;
+
+    fn save(&self) -> Empty<Self> {
+        Empty::default()
+    }
+
+    fn load(&self, _state: Empty<Self>) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        vec![("config", &self.0)]
     }
 }
 

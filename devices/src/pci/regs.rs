@@ -1,6 +1,17 @@
 //! Names for the registers of configuration space (PCI Local Bus 3.0, chapter 6; PCI Express
 //! Base 5.0, chapter 7). Offsets are in bytes.
 
+use std::ops::Range;
+
+/// What says which function this is: bytes that are the same in two functions with the same
+/// registers, whatever their guests do.
+pub const FIXED: [(Range<usize>, &str); 4] = [
+    (0x00..0x04, "vendor and device"),
+    (0x08..0x0c, "revision and class"),
+    (0x0e..0x0f, "header type"),
+    (0x34..0x35, "first capability"),
+];
+
 /// Vendor id, 16 bits.
 pub const VENDOR: u16 = 0x00;
 /// Device id, 16 bits.

@@ -12,6 +12,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::address::SlotAddress;
 use super::bridge::{self, Bridge, BusNumbers};
 use super::bus::{BusKind, PciBus};
@@ -27,6 +29,7 @@ use super::slot::{Event, Phase, SlotRegisters};
 use crate::irq::{IrqLine, MsiController, drive};
 use crate::lifecycle::Lifecycle;
 use crate::notice::{Notice, NoticeSink};
+use crate::state::{Parts, SavedState, StateError, Stateful};
 
 /// The ids of a generic root port, as drivers and tools know it.
 pub const VENDOR: u16 = 0x1b36;
@@ -50,6 +53,20 @@ pub struct RootPortSpec {
     pub msi: Arc<dyn MsiController>,
     /// Where finished unplugs are reported.
     pub notices: NoticeSink,
+}
+
+/// What a snapshot keeps beside configuration space. The card is its own to save.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootPortState {
+    /// Where the slot stands.
+    pub phase: Phase,
+    /// Whether an event waits that the guest was interrupted for.
+    pub interrupt: bool,
+}
+
+impl SavedState for RootPortState {
+    const KIND: &'static str = "pcie-root-port";
+    const VERSION: u32 = 1;
 }
 
 /// The port.
@@ -197,6 +214,41 @@ impl RootPort {
     fn remember_numbers(&self) {
         let numbers = self.core.config().load32(regs::PRIMARY_BUS);
         self.numbers.store(numbers, Ordering::Release);
+    }
+}
+
+impl Stateful for RootPort {
+    type State = RootPortState;
+
+    fn save(&self) -> RootPortState {
+        RootPortState {
+            interrupt: *self.asserted.lock().unwrap_or_else(PoisonError::into_inner),
+            phase: self.phase(),
+        }
+    }
+
+    fn load(&self, state: RootPortState) -> Result<(), StateError> {
+        let is_empty = self.bus.is_empty();
+        if is_empty != (state.phase == Phase::Empty) {
+            let holds = if is_empty { "no card" } else { "a card" };
+            return Err(RootPortState::refused(format!(
+                "phase: {:?}, and the slot '{}' holds {holds}",
+                state.phase,
+                self.core.id()
+            )));
+        }
+        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = state.phase;
+        *self.asserted.lock().unwrap_or_else(PoisonError::into_inner) = state.interrupt;
+        Ok(())
+    }
+
+    fn parts(&self) -> Parts<'_> {
+        vec![("config", &self.core)]
+    }
+
+    fn settle(&self) {
+        self.remember_numbers();
+        self.show(false);
     }
 }
 

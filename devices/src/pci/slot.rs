@@ -21,6 +21,8 @@
 //! removal are pciehp's own, for a human to change their mind; the only native event that cuts
 //! them short is a surprise removal, which makes drivers fail their outstanding writes.
 
+use serde::{Deserialize, Serialize};
+
 use super::config::ConfigSpace;
 use super::express::{
     BUTTON_PRESSED, HOT_PLUG_INTERRUPT, INDICATOR_BLINK, INDICATOR_OFF, INDICATOR_ON, LINK_ACTIVE,
@@ -29,7 +31,8 @@ use super::express::{
 };
 
 /// Where a slot stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Phase {
     /// No card.
     Empty,

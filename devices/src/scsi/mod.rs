@@ -16,6 +16,7 @@ mod blocks;
 mod command;
 mod optical;
 pub mod sense;
+pub mod state;
 #[cfg(test)]
 mod tests;
 pub mod unit;

@@ -1,5 +1,7 @@
 //! What only CD drives answer (MMC-6). Pure.
 
+use serde::{Deserialize, Serialize};
+
 use super::sense::Sense;
 
 /// The track behind the last one.
@@ -73,14 +75,14 @@ pub(super) fn configuration(blocks: Option<u64>) -> Vec<u8> {
 }
 
 /// What has happened to the tray since the guest last asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct TrayNews {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrayNews {
     /// Somebody outside wants the medium back.
-    pub(super) eject_wanted: bool,
+    pub eject_wanted: bool,
     /// A medium came.
-    pub(super) arrived: bool,
+    pub arrived: bool,
     /// The medium went.
-    pub(super) left: bool,
+    pub left: bool,
 }
 
 /// GET EVENT STATUS NOTIFICATION, for the class of media only.

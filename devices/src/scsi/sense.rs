@@ -1,10 +1,12 @@
 //! Why a command was not done (SPC-4, 4.5).
 
+use serde::{Deserialize, Serialize};
+
 /// The length of sense bytes in the fixed format.
 pub const LEN: usize = 18;
 
 /// A sense key with what qualifies it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sense {
     /// The sense key.
     pub key: u8,

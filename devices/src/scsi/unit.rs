@@ -122,12 +122,12 @@ impl From<Sense> for Stop {
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     medium: Option<Root>,
-    attention: Option<Sense>,
-    open: bool,
-    locked: bool,
-    news: TrayNews,
+    pub(super) attention: Option<Sense>,
+    pub(super) open: bool,
+    pub(super) locked: bool,
+    pub(super) news: TrayNews,
 }
 
 /// A logical unit.
@@ -296,7 +296,7 @@ impl ScsiUnit {
         state.attention = Some(Sense::POWER_ON);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

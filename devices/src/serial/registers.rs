@@ -17,7 +17,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::lifecycle::SavedState;
+use crate::state::SavedState;
 
 /// Bytes in each FIFO.
 pub const FIFO: usize = 16;

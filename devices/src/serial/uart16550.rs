@@ -8,6 +8,7 @@ use crate::bus::BusDevice;
 use crate::chardev::{Chardev, ChardevError, ChardevLease, Frontend};
 use crate::irq::IrqLine;
 use crate::lifecycle::Lifecycle;
+use crate::state::{StateError, Stateful};
 
 /// Ports the chip occupies.
 pub const PORTS: u64 = 8;
@@ -83,21 +84,23 @@ impl Uart16550 {
         Ok(())
     }
 
-    /// What a snapshot keeps. Called while paused.
-    #[must_use]
-    pub fn save(&self) -> UartState {
+    fn chip(&self) -> MutexGuard<'_, Chip> {
+        self.chip.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stateful for Uart16550 {
+    type State = UartState;
+
+    fn save(&self) -> UartState {
         self.chip().registers.save()
     }
 
-    /// Goes back to a saved state. Called while paused or before the start.
-    pub fn load(&self, state: &UartState) {
+    fn load(&self, state: UartState) -> Result<(), StateError> {
         let mut chip = self.chip();
-        chip.registers = Registers::load(state);
+        chip.registers = Registers::load(&state);
         self.irq.set(chip.registers.interrupt());
-    }
-
-    fn chip(&self) -> MutexGuard<'_, Chip> {
-        self.chip.lock().unwrap_or_else(PoisonError::into_inner)
+        Ok(())
     }
 }
 
@@ -321,7 +324,7 @@ mod tests {
         peer.write_all(b"x").unwrap();
         assert_eq!(uart.save().received, b"");
         let (copy, _) = self::uart();
-        copy.load(&uart.save());
+        copy.load(uart.save()).unwrap();
         assert_eq!(peek(&copy, 7), 0x5a);
         copy.reset();
         assert_eq!(peek(&copy, 7), 0);

@@ -20,8 +20,9 @@ use serde::{Deserialize, Serialize};
 
 use super::emulator::{HEADER, TpmEmulator, TpmError};
 use crate::bus::BusDevice;
-use crate::lifecycle::{Lifecycle, SavedState};
+use crate::lifecycle::Lifecycle;
 use crate::reactor::{Reactor, Readiness, Ready, Registration};
+use crate::state::{SavedState, StateError, Stateful};
 
 /// Where it is.
 pub const BASE: u64 = 0xfed4_0000;
@@ -129,21 +130,6 @@ impl TpmCrb {
         })?;
         *lock(&chip.registration) = Some(registration);
         Ok(chip)
-    }
-
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn save(&self) -> TpmCrbState {
-        lock(&self.state).clone()
-    }
-
-    /// Goes on from a snapshot; a command that was under way has failed.
-    pub fn load(&self, mut saved: TpmCrbState) {
-        saved.buffer.resize(ROOM, 0);
-        *lock(&self.state) = saved;
-        if lock(&self.state).busy {
-            self.finish(&FAILURE, false);
-        }
     }
 
     fn start(&self) {
@@ -304,6 +290,30 @@ impl BusDevice for TpmCrb {
                 *to = *from;
             }
         }
+    }
+}
+
+impl Stateful for TpmCrb {
+    type State = TpmCrbState;
+
+    fn save(&self) -> TpmCrbState {
+        lock(&self.state).clone()
+    }
+
+    fn load(&self, state: TpmCrbState) -> Result<(), StateError> {
+        if state.buffer.len() != ROOM {
+            return Err(TpmCrbState::refused(format!(
+                "buffer: {} bytes, and there are {ROOM}",
+                state.buffer.len()
+            )));
+        }
+        let busy = state.busy;
+        *lock(&self.state) = state;
+        // Whoever has the command that was under way does not answer here.
+        if busy {
+            self.finish(&FAILURE, false);
+        }
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use super::*;
 use crate::bus::BusDevice;
 use crate::lifecycle::Lifecycle;
 use crate::reactor::Reactor;
+use crate::state::Stateful;
 
 /// Commands of the control channel, as they came.
 type Heard = Vec<u32>;

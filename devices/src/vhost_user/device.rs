@@ -16,6 +16,7 @@ use virtio_queue::QueueState;
 
 use super::front::{VhostUser, Watcher};
 use crate::reactor::Reactor;
+use crate::state::{Empty, NothingToSave, StateError, Stateful};
 use crate::vhost::ServedQueues;
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 
@@ -137,6 +138,23 @@ impl Watcher for VhostUserDevice {
         if let (Kind::Blk { .. }, Some(driver)) = (&self.spec.kind, self.driver.get()) {
             driver.config_changed();
         }
+    }
+}
+
+impl NothingToSave for VhostUserDevice {
+    const KIND: &'static str = "vhost-user";
+}
+
+/// All but the negotiation is its back end's.
+impl Stateful for VhostUserDevice {
+    type State = Empty<Self>;
+
+    fn save(&self) -> Empty<Self> {
+        Empty::default()
+    }
+
+    fn load(&self, _state: Empty<Self>) -> Result<(), StateError> {
+        Ok(())
     }
 }
 

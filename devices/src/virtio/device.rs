@@ -9,6 +9,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use crate::irq::Interrupt;
 use crate::memory::GuestMem;
+use crate::state::AnyStateful;
 
 /// A queue that the driver has enabled, handed to the device to own until it is stopped.
 pub struct ActiveQueue {
@@ -49,7 +50,7 @@ pub trait DriverNotifier: Send + Sync {
 /// started queue stopped before `reset` or drop. The device promises: `stop_queue` returns when
 /// the queue's last request is finished and guest memory is no longer touched; no method panics,
 /// whatever the driver wrote.
-pub trait VirtioDevice: Send + Sync {
+pub trait VirtioDevice: AnyStateful + Send + Sync {
     /// The virtio device type (virtio 1.2, section 5), such as 2 for a block device.
     fn device_type(&self) -> u16;
 

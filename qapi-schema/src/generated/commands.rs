@@ -59,6 +59,8 @@ pub enum Module {
     Ui,
     /// Plugging devices in and out.
     Qdev,
+    /// What is inside of devices.
+    Inspect,
     /// What a guest says of CPUs and memory that come and go.
     Acpi,
     /// NUMA.
@@ -1340,5 +1342,15 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         success_response: true,
         fds: 0usize,
         features: &["unstable"],
+    },
+    crate::CommandSpec {
+        number: 127usize,
+        name: "x-inspect",
+        module: Module::Inspect,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &["unstable", "read-only"],
     },
 ];

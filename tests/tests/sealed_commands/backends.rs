@@ -220,6 +220,7 @@ pub(super) fn life() -> Vec<Row> {
     let mut rows: Vec<Row> = commands.map(|command| row(command, json!({}))).into();
     rows.extend([
         row("qom-list", json!({"path": "/machine/peripheral"})),
+        row("x-inspect", json!({"path": "/machine/unattached/rtc"})),
         row("qom-list-properties", json!({"typename": "virtio-blk-pci"})),
         row(
             "qom-set",

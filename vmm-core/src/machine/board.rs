@@ -18,16 +18,39 @@ use devices::pci::intx::Wire;
 use devices::pci::{ConfigPorts, PciHost, ports};
 use devices::serial::Uart16550;
 use devices::serial::uart16550::{COM, PORTS};
+use devices::state::AnyStateful;
 use devices::tpm::{self, TpmCrb};
 use devices::vm_clock::VmClock;
+
+use indexmap::IndexMap;
 
 use super::MachineError;
 use super::acpi::SerialPort;
 use super::wiring::Wiring;
 use crate::kvm::Buses;
 
+/// What the panic notifier is called among the fixtures.
+pub const PVPANIC: &str = "pvpanic";
+/// What the TPM is called there.
+pub const TPM: &str = "tpm-crb";
+/// What the place where a guest tells of its VMCOREINFO is called there.
+pub const VMCOREINFO: &str = "vmcoreinfo";
+/// What the place where firmware tells of the machine's generation is called there.
+pub const VMGENID: &str = "vmgenid";
+
+/// What a serial port is called there.
+#[must_use]
+pub fn serial_name(index: usize) -> String {
+    format!("serial{index}")
+}
+
 /// The GSI of the system control interrupt.
 pub const SCI: u8 = 9;
+
+/// A device that is soldered on.
+pub trait Fixture: Lifecycle + AnyStateful {}
+
+impl<T: Lifecycle + AnyStateful> Fixture for T {}
 
 /// A serial port to be there.
 #[derive(Clone)]
@@ -59,7 +82,8 @@ pub struct Board {
     buses: Buses,
     /// The first port of each.
     mapped: Vec<u64>,
-    devices: Vec<Arc<dyn Lifecycle>>,
+    /// By what the object tree calls them.
+    fixtures: IndexMap<String, Arc<dyn Fixture>>,
     serials: Vec<SerialPort>,
     /// The wires to the interrupt chips, by GSI: COM1 and COM3 share one, as do COM2 and COM4. A
     /// wire also spares the chips, and us a system call, what does not change its level; a console
@@ -91,7 +115,7 @@ impl Board {
         let mut board = Self {
             buses: buses.clone(),
             mapped: Vec::new(),
-            devices: Vec::new(),
+            fixtures: IndexMap::new(),
             serials: Vec::new(),
             wires: BTreeMap::new(),
             pm: AcpiPm::new(spec.clock.since_now(), sci, notices.clone()),
@@ -105,7 +129,7 @@ impl Board {
         };
         board.add_pci(pci, notices)?;
         board.add_legacy(notices)?;
-        board.add(fw_cfg::BASE, fw_cfg::LEN, spec.fw_cfg)?;
+        board.add("fw-cfg", fw_cfg::BASE, fw_cfg::LEN, spec.fw_cfg)?;
         for serial in spec.serials {
             board.add_serial(serial, wiring)?;
         }
@@ -133,7 +157,7 @@ impl Board {
         }
         self.map(port, PORTS, Arc::clone(&uart) as _)
             .map_err(|_| MachineError::Serial { index })?;
-        self.devices.push(uart);
+        self.fixtures.insert(serial_name(index), uart);
         self.serials.push(SerialPort {
             index: u8::try_from(index).unwrap_or(0),
             port: u16::try_from(port).unwrap_or(0),
@@ -148,7 +172,7 @@ impl Board {
     /// There is one already.
     pub fn add_pvpanic(&mut self, events: u8) -> Result<(), MachineError> {
         let pvpanic = Arc::new(Pvpanic::new(self.notices.clone(), events));
-        self.add(pvpanic::BASE, 1, pvpanic)?;
+        self.add(PVPANIC, pvpanic::BASE, 1, pvpanic)?;
         self.pvpanic = true;
         Ok(())
     }
@@ -158,12 +182,17 @@ impl Board {
     ///
     /// # Errors
     /// There is such a file already.
-    pub fn add_file<D>(&mut self, name: &str, device: Arc<D>) -> Result<(), MachineError>
+    pub fn add_file<D>(
+        &mut self,
+        fixture: &str,
+        name: &str,
+        device: Arc<D>,
+    ) -> Result<(), MachineError>
     where
-        D: FwCfgLive + Lifecycle + 'static,
+        D: FwCfgLive + Fixture + 'static,
     {
         self.fw_cfg.add_file(name, Arc::clone(&device) as _)?;
-        self.devices.push(device);
+        self.fixtures.insert(fixture.to_owned(), device);
         Ok(())
     }
 
@@ -175,7 +204,7 @@ impl Board {
         self.buses
             .mmio
             .insert(tpm::crb::BASE, tpm::crb::LEN, Arc::clone(&chip) as _)?;
-        self.devices.push(chip);
+        self.fixtures.insert(TPM.to_owned(), chip);
         self.has_tpm = true;
         Ok(())
     }
@@ -216,6 +245,12 @@ impl Board {
         self.memory_hotplug.as_ref()
     }
 
+    /// What is soldered on, by what the object tree calls it, in the order of soldering.
+    pub fn fixtures(&self) -> impl Iterator<Item = (&str, &Arc<dyn Fixture>)> {
+        let all = self.fixtures.iter();
+        all.map(|(name, fixture)| (name.as_str(), fixture))
+    }
+
     /// The power management block.
     #[must_use]
     pub fn pm(&self) -> &Arc<AcpiPm> {
@@ -231,22 +266,28 @@ impl Board {
     fn add_pci(&mut self, pci: &Arc<PciHost>, notices: &NoticeSink) -> Result<(), Overlap> {
         let reset = Arc::new(ResetControl::new(notices.clone()));
         let config = ConfigPorts::new(Arc::clone(pci), Arc::clone(&reset) as _);
-        self.devices.push(reset);
-        self.map(ports::PORTS_BASE, ports::PORTS_LEN, Arc::new(config))
+        self.fixtures.insert("reset-control".to_owned(), reset);
+        let (base, len) = (ports::PORTS_BASE, ports::PORTS_LEN);
+        self.add("pci-config-ports", base, len, Arc::new(config))
     }
 
     fn add_legacy(&mut self, notices: &NoticeSink) -> Result<(), Overlap> {
         let pm = Arc::clone(&self.pm);
-        self.add(acpi_pm::PM_BASE, acpi_pm::PM_LEN, Arc::clone(&pm))?;
+        self.add(
+            "acpi-pm",
+            acpi_pm::PM_BASE,
+            acpi_pm::PM_LEN,
+            Arc::clone(&pm),
+        )?;
         let apm = Arc::new(ApmPorts(pm));
         self.map(acpi_pm::APM_BASE, acpi_pm::APM_LEN, apm)?;
         let rtc = Arc::clone(&self.rtc);
-        self.add(rtc::BASE, rtc::LEN, rtc)?;
-        self.add(post::BASE, 1, Arc::new(PostCode))?;
+        self.add("rtc", rtc::BASE, rtc::LEN, rtc)?;
+        self.add("post-code", post::BASE, 1, Arc::new(PostCode))?;
         let fast = Arc::new(FastReset::new(notices.clone()));
-        self.add(FastReset::PORT, 1, fast)?;
+        self.add("fast-reset", FastReset::PORT, 1, fast)?;
         let keyboard = Arc::new(Keyboard::new(notices.clone()));
-        self.add(Keyboard::DATA, 1, Arc::clone(&keyboard))?;
+        self.add("i8042", Keyboard::DATA, 1, Arc::clone(&keyboard))?;
         let command = Arc::new(KeyboardCommand(keyboard));
         self.map(Keyboard::COMMAND, 1, command)?;
         Ok(())
@@ -256,25 +297,32 @@ impl Board {
         let pm = Arc::clone(&self.pm);
         let registers = Arc::new(CpuHotplug::new(apic_ids, pm, self.notices.clone()));
         self.cpu_hotplug = Some(Arc::clone(&registers));
-        self.add(cpu_hotplug::BASE, cpu_hotplug::LEN, registers)
+        self.add(
+            "acpi-cpu-hotplug",
+            cpu_hotplug::BASE,
+            cpu_hotplug::LEN,
+            registers,
+        )
     }
 
     fn add_memory_hotplug(&mut self, places: u32) -> Result<(), Overlap> {
         let pm = Arc::clone(&self.pm);
         let registers = Arc::new(MemoryHotplug::new(places, pm, self.notices.clone()));
         self.memory_hotplug = Some(Arc::clone(&registers));
-        self.add(memory_hotplug::BASE, memory_hotplug::LEN, registers)
+        let (base, len) = (memory_hotplug::BASE, memory_hotplug::LEN);
+        self.add("acpi-memory-hotplug", base, len, registers)
     }
 
     /// Maps a device with a life at a range of ports.
-    fn add<D: BusDevice + Lifecycle + 'static>(
+    fn add<D: BusDevice + Fixture + 'static>(
         &mut self,
+        name: &str,
         base: u64,
         len: u64,
         device: Arc<D>,
     ) -> Result<(), Overlap> {
         self.map(base, len, Arc::clone(&device) as _)?;
-        self.devices.push(device);
+        self.fixtures.insert(name.to_owned(), device);
         Ok(())
     }
 
@@ -287,15 +335,15 @@ impl Board {
 
 impl Lifecycle for Board {
     fn pause(&self) {
-        self.devices.iter().for_each(|device| device.pause());
+        self.fixtures.values().for_each(|fixture| fixture.pause());
     }
 
     fn resume(&self) {
-        self.devices.iter().for_each(|device| device.resume());
+        self.fixtures.values().for_each(|fixture| fixture.resume());
     }
 
     fn reset(&self) {
-        self.devices.iter().for_each(|device| device.reset());
+        self.fixtures.values().for_each(|fixture| fixture.reset());
     }
 }
 

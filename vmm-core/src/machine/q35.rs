@@ -35,7 +35,7 @@ use self::limits::{check_topology, layout};
 use self::memory::Pluggable;
 use super::acpi::tpm::TpmPlace;
 use super::acpi::{self, AcpiSpec};
-use super::board::{Board, BoardSpec, SCI, SerialSpec};
+use super::board::{self, Board, BoardSpec, SCI, SerialSpec};
 use super::firmware::tables::{self, AcpiFiles};
 use super::firmware::{ChipSpec, Firmware};
 use super::fw_cfg;
@@ -438,7 +438,8 @@ impl Q35 {
     /// There is one already.
     pub fn add_vmcoreinfo(&mut self) -> Result<(), MachineError> {
         let file = Arc::new(Vmcoreinfo::default());
-        self.board.add_file(vmcoreinfo::FILE, file)
+        self.board
+            .add_file(board::VMCOREINFO, vmcoreinfo::FILE, file)
     }
 
     /// Adds a TPM, before [`power_on`](Self::power_on).
@@ -457,7 +458,7 @@ impl Q35 {
     pub fn add_generation(&mut self, generation: Uuid) -> Result<(), MachineError> {
         if self.firmware.is_some() {
             let place = Arc::new(GenerationPlace::default());
-            self.board.add_file(vmgenid::FILE, place)?;
+            self.board.add_file(board::VMGENID, vmgenid::FILE, place)?;
         }
         self.generation = Some(generation);
         Ok(())
@@ -571,6 +572,7 @@ fn port(address: u64) -> u16 {
 }
 
 mod cpus;
+mod fixtures;
 mod limits;
 mod memory;
 #[cfg(test)]

@@ -12,7 +12,7 @@ use qapi_schema::tpm::TpmCrbProperties;
 
 use super::Plug;
 use crate::device_tree::Part;
-use crate::machine::board::SerialSpec;
+use crate::machine::board::{self, SerialSpec, serial_name};
 use crate::resolve::unmet;
 use crate::uuid::{self, Uuid};
 
@@ -49,7 +49,7 @@ pub(super) fn plug_serial(
             chardev,
         })
         .map_err(|error| QmpError::from_error(&error))?;
-    Ok(Part::Board)
+    Ok(Part::Board(serial_name(place)))
 }
 
 pub(super) fn plug_pvpanic(
@@ -70,7 +70,7 @@ pub(super) fn plug_pvpanic(
     board
         .add_pvpanic(options.events.unwrap_or(pvpanic::EVENTS))
         .map_err(|error| QmpError::from_error(&error))?;
-    Ok(Part::Board)
+    Ok(Part::Board(board::PVPANIC.to_owned()))
 }
 
 pub(super) fn plug_tpm(plug: &mut Plug<'_>, options: TpmCrbProperties) -> Result<Part, QmpError> {
@@ -86,7 +86,7 @@ pub(super) fn plug_tpm(plug: &mut Plug<'_>, options: TpmCrbProperties) -> Result
     board
         .add_tpm(chip)
         .map_err(|error| QmpError::from_error(&error))?;
-    Ok(Part::Board)
+    Ok(Part::Board(board::TPM.to_owned()))
 }
 
 pub(super) fn plug_vmcoreinfo(plug: &mut Plug<'_>) -> Result<Part, QmpError> {
@@ -95,7 +95,7 @@ pub(super) fn plug_vmcoreinfo(plug: &mut Plug<'_>) -> Result<Part, QmpError> {
     board
         .add_vmcoreinfo()
         .map_err(|error| QmpError::from_error(&error))?;
-    Ok(Part::Board)
+    Ok(Part::Board(board::VMCOREINFO.to_owned()))
 }
 
 pub(super) fn plug_vmgenid(
@@ -114,7 +114,7 @@ pub(super) fn plug_vmgenid(
     board
         .add_generation(generation)
         .map_err(|error| QmpError::from_error(&error))?;
-    Ok(Part::Board)
+    Ok(Part::Board(board::VMGENID.to_owned()))
 }
 
 fn random_uuid() -> Result<Uuid, QmpError> {

@@ -44,7 +44,7 @@ use crate::qom;
 use crate::vm::Vm;
 
 /// What the object tree calls the virtio device behind a PCI function.
-pub const VIRTIO_CHILD: &str = "virtio-backend";
+pub const VIRTIO_CHILD: &str = devices::virtio::transport::pci::BACKEND;
 
 /// A device on its way into the machine, with what it has claimed so far.
 struct Plug<'a> {
@@ -188,7 +188,7 @@ pub fn request_unplug(vm: &mut Vm, id: &str) -> Result<(), QmpError> {
         .map(|device| (device.part.clone(), device.driver));
     match part {
         None => Err(QmpError::device_not_found(id)),
-        Some((Part::Board, driver)) => Err(QmpError::generic(format!(
+        Some((Part::Board(_), driver)) => Err(QmpError::generic(format!(
             "Device '{id}' of type '{driver}' is part of the board and cannot be unplugged"
         ))),
         Some((Part::Port { console, number }, _)) => {

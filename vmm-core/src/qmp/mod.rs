@@ -14,6 +14,7 @@ mod block_watch;
 mod char;
 mod cpu_models;
 mod fw_cfg_devices;
+mod inspect;
 mod job;
 mod machine;
 mod memory_devices;

@@ -172,7 +172,7 @@ impl Vm {
         Some(&self.devices.find(name)?.part)
     }
 
-    fn object_tree(&self) -> Object {
+    pub(crate) fn object_tree(&self) -> Object {
         let (peripheral, nameless) = self.devices.trees();
         let chardevs =
             self.chardevs
@@ -188,7 +188,7 @@ impl Vm {
             .with_child(
                 "machine",
                 self.machine
-                    .shown(&self.soldered_cpus())
+                    .shown(&self.soldered_cpus(), &self.devices.fixtures())
                     .with_child("peripheral", peripheral)
                     .with_child("peripheral-anon", nameless),
             )

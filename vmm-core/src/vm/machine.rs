@@ -122,8 +122,9 @@ impl VmMachine {
         q35.vcpus().iter().map(view).collect()
     }
 
-    /// `/machine` of the object tree, without what is plugged in: of its vCPUs those of `cpus`.
-    pub fn shown(&self, cpus: &[u32]) -> Object {
+    /// `/machine` of the object tree, without what is plugged in: of its vCPUs those of `cpus`, of
+    /// its fixtures those that are not `taken` by devices.
+    pub fn shown(&self, cpus: &[u32], taken: &[&str]) -> Object {
         let model = match self {
             Self::None => &none::TYPE,
             Self::Q35(_) => &q35::TYPE,
@@ -134,6 +135,16 @@ impl VmMachine {
                 let shown = plug::cpu::picture(Object::new(self.cpu_type()), self.cpu_model());
                 container.with_child(cpu_name(*index), shown)
             });
+        let fixtures = match self {
+            Self::None => Vec::new(),
+            Self::Q35(q35) => q35.fixtures(),
+        };
+        let free = fixtures
+            .into_iter()
+            .filter(|(name, _)| !taken.contains(&name.as_str()));
+        let unattached = free.fold(unattached, |container, (name, fixture)| {
+            container.with_child(name, Object::new(fixture.kind()))
+        });
         Object::new(model.qom_type).with_child("unattached", unattached)
     }
 

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use monitor::Call;
 use qapi_schema::{
     Module, QmpError, Reply, acpi, balloon, block_bitmaps, block_core, block_create, block_graph,
-    block_stats, block_throttle, block_watch, char, drivers, fw_cfg_devices, input, job, machine,
-    memory_devices, migration, misc, net, numa, open_hook, pci, qdev, qom, run_state, sandbox,
-    scsi, tpm, transaction, ui, watchdog,
+    block_stats, block_throttle, block_watch, char, drivers, fw_cfg_devices, input, inspect, job,
+    machine, memory_devices, migration, misc, net, numa, open_hook, pci, qdev, qom, run_state,
+    sandbox, scsi, tpm, transaction, ui, watchdog,
 };
 
 use serde_json::Value;
@@ -116,6 +116,7 @@ impl Vm {
             Module::BlockWatch => block_watch::dispatch(self, name, call, arguments),
             Module::Char => char::dispatch(self, name, call, arguments),
             Module::FwCfgDevices => fw_cfg_devices::dispatch(self, name, call, arguments),
+            Module::Inspect => inspect::dispatch(self, name, call, arguments),
             Module::Job => job::dispatch(self, name, call, arguments),
             Module::Machine => machine::dispatch(self, name, call, arguments),
             Module::MemoryDevices => memory_devices::dispatch(self, name, call, arguments),

@@ -101,6 +101,9 @@ pub mod ui;
 /// Plugging devices in and out.
 pub mod qdev;
 
+/// What is inside of devices.
+pub mod inspect;
+
 /// What a guest says of CPUs and memory that come and go.
 pub mod acpi;
 

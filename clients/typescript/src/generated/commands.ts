@@ -69,6 +69,7 @@ import type {
   HumanMonitorCommandArguments,
   IOThreadInfo,
   InputSendEventArguments,
+  InspectedState,
   JobCancelArguments,
   JobCompleteArguments,
   JobDismissArguments,
@@ -128,6 +129,7 @@ import type {
   WatchdogSetActionArguments,
   XBlockdevSetIothreadArguments,
   XDbgBlockGraph,
+  XInspectArguments,
 } from "./types.js";
 
 /** A method for each command. */
@@ -1077,6 +1079,19 @@ export abstract class Commands extends Caller {
   /** Asks the guest to let a device go. It is gone when DEVICE_DELETED comes. */
   deviceDel(args: DeviceDelArguments): Promise<void> {
     return this.run("device_del", args);
+  }
+
+  /**
+   * Shows the state of a device, of a part of it, or of something on the board.
+   *
+   * While the machine runs, each part is looked at by itself: what it says fits together, two
+   * parts may speak of two moments, and where a queue stands is not said while it is being served
+   * ("running"). Of a machine that is stopped all is there.
+   *
+   * @returns Its state and that of its parts.
+   */
+  xInspect(args: XInspectArguments): Promise<InspectedState> {
+    return this.run("x-inspect", args);
   }
 
   /**

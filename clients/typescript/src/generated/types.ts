@@ -5669,6 +5669,35 @@ export interface DeviceUnplugGuestErrorData {
   path: string;
 }
 
+/**
+ * What the guest could tell of a device: registers, indices, what its driver negotiated. It is
+ * what a snapshot would keep, and nothing of the device's options or of the host.
+ */
+export interface InspectedState {
+  /** Where it is, for this command; that of a part is its device's and its own name. */
+  path: string;
+  /** What kind of device or part it is. */
+  kind: string;
+  /** The version of the layout of `state`. */
+  version: number;
+  /** Its own state, by names that belong to `kind` and `version`. */
+  state: unknown;
+  /**
+   * What it is made of, such as a PCI function's configuration space ("config"), its MSI-X table
+   * ("msix"), or the device behind a virtio transport ("virtio-backend").
+   */
+  parts: InspectedState[];
+}
+
+/** Arguments of command `x-inspect`. */
+export interface XInspectArguments {
+  /**
+   * The device's id, or a path in the object tree as qom-list shows it; either may be followed by
+   * the names of parts.
+   */
+  path: string;
+}
+
 /** What is plugged in. */
 export type ACPISlotType =
   /** Memory. */

@@ -26,8 +26,9 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace, GuestMemoryBackend};
 pub use contents::{FwCfgError, FwCfgFile, FwCfgKernel, FwCfgLive, FwCfgSpec};
 
 use crate::bus::BusDevice;
-use crate::lifecycle::{Lifecycle, SavedState};
+use crate::lifecycle::Lifecycle;
 use crate::memory::{GuestMem, GuestMemView};
+use crate::state::{SavedState, StateError, Stateful};
 use contents::{Contents, Item};
 
 /// Where the ports are.
@@ -128,17 +129,6 @@ impl FwCfg {
     fn with_item<T>(&self, act: impl FnOnce(&mut FwCfgState, &Contents) -> T) -> T {
         let contents = self.contents.read().unwrap_or_else(PoisonError::into_inner);
         act(&mut self.lock(), &contents)
-    }
-
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn save(&self) -> FwCfgState {
-        *self.lock()
-    }
-
-    /// Goes on from a snapshot.
-    pub fn load(&self, saved: FwCfgState) {
-        *self.lock() = saved;
     }
 
     fn lock(&self) -> MutexGuard<'_, FwCfgState> {
@@ -253,6 +243,19 @@ fn copy_in(item: &Item, range: (u32, u32, u64), memory: &GuestMemView) -> Option
         item.write(offset, piece).then_some(())?;
     }
     Some(())
+}
+
+impl Stateful for FwCfg {
+    type State = FwCfgState;
+
+    fn save(&self) -> FwCfgState {
+        *self.lock()
+    }
+
+    fn load(&self, state: FwCfgState) -> Result<(), StateError> {
+        *self.lock() = state;
+        Ok(())
+    }
 }
 
 impl Lifecycle for FwCfg {

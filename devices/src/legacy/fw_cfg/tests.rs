@@ -126,7 +126,7 @@ fn nothing_of_the_hosts_can_be_written() {
 fn a_snapshot_keeps_how_far_a_guest_has_read_and_a_reset_does_not() {
     let (from, to) = (device(), device());
     assert_eq!(&read::<2>(&from, 0x20), b"he");
-    to.load(from.save());
+    to.load(from.save()).unwrap();
     let mut byte = [0];
     to.read(LAST_OF_DATA, &mut byte);
     assert_eq!(&byte, b"l");

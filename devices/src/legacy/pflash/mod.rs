@@ -25,7 +25,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::bus::BusDevice;
-use crate::lifecycle::{Lifecycle, SavedState};
+use crate::lifecycle::Lifecycle;
+use crate::state::{SavedState, StateError, Stateful};
 
 /// Bytes of a block: what is erased at once.
 pub const BLOCK: u64 = 4096;
@@ -131,20 +132,6 @@ impl<A: FlashArray> Pflash<A> {
         &self.array
     }
 
-    /// What a snapshot keeps; all that was programmed is on its way to the storage.
-    pub fn save(&self) -> PflashState {
-        let mut state = self.lock();
-        self.hand_over(&mut state);
-        state.clone()
-    }
-
-    /// Goes on from a snapshot.
-    pub fn load(&self, saved: PflashState) {
-        let mut state = self.lock();
-        *state = saved;
-        self.array.show(state.mode == Mode::Array);
-    }
-
     fn lock(&self) -> MutexGuard<'_, PflashState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -226,6 +213,29 @@ impl<A: FlashArray> Pflash<A> {
     fn done(&self, state: &mut PflashState) {
         state.status |= READY;
         self.enter(state, Mode::Status);
+    }
+}
+
+impl<A: FlashArray> Stateful for Pflash<A> {
+    type State = PflashState;
+
+    fn save(&self) -> PflashState {
+        self.lock().clone()
+    }
+
+    fn load(&self, state: PflashState) -> Result<(), StateError> {
+        let len = self.array.len();
+        if let Some(range) = &state.unstored
+            && (range.start > range.end || range.end > len)
+        {
+            return Err(PflashState::refused(format!(
+                "unstored: {range:?}, and the array has {len} bytes"
+            )));
+        }
+        let mut own = self.lock();
+        *own = state;
+        self.array.show(own.mode == Mode::Array);
+        Ok(())
     }
 }
 

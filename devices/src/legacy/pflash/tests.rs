@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use proptest::prelude::*;
 
 use super::*;
+use crate::state::trial;
 
 fn index(offset: u64) -> usize {
     usize::try_from(offset).unwrap()
@@ -187,4 +188,24 @@ proptest! {
         prop_assert_eq!(&*chip.array.bytes.lock().unwrap(), &*chip.array.stored.lock().unwrap());
         prop_assert!(chip.array.shown.load(Ordering::SeqCst));
     }
+}
+
+#[test]
+fn a_chip_goes_on_where_a_snapshot_was_taken_and_no_state_breaks_it() {
+    let (from, to) = (
+        Pflash::new(Memory::new(true)),
+        Pflash::new(Memory::new(true)),
+    );
+    from.write(0x100, &[0x40]);
+    from.write(0x100, &[7]);
+    let tree = trial::carry(&from, &to);
+    assert_eq!(tree.state["mode"], "Status");
+    assert!(!to.array.shown.load(Ordering::SeqCst));
+    let alive = || {
+        for byte in [0xe8, 1, 2, 0xff] {
+            to.write(4 * BLOCK - 1, &[byte]);
+            let _ = read(&to, 4 * BLOCK - 1);
+        }
+    };
+    assert!(trial::offend(&to, &tree, alive) > 10);
 }

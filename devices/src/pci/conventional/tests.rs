@@ -10,12 +10,27 @@ use crate::pci::host::{PciHost, PciHostSpec};
 use crate::pci::mock::{Controller, Level, notices};
 use crate::pci::root_port::{RootPort, RootPortSpec};
 use crate::pci::setup::{self, SetupSpec};
+use crate::state::{Empty, NothingToSave};
 
 /// A card that remembers its wire, and how often it was reset.
 struct Card {
     core: PciCore,
     line: Mutex<Option<Arc<dyn IrqLine>>>,
     resets: AtomicU32,
+}
+
+impl NothingToSave for Card {
+    const KIND: &'static str = "card";
+}
+
+impl Stateful for Card {
+    type State = Empty<Self>;
+    fn save(&self) -> Empty<Self> {
+        Empty::default()
+    }
+    fn load(&self, _state: Empty<Self>) -> Result<(), StateError> {
+        Ok(())
+    }
 }
 
 impl Lifecycle for Card {

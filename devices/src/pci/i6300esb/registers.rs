@@ -73,7 +73,7 @@ pub struct I6300esbState {
     deadline: Option<Instant>,
 }
 
-impl crate::lifecycle::SavedState for I6300esbState {
+impl crate::state::SavedState for I6300esbState {
     const KIND: &'static str = "i6300esb";
     const VERSION: u32 = 1;
 }

@@ -162,7 +162,7 @@ fn time_in_which_the_machine_is_paused_does_not_count() {
     let saved = bench.watchdog.save();
     let other = Bench::new();
     other.watchdog.pause();
-    other.watchdog.load(saved);
+    other.watchdog.load(saved).unwrap();
     for bench in [bench, other] {
         bench.watchdog.resume();
         bench.wait(Duration::from_millis(900));

@@ -12,9 +12,24 @@ use crate::pci::express::{
 use crate::pci::host::{PciHost, PciHostSpec};
 use crate::pci::mock::{Controller, lines, notices};
 use crate::pci::setup::{self, SetupSpec};
+use crate::state::{AnyStateful, Empty, NothingToSave, trial};
 use proptest::prelude::*;
 
 struct Card(PciCore);
+impl NothingToSave for Card {
+    const KIND: &'static str = "card";
+}
+
+impl Stateful for Card {
+    type State = Empty<Self>;
+    fn save(&self) -> Empty<Self> {
+        Empty::default()
+    }
+    fn load(&self, _state: Empty<Self>) -> Result<(), StateError> {
+        Ok(())
+    }
+}
+
 impl Lifecycle for Card {}
 impl PciFunction for Card {
     fn id(&self) -> &str {
@@ -319,4 +334,35 @@ proptest! {
         let mut end = [0; 8];
         bench.port.config_read(u16::try_from(EXTENDED).unwrap() - 1, &mut end);
     }
+}
+
+#[test]
+fn a_port_goes_on_where_a_snapshot_was_taken() {
+    let bench = || {
+        let bench = Bench::new();
+        bench.host.plug(Some("p1"), None, card("c1")).unwrap();
+        bench.start()
+    };
+    let from = bench();
+    from.pciehp_probe();
+    from.host.request_unplug("c1").unwrap();
+    let to = bench();
+    let tree = trial::carry(&*from.port, &*to.port);
+    assert_eq!(tree.state["phase"], "asked");
+    assert_eq!(to.port.numbers(), from.port.numbers());
+    assert_eq!(to.controller.sent(), 0, "the guest has heard of it");
+    to.write(
+        SLOT_CONTROL,
+        to.read(SLOT_CONTROL) & !POWER_INDICATOR | INDICATOR_OFF,
+    );
+    assert_eq!(to.port.phase(), Phase::Empty);
+    let alive = || {
+        let _ = (from.read(SLOT_STATUS), from.port.windows());
+    };
+    assert!(trial::offend(&*from.port, &tree, alive) > 10);
+    let refused = Bench::new().start().port.restore(&tree).unwrap_err();
+    assert_eq!(
+        refused.to_string(),
+        "state 'pcie-root-port': phase: Asked, and the slot 'p1' holds no card"
+    );
 }

@@ -12,11 +12,11 @@ use virtio_queue::QueueState;
 
 use super::pages;
 use super::stats::{ANSWER, GuestStats};
-use crate::lifecycle::SavedState;
 use crate::memory::{GuestMemView, Reclaim};
 use crate::notice::{Notice, NoticeSink};
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
+use crate::state::{SavedState, StateError, Stateful};
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 use crate::virtio::ring::{Broken, Chain, Ring, Slot};
 use crate::vm_clock::{VmClock, VmTimer};
@@ -158,21 +158,6 @@ impl VirtioBalloon {
     pub fn set_polling_interval(&self, seconds: u32) -> std::io::Result<()> {
         self.interval.store(seconds, Ordering::Release);
         self.await_next()
-    }
-
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn save(&self) -> BalloonState {
-        BalloonState {
-            target: self.target.load(Ordering::Acquire),
-            actual: self.actual(),
-        }
-    }
-
-    /// Takes back what a snapshot kept. No queue runs.
-    pub fn load(&self, state: BalloonState) {
-        self.target.store(state.target, Ordering::Release);
-        self.actual.store(state.actual, Ordering::Release);
     }
 
     fn queues(&self) -> usize {
@@ -362,6 +347,23 @@ impl Ready for Poll {
         if let Some(balloon) = self.0.upgrade() {
             balloon.poll();
         }
+    }
+}
+
+impl Stateful for VirtioBalloon {
+    type State = BalloonState;
+
+    fn save(&self) -> BalloonState {
+        BalloonState {
+            target: self.target.load(Ordering::Acquire),
+            actual: self.actual(),
+        }
+    }
+
+    fn load(&self, state: BalloonState) -> Result<(), StateError> {
+        self.target.store(state.target, Ordering::Release);
+        self.actual.store(state.actual, Ordering::Release);
+        Ok(())
     }
 }
 

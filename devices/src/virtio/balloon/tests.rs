@@ -9,6 +9,7 @@ use super::*;
 use crate::memory::{GuestMem, Reclaim};
 use crate::notice::{Notice, NoticeSink};
 use crate::reactor::Reactor;
+use crate::state::{AnyStateful, Stateful, trial};
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::mock_driver::{DriverQueue, NEXT, Notified, PATIENCE, WRITE, guest_memory};
 use crate::vm_clock::{TestedClock, VmClock};
@@ -190,7 +191,7 @@ fn a_reset_empties_the_balloon_and_keeps_what_is_wanted_of_it() {
     assert_eq!(bench.balloon.actual(), 0);
     assert_eq!(bench.balloon.save().target, 3);
     assert_eq!(bench.balloon.polling_interval(), 5);
-    bench.balloon.load(saved);
+    bench.balloon.load(saved).unwrap();
     assert_eq!(bench.balloon.save(), saved);
 }
 
@@ -230,4 +231,12 @@ fn without_reports_there_is_no_queue_for_them() {
     assert_eq!(plain.queue_sizes().len(), 3);
     assert_eq!(balloon.features() & !plain.features(), 1 << 2 | 1 << 5);
     assert_eq!(plain.stop_queue(REPORTING), None);
+}
+
+#[test]
+fn no_state_breaks_a_balloon() {
+    let bench = bench();
+    let tree = bench.balloon.tree().unwrap();
+    let alive = || bench.balloon.config_read(0, &mut [0; 16]);
+    assert!(trial::offend(&*bench.balloon, &tree, alive) > 5);
 }

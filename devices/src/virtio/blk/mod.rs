@@ -15,6 +15,7 @@
 
 mod config;
 mod request;
+mod state;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -38,6 +39,8 @@ use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
 use self::config::{BlkConfig, WRITEBACK_OFFSET};
+pub use self::state::{BlkState, WaitingState};
+
 use self::request::{ID_LEN, MAX_RANGE_SECTORS, MAX_RANGES, Postponed, SECTOR};
 use super::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 use crate::notice::{Notice, NoticeSink};

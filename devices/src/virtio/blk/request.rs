@@ -17,6 +17,7 @@ use std::time::Instant;
 use block::job::ErrorAction;
 use block::throttle::Direction;
 use block::{GuestView, Io, Operation, Outcome, Segments, WriteFlags, ZeroFlags};
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
     VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
@@ -72,7 +73,8 @@ pub(super) enum BrokenChain {
 }
 
 /// What the guest wants done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 enum Kind {
     Read,
     Write,
@@ -141,15 +143,17 @@ fn ended(outcome: &Result<(), Refusal>) -> Outcome {
     }
 }
 
-/// A request that failed and is done again when its queue is started again.
-#[derive(Debug)]
-pub(super) struct Postponed {
+/// A request that failed and is done again when its queue is started again, and what a snapshot keeps
+/// of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Postponed {
     head: u16,
     kind: Kind,
     sector: u64,
     /// Where its data is in the guest.
     pieces: Vec<(u64, u32)>,
-    status_address: GuestAddress,
+    /// Where in the guest its outcome is written.
+    status: u64,
 }
 
 /// One request in flight. Reused: its lists keep their room.
@@ -252,7 +256,7 @@ impl Request {
             kind: self.kind,
             sector: self.sector,
             pieces: self.data.guest_pieces().collect(),
-            status_address: self.status_address,
+            status: self.status_address.0,
         }
     }
 
@@ -265,7 +269,7 @@ impl Request {
         self.head = from.head;
         self.kind = from.kind;
         self.sector = from.sector;
-        self.status_address = from.status_address;
+        self.status_address = GuestAddress(from.status);
         self.data.reset(Arc::clone(view));
         for (address, len) in from.pieces {
             self.push(address, len)?;

@@ -69,7 +69,9 @@ pub(super) async fn run(
         spare: Vec::new(),
         broken: false,
     };
-    for postponed in worker.disk.take_waiting(index) {
+    // Each has a descriptor of the queue. A snapshot may lie: of that, what has a slot is done.
+    let slots = usize::from(worker.queue.size());
+    for postponed in worker.disk.take_waiting(index).into_iter().take(slots) {
         if let Some(request) = worker.resume(postponed) {
             let again = serve(io.clone(), Arc::clone(&worker.disk), index, request);
             let refused = requests.push(again);

@@ -55,6 +55,13 @@ impl Dues {
         }
     }
 
+    /// What is due of port `number`.
+    pub(super) fn of(&self, number: u32) -> Due {
+        let place = usize::try_from(number).ok();
+        let due = place.and_then(|place| self.0.get(place));
+        due.copied().unwrap_or_default()
+    }
+
     /// Whether anything is due.
     pub(super) fn is_empty(&self) -> bool {
         self.0.iter().all(|due| due.is_empty())

@@ -14,6 +14,7 @@ use crate::memory::GuestMemView;
 use crate::notice::{Notice, NoticeSink};
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
+use crate::state::AnyStateful;
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 use crate::virtio::ring::{Broken, Ring, Slot};
 
@@ -53,11 +54,11 @@ pub struct VirtioConsole {
 }
 
 #[derive(Default)]
-struct Ports {
+pub(super) struct Ports {
     plugged: [Option<Arc<Port>>; MAX_PORTS as usize],
-    dues: Dues,
+    pub(super) dues: Dues,
     /// The driver wants to hear of ports.
-    driver_ready: bool,
+    pub(super) driver_ready: bool,
 }
 
 impl Ports {
@@ -230,6 +231,17 @@ impl VirtioConsole {
             .collect()
     }
 
+    /// What a port saves, if there is one of this number.
+    #[must_use]
+    pub fn port_state(&self, number: u32) -> Option<Arc<dyn AnyStateful>> {
+        Some(self.port(number)?)
+    }
+
+    /// One more than the highest number of a port.
+    pub(super) fn max_ports(&self) -> u32 {
+        self.spec.max_ports
+    }
+
     /// Whether the driver knows of more than port 0.
     pub(super) fn is_multiport(&self) -> bool {
         self.features.load(Ordering::SeqCst) & F_MULTIPORT != 0
@@ -264,7 +276,7 @@ impl VirtioConsole {
         }
     }
 
-    fn ports(&self) -> MutexGuard<'_, Ports> {
+    pub(super) fn ports(&self) -> MutexGuard<'_, Ports> {
         self.ports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

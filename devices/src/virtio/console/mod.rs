@@ -25,6 +25,7 @@
 mod control;
 pub mod device;
 mod port;
+pub mod state;
 #[cfg(test)]
 mod tests;
 

@@ -134,6 +134,18 @@ impl Port {
         self.host_open.swap(open, Ordering::SeqCst) != open
     }
 
+    /// Whether the guest has it open, and how many bytes of a buffer are sent.
+    pub(super) fn progress(&self) -> (bool, usize) {
+        let sent = self.sent.load(Ordering::SeqCst);
+        (self.guest_open.load(Ordering::SeqCst), sent)
+    }
+
+    /// Goes on where a port of a snapshot was; whoever had it open knows.
+    pub(super) fn resume_at(&self, guest_open: bool, sent: usize) {
+        self.set_guest_open(guest_open);
+        self.sent.store(sent, Ordering::SeqCst);
+    }
+
     /// The next chain is sent from its beginning.
     pub(super) fn forget_progress(&self) {
         self.sent.store(0, Ordering::SeqCst);

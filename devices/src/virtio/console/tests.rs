@@ -13,6 +13,7 @@ use super::*;
 use crate::chardev::{BackendSpec, ChardevSpec, SocketRole, SocketSpec};
 use crate::notice::{Notice, NoticeSink};
 use crate::reactor::Reactor;
+use crate::state::trial;
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::mock_driver::{DriverQueue, NEXT, Notified, PATIENCE, guest_memory};
 
@@ -356,4 +357,32 @@ fn the_configuration_space_tells_the_number_of_ports() {
     let mut beyond = [1];
     machine.console.config_read(u64::MAX, &mut beyond);
     assert_eq!(beyond, [0]);
+}
+
+#[test]
+fn a_device_and_its_ports_go_on_where_a_snapshot_was_taken() {
+    let mut from = Machine::new(MULTIPORT);
+    let (_chardev, _peer) = from.open_channel();
+    // Nobody gives buffers: the driver is still to hear of it.
+    from.console
+        .plug_port(&bare(PortKind::Serial, Some(3)))
+        .unwrap();
+    let to = Machine::new(MULTIPORT);
+    let (chardev, _other) = to.chardev("c");
+    let number = to.console.plug_port(&channel(&chardev)).unwrap();
+    to.console
+        .plug_port(&bare(PortKind::Serial, Some(3)))
+        .unwrap();
+    for queue in 0..6 {
+        to.console.stop_queue(queue);
+    }
+    let tree = trial::carry(&*from.console, &*to.console);
+    let port = |machine: &Machine| machine.console.port_state(number).unwrap();
+    let state = trial::carry(&*port(&from), &*port(&to));
+    assert_eq!(state.state["guest_open"], true);
+    assert!(to.console.ports_plugged()[0].guest_open);
+    assert!(to.console.port_state(2).is_none());
+    let alive = || to.console.reset();
+    assert!(trial::offend(&*to.console, &tree, alive) > 10);
+    assert!(trial::offend(&*port(&to), &state, alive) > 5);
 }

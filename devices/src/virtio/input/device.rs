@@ -12,10 +12,10 @@ use virtio_queue::QueueState;
 
 use super::event::{EVENT_SIZE, InputEvent, codes};
 use super::model::InputModel;
-use crate::lifecycle::SavedState;
 use crate::memory::GuestMemView;
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
+use crate::state::{SavedState, StateError, Stateful};
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 use crate::virtio::ring::{Broken, Ring, Slot};
 
@@ -119,17 +119,6 @@ impl VirtioInput {
         }
     }
 
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn save(&self) -> InputState {
-        self.state().clone()
-    }
-
-    /// Takes back what a snapshot kept. No queue runs.
-    pub fn load(&self, state: InputState) {
-        *self.state() = state;
-    }
-
     fn state(&self) -> MutexGuard<'_, InputState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -221,6 +210,25 @@ impl Ready for Kick {
         if let Some(input) = self.0.upgrade() {
             input.serve(self.1);
         }
+    }
+}
+
+impl Stateful for VirtioInput {
+    type State = InputState;
+
+    fn save(&self) -> InputState {
+        self.state().clone()
+    }
+
+    fn load(&self, state: InputState) -> Result<(), StateError> {
+        if state.waiting.len() > WAITING {
+            return Err(InputState::refused(format!(
+                "waiting: {} events, and at most {WAITING} wait",
+                state.waiting.len()
+            )));
+        }
+        *self.state() = state;
+        Ok(())
     }
 }
 

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::memory::GuestMem;
 use crate::reactor::Reactor;
+use crate::state::{AnyStateful, Stateful, trial};
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::mock_driver::{DriverQueue, Notified, PATIENCE, guest_memory};
 
@@ -114,7 +115,7 @@ fn lamps_are_what_the_driver_says_and_are_saved() {
     assert_eq!(keyboard.lamps(), 1 << codes::LED_CAPSL);
     let state = serde_json::to_string(&keyboard.save()).unwrap();
     let other = device(InputModel::Keyboard);
-    other.load(serde_json::from_str(&state).unwrap());
+    other.load(serde_json::from_str(&state).unwrap()).unwrap();
     assert_eq!(other.save(), keyboard.save());
 }
 
@@ -147,4 +148,12 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn no_state_breaks_a_keyboard() {
+    let keyboard = device(InputModel::Keyboard);
+    let tree = keyboard.tree().unwrap();
+    let alive = || keyboard.config_read(0, &mut [0; 136]);
+    assert!(trial::offend(&*keyboard, &tree, alive) > 10);
 }

@@ -12,11 +12,12 @@ use virtio_queue::QueueState;
 
 use super::blocks::Blocks;
 use super::request::{ANSWER_LEN, Answer, MemRequest, Named, Plugged, REQUEST_LEN, answer_bytes};
-use crate::lifecycle::{Lifecycle, SavedState};
+use crate::lifecycle::Lifecycle;
 use crate::memory::{GuestMemView, Populate};
 use crate::notice::{Notice, NoticeSink};
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
+use crate::state::{SavedState, StateError, Stateful};
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 use crate::virtio::ring::{Broken, Chain, Ring, Slot};
 
@@ -208,29 +209,6 @@ impl VirtioMem {
     /// It is not unplugged after all.
     pub fn stay(&self) {
         self.leaving.store(false, Ordering::Release);
-    }
-
-    /// What a snapshot keeps.
-    #[must_use]
-    pub fn save(&self) -> MemState {
-        let sizes = self.sizes();
-        let runs = sizes.blocks.runs();
-        MemState {
-            requested: sizes.requested,
-            usable: sizes.usable,
-            plugged: runs.into_iter().map(|run| (run.start, run.end)).collect(),
-        }
-    }
-
-    /// Takes back what a snapshot kept of a device with the same spec. No queue runs.
-    pub fn load(&self, state: &MemState) {
-        let mut sizes = self.sizes();
-        sizes.blocks.clear();
-        for (start, end) in &state.plugged {
-            sizes.blocks.set(*start..*end, true);
-        }
-        sizes.requested = state.requested;
-        sizes.usable = state.usable.min(self.spec.size);
     }
 
     fn serve(&self) {
@@ -452,6 +430,42 @@ impl Ready for Kick {
 }
 
 /// The life of the machine that it is in: a reset by the driver alone leaves all blocks as they are.
+impl Stateful for VirtioMem {
+    type State = MemState;
+
+    fn save(&self) -> MemState {
+        let sizes = self.sizes();
+        let runs = sizes.blocks.runs();
+        MemState {
+            requested: sizes.requested,
+            usable: sizes.usable,
+            plugged: runs.into_iter().map(|run| (run.start, run.end)).collect(),
+        }
+    }
+
+    fn load(&self, state: MemState) -> Result<(), StateError> {
+        let (size, count) = (self.spec.size, self.spec.size / self.spec.block.max(1));
+        let mut last = 0;
+        let ascending = state.plugged.iter().all(|&(start, end)| {
+            let behind = std::mem::replace(&mut last, end);
+            behind <= start && start < end && end <= count
+        });
+        if !ascending || state.requested > size || state.usable > size {
+            return Err(MemState::refused(format!(
+                "plugged, requested or usable: beyond the region of {count} blocks, {size} bytes"
+            )));
+        }
+        let mut sizes = self.sizes();
+        sizes.blocks.clear();
+        for (start, end) in state.plugged {
+            sizes.blocks.set(start..end, true);
+        }
+        sizes.requested = state.requested;
+        sizes.usable = state.usable;
+        Ok(())
+    }
+}
+
 impl Lifecycle for VirtioMem {
     fn pause(&self) {}
 

@@ -12,6 +12,7 @@ use crate::lifecycle::Lifecycle;
 use crate::memory::{GuestMem, Populate, Reclaim};
 use crate::notice::{Notice, NoticeSink};
 use crate::reactor::Reactor;
+use crate::state::{AnyStateful, Stateful, trial};
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::mock_driver::{DriverQueue, NEXT, Notified, PATIENCE, WRITE, guest_memory};
 
@@ -261,7 +262,7 @@ fn a_reset_of_the_machine_unplugs_all_and_one_by_the_driver_nothing() {
         (bench.device.size(), bench.host.said()),
         (0, vec![("back", START, SIZE)])
     );
-    bench.device.load(&saved);
+    bench.device.load(saved.clone()).unwrap();
     assert_eq!(bench.device.save(), saved);
     bench.queue.resume(&*bench.device, 0, state);
     assert_eq!(bench.ask(STATE, 0, 4), (0, 0));
@@ -296,5 +297,17 @@ fn what_is_no_request_breaks_the_device() {
             std::thread::yield_now();
         }
         assert_eq!(bench.device.size(), 0);
+    }
+}
+
+#[test]
+fn no_state_plugs_what_is_not_there() {
+    let bench = bench(spec());
+    let tree = bench.device.tree().unwrap();
+    assert!(trial::offend(&*bench.device, &tree, || ()) > 10);
+    for plugged in [[[0, 1 << 40]], [[1, 1]], [[u64::MAX, u64::MAX]]] {
+        let mut tree = tree.clone();
+        tree.state["plugged"] = serde_json::json!(plugged);
+        assert!(bench.device.restore(&tree).is_err());
     }
 }

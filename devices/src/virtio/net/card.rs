@@ -103,10 +103,12 @@ pub struct VirtioNet {
     features: AtomicU64,
     /// How many pairs the driver uses.
     pub(super) used_pairs: AtomicU16,
+    /// The offloads that the driver has the backend do.
+    pub(super) offloads: AtomicU64,
     /// The card's own end of the cable.
-    link: AtomicBool,
+    pub(super) link: AtomicBool,
     /// The guest was asked to make its address known.
-    announcing: AtomicBool,
+    pub(super) announcing: AtomicBool,
     /// Somebody has asked for the filter since its last change was told.
     telling: AtomicBool,
     driver: OnceLock<Arc<dyn DriverNotifier>>,
@@ -167,6 +169,7 @@ impl VirtioNet {
             filter: Mutex::new(RxFilter::new(spec.mac)),
             features: AtomicU64::new(0),
             used_pairs: AtomicU16::new(1),
+            offloads: AtomicU64::new(0),
             link: AtomicBool::new(true),
             announcing: AtomicBool::new(false),
             telling: AtomicBool::new(true),
@@ -264,13 +267,15 @@ impl VirtioNet {
     }
 
     /// What the guest may be given, by these features.
-    fn set_offloads(&self, features: u64) {
+    pub(super) fn set_offloads(&self, features: u64) {
+        let offloads = features & features::changeable();
+        self.offloads.store(offloads, Ordering::Release);
         if let Some(backend) = self.backend() {
             backend.set_offloads(features::offloads(features));
         }
     }
 
-    fn use_pairs(&self, pairs: u16) -> bool {
+    pub(super) fn use_pairs(&self, pairs: u16) -> bool {
         let told = self.backend().map(|backend| backend.use_queues(pairs));
         if let Some(Err(error)) = told {
             tracing::warn!(device = %self.spec.id, pairs, %error, "virtio-net: queues of the netdev");

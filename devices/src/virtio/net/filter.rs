@@ -5,12 +5,15 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::Mac;
+use super::state::RxFilterState;
 
 /// The most addresses of a kind that are kept; if the guest asks for more, all pass.
 pub const TABLE: usize = 64;
 /// How many VLANs there are.
-const VLANS: u16 = 1 << 12;
+pub(super) const VLANS: u16 = 1 << 12;
 /// Type of Ethernet packets that name a VLAN (IEEE 802.1Q).
 const TAGGED: [u8; 2] = [0x81, 0x00];
 
@@ -26,7 +29,7 @@ pub enum Which {
 }
 
 /// Addresses of a kind.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     /// Those that are kept.
     pub addresses: Vec<Mac>,
@@ -35,7 +38,8 @@ pub struct Table {
 }
 
 /// One of the switches that a driver can set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// All packets pass.
     Promiscuous,
@@ -49,6 +53,17 @@ pub enum Mode {
     NoUnicast,
     /// None to everybody.
     NoBroadcast,
+}
+
+impl Mode {
+    const ALL: [Self; 6] = [
+        Self::Promiscuous,
+        Self::AllMulticast,
+        Self::AllUnicast,
+        Self::NoMulticast,
+        Self::NoUnicast,
+        Self::NoBroadcast,
+    ];
 }
 
 /// The filter of one card.
@@ -204,6 +219,35 @@ impl RxFilter {
                 Some(vlans) => vlans.iter().copied().collect(),
             },
         }
+    }
+
+    /// What a snapshot keeps.
+    pub(super) fn save(&self) -> RxFilterState {
+        RxFilterState {
+            mac: self.mac,
+            modes: Mode::ALL
+                .into_iter()
+                .filter(|mode| self.is(*mode))
+                .collect(),
+            unicast: self.unicast.clone(),
+            multicast: self.multicast.clone(),
+            vlans: self.vlans.clone(),
+        }
+    }
+
+    /// The filter as it was saved.
+    pub(super) fn load(state: RxFilterState) -> Self {
+        let mut filter = Self {
+            mac: state.mac,
+            modes: [false; 6],
+            unicast: state.unicast,
+            multicast: state.multicast,
+            vlans: state.vlans,
+        };
+        for mode in state.modes {
+            filter.set(mode, true);
+        }
+        filter
     }
 
     fn is(&self, mode: Mode) -> bool {

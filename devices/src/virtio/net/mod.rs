@@ -23,6 +23,7 @@ pub mod features;
 pub mod filter;
 mod outside;
 mod receive;
+pub mod state;
 #[cfg(test)]
 mod tests;
 mod transmit;

@@ -17,6 +17,7 @@ use crate::memory::GuestMem;
 use crate::net::{HEADER, NetdevKind, NetdevSpec, Netdevs, StreamRole, StreamSpec};
 use crate::notice::{Notice, NoticeSink};
 use crate::reactor::Reactor;
+use crate::state::{AnyStateful, trial};
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::mock_driver::{DriverQueue, NEXT, Notified, PATIENCE, WRITE, guest_memory};
 
@@ -241,4 +242,26 @@ fn a_stopped_queue_leaves_packets_where_they_are_until_it_goes_on() {
     scene.card.stop_queue(0);
     scene.card.reset();
     assert!(scene.card.look_at_filter().promiscuous);
+}
+
+#[test]
+fn a_card_goes_on_where_a_snapshot_was_taken() {
+    let from = scene(ALL);
+    let mut control = from.queue(2);
+    assert_eq!(ask(&from, &mut control, 0, &[0, 0, 0]), 0);
+    from.card.set_link(false);
+    let to = scene(ALL);
+    let tree = trial::carry(&*from.card, &*to.card);
+    assert_eq!(tree.state["filter"]["modes"], serde_json::json!([]));
+    assert_eq!(to.status(), from.status());
+    let other = packet([1; 6], b"not for us");
+    assert!(!to.card.filter.lock().unwrap().wants(&other));
+    let alive = || to.card.set_link(true);
+    assert!(trial::offend(&*to.card, &tree, alive) > 30);
+    let mut wide = tree;
+    wide.state["filter"]["vlans"] = serde_json::json!([4096]);
+    assert_eq!(
+        to.card.restore(&wide).unwrap_err().to_string(),
+        "state 'virtio-net': filter.vlans: 4096, and the last is 4095"
+    );
 }

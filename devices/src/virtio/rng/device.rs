@@ -15,6 +15,7 @@ use super::quota::{Quota, Rate};
 use crate::memory::GuestMemView;
 use crate::reactor::{Reactor, Readiness, Ready, Registration};
 use crate::repeats::Repeats;
+use crate::state::{Empty, NothingToSave, StateError, Stateful};
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 use crate::virtio::ring::{Broken, Ring, Slot};
 use crate::vm_clock::{VmClock, VmTimer};
@@ -208,6 +209,23 @@ impl Ready for Handler {
         if let Some(rng) = self.0.upgrade() {
             rng.serve();
         }
+    }
+}
+
+impl NothingToSave for VirtioRng {
+    const KIND: &'static str = "virtio-rng";
+}
+
+/// How much of a quota is left is the host's.
+impl Stateful for VirtioRng {
+    type State = Empty<Self>;
+
+    fn save(&self) -> Empty<Self> {
+        Empty::default()
+    }
+
+    fn load(&self, _state: Empty<Self>) -> Result<(), StateError> {
+        Ok(())
     }
 }
 

@@ -40,8 +40,8 @@ const SENSE_SIZE: u32 = 96;
 const CDB_SIZE: u32 = 32;
 const SENSE_OFFSET: u64 = 20;
 const CDB_OFFSET: u64 = 24;
-const MOST_SENSE: u32 = 4096;
-const MOST_CDB: u32 = 255;
+pub(super) const MOST_SENSE: u32 = 4096;
+pub(super) const MOST_CDB: u32 = 255;
 /// The header of a request before its CDB, and of a response before its sense bytes.
 const REQUEST_FIELDS: u32 = 19;
 const RESPONSE_FIELDS: u32 = 12;
@@ -81,8 +81,8 @@ pub(super) struct Controller {
     id: String,
     pub(super) units: Units,
     driver: OnceLock<Arc<dyn DriverNotifier>>,
-    sense_size: AtomicU32,
-    cdb_size: AtomicU32,
+    pub(super) sense_size: AtomicU32,
+    pub(super) cdb_size: AtomicU32,
     broken_queues: Repeats,
 }
 
@@ -120,8 +120,8 @@ pub struct VirtioScsi {
     me: Weak<Self>,
     spec: VirtioScsiSpec,
     reactor: Reactor,
-    controller: Arc<Controller>,
-    events: EventQueue,
+    pub(super) controller: Arc<Controller>,
+    pub(super) events: EventQueue,
     queue_sizes: Vec<u16>,
     features: AtomicU64,
     running: Mutex<Vec<Option<Running>>>,

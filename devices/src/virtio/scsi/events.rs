@@ -42,7 +42,7 @@ impl Event {
 #[derive(Default)]
 pub(super) struct EventQueue {
     pub(super) slot: Slot,
-    missed: AtomicBool,
+    pub(super) missed: AtomicBool,
 }
 
 impl EventQueue {

@@ -16,6 +16,7 @@ mod control;
 pub mod device;
 mod events;
 mod request;
+pub mod state;
 #[cfg(test)]
 mod tests;
 mod units;

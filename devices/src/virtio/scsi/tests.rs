@@ -10,6 +10,7 @@ use super::*;
 use crate::notice::NoticeSink;
 use crate::reactor::Reactor;
 use crate::scsi::{Kind, ScsiUnit, ScsiUnitSpec};
+use crate::state::trial;
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::mock_driver::{DriverQueue, NEXT, Notified, PATIENCE, WRITE, guest_memory};
 
@@ -232,4 +233,20 @@ fn numbers_out_of_range_are_refused_by_name() {
     assert!(refused(|spec| spec.queues = 0).contains("num_queues"));
     assert!(refused(|spec| spec.queue_size = 12).contains("virtqueue_size"));
     assert!(refused(|spec| spec.cmd_per_lun = 0).contains("cmd_per_lun"));
+}
+
+#[test]
+fn a_controller_and_a_unit_go_on_where_a_snapshot_was_taken() {
+    let from = bench();
+    from.scsi.config_write(20, &18_u32.to_le_bytes());
+    let (cd, other) = (unit(), unit());
+    assert!(cd.move_tray(true));
+    cd.request_eject();
+    let to = bench();
+    let tree = trial::carry(&*from.scsi, &*to.scsi);
+    assert_eq!(tree.state["sense_size"], 18);
+    let state = trial::carry(&*cd, &*other);
+    assert!(other.is_open());
+    assert!(trial::offend(&*to.scsi, &tree, || to.scsi.reset()) > 10);
+    assert!(trial::offend(&*other, &state, || other.power_on()) > 10);
 }

@@ -7,6 +7,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use serde::{Deserialize, Serialize};
+
 use super::status::Status;
 use crate::irq::{Interrupt, IrqLine, drive};
 use crate::pci::msix::Msix;
@@ -31,6 +33,21 @@ pub struct Signals {
     generation: AtomicU8,
     config_vector: AtomicU16,
     queue_vectors: Vec<AtomicU16>,
+}
+
+/// What a snapshot keeps of the signals.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalsState {
+    /// The status register.
+    pub status: u8,
+    /// The interrupt status.
+    pub isr: u8,
+    /// How often the configuration has changed, modulo 256.
+    pub generation: u8,
+    /// The vector for configuration changes; 65535 is none.
+    pub config_vector: u16,
+    /// The vectors of the queues.
+    pub queue_vectors: Vec<u16>,
 }
 
 impl Signals {
@@ -129,6 +146,30 @@ impl Signals {
             vector.store(NO_VECTOR, Ordering::Release);
         }
         self.settle_line();
+    }
+
+    /// What a snapshot keeps of them.
+    pub(super) fn save(&self) -> SignalsState {
+        let load = |vector: &AtomicU16| vector.load(Ordering::Acquire);
+        SignalsState {
+            status: self.status().bits(),
+            isr: self.isr.load(Ordering::Acquire),
+            generation: self.generation(),
+            config_vector: self.config_vector(),
+            queue_vectors: self.queue_vectors.iter().map(load).collect(),
+        }
+    }
+
+    /// Goes on from a snapshot. Vectors that do not exist become [`NO_VECTOR`].
+    pub(super) fn load(&self, state: &SignalsState) {
+        self.status.store(state.status, Ordering::Release);
+        let isr = state.isr & (ISR_QUEUE | ISR_CONFIG);
+        self.isr.store(isr, Ordering::Release);
+        self.generation.store(state.generation, Ordering::Release);
+        self.set_config_vector(state.config_vector);
+        for (queue, vector) in state.queue_vectors.iter().enumerate() {
+            self.set_queue_vector(queue, *vector);
+        }
     }
 
     fn raise(&self, bit: u8, vector: u16) {

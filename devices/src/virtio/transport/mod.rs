@@ -20,6 +20,7 @@ pub mod interrupt;
 pub mod layout;
 pub mod pci;
 pub mod registers;
+pub mod state;
 pub mod status;
 
 pub use self::pci::{VirtioPci, VirtioPciSpec};

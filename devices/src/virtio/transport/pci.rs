@@ -11,6 +11,7 @@ use super::layout::{
     DEVICE_ID, MSIX_BAR, REGISTERS_BAR, REGISTERS_LEN, REVISION, SUBSYSTEM, VENDOR, class,
 };
 use super::registers::Registers;
+use super::state::TransportState;
 use crate::bus::BusDevice;
 use crate::irq::{Doorbells, MsiController};
 use crate::lifecycle::Lifecycle;
@@ -25,7 +26,11 @@ use crate::pci::function::{Attachment, PciFunction};
 use crate::pci::inspect::FunctionView;
 use crate::pci::msix::Msix;
 use crate::pci::regs;
+use crate::state::{Parts, StateError, Stateful};
 use crate::virtio::device::VirtioDevice;
+
+/// What the device behind the function is called among its parts.
+pub const BACKEND: &str = "virtio-backend";
 
 /// What a virtio function needs.
 pub struct VirtioPciSpec {
@@ -195,6 +200,31 @@ fn add_capabilities(config: &mut ConfigSpace, msix: &Msix) -> Option<Capabilitie
         msix: msix.add(config, u8::try_from(MSIX_BAR).ok()?)?,
         express: express::add_endpoint(config)?,
     })
+}
+
+impl Stateful for VirtioPci {
+    type State = TransportState;
+
+    fn save(&self) -> TransportState {
+        self.registers.save()
+    }
+
+    fn load(&self, state: TransportState) -> Result<(), StateError> {
+        self.registers.load(&state)
+    }
+
+    /// The device comes behind the negotiation, which tells it the driver's features.
+    fn parts(&self) -> Parts<'_> {
+        vec![
+            ("config", &self.core),
+            ("msix", self.msix.as_ref()),
+            (BACKEND, self.registers.device().as_ref()),
+        ]
+    }
+
+    fn settle(&self) {
+        self.signals.disable_line(self.core.intx_disabled());
+    }
 }
 
 impl Lifecycle for VirtioPci {

@@ -15,11 +15,13 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::bell::Bell;
 use super::interrupt::{QueueInterrupt, Signals};
 use super::layout::{COMMON, DEVICE, ISR, MAX_QUEUES, NOTIFY, NOTIFY_STRIDE, REGION_LEN};
+use super::state::{QueueRegistersState, TransportState};
 use super::status::{Phase, Status, Step};
 use crate::bus::BusDevice;
 use crate::irq::Interrupt;
 use crate::memory::GuestMem;
 use crate::repeats::Repeats;
+use crate::state::{SavedState, StateError};
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 
 /// Feature: the device follows version 1 of the specification. Always offered, always demanded.
@@ -126,6 +128,42 @@ impl QueueRegisters {
             desc_table: self.descriptors,
             avail_ring: self.driver,
             used_ring: self.device,
+        }
+    }
+}
+
+impl QueueRegisters {
+    fn save(&self) -> QueueRegistersState {
+        QueueRegistersState {
+            size: self.size,
+            enabled: self.enabled,
+            descriptors: self.descriptors,
+            driver: self.driver,
+            device: self.device,
+            place: match self.place {
+                Place::Paused(state) => Some(state.into()),
+                Place::Idle | Place::Running => None,
+            },
+            running: matches!(self.place, Place::Running),
+        }
+    }
+
+    fn load(&mut self, saved: &QueueRegistersState, event_idx: bool) {
+        *self = Self {
+            max_size: self.max_size,
+            size: saved.size,
+            enabled: saved.enabled,
+            descriptors: saved.descriptors,
+            driver: saved.driver,
+            device: saved.device,
+            place: Place::Idle,
+        };
+        if let Some(place) = saved.place {
+            self.place = Place::Paused(QueueState {
+                next_avail: place.next_avail,
+                next_used: place.next_used,
+                ..self.describe(event_idx)
+            });
         }
     }
 }
@@ -237,6 +275,52 @@ impl Registers {
             ..Negotiation::new(self.device.queue_sizes())
         };
         self.signals.reset();
+    }
+
+    /// What a snapshot keeps.
+    pub(super) fn save(&self) -> TransportState {
+        let negotiation = self.lock();
+        TransportState {
+            offered_select: negotiation.offered_select,
+            accepted_select: negotiation.accepted_select,
+            accepted: negotiation.accepted,
+            queue_select: negotiation.queue_select,
+            signals: self.signals.save(),
+            queues: negotiation
+                .queues
+                .iter()
+                .map(QueueRegisters::save)
+                .collect(),
+        }
+    }
+
+    /// Goes on from a snapshot, while paused: queues start at the next [`resume`](Self::resume).
+    ///
+    /// # Errors
+    /// The machine runs, or the device is never in that state; nothing has changed.
+    pub(super) fn load(&self, state: &TransportState) -> Result<(), StateError> {
+        let mut negotiation = self.lock();
+        let has_begun = |queue: &QueueRegisters| matches!(queue.place, Place::Running);
+        if negotiation.queues.iter().any(has_begun) {
+            return Err(TransportState::refused("the device runs: pause it first"));
+        }
+        let phase = state.check(self.offered(), self.device.queue_sizes())?;
+        self.device.reset();
+        if matches!(phase, Phase::Agreed | Phase::Running | Phase::Failed) {
+            let known = state.accepted & self.device.features();
+            self.device.set_features(known);
+        }
+        let event_idx = state.accepted & F_EVENT_IDX != 0;
+        negotiation.phase = phase;
+        negotiation.offered_select = state.offered_select;
+        negotiation.accepted_select = state.accepted_select;
+        negotiation.accepted = state.accepted;
+        negotiation.queue_select = state.queue_select;
+        for (queue, saved) in negotiation.queues.iter_mut().zip(&state.queues) {
+            queue.load(saved, event_idx);
+        }
+        self.signals.load(&state.signals);
+        Ok(())
     }
 
     fn start_or_break(&self, index: usize, state: QueueState) -> Place {

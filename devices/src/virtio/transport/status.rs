@@ -88,6 +88,26 @@ pub const TRANSITIONS: &[(Phase, Status, Step, Phase)] = &[
 ];
 
 impl Phase {
+    /// How far a driver has come that left the register at `status`; `None` where none can leave it.
+    #[must_use]
+    pub fn of(status: Status) -> Option<Self> {
+        let driver = status.difference(Status::NEEDS_RESET);
+        let noticed = Status::ACKNOWLEDGE;
+        let driving = noticed | Status::DRIVER;
+        let agreed = driving | Status::FEATURES_OK;
+        [
+            (Status::empty(), Self::Reset),
+            (noticed, Self::Noticed),
+            (driving, Self::Driving),
+            (agreed, Self::Agreed),
+            (driving | Status::DRIVER_OK, Self::Running),
+            (agreed | Status::DRIVER_OK, Self::Running),
+        ]
+        .into_iter()
+        .flat_map(|(bits, phase)| [(bits, phase), (bits | Status::FAILED, Self::Failed)])
+        .find_map(|(bits, phase)| (bits == driver).then_some(phase))
+    }
+
     /// The first step that `written` asks for beyond `current`, with its bit and the phase it
     /// leads to. Several bits at once are several steps: call until there is none.
     #[must_use]
@@ -135,6 +155,13 @@ mod tests {
         assert_eq!(run(&[1, 3, 128, 15]).0, Phase::Failed);
     }
 
+    #[test]
+    fn no_driver_leaves_bits_without_those_that_come_before() {
+        for bits in [2, 4, 8, 12, 5, 16, 32, 0xff] {
+            assert_eq!(Phase::of(Status::from_bits_retain(bits)), None, "{bits}");
+        }
+    }
+
     proptest! {
         #[test]
         fn bits_are_only_added_and_queues_run_only_with_a_driver(
@@ -145,6 +172,8 @@ mod tests {
                 prop_assert!(status.contains(Status::ACKNOWLEDGE | Status::DRIVER | Status::DRIVER_OK));
             }
             prop_assert!(!status.contains(Status::NEEDS_RESET));
+            prop_assert_eq!(Phase::of(status), Some(phase));
+            prop_assert_eq!(Phase::of(status | Status::NEEDS_RESET), Some(phase));
         }
     }
 }

@@ -10,6 +10,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::QueueState;
 
 use crate::reactor::Reactor;
+use crate::state::{Empty, NothingToSave, StateError, Stateful};
 use crate::vhost::{QueueServer, ServedQueues};
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 
@@ -66,6 +67,23 @@ impl VirtioVsock {
 
     fn events(&self) -> MutexGuard<'_, Option<ActiveQueue>> {
         self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl NothingToSave for VirtioVsock {
+    const KIND: &'static str = "vhost-vsock";
+}
+
+/// Its connections are the kernel's, and end with this process.
+impl Stateful for VirtioVsock {
+    type State = Empty<Self>;
+
+    fn save(&self) -> Empty<Self> {
+        Empty::default()
+    }
+
+    fn load(&self, _state: Empty<Self>) -> Result<(), StateError> {
+        Ok(())
     }
 }
 

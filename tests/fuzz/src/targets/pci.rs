@@ -19,6 +19,7 @@ use devices::pci::{
     ConfigPorts, Ecam, PciFunction, PciHost, PciHostSpec, PciePciBridge, RootPort, RootPortSpec,
     SlotAddress, Spaces,
 };
+use devices::state::Stateful;
 use devices::virtio::rng::{Builtin, Rate, VirtioRng};
 use devices::virtio::transport::{VirtioPci, VirtioPciSpec};
 use devices::vm_clock::VmClock;

@@ -24,6 +24,7 @@ use devices::legacy::pflash::BLOCK;
 use devices::legacy::{FlashStore, FwCfgFile, Pflash};
 use devices::lifecycle::Lifecycle;
 use devices::memory::GuestMemView;
+use devices::state::AnyStateful;
 use vm_memory::{Bytes, GuestAddress};
 
 use self::flash::{FlashPages, RomPages};
@@ -117,6 +118,15 @@ impl Firmware {
         let bytes = pages.tail(SHADOW);
         let start = HIGH_RAM - bytes.len() as u64;
         Ok(memory.write_slice(&bytes, GuestAddress(start))?)
+    }
+
+    /// The flash chips by their units: what they have to save beside their bytes.
+    pub fn flash_chips(&self) -> impl Iterator<Item = (usize, Arc<dyn AnyStateful>)> {
+        let chips = self.chips.iter().enumerate();
+        chips.filter_map(|(unit, chip)| match chip {
+            Chip::Flash(_, chip) => Some((unit, Arc::clone(chip) as _)),
+            Chip::Rom(_) => None,
+        })
     }
 
     fn flash(&self) -> impl Iterator<Item = &Arc<Pflash<FlashPages>>> {

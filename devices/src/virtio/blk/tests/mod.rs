@@ -25,6 +25,7 @@ use self::driver::{DATA, Rig, spec};
 use self::nodes::{Probe, ProbeNode, file_node};
 use super::{VirtioBlk, VirtioDevice};
 use crate::notice::{Notice, NoticeSink};
+use crate::state::{AnyStateful, trial};
 
 // virtio 1.2, 5.2.6
 const OK: u8 = 0;
@@ -491,4 +492,30 @@ fn dropped_disk_leaves_no_queue_behind() {
     // The worker's task has ended, so the thread answers with an empty hand.
     iothread.run(|_| async {}).expect("answer");
     assert_eq!(probe.users(), 1, "only this test still holds the probe");
+}
+
+#[test]
+fn what_waited_for_the_machine_is_done_by_the_disk_of_a_snapshot() {
+    let probe = Probe::default();
+    probe.release();
+    probe.fail_with(libc::EIO);
+    let rig = Rig::with_policy(ProbeNode::node(&probe), 1, OnError::Stop);
+    let view = rig.view();
+    let mut driver = rig.start(0, &view);
+    driver.offer(VIRTIO_BLK_T_OUT, 0, &[Out(DATA, 512)]);
+    driver.kick();
+    assert!(rig.notices.recv().is_ok());
+    let queue = driver.stop();
+    let other = Rig::with_policy(ProbeNode::node(&probe), 1, OnError::Stop);
+    let tree = trial::carry(&rig.disk, &other.disk);
+    assert_eq!(tree.state["waiting"][0]["kind"], "write");
+    rig.disk.reset();
+    assert!(trial::offend(&rig.disk, &tree, || ()) > 20);
+    // The same disk, so that it has the guest memory that the request is in.
+    rig.disk.restore(&tree).unwrap();
+    probe.fail_with(0);
+    driver.restart(queue);
+    driver.wait();
+    driver.stop();
+    assert_eq!(driver.used(), 1);
 }
