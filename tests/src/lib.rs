@@ -35,6 +35,7 @@ pub mod hook;
 pub mod host_cpu;
 pub mod host_kvm;
 pub mod initramfs;
+pub mod inspect;
 pub mod job_server;
 pub mod kernels;
 pub mod lab;

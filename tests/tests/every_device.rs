@@ -21,7 +21,7 @@ use tests::cable::Cable;
 use tests::fds::Usage;
 use tests::network::Peer;
 use tests::vm::variable;
-use tests::{Vm, fds};
+use tests::{Vm, fds, inspect};
 
 const MIB: u64 = 1 << 20;
 /// A few rounds tell of a leak; `SESAME_ROUNDS` asks for more.
@@ -204,6 +204,7 @@ fn everything_is_used_survives_a_reboot_and_comes_and_goes_without_a_trace() -> 
     vm.guest()?;
     let first = host.plug(&mut vm)?;
     host.make_use(&mut vm)?;
+    inspect::look_at_all(&mut vm)?;
     vm.guest()?.call("reboot", json!({}))?;
     vm.wait_for_console(UP, 2, FIRMWARE_TIME)?;
     vm.guest_port().wait_ready()?;

@@ -86,6 +86,7 @@ impl Vm {
             | Part::Disk(_)
             | Part::Balloon(_)
             | Part::Memory(_)
+            | Part::Persistent(_)
             | Part::ScsiBus(_)
             | Part::Console(_)
             | Part::Net(_)

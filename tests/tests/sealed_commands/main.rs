@@ -21,7 +21,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::qmp::Refusal;
 use tests::sealed::is_sealed;
-use tests::{Vm, fds};
+use tests::{Vm, fds, inspect};
 
 use self::backends::{books, chardevs, life, netdevs, objects};
 use self::devices::{disks_and_devices, other_cpus};
@@ -136,6 +136,11 @@ fn a_sealed_process_answers_each_command_as_one_that_may_open() -> Result<()> {
             }
             (_, expected, came) => panic!("{what}: open: {expected:?}; sealed: {came:?}"),
         }
+        if row.command == "device_add" && row.wants == Wants::Fds {
+            for vm in [&mut open, &mut sealed] {
+                look_at_new(vm, &row.arguments).context(what.clone())?;
+            }
+        }
         if row.command == "query-pci" {
             let sandbox = sealed.execute("query-sandbox", json!({}))?;
             ensure!(is_sealed(&sandbox), "{sandbox}");
@@ -144,6 +149,20 @@ fn a_sealed_process_answers_each_command_as_one_that_may_open() -> Result<()> {
     for vm in [&mut open, &mut sealed] {
         let status = vm.wait_exit()?;
         ensure!(status.success(), "{status}: {}", vm.stderr());
+    }
+    Ok(())
+}
+
+/// Looks at the state of a device that was asked for, if it came.
+fn look_at_new(vm: &mut Vm, asked: &Value) -> Result<()> {
+    let (id, driver) = (asked["id"].as_str(), asked["driver"].as_str());
+    let path = format!("/machine/peripheral/{}", id.context("an id")?);
+    if vm
+        .qmp
+        .attempt("qom-list", json!({"path": path}), &[])?
+        .is_ok()
+    {
+        inspect::look_at(vm, &path, driver.context("a driver")?)?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use super::durable::Durable;
 use crate::memory::GuestMemView;
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
+use crate::state::{Empty, NothingToSave, StateError, Stateful};
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 use crate::virtio::ring::{Broken, Chain, Ring, Slot};
 
@@ -184,6 +185,23 @@ impl Ready for Kick {
         if let Some(memory) = self.0.upgrade() {
             memory.look();
         }
+    }
+}
+
+impl NothingToSave for VirtioPmem {
+    const KIND: &'static str = "virtio-pmem";
+}
+
+/// Requests that wait for a sync still stand in the ring.
+impl Stateful for VirtioPmem {
+    type State = Empty<Self>;
+
+    fn save(&self) -> Empty<Self> {
+        Empty::default()
+    }
+
+    fn load(&self, _state: Empty<Self>) -> Result<(), StateError> {
+        Ok(())
     }
 }
 
