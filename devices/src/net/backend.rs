@@ -45,7 +45,7 @@ pub struct Abilities {
 /// What became of a packet to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// It is gone, to the other side or because nobody takes it.
+    /// It is gone, or will be by the next [`flush`](NetBackend::flush), or nobody takes it.
     Done,
     /// There is no room now; [`NetFrontend::writable`] follows.
     Full,
@@ -88,8 +88,11 @@ pub trait NetBackend: Send + Sync {
     /// way, unless it is made on the reactor's thread.
     fn detach(&self);
 
-    /// Sends one packet.
+    /// Sends one packet. It may be kept, so that it goes together with others.
     fn send(&self, queue: usize, packet: &Packet<'_>) -> Sent;
+
+    /// Sends what was kept: a batch of packets is over.
+    fn flush(&self, _queue: usize) {}
 
     /// Puts one packet with its header into `buffer`, which has room for the longest.
     fn receive(&self, queue: usize, buffer: &mut [u8]) -> Received;
@@ -98,6 +101,7 @@ pub trait NetBackend: Send + Sync {
     fn announce(&self, mac: [u8; 6]) {
         let packet = [[0; HEADER].as_slice(), &rarp(mac)].concat();
         self.send(0, &Pieces::default().of(&packet));
+        self.flush(0);
     }
 
     /// Whether somebody is at its other end; `true` if it cannot tell.

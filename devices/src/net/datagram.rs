@@ -2,18 +2,20 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use fdset::{Datagram, Door, Remote, Role, SocketAddress};
 use mio::Interest;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::addr::SocketAddrArg;
+use rustix::net::{RecvFlags, SocketAddrAny};
 
 use super::backend::{Abilities, NetBackend, NetFrontend, Offloads, Received, Sent};
+use super::burst::{Burst, Full};
 use super::packet::Packet;
-use super::{HEADER, LONGEST, NetError};
+use super::{HEADER, NetError};
 use crate::reactor::{Reactor, Readiness, Ready, Registration};
 use crate::repeats::Repeats;
 
@@ -22,9 +24,12 @@ pub struct DatagramNet {
     socket: Socket,
     shown: String,
     reactor: Reactor,
-    /// A packet on its way out: sockets want it in one piece.
-    outgoing: Mutex<Box<[u8]>>,
-    full: Arc<AtomicBool>,
+    /// Where packets go, unless the socket is connected.
+    to: Option<SocketAddrAny>,
+    outgoing: Mutex<Burst>,
+    /// The card waits for room.
+    full: AtomicBool,
+    me: Weak<Self>,
     watch: Mutex<Option<Registration>>,
     refused: Repeats,
 }
@@ -52,15 +57,51 @@ impl DatagramNet {
     ) -> Result<Arc<Self>, NetError> {
         let reason = format!("netdev '{id}'");
         let socket = fdset::datagram(door, local, remote, Role::Net, &reason)?;
-        Ok(Arc::new(Self {
+        let to = socket.remote.as_ref().map(|remote| match remote {
+            Remote::Inet(to) => to.as_any(),
+            Remote::Unix(to) => to.as_any(),
+        });
+        Ok(Arc::new_cyclic(|me| Self {
             shown: describe(&socket, local, remote),
             socket: Socket(Arc::new(socket)),
             reactor: reactor.clone(),
-            outgoing: Mutex::new(vec![0; LONGEST - HEADER].into_boxed_slice()),
-            full: Arc::default(),
+            to,
+            outgoing: Mutex::default(),
+            full: AtomicBool::new(false),
+            me: Weak::clone(me),
             watch: Mutex::default(),
             refused: Repeats::default(),
         }))
+    }
+
+    fn outgoing(&self) -> MutexGuard<'_, Burst> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends what waits, as far as there is room.
+    fn send_kept(&self, burst: &mut Burst) -> Result<(), Full> {
+        // Nobody may be there yet; what datagrams promise is kept by losing a packet.
+        let refused = |error| {
+            if let Some(times) = self.refused.note() {
+                tracing::debug!(times, %error, "a packet is dropped");
+            }
+        };
+        burst.send(self.socket.0.fd.as_fd(), self.to.as_ref(), refused)
+    }
+
+    /// Has it told when there is room, or not: each packet that the peer takes would be an event
+    /// otherwise.
+    fn wait_for_room(&self, wait: bool) {
+        let watched = self.watch().as_ref().map(|watch| {
+            watch.watch_for(if wait {
+                Interest::READABLE | Interest::WRITABLE
+            } else {
+                Interest::READABLE
+            })
+        });
+        if let Some(Err(error)) = watched {
+            tracing::warn!(%error, "a socket of packets cannot be watched");
+        }
     }
 
     fn watch(&self) -> MutexGuard<'_, Option<Registration>> {
@@ -119,11 +160,10 @@ impl NetBackend for DatagramNet {
     fn attach(&self, frontend: Weak<dyn NetFrontend>) -> io::Result<()> {
         let handler = Arc::new(SocketReady {
             frontend,
-            full: Arc::clone(&self.full),
+            backend: Weak::clone(&self.me),
         });
-        let both = Interest::READABLE | Interest::WRITABLE;
         let socket = Arc::new(self.socket.clone());
-        let watch = self.reactor.register(socket, both, handler)?;
+        let watch = self.reactor.register(socket, Interest::READABLE, handler)?;
         let before = self.watch().replace(watch);
         drop(before);
         Ok(())
@@ -135,27 +175,25 @@ impl NetBackend for DatagramNet {
     }
 
     fn send(&self, _queue: usize, packet: &Packet<'_>) -> Sent {
-        let mut outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = packet.copy(HEADER, &mut outgoing);
-        let bytes = outgoing.get(..count).unwrap_or_default();
-        let (fd, flags) = (&self.socket.0.fd, SendFlags::NOSIGNAL);
+        let mut burst = self.outgoing();
+        if burst.put(packet) {
+            return Sent::Done;
+        }
+        if self.send_kept(&mut burst) == Ok(()) {
+            burst.put(packet);
+            return Sent::Done;
+        }
+        drop(burst);
         self.full.store(true, Ordering::Release);
-        let sent = match &self.socket.0.remote {
-            Some(Remote::Inet(to)) => rustix::net::sendto(fd, bytes, flags, to),
-            Some(Remote::Unix(to)) => rustix::net::sendto(fd, bytes, flags, to),
-            None => rustix::net::send(fd, bytes, flags),
-        };
-        if sent == Err(Errno::AGAIN) {
-            return Sent::Full;
+        self.wait_for_room(true);
+        Sent::Full
+    }
+
+    fn flush(&self, _queue: usize) {
+        let sent = self.send_kept(&mut self.outgoing());
+        if sent == Err(Full) {
+            self.wait_for_room(true);
         }
-        self.full.store(false, Ordering::Release);
-        // Nobody may be there yet; what datagrams promise is kept by losing this one.
-        if let Err(error) = sent
-            && let Some(times) = self.refused.note()
-        {
-            tracing::debug!(times, %error, "a packet is dropped");
-        }
-        Sent::Done
     }
 
     fn receive(&self, _queue: usize, buffer: &mut [u8]) -> Received {
@@ -180,16 +218,23 @@ impl NetBackend for DatagramNet {
 
 struct SocketReady {
     frontend: Weak<dyn NetFrontend>,
-    full: Arc<AtomicBool>,
+    backend: Weak<DatagramNet>,
 }
 
 impl Ready for SocketReady {
     fn ready(&self, readiness: Readiness) {
-        let Some(frontend) = self.frontend.upgrade() else {
+        let (Some(frontend), Some(backend)) = (self.frontend.upgrade(), self.backend.upgrade())
+        else {
             return;
         };
-        if readiness.contains(Readiness::WRITE) && self.full.swap(false, Ordering::AcqRel) {
-            frontend.writable(0);
+        if readiness.contains(Readiness::WRITE) {
+            let sent = backend.send_kept(&mut backend.outgoing());
+            if sent == Ok(()) {
+                backend.wait_for_room(false);
+                if backend.full.swap(false, Ordering::AcqRel) {
+                    frontend.writable(0);
+                }
+            }
         }
         if readiness.contains(Readiness::READ) {
             frontend.readable(0);

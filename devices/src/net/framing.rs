@@ -122,21 +122,23 @@ impl Outbox {
         (self.start, self.end) = (0, 0);
     }
 
-    /// Takes a packet, without its header, when all before it was sent. One that is too long is
-    /// dropped.
-    pub fn put(&mut self, packet: &Packet<'_>) {
-        debug_assert!(self.waiting().is_empty(), "one packet after the other");
-        self.clear();
+    /// Takes a packet, without its header; whether there was room behind what waits. When nothing
+    /// does there is for every packet, or it is too long and is dropped.
+    pub fn put(&mut self, packet: &Packet<'_>) -> bool {
+        if self.waiting().is_empty() {
+            self.clear();
+        }
         let length = packet.len().saturating_sub(HEADER);
-        let (Ok(number), Some(whole)) =
-            (u32::try_from(length), self.bytes.get_mut(..LENGTH + length))
+        let end = self.end.saturating_add(LENGTH).saturating_add(length);
+        let (Ok(number), Some(whole)) = (u32::try_from(length), self.bytes.get_mut(self.end..end))
         else {
-            return;
+            return self.end == 0;
         };
         let (head, body) = whole.split_at_mut(LENGTH);
         head.copy_from_slice(&number.to_be_bytes());
         packet.copy(HEADER, body);
-        self.end = LENGTH + length;
+        self.end = end;
+        true
     }
 }
 

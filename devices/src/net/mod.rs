@@ -5,7 +5,7 @@
 //! what it opens goes through a [`fdset::Door`].
 //!
 //! ```text
-//!   card ── send(queue, packet) ─────► NetBackend ──► tap, stream, datagrams, hub, vhost-user
+//!   card ── send(queue, packet), flush ► NetBackend ──► tap, stream, datagrams, hub, vhost-user
 //!    ▲  ─── receive(queue, buffer) ──►     │
 //!    └── readable(queue), writable(queue) ◄┘ dev-io: its fds are ready
 //! ```
@@ -22,6 +22,7 @@
 
 pub mod announce;
 pub mod backend;
+mod burst;
 pub mod datagram;
 pub mod framing;
 pub mod hub;

@@ -12,7 +12,8 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use vm_memory::bitmap::BitmapSlice;
+use vm_memory::{GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 use super::LONGEST;
 use crate::memory::GuestMemView;
@@ -47,17 +48,16 @@ impl Pieces {
         let mut len = 0_usize;
         for buffer in buffers {
             let (address, size) = buffer?;
-            for slice in view.get_slices(address, size) {
-                let slice = slice.map_err(|_| Outside)?;
-                if self.0.len() == MOST {
-                    return Err(Outside);
+            // Nearly always there is one region behind it: to look for several takes longer.
+            match view.get_slice(address, size) {
+                Ok(slice) => self.push(&slice)?,
+                Err(_) => {
+                    for slice in view.get_slices(address, size) {
+                        self.push(&slice.map_err(|_| Outside)?)?;
+                    }
                 }
-                self.0.push(libc::iovec {
-                    iov_base: slice.ptr_guard().as_ptr().cast_mut().cast(),
-                    iov_len: slice.len(),
-                });
-                len = len.saturating_add(slice.len());
             }
+            len = len.saturating_add(size);
             if len > LONGEST {
                 // It will be dropped, however long it is.
                 break;
@@ -68,6 +68,17 @@ impl Pieces {
             len,
             memory: PhantomData,
         })
+    }
+
+    fn push<B: BitmapSlice>(&mut self, slice: &VolatileSlice<'_, B>) -> Result<(), Outside> {
+        if self.0.len() == MOST {
+            return Err(Outside);
+        }
+        self.0.push(libc::iovec {
+            iov_base: slice.ptr_guard().as_ptr().cast_mut().cast(),
+            iov_len: slice.len(),
+        });
+        Ok(())
     }
 
     /// A packet of our own.

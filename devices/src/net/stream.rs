@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use fdset::{Door, OpenFile, SocketAddress};
+use mio::Interest;
 use nix::errno::Errno;
 use nix::unistd;
 
@@ -105,7 +106,7 @@ impl StreamNet {
 
     /// Writes what waits; whether all is gone. A connection that takes nothing any more is told of as
     /// an event.
-    fn flush(wire: &mut Wire) -> bool {
+    fn write(wire: &mut Wire) -> bool {
         let Wire {
             socket: Some((_, socket)),
             outbox,
@@ -138,19 +139,44 @@ impl StreamNet {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has it told when the connection takes more, or not: each byte that the peer reads would be
+    /// an event otherwise.
+    fn wait_for_room(&self, wait: bool) {
+        let watched = match &*self.phase() {
+            Phase::Connected {
+                watch: Some(watch), ..
+            } => watch.watch_for(if wait {
+                Interest::READABLE | Interest::WRITABLE
+            } else {
+                Interest::READABLE
+            }),
+            _ => Ok(()),
+        };
+        if let Err(error) = watched {
+            tracing::warn!(netdev = %self.id, %error, "a peer cannot be watched");
+        }
+    }
+
     /// Something happened on connection `serial`.
     fn ready(&self, serial: usize, readiness: Readiness) {
-        let (is_current, has_room) = {
+        let (is_current, is_gone, was_full) = {
             let mut wire = self.wire();
             let is_current = wire.socket.as_ref().is_some_and(|(now, _)| *now == serial);
-            let has_room = is_current && Self::flush(&mut wire) && std::mem::take(&mut wire.full);
-            (is_current, has_room)
+            let is_gone = is_current && Self::write(&mut wire);
+            (
+                is_current,
+                is_gone,
+                is_gone && std::mem::take(&mut wire.full),
+            )
         };
         if !is_current {
             return;
         }
+        if is_gone && readiness.contains(Readiness::WRITE) {
+            self.wait_for_room(false);
+        }
         if let Some(frontend) = self.frontend() {
-            if has_room {
+            if was_full {
                 frontend.writable(0);
             }
             if readiness.contains(Readiness::READ) {
@@ -196,14 +222,24 @@ impl NetBackend for StreamNet {
         if wire.socket.is_none() {
             return Sent::Done;
         }
-        if !Self::flush(&mut wire) {
-            wire.full = true;
-            return Sent::Full;
+        if wire.outbox.put(packet) {
+            return Sent::Done;
         }
-        wire.outbox.put(packet);
-        // What does not fit is sent before the next one, or when there is room.
-        Self::flush(&mut wire);
-        Sent::Done
+        if Self::write(&mut wire) {
+            wire.outbox.put(packet);
+            return Sent::Done;
+        }
+        wire.full = true;
+        drop(wire);
+        self.wait_for_room(true);
+        Sent::Full
+    }
+
+    fn flush(&self, _queue: usize) {
+        let is_gone = Self::write(&mut self.wire());
+        if !is_gone {
+            self.wait_for_room(true);
+        }
     }
 
     fn receive(&self, _queue: usize, buffer: &mut [u8]) -> Received {

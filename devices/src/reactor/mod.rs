@@ -238,11 +238,19 @@ impl Registration {
     /// # Errors
     /// The kernel has no memory for it.
     pub fn rearm(&self) -> io::Result<()> {
-        self.slot.core.registry.reregister(
-            &mut SourceFd(&self.fd.as_raw_fd()),
-            self.slot.token,
-            self.interest,
-        )
+        self.watch_for(self.interest)
+    }
+
+    /// Has the handler called for `interest` from now on, until a rearm; and at once for what is
+    /// ready already.
+    ///
+    /// # Errors
+    /// As [`rearm`](Self::rearm).
+    pub fn watch_for(&self, interest: Interest) -> io::Result<()> {
+        let fd = self.fd.as_raw_fd();
+        let Slot { core, token } = &self.slot;
+        core.registry
+            .reregister(&mut SourceFd(&fd), *token, interest)
     }
 }
 

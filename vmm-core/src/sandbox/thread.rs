@@ -16,9 +16,9 @@ use libc::{
     SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv, SYS_pwrite64, SYS_pwritev, SYS_read,
     SYS_readlink, SYS_readv, SYS_recvfrom, SYS_recvmsg, SYS_restart_syscall, SYS_rseq,
     SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp,
-    SYS_sendmsg, SYS_sendto, SYS_set_robust_list, SYS_setsockopt, SYS_shutdown, SYS_sigaltstack,
-    SYS_socketpair, SYS_statx, SYS_sync_file_range, SYS_tgkill, SYS_timerfd_settime, SYS_write,
-    SYS_writev,
+    SYS_sendmmsg, SYS_sendmsg, SYS_sendto, SYS_set_robust_list, SYS_setsockopt, SYS_shutdown,
+    SYS_sigaltstack, SYS_socketpair, SYS_statx, SYS_sync_file_range, SYS_tgkill,
+    SYS_timerfd_settime, SYS_write, SYS_writev,
 };
 
 /// What a thread is for.
@@ -112,6 +112,7 @@ const SOCKETS: &[i64] = &[
     SYS_recvmsg,
     SYS_sendto,
     SYS_sendmsg,
+    SYS_sendmmsg,
     SYS_shutdown,
     SYS_getsockopt,
     SYS_setsockopt,

@@ -86,7 +86,9 @@ impl Scene {
 
     fn send(&self, packet: &[u8]) -> Sent {
         let whole = [&[0; HEADER], packet].concat();
-        self.stream.send(0, &Pieces::default().of(&whole))
+        let sent = self.stream.send(0, &Pieces::default().of(&whole));
+        self.stream.flush(0);
+        sent
     }
 
     fn is_connected(&self) -> bool {
@@ -135,6 +137,25 @@ fn packets_go_both_ways_over_a_passed_socket() {
     );
     assert!(!scene.is_connected());
     assert_eq!(scene.send(b"nobody"), Sent::Done);
+}
+
+#[test]
+fn packets_of_a_batch_are_sent_with_one_write() {
+    let door = door();
+    let (address, mut peer) = passed(&door);
+    let scene = scene(&door, address, StreamRole::Client);
+    for packet in [b"one".as_slice(), b"two"] {
+        let whole = [&[0; HEADER], packet].concat();
+        let sent = scene.stream.send(0, &Pieces::default().of(&whole));
+        assert_eq!(sent, Sent::Done);
+    }
+    peer.set_nonblocking(true).unwrap();
+    let mut bytes = [0; 64];
+    let nothing = peer.read(&mut bytes).unwrap_err();
+    assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+    scene.stream.flush(0);
+    let count = peer.read(&mut bytes).unwrap();
+    assert_eq!(&bytes[..count], b"\0\0\0\x03one\0\0\0\x03two");
 }
 
 #[test]

@@ -19,9 +19,10 @@ use super::features::{self, bit, has};
 use super::filter::{FilterState, RxFilter};
 use super::outside::Outside;
 use super::receive::Inbound;
+use super::transmit::Outbound;
 use super::{MTUS, Mac, QUEUE_SIZES};
 use crate::memory::GuestMemView;
-use crate::net::{NetBackend, NetError, NetFrontend, NetLease, Pieces};
+use crate::net::{NetBackend, NetError, NetFrontend, NetLease};
 use crate::notice::{Notice, NoticeSink};
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
@@ -86,7 +87,7 @@ pub(super) struct Pair {
     pub(super) receive: Slot,
     pub(super) transmit: Slot,
     pub(super) inbound: Mutex<Inbound>,
-    pub(super) outbound: Mutex<Pieces>,
+    pub(super) outbound: Mutex<Outbound>,
 }
 
 /// A virtio network card.

@@ -30,8 +30,22 @@ mod transmit;
 
 use std::ops::RangeInclusive;
 
+use crate::memory::GuestMemView;
+use crate::virtio::ring::{Broken, Ring};
+
 pub use card::{NetSpecError, VirtioNet, VirtioNetSpec};
 pub use filter::{FilterState, RxFilter, Which};
+
+/// Gives the guest back what is `used` up: heads, and how much was written.
+fn returns(
+    ring: &mut Ring,
+    memory: &GuestMemView,
+    used: &mut Vec<(u16, u32)>,
+) -> Result<(), Broken> {
+    let given = ring.add_used_together(memory, used);
+    used.clear();
+    given
+}
 
 /// How many descriptors a queue can have, as powers of two.
 pub const QUEUE_SIZES: RangeInclusive<u16> = 256..=1024;

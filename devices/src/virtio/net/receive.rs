@@ -11,9 +11,10 @@ use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
 
 use super::card::{BATCH, Pause, VirtioNet, lock};
 use super::features::has;
+use super::returns;
 use crate::memory::GuestMemView;
 use crate::net::{HEADER, LONGEST, NetBackend, Received};
-use crate::virtio::ring::{Broken, Chain, Ring};
+use crate::virtio::ring::{Broken, Chain, Ring, TOGETHER};
 
 /// Where the header says how many buffers a packet fills.
 const NUM_BUFFERS: usize = 10;
@@ -23,7 +24,8 @@ pub(super) struct Inbound {
     buffer: Box<[u8]>,
     /// The packet that the guest had no room for, by its length; 0 for none.
     held: usize,
-    /// The buffers that a packet fills: their heads, and how much of each.
+    /// The buffers that packets fill and the guest is not told of yet: their heads, and how much of
+    /// each.
     used: Vec<(u16, u32)>,
 }
 
@@ -42,7 +44,7 @@ impl Inbound {
         Self {
             buffer: vec![0; LONGEST].into_boxed_slice(),
             held: 0,
-            used: Vec::with_capacity(size.into()),
+            used: Vec::with_capacity(TOGETHER + usize::from(size)),
         }
     }
 
@@ -59,36 +61,45 @@ impl Inbound {
         first: &Chain<'_>,
         mergeable: bool,
     ) -> Result<Delivery, Broken> {
+        let before = self.used.len();
+        if let Some(count) = self.buffer.get_mut(NUM_BUFFERS..HEADER) {
+            // What nearly every packet needs.
+            count.copy_from_slice(&1_u16.to_le_bytes());
+        }
         let packet = self.buffer.get(..self.held).unwrap_or_default();
         let mut done = first.scatter(packet)?;
         if done < HEADER.min(packet.len()) {
             return Err(Broken);
         }
-        self.used.clear();
         self.used.push((first.head(), length(done)?));
         while done < packet.len() {
             let next = if mergeable { ring.next(memory)? } else { None };
+            let count = self.used.len() - before;
             let Some(chain) = next else {
-                let all = self.used.len() >= ring.size();
-                self.used.iter().for_each(|_| ring.put_back());
+                self.used.drain(before..).for_each(|_| ring.put_back());
                 // More than all its buffers, or than the only one that a packet may fill: never.
-                return Ok(if mergeable && !all {
+                return Ok(if mergeable && count < ring.size() {
                     Delivery::NoRoom
                 } else {
                     Delivery::Done
                 });
             };
             let rest = packet.get(done..).unwrap_or_default();
-            let count = chain.scatter(rest)?;
-            if count == 0 || self.used.len() >= ring.size() {
+            let written = chain.scatter(rest)?;
+            if written == 0 || count >= ring.size() {
                 return Err(Broken);
             }
-            self.used.push((chain.head(), length(count)?));
-            done += count;
+            self.used.push((chain.head(), length(written)?));
+            done += written;
         }
-        let buffers = u16::try_from(self.used.len()).map_err(|_| Broken)?;
-        first.scatter_at(NUM_BUFFERS, &buffers.to_le_bytes())?;
-        ring.add_used_together(memory, &self.used)?;
+        let buffers = self.used.len() - before;
+        if buffers > 1 {
+            let buffers = u16::try_from(buffers).map_err(|_| Broken)?;
+            first.scatter_at(NUM_BUFFERS, &buffers.to_le_bytes())?;
+        }
+        if self.used.len() >= TOGETHER {
+            returns(ring, memory, &mut self.used)?;
+        }
         Ok(Delivery::Done)
     }
 }
@@ -107,7 +118,12 @@ impl VirtioNet {
         let backend = self.backend()?;
         queues.receive.with(|ring, memory| {
             let inbound = &mut *lock(&queues.inbound);
-            self.fill(ring, memory, inbound, backend.as_ref(), pair)
+            let filled = self.fill(ring, memory, inbound, backend.as_ref(), pair);
+            if filled.is_err() {
+                // Among them may be part of a packet.
+                inbound.used.clear();
+            }
+            returns(ring, memory, &mut inbound.used).and(filled)
         })
     }
 

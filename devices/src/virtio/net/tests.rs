@@ -170,6 +170,30 @@ fn a_long_packet_fills_several_buffers_and_waits_until_there_are_enough() {
 }
 
 #[test]
+fn what_waits_goes_through_together_and_in_order_across_the_end_of_the_rings() {
+    let mut scene = scene(ALL);
+    let mut receive = scene.queue(0);
+    let mut transmit = scene.queue(1);
+    for round in 0..3 {
+        let packets: Vec<_> = (0..12).map(|n| packet(MAC, &[round, n])).collect();
+        let states = [0, 1].map(|index| scene.card.stop_queue(index).unwrap());
+        for packet in &packets {
+            receive.give_room(200);
+            scene.say(packet);
+            transmit.give(&[&[0; HEADER], packet.as_slice()].concat());
+        }
+        let [into, out] = states;
+        receive.resume(scene.card.as_ref(), 0, into);
+        transmit.resume(scene.card.as_ref(), 1, out);
+        for packet in &packets {
+            assert_eq!(receive.used()[HEADER..], *packet);
+            assert_eq!(scene.heard(), *packet);
+            assert!(transmit.used().is_empty());
+        }
+    }
+}
+
+#[test]
 fn without_mergeable_buffers_a_packet_that_is_too_long_is_dropped() {
     let mut scene = scene(bit(VIRTIO_NET_F_STATUS));
     let mut receive = scene.queue(0);

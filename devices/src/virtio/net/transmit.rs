@@ -1,10 +1,27 @@
 //! From the guest to the netdev.
 
 use super::card::{BATCH, Pause, VirtioNet, lock};
+use super::returns;
 use crate::memory::GuestMemView;
 use crate::net::packet::Outside;
 use crate::net::{HEADER, LONGEST, NetBackend, Pieces, Sent};
-use crate::virtio::ring::{Broken, Ring};
+use crate::virtio::ring::{Broken, Ring, TOGETHER};
+
+/// A packet on its way out, and those that are gone.
+pub(super) struct Outbound {
+    pieces: Pieces,
+    /// The heads of packets that the guest is not told of yet.
+    used: Vec<(u16, u32)>,
+}
+
+impl Default for Outbound {
+    fn default() -> Self {
+        Self {
+            pieces: Pieces::default(),
+            used: Vec::with_capacity(TOGETHER),
+        }
+    }
+}
 
 impl VirtioNet {
     /// Sends what the guest has given; `None` if the queue does not run.
@@ -12,38 +29,48 @@ impl VirtioNet {
         let queues = self.pairs.get(pair)?;
         let backend = self.backend_if_up();
         queues.transmit.with(|ring, memory| {
-            let pieces = &mut *lock(&queues.outbound);
-            drain(ring, memory, pieces, backend.as_deref(), pair)
+            let outbound = &mut *lock(&queues.outbound);
+            let drained = outbound.drain(ring, memory, backend.as_deref(), pair);
+            if let Some(backend) = &backend {
+                backend.flush(pair);
+            }
+            returns(ring, memory, &mut outbound.used).and(drained)
         })
     }
 }
 
-/// Sends packets, or drops them where there is no link.
-fn drain(
-    ring: &mut Ring,
-    memory: &GuestMemView,
-    pieces: &mut Pieces,
-    backend: Option<&dyn NetBackend>,
-    pair: usize,
-) -> Result<Pause, Broken> {
-    for _ in 0..BATCH {
-        let Some(chain) = ring.next(memory)? else {
-            return Ok(Pause::Idle);
-        };
-        let buffers = chain
-            .readable()
-            .map(|buffer| buffer.map_err(|Broken| Outside));
-        let packet = pieces.gather(memory, buffers).map_err(|Outside| Broken)?;
-        if packet.len() < HEADER {
-            return Err(Broken);
+impl Outbound {
+    /// Sends packets, or drops them where there is no link.
+    fn drain(
+        &mut self,
+        ring: &mut Ring,
+        memory: &GuestMemView,
+        backend: Option<&dyn NetBackend>,
+        pair: usize,
+    ) -> Result<Pause, Broken> {
+        for _ in 0..BATCH {
+            let Some(chain) = ring.next(memory)? else {
+                return Ok(Pause::Idle);
+            };
+            let buffers = chain
+                .readable()
+                .map(|buffer| buffer.map_err(|Broken| Outside));
+            let packet = self.pieces.gather(memory, buffers);
+            let packet = packet.map_err(|Outside| Broken)?;
+            if packet.len() < HEADER {
+                return Err(Broken);
+            }
+            if let Some(backend) = backend.filter(|_| packet.len() <= LONGEST)
+                && backend.send(pair, &packet) == Sent::Full
+            {
+                ring.put_back();
+                return Ok(Pause::Idle);
+            }
+            self.used.push((chain.head(), 0));
+            if self.used.len() == TOGETHER {
+                returns(ring, memory, &mut self.used)?;
+            }
         }
-        if let Some(backend) = backend.filter(|_| packet.len() <= LONGEST)
-            && backend.send(pair, &packet) == Sent::Full
-        {
-            ring.put_back();
-            return Ok(Pause::Idle);
-        }
-        ring.add_used(memory, &chain, 0)?;
+        Ok(Pause::Batch)
     }
-    Ok(Pause::Batch)
 }
