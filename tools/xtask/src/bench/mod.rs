@@ -113,6 +113,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             step("measuring packets through shared memory");
             print("QEMU", &net::rings::measure(&pair, options.turns)?);
         }
+        if wanted("sizes") {
+            step("measuring what cards and disks weigh");
+            print("QEMU", &net::sizes::measure(&pair, options.boots)?);
+        }
         if wanted("guests") {
             install_missing(&[("passt", "passt")])?;
             print("QEMU", &nets(&pair, options.boots)?);

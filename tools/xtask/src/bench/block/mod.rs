@@ -45,7 +45,7 @@ pub(crate) struct BlockOptions {
     /// How the peer does its I/O: io_uring, native or threads.
     #[arg(long, default_value = "io_uring")]
     peer_aio: String,
-    /// Only these: of disks requests, jobs, pauses; of packets guests, rings.
+    /// Only these: of disks requests, jobs, pauses; of packets guests, rings, sizes.
     #[arg(long, value_delimiter = ',')]
     pub(super) only: Vec<String>,
     /// Where the images lie, on the disk under test; below the folder of builds where it is not
