@@ -1,7 +1,8 @@
 """The life of a domain under libvirt: every virsh call with its verdict, and what the guest saw.
 
 Run by `run`, as root, where `within` has put libvirt and sesame. Ends with "done", or at the first
-call that goes wrong. `hotplug.py` has the part in which devices come and go.
+call that goes wrong. `hotplug.py` has the part in which devices come and go, `firmware.py` the one
+with firmware.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import time
 
+import firmware
 import hotplug
 from steps import BLOCK, DOMAIN, Guest, Terminal, Trouble, state, until, verdict, virsh
 
@@ -173,6 +175,7 @@ def main():
         lives(guest)
         ends()
         shows_the_hosts_cpu()
+        firmware.all_of_it((HERE / "domain.xml").read_text())
         if found := complaints():
             raise Trouble("libvirt's log complains:\n" + "\n".join(found))
     except (Trouble, OSError, subprocess.SubprocessError) as error:

@@ -16,7 +16,7 @@ import xml.etree.ElementTree as ElementTree
 
 DOMAIN = "guest"
 # A boot in a machine made of software that has other work, too.
-BOOT_TIME = 120
+BOOT_TIME = 400
 CALL_TIME = 60
 BLOCK = 4096
 
