@@ -1901,6 +1901,10 @@ const (
 	BlockdevDriverCompress BlockdevDriver = "compress"
 	// Another node, whose requests wait as the limits of a group say.
 	BlockdevDriverThrottle BlockdevDriver = "throttle"
+	// Another node, of which is saved what is about to be overwritten.
+	BlockdevDriverCopyBeforeWrite BlockdevDriver = "copy-before-write"
+	// What such a node had when it was made.
+	BlockdevDriverSnapshotAccess BlockdevDriver = "snapshot-access"
 )
 
 // BlkdebugIOType: What a request does.
@@ -2046,6 +2050,17 @@ func (a *BlockdevRefOrNull) UnmarshalJSON(data []byte) error {
 	}
 }
 
+// OnCbwError: Who bears it where something cannot be copied before it is overwritten.
+type OnCbwError string
+
+// The values of OnCbwError.
+const (
+	// The writer: its write fails, and what was saved stays.
+	OnCbwErrorBreakGuestWrite OnCbwError = "break-guest-write"
+	// The readers: the write goes on, and all their reads fail from then on.
+	OnCbwErrorBreakSnapshot OnCbwError = "break-snapshot"
+)
+
 // BlockdevOptions: A block node to be made.
 type BlockdevOptions struct {
 	// Variant is what it is.
@@ -2087,6 +2102,10 @@ func (u *BlockdevOptions) UnmarshalJSON(data []byte) error {
 		return variant[BlockdevOptionsCompress](data, &u.Variant)
 	case "throttle":
 		return variant[BlockdevOptionsThrottle](data, &u.Variant)
+	case "copy-before-write":
+		return variant[BlockdevOptionsCopyBeforeWrite](data, &u.Variant)
+	case "snapshot-access":
+		return variant[BlockdevOptionsSnapshotAccess](data, &u.Variant)
 	default:
 		u.Variant = UnknownVariant{append([]byte(nil), data...)}
 		return nil
@@ -2438,6 +2457,75 @@ func (BlockdevOptionsThrottle) isBlockdevOptions() {}
 func (v BlockdevOptionsThrottle) MarshalJSON() ([]byte, error) {
 	type plain BlockdevOptionsThrottle
 	return tagged(plain(v), "driver", "throttle")
+}
+
+// BlockdevOptionsCopyBeforeWrite: Another node, of which is saved what is about to be overwritten.
+type BlockdevOptionsCopyBeforeWrite struct {
+	// Its name, which must be new.
+	NodeName *string `json:"node-name,omitempty"`
+	// What becomes of a guest's discard (default: ignore).
+	Discard *BlockdevDiscardOptions `json:"discard,omitempty"`
+	// How the host caches.
+	Cache *BlockdevCacheOptions `json:"cache,omitempty"`
+	// Whether nobody may write (default: false).
+	ReadOnly *bool `json:"read-only,omitempty"`
+	// Whether the node may become read-only where the storage is (default: false).
+	AutoReadOnly *bool `json:"auto-read-only,omitempty"`
+	// Whether others may write to the storage at the same time; only for a node that is read-only
+	// (default: false).
+	ForceShare *bool `json:"force-share,omitempty"`
+	// What becomes of a guest's write of zeroes (default: off).
+	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// The node that is written to.
+	File BlockdevRef `json:"file"`
+	// The node to which is copied: at least as long.
+	Target BlockdevRef `json:"target"`
+	// A bitmap: only what it marks now is copied, and can be read (default: everything).
+	Bitmap *BlockDirtyBitmap `json:"bitmap,omitempty"`
+	// What happens where copying fails or takes too long (default: break-guest-write).
+	OnCbwError *OnCbwError `json:"on-cbw-error,omitempty"`
+	// How many seconds a write waits for its copy; 0 means as long as it takes (default: 0).
+	CbwTimeout *uint32 `json:"cbw-timeout,omitempty"`
+	// Bytes that are copied at once, at least: a power of two, at most 64 MiB (default: 64 KiB,
+	// which is also the least).
+	MinClusterSize *uint64 `json:"min-cluster-size,omitempty"`
+}
+
+func (BlockdevOptionsCopyBeforeWrite) isBlockdevOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevOptionsCopyBeforeWrite) MarshalJSON() ([]byte, error) {
+	type plain BlockdevOptionsCopyBeforeWrite
+	return tagged(plain(v), "driver", "copy-before-write")
+}
+
+// BlockdevOptionsSnapshotAccess: What such a node had when it was made.
+type BlockdevOptionsSnapshotAccess struct {
+	// Its name, which must be new.
+	NodeName *string `json:"node-name,omitempty"`
+	// What becomes of a guest's discard (default: ignore).
+	Discard *BlockdevDiscardOptions `json:"discard,omitempty"`
+	// How the host caches.
+	Cache *BlockdevCacheOptions `json:"cache,omitempty"`
+	// Whether nobody may write (default: false).
+	ReadOnly *bool `json:"read-only,omitempty"`
+	// Whether the node may become read-only where the storage is (default: false).
+	AutoReadOnly *bool `json:"auto-read-only,omitempty"`
+	// Whether others may write to the storage at the same time; only for a node that is read-only
+	// (default: false).
+	ForceShare *bool `json:"force-share,omitempty"`
+	// What becomes of a guest's write of zeroes (default: off).
+	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// That node.
+	File BlockdevRef `json:"file"`
+}
+
+func (BlockdevOptionsSnapshotAccess) isBlockdevOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevOptionsSnapshotAccess) MarshalJSON() ([]byte, error) {
+	type plain BlockdevOptionsSnapshotAccess
+	return tagged(plain(v), "driver", "snapshot-access")
 }
 
 // BlockdevRef: A block node, new or old.
@@ -3385,6 +3473,10 @@ func (u *BlockdevCreateOptions) UnmarshalJSON(data []byte) error {
 		return variant[BlockdevCreateOptionsCompress](data, &u.Variant)
 	case "throttle":
 		return variant[BlockdevCreateOptionsThrottle](data, &u.Variant)
+	case "copy-before-write":
+		return variant[BlockdevCreateOptionsCopyBeforeWrite](data, &u.Variant)
+	case "snapshot-access":
+		return variant[BlockdevCreateOptionsSnapshotAccess](data, &u.Variant)
 	default:
 		u.Variant = UnknownVariant{append([]byte(nil), data...)}
 		return nil
@@ -3539,6 +3631,29 @@ func (BlockdevCreateOptionsThrottle) isBlockdevCreateOptions() {}
 func (v BlockdevCreateOptionsThrottle) MarshalJSON() ([]byte, error) {
 	type plain BlockdevCreateOptionsThrottle
 	return tagged(plain(v), "driver", "throttle")
+}
+
+// BlockdevCreateOptionsCopyBeforeWrite: Another node, of which is saved what is about to be
+// overwritten.
+type BlockdevCreateOptionsCopyBeforeWrite struct{}
+
+func (BlockdevCreateOptionsCopyBeforeWrite) isBlockdevCreateOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevCreateOptionsCopyBeforeWrite) MarshalJSON() ([]byte, error) {
+	type plain BlockdevCreateOptionsCopyBeforeWrite
+	return tagged(plain(v), "driver", "copy-before-write")
+}
+
+// BlockdevCreateOptionsSnapshotAccess: What such a node had when it was made.
+type BlockdevCreateOptionsSnapshotAccess struct{}
+
+func (BlockdevCreateOptionsSnapshotAccess) isBlockdevCreateOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v BlockdevCreateOptionsSnapshotAccess) MarshalJSON() ([]byte, error) {
+	type plain BlockdevCreateOptionsSnapshotAccess
+	return tagged(plain(v), "driver", "snapshot-access")
 }
 
 // XDbgBlockGraphNodeType: A member of the block graph.

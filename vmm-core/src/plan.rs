@@ -298,6 +298,8 @@ fn walk(spec: &NodeSpec, reason: &str, above: &[HeaderPlace]) -> Vec<Step> {
         | DriverSpec::CopyOnRead(_)
         | DriverSpec::Compress(_)
         | DriverSpec::Throttle(_)
+        | DriverSpec::CopyBeforeWrite(_)
+        | DriverSpec::SnapshotAccess(_)
         | DriverSpec::Blkdebug(_) => {
             let mut plan = steps(rules(spec));
             let children = spec.driver.children();

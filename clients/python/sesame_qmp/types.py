@@ -447,6 +447,8 @@ BlockdevDriver = Literal[
     "copy-on-read",
     "compress",
     "throttle",
+    "copy-before-write",
+    "snapshot-access",
 ]
 """What a block node is.
 
@@ -460,6 +462,8 @@ BlockdevDriver = Literal[
 - ``copy-on-read``: Another node, into which is copied what is read through it.
 - ``compress``: An image, into which is written compressed what is written through it.
 - ``throttle``: Another node, whose requests wait as the limits of a group say.
+- ``copy-before-write``: Another node, of which is saved what is about to be overwritten.
+- ``snapshot-access``: What such a node had when it was made.
 """
 
 
@@ -507,6 +511,14 @@ BlockdevAioOptions = Literal["threads", "native", "io_uring"]
 - ``threads``: By threads that wait; served by io_uring here.
 - ``native``: By Linux AIO; served by io_uring here.
 - ``io_uring``: By io_uring.
+"""
+
+
+OnCbwError = Literal["break-guest-write", "break-snapshot"]
+"""Who bears it where something cannot be copied before it is overwritten.
+
+- ``break-guest-write``: The writer: its write fails, and what was saved stays.
+- ``break-snapshot``: The readers: the write goes on, and all their reads fail from then on.
 """
 
 
@@ -2909,6 +2921,79 @@ class BlockdevOptionsThrottle(Struct):
 
 
 @dataclass
+class BlockdevOptionsCopyBeforeWrite(Struct):
+    """A block node to be made.
+
+    Where ``driver`` is ``copy-before-write``: another node, of which is saved what is about to be
+    overwritten.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "copy-before-write"}
+
+    driver: Literal["copy-before-write"] = field(default="copy-before-write", init=False)
+    file: BlockdevRef
+    """The node that is written to."""
+    target: BlockdevRef
+    """The node to which is copied: at least as long."""
+    node_name: Optional[str] = None
+    """Its name, which must be new."""
+    discard: Optional[BlockdevDiscardOptions] = None
+    """What becomes of a guest's discard (default: ignore)."""
+    cache: Optional[BlockdevCacheOptions] = None
+    """How the host caches."""
+    read_only: Optional[bool] = None
+    """Whether nobody may write (default: false)."""
+    auto_read_only: Optional[bool] = None
+    """Whether the node may become read-only where the storage is (default: false)."""
+    force_share: Optional[bool] = None
+    """Whether others may write to the storage at the same time; only for a node that is
+    read-only (default: false).
+    """
+    detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
+    """What becomes of a guest's write of zeroes (default: off)."""
+    bitmap: Optional[BlockDirtyBitmap] = None
+    """A bitmap: only what it marks now is copied, and can be read (default: everything)."""
+    on_cbw_error: Optional[OnCbwError] = None
+    """What happens where copying fails or takes too long (default: break-guest-write)."""
+    cbw_timeout: Optional[int] = None
+    """How many seconds a write waits for its copy; 0 means as long as it takes (default: 0)."""
+    min_cluster_size: Optional[int] = None
+    """Bytes that are copied at once, at least: a power of two, at most 64 MiB (default: 64 KiB,
+    which is also the least).
+    """
+
+
+@dataclass
+class BlockdevOptionsSnapshotAccess(Struct):
+    """A block node to be made.
+
+    Where ``driver`` is ``snapshot-access``: what such a node had when it was made.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "snapshot-access"}
+
+    driver: Literal["snapshot-access"] = field(default="snapshot-access", init=False)
+    file: BlockdevRef
+    """That node."""
+    node_name: Optional[str] = None
+    """Its name, which must be new."""
+    discard: Optional[BlockdevDiscardOptions] = None
+    """What becomes of a guest's discard (default: ignore)."""
+    cache: Optional[BlockdevCacheOptions] = None
+    """How the host caches."""
+    read_only: Optional[bool] = None
+    """Whether nobody may write (default: false)."""
+    auto_read_only: Optional[bool] = None
+    """Whether the node may become read-only where the storage is (default: false)."""
+    force_share: Optional[bool] = None
+    """Whether others may write to the storage at the same time; only for a node that is
+    read-only (default: false).
+    """
+    detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
+    """What becomes of a guest's write of zeroes (default: off)."""
+
+
+@dataclass
 class OverlaySnapshot(Struct):
     """A snapshot with an overlay that is there."""
 
@@ -3733,6 +3818,31 @@ class BlockdevCreateOptionsThrottle(Struct):
     TAGS: ClassVar[Mapping[str, str]] = {"driver": "throttle"}
 
     driver: Literal["throttle"] = field(default="throttle", init=False)
+
+
+@dataclass
+class BlockdevCreateOptionsCopyBeforeWrite(Struct):
+    """An image to be made.
+
+    Where ``driver`` is ``copy-before-write``: another node, of which is saved what is about to be
+    overwritten.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "copy-before-write"}
+
+    driver: Literal["copy-before-write"] = field(default="copy-before-write", init=False)
+
+
+@dataclass
+class BlockdevCreateOptionsSnapshotAccess(Struct):
+    """An image to be made.
+
+    Where ``driver`` is ``snapshot-access``: what such a node had when it was made.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"driver": "snapshot-access"}
+
+    driver: Literal["snapshot-access"] = field(default="snapshot-access", init=False)
 
 
 @dataclass
@@ -7431,6 +7541,8 @@ BlockdevOptions = Union[
     BlockdevOptionsCopyOnRead,
     BlockdevOptionsCompress,
     BlockdevOptionsThrottle,
+    BlockdevOptionsCopyBeforeWrite,
+    BlockdevOptionsSnapshotAccess,
 ]
 """A block node to be made."""
 
@@ -7464,6 +7576,8 @@ BlockdevCreateOptions = Union[
     BlockdevCreateOptionsCopyOnRead,
     BlockdevCreateOptionsCompress,
     BlockdevCreateOptionsThrottle,
+    BlockdevCreateOptionsCopyBeforeWrite,
+    BlockdevCreateOptionsSnapshotAccess,
 ]
 """An image to be made."""
 

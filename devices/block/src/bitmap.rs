@@ -40,6 +40,16 @@ pub struct Bitmap {
     pub map: Option<Arc<DirtyMap>>,
 }
 
+impl Bitmap {
+    /// What it marks.
+    ///
+    /// # Errors
+    /// It says nothing any more.
+    pub(crate) fn marks(&self) -> Result<Arc<DirtyMap>, BitmapError> {
+        consistent(self)
+    }
+}
+
 /// Why a bitmap is not there or cannot be changed. The texts are QEMU's.
 #[derive(Debug, thiserror::Error)]
 pub enum BitmapError {

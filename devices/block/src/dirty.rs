@@ -203,6 +203,52 @@ impl DirtyMap {
         None
     }
 
+    /// Whether a piece that the range touches is marked.
+    pub(crate) fn touches(&self, offset: u64, len: u64) -> bool {
+        let (mut at, end) = (offset, offset.saturating_add(len));
+        while at < end {
+            let (is_marked, run) = self.run(at, end - at);
+            if is_marked {
+                return true;
+            }
+            at += run;
+        }
+        false
+    }
+
+    /// Whether the piece at `offset` is marked, and how many bytes of the range are like it: at
+    /// least one. `len` is not zero.
+    pub(crate) fn run(&self, offset: u64, len: u64) -> (bool, u64) {
+        let end = offset.saturating_add(len);
+        let mut piece = offset / self.granularity;
+        let is_marked = self.has(piece);
+        loop {
+            piece += 1;
+            let at = piece.saturating_mul(self.granularity);
+            if at >= end {
+                return (is_marked, len);
+            }
+            if self.has(piece) != is_marked {
+                return (is_marked, at - offset);
+            }
+        }
+    }
+
+    fn has(&self, piece: u64) -> bool {
+        let word = self.word(piece / 64);
+        word.is_some_and(|word| word.load(Ordering::SeqCst) & (1 << (piece % 64)) != 0)
+    }
+
+    /// Takes the mark from every piece that the range touches.
+    pub(crate) fn unmark(&self, offset: u64, len: u64) {
+        let end = offset.saturating_add(len).min(self.len);
+        let mut piece = offset / self.granularity;
+        while piece.saturating_mul(self.granularity) < end {
+            self.clear(piece);
+            piece += 1;
+        }
+    }
+
     fn clear(&self, piece: u64) -> bool {
         let bit = 1 << (piece % 64);
         let had = self
@@ -222,6 +268,20 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn runs_end_where_marks_do() {
+        let map = DirtyMap::new(100 * 512, 512);
+        map.mark(10 * 512, 80 * 512);
+        assert_eq!(map.run(0, 100 * 512), (false, 10 * 512));
+        assert_eq!(map.run(10 * 512 + 1, 100 * 512), (true, 80 * 512 - 1));
+        assert_eq!(map.run(95 * 512, 3), (false, 3));
+        assert!(map.touches(0, 10 * 512 + 1) && !map.touches(0, 10 * 512));
+        map.unmark(63 * 512 + 5, 512);
+        assert_eq!(map.run(10 * 512, 90 * 512), (true, 53 * 512));
+        assert_eq!(map.run(63 * 512, 37 * 512), (false, 2 * 512));
+        assert_eq!(map.count(), 78 * 512);
+    }
 
     #[test]
     fn taken_runs_are_bounded_and_marks_beyond_the_end_are_nobodys() {

@@ -4,6 +4,7 @@ use std::io;
 
 use fdset::Identity;
 
+use crate::bitmap::BitmapError;
 use crate::engine::IoThreadError;
 use crate::format::blkdebug::config::ConfigError;
 use crate::format::qcow2::ImageError;
@@ -26,6 +27,35 @@ pub enum BlockError {
         name: String,
         /// The node into which is copied.
         top: String,
+    },
+    /// What is copied before it is overwritten has no room.
+    #[error("Node '{node}' copies {wanted} bytes to '{target}', which has {len}: make it as long")]
+    ShortTarget {
+        /// The node.
+        node: String,
+        /// Where it copies to.
+        target: String,
+        /// The bytes that are there.
+        len: u64,
+        /// The bytes that are wanted.
+        wanted: u64,
+    },
+    /// A snapshot is to be read of a node that keeps none.
+    #[error(
+        "Node '{node}' ({driver}) keeps no snapshot that could be read: it must be a \
+         copy-before-write node"
+    )]
+    NoSnapshot {
+        /// The node.
+        node: String,
+        /// Its driver.
+        driver: &'static str,
+    },
+    /// A bitmap is not there, or of no use.
+    #[error("{source}")]
+    Bitmap {
+        /// Why.
+        source: BitmapError,
     },
     /// A node that compresses stands on one that cannot store what is compressed.
     #[error(

@@ -27,6 +27,7 @@ use crate::bitmap::Bitmaps;
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
 use crate::format::blkdebug::breakpoints::Breakpoints;
+use crate::format::cbw::Snapshot;
 use crate::format::qcow2::{Details, ImageError, SnapshotChange};
 pub use crate::node_ref::NodeRef;
 use crate::permission::Usage;
@@ -382,6 +383,11 @@ pub trait BlockNode: Send + Sync {
     /// when it is settled. The node is writable. By default there are none.
     fn claim_bitmaps<'a>(&'a self, _io: &'a Io) -> IoFuture<'a> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// The disk under it as it was, which a node for readers can stand on. By default there is none.
+    fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        None
     }
 
     /// Where a tester can have requests of this node held. By default nowhere.

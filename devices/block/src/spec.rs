@@ -2,6 +2,8 @@
 //!
 //! Where an `Option` stands, absence has a meaning of its own, said beside it.
 
+use std::time::Duration;
+
 use fdset::Role;
 
 use crate::format::blkdebug::rules::Rules;
@@ -100,6 +102,10 @@ pub enum DriverSpec {
     Compress(CompressSpec),
     /// Another node, whose requests wait.
     Throttle(ThrottleSpec),
+    /// Another node, of which is saved what is about to be overwritten.
+    CopyBeforeWrite(Box<CopyBeforeWriteSpec>),
+    /// What such a node has saved.
+    SnapshotAccess(SnapshotAccessSpec),
 }
 
 impl DriverSpec {
@@ -116,6 +122,8 @@ impl DriverSpec {
             Self::CopyOnRead(_) => "copy-on-read",
             Self::Compress(_) => "compress",
             Self::Throttle(_) => "throttle",
+            Self::CopyBeforeWrite(_) => "copy-before-write",
+            Self::SnapshotAccess(_) => "snapshot-access",
         }
     }
 
@@ -137,6 +145,8 @@ impl DriverSpec {
             Self::CopyOnRead(filter) => Some(("file", &filter.file)),
             Self::Compress(filter) => Some(("file", &filter.file)),
             Self::Throttle(throttle) => Some(("file", &throttle.file)),
+            Self::CopyBeforeWrite(filter) => Some(("file", &filter.file)),
+            Self::SnapshotAccess(access) => Some(("file", &access.file)),
             Self::Qcow2(qcow2) => {
                 more = Some(qcow2);
                 Some(("file", &qcow2.file))
@@ -149,7 +159,11 @@ impl DriverSpec {
             BackingSpec::FromHeader(_) | BackingSpec::Nothing => None,
         });
         let data = data.map(|data| ("data-file", data));
-        first.into_iter().chain(data).chain(backing)
+        let target = match self {
+            Self::CopyBeforeWrite(filter) => Some(("target", &filter.target)),
+            _ => None,
+        };
+        first.into_iter().chain(data).chain(backing).chain(target)
     }
 }
 
@@ -255,6 +269,39 @@ pub struct ThrottleSpec {
     /// The name of the group whose limits hold.
     pub group: String,
     /// The node with the bytes.
+    pub file: ChildSpec,
+}
+
+/// A node over another one that saves what is about to be overwritten.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CopyBeforeWriteSpec {
+    /// The node that is written to.
+    pub file: ChildSpec,
+    /// The node to which is copied.
+    pub target: ChildSpec,
+    /// A node and a bitmap of it: only what that marks is saved.
+    pub bitmap: Option<(String, String)>,
+    /// Who bears it where copying fails.
+    pub on_failure: CbwFailure,
+    /// How long a write waits for its copy; `None` as long as that takes.
+    pub timeout: Option<Duration>,
+    /// How many bytes are copied at once, at least: a power of two.
+    pub piece: u64,
+}
+
+/// Who bears it where something cannot be copied before it is overwritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CbwFailure {
+    /// The writer: its write fails.
+    BreakGuestWrite,
+    /// The reader: the snapshot is given up.
+    BreakSnapshot,
+}
+
+/// A node that reads what another one has saved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotAccessSpec {
+    /// The node that saves it.
     pub file: ChildSpec,
 }
 

@@ -46,6 +46,12 @@ pub enum BlockdevDriver {
     /// Another node, whose requests wait as the limits of a group say.
     #[serde(rename = "throttle")]
     Throttle,
+    /// Another node, of which is saved what is about to be overwritten.
+    #[serde(rename = "copy-before-write")]
+    CopyBeforeWrite,
+    /// What such a node had when it was made.
+    #[serde(rename = "snapshot-access")]
+    SnapshotAccess,
 }
 
 impl BlockdevDriver {
@@ -61,6 +67,8 @@ impl BlockdevDriver {
         Self::CopyOnRead,
         Self::Compress,
         Self::Throttle,
+        Self::CopyBeforeWrite,
+        Self::SnapshotAccess,
     ];
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
@@ -75,6 +83,8 @@ impl BlockdevDriver {
             Self::CopyOnRead => "copy-on-read",
             Self::Compress => "compress",
             Self::Throttle => "throttle",
+            Self::CopyBeforeWrite => "copy-before-write",
+            Self::SnapshotAccess => "snapshot-access",
         }
     }
 }
@@ -935,6 +945,154 @@ impl crate::describe::Described for BlockdevOptionsThrottle {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Who bears it where something cannot be copied before it is overwritten.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum OnCbwError {
+    /// The writer: its write fails, and what was saved stays.
+    #[serde(rename = "break-guest-write")]
+    BreakGuestWrite,
+    /// The readers: the write goes on, and all their reads fail from then on.
+    #[serde(rename = "break-snapshot")]
+    BreakSnapshot,
+}
+
+impl OnCbwError {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::BreakGuestWrite, Self::BreakSnapshot];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BreakGuestWrite => "break-guest-write",
+            Self::BreakSnapshot => "break-snapshot",
+        }
+    }
+}
+
+crate::input::named_values!(OnCbwError);
+
+/// Another node, of which is copied to a third what is about to be overwritten, zeroed or
+/// discarded through this one, and was not before. A node snapshot-access reads how it all was
+/// when this one was made. While somebody uses this node, nobody else may write to the one
+/// under it. What was copied is known only as long as this node or such a reader is there. The
+/// length cannot change.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockdevOptionsCbw {
+    /// The node that is written to.
+    pub file: BlockdevRef,
+    /// The node to which is copied: at least as long.
+    pub target: BlockdevRef,
+    /// A bitmap: only what it marks now is copied, and can be read (default: everything).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bitmap: Option<super::block_bitmaps::BlockDirtyBitmap>,
+    /// What happens where copying fails or takes too long (default: break-guest-write).
+    #[serde(rename = "on-cbw-error")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_cbw_error: Option<OnCbwError>,
+    /// How many seconds a write waits for its copy; 0 means as long as it takes (default: 0).
+    #[serde(rename = "cbw-timeout")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cbw_timeout: Option<u32>,
+    /// Bytes that are copied at once, at least: a power of two, at most 64 MiB (default: 64 KiB,
+    /// which is also the least).
+    #[serde(rename = "min-cluster-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_cluster_size: Option<u64>,
+}
+
+impl crate::input::FromMembers for BlockdevOptionsCbw {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            file: members.required("file")?,
+            target: members.required("target")?,
+            bitmap: members.optional("bitmap")?,
+            on_cbw_error: members.optional("on-cbw-error")?,
+            cbw_timeout: members.optional("cbw-timeout")?,
+            min_cluster_size: members.optional_size("min-cluster-size")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockdevOptionsCbw);
+
+impl crate::describe::Described for BlockdevOptionsCbw {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "file",
+            "BlockdevRef",
+            "the node that is written to",
+        ),
+        crate::describe::MemberSpec::required(
+            "target",
+            "BlockdevRef",
+            "the node to which is copied: at least as long",
+        ),
+        crate::describe::MemberSpec::optional(
+                "bitmap",
+                "BlockDirtyBitmap",
+                "a bitmap: only what it marks now is copied, and can be read (default: everything)",
+            )
+            .default_is("everything"),
+        crate::describe::MemberSpec::optional(
+                "on-cbw-error",
+                "OnCbwError",
+                "what happens where copying fails or takes too long (default: break-guest-write)",
+            )
+            .one_of(&["break-guest-write", "break-snapshot"])
+            .default_is("break-guest-write"),
+        crate::describe::MemberSpec::optional(
+                "cbw-timeout",
+                "uint32",
+                "how many seconds a write waits for its copy; 0 means as long as it takes (default: 0)",
+            )
+            .default_is("0"),
+        crate::describe::MemberSpec::optional(
+                "min-cluster-size",
+                "size",
+                "bytes that are copied at once, at least: a power of two, at most 64 MiB (default: 64 KiB, which is also the least)",
+            )
+            .default_is("64 KiB, which is also the least"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// What a copy-before-write node had when it was made. It is only read; what is discarded of
+/// it is not saved any more, and its copies are discarded where the target does that.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockdevOptionsSnapshotAccess {
+    /// That node.
+    pub file: BlockdevRef,
+}
+
+impl crate::input::FromMembers for BlockdevOptionsSnapshotAccess {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            file: members.required("file")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockdevOptionsSnapshotAccess);
+
+impl crate::describe::Described for BlockdevOptionsSnapshotAccess {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("file", "BlockdevRef", "that node"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// A block node to be made.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevOptions {
@@ -1004,6 +1162,12 @@ pub enum BlockdevOptionsVariant {
     /// Another node, whose requests wait as the limits of a group say.
     #[serde(rename = "throttle")]
     Throttle(BlockdevOptionsThrottle),
+    /// Another node, of which is saved what is about to be overwritten.
+    #[serde(rename = "copy-before-write")]
+    CopyBeforeWrite(BlockdevOptionsCbw),
+    /// What such a node had when it was made.
+    #[serde(rename = "snapshot-access")]
+    SnapshotAccess(BlockdevOptionsSnapshotAccess),
 }
 
 impl BlockdevOptionsVariant {
@@ -1020,6 +1184,8 @@ impl BlockdevOptionsVariant {
             Self::CopyOnRead(_) => BlockdevDriver::CopyOnRead,
             Self::Compress(_) => BlockdevDriver::Compress,
             Self::Throttle(_) => BlockdevDriver::Throttle,
+            Self::CopyBeforeWrite(_) => BlockdevDriver::CopyBeforeWrite,
+            Self::SnapshotAccess(_) => BlockdevDriver::SnapshotAccess,
         }
     }
 }
@@ -1086,6 +1252,16 @@ impl crate::input::FromMembers for BlockdevOptions {
                         crate::input::FromMembers::take(members)?,
                     )
                 }
+                BlockdevDriver::CopyBeforeWrite => {
+                    BlockdevOptionsVariant::CopyBeforeWrite(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                BlockdevDriver::SnapshotAccess => {
+                    BlockdevOptionsVariant::SnapshotAccess(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
             },
         })
     }
@@ -1108,6 +1284,8 @@ impl crate::describe::Described for BlockdevOptions {
                     "copy-on-read",
                     "compress",
                     "throttle",
+                    "copy-before-write",
+                    "snapshot-access",
                 ],
             ),
         crate::describe::MemberSpec::optional(
@@ -1204,6 +1382,16 @@ impl crate::describe::Described for BlockdevOptions {
             name: "throttle",
             description: "another node, whose requests wait as the limits of a group say",
             members: <BlockdevOptionsThrottle as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "copy-before-write",
+            description: "another node, of which is saved what is about to be overwritten",
+            members: <BlockdevOptionsCbw as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "snapshot-access",
+            description: "what such a node had when it was made",
+            members: <BlockdevOptionsSnapshotAccess as crate::describe::Described>::MEMBERS,
         },
     ];
 }

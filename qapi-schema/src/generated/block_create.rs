@@ -277,6 +277,8 @@ impl crate::describe::Described for BlockdevCreateOptionsQcow2 {
                     "copy-on-read",
                     "compress",
                     "throttle",
+                    "copy-before-write",
+                    "snapshot-access",
                 ],
             ),
         crate::describe::MemberSpec::optional(
@@ -358,6 +360,12 @@ pub enum BlockdevCreateOptionsVariant {
     /// Another node, whose requests wait as the limits of a group say.
     #[serde(rename = "throttle")]
     Throttle,
+    /// Another node, of which is saved what is about to be overwritten.
+    #[serde(rename = "copy-before-write")]
+    CopyBeforeWrite,
+    /// What such a node had when it was made.
+    #[serde(rename = "snapshot-access")]
+    SnapshotAccess,
 }
 
 impl BlockdevCreateOptionsVariant {
@@ -374,6 +382,8 @@ impl BlockdevCreateOptionsVariant {
             Self::CopyOnRead => super::block_core::BlockdevDriver::CopyOnRead,
             Self::Compress => super::block_core::BlockdevDriver::Compress,
             Self::Throttle => super::block_core::BlockdevDriver::Throttle,
+            Self::CopyBeforeWrite => super::block_core::BlockdevDriver::CopyBeforeWrite,
+            Self::SnapshotAccess => super::block_core::BlockdevDriver::SnapshotAccess,
         }
     }
 }
@@ -417,6 +427,12 @@ impl crate::input::FromMembers for BlockdevCreateOptions {
                 super::block_core::BlockdevDriver::Throttle => {
                     BlockdevCreateOptionsVariant::Throttle
                 }
+                super::block_core::BlockdevDriver::CopyBeforeWrite => {
+                    BlockdevCreateOptionsVariant::CopyBeforeWrite
+                }
+                super::block_core::BlockdevDriver::SnapshotAccess => {
+                    BlockdevCreateOptionsVariant::SnapshotAccess
+                }
             },
         })
     }
@@ -443,6 +459,8 @@ impl crate::describe::Described for BlockdevCreateOptions {
                     "copy-on-read",
                     "compress",
                     "throttle",
+                    "copy-before-write",
+                    "snapshot-access",
                 ],
             ),
     ];
@@ -496,6 +514,16 @@ impl crate::describe::Described for BlockdevCreateOptions {
         crate::describe::VariantSpec {
             name: "throttle",
             description: "another node, whose requests wait as the limits of a group say",
+            members: &[],
+        },
+        crate::describe::VariantSpec {
+            name: "copy-before-write",
+            description: "another node, of which is saved what is about to be overwritten",
+            members: &[],
+        },
+        crate::describe::VariantSpec {
+            name: "snapshot-access",
+            description: "what such a node had when it was made",
             members: &[],
         },
     ];

@@ -78,6 +78,17 @@ pub(super) fn disks_and_devices() -> Vec<Row> {
             json!({"driver": "compress", "node-name": "packs", "file": "image"}),
         ),
         row("blockdev-del", json!({"node-name": "packs"})),
+        row(
+            "blockdev-add",
+            json!({"driver": "copy-before-write", "node-name": "saves", "file": "image",
+            "target": {"driver": "null-co", "size": 64 * MIB}}),
+        ),
+        row(
+            "blockdev-add",
+            json!({"driver": "snapshot-access", "node-name": "was", "file": "saves"}),
+        ),
+        row("blockdev-del", json!({"node-name": "was"})),
+        row("blockdev-del", json!({"node-name": "saves"})),
         // Longer: the file grows, on the thread that may do that.
         row(
             "block_resize",

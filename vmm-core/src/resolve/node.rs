@@ -1,20 +1,28 @@
 //! Block nodes: `blockdev-add`, `-blockdev`.
 
+use std::time::Duration;
+
 use block::format::blkdebug::rules::{ErrorRule, RequestKind, RuleEvent, Rules, StateRule};
 use block::spec::{
-    BlkdebugSpec, CacheSpec, ChildSpec, CompressSpec, CopyOnReadSpec, DetectZeroes, DiscardMode,
-    DriverSpec, FileSpec, Locking, NodeOptions, NodeSpec, NullSpec, RawSpec, ThrottleSpec,
+    BlkdebugSpec, CacheSpec, CbwFailure, ChildSpec, CompressSpec, CopyBeforeWriteSpec,
+    CopyOnReadSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec, Locking, NodeOptions,
+    NodeSpec, NullSpec, RawSpec, SnapshotAccessSpec, ThrottleSpec,
 };
 use qapi_schema::QmpError;
 use qapi_schema::block_core::{
     BlkdebugEvent, BlkdebugIOType, BlkdebugInjectErrorOptions, BlkdebugSetStateOptions,
     BlockdevAioOptions, BlockdevDetectZeroesOptions, BlockdevDiscardOptions, BlockdevOptions,
-    BlockdevOptionsBlkdebug, BlockdevOptionsFile, BlockdevOptionsNull, BlockdevOptionsVariant,
-    BlockdevRef,
+    BlockdevOptionsBlkdebug, BlockdevOptionsCbw, BlockdevOptionsFile, BlockdevOptionsNull,
+    BlockdevOptionsVariant, BlockdevRef, OnCbwError,
 };
 use qapi_schema::common::OnOffAuto;
 
 use super::unmet;
+
+/// Bytes that are copied at once before they are overwritten, at least.
+const CBW_PIECE: u64 = 64 << 10;
+/// The same at most: as much memory is used.
+const CBW_PIECE_MOST: u64 = 64 << 20;
 
 /// A null node's length where none is given: 1 GiB, as QEMU has it.
 const NULL_SIZE: u64 = 1 << 30;
@@ -70,6 +78,14 @@ fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<Nod
             group: throttle.throttle_group,
             file: child(throttle.file, &own)?,
         }),
+        BlockdevOptionsVariant::CopyBeforeWrite(filter) => {
+            DriverSpec::CopyBeforeWrite(Box::new(copy_before_write(filter, &own)?))
+        }
+        BlockdevOptionsVariant::SnapshotAccess(access) => {
+            DriverSpec::SnapshotAccess(SnapshotAccessSpec {
+                file: child(access.file, &own)?,
+            })
+        }
     };
     Ok(NodeSpec {
         name: options.node_name,
@@ -102,7 +118,9 @@ fn refuse_unmet(options: &BlockdevOptions, own: &NodeOptions) -> Result<(), QmpE
         | Kind::Blkdebug(_)
         | Kind::CopyOnRead(_)
         | Kind::Compress(_)
-        | Kind::Throttle(_) => Ok(()),
+        | Kind::Throttle(_)
+        | Kind::CopyBeforeWrite(_)
+        | Kind::SnapshotAccess(_) => Ok(()),
     }
 }
 
@@ -154,6 +172,30 @@ fn null_spec(null: &BlockdevOptionsNull) -> NullSpec {
         size: null.size.unwrap_or(NULL_SIZE),
         read_zeroes: null.read_zeroes.unwrap_or(false),
     }
+}
+
+fn copy_before_write(
+    options: BlockdevOptionsCbw,
+    own: &NodeOptions,
+) -> Result<CopyBeforeWriteSpec, QmpError> {
+    let piece = options.min_cluster_size.unwrap_or(0).max(CBW_PIECE);
+    if !piece.is_power_of_two() || piece > CBW_PIECE_MOST {
+        return Err(QmpError::generic(
+            "min-cluster-size needs to be a power of 2, at most 64 MiB",
+        ));
+    }
+    let seconds = options.cbw_timeout.unwrap_or(0);
+    Ok(CopyBeforeWriteSpec {
+        file: child(options.file, own)?,
+        target: child(options.target, own)?,
+        bitmap: options.bitmap.map(|bitmap| (bitmap.node, bitmap.name)),
+        on_failure: match options.on_cbw_error {
+            None | Some(OnCbwError::BreakGuestWrite) => CbwFailure::BreakGuestWrite,
+            Some(OnCbwError::BreakSnapshot) => CbwFailure::BreakSnapshot,
+        },
+        timeout: (seconds > 0).then(|| Duration::from_secs(u64::from(seconds))),
+        piece,
+    })
 }
 
 fn blkdebug_spec(

@@ -36,6 +36,12 @@ pub enum BlockdevDriver {
     /// Another node, whose requests wait as the limits of a group say.
     #[serde(rename = "throttle")]
     Throttle,
+    /// Another node, of which is saved what is about to be overwritten.
+    #[serde(rename = "copy-before-write")]
+    CopyBeforeWrite,
+    /// What such a node had when it was made.
+    #[serde(rename = "snapshot-access")]
+    SnapshotAccess,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,
@@ -440,6 +446,79 @@ impl BlockdevOptionsThrottle {
     }
 }
 
+/// Who bears it where something cannot be copied before it is overwritten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[non_exhaustive]
+pub enum OnCbwError {
+    /// The writer: its write fails, and what was saved stays.
+    #[serde(rename = "break-guest-write")]
+    BreakGuestWrite,
+    /// The readers: the write goes on, and all their reads fail from then on.
+    #[serde(rename = "break-snapshot")]
+    BreakSnapshot,
+    /// One that this version does not know. It can be received, not sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// Another node, of which is copied to a third what is about to be overwritten, zeroed or
+/// discarded through this one, and was not before. A node snapshot-access reads how it all was
+/// when this one was made. While somebody uses this node, nobody else may write to the one
+/// under it. What was copied is known only as long as this node or such a reader is there. The
+/// length cannot change.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockdevOptionsCbw {
+    /// The node that is written to.
+    pub file: BlockdevRef,
+    /// The node to which is copied: at least as long.
+    pub target: BlockdevRef,
+    /// A bitmap: only what it marks now is copied, and can be read (default: everything).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bitmap: Option<super::block_bitmaps::BlockDirtyBitmap>,
+    /// What happens where copying fails or takes too long (default: break-guest-write).
+    #[serde(rename = "on-cbw-error")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub on_cbw_error: Option<OnCbwError>,
+    /// How many seconds a write waits for its copy; 0 means as long as it takes (default: 0).
+    #[serde(rename = "cbw-timeout")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cbw_timeout: Option<u32>,
+    /// Bytes that are copied at once, at least: a power of two, at most 64 MiB (default: 64 KiB,
+    /// which is also the least).
+    #[serde(rename = "min-cluster-size")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_cluster_size: Option<u64>,
+}
+
+impl BlockdevOptionsCbw {
+    /// With what must be given, and all else absent.
+    pub fn new(file: BlockdevRef, target: BlockdevRef) -> Self {
+        Self {
+            file,
+            target,
+            bitmap: None,
+            on_cbw_error: None,
+            cbw_timeout: None,
+            min_cluster_size: None,
+        }
+    }
+}
+
+/// What a copy-before-write node had when it was made. It is only read; what is discarded of
+/// it is not saved any more, and its copies are discarded where the target does that.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockdevOptionsSnapshotAccess {
+    /// That node.
+    pub file: BlockdevRef,
+}
+
+impl BlockdevOptionsSnapshotAccess {
+    /// With what must be given, and all else absent.
+    pub fn new(file: BlockdevRef) -> Self {
+        Self { file }
+    }
+}
+
 /// A block node to be made.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct BlockdevOptions {
@@ -526,6 +605,12 @@ pub enum BlockdevOptionsVariant {
     /// Another node, whose requests wait as the limits of a group say.
     #[serde(rename = "throttle")]
     Throttle(BlockdevOptionsThrottle),
+    /// Another node, of which is saved what is about to be overwritten.
+    #[serde(rename = "copy-before-write")]
+    CopyBeforeWrite(BlockdevOptionsCbw),
+    /// What such a node had when it was made.
+    #[serde(rename = "snapshot-access")]
+    SnapshotAccess(BlockdevOptionsSnapshotAccess),
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,

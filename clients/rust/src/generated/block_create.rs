@@ -190,6 +190,12 @@ pub enum BlockdevCreateOptionsVariant {
     /// Another node, whose requests wait as the limits of a group say.
     #[serde(rename = "throttle")]
     Throttle,
+    /// Another node, of which is saved what is about to be overwritten.
+    #[serde(rename = "copy-before-write")]
+    CopyBeforeWrite,
+    /// What such a node had when it was made.
+    #[serde(rename = "snapshot-access")]
+    SnapshotAccess,
     /// One that this version does not know. It can be received, not sent.
     #[serde(other, skip_serializing)]
     Unknown,

@@ -1788,7 +1788,11 @@ export type BlockdevDriver =
   /** An image, into which is written compressed what is written through it. */
   | "compress"
   /** Another node, whose requests wait as the limits of a group say. */
-  | "throttle";
+  | "throttle"
+  /** Another node, of which is saved what is about to be overwritten. */
+  | "copy-before-write"
+  /** What such a node had when it was made. */
+  | "snapshot-access";
 
 /** What a request does. */
 export type BlkdebugIOType =
@@ -2005,6 +2009,46 @@ export interface BlockdevOptionsThrottle {
   file: BlockdevRef;
 }
 
+/** Who bears it where something cannot be copied before it is overwritten. */
+export type OnCbwError =
+  /** The writer: its write fails, and what was saved stays. */
+  | "break-guest-write"
+  /** The readers: the write goes on, and all their reads fail from then on. */
+  | "break-snapshot";
+
+/**
+ * Another node, of which is copied to a third what is about to be overwritten, zeroed or discarded
+ * through this one, and was not before. A node snapshot-access reads how it all was when this one
+ * was made. While somebody uses this node, nobody else may write to the one under it. What was
+ * copied is known only as long as this node or such a reader is there. The length cannot change.
+ */
+export interface BlockdevOptionsCbw {
+  /** The node that is written to. */
+  file: BlockdevRef;
+  /** The node to which is copied: at least as long. */
+  target: BlockdevRef;
+  /** A bitmap: only what it marks now is copied, and can be read (default: everything). */
+  bitmap?: BlockDirtyBitmap;
+  /** What happens where copying fails or takes too long (default: break-guest-write). */
+  "on-cbw-error"?: OnCbwError;
+  /** How many seconds a write waits for its copy; 0 means as long as it takes (default: 0). */
+  "cbw-timeout"?: number;
+  /**
+   * Bytes that are copied at once, at least: a power of two, at most 64 MiB (default: 64 KiB,
+   * which is also the least).
+   */
+  "min-cluster-size"?: number;
+}
+
+/**
+ * What a copy-before-write node had when it was made. It is only read; what is discarded of it is
+ * not saved any more, and its copies are discarded where the target does that.
+ */
+export interface BlockdevOptionsSnapshotAccess {
+  /** That node. */
+  file: BlockdevRef;
+}
+
 /** A block node to be made. */
 export type BlockdevOptions = BlockdevOptionsAlways & (
   /** A regular file. */
@@ -2027,6 +2071,10 @@ export type BlockdevOptions = BlockdevOptionsAlways & (
   | ({ driver: "compress" } & BlockdevOptionsGenericFormat)
   /** Another node, whose requests wait as the limits of a group say. */
   | ({ driver: "throttle" } & BlockdevOptionsThrottle)
+  /** Another node, of which is saved what is about to be overwritten. */
+  | ({ driver: "copy-before-write" } & BlockdevOptionsCbw)
+  /** What such a node had when it was made. */
+  | ({ driver: "snapshot-access" } & BlockdevOptionsSnapshotAccess)
 );
 
 /** The members of every BlockdevOptions. */
@@ -2858,7 +2906,11 @@ export type BlockdevCreateOptions =
   /** An image, into which is written compressed what is written through it. */
   | ({ driver: "compress" })
   /** Another node, whose requests wait as the limits of a group say. */
-  | ({ driver: "throttle" });
+  | ({ driver: "throttle" })
+  /** Another node, of which is saved what is about to be overwritten. */
+  | ({ driver: "copy-before-write" })
+  /** What such a node had when it was made. */
+  | ({ driver: "snapshot-access" });
 
 /** Arguments of command `blockdev-create`. */
 export interface BlockdevCreateArguments {

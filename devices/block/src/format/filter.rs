@@ -6,6 +6,9 @@
 //!                          └─ nothing ─────────────────────────────┴─► the node under it
 //! ```
 
+use std::sync::Arc;
+
+use super::cbw::Snapshot;
 use crate::engine::{Io, Window};
 use crate::node::{
     BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, ResizeError, ResizeFuture, Status,
@@ -53,6 +56,19 @@ pub(crate) trait Filter: Send + Sync {
     /// As [`BlockNode::discard`].
     fn discard<'a>(&'a self, io: &'a Io, offset: u64, len: u64) -> IoFuture<'a> {
         Box::pin(async move { self.under().discard(io, offset, len).await })
+    }
+
+    /// As [`BlockNode::resize`].
+    fn resize<'a>(&'a self, io: &'a Io, len: u64) -> ResizeFuture<'a> {
+        Box::pin(async move {
+            let under = self.under();
+            under.resize(io, len).await.map_err(ResizeError::Below)
+        })
+    }
+
+    /// As [`BlockNode::snapshot`].
+    fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        None
     }
 
     /// As [`BlockNode::populate`].
@@ -115,10 +131,11 @@ impl<F: Filter> BlockNode for F {
     }
 
     fn resize<'a>(&'a self, io: &'a Io, len: u64) -> ResizeFuture<'a> {
-        Box::pin(async move {
-            let under = self.under();
-            under.resize(io, len).await.map_err(ResizeError::Below)
-        })
+        Filter::resize(self, io, len)
+    }
+
+    fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        Filter::snapshot(self)
     }
 
     fn settle<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {

@@ -5,6 +5,7 @@
 //! [`filter`], for nodes that have no layout but a say in requests.
 
 pub mod blkdebug;
+pub mod cbw;
 pub mod compress;
 pub mod copy_on_read;
 pub(crate) mod filter;

@@ -60,6 +60,7 @@ pub(super) fn is_filter(driver: &str) -> bool {
         "blkdebug",
         "commit_top",
         "compress",
+        "copy-before-write",
         "copy-on-read",
         "mirror_top",
         "throttle",

@@ -28,6 +28,7 @@ mod order;
 mod place;
 mod reopen;
 pub mod sketch;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod throttling;
@@ -306,6 +307,17 @@ impl BlockGraph {
                 may_pass_writes(&child, &mut options);
                 let slot = place_child(&mut children, "file", child);
                 (Box::new(ThrottleNode::new(slot, member)), filename)
+            }
+            DriverSpec::CopyBeforeWrite(filter) => {
+                let parts =
+                    self.build_copy_before_write(door, &name, *filter, &mut options, building)?;
+                children = parts.2;
+                (parts.0, parts.1)
+            }
+            DriverSpec::SnapshotAccess(access) => {
+                let parts = self.build_snapshot_access(door, access, building)?;
+                children = parts.2;
+                (parts.0, parts.1)
             }
         };
         let node = NodeRef::new(name.clone(), driver, options, body)?;

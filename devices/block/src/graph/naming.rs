@@ -59,7 +59,10 @@ impl<'a> NodeView<'a> {
         let name = match (driver, &self.entry.made) {
             // Those have no options of their own.
             ("commit_top" | "mirror_top", _) => below.into_iter().next().map(|(.., it)| it.name),
-            ("throttle" | "copy-on-read" | "compress", _) => None,
+            (
+                "throttle" | "copy-on-read" | "compress" | "copy-before-write" | "snapshot-access",
+                _,
+            ) => None,
             (_, DriverSpec::Raw(raw)) if raw.offset != 0 || raw.size.is_some() => None,
             ("raw" | "qcow2", _) if stands_on_options || otherwise => None,
             _ => Some(self.filename().to_owned()),

@@ -14,6 +14,9 @@
 //!   Passing   what the node's own users do                what the node's own users allow
 //!   Storage   that, and metadata: read; if writable,      neither write nor resize
 //!             also write and resize
+//!   Kept      that; if there is any user, read too      neither write nor resize
+//!   Target    write, if writable                        anything
+//!   Snapshot  consistent reads, if there are any above  anything
 //!   Backing   consistent reads, if there are any above    write only if the users above allow it
 //! ```
 
@@ -30,6 +33,12 @@ pub enum Link {
     Passing,
     /// The child holds the node's metadata and bytes: the `file` of a format.
     Storage,
+    /// The same bytes, of which nobody else may change what the node's users see.
+    Kept,
+    /// What was in another child is copied there.
+    Target,
+    /// The child has the bytes, as they were.
+    Snapshot,
     /// What the node does not hold shows through from the child.
     Backing,
 }
@@ -38,6 +47,9 @@ pub enum Link {
 #[must_use]
 pub(super) fn link_of(driver: &str, role: &str) -> Link {
     match (driver, role) {
+        ("copy-before-write", "target") => Link::Target,
+        ("copy-before-write", _) => Link::Kept,
+        ("snapshot-access", _) => Link::Snapshot,
         ("raw", _) => Link::Passing,
         (filter, _) if is_filter(filter) => Link::Passing,
         (_, "backing") => Link::Backing,
@@ -52,6 +64,22 @@ impl Usage {
         let changes = Permissions::WRITE | Permissions::RESIZE;
         match link {
             Link::Passing => self,
+            Link::Kept if self.uses.is_empty() => self,
+            Link::Kept => Self {
+                uses: self.uses | Permissions::CONSISTENT_READ,
+                shares: self.shares - changes,
+            },
+            Link::Target => Self {
+                uses: match read_only {
+                    true => Permissions::empty(),
+                    false => Permissions::WRITE,
+                },
+                ..Self::NONE
+            },
+            Link::Snapshot => Self {
+                uses: self.uses & Permissions::CONSISTENT_READ,
+                ..Self::NONE
+            },
             Link::Storage => {
                 let metadata = if read_only {
                     Permissions::CONSISTENT_READ

@@ -2,6 +2,7 @@
 //! backs it, and asked what it says of itself.
 
 use std::io;
+use std::sync::Arc;
 
 use fdset::{Door, Wish};
 
@@ -9,6 +10,7 @@ use super::NodeRef;
 use crate::engine::Io;
 use crate::error::BlockError;
 use crate::format::blkdebug::breakpoints::Breakpoints;
+use crate::format::cbw::Snapshot;
 use crate::format::qcow2::{Details, SnapshotChange};
 use crate::node::{Claim, MAX_LEN, ResizeError, errno};
 use crate::reopen::{Prepared, Reopening};
@@ -136,6 +138,11 @@ impl NodeRef {
     /// Tells other processes what the node's users do; see [`BlockNode::claim`].
     pub(crate) fn claim(&self, claim: Claim) -> Result<(), BlockError> {
         self.0.body.claim(claim)
+    }
+
+    /// The disk under it as it was, if it keeps that; see [`BlockNode::snapshot`].
+    pub(crate) fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.0.body.snapshot()
     }
 
     /// Where a tester can have requests of this node held, if its driver has that.

@@ -48,7 +48,7 @@ mod stored;
 mod switch;
 #[cfg(test)]
 mod tests;
-mod turn;
+pub(crate) mod turn;
 mod write;
 mod zero;
 

@@ -145,7 +145,7 @@ impl<T> Drop for Taken<'_, T> {
     }
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Busy {
     taken: Vec<(u64, Range<u64>)>,
     waiting: Vec<Waker>,
@@ -153,8 +153,8 @@ struct Busy {
 }
 
 /// Ranges of guest bytes, each with one task at a time.
-#[derive(Default)]
-pub(super) struct Ranges(Mutex<Busy>);
+#[derive(Debug, Default)]
+pub(crate) struct Ranges(Mutex<Busy>);
 
 impl Ranges {
     fn busy(&self) -> MutexGuard<'_, Busy> {
@@ -162,7 +162,7 @@ impl Ranges {
     }
 
     /// Waits until nobody has a part of `range`, and takes it.
-    pub(super) async fn take(&self, range: Range<u64>) -> RangeTaken<'_> {
+    pub(crate) async fn take(&self, range: Range<u64>) -> RangeTaken<'_> {
         std::future::poll_fn(|cx| {
             let mut busy = self.busy();
             let overlaps = |other: &Range<u64>| other.start < range.end && range.start < other.end;
@@ -183,7 +183,7 @@ impl Ranges {
 }
 
 /// A range, until this is dropped.
-pub(super) struct RangeTaken<'a> {
+pub(crate) struct RangeTaken<'a> {
     ranges: &'a Ranges,
     ticket: u64,
 }

@@ -232,7 +232,9 @@ impl BlockGraph {
                         let is_same = self.below_filters(now) == self.below_filters(to);
                         is_same && fits(self.entry(now)?, next)
                     }
-                    (Link::Storage | Link::Passing, None) => return Err(fixed(role)),
+                    // What was saved is of this node, and lies in that one.
+                    (Link::Kept | Link::Target | Link::Snapshot, _)
+                    | (Link::Storage | Link::Passing, None) => return Err(fixed(role)),
                 };
                 if !may {
                     draft.unfit.get_or_insert(fixed(role));
@@ -289,6 +291,13 @@ fn fixed_option(was: &DriverSpec, to: &DriverSpec) -> Option<&'static str> {
         (Kind::Throttle(was), Kind::Throttle(to)) => {
             vec![(was.group == to.group, "throttle-group")]
         }
+        (Kind::CopyBeforeWrite(was), Kind::CopyBeforeWrite(to)) => vec![
+            (was.bitmap == to.bitmap, "bitmap"),
+            (was.on_failure == to.on_failure, "on-cbw-error"),
+            (was.timeout == to.timeout, "cbw-timeout"),
+            (was.piece == to.piece, "min-cluster-size"),
+        ],
+        (Kind::SnapshotAccess(_), Kind::SnapshotAccess(_)) => Vec::new(),
         _ => vec![(false, "driver")],
     };
     let differs = pairs.into_iter().find(|(is_same, _)| !is_same);
