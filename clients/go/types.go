@@ -4253,11 +4253,12 @@ func (u *ObjectOptions) UnmarshalJSON(data []byte) error {
 type ObjectOptionsIothread struct {
 	// Its id, which must be new.
 	ID string `json:"id"`
-	// Accepted and without effect: it sleeps in the kernel (default: 0).
+	// For how long it looks for requests at most before it sleeps, in ns; it looks only where it
+	// has lately found some by that, and not while storage is at work (default: 32768).
 	PollMaxNs *int64 `json:"poll-max-ns,omitempty"`
-	// Accepted and without effect (default: 0).
+	// By which factor the time for that grows; 0 is 2 (default: 0).
 	PollGrow *int64 `json:"poll-grow,omitempty"`
-	// Accepted and without effect (default: 0).
+	// By which divisor the time for that shrinks; 0 is 2 (default: 0).
 	PollShrink *int64 `json:"poll-shrink,omitempty"`
 	// Accepted and without effect: what is ready goes to the kernel at once (default: 0).
 	AioMaxBatch *int64 `json:"aio-max-batch,omitempty"`

@@ -4,8 +4,9 @@
 //! `object-del` once nobody does.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use block::{IoThread, Rings};
+use block::{IoThread, PollSpec, Rings};
 use devices::virtio::rng::{Builtin, Entropy, EntropyFile};
 use fdset::{Access, Door, Request, Role};
 use indexmap::IndexMap;
@@ -19,9 +20,12 @@ use crate::resolve::memory_device;
 use crate::resolve::object::ObjectSpec;
 use crate::secret;
 
-/// What can change while an io-thread is at work. It waits in the kernel and never polls, so these
-/// only keep what they are given.
-const IOTHREAD_NUMBERS: [&str; 4] = ["poll-max-ns", "poll-grow", "poll-shrink", "aio-max-batch"];
+/// What can change while an io-thread is at work. The last only keeps what it is given: what is
+/// ready goes to the kernel at once.
+const IOTHREAD_NUMBERS: [&str; 4] = [LONGEST_LOOK, "poll-grow", "poll-shrink", "aio-max-batch"];
+
+/// For how long an io-thread looks for work before it sleeps, in nanoseconds.
+const LONGEST_LOOK: &str = "poll-max-ns";
 
 /// What an object is.
 pub enum Backend {
@@ -68,7 +72,7 @@ impl Objects {
         rings: &Rings,
         id: String,
         spec: ObjectSpec,
-        shown: qom::Object,
+        mut shown: qom::Object,
     ) -> Result<(), QmpError> {
         if self.0.contains_key(&id) {
             return Err(QmpError::generic(format!(
@@ -76,6 +80,13 @@ impl Objects {
             )));
         }
         let backend = build(door, rings, &id, spec)?;
+        if let Backend::IoThread(iothread) = &backend {
+            if shown.property(LONGEST_LOOK).is_none() {
+                let default = PollSpec::default().max.as_nanos();
+                shown.set(LONGEST_LOOK, "int", i64::try_from(default).unwrap_or(0));
+            }
+            iothread.poll(poll_spec(&shown)?);
+        }
         self.0.insert(
             id,
             Entry {
@@ -237,16 +248,16 @@ impl Objects {
         let Some(entry) = self.0.get_mut(id) else {
             return Err(QmpError::device_not_found(id));
         };
-        let is_thread = matches!(entry.backend, Backend::IoThread(_));
-        if !is_thread || !IOTHREAD_NUMBERS.contains(&property) {
+        let Backend::IoThread(iothread) = &entry.backend else {
+            return Err(read_only(&entry.shown, property));
+        };
+        if !IOTHREAD_NUMBERS.contains(&property) {
             return Err(read_only(&entry.shown, property));
         }
-        let Some(number) = value.as_i64().filter(|number| *number >= 0) else {
-            return Err(QmpError::generic(format!(
-                "Parameter '{property}' expects a number from 0 on"
-            )));
-        };
+        let number = value.as_i64().filter(|number| *number >= 0);
+        let number = number.ok_or_else(|| no_count(property))?;
         entry.shown.set(property, "int", number);
+        iothread.poll(poll_spec(&entry.shown)?);
         Ok(())
     }
 
@@ -289,6 +300,27 @@ impl Objects {
     }
 }
 
+fn no_count(property: &str) -> QmpError {
+    QmpError::generic(format!("Parameter '{property}' expects a number from 0 on"))
+}
+
+/// How an io-thread with these properties looks for work before it sleeps.
+fn poll_spec(shown: &qom::Object) -> Result<PollSpec, QmpError> {
+    let number = |property| {
+        let given = shown.property(property).and_then(|one| one.value.as_i64());
+        u64::try_from(given.unwrap_or(0)).map_err(|_| no_count(property))
+    };
+    for property in IOTHREAD_NUMBERS {
+        number(property)?;
+    }
+    let factor = |property| number(property).map(|by| u32::try_from(by).unwrap_or(u32::MAX));
+    Ok(PollSpec {
+        max: Duration::from_nanos(number(LONGEST_LOOK)?),
+        grow: factor("poll-grow")?,
+        shrink: factor("poll-shrink")?,
+    })
+}
+
 /// Why a property cannot be set.
 pub fn read_only(object: &qom::Object, property: &str) -> QmpError {
     let of = &object.type_name;
@@ -329,4 +361,53 @@ fn build(door: &Door, rings: &Rings, id: &str, spec: ObjectSpec) -> Result<Backe
         ObjectSpec::TlsCreds(spec) => Backend::TlsCreds(spec.open(door, id)?),
         ObjectSpec::ThrottleGroup(_) => Backend::ThrottleGroup,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use block::IoThreadSpec;
+    use fdset::{FdRegistry, Scope};
+    use serde_json::json;
+
+    use super::*;
+
+    fn add(objects: &mut Objects, id: &str, shown: qom::Object) -> Result<(), QmpError> {
+        let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
+        let spec = ObjectSpec::IoThread(IoThreadSpec { id: id.to_owned() });
+        objects.add(&door, &Rings::default(), id.to_owned(), spec, shown)
+    }
+
+    #[test]
+    fn numbers_of_an_iothread_are_the_threads_own_from_its_start_and_by_each_change() {
+        let mut objects = Objects::default();
+        let shown = || qom::Object::new("iothread");
+        add(&mut objects, "plain", shown()).expect("a thread");
+        let mut given = shown();
+        given.set("poll-max-ns", "int", 0);
+        given.set("poll-grow", "int", 3);
+        add(&mut objects, "given", given).expect("a thread");
+        assert_eq!(objects.number("plain", "poll-max-ns"), 32_768);
+        objects
+            .set("plain", "poll-shrink", &json!(5))
+            .expect("can change");
+        let specs: Vec<_> = objects.iothreads().map(IoThread::poll_spec).collect();
+        let of = |nanoseconds, grow, shrink| PollSpec {
+            max: Duration::from_nanos(nanoseconds),
+            grow,
+            shrink,
+        };
+        assert_eq!(specs, [of(32_768, 0, 5), of(0, 3, 0)]);
+    }
+
+    #[test]
+    fn negative_number_of_an_iothread_is_refused_at_its_start_and_later() {
+        let mut objects = Objects::default();
+        let mut shown = qom::Object::new("iothread");
+        shown.set("poll-grow", "int", -1);
+        assert!(add(&mut objects, "wrong", shown).is_err());
+        assert_eq!(objects.iothreads().count(), 0);
+        add(&mut objects, "right", qom::Object::new("iothread")).expect("a thread");
+        assert!(objects.set("right", "poll-grow", &json!(-1)).is_err());
+        assert_eq!(objects.number("right", "poll-grow"), 0);
+    }
 }

@@ -4353,11 +4353,13 @@ class ObjectOptionsIothread(Struct):
     id: str
     """Its id, which must be new."""
     poll_max_ns: Optional[int] = None
-    """Accepted and without effect: it sleeps in the kernel (default: 0)."""
+    """For how long it looks for requests at most before it sleeps, in ns; it looks only where
+    it has lately found some by that, and not while storage is at work (default: 32768).
+    """
     poll_grow: Optional[int] = None
-    """Accepted and without effect (default: 0)."""
+    """By which factor the time for that grows; 0 is 2 (default: 0)."""
     poll_shrink: Optional[int] = None
-    """Accepted and without effect (default: 0)."""
+    """By which divisor the time for that shrinks; 0 is 2 (default: 0)."""
     aio_max_batch: Optional[int] = None
     """Accepted and without effect: what is ready goes to the kernel at once (default: 0)."""
 

@@ -68,7 +68,9 @@ pub use bitmap::{Bitmap, BitmapChange, BitmapError, Bitmaps};
 pub use corruption::{Corruption, CorruptionSink};
 pub use dirty::DirtyMap;
 pub use drain::{Drain, Gate, Seat};
-pub use engine::{GuestView, Io, IoThread, IoThreadError, IoThreadSpec, Rings, Segments, Window};
+pub use engine::{
+    GuestView, Io, IoThread, IoThreadError, IoThreadSpec, PollSpec, Rings, Segments, Window,
+};
 pub use error::BlockError;
 pub use graph::change::Append;
 pub use graph::sketch::Sketch;

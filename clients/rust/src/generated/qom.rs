@@ -368,15 +368,16 @@ impl MemoryBackendFileProperties {
 /// A thread for I/O.
 #[derive(Clone, Debug, Default, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct IothreadProperties {
-    /// Accepted and without effect: it sleeps in the kernel (default: 0).
+    /// For how long it looks for requests at most before it sleeps, in ns; it looks only where it
+    /// has lately found some by that, and not while storage is at work (default: 32768).
     #[serde(rename = "poll-max-ns")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poll_max_ns: Option<i64>,
-    /// Accepted and without effect (default: 0).
+    /// By which factor the time for that grows; 0 is 2 (default: 0).
     #[serde(rename = "poll-grow")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poll_grow: Option<i64>,
-    /// Accepted and without effect (default: 0).
+    /// By which divisor the time for that shrinks; 0 is 2 (default: 0).
     #[serde(rename = "poll-shrink")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub poll_shrink: Option<i64>,

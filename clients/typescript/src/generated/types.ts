@@ -3618,11 +3618,14 @@ export interface MemoryBackendFileProperties {
 
 /** A thread for I/O. */
 export interface IothreadProperties {
-  /** Accepted and without effect: it sleeps in the kernel (default: 0). */
+  /**
+   * For how long it looks for requests at most before it sleeps, in ns; it looks only where it has
+   * lately found some by that, and not while storage is at work (default: 32768).
+   */
   "poll-max-ns"?: number;
-  /** Accepted and without effect (default: 0). */
+  /** By which factor the time for that grows; 0 is 2 (default: 0). */
   "poll-grow"?: number;
-  /** Accepted and without effect (default: 0). */
+  /** By which divisor the time for that shrinks; 0 is 2 (default: 0). */
   "poll-shrink"?: number;
   /** Accepted and without effect: what is ready goes to the kernel at once (default: 0). */
   "aio-max-batch"?: number;

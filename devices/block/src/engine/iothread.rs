@@ -13,12 +13,12 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::task::{Wake, Waker};
+use std::task::Wake;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -26,12 +26,11 @@ use fdset::OpenFile;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::buffers::{Lent, Stock, Window};
-use super::executor::TaskSet;
+use super::life;
+use super::looks::{Look, Looks};
+use super::polling::PollSpec;
 use super::ring::{Op, Ring, Timer, Watch};
 use super::rings::{NoRing, Rings};
-
-/// How many tasks run at once on one thread; more wait for their turn.
-const MAX_TASKS: usize = 1 << 14;
 
 /// What an io-thread is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,16 +80,17 @@ pub enum IoThreadError {
     },
 }
 
-type LocalTask = Pin<Box<dyn Future<Output = ()>>>;
+pub(super) type LocalTask = Pin<Box<dyn Future<Output = ()>>>;
 type Letter = Box<dyn FnOnce(Io) -> LocalTask + Send>;
 
 /// What other threads reach: letters in, and a bell.
-struct Mailbox {
+pub(super) struct Mailbox {
     letters: Mutex<VecDeque<Letter>>,
     has_letters: AtomicBool,
-    asleep: AtomicBool,
-    stop: AtomicBool,
-    bell: EventFd,
+    pub(super) asleep: AtomicBool,
+    pub(super) stop: AtomicBool,
+    pub(super) bell: EventFd,
+    poll: [AtomicU64; 3],
 }
 
 impl Mailbox {
@@ -113,25 +113,46 @@ impl Mailbox {
         }
     }
 
+    /// Whether there is something in it.
+    pub(super) fn has_mail(&self) -> bool {
+        self.has_letters.load(Ordering::SeqCst) || self.stop.load(Ordering::SeqCst)
+    }
+
     /// Says that the thread sleeps, unless there is work. Returns whether it may.
-    fn fall_asleep(&self, has_work: impl FnOnce() -> bool) -> bool {
+    pub(super) fn fall_asleep(&self, has_work: impl FnOnce() -> bool) -> bool {
         self.asleep.store(true, Ordering::SeqCst);
-        let awake = self.has_letters.load(Ordering::SeqCst)
-            || self.stop.load(Ordering::SeqCst)
-            || has_work();
+        let awake = self.has_mail() || has_work();
         if awake {
             self.asleep.store(false, Ordering::SeqCst);
         }
         !awake
     }
 
-    fn next_letter(&self) -> Option<Letter> {
+    pub(super) fn next_letter(&self) -> Option<Letter> {
         let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
         let letter = letters.pop_front();
         if letters.is_empty() {
             self.has_letters.store(false, Ordering::SeqCst);
         }
         letter
+    }
+
+    /// How the thread is to look for work; three numbers that are read one after the other.
+    pub(super) fn poll_spec(&self) -> PollSpec {
+        let [max, grow, shrink] = self.poll.each_ref().map(|one| one.load(Ordering::Relaxed));
+        PollSpec {
+            max: Duration::from_nanos(max),
+            grow: u32::try_from(grow).unwrap_or(u32::MAX),
+            shrink: u32::try_from(shrink).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn set_poll_spec(&self, spec: PollSpec) {
+        let max = u64::try_from(spec.max.as_nanos()).unwrap_or(u64::MAX);
+        let numbers = [max, spec.grow.into(), spec.shrink.into()];
+        for (one, number) in self.poll.iter().zip(numbers) {
+            one.store(number, Ordering::Relaxed);
+        }
     }
 }
 
@@ -148,12 +169,22 @@ impl Wake for Mailbox {
 /// The io-thread seen from itself: where a task starts operations and other tasks.
 #[derive(Clone)]
 pub struct Io {
-    ring: Rc<Ring>,
-    spawned: Rc<RefCell<VecDeque<LocalTask>>>,
+    pub(super) ring: Rc<Ring>,
+    pub(super) spawned: Rc<RefCell<VecDeque<LocalTask>>>,
+    pub(super) looks: Rc<Looks>,
     stock: Option<Rc<Stock>>,
 }
 
 impl Io {
+    pub(super) fn new(ring: Rc<Ring>) -> Self {
+        Self {
+            ring,
+            spawned: Rc::default(),
+            looks: Rc::default(),
+            stock: None,
+        }
+    }
+
     /// Starts another task on this thread.
     pub fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         self.spawned.borrow_mut().push_back(Box::pin(task));
@@ -210,6 +241,17 @@ impl Io {
     /// The ring refused it.
     pub fn watch(&self, eventfd: impl AsRawFd + 'static) -> io::Result<Watch> {
         self.ring.watch(Box::new(eventfd))
+    }
+
+    /// Something that the thread looks at before it sleeps: `has_come` is a quick look, from
+    /// outside of any task, and may be wrong both ways.
+    pub fn look(&self, has_come: impl Fn() -> bool + 'static) -> Look {
+        Look::new(&self.looks, Box::new(has_come))
+    }
+
+    /// How many requests a task should start before it lets the thread tell the kernel of them.
+    pub fn batch(&self) -> usize {
+        self.ring.batch()
     }
 }
 
@@ -275,13 +317,15 @@ impl IoThread {
             asleep: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             bell,
+            poll: Default::default(),
         });
+        mailbox.set_poll_spec(PollSpec::default());
         let (tell, told) = mpsc::sync_channel(1);
         let theirs = Arc::clone(&mailbox);
         let rings = rings.clone();
         let join = thread::Builder::new()
             .name(format!("iothread-{id}"))
-            .spawn(move || run(&theirs, &rings, &tell))
+            .spawn(move || life::run(&theirs, &rings, &tell))
             .map_err(start_error)?;
         match told.recv() {
             Ok(Ok(thread_id)) => {
@@ -312,6 +356,16 @@ impl IoThread {
     /// The id it was started with.
     pub fn id(&self) -> &str {
         &self.0.id
+    }
+
+    /// Has it look for work so from now on, before it sleeps.
+    pub fn poll(&self, spec: PollSpec) {
+        self.0.mailbox.set_poll_spec(spec);
+    }
+
+    /// How it looks for work.
+    pub fn poll_spec(&self) -> PollSpec {
+        self.0.mailbox.poll_spec()
     }
 
     /// The kernel's id of the thread, as `query-iothreads` shows it.
@@ -356,98 +410,10 @@ impl fmt::Debug for IoThread {
     }
 }
 
-/// The thread's whole life.
-fn run(mailbox: &Arc<Mailbox>, rings: &Rings, tell: &mpsc::SyncSender<Result<i32, NoRing>>) {
-    let (ring, bell) = match start(mailbox, rings) {
-        Ok(started) => started,
-        Err(error) => {
-            drop(tell.send(Err(error)));
-            return;
-        }
-    };
-    drop(tell.send(Ok(nix::unistd::gettid().as_raw())));
-    if let Err(error) = serve(mailbox, &ring, bell) {
-        tracing::error!(%error, "io-thread: the ring is broken");
-    }
-    if let Err(error) = drain(&ring) {
-        // The kernel may still write into memory we would free: better to leak the ring.
-        tracing::error!(%error, "io-thread: operations are left in the kernel");
-        std::mem::forget(ring);
-    } else if let Some(ring) = Rc::into_inner(ring) {
-        rings.give_back(ring.into_bare());
-    }
-}
-
-fn start(mailbox: &Mailbox, rings: &Rings) -> Result<(Rc<Ring>, Watch), NoRing> {
-    let bell = mailbox.bell.as_fd().try_clone_to_owned();
-    let ring = Rc::new(Ring::new(rings.take()?));
-    let watch = bell.and_then(|bell| ring.watch(Box::new(bell)));
-    Ok((ring, watch.map_err(NoRing::Refused)?))
-}
-
-fn serve(mailbox: &Arc<Mailbox>, ring: &Rc<Ring>, bell: Watch) -> io::Result<()> {
-    let io = Io {
-        ring: Rc::clone(ring),
-        spawned: Rc::default(),
-        stock: None,
-    };
-    let mut tasks = TaskSet::<LocalTask>::new(MAX_TASKS, Waker::from(Arc::clone(mailbox)));
-    io.spawn(rearm_for_ever(bell));
-    loop {
-        while let Some(letter) = mailbox.next_letter() {
-            let task = letter(io.clone());
-            io.spawned.borrow_mut().push_back(task);
-        }
-        admit(&io, &mut tasks);
-        while tasks.next_done().is_some() {
-            admit(&io, &mut tasks);
-        }
-        if mailbox.stop.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let has_work =
-            || tasks.has_ready() || (!tasks.is_full() && !io.spawned.borrow().is_empty());
-        let sleep = mailbox.fall_asleep(has_work);
-        ring.enter(sleep)?;
-        mailbox.asleep.store(false, Ordering::SeqCst);
-        ring.reap();
-    }
-}
-
-/// Moves spawned tasks into the set while it has room.
-fn admit(io: &Io, tasks: &mut TaskSet<LocalTask>) {
-    let mut spawned = io.spawned.borrow_mut();
-    while !tasks.is_full()
-        && let Some(task) = spawned.pop_front()
-    {
-        if let Err(task) = tasks.push(task) {
-            spawned.push_front(task);
-            return;
-        }
-    }
-}
-
-/// Sees that the bell goes on ringing: the kernel may end a multishot poll at any time.
-async fn rearm_for_ever(bell: Watch) {
-    loop {
-        if let Err(error) = std::future::poll_fn(|cx| bell.poll_event(cx)).await {
-            tracing::error!(%error, "io-thread: the bell cannot be watched");
-            return;
-        }
-    }
-}
-
-/// Waits until the kernel has let go of everything.
-fn drain(ring: &Ring) -> io::Result<()> {
-    while !ring.is_idle() {
-        ring.enter(true)?;
-        ring.reap();
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     fn thread(id: &str) -> IoThread {

@@ -16,7 +16,7 @@
 // completion. Each operation therefore moves its iovecs, a share of the memory and a share of the
 // file into its slot, and the slot is emptied only by the completion, never by the future.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -30,6 +30,7 @@ use fdset::OpenFile;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::buffers::{Keep, Window};
+use super::prompt::Promptness;
 
 /// The `user_data` of completions nobody waits for.
 const IGNORE: u64 = u64::MAX;
@@ -112,6 +113,9 @@ impl Slots {
 pub(super) struct Ring {
     uring: RefCell<IoUring>,
     slots: RefCell<Slots>,
+    /// Operations on files that have not completed.
+    flying: Cell<usize>,
+    promptness: Promptness,
 }
 
 impl Ring {
@@ -119,6 +123,8 @@ impl Ring {
         Self {
             uring: RefCell::new(uring),
             slots: RefCell::default(),
+            flying: Cell::new(0),
+            promptness: Promptness::default(),
         }
     }
 
@@ -140,15 +146,53 @@ impl Ring {
         }
     }
 
-    /// Hands over what was submitted and, if `wait`, sleeps until a completion is there.
-    pub(super) fn enter(&self, wait: bool) -> io::Result<()> {
-        let uring = self.uring.borrow();
-        match retry_interrupted(|| uring.submit_and_wait(usize::from(wait))) {
-            Ok(_) => Ok(()),
+    /// Hands over what was submitted, without waiting.
+    pub(super) fn hand_over(&self) -> io::Result<()> {
+        self.enter(|uring| uring.submit(), false)
+    }
+
+    /// Hands over what was submitted and sleeps until a completion is there.
+    pub(super) fn sleep(&self) -> io::Result<()> {
+        self.enter(|uring| uring.submit_and_wait(1), true)
+    }
+
+    fn enter(
+        &self,
+        call: impl Fn(&IoUring) -> io::Result<usize>,
+        may_wait: bool,
+    ) -> io::Result<()> {
+        let mut uring = self.uring.borrow_mut();
+        let asked = uring.submission().len();
+        match retry_interrupted(|| call(&uring)) {
+            Ok(_) => {}
             // Completions must be reaped before the kernel takes more.
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
+            Err(error) => return Err(error),
         }
+        let answered = uring.completion().len();
+        self.promptness.learn(asked, answered, may_wait);
+        Ok(())
+    }
+
+    /// Whether the kernel has something for us, without asking it.
+    pub(super) fn has_news(&self) -> bool {
+        let mut uring = self.uring.borrow_mut();
+        !uring.completion().is_empty() || uring.submission().taskrun()
+    }
+
+    /// Whether the kernel was not yet told of everything.
+    pub(super) fn has_unsubmitted(&self) -> bool {
+        !self.uring.borrow_mut().submission().is_empty()
+    }
+
+    /// How many operations on files have not completed.
+    pub(super) fn flying(&self) -> usize {
+        self.flying.get()
+    }
+
+    /// How many operations to start before the kernel is told of them.
+    pub(super) fn batch(&self) -> usize {
+        self.promptness.batch()
     }
 
     /// Takes all completions and wakes who waits for them.
@@ -171,6 +215,9 @@ impl Ring {
         let Some(slot) = slots.all.get_mut(index) else {
             return;
         };
+        if slot.file.is_some() {
+            self.flying.set(self.flying.get().saturating_sub(1));
+        }
         let waker = match &mut slot.state {
             State::Waiting(waker) => {
                 let waker = waker.take();
@@ -237,9 +284,12 @@ impl Ring {
                 build(file.as_raw_fd(), &slot.iovecs).user_data(index as u64),
             )
         };
-        if let Err(error) = self.submit(&entry) {
-            let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            self.slots.borrow_mut().all[index].state = State::Done(-errno);
+        match self.submit(&entry) {
+            Ok(()) => self.flying.set(self.flying.get() + 1),
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or(libc::EIO);
+                self.slots.borrow_mut().all[index].state = State::Done(-errno);
+            }
         }
         Op {
             ring: Rc::clone(self),

@@ -105,7 +105,9 @@ type Flags = fn(&mut Builder);
 /// only when we ask for it (6.1), then without interrupts to the thread (5.19), then plain.
 const FOR_ONE_THREAD: [Flags; 3] = [
     |ring| {
-        ring.setup_single_issuer().setup_defer_taskrun();
+        ring.setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag();
     },
     without_interrupts,
     |_| {},
@@ -115,7 +117,7 @@ const FOR_ONE_THREAD: [Flags; 3] = [
 const FOR_ANY_THREAD: [Flags; 2] = [without_interrupts, |_| {}];
 
 fn without_interrupts(ring: &mut Builder) {
-    ring.setup_coop_taskrun();
+    ring.setup_coop_taskrun().setup_taskrun_flag();
 }
 
 fn first_that_works(attempts: &[Flags]) -> io::Result<IoUring> {

@@ -1,7 +1,8 @@
 //! A queue at work: one task on an io-thread that owns the ring and its requests.
 //!
 //! ```text
-//!            kick (eventfd through the io_uring)        stop (flag + kick)
+//!            kick (eventfd through the io_uring), or    stop (flag + kick)
+//!            the thread sees more in the available ring
 //!                      │                                     │
 //!                      ▼                                     ▼
 //!   ┌─► Serving ── chain ──► request slots ── done ──► used ring, interrupt
@@ -13,15 +14,17 @@
 //!   └─ next kick
 //! ```
 
+use std::cell::Cell;
 use std::future::poll_fn;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
-use block::engine::{TaskSet, Watch, executor::own_waker};
+use block::engine::{Look, TaskSet, Watch, executor::own_waker};
 use block::{Io, Seat};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
-use vm_memory::GuestAddressSpace;
+use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use super::Disk;
 use super::request::{BrokenChain, Postponed, Request};
@@ -57,13 +60,18 @@ pub(super) async fn run(
     let waker = own_waker().await;
     let seat = disk.root.gate().take_seat(waker.clone());
     let mut requests = TaskSet::new(usize::from(queue.size()), waker);
+    let seen = Rc::new(Cell::new(queue.next_avail()));
+    let look = look_at_ring(&io, &queue, &memory, &seen);
     let mut worker = Worker {
+        io: io.clone(),
         disk,
         index,
         queue,
         memory,
         interrupt,
         watch,
+        look,
+        seen,
         seat,
         stop,
         spare: Vec::new(),
@@ -93,13 +101,30 @@ async fn serve(io: Io, disk: Arc<Disk>, queue: usize, mut request: Request) -> R
     request
 }
 
+/// Has the thread look whether the driver made more available than was `seen`.
+fn look_at_ring(io: &Io, queue: &Queue, memory: &GuestMem, seen: &Rc<Cell<u16>>) -> Look {
+    let (memory, seen) = (memory.clone(), Rc::clone(seen));
+    // The field `idx` (virtio 1.2, 2.7.6).
+    let index = queue.avail_ring().checked_add(2).map(GuestAddress);
+    io.look(move || {
+        let view = memory.memory();
+        index
+            .and_then(|index| view.load::<u16>(index, Ordering::Acquire).ok())
+            .is_some_and(|available| u16::from_le(available) != seen.get())
+    })
+}
+
 struct Worker {
+    io: Io,
     disk: Arc<Disk>,
     index: usize,
     queue: Queue,
     memory: GuestMem,
     interrupt: Arc<dyn Interrupt>,
     watch: Watch,
+    /// The thread's look at the available ring, and the first entry there that was not taken.
+    look: Look,
+    seen: Rc<Cell<u16>>,
     /// At the gate of the disk's node.
     seat: Seat,
     stop: Arc<AtomicBool>,
@@ -122,15 +147,23 @@ impl Worker {
             let kicked = self.kicked(cx);
             let stopping = self.stop.load(Ordering::Acquire);
             let closed = !self.seat.is_open();
+            let mut batch = self.io.batch();
             if !stopping && !closed && !self.broken {
-                while !requests.is_full()
+                while batch > 0
+                    && !requests.is_full()
                     && let Some(request) = self.next_request()
                 {
                     let refused = requests.push(serve(Arc::clone(&self.disk), request));
                     debug_assert!(refused.is_ok(), "the set has a slot for each descriptor");
+                    batch -= 1;
                 }
             }
             self.settle(requests);
+            if batch == 0 {
+                // There may be more, after the kernel was asked for these.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             if requests.is_empty() {
                 if stopping {
                     return Poll::Ready(());
@@ -142,7 +175,10 @@ impl Worker {
             if kicked || requests.has_ready() {
                 continue;
             }
-            if stopping || closed || self.broken || requests.is_full() || !self.may_have_more() {
+            if stopping || closed || self.broken || requests.is_full() {
+                return Poll::Pending;
+            }
+            if self.is_looked_for(cx) || !self.may_have_more() {
                 return Poll::Pending;
             }
         }
@@ -228,6 +264,19 @@ impl Worker {
         self.queue
             .add_used(view, request.head, written)
             .map_err(|_| BrokenChain::Outside)
+    }
+
+    /// Whether the thread looks for more, so that the driver need not kick.
+    fn is_looked_for(&mut self, cx: &Context<'_>) -> bool {
+        self.seen.set(self.queue.next_avail());
+        if !self.look.is_kept(cx) {
+            return false;
+        }
+        let view = self.memory.memory();
+        if let Err(error) = self.queue.disable_notification(&*view) {
+            self.break_off(&error);
+        }
+        true
     }
 
     /// Asks for kicks again; whether chains came meanwhile.

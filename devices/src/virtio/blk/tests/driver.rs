@@ -1,11 +1,12 @@
 //! The other side of the queue: guest memory, a driver's rings, and what the device tells.
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Mutex, mpsc};
 
 use block::job::OnError;
 use block::{IoThread, IoThreadSpec, NodeRef};
+use virtio_bindings::virtio_ring::VRING_USED_F_NO_NOTIFY;
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
@@ -292,6 +293,18 @@ impl Driver<'_> {
 
     pub(super) fn kick(&self) {
         self.kick.as_ref().expect("started").write(1).expect("kick");
+    }
+
+    /// Kicks as Linux does: where the device wants it (virtio 1.2, 2.7.10).
+    pub(super) fn kick_if_wanted(&self) {
+        fence(Ordering::SeqCst);
+        let flags: u16 = self
+            .view
+            .read_obj(GuestAddress(self.used_ring))
+            .expect("inside");
+        if u32::from(u16::from_le(flags)) & VRING_USED_F_NO_NOTIFY == 0 {
+            self.kick();
+        }
     }
 
     pub(super) fn used(&self) -> u16 {

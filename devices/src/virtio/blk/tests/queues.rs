@@ -1,5 +1,9 @@
 //! Queues on their threads: which one serves them, how they stop and go on, and interrupts.
 
+use std::time::Duration;
+
+use block::PollSpec;
+
 use super::*;
 
 #[test]
@@ -152,4 +156,28 @@ fn with_event_idx_the_driver_is_interrupted_only_where_it_asked() {
     driver.stop();
     assert_eq!(driver.used(), 10);
     assert_eq!(driver.interrupts(), 2, "once for all nine");
+}
+
+/// The thread looks for requests for some time after each, and sleeps after some: a request that
+/// came between the last look and the sleep would never be answered.
+#[test]
+fn driver_that_kicks_only_where_it_is_asked_to_gets_every_answer() {
+    for round in 0..12 {
+        let (node, _file) = file_node(64 << 10);
+        let rig = Rig::new(node, 1);
+        rig.disk.spec.iothreads[0].poll(PollSpec {
+            max: Duration::from_micros(200),
+            grow: 50,
+            shrink: 1,
+        });
+        let view = rig.view();
+        let mut driver = rig.start(0, &view);
+        for request in 0..20 {
+            driver.offer(VIRTIO_BLK_T_IN, 0, &[In(DATA, 512)]);
+            driver.kick_if_wanted();
+            driver.wait();
+            thread::sleep(Duration::from_micros(20 * ((request + round) % 12)));
+        }
+        driver.stop();
+    }
 }
