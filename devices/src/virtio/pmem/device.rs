@@ -14,7 +14,7 @@ use crate::memory::GuestMemView;
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
 use crate::state::{Empty, NothingToSave, StateError, Stateful};
-use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
+use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 use crate::virtio::ring::{Broken, Chain, Ring, Slot};
 
 /// The queue for requests.
@@ -224,13 +224,8 @@ impl VirtioDevice for VirtioPmem {
 
     /// `struct virtio_pmem_config` (virtio 1.3, 5.19.4).
     fn config_read(&self, offset: u64, data: &mut [u8]) {
-        data.fill(0);
-        let words = [self.spec.address, self.spec.size];
-        let bytes = words.into_iter().flat_map(u64::to_le_bytes);
-        let at = usize::try_from(offset).unwrap_or(usize::MAX);
-        for (to, from) in data.iter_mut().zip(bytes.skip(at)) {
-            *to = from;
-        }
+        let words = [self.spec.address, self.spec.size].map(u64::to_le_bytes);
+        read_config(words.as_flattened(), offset, data);
     }
 
     fn config_write(&self, _offset: u64, _data: &[u8]) {}

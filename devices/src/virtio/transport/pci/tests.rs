@@ -640,7 +640,7 @@ fn no_state_breaks_a_device() {
         bench.function.resume();
         bench.function.pause();
         for offset in (0..0x40).step_by(4) {
-            let _ = bench.function.registers.read(offset, &mut [0; 4]);
+            bench.function.registers.read(offset, &mut [0; 4]);
         }
     };
     let refused = trial::offend(&*bench.function, &tree, alive);
