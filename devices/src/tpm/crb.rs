@@ -49,6 +49,9 @@ const BUFFER: u64 = 0x80;
 
 /// The buffer's length: the rest of the page.
 const ROOM: usize = 0xf80;
+/// How much of a response is read at once, and how often before others have their turn.
+const PIECE: usize = 1024;
+const PIECES: usize = 16;
 /// A CRB of version 1, with transfers of up to 64 bytes, and no FIFO beside it.
 const CRB: u32 = 1 | 1 << 4 | 3 << 11 | 1 << 14 | 1 << 17;
 const IBM: u32 = 0x1014;
@@ -162,11 +165,12 @@ impl TpmCrb {
         state.failed |= failed;
     }
 
-    /// Reads what there is of a response.
+    /// Reads what there is of a response; of an emulator that does not stop talking, as much as others
+    /// on this thread can wait for.
     fn receive(&self) {
         let mut response = lock(&self.response);
-        let mut piece = [0; 1024];
-        loop {
+        let mut piece = [0; PIECE];
+        for _ in 0..PIECES {
             let mut data: &UnixStream = self.emulator.data();
             match data.read(&mut piece) {
                 Ok(count @ 1..) => {
@@ -181,6 +185,11 @@ impl TpmCrb {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(_) => return self.finish(&FAILURE, true),
             }
+        }
+        drop(response);
+        let registration = lock(&self.registration);
+        if let Some(Err(error)) = registration.as_ref().map(Registration::rearm) {
+            tracing::error!(%error, "the TPM's answers are no longer heard");
         }
     }
 
@@ -326,8 +335,13 @@ impl Lifecycle for TpmCrb {
         let restarted = self.emulator.restart(u32::try_from(ROOM).unwrap_or(0));
         let mut response = lock(&self.response);
         let mut data: &UnixStream = self.emulator.data();
-        let mut piece = [0; 1024];
-        while matches!(data.read(&mut piece), Ok(1..)) {}
+        let mut piece = [0; PIECE];
+        // One that stays silent when it is not asked has no more than a response under way.
+        for _ in 0..PIECES {
+            if !matches!(data.read(&mut piece), Ok(1..)) {
+                break;
+            }
+        }
         response.clear();
         let mut state = TpmCrbState::default();
         match restarted {

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -28,8 +29,9 @@ const NEEDED: u32 = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 10 | 1 << 12 | 1 << 13;
 /// It can cancel a command.
 const CAN_CANCEL: u32 = 1 << 5;
 
-/// How long an answer may take, in milliseconds: it makes keys when it begins for the first time.
-const PATIENCE: u16 = 30_000;
+/// How long an answer may take, to its last byte: the emulator makes keys when it begins for the first
+/// time.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// A question that every TPM 2.0 answers as such and every TPM 1.2 as one of those: what its clock
 /// says.
 const READ_CLOCK: [u8; 10] = [0x80, 0x01, 0, 0, 0, 10, 0, 0, 0x01, 0x81];
@@ -145,6 +147,16 @@ impl TpmEmulator {
         Ok(Arc::new(emulator))
     }
 
+    /// The same with another data socket: a test plays who is at the other end.
+    #[cfg(test)]
+    pub(super) fn talking(self: Arc<Self>, data: UnixStream) -> Arc<Self> {
+        let mut emulator = self;
+        if let Some(emulator) = Arc::get_mut(&mut emulator) {
+            emulator.data = Arc::new(data);
+        }
+        emulator
+    }
+
     /// The socket for commands and responses.
     pub(super) fn data(&self) -> &Arc<UnixStream> {
         &self.data
@@ -246,11 +258,12 @@ fn answer<const N: usize>(control: &OwnedFd, what: &'static str) -> Result<[u8; 
 
 /// The sockets may be non-blocking: who waits has a limit.
 fn write_all(fd: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
     while !bytes.is_empty() {
         match unistd::write(&fd, bytes) {
             Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => wait(fd.as_fd(), PollFlags::POLLOUT)?,
+            Err(Errno::EAGAIN) => wait(fd.as_fd(), PollFlags::POLLOUT, deadline)?,
             Err(error) => return Err(error.into()),
         }
     }
@@ -258,8 +271,9 @@ fn write_all(fd: impl AsFd, mut bytes: &[u8]) -> io::Result<()> {
 }
 
 fn read_exact(fd: impl AsFd, mut room: &mut [u8]) -> io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
     while !room.is_empty() {
-        wait(fd.as_fd(), PollFlags::POLLIN)?;
+        wait(fd.as_fd(), PollFlags::POLLIN, deadline)?;
         match unistd::read(&fd, room) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(count) => room = room.get_mut(count..).unwrap_or_default(),
@@ -270,9 +284,11 @@ fn read_exact(fd: impl AsFd, mut room: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn wait(fd: impl AsFd + AsRawFd, for_what: PollFlags) -> io::Result<()> {
+fn wait(fd: impl AsFd + AsRawFd, for_what: PollFlags, deadline: Instant) -> io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let left = u16::try_from(left.as_millis()).unwrap_or(u16::MAX);
     let mut one = [PollFd::new(fd.as_fd(), for_what)];
-    match poll(&mut one, PollTimeout::from(PATIENCE)) {
+    match poll(&mut one, PollTimeout::from(left)) {
         Ok(0) => Err(io::ErrorKind::TimedOut.into()),
         Ok(_) | Err(Errno::EINTR) => Ok(()),
         Err(error) => Err(error.into()),

@@ -152,3 +152,25 @@ fn a_tpm_1_2_is_refused() {
     assert!(matches!(refused, TpmError::Version));
     program.join().unwrap();
 }
+
+/// Others on the reactor's thread have their turns, and a reset comes to its end.
+#[test]
+fn an_emulator_that_never_stops_talking_holds_nobody_up() {
+    let (control, program) = emulator(ANSWER);
+    let reactor = Reactor::new();
+    let emulator = TpmEmulator::over(control, None).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let chip = TpmCrb::new(emulator.talking(ours), &reactor).unwrap();
+    let flood = thread::spawn(move || {
+        let mut theirs = theirs;
+        while theirs.write_all(&[0x5a; 4096]).is_ok() {}
+    });
+    for _ in 0..20 {
+        reactor.settle().unwrap();
+        chip.reset();
+    }
+    drop(chip);
+    flood.join().unwrap();
+    program.join().unwrap();
+}
