@@ -5387,8 +5387,8 @@ func (v DeviceOptionsPcDimm) MarshalJSON() ([]byte, error) {
 }
 
 // DeviceOptionsPciePCIBridge: 32 slots of conventional PCI, for devices that are there from the
-// start: none is plugged in once the machine runs, and one that is taken away goes with the next
-// reset.
+// start: none is plugged in once the guest has found the bus, and one that is taken away goes with
+// the next reset.
 type DeviceOptionsPciePCIBridge struct {
 	// The bus to plug it into (default: one that fits).
 	Bus *string `json:"bus,omitempty"`

@@ -5356,8 +5356,8 @@ class DeviceOptionsPciePciBridge(Struct):
     """A device to be plugged in.
 
     Where ``driver`` is ``pcie-pci-bridge``: 32 slots of conventional PCI, for devices that are
-    there from the start: none is plugged in once the machine runs, and one that is taken away goes
-    with the next reset.
+    there from the start: none is plugged in once the guest has found the bus, and one that is
+    taken away goes with the next reset.
     """
 
     TAGS: ClassVar[Mapping[str, str]] = {"driver": "pcie-pci-bridge"}

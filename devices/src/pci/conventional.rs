@@ -1,8 +1,8 @@
 //! A bridge from PCI Express to conventional PCI: 32 slots for cards that are there from the start.
 //!
 //! There is no hot-plug controller behind it, neither SHPC nor ACPI's: nobody could tell a guest of
-//! a card that comes, so none does once the machine runs; and nobody can ask it for one, so a card
-//! that is to go leaves at the next reset, when nothing is in use.
+//! a card that comes, so none does once the guest has given the bus a number; and nobody can ask it
+//! for one, so a card that is to go leaves at the next reset, when nothing is in use.
 //!
 //! ```text
 //!   main: request_unplug(slot) ─► leaving ─► reset ─► eject ─► Notice::Unplugged
@@ -208,7 +208,7 @@ impl Bridge for PciePciBridge {
         bridge::windows(&self.core.config())
     }
 
-    /// Only before the machine runs: nobody is there to be told.
+    /// Only before the guest has come here: nobody is there to be told.
     fn plugged(&self, _running: bool) {}
 
     /// The guest cannot be asked; the card goes with the next reset.

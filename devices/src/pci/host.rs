@@ -54,6 +54,20 @@ struct Socket {
     wires: Wires,
 }
 
+impl Socket {
+    /// Whether a card may come while the machine runs: the guest is told of it, or has not come to
+    /// this bus yet and will find it there.
+    fn takes_cards(&self) -> bool {
+        let bridge = self.bridge.as_deref().and_then(PciFunction::bridge);
+        let is_unseen = || bridge.is_some_and(|bridge| bridge.numbers().secondary == 0);
+        match self.bus.kind() {
+            BusKind::Root => false,
+            BusKind::Port => true,
+            BusKind::Conventional => is_unseen(),
+        }
+    }
+}
+
 impl PciHost {
     /// A host with its bridge to the CPUs at 00.0 and nothing else.
     #[must_use]
@@ -107,10 +121,11 @@ impl PciHost {
             bus: name.to_owned(),
         })?;
         let kind = socket.bus.kind();
-        if self.started() && !kind.takes_hot_plug() {
-            return Err(PciError::NotHotpluggable {
-                bus: name.to_owned(),
-            });
+        let closed = || PciError::NotHotpluggable {
+            bus: name.to_owned(),
+        };
+        if self.started() && !socket.takes_cards() {
+            return Err(closed());
         }
         if kind == BusKind::Conventional && function.bridge().is_some() {
             return Err(PciError::NeedsExpress {
@@ -120,6 +135,11 @@ impl PciHost {
         }
         check_multifunction(&socket.bus, address, function.as_ref())?;
         let address = socket.bus.insert(address, Arc::clone(&function))?;
+        // A guest that has opened the bus in between may have looked at the slot before.
+        if self.started() && !socket.takes_cards() {
+            socket.bus.remove(address);
+            return Err(closed());
+        }
         function.attach(Attachment {
             spaces: self.spaces.clone(),
             address,

@@ -1612,7 +1612,7 @@ pub enum DeviceDriver {
     #[serde(rename = "pc-dimm")]
     PcDimm,
     /// 32 slots of conventional PCI, for devices that are there from the start: none is plugged in
-    /// once the machine runs, and one that is taken away goes with the next reset.
+    /// once the guest has found the bus, and one that is taken away goes with the next reset.
     #[serde(rename = "pcie-pci-bridge")]
     PciePciBridge,
     /// A place to plug one PCIe device into.
@@ -1943,7 +1943,7 @@ pub enum DeviceOptionsVariant {
     #[serde(rename = "pc-dimm")]
     PcDimm(super::memory_devices::PCDIMMProperties),
     /// 32 slots of conventional PCI, for devices that are there from the start: none is plugged in
-    /// once the machine runs, and one that is taken away goes with the next reset.
+    /// once the guest has found the bus, and one that is taken away goes with the next reset.
     #[serde(rename = "pcie-pci-bridge")]
     PciePciBridge(PciProperties),
     /// A place to plug one PCIe device into.
@@ -2650,7 +2650,7 @@ impl crate::describe::Described for DeviceOptions {
         },
         crate::describe::VariantSpec {
             name: "pcie-pci-bridge",
-            description: "32 slots of conventional PCI, for devices that are there from the start: none is plugged in once the machine runs, and one that is taken away goes with the next reset",
+            description: "32 slots of conventional PCI, for devices that are there from the start: none is plugged in once the guest has found the bus, and one that is taken away goes with the next reset",
             members: <PciProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {

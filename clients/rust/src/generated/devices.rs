@@ -566,7 +566,7 @@ pub enum DeviceDriver {
     #[serde(rename = "pc-dimm")]
     PcDimm,
     /// 32 slots of conventional PCI, for devices that are there from the start: none is plugged in
-    /// once the machine runs, and one that is taken away goes with the next reset.
+    /// once the guest has found the bus, and one that is taken away goes with the next reset.
     #[serde(rename = "pcie-pci-bridge")]
     PciePciBridge,
     /// A place to plug one PCIe device into.
@@ -779,7 +779,7 @@ pub enum DeviceOptionsVariant {
     #[serde(rename = "pc-dimm")]
     PcDimm(super::memory_devices::PCDIMMProperties),
     /// 32 slots of conventional PCI, for devices that are there from the start: none is plugged in
-    /// once the machine runs, and one that is taken away goes with the next reset.
+    /// once the guest has found the bus, and one that is taken away goes with the next reset.
     #[serde(rename = "pcie-pci-bridge")]
     PciePciBridge(PciProperties),
     /// A place to plug one PCIe device into.

@@ -4226,7 +4226,7 @@ export type DeviceDriver =
   | "pc-dimm"
   /**
    * 32 slots of conventional PCI, for devices that are there from the start: none is plugged in
-   * once the machine runs, and one that is taken away goes with the next reset.
+   * once the guest has found the bus, and one that is taken away goes with the next reset.
    */
   | "pcie-pci-bridge"
   /** A place to plug one PCIe device into. */
@@ -4349,7 +4349,7 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "pc-dimm" } & PCDIMMProperties)
   /**
    * 32 slots of conventional PCI, for devices that are there from the start: none is plugged in
-   * once the machine runs, and one that is taken away goes with the next reset.
+   * once the guest has found the bus, and one that is taken away goes with the next reset.
    */
   | ({ driver: "pcie-pci-bridge" } & PciProperties)
   /** A place to plug one PCIe device into. */

@@ -250,6 +250,19 @@ fn once_the_machine_runs_no_card_comes() {
     assert_eq!(late.to_string(), "Bus 'b1' does not support hotplugging");
 }
 
+/// Nobody has to be told: whoever opens it looks at its slots then.
+#[test]
+fn as_long_as_the_guest_has_not_opened_it_cards_come() {
+    let bench = Bench::new();
+    bench.host.set_started();
+    bench.plug("early", "4");
+    let bench = bench.start();
+    assert_eq!(bench.read(2, 4, regs::VENDOR), 0x1042_1af4);
+    assert!(bench.host.plug(Some("b1"), None, card("late")).is_err());
+    bench.host.reset();
+    bench.plug("before-firmware", "5");
+}
+
 #[test]
 fn what_is_pci_express_finds_no_place_on_it() {
     let bench = Bench::new();
