@@ -15,6 +15,7 @@ mod registry;
 mod rules;
 mod schema;
 mod sessions;
+mod tpm;
 mod virtio;
 
 /// One thing to be fuzzed.
@@ -113,6 +114,16 @@ pub(crate) const TARGETS: &[Target] = &[
         name: "mem",
         about: "a mad driver of memory by the block: requests and registers",
         run: virtio::run_mem,
+    },
+    Target {
+        name: "input",
+        about: "a mad driver of a keyboard, mouse or tablet while somebody types",
+        run: virtio::run_input,
+    },
+    Target {
+        name: "tpm",
+        about: "a TPM's chip between a guest without order and an emulator that says what it likes",
+        run: tpm::run,
     },
     Target {
         name: "pci",

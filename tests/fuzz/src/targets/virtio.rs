@@ -1,12 +1,14 @@
 //! A virtio driver gone mad: any bytes in its rings and buffers, any access to the device's
 //! registers and configuration space, resets at any time; for a disk over nothing, a disk over a
 //! file, a random number generator, a console, a balloon, a SCSI controller with a disk and an empty
-//! drive, persistent memory, and, as targets of their own, a network card and memory by the block.
+//! drive, persistent memory, and, as targets of their own, a network card, memory by the block, and
+//! keyboards, mice and tablets.
 //!
 //! What must hold: no panic on any thread; whatever goes on, the device lets itself be reset, and
 //! then serves a driver that keeps the rules.
 
 mod hosts;
+mod input;
 mod mem;
 mod net;
 
@@ -20,6 +22,7 @@ use devices::pci::bus::BusKind;
 use devices::pci::intx::Wires;
 use devices::pci::{Attachment, PciFunction, SlotAddress, Spaces};
 use devices::virtio::device::VirtioDevice;
+use devices::virtio::input::VirtioInput;
 use devices::virtio::transport::{VirtioPci, VirtioPciSpec};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
@@ -74,8 +77,12 @@ pub(super) fn run_mem(input: &[u8]) {
     drive(Kind::Mem, &mut Unstructured::new(input));
 }
 
+pub(super) fn run_input(input: &[u8]) {
+    drive(Kind::Input, &mut Unstructured::new(input));
+}
+
 fn drive(kind: Kind, input: &mut Unstructured<'_>) {
-    let mut driver = Driver::new(kind);
+    let mut driver = Driver::new(kind, input);
     driver.start(u64::MAX);
     driver.assert_it_runs();
     for _ in 0..STEPS {
@@ -89,6 +96,7 @@ fn drive(kind: Kind, input: &mut Unstructured<'_>) {
     driver.place();
     driver.start(VERSION_1 | CONTROL_QUEUE);
     driver.assert_it_serves();
+    driver.assert_it_hears_what_is_typed();
     driver.function.detach();
 }
 
@@ -103,6 +111,7 @@ enum Kind {
     Net,
     Mem,
     Pmem,
+    Input,
 }
 
 /// The guest's side of one device.
@@ -115,19 +124,29 @@ struct Driver {
     queues: u16,
     /// The other end of a card's cable.
     echo: Option<net::Echo>,
+    /// Where somebody types.
+    typed: Option<Arc<VirtioInput>>,
     /// The next index of each available ring.
     next: Vec<u16>,
 }
 
 impl Driver {
-    fn new(kind: Kind) -> Self {
+    fn new(kind: Kind, input: &mut Unstructured<'_>) -> Self {
         let ranges = RAM.map(|(base, len)| (GuestAddress(base), len));
         let memory = GuestMem::new(GuestMemView::from_ranges(&ranges).expect("memory"));
-        let (device, echo): (Arc<dyn VirtioDevice>, _) = if kind == Kind::Net {
-            let (card, echo) = net::card();
-            (card, Some(echo))
-        } else {
-            (device(kind), None)
+        let (mut echo, mut typed) = (None, None);
+        let device: Arc<dyn VirtioDevice> = match kind {
+            Kind::Net => {
+                let (card, cable) = net::card();
+                echo = Some(cable);
+                card
+            }
+            Kind::Input => {
+                let device = input::device(input);
+                typed = Some(Arc::clone(&device));
+                device
+            }
+            _ => device(kind),
         };
         let queues = u16::try_from(device.queue_sizes().len()).expect("few queues");
         let function = VirtioPci::new(VirtioPciSpec {
@@ -156,6 +175,7 @@ impl Driver {
             line: Arc::clone(&lines[0]),
             queues,
             echo,
+            typed,
             next: Vec::new(),
         };
         driver.place();
@@ -325,6 +345,14 @@ impl Driver {
             self.settle();
             return Ok(());
         }
+        if let Some(device) = self
+            .typed
+            .as_ref()
+            .filter(|_| input.ratio(1_u8, 2).unwrap_or(false))
+        {
+            device.report(&input::report(input)?);
+            return Ok(());
+        }
         let queue = self.queue(input)?;
         let [kind, sector, len, flags] = input.arbitrary::<[u8; 4]>()?;
         let buffers = Self::base(queue) + BUFFERS;
@@ -360,7 +388,7 @@ impl Driver {
                 Kind::Null | Kind::File | Kind::Scsi => {
                     iothread().run(|_| async {}).expect("it runs")
                 }
-                Kind::Rng | Kind::Console | Kind::Balloon | Kind::Net | Kind::Mem => {
+                Kind::Rng | Kind::Console | Kind::Balloon | Kind::Net | Kind::Mem | Kind::Input => {
                     settle_reactor()
                 }
                 Kind::Pmem => {
@@ -382,7 +410,7 @@ impl Driver {
         self.assert_it_runs();
         let queue = match self.kind {
             // Its second queue is where the guest writes.
-            Kind::Console | Kind::Net => 1,
+            Kind::Console | Kind::Net | Kind::Input => 1,
             // The first two are for control and events.
             Kind::Scsi => 2,
             _ => 0,
@@ -428,6 +456,11 @@ impl Driver {
                 self.describe(queue, 0, (buffers, 4, NEXT), 1);
                 self.describe(queue, 1, (buffers + 0x100, 4, WRITE), 0);
                 4
+            }
+            Kind::Input => {
+                self.write(buffers, &input::LAMP.to_bytes());
+                self.describe(queue, 0, (buffers, 8, 0), 0);
+                0
             }
             Kind::Mem => {
                 self.write(buffers, &mem::question());

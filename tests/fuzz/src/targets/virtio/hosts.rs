@@ -49,6 +49,7 @@ pub(super) fn device(kind: Kind) -> Arc<dyn VirtioDevice> {
         Kind::Pmem => pmem(),
         Kind::Mem => mem::device(),
         Kind::Net => unreachable!("it is made with its cable"),
+        Kind::Input => unreachable!("it is made with who types"),
     }
 }
 
