@@ -83,7 +83,7 @@ const ACCEPTED: &str = "tools/oracle/accepted-qtest-failures.txt";
 const ACCEPTED_IOTESTS: &str = "tools/oracle/accepted-iotest-failures.txt";
 
 /// What is tested when nothing is named: the programs that have something to say about us.
-const TESTS: [&str; 18] = [
+const TESTS: [&str; 19] = [
     "qmp-test",
     "qmp-cmd-test",
     "machine-none-test",
@@ -102,6 +102,7 @@ const TESTS: [&str; 18] = [
     "virtio-balloon-test",
     "vmcoreinfo-test",
     "tpm-crb-test",
+    "netdev-socket",
     "qos-test",
 ];
 
