@@ -14,10 +14,10 @@ const CONTAINERS: [&str; 3] = [
 
 /// What has no state to be shown, by how its type ends, and why.
 pub const STATELESS: &[(&str, &str)] = &[
-    ("-x86_64-cpu", "its registers are the kernel's"),
+    ("-x86_64-cpu", "the registers of a vCPU are the kernel's"),
     (
         "pc-dimm",
-        "what a guest is told of it is in /machine/unattached/acpi-memory-hotplug",
+        "what a guest is told of memory modules is in '/machine/unattached/acpi-memory-hotplug'",
     ),
     (
         "vmgenid",
