@@ -32,8 +32,9 @@ const BRIDGES: &[(&str, &str)] = &[
     ("0x1b36", "0x000e"),
 ];
 
-/// A machine with one of each.
-fn machine() -> Result<Builder> {
+/// A machine with one of each. `cid` is its address on vsock: the tests run side by side, and the
+/// kernel gives an address to one machine only.
+fn machine(cid: u32) -> Result<Builder> {
     let mut builder = Vm::builder()
         .root_ports(3)
         .memory("256,maxmem=1G")
@@ -68,7 +69,7 @@ fn machine() -> Result<Builder> {
         .args(["-device", "virtio-mem-pci,memdev=blocks,block-size=2M"])
         .args([
             "-device",
-            &format!("vhost-vsock-pci,guest-cid=31,vhostfd={vsock}"),
+            &format!("vhost-vsock-pci,guest-cid={cid},vhostfd={vsock}"),
         ])
         .args(["-device", "pcie-pci-bridge,id=old,bus=port2"])
         .args(["-device", "i6300esb,bus=old,addr=1"])
@@ -146,7 +147,7 @@ fn warnings(vm: &mut Vm) -> Result<String> {
 #[test]
 #[ignore = "needs a guest: cargo xtask test"]
 fn lspci_reads_what_it_read_before_and_the_kernel_warns_of_nothing_new() -> Result<()> {
-    let mut vm = machine()?.start()?;
+    let mut vm = machine(31)?.start()?;
     let config = vm.guest()?.call("pci-config", json!({}))?;
     judge("lspci", &lspci(text(&config)?)?)?;
     judge("warnings", &warnings(&mut vm)?)?;
@@ -156,7 +157,7 @@ fn lspci_reads_what_it_read_before_and_the_kernel_warns_of_nothing_new() -> Resu
 #[test]
 #[ignore = "needs a guest: cargo xtask test"]
 fn the_newest_kernel_drives_every_device_and_warns_of_none() -> Result<()> {
-    let mut vm = machine()?
+    let mut vm = machine(32)?
         .boots(&variable("SESAME_NEWEST_KERNEL")?)
         .initrd(&variable("SESAME_NEWEST_INITRD")?)
         .start()?;
