@@ -1598,7 +1598,7 @@ func (c *Conn) DeviceDel(ctx context.Context, args DeviceDelArguments) error {
 // XInspectArguments is what XInspect takes.
 type XInspectArguments struct {
 	// The device's id, or a path in the object tree as qom-list shows it; either may be followed
-	// by the names of parts.
+	// by the names of parts: "rng0/virtio-backend".
 	Path string `json:"path"`
 }
 

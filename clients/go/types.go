@@ -6446,7 +6446,7 @@ func (v DeviceOptionsVirtioNetPCINonTransitional) MarshalJSON() ([]byte, error) 
 	return tagged(plain(v), "driver", "virtio-net-pci-non-transitional")
 }
 
-// DeviceOptionsVirtioPmemPCI is a branch of DeviceOptions.
+// DeviceOptionsVirtioPmemPCI: Memory with a file behind it, for what is to last.
 type DeviceOptionsVirtioPmemPCI struct {
 	// The bus to plug it into (default: one that fits).
 	Bus *string `json:"bus,omitempty"`

@@ -1592,7 +1592,7 @@ class Commands(Caller):
 
         Args:
             path: The device's id, or a path in the object tree as qom-list shows it; either
-                may be followed by the names of parts.
+                may be followed by the names of parts: "rng0/virtio-backend".
 
         Returns:
             Its state and that of its parts.

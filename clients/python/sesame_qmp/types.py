@@ -6569,7 +6569,7 @@ class DeviceOptionsVirtioNetPciNonTransitional(Struct):
 class DeviceOptionsVirtioPmemPci(Struct):
     """A device to be plugged in.
 
-    Where ``driver`` is ``virtio-pmem-pci``.
+    Where ``driver`` is ``virtio-pmem-pci``: memory with a file behind it, for what is to last.
     """
 
     NAMES: ClassVar[Mapping[str, str]] = {"iommu_platform": "iommu_platform"}

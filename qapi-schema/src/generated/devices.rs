@@ -1678,7 +1678,7 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-net-pci-non-transitional")]
     VirtioNetPciNonTransitional,
-    /// QAPI value `virtio-pmem-pci`.
+    /// Memory with a file behind it, for what is to last.
     #[serde(rename = "virtio-pmem-pci")]
     VirtioPmemPci,
     /// A source of random numbers.
@@ -2009,7 +2009,7 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-net-pci-non-transitional")]
     VirtioNetPciNonTransitional(VirtioNetProperties),
-    /// `driver` is `virtio-pmem-pci`.
+    /// Memory with a file behind it, for what is to last.
     #[serde(rename = "virtio-pmem-pci")]
     VirtioPmemPci(super::memory_devices::VirtioPmemProperties),
     /// A source of random numbers.
@@ -2760,7 +2760,7 @@ impl crate::describe::Described for DeviceOptions {
         },
         crate::describe::VariantSpec {
             name: "virtio-pmem-pci",
-            description: "",
+            description: "memory with a file behind it, for what is to last",
             members: <super::memory_devices::VirtioPmemProperties as crate::describe::Described>::MEMBERS,
         },
         crate::describe::VariantSpec {

@@ -69,7 +69,7 @@ impl crate::describe::Described for InspectedState {
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct XInspect {
     /// The device's id, or a path in the object tree as qom-list shows it; either may be followed
-    /// by the names of parts.
+    /// by the names of parts: "rng0/virtio-backend".
     pub path: String,
 }
 
@@ -88,7 +88,7 @@ impl crate::describe::Described for XInspect {
         crate::describe::MemberSpec::required(
             "path",
             "str",
-            "the device's id, or a path in the object tree as qom-list shows it; either may be followed by the names of parts",
+            "the device's id, or a path in the object tree as qom-list shows it; either may be followed by the names of parts: \"rng0/virtio-backend\"",
         ),
     ];
     const TAG: Option<&'static str> = None;

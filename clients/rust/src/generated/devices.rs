@@ -632,7 +632,7 @@ pub enum DeviceDriver {
     /// The same.
     #[serde(rename = "virtio-net-pci-non-transitional")]
     VirtioNetPciNonTransitional,
-    /// QAPI value `virtio-pmem-pci`.
+    /// Memory with a file behind it, for what is to last.
     #[serde(rename = "virtio-pmem-pci")]
     VirtioPmemPci,
     /// A source of random numbers.
@@ -845,7 +845,7 @@ pub enum DeviceOptionsVariant {
     /// The same.
     #[serde(rename = "virtio-net-pci-non-transitional")]
     VirtioNetPciNonTransitional(VirtioNetProperties),
-    /// `driver` is `virtio-pmem-pci`.
+    /// Memory with a file behind it, for what is to last.
     #[serde(rename = "virtio-pmem-pci")]
     VirtioPmemPci(super::memory_devices::VirtioPmemProperties),
     /// A source of random numbers.

@@ -29,7 +29,7 @@ pub struct InspectedState {
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct XInspect {
     /// The device's id, or a path in the object tree as qom-list shows it; either may be followed
-    /// by the names of parts.
+    /// by the names of parts: "rng0/virtio-backend".
     pub path: String,
 }
 

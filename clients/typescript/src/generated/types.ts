@@ -4271,6 +4271,7 @@ export type DeviceDriver =
   | "virtio-net-pci"
   /** The same. */
   | "virtio-net-pci-non-transitional"
+  /** Memory with a file behind it, for what is to last. */
   | "virtio-pmem-pci"
   /** A source of random numbers. */
   | "virtio-rng-pci"
@@ -4394,6 +4395,7 @@ export type DeviceOptions = DeviceOptionsAlways & (
   | ({ driver: "virtio-net-pci" } & VirtioNetProperties)
   /** The same. */
   | ({ driver: "virtio-net-pci-non-transitional" } & VirtioNetProperties)
+  /** Memory with a file behind it, for what is to last. */
   | ({ driver: "virtio-pmem-pci" } & VirtioPmemProperties)
   /** A source of random numbers. */
   | ({ driver: "virtio-rng-pci" } & VirtioRngProperties)
@@ -5748,7 +5750,7 @@ export interface InspectedState {
 export interface XInspectArguments {
   /**
    * The device's id, or a path in the object tree as qom-list shows it; either may be followed by
-   * the names of parts.
+   * the names of parts: "rng0/virtio-backend".
    */
   path: string;
 }
