@@ -140,6 +140,7 @@ const WITHOUT_ROW: &[(&str, &str)] = &[
     ("qom-get.path", "a place in the object tree"),
     ("qom-list.path", "a place in the object tree"),
     ("qom-set.path", "a place in the object tree"),
+    ("x-inspect.path", "a place in the object tree"),
     ("dgram.remote+fd.str", "refused: packets go to an address"),
     (
         "dgram.remote+unix.path",
