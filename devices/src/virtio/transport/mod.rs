@@ -18,6 +18,7 @@ pub mod bell;
 pub mod capability;
 pub mod interrupt;
 pub mod layout;
+mod negotiation;
 pub mod pci;
 pub mod registers;
 pub mod state;

@@ -15,14 +15,15 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::bell::Bell;
 use super::interrupt::{QueueInterrupt, Signals};
 use super::layout::{COMMON, DEVICE, ISR, MAX_QUEUES, NOTIFY, NOTIFY_STRIDE, REGION_LEN};
-use super::state::{QueueRegistersState, TransportState};
+use super::negotiation::{Negotiation, Place, QueueRegisters};
+use super::state::TransportState;
 use super::status::{Phase, Status, Step};
 use crate::bus::BusDevice;
 use crate::irq::Interrupt;
 use crate::memory::GuestMem;
 use crate::repeats::Repeats;
 use crate::state::{SavedState, StateError};
-use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
+use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 
 /// Feature: the device follows version 1 of the specification. Always offered, always demanded.
 pub const F_VERSION_1: u64 = 1 << 32;
@@ -41,131 +42,6 @@ pub struct Registers {
     negotiation: Mutex<Negotiation>,
     /// Queues that did not start: a driver may try for ever.
     refused: Repeats,
-}
-
-/// What the driver has written so far.
-struct Negotiation {
-    phase: Phase,
-    offered_select: u32,
-    accepted_select: u32,
-    accepted: u64,
-    queue_select: u16,
-    queues: Vec<QueueRegisters>,
-    paused: bool,
-    /// The function has lost its place: no queue starts any more, whatever a vCPU still writes.
-    retired: bool,
-}
-
-/// One queue's registers, and where the queue is.
-#[derive(Clone, Copy, Debug, Default)]
-struct QueueRegisters {
-    max_size: u16,
-    size: u16,
-    enabled: bool,
-    descriptors: u64,
-    driver: u64,
-    device: u64,
-    place: Place,
-}
-
-/// Where a queue is.
-#[derive(Clone, Copy, Debug, Default)]
-enum Place {
-    /// Not started.
-    #[default]
-    Idle,
-    /// With the device.
-    Running,
-    /// Taken back by a pause.
-    Paused(QueueState),
-}
-
-impl Negotiation {
-    fn new(sizes: &[u16]) -> Self {
-        let queues = sizes
-            .iter()
-            .take(MAX_QUEUES)
-            .map(|&max_size| QueueRegisters {
-                max_size,
-                size: max_size,
-                ..QueueRegisters::default()
-            })
-            .collect();
-        Self {
-            phase: Phase::Reset,
-            offered_select: 0,
-            accepted_select: 0,
-            accepted: 0,
-            queue_select: 0,
-            queues,
-            paused: false,
-            retired: false,
-        }
-    }
-
-    fn selected(&self) -> Option<&QueueRegisters> {
-        self.queues.get(usize::from(self.queue_select))
-    }
-
-    /// The selected queue, while its registers may still be written.
-    fn configurable(&mut self) -> Option<&mut QueueRegisters> {
-        self.queues
-            .get_mut(usize::from(self.queue_select))
-            .filter(|queue| !queue.enabled)
-    }
-}
-
-impl QueueRegisters {
-    /// The queue as the driver described it.
-    fn describe(&self, event_idx: bool) -> QueueState {
-        QueueState {
-            max_size: self.max_size,
-            next_avail: 0,
-            next_used: 0,
-            event_idx_enabled: event_idx,
-            size: self.size,
-            ready: true,
-            desc_table: self.descriptors,
-            avail_ring: self.driver,
-            used_ring: self.device,
-        }
-    }
-}
-
-impl QueueRegisters {
-    fn save(&self) -> QueueRegistersState {
-        QueueRegistersState {
-            size: self.size,
-            enabled: self.enabled,
-            descriptors: self.descriptors,
-            driver: self.driver,
-            device: self.device,
-            place: match self.place {
-                Place::Paused(state) => Some(state.into()),
-                Place::Idle | Place::Running => None,
-            },
-            running: matches!(self.place, Place::Running),
-        }
-    }
-
-    fn load(&mut self, saved: &QueueRegistersState, event_idx: bool) {
-        *self = Self {
-            max_size: self.max_size,
-            size: saved.size,
-            enabled: saved.enabled,
-            descriptors: saved.descriptors,
-            driver: saved.driver,
-            device: saved.device,
-            place: Place::Idle,
-        };
-        if let Some(place) = saved.place {
-            self.place = Place::Paused(QueueState {
-                next_avail: place.next_avail,
-                next_used: place.next_used,
-                ..self.describe(event_idx)
-            });
-        }
-    }
 }
 
 impl Registers {
@@ -474,7 +350,7 @@ impl Registers {
             (0x08, &[a, b, c, d]) => {
                 negotiation.accepted_select = u32::from_le_bytes([a, b, c, d]);
             }
-            (0x0c, &[a, b, c, d]) => accept(negotiation, u32::from_le_bytes([a, b, c, d])),
+            (0x0c, &[a, b, c, d]) => negotiation.accept(u32::from_le_bytes([a, b, c, d])),
             (0x10, &[a, b]) => self.signals.set_config_vector(u16::from_le_bytes([a, b])),
             (0x14, &[value]) => self.write_status(negotiation, value),
             (0x16, &[a, b]) => negotiation.queue_select = u16::from_le_bytes([a, b]),
@@ -494,7 +370,7 @@ impl Registers {
                 }
             }
             (0x1c, &[a, b]) => self.enable(negotiation, u16::from_le_bytes([a, b])),
-            (0x20..=0x37, _) => write_ring(negotiation, offset - 0x20, data),
+            (0x20..=0x37, _) => negotiation.write_ring(offset - 0x20, data),
             _ => {}
         }
     }
@@ -526,57 +402,12 @@ fn low(value: u64) -> [u8; 4] {
     [a, b, c, d]
 }
 
-/// Features are the driver's to choose until it has set FEATURES_OK.
-fn accept(negotiation: &mut Negotiation, value: u32) {
-    let shift = match negotiation.accepted_select {
-        0 => 0,
-        1 => 32,
-        _ => return,
-    };
-    if matches!(
-        negotiation.phase,
-        Phase::Reset | Phase::Noticed | Phase::Driving
-    ) {
-        let kept = negotiation.accepted & !(u64::from(u32::MAX) << shift);
-        negotiation.accepted = kept | u64::from(value) << shift;
-    }
-}
-
-/// One of the three ring addresses, whole or by halves.
-fn write_ring(negotiation: &mut Negotiation, offset: u64, data: &[u8]) {
-    if !offset.is_multiple_of(4)
-        || !(data.len() == 4 || data.len() == 8 && offset.is_multiple_of(8))
-    {
-        return;
-    }
-    let Some(queue) = negotiation.configurable() else {
-        return;
-    };
-    let register = match offset / 8 {
-        0 => &mut queue.descriptors,
-        1 => &mut queue.driver,
-        _ => &mut queue.device,
-    };
-    let mut bytes = register.to_le_bytes();
-    let at = usize::from(!offset.is_multiple_of(8)) * 4;
-    for (to, &from) in bytes.iter_mut().skip(at).zip(data) {
-        *to = from;
-    }
-    *register = u64::from_le_bytes(bytes);
-}
-
 impl BusDevice for Registers {
     fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         let within = offset % REGION_LEN;
         match offset - within {
-            COMMON => {
-                let image = self.common();
-                let at = usize::try_from(within).unwrap_or(COMMON_LEN);
-                for (to, &from) in data.iter_mut().zip(image.iter().skip(at)) {
-                    *to = from;
-                }
-            }
+            COMMON => read_config(&self.common(), within, data),
             ISR if within == 0 => {
                 if let Some(first) = data.first_mut() {
                     *first = self.signals.take_isr();
