@@ -52,6 +52,8 @@ struct Wire {
     outbox: Outbox,
     /// The card waits for room.
     full: bool,
+    /// What is in the outbox waits for room, not for the end of its batch.
+    is_stuck: bool,
 }
 
 /// A stream socket with a card before it.
@@ -110,16 +112,21 @@ impl StreamNet {
         let Wire {
             socket: Some((_, socket)),
             outbox,
+            is_stuck,
             ..
         } = wire
         else {
             return true;
         };
+        *is_stuck = false;
         while !outbox.waiting().is_empty() {
             match unistd::write(&**socket, outbox.waiting()) {
                 Ok(count) => outbox.sent(count),
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return false,
+                Err(Errno::EAGAIN) => {
+                    *is_stuck = true;
+                    return false;
+                }
                 Err(_) => outbox.clear(),
             }
         }
@@ -162,7 +169,8 @@ impl StreamNet {
         let (is_current, is_gone, was_full) = {
             let mut wire = self.wire();
             let is_current = wire.socket.as_ref().is_some_and(|(now, _)| *now == serial);
-            let is_gone = is_current && Self::write(&mut wire);
+            // A batch that is still being made is not cut in two.
+            let is_gone = is_current && (!wire.is_stuck || Self::write(&mut wire));
             (
                 is_current,
                 is_gone,

@@ -95,12 +95,6 @@ pub enum PciError {
         /// The id.
         id: String,
     },
-    /// The slot's power indicator blinks: the guest is at work on it.
-    #[error("Hot-unplug of '{id}' failed: guest is busy (power indicator blinking)")]
-    GuestBusy {
-        /// The id.
-        id: String,
-    },
     /// The capabilities do not fit into the 256 bytes of configuration space.
     #[error("PCI: no room for the capabilities of '{id}'")]
     NoRoom {

@@ -19,7 +19,7 @@ use super::bridge::{self, Bridge, BusNumbers};
 use super::bus::{BusKind, PciBus};
 use super::core::{Identity, PciCore};
 use super::error::PciError;
-use super::express::{self, INDICATOR_BLINK};
+use super::express::{self, INDICATOR_BLINK, INDICATOR_OFF};
 use super::function::{Attachment, PciFunction};
 use super::host::eject_all;
 use super::inspect::{FunctionView, WindowView};
@@ -255,7 +255,7 @@ impl Stateful for RootPort {
 impl Lifecycle for RootPort {
     /// A request that the guest has left unanswered is fulfilled now: nothing is in use.
     fn reset(&self) {
-        if self.phase() == Phase::Asked {
+        if matches!(self.phase(), Phase::Wanted | Phase::Asked) {
             self.empty();
         }
         self.core.reset();
@@ -282,17 +282,22 @@ impl PciFunction for RootPort {
         };
         self.core.write(offset, data);
         self.remember_numbers();
-        let (event, reset) = {
+        let (step, reset) = {
             let mut config = self.core.config();
             self.registers.settle_link(&mut config, true);
             let rises = config.load16(regs::BRIDGE_CONTROL) & !control;
             let event = SlotRegisters::event(indicator, self.registers.indicator(&config));
-            (event, rises & regs::BRIDGE_CONTROL_RESET != 0)
+            // Under the lock of the registers, so that no request comes between the two.
+            let step = event.map(|event| self.step(event));
+            if let Some((Phase::Wanted, Phase::Asked)) = step {
+                self.registers.press(&mut config);
+            }
+            (step, rises & regs::BRIDGE_CONTROL_RESET != 0)
         };
         if reset {
             bridge::reset_secondary(&self.bus);
         }
-        match event.map(|event| self.step(event)) {
+        match step {
             Some((before, Phase::Empty)) if before != Phase::Empty => {
                 eject_all(&self.bus, &self.notices);
                 self.show(true);
@@ -357,25 +362,34 @@ impl Bridge for RootPort {
     }
 
     fn request_unplug(&self, _address: SlotAddress, id: &str) -> Result<(), PciError> {
-        let blinking = self.registers.indicator(&self.core.config()) == INDICATOR_BLINK;
-        let phase = self.phase();
-        if blinking {
-            let id = id.to_owned();
-            return Err(if phase == Phase::Asked {
-                PciError::UnplugPending { id }
-            } else {
-                PciError::GuestBusy { id }
-            });
-        }
-        // Asked and no blinking: nobody has seen the button (a driver clears it when it starts),
-        // so it is pressed again.
-        if self.step(Event::Ask).1 == Phase::Empty {
+        let after = {
+            let mut config = self.core.config();
+            let indicator = self.registers.indicator(&config);
+            let phase = self.phase();
+            let is_busy = match phase {
+                // A driver that is turning the card on, or just has.
+                Phase::Idle => indicator != INDICATOR_OFF,
+                _ => indicator == INDICATOR_BLINK,
+            };
+            if phase == Phase::Wanted || phase == Phase::Asked && is_busy {
+                let id = id.to_owned();
+                return Err(PciError::UnplugPending { id });
+            }
+            // Asked and no blinking: nobody has seen the button (a driver clears it when it
+            // starts), so it is pressed again.
+            let ask = if is_busy { Event::AskLater } else { Event::Ask };
+            let (_, after) = self.step(ask);
+            if after == Phase::Asked {
+                self.registers.press(&mut config);
+            }
+            after
+        };
+        if after == Phase::Empty {
             eject_all(&self.bus, &self.notices);
             self.show(true);
-            return Ok(());
+        } else {
+            self.settle_interrupt();
         }
-        self.registers.press(&mut self.core.config());
-        self.settle_interrupt();
         Ok(())
     }
 

@@ -10,7 +10,15 @@
 //!       │ └───────────► Idle ───────┘ │                             │
 //!       │                ▲────────────┘                             │
 //!       └───────────────────────────────────────────────────────────┘
+//!
+//!      Idle, On ── ask, while the guest turns the card on or off ──► Wanted
+//!      Wanted ──── indicator on: button pressed ───────────────────► Asked
+//!      Wanted ──── indicator off, or a reset: the card is ejected ─► Empty
 //! ```
+//!
+//! While the indicator blinks the button means "never mind" (6.7.1.3), so a request that comes then
+//! waits for the guest to be done. QEMU refuses such a request, and who asks must guess when to ask
+//! again.
 //!
 //! The slot has a button, a power indicator and link-active reporting; it has no power
 //! controller and completes commands at once. The choice makes Linux' pciehp fast and leaves no
@@ -40,6 +48,8 @@ pub enum Phase {
     Idle,
     /// A card that the guest uses.
     On,
+    /// A card that the host wants back, and the guest is just turning on or off.
+    Wanted,
     /// A card that the guest has been asked to let go of.
     Asked,
 }
@@ -53,6 +63,8 @@ pub enum Event {
     HotPlug,
     /// The host wants the card.
     Ask,
+    /// The host wants the card while the guest is busy with it.
+    AskLater,
     /// The guest turns the power indicator on.
     TurnOn,
     /// The guest ends the blinking by turning the power indicator on.
@@ -75,6 +87,13 @@ pub const TRANSITIONS: &[(Phase, Event, Phase)] = &[
     (Phase::Idle, Event::Reset, Phase::On),
     (Phase::On, Event::Ask, Phase::Asked),
     (Phase::On, Event::TurnOff, Phase::Idle),
+    (Phase::Idle, Event::AskLater, Phase::Wanted),
+    (Phase::On, Event::AskLater, Phase::Wanted),
+    (Phase::Wanted, Event::TurnOn, Phase::Asked),
+    (Phase::Wanted, Event::StopBlinking, Phase::Asked),
+    (Phase::Wanted, Event::TurnOff, Phase::Empty),
+    (Phase::Wanted, Event::Reset, Phase::Empty),
+    (Phase::Wanted, Event::Pull, Phase::Empty),
     (Phase::Asked, Event::TurnOff, Phase::Empty),
     (Phase::Asked, Event::StopBlinking, Phase::On),
     (Phase::Asked, Event::Reset, Phase::Empty),
@@ -180,7 +199,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const PHASES: [Phase; 4] = [Phase::Empty, Phase::Idle, Phase::On, Phase::Asked];
+    const PHASES: [Phase; 5] = [
+        Phase::Empty,
+        Phase::Idle,
+        Phase::On,
+        Phase::Wanted,
+        Phase::Asked,
+    ];
 
     #[test]
     fn every_phase_but_empty_can_be_pulled() {

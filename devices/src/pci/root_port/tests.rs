@@ -292,12 +292,51 @@ fn a_port_that_goes_takes_its_card_along() {
 }
 
 #[test]
-fn a_busy_slot_is_not_asked() {
+fn a_busy_slot_is_asked_when_the_guest_is_done() {
     let bench = Bench::new().start();
+    bench.pciehp_probe();
+    bench.host.plug(Some("p1"), None, card("d1")).unwrap();
+    bench.pciehp_interrupt();
+    bench.indicate(INDICATOR_BLINK);
+    bench.host.request_unplug("d1").unwrap();
+    assert_eq!(bench.pciehp_interrupt(), 0, "it would mean 'never mind'");
+    let again = bench.host.request_unplug("d1").unwrap_err();
+    assert!(
+        matches!(again, PciError::UnplugPending { .. }),
+        "{again}"
+    );
+    let interrupts = bench.controller.sent();
+    bench.indicate(INDICATOR_ON);
+    assert_eq!(bench.controller.sent(), interrupts + 1);
+    assert_eq!(bench.pciehp_interrupt(), BUTTON_PRESSED);
+    assert_eq!(*bench.heard.lock().unwrap(), []);
+    bench.indicate(INDICATOR_BLINK);
+    bench.indicate(INDICATOR_OFF);
+    assert_eq!(bench.unplugged(), 1);
+}
+
+#[test]
+fn a_card_that_the_guest_turns_off_by_itself_leaves_when_it_is_off() {
+    let bench = Bench::new();
+    bench.host.plug(Some("p1"), None, card("d1")).unwrap();
+    let bench = bench.start();
+    bench.pciehp_probe();
+    bench.indicate(INDICATOR_BLINK);
+    bench.host.request_unplug("d1").unwrap();
+    assert_eq!(bench.unplugged(), 0);
+    bench.indicate(INDICATOR_OFF);
+    assert_eq!(bench.unplugged(), 1);
+}
+
+#[test]
+fn a_card_that_is_wanted_back_leaves_with_a_reset() {
+    let bench = Bench::new().start();
+    bench.pciehp_probe();
     bench.host.plug(Some("p1"), None, card("d1")).unwrap();
     bench.indicate(INDICATOR_BLINK);
-    let error = bench.host.request_unplug("d1").unwrap_err();
-    assert!(matches!(error, PciError::GuestBusy { .. }), "{error}");
+    bench.host.request_unplug("d1").unwrap();
+    bench.host.reset();
+    assert_eq!(bench.unplugged(), 1);
 }
 
 #[test]
