@@ -1590,7 +1590,8 @@ type DeviceDelArguments struct {
 	ID string `json:"id"`
 }
 
-// DeviceDel: Asks the guest to let a device go. It is gone when DEVICE_DELETED comes.
+// DeviceDel: Asks the guest to let a device go. It is gone when DEVICE_DELETED comes. While the
+// guest is just turning the device on or off it is asked as soon as it has done so.
 func (c *Conn) DeviceDel(ctx context.Context, args DeviceDelArguments) error {
 	return c.Execute(ctx, "device_del", args, nil)
 }

@@ -1600,7 +1600,8 @@ class AsyncCommands(AsyncCaller):
         await self._run("device_add", options)
 
     async def device_del(self, id: str) -> None:
-        """Asks the guest to let a device go. It is gone when DEVICE_DELETED comes.
+        """Asks the guest to let a device go. It is gone when DEVICE_DELETED comes. While the
+        guest is just turning the device on or off it is asked as soon as it has done so.
 
         Args:
             id: Its id, or its place in the object tree.

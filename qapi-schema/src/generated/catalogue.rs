@@ -352,9 +352,9 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         : "device_add", description : "Plugs a device in.", input : Some(generator
         .subschema_for:: < super::devices::DeviceOptions > ()), output : None, }, Entry {
         name : "device_del", description :
-        "Asks the guest to let a device go. It is gone when DEVICE_DELETED comes.", input
-        : Some(generator.subschema_for:: < super::qdev::DeviceDel > ()), output : None,
-        }, Entry { name : "x-inspect", description :
+        "Asks the guest to let a device go. It is gone when DEVICE_DELETED comes. While the guest is just turning the device on or off it is asked as soon as it has done so.",
+        input : Some(generator.subschema_for:: < super::qdev::DeviceDel > ()), output :
+        None, }, Entry { name : "x-inspect", description :
         "Shows the state of a device, of a part of it, or of something on the board. While the machine runs, each part is looked at by itself: what it says fits together, two parts may speak of two moments, and where a queue stands is not said while it is being served (\"running\"). Of a machine that is stopped all is there.",
         input : Some(generator.subschema_for:: < super::inspect::XInspect > ()), output :
         Some(generator.subschema_for:: < super::inspect::InspectedState > ()), }, Entry {

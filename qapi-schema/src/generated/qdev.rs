@@ -142,7 +142,8 @@ pub trait Commands {
         cx: &mut dyn crate::Context,
         args: super::devices::DeviceOptions,
     ) -> Result<(), crate::QmpError>;
-    /// Asks the guest to let a device go. It is gone when DEVICE_DELETED comes.
+    /// Asks the guest to let a device go. It is gone when DEVICE_DELETED comes. While the guest is
+    /// just turning the device on or off it is asked as soon as it has done so.
     fn device_del(
         &mut self,
         cx: &mut dyn crate::Context,

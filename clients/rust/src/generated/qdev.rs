@@ -20,7 +20,8 @@ impl DeviceListProperties {
     }
 }
 
-/// Asks the guest to let a device go. It is gone when DEVICE_DELETED comes.
+/// Asks the guest to let a device go. It is gone when DEVICE_DELETED comes. While the guest is
+/// just turning the device on or off it is asked as soon as it has done so.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct DeviceDel {
     /// Its id, or its place in the object tree.

@@ -1076,7 +1076,10 @@ export abstract class Commands extends Caller {
     return this.run("device_add", args);
   }
 
-  /** Asks the guest to let a device go. It is gone when DEVICE_DELETED comes. */
+  /**
+   * Asks the guest to let a device go. It is gone when DEVICE_DELETED comes. While the guest is
+   * just turning the device on or off it is asked as soon as it has done so.
+   */
   deviceDel(args: DeviceDelArguments): Promise<void> {
     return this.run("device_del", args);
   }

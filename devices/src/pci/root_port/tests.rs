@@ -301,10 +301,7 @@ fn a_busy_slot_is_asked_when_the_guest_is_done() {
     bench.host.request_unplug("d1").unwrap();
     assert_eq!(bench.pciehp_interrupt(), 0, "it would mean 'never mind'");
     let again = bench.host.request_unplug("d1").unwrap_err();
-    assert!(
-        matches!(again, PciError::UnplugPending { .. }),
-        "{again}"
-    );
+    assert!(matches!(again, PciError::UnplugPending { .. }), "{again}");
     let interrupts = bench.controller.sent();
     bench.indicate(INDICATOR_ON);
     assert_eq!(bench.controller.sent(), interrupts + 1);
