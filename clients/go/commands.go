@@ -1050,6 +1050,29 @@ func (c *Conn) BlockdevReopen(ctx context.Context, args BlockdevReopenArguments)
 	return c.Execute(ctx, "blockdev-reopen", args, nil)
 }
 
+// BlockdevSetActiveArguments is what BlockdevSetActive takes.
+type BlockdevSetActiveArguments struct {
+	// The node. Activated are all nodes below it, too; inactivated those that no active node has
+	// (default: all nodes).
+	NodeName *string `json:"node-name,omitempty"`
+	// Whether the nodes are to be active.
+	Active bool `json:"active"`
+}
+
+// BlockdevSetActive: Leaves the storage of block nodes to another process, or takes it back: for a
+// live update, or a migration whose other end has the same images. An inactive node has written
+// down all it had, has given back its locks, and writes nothing more; whoever uses it stays with
+// it. When it is activated it is locked again, and its storage is read anew. The start of the
+// machine activates all nodes.
+//
+// Errors: - there is no such node - a node is to be inactive that an active one stands on, that a
+// job works on, or that saves what is overwritten - a disk of the machine, which runs, stands on
+// it - what it had in memory could not be written down - the storage is still another process's,
+// or cannot be read any more.
+func (c *Conn) BlockdevSetActive(ctx context.Context, args BlockdevSetActiveArguments) error {
+	return c.Execute(ctx, "blockdev-set-active", args, nil)
+}
+
 // ChangeBackingFileArguments is what ChangeBackingFile takes.
 type ChangeBackingFileArguments struct {
 	// The drive, device or node on top of the image's chain.

@@ -2129,6 +2129,10 @@ type BlockdevOptionsFile struct {
 	ForceShare *bool `json:"force-share,omitempty"`
 	// What becomes of a guest's write of zeroes (default: off).
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// Whether the node's storage is this process's from the start. If not, nothing is locked and
+	// nothing written before blockdev-set-active or the start of the machine activates the node
+	// (default: true, but for a node that comes inline with an inactive one).
+	Active *bool `json:"active,omitempty"`
 	// Its path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID".
 	Filename string `json:"filename"`
 	// Whether other processes, such as those of QEMU, are told how the image is used (default:
@@ -2163,6 +2167,10 @@ type BlockdevOptionsHostDevice struct {
 	ForceShare *bool `json:"force-share,omitempty"`
 	// What becomes of a guest's write of zeroes (default: off).
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// Whether the node's storage is this process's from the start. If not, nothing is locked and
+	// nothing written before blockdev-set-active or the start of the machine activates the node
+	// (default: true, but for a node that comes inline with an inactive one).
+	Active *bool `json:"active,omitempty"`
 	// Its path, "fd:NAME" for an fd handed in by getfd, or "/dev/fdset/ID".
 	Filename string `json:"filename"`
 	// Whether other processes, such as those of QEMU, are told how the image is used (default:
@@ -2197,6 +2205,10 @@ type BlockdevOptionsRaw struct {
 	ForceShare *bool `json:"force-share,omitempty"`
 	// What becomes of a guest's write of zeroes (default: off).
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// Whether the node's storage is this process's from the start. If not, nothing is locked and
+	// nothing written before blockdev-set-active or the start of the machine activates the node
+	// (default: true, but for a node that comes inline with an inactive one).
+	Active *bool `json:"active,omitempty"`
 	// The other node.
 	File BlockdevRef `json:"file"`
 	// Where the part begins, in bytes (default: 0).
@@ -2230,6 +2242,10 @@ type BlockdevOptionsQcow2 struct {
 	ForceShare *bool `json:"force-share,omitempty"`
 	// What becomes of a guest's write of zeroes (default: off).
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// Whether the node's storage is this process's from the start. If not, nothing is locked and
+	// nothing written before blockdev-set-active or the start of the machine activates the node
+	// (default: true, but for a node that comes inline with an inactive one).
+	Active *bool `json:"active,omitempty"`
 	// The node with the image.
 	File BlockdevRef `json:"file"`
 	// The disk that shows through where nothing was written; null is none (default: the file that
@@ -2282,6 +2298,10 @@ type BlockdevOptionsNullCo struct {
 	ForceShare *bool `json:"force-share,omitempty"`
 	// What becomes of a guest's write of zeroes (default: off).
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// Whether the node's storage is this process's from the start. If not, nothing is locked and
+	// nothing written before blockdev-set-active or the start of the machine activates the node
+	// (default: true, but for a node that comes inline with an inactive one).
+	Active *bool `json:"active,omitempty"`
 	// How large it pretends to be, in bytes (default: 1 GiB).
 	Size *uint64 `json:"size,omitempty"`
 	// Must be 0: requests are answered at once (default: 0).
@@ -2315,6 +2335,10 @@ type BlockdevOptionsNullAio struct {
 	ForceShare *bool `json:"force-share,omitempty"`
 	// What becomes of a guest's write of zeroes (default: off).
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// Whether the node's storage is this process's from the start. If not, nothing is locked and
+	// nothing written before blockdev-set-active or the start of the machine activates the node
+	// (default: true, but for a node that comes inline with an inactive one).
+	Active *bool `json:"active,omitempty"`
 	// How large it pretends to be, in bytes (default: 1 GiB).
 	Size *uint64 `json:"size,omitempty"`
 	// Must be 0: requests are answered at once (default: 0).
@@ -2348,6 +2372,10 @@ type BlockdevOptionsBlkdebug struct {
 	ForceShare *bool `json:"force-share,omitempty"`
 	// What becomes of a guest's write of zeroes (default: off).
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// Whether the node's storage is this process's from the start. If not, nothing is locked and
+	// nothing written before blockdev-set-active or the start of the machine activates the node
+	// (default: true, but for a node that comes inline with an inactive one).
+	Active *bool `json:"active,omitempty"`
 	// The other node.
 	Image BlockdevRef `json:"image"`
 	// A file of rules, which come before the others: sections [inject-error] and [set-state] with
@@ -2384,6 +2412,10 @@ type BlockdevOptionsCopyOnRead struct {
 	ForceShare *bool `json:"force-share,omitempty"`
 	// What becomes of a guest's write of zeroes (default: off).
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// Whether the node's storage is this process's from the start. If not, nothing is locked and
+	// nothing written before blockdev-set-active or the start of the machine activates the node
+	// (default: true, but for a node that comes inline with an inactive one).
+	Active *bool `json:"active,omitempty"`
 	// That node.
 	File BlockdevRef `json:"file"`
 	// The name of the lowest node of its backing chain from which is copied; what lies below that
@@ -2416,6 +2448,10 @@ type BlockdevOptionsCompress struct {
 	ForceShare *bool `json:"force-share,omitempty"`
 	// What becomes of a guest's write of zeroes (default: off).
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// Whether the node's storage is this process's from the start. If not, nothing is locked and
+	// nothing written before blockdev-set-active or the start of the machine activates the node
+	// (default: true, but for a node that comes inline with an inactive one).
+	Active *bool `json:"active,omitempty"`
 	// The image: a qcow2 node that has its clusters inside.
 	File BlockdevRef `json:"file"`
 }
@@ -2445,6 +2481,10 @@ type BlockdevOptionsThrottle struct {
 	ForceShare *bool `json:"force-share,omitempty"`
 	// What becomes of a guest's write of zeroes (default: off).
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// Whether the node's storage is this process's from the start. If not, nothing is locked and
+	// nothing written before blockdev-set-active or the start of the machine activates the node
+	// (default: true, but for a node that comes inline with an inactive one).
+	Active *bool `json:"active,omitempty"`
 	// The id of the group, an object throttle-group.
 	ThrottleGroup string `json:"throttle-group"`
 	// That node.
@@ -2476,6 +2516,10 @@ type BlockdevOptionsCopyBeforeWrite struct {
 	ForceShare *bool `json:"force-share,omitempty"`
 	// What becomes of a guest's write of zeroes (default: off).
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// Whether the node's storage is this process's from the start. If not, nothing is locked and
+	// nothing written before blockdev-set-active or the start of the machine activates the node
+	// (default: true, but for a node that comes inline with an inactive one).
+	Active *bool `json:"active,omitempty"`
 	// The node that is written to.
 	File BlockdevRef `json:"file"`
 	// The node to which is copied: at least as long.
@@ -2516,6 +2560,10 @@ type BlockdevOptionsSnapshotAccess struct {
 	ForceShare *bool `json:"force-share,omitempty"`
 	// What becomes of a guest's write of zeroes (default: off).
 	DetectZeroes *BlockdevDetectZeroesOptions `json:"detect-zeroes,omitempty"`
+	// Whether the node's storage is this process's from the start. If not, nothing is locked and
+	// nothing written before blockdev-set-active or the start of the machine activates the node
+	// (default: true, but for a node that comes inline with an inactive one).
+	Active *bool `json:"active,omitempty"`
 	// That node.
 	File BlockdevRef `json:"file"`
 }

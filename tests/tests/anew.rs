@@ -178,3 +178,65 @@ fn name_in_a_header_changes_and_the_graph_is_drawn() -> Result<()> {
     ensure!(name(&backing["child"]).context("a child")?["name"] == "base");
     vm.shutdown_clean()
 }
+
+#[test]
+#[ignore = "needs sesame: cargo xtask test"]
+fn image_goes_from_one_sealed_process_to_another_and_back() -> Result<()> {
+    let file = tempfile::NamedTempFile::new()?;
+    let mut make = Command::new("qemu-img");
+    make.args(["create", "-q", "-f", "qcow2"]).arg(file.path());
+    ensure!(make.arg("1M").status()?.success());
+    let mut vms = [Vm::monitor().start()?, Vm::monitor().start()?];
+    for (vm, active) in vms.iter_mut().zip([true, false]) {
+        vm.execute("seal", json!({"level": "sealed"}))?;
+        in_a_set(vm, 1, &file.reopen()?)?;
+        vm.execute(
+            "blockdev-add",
+            image("disk", 1, json!({"active": active, "discard": "unmap"})),
+        )?;
+        ensure!(shown(vm, "disk")?["active"] == active);
+        vm.execute("stop", json!({}))?;
+    }
+    let write = |vm: &mut Vm, byte: u32, at: u32| {
+        let line = format!("qemu-io disk \"write -P {byte} {at}k 4k\"");
+        vm.execute("human-monitor-command", json!({"command-line": line}))
+    };
+    let set = |active: bool| json!({"node-name": "disk", "active": active});
+    let [one, other] = &mut vms;
+    for turn in 1..5 {
+        let (has, wants) = match turn % 2 {
+            1 => (&mut *one, &mut *other),
+            _ => (&mut *other, &mut *one),
+        };
+        let refusal = wants.refusal("blockdev-set-active", set(true))?;
+        ensure!(refusal.desc.contains("\"write\" lock"), "{refusal}");
+        // The start of a machine is one more way to the same.
+        let refusal = wants.refusal("cont", json!({}))?;
+        ensure!(refusal.desc.contains("\"write\" lock"), "{refusal}");
+        write(wants, 9, 0)?;
+        // All in one cluster: who has read its tables before does not find it.
+        write(has, turn, 4 * turn)?;
+        has.execute("blockdev-set-active", set(false))?;
+        write(has, 9, 0)?;
+        match turn {
+            4 => wants.execute("cont", json!({}))?,
+            _ => wants.execute("blockdev-set-active", set(true))?,
+        };
+        ensure!(shown(wants, "disk")?["active"] == true);
+    }
+    for vm in vms {
+        vm.shutdown_clean()?;
+    }
+    let mut check = Command::new("qemu-img");
+    ensure!(check.arg("check").arg(file.path()).status()?.success());
+    let mut read = Command::new("qemu-io");
+    read.args(["-f", "qcow2"]);
+    for turn in 0..5 {
+        let command = format!("read -P {turn} {}k 4k", 4 * turn);
+        read.args(["-c", &command]);
+    }
+    let read = read.arg(file.path()).output()?;
+    let text = String::from_utf8_lossy(&read.stdout);
+    ensure!(read.status.success(), "{text}");
+    Ok(())
+}

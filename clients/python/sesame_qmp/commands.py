@@ -1046,6 +1046,28 @@ class Commands(Caller):
         """
         self._run("blockdev-reopen", {"options": options})
 
+    def blockdev_set_active(self, active: bool, *, node_name: Optional[str] = None) -> None:
+        """Leaves the storage of block nodes to another process, or takes it back: for a live
+        update, or a migration whose other end has the same images. An inactive node has
+        written down all it had, has given back its locks, and writes nothing more; whoever
+        uses it stays with it. When it is activated it is locked again, and its storage is
+        read anew. The start of the machine activates all nodes.
+
+        Args:
+            node_name: The node. Activated are all nodes below it, too; inactivated those that
+                no active node has (default: all nodes).
+            active: Whether the nodes are to be active.
+
+        Raises:
+            - there is no such node.
+            - a node is to be inactive that an active one stands on, that a job works on, or
+                that saves what is overwritten.
+            - a disk of the machine, which runs, stands on it.
+            - what it had in memory could not be written down.
+            - the storage is still another process's, or cannot be read any more.
+        """
+        self._run("blockdev-set-active", {"node-name": node_name, "active": active})
+
     def change_backing_file(self, device: str, image_node_name: str, backing_file: str) -> None:
         """Changes the name of the backing file that an image's header has, not what is behind
         its node.

@@ -2578,6 +2578,11 @@ class BlockdevOptionsFile(Struct):
     """
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
+    active: Optional[bool] = None
+    """Whether the node's storage is this process's from the start. If not, nothing is locked
+    and nothing written before blockdev-set-active or the start of the machine activates the
+    node (default: true, but for a node that comes inline with an inactive one).
+    """
     locking: Optional[OnOffAuto] = None
     """Whether other processes, such as those of QEMU, are told how the image is used (default:
     auto, where the file system knows such locks).
@@ -2614,6 +2619,11 @@ class BlockdevOptionsHostDevice(Struct):
     """
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
+    active: Optional[bool] = None
+    """Whether the node's storage is this process's from the start. If not, nothing is locked
+    and nothing written before blockdev-set-active or the start of the machine activates the
+    node (default: true, but for a node that comes inline with an inactive one).
+    """
     locking: Optional[OnOffAuto] = None
     """Whether other processes, such as those of QEMU, are told how the image is used (default:
     auto, where the file system knows such locks).
@@ -2650,6 +2660,11 @@ class BlockdevOptionsRaw(Struct):
     """
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
+    active: Optional[bool] = None
+    """Whether the node's storage is this process's from the start. If not, nothing is locked
+    and nothing written before blockdev-set-active or the start of the machine activates the
+    node (default: true, but for a node that comes inline with an inactive one).
+    """
     offset: Optional[int] = None
     """Where the part begins, in bytes (default: 0)."""
     size: Optional[int] = None
@@ -2684,6 +2699,11 @@ class BlockdevOptionsQcow2(Struct):
     """
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
+    active: Optional[bool] = None
+    """Whether the node's storage is this process's from the start. If not, nothing is locked
+    and nothing written before blockdev-set-active or the start of the machine activates the
+    node (default: true, but for a node that comes inline with an inactive one).
+    """
     backing: Optional[BlockdevRefOrNull] = None
     """The disk that shows through where nothing was written; null is none (default: the file
     that the image's header names, opened read-only. Its name must be a plain path, relative
@@ -2741,6 +2761,11 @@ class BlockdevOptionsNullCo(Struct):
     """
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
+    active: Optional[bool] = None
+    """Whether the node's storage is this process's from the start. If not, nothing is locked
+    and nothing written before blockdev-set-active or the start of the machine activates the
+    node (default: true, but for a node that comes inline with an inactive one).
+    """
     size: Optional[int] = None
     """How large it pretends to be, in bytes (default: 1 GiB)."""
     latency_ns: Optional[int] = None
@@ -2775,6 +2800,11 @@ class BlockdevOptionsNullAio(Struct):
     """
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
+    active: Optional[bool] = None
+    """Whether the node's storage is this process's from the start. If not, nothing is locked
+    and nothing written before blockdev-set-active or the start of the machine activates the
+    node (default: true, but for a node that comes inline with an inactive one).
+    """
     size: Optional[int] = None
     """How large it pretends to be, in bytes (default: 1 GiB)."""
     latency_ns: Optional[int] = None
@@ -2811,6 +2841,11 @@ class BlockdevOptionsBlkdebug(Struct):
     """
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
+    active: Optional[bool] = None
+    """Whether the node's storage is this process's from the start. If not, nothing is locked
+    and nothing written before blockdev-set-active or the start of the machine activates the
+    node (default: true, but for a node that comes inline with an inactive one).
+    """
     config: Optional[str] = None
     """A file of rules, which come before the others: sections [inject-error] and [set-state]
     with lines like errno = "5". The command waits for its end.
@@ -2850,6 +2885,11 @@ class BlockdevOptionsCopyOnRead(Struct):
     """
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
+    active: Optional[bool] = None
+    """Whether the node's storage is this process's from the start. If not, nothing is locked
+    and nothing written before blockdev-set-active or the start of the machine activates the
+    node (default: true, but for a node that comes inline with an inactive one).
+    """
     bottom: Optional[str] = None
     """The name of the lowest node of its backing chain from which is copied; what lies below
     that is only read (default: from all of the chain).
@@ -2885,6 +2925,11 @@ class BlockdevOptionsCompress(Struct):
     """
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
+    active: Optional[bool] = None
+    """Whether the node's storage is this process's from the start. If not, nothing is locked
+    and nothing written before blockdev-set-active or the start of the machine activates the
+    node (default: true, but for a node that comes inline with an inactive one).
+    """
 
 
 @dataclass
@@ -2918,6 +2963,11 @@ class BlockdevOptionsThrottle(Struct):
     """
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
+    active: Optional[bool] = None
+    """Whether the node's storage is this process's from the start. If not, nothing is locked
+    and nothing written before blockdev-set-active or the start of the machine activates the
+    node (default: true, but for a node that comes inline with an inactive one).
+    """
 
 
 @dataclass
@@ -2951,6 +3001,11 @@ class BlockdevOptionsCopyBeforeWrite(Struct):
     """
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
+    active: Optional[bool] = None
+    """Whether the node's storage is this process's from the start. If not, nothing is locked
+    and nothing written before blockdev-set-active or the start of the machine activates the
+    node (default: true, but for a node that comes inline with an inactive one).
+    """
     bitmap: Optional[BlockDirtyBitmap] = None
     """A bitmap: only what it marks now is copied, and can be read (default: everything)."""
     on_cbw_error: Optional[OnCbwError] = None
@@ -2991,6 +3046,11 @@ class BlockdevOptionsSnapshotAccess(Struct):
     """
     detect_zeroes: Optional[BlockdevDetectZeroesOptions] = None
     """What becomes of a guest's write of zeroes (default: off)."""
+    active: Optional[bool] = None
+    """Whether the node's storage is this process's from the start. If not, nothing is locked
+    and nothing written before blockdev-set-active or the start of the machine activates the
+    node (default: true, but for a node that comes inline with an inactive one).
+    """
 
 
 @dataclass

@@ -108,6 +108,7 @@ fn spec(file: &str, (format, direct): (&str, bool)) -> NodeSpec {
     };
     let node = |name: &str, driver| NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some(name.to_owned()),
         options,
         driver,

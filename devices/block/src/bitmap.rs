@@ -198,6 +198,28 @@ impl Bitmaps {
         }
     }
 
+    /// As [`mark_all`](Self::mark_all), for those that no image keeps: somebody else wrote.
+    pub(crate) fn mark_unkept(&self, len: u64) {
+        let mut list = self.list();
+        for bitmap in list.iter_mut().filter(|bitmap| !bitmap.persistent) {
+            let resized = bitmap.map.as_deref().map(|map| Arc::new(map.resized(len)));
+            if let Some(map) = resized.as_ref().filter(|_| bitmap.enabled) {
+                map.mark(0, len);
+            }
+            bitmap.map = resized;
+        }
+        self.exchange(list);
+    }
+
+    /// Puts what an image keeps by now in place of what it kept. The node is drained.
+    pub(crate) fn reload(&self, kept: Vec<Bitmap>) {
+        let others = self.list().into_iter();
+        let named = |name: &str| kept.iter().any(|bitmap| bitmap.name == name);
+        let others = others.filter(|bitmap| !bitmap.persistent && !named(&bitmap.name));
+        let list = others.collect::<Vec<_>>();
+        self.exchange(kept.into_iter().chain(list).collect());
+    }
+
     fn renew(&self, new: impl Fn(&DirtyMap) -> DirtyMap) {
         let mut list = self.list();
         for bitmap in &mut list {

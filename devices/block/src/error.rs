@@ -238,6 +238,52 @@ pub enum BlockError {
         /// The device.
         user: String,
     },
+    /// Its storage is left to another process.
+    #[error(
+        "Node '{node}' is inactive: another process may be writing to its storage; activate it with \
+         blockdev-set-active first"
+    )]
+    Inactive {
+        /// The node.
+        node: String,
+    },
+    /// Something is to be done with a node whose storage is left to another process.
+    #[error("Permission '{permissions}' unavailable on inactive node")]
+    NotPermitted {
+        /// What.
+        permissions: Permissions,
+    },
+    /// A node that is at work would stand on one that is not.
+    #[error("Inactive '{child}' can't be a {role} child of active '{parent}'")]
+    InactiveChild {
+        /// The node below.
+        child: String,
+        /// As what.
+        role: &'static str,
+        /// The node above.
+        parent: String,
+    },
+    /// A node on which another one stands cannot be left to another process before that.
+    #[error("Node has active parent node")]
+    ActiveParent,
+    /// What a node saves of another is of no use once others write to that.
+    #[error(
+        "Node '{node}' (copy-before-write) cannot become inactive: it saves only what is \
+         overwritten through it; remove it first"
+    )]
+    KeepsSnapshot {
+        /// The node.
+        node: String,
+    },
+    /// What another process has left in the storage cannot be taken over.
+    #[error("Node '{node}' stays inactive: what is in its storage now cannot be read")]
+    NotRenewed {
+        /// The node.
+        node: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Writing is wanted where it cannot be.
     #[error("Block node is read-only: '{node}'")]
     ReadOnly {

@@ -290,6 +290,13 @@ pub trait BlockNode: Send + Sync {
         self.flush(io)
     }
 
+    /// Reads anew what is kept in memory of the storage: another process may have written to it since
+    /// the node was settled. The node is drained, and what is below it was asked before. By default
+    /// nothing is kept.
+    fn renew<'a>(&'a self, _io: &'a Io, _read_only: bool) -> IoFuture<'a> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// What [`prepare_reopen`](Self::prepare_reopen) will open to become so, and cannot do without.
     fn reopening_opens(&self, _to: &NodeOptions) -> Option<Wish> {
         None

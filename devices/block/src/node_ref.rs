@@ -92,9 +92,24 @@ impl NodeRef {
         self.0.options.store(options);
     }
 
-    /// Whether writes are refused.
+    /// Whether it is to be read only; see [`is_writable`](Self::is_writable).
     pub fn is_read_only(&self) -> bool {
         self.options().read_only
+    }
+
+    /// Whether its storage is this process's. Of an inactive node, which another process may write
+    /// to, reads may give anything, and nothing is written.
+    pub fn is_active(&self) -> bool {
+        self.0.options.is_active()
+    }
+
+    /// Whether writes are let through: the node is active and not read-only.
+    pub fn is_writable(&self) -> bool {
+        self.0.options.is_writable()
+    }
+
+    pub(crate) fn set_active(&self, active: bool) {
+        self.0.options.set_active(active);
     }
 
     /// Whether both are the same node.
@@ -209,7 +224,7 @@ impl NodeRef {
     }
 
     fn check_change(&self, offset: u64, len: u64, aligned: bool) -> io::Result<()> {
-        if self.is_read_only() {
+        if !self.is_writable() {
             return Err(errno(libc::EPERM));
         }
         self.check(offset, len, aligned)
@@ -274,7 +289,7 @@ impl NodeRef {
     /// Writes the bytes of `from` at `offset`.
     ///
     /// # Errors
-    /// `EPERM` on a read-only node, `EIO` outside it, `EINVAL` off its alignment, or what the
+    /// `EPERM` on a node that is read-only or inactive, `EIO` outside it, `EINVAL` off its alignment, or what the
     /// storage said.
     pub async fn write(
         &self,
@@ -409,10 +424,10 @@ impl NodeRef {
     /// # Errors
     /// What the storage said.
     pub async fn flush(&self, io: &Io) -> io::Result<()> {
-        let result = if self.is_read_only() {
-            Ok(())
-        } else {
+        let result = if self.is_writable() {
             self.0.body.flush(io).await
+        } else {
+            Ok(())
         };
         self.enter(Operation::Flush, 0, 0, &result);
         result
@@ -436,7 +451,7 @@ impl NodeRef {
     /// Copies into this node what shows through from below; see [`BlockNode::populate`].
     ///
     /// # Errors
-    /// `EPERM` on a read-only node, `EIO` outside it, `ENOTSUP` where nothing shows through, or
+    /// `EPERM` on a node that is read-only or inactive, `EIO` outside it, `ENOTSUP` where nothing shows through, or
     /// what the storage said.
     pub async fn populate(&self, io: &Io, offset: u64, len: u64) -> io::Result<()> {
         self.check_change(offset, len, false)?;

@@ -84,7 +84,8 @@ impl fmt::Debug for Reopening {
     }
 }
 
-/// The options of a node in one byte, read for every request and changed by none.
+/// The options of a node and whether it is active in one byte, read for every request and changed
+/// by none.
 #[derive(Debug)]
 pub(crate) struct OptionsCell(AtomicU8);
 
@@ -95,6 +96,8 @@ const DIRECT: u8 = 1 << 3;
 const NO_FLUSH: u8 = 1 << 4;
 const DETECT: u8 = 1 << 5;
 const DETECT_UNMAP: u8 = 1 << 6;
+/// Not an option: another process may have the storage.
+const INACTIVE: u8 = 1 << 7;
 
 impl OptionsCell {
     pub(crate) fn new(options: NodeOptions) -> Self {
@@ -106,7 +109,24 @@ impl OptionsCell {
     }
 
     pub(crate) fn store(&self, options: NodeOptions) {
-        self.0.store(pack(options), Ordering::Release);
+        let kept = self.0.load(Ordering::Acquire) & INACTIVE;
+        self.0.store(pack(options) | kept, Ordering::Release);
+    }
+
+    pub(crate) fn is_active(&self) -> bool {
+        self.0.load(Ordering::Acquire) & INACTIVE == 0
+    }
+
+    /// Whether writes are let through.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.0.load(Ordering::Acquire) & (READ_ONLY | INACTIVE) == 0
+    }
+
+    pub(crate) fn set_active(&self, active: bool) {
+        match active {
+            true => self.0.fetch_and(!INACTIVE, Ordering::AcqRel),
+            false => self.0.fetch_or(INACTIVE, Ordering::AcqRel),
+        };
     }
 }
 
@@ -204,8 +224,13 @@ mod tests {
             let options = unpack(bits);
             assert_eq!(pack(options), bits);
             let cell = OptionsCell::new(unpack(0));
+            cell.set_active(false);
             cell.store(options);
-            assert_eq!(cell.load(), options);
+            assert_eq!((cell.load(), cell.is_active()), (options, false));
+            assert!(!cell.is_writable());
+            cell.set_active(true);
+            assert_eq!((cell.load(), cell.is_active()), (options, true));
+            assert_eq!(cell.is_writable(), !options.read_only);
         }
     }
 }

@@ -20,6 +20,9 @@ pub struct NodeSpec {
     /// Whether it was said of this very node that it is read-only or not: it then does not follow
     /// the one it comes inline with.
     pub keeps_access: bool,
+    /// Whether the storage is this process's from the start; `None` as of the node that it comes
+    /// inline with, and if there is none, that it is.
+    pub active: Option<bool>,
     /// Its kind, and what only this kind has.
     pub driver: DriverSpec,
 }

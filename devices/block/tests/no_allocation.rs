@@ -58,6 +58,7 @@ fn node(file: &tempfile::NamedTempFile) -> NodeRef {
     });
     let spec = NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some("disk".to_owned()),
         options,
         driver,

@@ -25,6 +25,7 @@ fn medium(len: u64, read_only: bool) -> Root {
     door.registry().add(passed, FdsetId::new(0).ok(), None);
     let spec = NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some("disk".to_owned()),
         options: NodeOptions {
             read_only,

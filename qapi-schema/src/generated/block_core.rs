@@ -1123,6 +1123,11 @@ pub struct BlockdevOptions {
     #[serde(rename = "detect-zeroes")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detect_zeroes: Option<BlockdevDetectZeroesOptions>,
+    /// Whether the node's storage is this process's from the start. If not, nothing is locked and
+    /// nothing written before blockdev-set-active or the start of the machine activates the node
+    /// (default: true, but for a node that comes inline with an inactive one).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
     /// Which kind it is (`driver` on the wire), with the members of that kind.
     #[serde(flatten)]
     pub driver: BlockdevOptionsVariant,
@@ -1201,6 +1206,7 @@ impl crate::input::FromMembers for BlockdevOptions {
             auto_read_only: members.optional("auto-read-only")?,
             force_share: members.optional("force-share")?,
             detect_zeroes: members.optional("detect-zeroes")?,
+            active: members.optional("active")?,
             driver: match tag {
                 BlockdevDriver::File => {
                     BlockdevOptionsVariant::File(
@@ -1330,6 +1336,12 @@ impl crate::describe::Described for BlockdevOptions {
             )
             .one_of(&["off", "on", "unmap"])
             .default_is("off"),
+        crate::describe::MemberSpec::optional(
+                "active",
+                "bool",
+                "whether the node's storage is this process's from the start. If not, nothing is locked and nothing written before blockdev-set-active or the start of the machine activates the node (default: true, but for a node that comes inline with an inactive one)",
+            )
+            .default_is("true, but for a node that comes inline with an inactive one"),
     ];
     const TAG: Option<&'static str> = Some("driver");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[

@@ -32,6 +32,47 @@ impl crate::describe::Described for BlockdevReopen {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Arguments of command `blockdev-set-active`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct BlockdevSetActive {
+    /// The node. Activated are all nodes below it, too; inactivated those that no active node has
+    /// (default: all nodes).
+    #[serde(rename = "node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// Whether the nodes are to be active.
+    pub active: bool,
+}
+
+impl crate::input::FromMembers for BlockdevSetActive {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            node_name: members.optional("node-name")?,
+            active: members.required("active")?,
+        })
+    }
+}
+
+crate::input::object_type!(BlockdevSetActive);
+
+impl crate::describe::Described for BlockdevSetActive {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::optional(
+                "node-name",
+                "str",
+                "the node. Activated are all nodes below it, too; inactivated those that no active node has (default: all nodes)",
+            )
+            .default_is("all nodes"),
+        crate::describe::MemberSpec::required(
+            "active",
+            "bool",
+            "whether the nodes are to be active",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// Arguments of command `change-backing-file`.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct ChangeBackingFile {
@@ -518,6 +559,21 @@ pub trait Commands {
         cx: &mut dyn crate::Context,
         args: BlockdevReopen,
     ) -> Result<(), crate::QmpError>;
+    /// Leaves the storage of block nodes to another process, or takes it back: for a live update,
+    /// or a migration whose other end has the same images. An inactive node has written down all
+    /// it had, has given back its locks, and writes nothing more; whoever uses it stays with it.
+    /// When it is activated it is locked again, and its storage is read anew. The start of the
+    /// machine activates all nodes.
+    ///
+    /// Errors: - there is no such node - a node is to be inactive that an active one stands on,
+    /// that a job works on, or that saves what is overwritten - a disk of the machine, which runs,
+    /// stands on it - what it had in memory could not be written down - the storage is still
+    /// another process's, or cannot be read any more.
+    fn blockdev_set_active(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: BlockdevSetActive,
+    ) -> Result<(), crate::QmpError>;
     /// Changes the name of the backing file that an image's header has, not what is behind its
     /// node.
     ///
@@ -587,6 +643,11 @@ pub fn dispatch(
         "blockdev-reopen" => {
             let args = crate::input::arguments(arguments)?;
             handler.blockdev_reopen(cx, args)?;
+            Ok(crate::Reply::EMPTY)
+        }
+        "blockdev-set-active" => {
+            let args = crate::input::arguments(arguments)?;
+            handler.blockdev_set_active(cx, args)?;
             Ok(crate::Reply::EMPTY)
         }
         "change-backing-file" => {

@@ -241,6 +241,9 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         ()), output : None, }, Entry { name : "blockdev-reopen", description :
         "Gives block nodes other options: all of them, or none if one cannot have them. What is not said becomes its default again. read-only, auto-read-only, detect-zeroes, discard, cache and what is behind an image can change; the node that raw or a filter stands on, for one as long; offset and size of raw, as long as nobody relies on its length; and what of a qcow2 image is kept in memory. A job that runs goes on; the links between its nodes stay, and what it writes to stays writable.",
         input : Some(generator.subschema_for:: < super::block_graph::BlockdevReopen >
+        ()), output : None, }, Entry { name : "blockdev-set-active", description :
+        "Leaves the storage of block nodes to another process, or takes it back: for a live update, or a migration whose other end has the same images. An inactive node has written down all it had, has given back its locks, and writes nothing more; whoever uses it stays with it. When it is activated it is locked again, and its storage is read anew. The start of the machine activates all nodes.",
+        input : Some(generator.subschema_for:: < super::block_graph::BlockdevSetActive >
         ()), output : None, }, Entry { name : "change-backing-file", description :
         "Changes the name of the backing file that an image's header has, not what is behind its node.",
         input : Some(generator.subschema_for:: < super::block_graph::ChangeBackingFile >

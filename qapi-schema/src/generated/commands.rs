@@ -385,6 +385,16 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
     },
     crate::CommandSpec {
         number: 31usize,
+        name: "blockdev-set-active",
+        module: Module::BlockGraph,
+        allow_oob: false,
+        allow_preconfig: true,
+        success_response: true,
+        fds: 0usize,
+        features: &[],
+    },
+    crate::CommandSpec {
+        number: 32usize,
         name: "blockdev-snapshot",
         module: Module::BlockCore,
         allow_oob: false,
@@ -394,7 +404,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 32usize,
+        number: 33usize,
         name: "blockdev-snapshot-delete-internal-sync",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -404,7 +414,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 33usize,
+        number: 34usize,
         name: "blockdev-snapshot-internal-sync",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -414,7 +424,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 34usize,
+        number: 35usize,
         name: "blockdev-snapshot-sync",
         module: Module::BlockCore,
         allow_oob: false,
@@ -424,7 +434,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 35usize,
+        number: 36usize,
         name: "change-backing-file",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -434,7 +444,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 36usize,
+        number: 37usize,
         name: "chardev-add",
         module: Module::Char,
         allow_oob: false,
@@ -444,7 +454,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 37usize,
+        number: 38usize,
         name: "chardev-remove",
         module: Module::Char,
         allow_oob: false,
@@ -454,7 +464,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 38usize,
+        number: 39usize,
         name: "closefd",
         module: Module::Fds,
         allow_oob: false,
@@ -464,7 +474,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 39usize,
+        number: 40usize,
         name: "cont",
         module: Module::RunState,
         allow_oob: false,
@@ -474,7 +484,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 40usize,
+        number: 41usize,
         name: "device-list-properties",
         module: Module::Qdev,
         allow_oob: false,
@@ -484,7 +494,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 41usize,
+        number: 42usize,
         name: "device_add",
         module: Module::Qdev,
         allow_oob: false,
@@ -494,7 +504,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["json-cli", "json-cli-hotplug"],
     },
     crate::CommandSpec {
-        number: 42usize,
+        number: 43usize,
         name: "device_del",
         module: Module::Qdev,
         allow_oob: false,
@@ -504,7 +514,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 43usize,
+        number: 44usize,
         name: "eject",
         module: Module::Scsi,
         allow_oob: false,
@@ -514,7 +524,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 44usize,
+        number: 45usize,
         name: "fd-unclaimed-set",
         module: Module::Fds,
         allow_oob: false,
@@ -524,7 +534,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 45usize,
+        number: 46usize,
         name: "getfd",
         module: Module::Fds,
         allow_oob: false,
@@ -534,7 +544,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 46usize,
+        number: 47usize,
         name: "human-monitor-command",
         module: Module::Misc,
         allow_oob: false,
@@ -544,7 +554,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 47usize,
+        number: 48usize,
         name: "inject-nmi",
         module: Module::RunState,
         allow_oob: false,
@@ -554,7 +564,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 48usize,
+        number: 49usize,
         name: "input-send-event",
         module: Module::Ui,
         allow_oob: false,
@@ -564,7 +574,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 49usize,
+        number: 50usize,
         name: "job-cancel",
         module: Module::Job,
         allow_oob: false,
@@ -574,7 +584,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 50usize,
+        number: 51usize,
         name: "job-complete",
         module: Module::Job,
         allow_oob: false,
@@ -584,7 +594,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 51usize,
+        number: 52usize,
         name: "job-dismiss",
         module: Module::Job,
         allow_oob: false,
@@ -594,7 +604,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 52usize,
+        number: 53usize,
         name: "job-finalize",
         module: Module::Job,
         allow_oob: false,
@@ -604,7 +614,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 53usize,
+        number: 54usize,
         name: "job-pause",
         module: Module::Job,
         allow_oob: false,
@@ -614,7 +624,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 54usize,
+        number: 55usize,
         name: "job-resume",
         module: Module::Job,
         allow_oob: false,
@@ -624,7 +634,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 55usize,
+        number: 56usize,
         name: "migrate-set-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -634,7 +644,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 56usize,
+        number: 57usize,
         name: "netdev_add",
         module: Module::Net,
         allow_oob: false,
@@ -644,7 +654,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 57usize,
+        number: 58usize,
         name: "netdev_del",
         module: Module::Net,
         allow_oob: false,
@@ -654,7 +664,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 58usize,
+        number: 59usize,
         name: "object-add",
         module: Module::Qom,
         allow_oob: false,
@@ -664,7 +674,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 59usize,
+        number: 60usize,
         name: "object-del",
         module: Module::Qom,
         allow_oob: false,
@@ -674,7 +684,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 60usize,
+        number: 61usize,
         name: "open-hook-clear",
         module: Module::OpenHook,
         allow_oob: false,
@@ -684,7 +694,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 61usize,
+        number: 62usize,
         name: "open-hook-set",
         module: Module::OpenHook,
         allow_oob: false,
@@ -694,7 +704,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 62usize,
+        number: 63usize,
         name: "qmp_capabilities",
         module: Module::Control,
         allow_oob: false,
@@ -704,7 +714,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 63usize,
+        number: 64usize,
         name: "qom-get",
         module: Module::Qom,
         allow_oob: false,
@@ -714,7 +724,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 64usize,
+        number: 65usize,
         name: "qom-list",
         module: Module::Qom,
         allow_oob: false,
@@ -724,7 +734,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 65usize,
+        number: 66usize,
         name: "qom-list-properties",
         module: Module::Qom,
         allow_oob: false,
@@ -734,7 +744,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 66usize,
+        number: 67usize,
         name: "qom-list-types",
         module: Module::Qom,
         allow_oob: false,
@@ -744,7 +754,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 67usize,
+        number: 68usize,
         name: "qom-set",
         module: Module::Qom,
         allow_oob: false,
@@ -754,7 +764,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 68usize,
+        number: 69usize,
         name: "query-acpi-ospm-status",
         module: Module::Acpi,
         allow_oob: false,
@@ -764,7 +774,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 69usize,
+        number: 70usize,
         name: "query-balloon",
         module: Module::Balloon,
         allow_oob: false,
@@ -774,7 +784,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 70usize,
+        number: 71usize,
         name: "query-block",
         module: Module::BlockCore,
         allow_oob: false,
@@ -784,7 +794,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 71usize,
+        number: 72usize,
         name: "query-block-jobs",
         module: Module::BlockCore,
         allow_oob: false,
@@ -794,7 +804,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 72usize,
+        number: 73usize,
         name: "query-block-pauses",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -804,7 +814,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 73usize,
+        number: 74usize,
         name: "query-blockstats",
         module: Module::BlockStats,
         allow_oob: false,
@@ -814,7 +824,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 74usize,
+        number: 75usize,
         name: "query-chardev",
         module: Module::Char,
         allow_oob: false,
@@ -824,7 +834,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 75usize,
+        number: 76usize,
         name: "query-command-line-options",
         module: Module::Misc,
         allow_oob: false,
@@ -834,7 +844,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 76usize,
+        number: 77usize,
         name: "query-commands",
         module: Module::Control,
         allow_oob: false,
@@ -844,7 +854,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 77usize,
+        number: 78usize,
         name: "query-cpu-definitions",
         module: Module::Machine,
         allow_oob: false,
@@ -854,7 +864,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 78usize,
+        number: 79usize,
         name: "query-cpu-model-expansion",
         module: Module::Machine,
         allow_oob: false,
@@ -864,7 +874,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 79usize,
+        number: 80usize,
         name: "query-cpus-fast",
         module: Module::Machine,
         allow_oob: false,
@@ -874,7 +884,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 80usize,
+        number: 81usize,
         name: "query-current-machine",
         module: Module::Machine,
         allow_oob: false,
@@ -884,7 +894,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 81usize,
+        number: 82usize,
         name: "query-events",
         module: Module::Control,
         allow_oob: false,
@@ -894,7 +904,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 82usize,
+        number: 83usize,
         name: "query-fd-aliases",
         module: Module::Fds,
         allow_oob: false,
@@ -904,7 +914,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 83usize,
+        number: 84usize,
         name: "query-fds",
         module: Module::Fds,
         allow_oob: false,
@@ -914,7 +924,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 84usize,
+        number: 85usize,
         name: "query-fdsets",
         module: Module::Fds,
         allow_oob: false,
@@ -924,7 +934,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 85usize,
+        number: 86usize,
         name: "query-hotpluggable-cpus",
         module: Module::Machine,
         allow_oob: false,
@@ -934,7 +944,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 86usize,
+        number: 87usize,
         name: "query-iothreads",
         module: Module::Machine,
         allow_oob: false,
@@ -944,7 +954,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 87usize,
+        number: 88usize,
         name: "query-jobs",
         module: Module::Job,
         allow_oob: false,
@@ -954,7 +964,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 88usize,
+        number: 89usize,
         name: "query-kvm",
         module: Module::Machine,
         allow_oob: false,
@@ -964,7 +974,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 89usize,
+        number: 90usize,
         name: "query-machines",
         module: Module::Machine,
         allow_oob: false,
@@ -974,7 +984,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 90usize,
+        number: 91usize,
         name: "query-memdev",
         module: Module::Machine,
         allow_oob: false,
@@ -984,7 +994,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 91usize,
+        number: 92usize,
         name: "query-memory-devices",
         module: Module::MemoryDevices,
         allow_oob: false,
@@ -994,7 +1004,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 92usize,
+        number: 93usize,
         name: "query-memory-size-summary",
         module: Module::Machine,
         allow_oob: false,
@@ -1004,7 +1014,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 93usize,
+        number: 94usize,
         name: "query-migrate-capabilities",
         module: Module::Migration,
         allow_oob: false,
@@ -1014,7 +1024,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 94usize,
+        number: 95usize,
         name: "query-name",
         module: Module::Machine,
         allow_oob: false,
@@ -1024,7 +1034,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 95usize,
+        number: 96usize,
         name: "query-named-block-nodes",
         module: Module::BlockCore,
         allow_oob: false,
@@ -1034,7 +1044,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 96usize,
+        number: 97usize,
         name: "query-open-hook",
         module: Module::OpenHook,
         allow_oob: false,
@@ -1044,7 +1054,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 97usize,
+        number: 98usize,
         name: "query-open-plan",
         module: Module::OpenHook,
         allow_oob: false,
@@ -1054,7 +1064,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 98usize,
+        number: 99usize,
         name: "query-pci",
         module: Module::Pci,
         allow_oob: false,
@@ -1064,7 +1074,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 99usize,
+        number: 100usize,
         name: "query-qmp-schema",
         module: Module::Control,
         allow_oob: false,
@@ -1074,7 +1084,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 100usize,
+        number: 101usize,
         name: "query-rx-filter",
         module: Module::Net,
         allow_oob: false,
@@ -1084,7 +1094,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 101usize,
+        number: 102usize,
         name: "query-sandbox",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1094,7 +1104,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 102usize,
+        number: 103usize,
         name: "query-status",
         module: Module::RunState,
         allow_oob: false,
@@ -1104,7 +1114,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 103usize,
+        number: 104usize,
         name: "query-target",
         module: Module::Machine,
         allow_oob: false,
@@ -1114,7 +1124,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 104usize,
+        number: 105usize,
         name: "query-tpm",
         module: Module::Tpm,
         allow_oob: false,
@@ -1124,7 +1134,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 105usize,
+        number: 106usize,
         name: "query-tpm-models",
         module: Module::Tpm,
         allow_oob: false,
@@ -1134,7 +1144,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 106usize,
+        number: 107usize,
         name: "query-tpm-types",
         module: Module::Tpm,
         allow_oob: false,
@@ -1144,7 +1154,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 107usize,
+        number: 108usize,
         name: "query-uuid",
         module: Module::Machine,
         allow_oob: false,
@@ -1154,7 +1164,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 108usize,
+        number: 109usize,
         name: "query-version",
         module: Module::Control,
         allow_oob: false,
@@ -1164,7 +1174,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 109usize,
+        number: 110usize,
         name: "query-vm-generation-id",
         module: Module::FwCfgDevices,
         allow_oob: false,
@@ -1174,7 +1184,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["read-only"],
     },
     crate::CommandSpec {
-        number: 110usize,
+        number: 111usize,
         name: "quit",
         module: Module::Control,
         allow_oob: false,
@@ -1184,7 +1194,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 111usize,
+        number: 112usize,
         name: "remove-fd",
         module: Module::Fds,
         allow_oob: false,
@@ -1194,7 +1204,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 112usize,
+        number: 113usize,
         name: "remove-fd-alias",
         module: Module::Fds,
         allow_oob: false,
@@ -1204,7 +1214,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 113usize,
+        number: 114usize,
         name: "seal",
         module: Module::Sandbox,
         allow_oob: false,
@@ -1214,7 +1224,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 114usize,
+        number: 115usize,
         name: "send-key",
         module: Module::Ui,
         allow_oob: false,
@@ -1224,7 +1234,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 115usize,
+        number: 116usize,
         name: "set-action",
         module: Module::RunState,
         allow_oob: false,
@@ -1234,7 +1244,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 116usize,
+        number: 117usize,
         name: "set-numa-node",
         module: Module::Numa,
         allow_oob: false,
@@ -1244,7 +1254,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 117usize,
+        number: 118usize,
         name: "set_link",
         module: Module::Net,
         allow_oob: false,
@@ -1254,7 +1264,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 118usize,
+        number: 119usize,
         name: "stop",
         module: Module::RunState,
         allow_oob: false,
@@ -1264,7 +1274,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 119usize,
+        number: 120usize,
         name: "system_powerdown",
         module: Module::RunState,
         allow_oob: false,
@@ -1274,7 +1284,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 120usize,
+        number: 121usize,
         name: "system_reset",
         module: Module::RunState,
         allow_oob: false,
@@ -1284,7 +1294,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 121usize,
+        number: 122usize,
         name: "transaction",
         module: Module::Transaction,
         allow_oob: false,
@@ -1294,7 +1304,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 122usize,
+        number: 123usize,
         name: "watchdog-set-action",
         module: Module::Watchdog,
         allow_oob: false,
@@ -1304,7 +1314,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &[],
     },
     crate::CommandSpec {
-        number: 123usize,
+        number: 124usize,
         name: "x-blockdev-set-iothread",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1314,7 +1324,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 124usize,
+        number: 125usize,
         name: "x-debug-block-dirty-bitmap-sha256",
         module: Module::BlockBitmaps,
         allow_oob: false,
@@ -1324,7 +1334,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 125usize,
+        number: 126usize,
         name: "x-debug-query-block-graph",
         module: Module::BlockGraph,
         allow_oob: false,
@@ -1334,7 +1344,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable", "read-only"],
     },
     crate::CommandSpec {
-        number: 126usize,
+        number: 127usize,
         name: "x-exit-preconfig",
         module: Module::RunState,
         allow_oob: false,
@@ -1344,7 +1354,7 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         features: &["unstable"],
     },
     crate::CommandSpec {
-        number: 127usize,
+        number: 128usize,
         name: "x-inspect",
         module: Module::Inspect,
         allow_oob: false,

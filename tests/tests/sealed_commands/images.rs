@@ -53,6 +53,10 @@ pub(super) fn snapshots_and_jobs() -> Vec<Row> {
         ),
         row("x-debug-query-block-graph", json!({})),
         row(
+            "blockdev-set-active",
+            json!({"node-name": "base", "active": true}),
+        ),
+        row(
             "blockdev-snapshot-internal-sync",
             json!({"device": "first", "name": "kept"}),
         ),

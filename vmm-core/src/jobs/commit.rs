@@ -176,8 +176,9 @@ impl Vm {
             return Err(QmpError::generic("No medium behind it"));
         };
         for name in &chain[at..=base] {
-            self.graph
-                .check_idle(name)
+            let active = self.graph.check_active([name.as_str()]);
+            active
+                .and_then(|()| self.graph.check_idle(name))
                 .map_err(|error| refused(&error))?;
         }
         let places = Places {

@@ -119,7 +119,8 @@ impl Vm {
                 node.map_err(|error| refused(&error))?
             }
         };
-        match self.graph.attach(node.name(), job, ALONE) {
+        let permitted = self.graph.check_permitted(node.name(), ALONE.uses);
+        match permitted.and_then(|()| self.graph.attach(node.name(), job, ALONE)) {
             Ok(_) => end.nodes.push(node.name().to_owned()),
             Err(error) => {
                 self.graph.abandon(node.name());

@@ -189,7 +189,7 @@ impl Vm {
         Ok(id)
     }
 
-    /// Whether no job holds any of these nodes; that `but` gives one something else behind it does
+    /// Whether these nodes are active and no job holds any of them; that `but` gives one something else behind it does
     /// not count. The error has the name of a drive for its node.
     fn check_free(&self, names: &[String], but: Option<&str>) -> Result<(), QmpError> {
         let drive = |node: String| {
@@ -197,8 +197,9 @@ impl Vm {
                 .of_node(&node)
                 .map_or(node.clone(), str::to_owned)
         };
-        self.graph
-            .check_all_idle(names, but)
+        let active = self.graph.check_active(names.iter().map(String::as_str));
+        active
+            .and_then(|()| self.graph.check_all_idle(names, but))
             .map_err(|error| match error {
                 BlockError::Busy { node, kind } => refused(&BlockError::Busy {
                     node: drive(node),

@@ -45,6 +45,7 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
         .map_err(|error| QmpError::from_error(&error))?
         .node()
         .is_read_only();
+    plug.vm.check_at_work(medium)?;
     let usage = Usage::disk(read_only, options.share_rw.unwrap_or(false));
     let root = plug
         .vm

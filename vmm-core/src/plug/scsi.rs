@@ -207,6 +207,7 @@ impl Vm {
         let failed = |error: block::BlockError| QmpError::from_error(&error);
         let view = self.graph.node(node).map_err(failed)?;
         let read_only = kind == Kind::Cd || view.node().is_read_only();
+        self.check_at_work(node)?;
         let usage = Usage::disk(read_only, share_rw);
         self.graph.attach(node, device, usage).map_err(failed)
     }

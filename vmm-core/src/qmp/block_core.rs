@@ -276,11 +276,7 @@ impl Vm {
         let failed = |error: BlockError| QmpError::from_error(&error);
         let node = self.graph.to_resize(name).map_err(failed)?;
         self.check_disks_on(name, len)?;
-        let before: Vec<_> = self
-            .devices
-            .disks()
-            .filter_map(|(_, _, disk)| disk.node().map(|node| node.len()).map(|len| (disk, len)))
-            .collect();
+        let before = self.disk_lengths();
         let iothread = self.default_iothread()?;
         // Nothing may be on its way to what is cut off: it would make the storage long again.
         let drain = self.graph.drain(&[name]);
@@ -289,12 +285,24 @@ impl Vm {
         resized
             .map_err(|error| QmpError::from_error(&error))?
             .map_err(failed)?;
+        Self::tell_lengths(before);
+        Ok(())
+    }
+
+    /// How long each disk is, in bytes.
+    pub(crate) fn disk_lengths(&self) -> Vec<(Disk, u64)> {
+        let disks = self.devices.disks().map(|(_, _, disk)| disk);
+        let with_length = |disk: Disk| disk.node().map(|node| node.len()).map(|len| (disk, len));
+        disks.filter_map(with_length).collect()
+    }
+
+    /// Has disks tell their guest that they are not as long any more as they were.
+    pub(crate) fn tell_lengths(before: Vec<(Disk, u64)>) {
         for (disk, before) in before {
             if disk.node().is_some_and(|node| node.len() != before) {
                 disk.capacity_changed();
             }
         }
-        Ok(())
     }
 
     /// A disk is made of whole blocks.
@@ -397,10 +405,16 @@ impl Vm {
 
     /// Gives the graph a thread if it will need one.
     pub(crate) fn lend_thread(&mut self, spec: &block::spec::NodeSpec) -> Result<(), QmpError> {
-        if spec.driver.needs_thread() {
-            let thread = self.default_iothread()?;
-            self.graph.use_thread(thread);
+        match spec.driver.needs_thread() {
+            true => self.lend_io_thread(),
+            false => Ok(()),
         }
+    }
+
+    /// Gives the graph a thread.
+    pub(crate) fn lend_io_thread(&mut self) -> Result<(), QmpError> {
+        let thread = self.default_iothread()?;
+        self.graph.use_thread(thread);
         Ok(())
     }
 
@@ -440,7 +454,7 @@ fn node_info(view: &NodeView<'_>) -> BlockDeviceInfo {
         drv: node.driver().to_owned(),
         backing_file: backing.map(|(name, _)| name),
         backing_file_depth: i64::try_from(backing_depth(view)).unwrap_or(i64::MAX),
-        active: true,
+        active: node.is_active(),
         encrypted: false,
         detect_zeroes: match options.detect_zeroes {
             block::spec::DetectZeroes::Off => BlockdevDetectZeroesOptions::Off,

@@ -2,8 +2,9 @@
 
 use qapi_schema::block_core::SnapshotInfo;
 use qapi_schema::block_graph::{
-    BlockPauses, BlockdevReopen, BlockdevSnapshotDeleteInternalSync, BlockdevSnapshotInternal,
-    ChangeBackingFile, Commands, StrOrNull, XBlockdevSetIothread, XDbgBlockGraph,
+    BlockPauses, BlockdevReopen, BlockdevSetActive, BlockdevSnapshotDeleteInternalSync,
+    BlockdevSnapshotInternal, ChangeBackingFile, Commands, StrOrNull, XBlockdevSetIothread,
+    XDbgBlockGraph,
 };
 use qapi_schema::{Context, QmpError};
 
@@ -18,6 +19,14 @@ impl Commands for Vm {
     ) -> Result<(), QmpError> {
         let door = self.door_of(cx);
         self.reopen_nodes(&door, &args)
+    }
+
+    fn blockdev_set_active(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: BlockdevSetActive,
+    ) -> Result<(), QmpError> {
+        self.set_active(&args)
     }
 
     fn change_backing_file(

@@ -91,6 +91,7 @@ fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<Nod
         name: options.node_name,
         options: own,
         keeps_access,
+        active: options.active,
         driver,
     })
 }

@@ -39,7 +39,8 @@ impl Vm {
         let BlockdevSnapshotInternal { device, name } = state;
         let node = self.named_node(&device)?;
         let node = work.newest(&node).to_owned();
-        let idle = self.graph.check_idle(&node);
+        let active = self.graph.check_active([node.as_str()]);
+        let idle = active.and_then(|()| self.graph.check_idle(&node));
         idle.map_err(|error| QmpError::from_error(&error))?;
         let image = self.image(&node)?;
         if image.is_read_only() {

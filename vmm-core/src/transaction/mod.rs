@@ -25,7 +25,7 @@ pub(crate) mod overlay;
 use std::sync::Arc;
 use std::time::Duration;
 
-use block::{Append, BlockGraph, IoThread, NodeRef, Sketch};
+use block::{Append, BlockError, BlockGraph, IoThread, NodeRef, Sketch};
 use fdset::{Door, Escrow};
 use qapi_schema::QmpError;
 use qapi_schema::block_core::{FileSnapshot, OverlaySnapshot};
@@ -74,6 +74,8 @@ struct Work {
     sketch: Sketch,
     steps: Vec<Step>,
     bitmaps: BitmapWork,
+    /// Overlays that are inactive for the sake of what is below them.
+    resting: Vec<String>,
     door: Door,
 }
 
@@ -105,6 +107,7 @@ impl Vm {
             sketch: self.graph.sketch(),
             steps: Vec::new(),
             bitmaps: BitmapWork::default(),
+            resting: Vec::new(),
             door: door.clone().with_escrow(Arc::clone(&escrow)),
         };
         let prepared = actions
@@ -118,7 +121,7 @@ impl Vm {
                 Ok(pause)
             }
             Err(error) => {
-                self.abort(&work.steps);
+                self.abort(&work);
                 Err(error)
             }
         }
@@ -134,7 +137,7 @@ impl Vm {
                 let node = self.named_node(&snapshot.node)?;
                 let node = work.newest(&node).to_owned();
                 let overlay = self.named_node(&snapshot.overlay)?;
-                let change = self.plan(&mut work.sketch, &node, &overlay)?;
+                let change = self.plan(work, &node, &overlay)?;
                 Step::Append {
                     change,
                     opened: false,
@@ -153,7 +156,7 @@ impl Vm {
         let overlay = self.open_overlay(&work.door, &snapshot, &node)?;
         // The sketch was made before this node was.
         self.graph.draw_into(&mut work.sketch, &overlay);
-        match self.plan(&mut work.sketch, &node, &overlay) {
+        match self.plan(work, &node, &overlay) {
             Ok(change) => Ok(Step::Append {
                 change,
                 opened: true,
@@ -165,9 +168,28 @@ impl Vm {
         }
     }
 
-    fn plan(&self, sketch: &mut Sketch, node: &str, overlay: &str) -> Result<Append, QmpError> {
-        let change = self.graph.plan_snapshot(sketch, node, overlay);
+    fn plan(&mut self, work: &mut Work, node: &str, overlay: &str) -> Result<Append, QmpError> {
+        let rested = self.rest_with(work, node, overlay);
+        let change =
+            rested.and_then(|()| self.graph.plan_snapshot(&mut work.sketch, node, overlay));
         change.map_err(|error| QmpError::from_error(&error))
+    }
+
+    /// Nothing active stands on what is inactive: of an inactive node the overlay becomes so, too.
+    fn rest_with(&mut self, work: &mut Work, node: &str, overlay: &str) -> Result<(), BlockError> {
+        let (below, above) = (self.graph.node(node)?, self.graph.node(overlay)?);
+        if below.node().is_active() || !above.node().is_active() {
+            return Ok(());
+        }
+        let names = self.graph.to_inactivate(Some(overlay))?;
+        self.graph.inactivate(&names)?;
+        for name in &names {
+            if let Some(drawn) = work.sketch.node(name) {
+                drawn.inactive = true;
+            }
+        }
+        work.resting.push(overlay.to_owned());
+        Ok(())
     }
 
     /// The part that the guest waits for.
@@ -212,10 +234,17 @@ impl Vm {
         Ok(pause)
     }
 
-    fn abort(&mut self, steps: &[Step]) {
-        for (change, opened) in appends(steps).rev() {
+    fn abort(&mut self, work: &Work) {
+        for (change, opened) in appends(&work.steps).rev() {
             if opened {
                 self.graph.abandon(&change.overlay);
+            }
+        }
+        for overlay in &work.resting {
+            match self.graph.activate(Some(overlay)) {
+                // It was opened for this, and has gone.
+                Ok(()) | Err(BlockError::NoSuchNode { .. }) => {}
+                Err(error) => tracing::warn!(overlay, %error, "stays inactive"),
             }
         }
         self.graph.settle_locks();
@@ -264,7 +293,7 @@ fn all(iothread: &IoThread, nodes: &[NodeRef], duty: Duty) -> Result<(), QmpErro
     first
 }
 
-fn make_read_only(graph: &BlockGraph, door: &Door, node: &str) -> Result<(), block::BlockError> {
+fn make_read_only(graph: &BlockGraph, door: &Door, node: &str) -> Result<(), BlockError> {
     let options = graph.node(node)?.node().options();
     let read_only = block::spec::NodeOptions {
         read_only: true,

@@ -28,7 +28,8 @@ impl Vm {
     /// Lets the machine run: `cont`, and the start without `-S`.
     ///
     /// # Errors
-    /// The machine needs a reset first, or waits for its state.
+    /// The machine needs a reset first, waits for its state, or another process does not let go of the
+    /// storage of an inactive node.
     pub fn start(&mut self) -> Result<(), QmpError> {
         if self.enter_running()? {
             for (_, _, disk) in self.devices.disks() {
@@ -66,6 +67,9 @@ impl Vm {
             )));
         };
         let started = next.is_running() && !self.run_state.is_running();
+        if started {
+            self.activate_nodes(None)?;
+        }
         self.run_state = next;
         Ok(started)
     }

@@ -549,6 +549,11 @@ pub struct BlockdevOptions {
     #[serde(rename = "detect-zeroes")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detect_zeroes: Option<BlockdevDetectZeroesOptions>,
+    /// Whether the node's storage is this process's from the start. If not, nothing is locked and
+    /// nothing written before blockdev-set-active or the start of the machine activates the node
+    /// (default: true, but for a node that comes inline with an inactive one).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
     /// Which kind it is (`driver`), with the members of that kind.
     #[serde(flatten)]
     pub driver: BlockdevOptionsVariant,
@@ -565,6 +570,7 @@ impl BlockdevOptions {
             auto_read_only: None,
             force_share: None,
             detect_zeroes: None,
+            active: None,
             driver,
         }
     }

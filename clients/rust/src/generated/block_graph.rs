@@ -28,6 +28,34 @@ impl BlockdevReopen {
     }
 }
 
+/// Leaves the storage of block nodes to another process, or takes it back: for a live update,
+/// or a migration whose other end has the same images. An inactive node has written down all
+/// it had, has given back its locks, and writes nothing more; whoever uses it stays with it.
+/// When it is activated it is locked again, and its storage is read anew. The start of the
+/// machine activates all nodes.
+///
+/// Errors: - there is no such node - a node is to be inactive that an active one stands on,
+/// that a job works on, or that saves what is overwritten - a disk of the machine, which runs,
+/// stands on it - what it had in memory could not be written down - the storage is still
+/// another process's, or cannot be read any more.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct BlockdevSetActive {
+    /// The node. Activated are all nodes below it, too; inactivated those that no active node has
+    /// (default: all nodes).
+    #[serde(rename = "node-name")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node_name: Option<String>,
+    /// Whether the nodes are to be active.
+    pub active: bool,
+}
+
+impl BlockdevSetActive {
+    /// With what must be given, and all else absent.
+    pub fn new(active: bool) -> Self {
+        Self { node_name: None, active }
+    }
+}
+
 /// Changes the name of the backing file that an image's header has, not what is behind its
 /// node.
 ///
@@ -246,6 +274,15 @@ impl crate::Command for BlockdevReopen {
 }
 
 impl crate::Plain for BlockdevReopen {}
+impl crate::Command for BlockdevSetActive {
+    const NAME: &'static str = "blockdev-set-active";
+    type Reply = ();
+    fn read_reply(_: serde_json::Value) -> Result<(), serde_json::Error> {
+        Ok(())
+    }
+}
+
+impl crate::Plain for BlockdevSetActive {}
 impl crate::Command for ChangeBackingFile {
     const NAME: &'static str = "change-backing-file";
     type Reply = ();

@@ -39,6 +39,7 @@ import type {
   BlockdevOptions,
   BlockdevRemoveMediumArguments,
   BlockdevReopenArguments,
+  BlockdevSetActiveArguments,
   BlockdevSnapshotDeleteInternalSyncArguments,
   BlockdevSnapshotInternal,
   ChangeBackingFileArguments,
@@ -771,6 +772,22 @@ export abstract class Commands extends Caller {
    */
   blockdevReopen(args: BlockdevReopenArguments): Promise<void> {
     return this.run("blockdev-reopen", args);
+  }
+
+  /**
+   * Leaves the storage of block nodes to another process, or takes it back: for a live update, or
+   * a migration whose other end has the same images. An inactive node has written down all it had,
+   * has given back its locks, and writes nothing more; whoever uses it stays with it. When it is
+   * activated it is locked again, and its storage is read anew. The start of the machine activates
+   * all nodes.
+   *
+   * @throws - there is no such node. - a node is to be inactive that an active one stands on, that
+   * a job works on, or that saves what is overwritten. - a disk of the machine, which runs, stands
+   * on it. - what it had in memory could not be written down. - the storage is still another
+   * process's, or cannot be read any more.
+   */
+  blockdevSetActive(args: BlockdevSetActiveArguments): Promise<void> {
+    return this.run("blockdev-set-active", args);
   }
 
   /**

@@ -2096,6 +2096,12 @@ export interface BlockdevOptionsAlways {
   "force-share"?: boolean;
   /** What becomes of a guest's write of zeroes (default: off). */
   "detect-zeroes"?: BlockdevDetectZeroesOptions;
+  /**
+   * Whether the node's storage is this process's from the start. If not, nothing is locked and
+   * nothing written before blockdev-set-active or the start of the machine activates the node
+   * (default: true, but for a node that comes inline with an inactive one).
+   */
+  active?: boolean;
 }
 
 /** A block node, new or old. */
@@ -2927,6 +2933,17 @@ export interface BlockdevReopenArguments {
    * with a node may be said inline again.
    */
   options: BlockdevOptions[];
+}
+
+/** Arguments of command `blockdev-set-active`. */
+export interface BlockdevSetActiveArguments {
+  /**
+   * The node. Activated are all nodes below it, too; inactivated those that no active node has
+   * (default: all nodes).
+   */
+  "node-name"?: string;
+  /** Whether the nodes are to be active. */
+  active: boolean;
 }
 
 /** Arguments of command `change-backing-file`. */

@@ -88,7 +88,7 @@ impl Filter for CopyOnReadNode {
     fn read<'a>(&'a self, io: &'a Io, offset: u64, into: Window<'a>) -> IoFuture<'a> {
         Box::pin(async move {
             let file = self.file.load();
-            if !file.is_read_only()
+            if file.is_writable()
                 && let Err(error) = self.copy(io, &file, offset, into.len()).await
             {
                 tracing::debug!(node = file.name(), %error, "what was read is not kept");

@@ -365,6 +365,7 @@ pub(super) fn drawn(entry: &Entry) -> Drawn {
     let users = entry.devices.iter();
     Drawn {
         read_only: entry.node.is_read_only(),
+        inactive: !entry.node.is_active(),
         children: children
             .map(|edge| (edge.role, link_of(driver, edge.role), edge.child.clone()))
             .collect(),

@@ -34,6 +34,8 @@ use crate::spec::{
 pub(super) struct Building {
     pub(super) next_auto: u64,
     pub(super) built: Vec<Built>,
+    /// Whether what is made now has its storage for itself, unless it says otherwise.
+    pub(super) active: bool,
     /// The images that what is made now stands under.
     above: Vec<Option<HeaderPlace>>,
 }
@@ -43,6 +45,7 @@ impl From<u64> for Building {
         Self {
             next_auto,
             built: Vec::new(),
+            active: true,
             above: Vec::new(),
         }
     }
@@ -156,7 +159,7 @@ impl BlockGraph {
     /// at it before anything is written.
     pub(super) fn take_up_bitmaps(&self, node: &NodeRef) {
         let kept = |bitmap: &Bitmap| bitmap.persistent && bitmap.map.is_some();
-        let any = !node.is_read_only() && node.bitmaps().list().iter().any(kept);
+        let any = node.is_writable() && node.bitmaps().list().iter().any(kept);
         let Some(thread) = self.thread.as_ref().filter(|_| any) else {
             return;
         };
@@ -177,7 +180,7 @@ impl BlockGraph {
 
     /// Writes down what the driver of a node that goes still keeps in memory.
     pub(super) fn settle(&self, node: &NodeRef) {
-        let Some(thread) = self.thread.as_ref().filter(|_| !node.is_read_only()) else {
+        let Some(thread) = self.thread.as_ref().filter(|_| node.is_writable()) else {
             return;
         };
         let _hurry = self.throttling.hurry();
@@ -359,6 +362,7 @@ fn header_backing(
     };
     Ok(Some(ChildSpec::Inline(Box::new(NodeSpec {
         keeps_access: false,
+        active: None,
         name: behind.name,
         options,
         driver,
@@ -380,6 +384,7 @@ fn storage(image: &str, name: &str, options: NodeOptions) -> Result<ChildSpec, I
     });
     Ok(ChildSpec::Inline(Box::new(NodeSpec {
         keeps_access: false,
+        active: None,
         name: None,
         options,
         driver,
@@ -389,6 +394,7 @@ fn storage(image: &str, name: &str, options: NodeOptions) -> Result<ChildSpec, I
 fn file_child(filename: String, role: Role, options: NodeOptions) -> ChildSpec {
     ChildSpec::Inline(Box::new(NodeSpec {
         keeps_access: false,
+        active: None,
         name: None,
         options,
         driver: DriverSpec::File(FileSpec {

@@ -18,6 +18,7 @@
 //! Every command checks first and changes last: a refused one has touched nothing, and what it
 //! opened on the way is closed again.
 
+mod activity;
 pub(crate) mod change;
 mod filters;
 mod image;
@@ -249,6 +250,8 @@ impl BlockGraph {
         };
         let driver = spec.driver.name();
         let made = spec.driver.clone();
+        let above = building.active;
+        building.active &= spec.active.unwrap_or(true);
         let mut options = spec.options;
         let mut children = Children::default();
         let (body, filename): (Box<dyn BlockNode>, String) = match spec.driver {
@@ -321,6 +324,7 @@ impl BlockGraph {
             }
         };
         let node = NodeRef::new(name.clone(), driver, options, body)?;
+        node.set_active(std::mem::replace(&mut building.active, above));
         let devices = Vec::new();
         building.built.push((
             name,

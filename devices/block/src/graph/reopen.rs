@@ -288,8 +288,8 @@ impl BlockGraph {
     }
 
     /// Writes down what the driver of a node still keeps in memory; its users are parked.
-    fn write_down(&self, node: &NodeRef) -> Result<(), BlockError> {
-        let Some(thread) = self.thread.as_ref().filter(|_| !node.is_read_only()) else {
+    pub(super) fn write_down(&self, node: &NodeRef) -> Result<(), BlockError> {
+        let Some(thread) = self.thread.as_ref().filter(|_| node.is_writable()) else {
             return Ok(());
         };
         let going = node.clone();
@@ -302,7 +302,7 @@ impl BlockGraph {
     }
 
     /// Has every node ask what is below it what it can do and wants by now, the lowest first.
-    fn refresh_limits(&self) {
+    pub(super) fn refresh_limits(&self) {
         let mut open: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
         let mut order: Vec<&str> = Vec::new();
         while let Some(name) = open.pop() {

@@ -19,6 +19,8 @@
 //!   Snapshot  consistent reads, if there are any above  anything
 //!   Backing   consistent reads, if there are any above    write only if the users above allow it
 //! ```
+//!
+//! Of a node that is inactive all that is left is that it may read.
 
 use indexmap::IndexMap;
 
@@ -110,10 +112,32 @@ impl Usage {
 pub struct Drawn {
     /// Whether writes will be refused.
     pub read_only: bool,
+    /// Whether its storage is left to another process: nobody does anything with it but read, and
+    /// everybody else may do anything.
+    pub inactive: bool,
     /// Its children: role, how it uses them, name.
     pub children: Vec<(&'static str, Link, String)>,
     /// Its users that are no nodes, by id (empty if one has none), and what each does.
     pub users: Vec<(String, Usage)>,
+}
+
+impl Drawn {
+    /// What it does with a child, if it is itself used like `sum`.
+    fn does(&self, sum: Usage, link: Link) -> Usage {
+        let usage = sum.through(link, self.read_only);
+        self.is_let(usage)
+    }
+
+    /// What is left of a usage.
+    fn is_let(&self, usage: Usage) -> Usage {
+        match self.inactive {
+            false => usage,
+            true => Usage {
+                uses: usage.uses & Permissions::CONSISTENT_READ,
+                ..Usage::NONE
+            },
+        }
+    }
 }
 
 /// Who uses a node.
@@ -240,6 +264,7 @@ impl Sketch {
     /// The first that cannot.
     pub fn sums(&self) -> Result<IndexMap<&str, Usage>, BlockError> {
         let order = self.parents_first()?;
+        self.check_active()?;
         let mut sums: IndexMap<&str, Usage> = IndexMap::new();
         for name in order {
             let claims = self.claims(name, &sums);
@@ -267,6 +292,23 @@ impl Sketch {
         Ok(sums)
     }
 
+    /// Whether nothing active stands on what is inactive.
+    fn check_active(&self) -> Result<(), BlockError> {
+        let active = self.nodes.iter().filter(|(_, node)| !node.inactive);
+        for (parent, node) in active {
+            let mut children = node.children.iter();
+            let is_inactive = |child: &str| self.nodes.get(child).is_some_and(|node| node.inactive);
+            if let Some((role, _, child)) = children.find(|(_, _, child)| is_inactive(child)) {
+                return Err(BlockError::InactiveChild {
+                    child: child.clone(),
+                    role,
+                    parent: parent.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// What each node does with each of its children: parent, role, child, usage.
     ///
     /// # Errors
@@ -277,7 +319,7 @@ impl Sketch {
         for (parent, node) in &self.nodes {
             let sum = sums.get(parent.as_str()).copied().unwrap_or(Usage::NONE);
             for (role, link, child) in &node.children {
-                let usage = sum.through(*link, node.read_only);
+                let usage = node.does(sum, *link);
                 uses.push((parent.as_str(), *role, child.as_str(), usage));
             }
         }
@@ -300,19 +342,20 @@ impl Sketch {
             for (role, link, child) in &node.children {
                 if child == name {
                     let sum = sums.get(parent.as_str()).copied().unwrap_or(Usage::NONE);
-                    let usage = sum.through(*link, node.read_only);
+                    let usage = node.does(sum, *link);
                     claims.push((User::Node(parent, role), usage));
                 }
             }
         }
-        let own = self.nodes.get(name).map(|node| node.users.iter());
-        let own = own.into_iter().flatten();
-        claims.extend(own.map(|(device, usage)| (User::Device(device), *usage)));
+        if let Some(node) = self.nodes.get(name) {
+            let own = node.users.iter();
+            claims.extend(own.map(|(device, usage)| (User::Device(device), node.is_let(*usage))));
+        }
         claims
     }
 
     /// The names so that each comes after all its parents.
-    fn parents_first(&self) -> Result<Vec<&str>, BlockError> {
+    pub(super) fn parents_first(&self) -> Result<Vec<&str>, BlockError> {
         let mut missing: IndexMap<&str, usize> =
             self.nodes.keys().map(|name| (name.as_str(), 0)).collect();
         for (_, _, child) in self.nodes.values().flat_map(|node| &node.children) {
@@ -430,6 +473,25 @@ mod tests {
         let mut sketch = chain();
         sketch.link("base", "backing", Link::Backing, Some("top"));
         assert!(refusal(&sketch).contains("itself"), "{}", refusal(&sketch));
+    }
+
+    #[test]
+    fn inactive_nodes_mind_nobody_and_stand_only_under_inactive_ones() {
+        let mut sketch = chain();
+        sketch.draw("thief", drawn(&[("file", Link::Storage, "top-file")]));
+        sketch.check().expect_err("two formats in one file");
+        for name in ["top", "base"] {
+            sketch.node(name).expect("drawn").inactive = true;
+        }
+        sketch.check().expect("the thief is alone");
+        let sum = sketch.used("base-file").expect("fits");
+        assert_eq!(sum.uses, Permissions::CONSISTENT_READ);
+        assert_eq!(sum.shares, Permissions::all());
+        sketch.node("top").expect("drawn").inactive = false;
+        assert_eq!(
+            refusal(&sketch),
+            "Inactive 'base' can't be a backing child of active 'top'"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The graph's rules, one by one, and all together against a model.
 
+mod activity;
 mod anew;
 mod change;
 mod filters;
@@ -42,6 +43,7 @@ fn null(name: Option<&str>) -> NodeSpec {
     });
     NodeSpec {
         keeps_access: false,
+        active: None,
         name: name.map(str::to_owned),
         options: OPTIONS,
         driver,
@@ -56,6 +58,7 @@ fn raw(name: &str, file: ChildSpec) -> NodeSpec {
     });
     NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some(name.to_owned()),
         options: OPTIONS,
         driver,
@@ -174,6 +177,7 @@ fn endless_nesting_is_refused() {
     for _ in 0..=MAX_DEPTH {
         spec = NodeSpec {
             keeps_access: false,
+            active: None,
             name: None,
             ..raw("x", inline(spec))
         };
@@ -267,6 +271,7 @@ fn window_that_splits_a_sector_is_refused() {
         });
         let window = NodeSpec {
             keeps_access: false,
+            active: None,
             driver,
             ..null(Some("disk"))
         };
@@ -285,6 +290,7 @@ fn failed_add_leaves_neither_node_nor_fd() {
     let filename = path.to_str().expect("plain path").to_owned();
     let file = NodeSpec {
         keeps_access: false,
+        active: None,
         name: None,
         options: OPTIONS,
         driver: DriverSpec::File(FileSpec {
@@ -300,6 +306,7 @@ fn failed_add_leaves_neither_node_nor_fd() {
     });
     let window = NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some("disk".to_owned()),
         options: OPTIONS,
         driver,
@@ -329,6 +336,7 @@ fn failed_add_leaves_neither_node_nor_fd() {
 fn rules_come_from_a_file_and_a_bad_file_changes_nothing() {
     let blkdebug = |config: &std::path::Path| NodeSpec {
         keeps_access: false,
+        active: None,
         driver: DriverSpec::Blkdebug(BlkdebugSpec {
             image: inline(null(Some("below"))),
             config: Some(config.display().to_string()),

@@ -88,6 +88,7 @@ impl BlockGraph {
                 node: name.to_owned(),
             });
         }
+        self.check_permitted(name, Permissions::RESIZE)?;
         let usage = Usage {
             uses: Permissions::RESIZE,
             ..Usage::NONE

@@ -63,7 +63,7 @@ impl NodeRef {
                 found.is_ok_and(|bitmap| bitmap.persistent)
             }
         };
-        if persistent && !self.is_read_only() {
+        if persistent && self.is_writable() {
             self.0.body.claim_bitmaps(io).await?;
         }
         Ok(())
@@ -83,6 +83,10 @@ impl NodeRef {
             let why = format!("Can't store persistent bitmaps to {node}: the node is read-only");
             return Err(BitmapError::NotStorable(why));
         }
+        if !self.is_active() {
+            let why = format!("Can't store persistent bitmaps to {node}: the node is inactive");
+            return Err(BitmapError::NotStorable(why));
+        }
         let storable = self.0.body.check_storable(name, granularity);
         storable.map_err(|why| BitmapError::NotStorable(why.replace("{node}", node)))
     }
@@ -100,6 +104,6 @@ impl NodeRef {
     pub fn change_bitmap(&self, change: BitmapChange) -> Result<(), BitmapError> {
         let suggested = self.suggested_granularity();
         self.bitmaps()
-            .change(change, self.len(), suggested, self.is_read_only())
+            .change(change, self.len(), suggested, !self.is_writable())
     }
 }

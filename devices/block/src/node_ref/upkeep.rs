@@ -21,7 +21,7 @@ impl NodeRef {
     /// uses what is cut off; users are told by the caller, too.
     ///
     /// # Errors
-    /// The node is read-only, its driver cannot do that, or the storage did not.
+    /// The node is read-only or inactive, its driver cannot do that, or the storage did not.
     pub async fn resize(&self, io: &Io, len: u64) -> Result<(), BlockError> {
         let node = || self.name().to_owned();
         let refused = |why: &str| BlockError::NotResizable {
@@ -29,9 +29,7 @@ impl NodeRef {
             len,
             why: why.to_owned(),
         };
-        if self.is_read_only() {
-            return Err(BlockError::ReadOnly { node: node() });
-        }
+        self.check_writable()?;
         if len > MAX_LEN {
             return Err(refused("no node is that long"));
         }
@@ -58,10 +56,31 @@ impl NodeRef {
     /// # Errors
     /// What the storage said.
     pub async fn settle(&self, io: &Io) -> io::Result<()> {
-        if self.is_read_only() {
+        if !self.is_writable() {
             return Ok(());
         }
         self.0.body.settle(io).await
+    }
+
+    /// Reads anew what is kept in memory of the storage, which another process had; see
+    /// [`BlockNode::renew`]. What it wrote nobody recorded: bitmaps that no image keeps mark all.
+    ///
+    /// # Errors
+    /// What the storage said, or what is there now is not what the node was made of.
+    pub(crate) async fn renew(&self, io: &Io) -> io::Result<()> {
+        self.0.body.renew(io, self.is_read_only()).await?;
+        self.refresh_limits();
+        self.0.bitmaps.mark_unkept(self.len());
+        Ok(())
+    }
+
+    fn check_writable(&self) -> Result<(), BlockError> {
+        let node = self.name().to_owned();
+        match (self.is_read_only(), self.is_active()) {
+            (true, _) => Err(BlockError::ReadOnly { node }),
+            (false, false) => Err(BlockError::Inactive { node }),
+            (false, true) => Ok(()),
+        }
     }
 
     /// What [`prepare_reopen`](Self::prepare_reopen) will open.
@@ -91,7 +110,7 @@ impl NodeRef {
     /// Records in the image what backs it; see [`BlockNode::change_backing`].
     ///
     /// # Errors
-    /// `EPERM` on a read-only node, `ENOTSUP` where the driver records none, or what the storage
+    /// `EPERM` on a node that is read-only or inactive, `ENOTSUP` where the driver records none, or what the storage
     /// said.
     pub async fn change_backing(
         &self,
@@ -99,7 +118,7 @@ impl NodeRef {
         file: Option<&str>,
         format: Option<&str>,
     ) -> io::Result<()> {
-        if self.is_read_only() {
+        if !self.is_writable() {
             return Err(errno(libc::EPERM));
         }
         self.0.body.change_backing(io, file, format).await
@@ -108,16 +127,13 @@ impl NodeRef {
     /// Changes the states that an image keeps inside, or goes back to one; the node is drained.
     ///
     /// # Errors
-    /// The node is read-only, its driver keeps none, there is no such one, or the storage failed.
+    /// The node is read-only or inactive, its driver keeps none, there is no such one, or the storage failed.
     pub async fn change_snapshots(
         &self,
         io: &Io,
         change: SnapshotChange,
     ) -> Result<(), BlockError> {
-        let node = || self.name().to_owned();
-        if self.is_read_only() {
-            return Err(BlockError::ReadOnly { node: node() });
-        }
+        self.check_writable()?;
         let applied = matches!(change, SnapshotChange::Apply(_));
         let changed = self.0.body.change_snapshots(io, change).await;
         if applied {
@@ -125,7 +141,7 @@ impl NodeRef {
             self.0.bitmaps.mark_all(self.len());
         }
         changed.map_err(|source| BlockError::Snapshots {
-            node: node(),
+            node: self.name().to_owned(),
             source,
         })
     }

@@ -492,6 +492,12 @@ impl BlockNode for FileNode {
         Ok(())
     }
 
+    fn renew<'a>(&'a self, _: &'a Io, _: bool) -> IoFuture<'a> {
+        let measured = self.file.load().size();
+        let measured = measured.map(|len| self.shape.measure(len, self.shape.alignment()));
+        Box::pin(std::future::ready(measured))
+    }
+
     fn reopening_opens(&self, to: &NodeOptions) -> Option<Wish> {
         // Back to reading there is a file at rest, or the one in use will do.
         if to.read_only || !is_read_only(&self.file.load()) {

@@ -53,6 +53,7 @@ fn file_spec(filename: &str, options: NodeOptions) -> NodeSpec {
     });
     NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some("storage".to_owned()),
         options,
         driver,
@@ -103,6 +104,7 @@ fn raw_on(file: ChildSpec, offset: u64, size: Option<u64>) -> NodeSpec {
     let driver = DriverSpec::Raw(RawSpec { file, offset, size });
     NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some("top".to_owned()),
         options: OPTIONS,
         driver,
@@ -176,6 +178,7 @@ fn a_read_only_node_and_one_without_storage_keep_their_length() {
     assert_eq!(file.as_file().metadata().expect("length").len(), 512);
     let null = NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some("null".to_owned()),
         options: OPTIONS,
         driver: DriverSpec::NullCo(crate::spec::NullSpec {
@@ -198,6 +201,7 @@ fn raw_window_reads_and_writes_its_part_of_the_file_only() {
     let file = image(&[1; 4096]);
     let inline = NodeSpec {
         keeps_access: false,
+        active: None,
         name: None,
         ..file_spec(path(&file), OPTIONS)
     };
@@ -209,6 +213,7 @@ fn raw_window_reads_and_writes_its_part_of_the_file_only() {
     });
     let spec = NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some("part".to_owned()),
         options: OPTIONS,
         driver,
@@ -472,6 +477,7 @@ fn wrong_kind_of_file_is_refused_with_both_kinds() {
     });
     let spec = NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some("dev".to_owned()),
         options: OPTIONS,
         driver,

@@ -242,6 +242,7 @@ mod tests {
             let filename = file.path().to_str().unwrap().to_owned();
             let spec = NodeSpec {
                 keeps_access: false,
+                active: None,
                 name: Some("disk".to_owned()),
                 options: NodeOptions {
                     read_only: false,

@@ -63,6 +63,8 @@ pub(super) struct Meta {
     pub(super) header: Header,
     /// Whether refcounts are written late: as the header has it, unless the node says otherwise.
     pub(super) lazy: bool,
+    /// What the node says of that.
+    pub(super) lazy_wanted: Option<bool>,
     /// The states that the image keeps, and the length of their table in bytes.
     pub(super) snapshots: (Vec<Snapshot>, u64),
     /// The first cluster as it is in the file.

@@ -1,6 +1,7 @@
 //! The driver's face to the graph.
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
@@ -183,6 +184,13 @@ impl BlockNode for Qcow2Node {
 
     fn settle<'a>(&'a self, io: &'a Io) -> IoFuture<'a> {
         Box::pin(self.image.settle(io))
+    }
+
+    fn renew<'a>(&'a self, io: &'a Io, read_only: bool) -> IoFuture<'a> {
+        Box::pin(async move {
+            let renewed = self.image.renew(io, read_only).await;
+            renewed.map_err(io::Error::other)
+        })
     }
 
     fn change_backing<'a>(

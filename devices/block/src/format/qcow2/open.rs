@@ -1,6 +1,7 @@
-//! Opening: the header's gate, then the tables that are held in memory.
+//! Opening: the header's gate, then the tables that are held in memory; and the same once more, when
+//! another process has had the image.
 
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, RwLock};
 
 use super::bytes::words;
@@ -166,6 +167,7 @@ pub(super) async fn open(
         ranges: Ranges::default(),
         meta: Turn::new(Meta {
             lazy: lazy && header.version >= 3,
+            lazy_wanted: tuning.lazy_refcounts,
             header,
             snapshots,
             header_bytes,
@@ -183,4 +185,39 @@ pub(super) async fn open(
         bitmaps,
         details,
     })
+}
+
+impl Image {
+    /// Reads everything anew. The image is drained, and was settled if it was written to.
+    pub(super) async fn renew(&self, io: &Io, read_only: bool) -> Result<(), ImageError> {
+        let mut meta = self.meta.take().await;
+        let children = Children {
+            file: self.file.clone(),
+            data: self.data.clone(),
+            backing: self.backing.clone(),
+        };
+        let tuning = Tuning {
+            lazy_refcounts: meta.lazy_wanted,
+            ..Tuning::default()
+        };
+        let new = open(io, &self.name, children, tuning, read_only).await?;
+        let shape = |image: &Self| (image.geometry, image.compression, image.raw_data);
+        if shape(&new) != shape(self) {
+            let why = "it has other clusters than when its node was made: remove the node and add \
+                       it again";
+            return Err(ImageError::Cannot(why.to_owned()));
+        }
+        std::mem::swap(&mut *meta, &mut *new.meta.take().await);
+        self.map.forget();
+        self.map
+            .replace_l1(new.map.l1_place(), new.map.l1_entries());
+        let size = new.size.load(Ordering::SeqCst);
+        self.size.store(size, Ordering::SeqCst);
+        for flag in [&self.writing, &self.unsaved, &self.corrupt] {
+            flag.store(false, Ordering::SeqCst);
+        }
+        self.bitmaps.reload(new.bitmaps.list());
+        self.show(&meta);
+        Ok(())
+    }
 }

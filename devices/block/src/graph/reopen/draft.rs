@@ -108,6 +108,12 @@ impl BlockGraph {
         if spec.name.as_deref().is_some_and(|said| said != name) {
             return Err(fixed("node-name"));
         }
+        if spec
+            .active
+            .is_some_and(|said| said != entry.node.is_active())
+        {
+            return Err(fixed("active"));
+        }
         let now = entry.node.options();
         if let Some(driver) = other_driver((&entry.made, now), (&spec.driver, to)) {
             self.check_idle(name)?;

@@ -284,6 +284,7 @@ fn storage_of_which_it_was_said_that_it_is_read_only_does_not_become_writable() 
     let mut graph = BlockGraph::new();
     let said = NodeSpec {
         keeps_access: true,
+        active: None,
         ..with_access(null(Some("storage")), true)
     };
     let disk = with_access(raw("disk", inline(said)), true);

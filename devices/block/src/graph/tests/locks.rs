@@ -28,6 +28,7 @@ fn image() -> NamedTempFile {
 fn disk(name: &str, filename: &str, locking: Locking, options: NodeOptions) -> NodeSpec {
     let file = NodeSpec {
         keeps_access: false,
+        active: None,
         name: None,
         options,
         driver: DriverSpec::File(FileSpec {
@@ -38,6 +39,7 @@ fn disk(name: &str, filename: &str, locking: Locking, options: NodeOptions) -> N
     };
     NodeSpec {
         keeps_access: false,
+        active: None,
         options,
         ..raw(name, inline(file))
     }

@@ -40,6 +40,7 @@ fn node_over_file(len: u64, options: NodeOptions) -> (NodeRef, NamedTempFile) {
     });
     let spec = NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some("disk".to_owned()),
         options,
         driver,

@@ -132,6 +132,7 @@ fn open(graph: &mut BlockGraph, file: &File, read_only: bool) -> Result<NodeRef,
     };
     let storage = NodeSpec {
         keeps_access: false,
+        active: None,
         name: None,
         // The fd can be written, and an image that is only read must not be.
         options: NodeOptions {
@@ -153,6 +154,7 @@ fn open(graph: &mut BlockGraph, file: &File, read_only: bool) -> Result<NodeRef,
     }));
     let spec = NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some("image".to_owned()),
         options,
         driver,

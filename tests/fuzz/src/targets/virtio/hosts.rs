@@ -156,6 +156,7 @@ fn node(kind: Kind) -> NodeRef {
     };
     let spec = NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some("disk".to_owned()),
         options,
         driver,

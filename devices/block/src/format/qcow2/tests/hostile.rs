@@ -73,6 +73,7 @@ fn watched(rig: &Rig, name: &str) -> (NodeRef, mpsc::Receiver<Corruption>) {
     }));
     let node = |name: &str, driver| NodeSpec {
         keeps_access: false,
+        active: None,
         name: Some(name.to_owned()),
         options: OPTIONS,
         driver,

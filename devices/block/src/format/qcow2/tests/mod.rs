@@ -114,6 +114,7 @@ impl Rig {
         let filename = self.path(name);
         let spec = NodeSpec {
             keeps_access: false,
+            active: None,
             name: Some("storage".to_owned()),
             options,
             driver: DriverSpec::File(FileSpec {
