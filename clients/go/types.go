@@ -6367,8 +6367,12 @@ type DeviceOptionsVirtioNetPCI struct {
 	CtrlGuestOffloads *bool `json:"ctrl_guest_offloads,omitempty"`
 	// Whether it can be asked to make its address known (default: true).
 	GuestAnnounce *bool `json:"guest_announce,omitempty"`
-	// Must not be true: the backends spread packets over queues by themselves (default: false).
+	// Whether the guest may say which queue gets which packets, by their hashes; not for a netdev
+	// whose packets vhost moves (default: false).
 	Rss *bool `json:"rss,omitempty"`
+	// Whether the guest may be told the hashes of packets; not for such a netdev either (default:
+	// false).
+	Hash *bool `json:"hash,omitempty"`
 	// Must not be true: there are no packed queues (default: false).
 	Packed *bool `json:"packed,omitempty"`
 	// Must be "bh" or absent: packets are sent at once (default: bh).
@@ -6478,8 +6482,12 @@ type DeviceOptionsVirtioNetPCINonTransitional struct {
 	CtrlGuestOffloads *bool `json:"ctrl_guest_offloads,omitempty"`
 	// Whether it can be asked to make its address known (default: true).
 	GuestAnnounce *bool `json:"guest_announce,omitempty"`
-	// Must not be true: the backends spread packets over queues by themselves (default: false).
+	// Whether the guest may say which queue gets which packets, by their hashes; not for a netdev
+	// whose packets vhost moves (default: false).
 	Rss *bool `json:"rss,omitempty"`
+	// Whether the guest may be told the hashes of packets; not for such a netdev either (default:
+	// false).
+	Hash *bool `json:"hash,omitempty"`
 	// Must not be true: there are no packed queues (default: false).
 	Packed *bool `json:"packed,omitempty"`
 	// Must be "bh" or absent: packets are sent at once (default: bh).

@@ -6474,7 +6474,13 @@ class DeviceOptionsVirtioNetPci(Struct):
     guest_announce: Optional[bool] = None
     """Whether it can be asked to make its address known (default: true)."""
     rss: Optional[bool] = None
-    """Must not be true: the backends spread packets over queues by themselves (default: false)."""
+    """Whether the guest may say which queue gets which packets, by their hashes; not for a
+    netdev whose packets vhost moves (default: false).
+    """
+    hash: Optional[bool] = None
+    """Whether the guest may be told the hashes of packets; not for such a netdev either
+    (default: false).
+    """
     packed: Optional[bool] = None
     """Must not be true: there are no packed queues (default: false)."""
     tx: Optional[str] = None
@@ -6618,7 +6624,13 @@ class DeviceOptionsVirtioNetPciNonTransitional(Struct):
     guest_announce: Optional[bool] = None
     """Whether it can be asked to make its address known (default: true)."""
     rss: Optional[bool] = None
-    """Must not be true: the backends spread packets over queues by themselves (default: false)."""
+    """Whether the guest may say which queue gets which packets, by their hashes; not for a
+    netdev whose packets vhost moves (default: false).
+    """
+    hash: Optional[bool] = None
+    """Whether the guest may be told the hashes of packets; not for such a netdev either
+    (default: false).
+    """
     packed: Optional[bool] = None
     """Must not be true: there are no packed queues (default: false)."""
     tx: Optional[str] = None

@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_MAC_ADDR, VIRTIO_NET_F_CTRL_RX,
-    VIRTIO_NET_F_CTRL_RX_EXTRA, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_MAC,
-    VIRTIO_NET_F_SPEED_DUPLEX, VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_CTRL_RX_EXTRA, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_HASH_REPORT, VIRTIO_NET_F_MAC, VIRTIO_NET_F_RSS, VIRTIO_NET_F_SPEED_DUPLEX,
+    VIRTIO_NET_F_STATUS,
 };
 
 use super::NetError;
@@ -39,8 +40,9 @@ const APART: u64 = 1 << VIRTIO_NET_F_MAC
     | 1 << VIRTIO_NET_F_CTRL_VLAN
     | 1 << VIRTIO_NET_F_CTRL_MAC_ADDR;
 
-/// The protocol has no word for packets of another kind while queues run.
-const NEVER: u64 = 1 << VIRTIO_NET_F_CTRL_GUEST_OFFLOADS;
+/// The protocol has no word for packets of another kind while queues run, nor for hashes and tables.
+const NEVER: u64 =
+    1 << VIRTIO_NET_F_CTRL_GUEST_OFFLOADS | 1 << VIRTIO_NET_F_RSS | 1 << VIRTIO_NET_F_HASH_REPORT;
 
 /// A place at a chardev where back ends come and go.
 pub struct VhostUserNet {

@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use fdset::OpenFile;
-use virtio_bindings::virtio_net::VIRTIO_NET_F_MRG_RXBUF;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_HASH_REPORT, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_RSS,
+};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
 use super::ioctl::{self, File};
@@ -18,6 +20,8 @@ const VHOST_NET_F_VIRTIO_NET_HDR: u64 = 1 << 27;
 /// What of a card's features depends on the kernel's side.
 const CONCERNED: u64 =
     1 << VIRTIO_NET_F_MRG_RXBUF | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_RING_F_INDIRECT_DESC;
+/// Nothing tells the kernel what to hash, and where hashes lead.
+const NEVER: u64 = 1 << VIRTIO_NET_F_RSS | 1 << VIRTIO_NET_F_HASH_REPORT;
 
 /// Serves all pairs of a card's queues: an instance of vhost-net for each, and a queue of the tap.
 pub struct VhostNet {
@@ -44,7 +48,8 @@ impl VhostNet {
 impl QueueServer for VhostNet {
     fn features(&self) -> u64 {
         let kernel = self.pairs.iter().map(|(vhost, _)| vhost.features());
-        !CONCERNED | kernel.fold(u64::MAX, |all, one| all & one)
+        let able = kernel.fold(u64::MAX, |all, one| all & one);
+        (!CONCERNED | able) & !NEVER
     }
 
     fn set_features(&self, features: u64) -> io::Result<()> {

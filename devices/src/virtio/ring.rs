@@ -105,6 +105,11 @@ impl Slot {
         }
     }
 
+    /// Whether there is a queue.
+    pub(super) fn is_started(&self) -> bool {
+        self.ring().is_some()
+    }
+
     /// Works on the ring and then tells the driver of used chains. `None` when the queue is not
     /// started or was found broken before.
     pub(super) fn with<T>(

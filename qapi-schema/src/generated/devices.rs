@@ -663,9 +663,14 @@ pub struct VirtioNetProperties {
     /// Whether it can be asked to make its address known (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest_announce: Option<bool>,
-    /// Must not be true: the backends spread packets over queues by themselves (default: false).
+    /// Whether the guest may say which queue gets which packets, by their hashes; not for a netdev
+    /// whose packets vhost moves (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rss: Option<bool>,
+    /// Whether the guest may be told the hashes of packets; not for such a netdev either (default:
+    /// false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<bool>,
     /// Must not be true: there are no packed queues (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packed: Option<bool>,
@@ -719,6 +724,7 @@ impl crate::input::FromMembers for VirtioNetProperties {
             ctrl_guest_offloads: members.optional("ctrl_guest_offloads")?,
             guest_announce: members.optional("guest_announce")?,
             rss: members.optional("rss")?,
+            hash: members.optional("hash")?,
             packed: members.optional("packed")?,
             tx: members.optional("tx")?,
         })
@@ -980,7 +986,13 @@ impl crate::describe::Described for VirtioNetProperties {
         crate::describe::MemberSpec::optional(
                 "rss",
                 "bool",
-                "must not be true: the backends spread packets over queues by themselves (default: false)",
+                "whether the guest may say which queue gets which packets, by their hashes; not for a netdev whose packets vhost moves (default: false)",
+            )
+            .default_is("false"),
+        crate::describe::MemberSpec::optional(
+                "hash",
+                "bool",
+                "whether the guest may be told the hashes of packets; not for such a netdev either (default: false)",
             )
             .default_is("false"),
         crate::describe::MemberSpec::optional(

@@ -70,6 +70,8 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioNetProperties) -> Result<
         host_mtu: options.host_mtu.filter(|mtu| *mtu != 0),
         speed: speed(options.speed)?,
         duplex: duplex(options.duplex.as_deref())?,
+        rss: options.rss.unwrap_or(false),
+        hash: options.hash.unwrap_or(false),
         off: switched_off(&options),
         reactor: plug.vm.reactor.clone(),
         notices: plug.vm.mailbox.notices(),
@@ -81,11 +83,6 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioNetProperties) -> Result<
 
 fn refuse_unmet(options: &VirtioNetProperties) -> Result<(), QmpError> {
     unmet::refuse(&[
-        (
-            options.rss == Some(true),
-            "rss=on",
-            "the backends spread packets over queues by themselves",
-        ),
         (
             options.packed == Some(true),
             "packed=on",
@@ -195,7 +192,6 @@ mod tests {
     #[test]
     fn a_wish_that_cannot_be_met_is_refused_by_its_name() {
         for (name, met, unmet) in [
-            ("rss", json!(false), json!(true)),
             ("packed", json!(false), json!(true)),
             ("gso", json!(true), json!(false)),
             ("tx", json!("bh"), json!("timer")),

@@ -314,9 +314,14 @@ pub struct VirtioNetProperties {
     /// Whether it can be asked to make its address known (default: true).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guest_announce: Option<bool>,
-    /// Must not be true: the backends spread packets over queues by themselves (default: false).
+    /// Whether the guest may say which queue gets which packets, by their hashes; not for a netdev
+    /// whose packets vhost moves (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rss: Option<bool>,
+    /// Whether the guest may be told the hashes of packets; not for such a netdev either (default:
+    /// false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<bool>,
     /// Must not be true: there are no packed queues (default: false).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packed: Option<bool>,

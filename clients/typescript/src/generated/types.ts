@@ -4061,8 +4061,16 @@ export interface VirtioNetProperties {
   ctrl_guest_offloads?: boolean;
   /** Whether it can be asked to make its address known (default: true). */
   guest_announce?: boolean;
-  /** Must not be true: the backends spread packets over queues by themselves (default: false). */
+  /**
+   * Whether the guest may say which queue gets which packets, by their hashes; not for a netdev
+   * whose packets vhost moves (default: false).
+   */
   rss?: boolean;
+  /**
+   * Whether the guest may be told the hashes of packets; not for such a netdev either (default:
+   * false).
+   */
+  hash?: boolean;
   /** Must not be true: there are no packed queues (default: false). */
   packed?: boolean;
   /** Must be "bh" or absent: packets are sent at once (default: bh). */

@@ -50,21 +50,7 @@ fn scene(pairs: u16) -> Scene {
         },
     };
     netdevs.add(&spec, &door, &chardevs).expect("a back end");
-    let card = VirtioNet::new(VirtioNetSpec {
-        id: "net0".to_owned(),
-        netdev: Some(netdevs.find("n").unwrap().lease().unwrap()),
-        mac: MAC,
-        pairs,
-        rx_queue_size: 256,
-        tx_queue_size: 256,
-        host_mtu: None,
-        speed: u32::MAX,
-        duplex: 255,
-        off: 0,
-        reactor,
-        notices: sink,
-    })
-    .expect("a card");
+    let card = VirtioNet::new(card_spec(&netdevs, pairs, reactor, sink)).expect("a card");
     card.attach(Arc::new(Notified::default()) as _);
     card.set_features(card.features());
     Scene {
@@ -75,6 +61,31 @@ fn scene(pairs: u16) -> Scene {
         memory: GuestMem::new(shared()),
         notices,
         _folder: folder,
+    }
+}
+
+/// A card on the netdev.
+fn card_spec(
+    netdevs: &Netdevs,
+    pairs: u16,
+    reactor: Reactor,
+    notices: NoticeSink,
+) -> VirtioNetSpec {
+    VirtioNetSpec {
+        id: "net0".to_owned(),
+        netdev: Some(netdevs.find("n").unwrap().lease().unwrap()),
+        mac: MAC,
+        pairs,
+        rx_queue_size: 256,
+        tx_queue_size: 256,
+        host_mtu: None,
+        speed: u32::MAX,
+        duplex: 255,
+        rss: false,
+        hash: false,
+        off: 0,
+        reactor,
+        notices,
     }
 }
 
@@ -184,4 +195,20 @@ fn what_the_protocol_has_no_word_for_is_not_offered() {
     let offered = scene.card.features();
     assert_eq!(offered & NEVER, 0);
     assert_eq!(offered & APART, APART);
+}
+
+#[test]
+fn hashes_are_refused_where_packets_do_not_come_by() {
+    let Scene { card, netdevs, .. } = scene(1);
+    drop(card);
+    for name in ["rss", "hash"] {
+        let refused = VirtioNet::new(VirtioNetSpec {
+            rss: name == "rss",
+            hash: name == "hash",
+            ..card_spec(&netdevs, 1, Reactor::new(), NoticeSink::new(|_| ()))
+        });
+        let refused = refused.expect_err(name).to_string();
+        let wanted = format!("'{name}=on' needs a netdev whose packets come by here");
+        assert!(refused.starts_with(&wanted), "{refused}");
+    }
 }

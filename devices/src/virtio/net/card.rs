@@ -7,27 +7,27 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{
-    VIRTIO_NET_ERR, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ,
-    VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_MQ, VIRTIO_NET_F_STATUS, VIRTIO_NET_OK,
-    VIRTIO_NET_S_ANNOUNCE, VIRTIO_NET_S_LINK_UP,
+    VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_ANNOUNCE,
+    VIRTIO_NET_F_HASH_REPORT, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MTU, VIRTIO_NET_F_RSS,
+    VIRTIO_NET_F_STATUS, VIRTIO_NET_S_ANNOUNCE, VIRTIO_NET_S_LINK_UP,
 };
 use virtio_queue::QueueState;
 
 use super::config::NetConfig;
-use super::control::{self, Command};
 use super::features::{self, bit, has};
 use super::filter::{FilterState, RxFilter};
+use super::hash::{HashTypes, KEY};
 use super::outside::Outside;
 use super::receive::Inbound;
+use super::steering::{Steering, TABLE};
 use super::transmit::Outbound;
 use super::{MTUS, Mac, QUEUE_SIZES};
-use crate::memory::GuestMemView;
 use crate::net::{NetBackend, NetError, NetFrontend, NetLease};
-use crate::notice::{Notice, NoticeSink};
+use crate::notice::NoticeSink;
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
-use crate::virtio::ring::{Broken, Ring, Slot};
+use crate::virtio::ring::{Broken, Slot};
 
 /// Entries of the queue for commands.
 const CONTROL_SIZE: u16 = 64;
@@ -55,6 +55,10 @@ pub struct VirtioNetSpec {
     pub speed: u32,
     /// 0 for half duplex, 1 for full, 255 for unknown.
     pub duplex: u8,
+    /// Whether the driver may say which queue gets which packets, by their hashes.
+    pub rss: bool,
+    /// Whether the driver may be told the hashes of packets.
+    pub hash: bool,
     /// Bits of features that are not to be offered.
     pub off: u64,
     /// Where its queues are served.
@@ -77,6 +81,20 @@ pub enum NetSpecError {
     /// The MTU.
     #[error("Property 'virtio-net-pci.host_mtu' takes 68 to 65535, not {0}")]
     Mtu(u16),
+    /// Hashes of packets without a way for the driver to say which.
+    #[error("'{0}=on' needs 'ctrl_vq=on': the guest says by commands what is hashed")]
+    Mute(&'static str),
+    /// Hashes of packets that are never seen here.
+    #[error(
+        "'{name}=on' needs a netdev whose packets come by here, and vhost moves those of '{netdev}'; \
+         leave '{name}' off, or use a netdev without vhost"
+    )]
+    Unseen {
+        /// The property.
+        name: &'static str,
+        /// The netdev.
+        netdev: String,
+    },
     /// The netdev cannot be used.
     #[error(transparent)]
     Netdev(#[from] NetError),
@@ -97,10 +115,11 @@ pub struct VirtioNet {
     offered: u64,
     queue_sizes: Vec<u16>,
     pub(super) pairs: Vec<Pair>,
-    control: Slot,
+    pub(super) control: Slot,
     /// For a backend that has others serve the queues.
     outside: Option<Outside>,
     pub(super) filter: Mutex<RxFilter>,
+    pub(super) steering: Mutex<Steering>,
     features: AtomicU64,
     /// How many pairs the driver uses.
     pub(super) used_pairs: AtomicU16,
@@ -111,7 +130,7 @@ pub struct VirtioNet {
     /// The guest was asked to make its address known.
     pub(super) announcing: AtomicBool,
     /// Somebody has asked for the filter since its last change was told.
-    telling: AtomicBool,
+    pub(super) telling: AtomicBool,
     driver: OnceLock<Arc<dyn DriverNotifier>>,
     broken: Repeats,
     stopped: Repeats,
@@ -145,12 +164,9 @@ impl VirtioNet {
         let abilities = backend.as_ref().map(|one| one.abilities());
         let server = backend.as_ref().and_then(|one| one.server());
         let able = server.as_ref().map_or(u64::MAX, |one| one.features());
-        let offered = features::offered(
-            abilities.unwrap_or_default(),
-            spec.pairs,
-            spec.host_mtu.is_some(),
-            spec.off | !able,
-        );
+        let asked = asked(&spec, able)?;
+        let abilities = abilities.unwrap_or_default();
+        let offered = features::offered(abilities, spec.pairs, asked, spec.off | !able);
         let mut queue_sizes = [spec.rx_queue_size, spec.tx_queue_size].repeat(spec.pairs.into());
         queue_sizes.push(CONTROL_SIZE);
         let (count, size) = (spec.pairs, spec.rx_queue_size);
@@ -168,6 +184,7 @@ impl VirtioNet {
             control: Slot::default(),
             outside: server.map(|_| Outside::new(spec.reactor.clone(), 2 * usize::from(count))),
             filter: Mutex::new(RxFilter::new(spec.mac)),
+            steering: Mutex::default(),
             features: AtomicU64::new(0),
             used_pairs: AtomicU16::new(1),
             offloads: AtomicU64::new(0),
@@ -291,6 +308,7 @@ impl VirtioNet {
         self.features.store(0, Ordering::Release);
         self.announcing.store(false, Ordering::Release);
         *lock(&self.filter) = RxFilter::new(self.spec.mac);
+        *lock(&self.steering) = Steering::default();
         self.set_offloads(0);
         self.use_pairs(1);
         for pair in &self.pairs {
@@ -301,11 +319,8 @@ impl VirtioNet {
     /// Where the driver has its queue for commands: behind the pairs that it knows of.
     fn control_index(&self) -> Option<usize> {
         let features = self.negotiated();
-        let pairs = if has(features, VIRTIO_NET_F_MQ) {
-            self.pairs.len()
-        } else {
-            1
-        };
+        let knows_all = has(features, VIRTIO_NET_F_MQ) || has(features, VIRTIO_NET_F_RSS);
+        let pairs = if knows_all { self.pairs.len() } else { 1 };
         has(features, VIRTIO_NET_F_CTRL_VQ).then_some(2 * pairs)
     }
 
@@ -329,6 +344,13 @@ impl VirtioNet {
         }
     }
 
+    fn slot_to_rearm(&self, role: Role) -> Option<&Slot> {
+        match role {
+            Role::Receive(pair) => self.receiver_to_rearm(pair),
+            other => self.slot(other),
+        }
+    }
+
     /// The books on the queue `index`, if it may be with somebody else.
     fn outside_of(&self, index: usize) -> Option<&Outside> {
         let is_packets = self.role(index).is_some_and(Self::is_packets);
@@ -345,15 +367,20 @@ impl VirtioNet {
     }
 
     /// Works on a queue until there is nothing left to do.
-    fn serve(&self, role: Role) {
+    pub(super) fn serve(&self, role: Role) {
         let outcome = match role {
-            Role::Receive(pair) => self.receive(pair),
+            Role::Receive(pair) => self.refill(pair),
             Role::Transmit(pair) => self.transmit(pair),
             Role::Control => self.control.with(|ring, memory| self.obey(ring, memory)),
         };
+        self.conclude(role, outcome);
+    }
+
+    /// Sees to what the end of some work asks for.
+    fn conclude(&self, role: Role, outcome: Option<Result<Pause, Broken>>) {
         let again = match outcome {
             None | Some(Ok(Pause::Idle)) => Ok(()),
-            Some(Ok(Pause::Batch)) => self.slot(role).map_or(Ok(()), Slot::rearm),
+            Some(Ok(Pause::Batch)) => self.slot_to_rearm(role).map_or(Ok(()), Slot::rearm),
             Some(Err(Broken)) => {
                 if let Some(times) = self.broken.note() {
                     tracing::warn!(device = %self.spec.id, ?role, times, "virtio-net: queue is broken");
@@ -369,82 +396,40 @@ impl VirtioNet {
         }
     }
 
-    /// Does what the guest's commands say.
-    fn obey(&self, ring: &mut Ring, memory: &GuestMemView) -> Result<Pause, Broken> {
-        for _ in 0..BATCH {
-            let Some(chain) = ring.next(memory)? else {
-                return Ok(Pause::Idle);
-            };
-            let command = control::command(|offset, out| chain.gather(offset, out))?;
-            let done = command.is_some_and(|command| self.carry_out(command));
-            let answer = if done { VIRTIO_NET_OK } else { VIRTIO_NET_ERR };
-            let answer = u8::try_from(answer).unwrap_or(u8::MAX);
-            if chain.scatter(&[answer])? == 0 {
-                return Err(Broken);
-            }
-            ring.add_used(memory, &chain, 1)?;
-        }
-        Ok(Pause::Batch)
-    }
-
-    /// Whether it could be done.
-    fn carry_out(&self, command: Command) -> bool {
-        match command {
-            Command::Mode(mode, on) => self.change_filter(|filter| {
-                filter.set(mode, on);
-                true
-            }),
-            Command::Tables { unicast, multicast } => self.change_filter(|filter| {
-                filter.set_tables(unicast, multicast);
-                true
-            }),
-            Command::Mac(mac) => self.change_filter(|filter| {
-                filter.set_mac(mac);
-                true
-            }),
-            Command::Vlan(vlan, on) => self.change_filter(|filter| filter.set_vlan(vlan, on)),
-            Command::Announced => self.announcing.swap(false, Ordering::AcqRel),
-            Command::Pairs(pairs) => self.choose_pairs(pairs),
-            Command::Offloads(wanted) => {
-                let features = self.negotiated();
-                let allowed = has(features, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS)
-                    && wanted & !(features & features::changeable()) == 0;
-                if allowed {
-                    self.set_offloads(wanted);
-                }
-                allowed
-            }
-        }
-    }
-
-    fn choose_pairs(&self, pairs: u16) -> bool {
-        let is_known = has(self.negotiated(), VIRTIO_NET_F_MQ);
-        if !is_known || pairs == 0 || pairs > self.spec.pairs || !self.use_pairs(pairs) {
-            return false;
-        }
-        // Packets may wait in those that were not used before.
-        for pair in 0..usize::from(pairs) {
-            self.serve(Role::Receive(pair));
-        }
-        true
-    }
-
-    fn change_filter(&self, change: impl FnOnce(&mut RxFilter) -> bool) -> bool {
-        let changed = change(&mut lock(&self.filter));
-        if changed && self.telling.swap(false, Ordering::AcqRel) {
-            self.spec.notices.send(Notice::RxFilterChanged {
-                device: self.spec.id.clone(),
-            });
-        }
-        changed
-    }
-
     fn handler(&self, role: Role) -> Arc<dyn Ready> {
         Arc::new(Kick {
             card: Weak::clone(&self.me),
             role,
         })
     }
+}
+
+/// The features that only a card has that was asked for them, if who serves its queues is `able`.
+fn asked(spec: &VirtioNetSpec, able: u64) -> Result<u64, NetSpecError> {
+    let mut asked = 0;
+    if spec.host_mtu.is_some() {
+        asked |= bit(VIRTIO_NET_F_MTU);
+    }
+    for (name, wanted, feature) in [
+        ("rss", spec.rss, VIRTIO_NET_F_RSS),
+        ("hash", spec.hash, VIRTIO_NET_F_HASH_REPORT),
+    ] {
+        if !wanted {
+            continue;
+        }
+        if has(spec.off, VIRTIO_NET_F_CTRL_VQ) {
+            return Err(NetSpecError::Mute(name));
+        }
+        if !has(able, feature) {
+            let netdev = spec.netdev.as_ref().map(NetLease::id);
+            return Err(NetSpecError::Unseen {
+                name,
+                netdev: netdev.unwrap_or_default().to_owned(),
+            });
+        }
+        asked |= bit(feature);
+    }
+    Ok(asked)
 }
 
 fn check(spec: &VirtioNetSpec) -> Result<(), NetSpecError> {
@@ -481,7 +466,7 @@ impl Ready for Kick {
 
 impl NetFrontend for VirtioNet {
     fn readable(&self, queue: usize) {
-        self.serve(Role::Receive(queue));
+        self.conclude(Role::Receive(queue), self.receive(queue));
     }
 
     fn writable(&self, queue: usize) {
@@ -530,6 +515,7 @@ impl VirtioDevice for VirtioNet {
                 status |= u16::try_from(flag).unwrap_or(0);
             }
         }
+        let hashes = self.spec.rss || self.spec.hash;
         let config = NetConfig {
             mac: self.mac(),
             status: status.into(),
@@ -537,6 +523,9 @@ impl VirtioDevice for VirtioNet {
             mtu: self.spec.host_mtu.unwrap_or(0).into(),
             speed: self.spec.speed.into(),
             duplex: self.spec.duplex,
+            key_size: u8::try_from(if hashes { KEY } else { 0 }).unwrap_or(u8::MAX),
+            table_length: if self.spec.rss { TABLE } else { 0 }.into(),
+            hash_types: if hashes { HashTypes::all().bits() } else { 0 }.into(),
         };
         config.read(offset, data);
     }

@@ -16,6 +16,9 @@ pub(super) struct NetConfig {
     pub(super) mtu: U16,
     pub(super) speed: U32,
     pub(super) duplex: u8,
+    pub(super) key_size: u8,
+    pub(super) table_length: U16,
+    pub(super) hash_types: U32,
 }
 
 impl NetConfig {

@@ -5,10 +5,10 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CTRL_RX, VIRTIO_NET_F_CTRL_RX_EXTRA, VIRTIO_NET_F_CTRL_VLAN, VIRTIO_NET_F_CTRL_VQ,
     VIRTIO_NET_F_GUEST_ANNOUNCE, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN,
     VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_UFO,
-    VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HOST_ECN,
-    VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_UFO, VIRTIO_NET_F_HOST_USO,
-    VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
-    VIRTIO_NET_F_SPEED_DUPLEX, VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_GUEST_USO4, VIRTIO_NET_F_GUEST_USO6, VIRTIO_NET_F_HASH_REPORT,
+    VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_HOST_UFO,
+    VIRTIO_NET_F_HOST_USO, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ, VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_RSS, VIRTIO_NET_F_SPEED_DUPLEX, VIRTIO_NET_F_STATUS,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -66,10 +66,11 @@ const CONTROLLED: u64 = bit(VIRTIO_NET_F_CTRL_RX)
     | bit(VIRTIO_NET_F_CTRL_MAC_ADDR)
     | bit(VIRTIO_NET_F_GUEST_ANNOUNCE);
 
-/// What a card offers whose backend has these abilities: all but what is switched `off`.
+/// What a card offers whose backend has these abilities: all but what is switched `off`, and of what
+/// not every card has that which is `asked` for.
 #[must_use]
-pub fn offered(abilities: Abilities, pairs: u16, has_mtu: bool, off: u64) -> u64 {
-    let mut features = ALWAYS;
+pub fn offered(abilities: Abilities, pairs: u16, asked: u64, off: u64) -> u64 {
+    let mut features = ALWAYS | asked;
     if abilities.header {
         let able = |(feature, needs): &(u32, Offloads)| {
             abilities.offloads.contains(*needs).then_some(bit(*feature))
@@ -80,13 +81,16 @@ pub fn offered(abilities: Abilities, pairs: u16, has_mtu: bool, off: u64) -> u64
     if pairs > 1 {
         features |= bit(VIRTIO_NET_F_MQ);
     }
-    if has_mtu {
-        features |= bit(VIRTIO_NET_F_MTU);
-    }
     features &= !off;
     // What depends on what was switched off goes with it (virtio 1.2, 5.1.3.1).
     if !has(features, VIRTIO_NET_F_CTRL_VQ) {
-        let needing = bit(VIRTIO_NET_F_MQ) | bit(VIRTIO_NET_F_CTRL_GUEST_OFFLOADS);
+        let needing = [
+            VIRTIO_NET_F_MQ,
+            VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
+            VIRTIO_NET_F_RSS,
+            VIRTIO_NET_F_HASH_REPORT,
+        ];
+        let needing = needing.into_iter().fold(0, |all, one| all | bit(one));
         features &= !(CONTROLLED | needing);
     }
     for (checksum, dependents) in [
@@ -119,11 +123,13 @@ pub fn changeable() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use virtio_bindings::virtio_net::VIRTIO_NET_F_MTU;
+
     use super::*;
 
     #[test]
     fn without_a_header_no_work_on_packets_is_offered() {
-        let features = offered(Abilities::default(), 1, false, 0);
+        let features = offered(Abilities::default(), 1, 0, 0);
         assert!(!has(features, VIRTIO_NET_F_CSUM));
         assert!(!has(features, VIRTIO_NET_F_GUEST_TSO4));
         assert!(!has(features, VIRTIO_NET_F_CTRL_GUEST_OFFLOADS));
@@ -137,13 +143,17 @@ mod tests {
             header: true,
             offloads: Offloads::all(),
         };
-        let all = offered(able, 4, true, 0);
+        let asked = [VIRTIO_NET_F_MTU, VIRTIO_NET_F_RSS, VIRTIO_NET_F_HASH_REPORT];
+        let asked = asked.into_iter().fold(0, |all, one| all | bit(one));
+        let all = offered(able, 4, asked, 0);
         assert_eq!(offloads(all), Offloads::all());
-        assert!(has(all, VIRTIO_NET_F_MQ) && has(all, VIRTIO_NET_F_MTU));
-        let plain = offered(able, 4, true, bit(VIRTIO_NET_F_GUEST_CSUM));
+        assert!(has(all, VIRTIO_NET_F_MQ) && all & asked == asked);
+        let plain = offered(able, 4, 0, bit(VIRTIO_NET_F_GUEST_CSUM));
         assert_eq!(offloads(plain), Offloads::empty());
         assert!(has(plain, VIRTIO_NET_F_HOST_TSO4));
-        let silent = offered(able, 4, true, bit(VIRTIO_NET_F_CTRL_VQ));
+        assert_eq!(plain & asked, 0);
+        let silent = offered(able, 4, asked, bit(VIRTIO_NET_F_CTRL_VQ));
         assert!(!has(silent, VIRTIO_NET_F_MQ) && !has(silent, VIRTIO_NET_F_CTRL_RX));
+        assert_eq!(silent & asked, bit(VIRTIO_NET_F_MTU));
     }
 }

@@ -5,7 +5,7 @@
 //!
 //!   guest ── packet, kick ─► transmit ── gather ─► NetBackend::send           dev-io
 //!         ◄─ used ────────── receive ◄── filter ◄─ NetBackend::receive ◄─ readable
-//!         ── command ──────► control ──► filter, address, pairs, offloads
+//!         ── command ──────► control ──► filter, address, pairs, offloads, steering
 //! ```
 //!
 //! A pair of queues belongs to the same queue of the netdev. All work on queues is on the reactor's
@@ -14,16 +14,22 @@
 //! transport.
 //!
 //! Read next: [`card`](mod@card) (the device), `receive` and `transmit` (the ways of packets),
-//! `outside` (queues that the kernel serves in our place), `control` (the guest's commands), [`filter`] (which packets it wants), [`features`].
+//! `outside` (queues that the kernel serves in our place), `control` and `commands` (what the guest
+//! says, and what is done), [`filter`] (which packets it wants), [`steering`] and [`hash`] (to which
+//! queue they go), [`features`].
 
 pub mod card;
+mod commands;
 mod config;
 pub mod control;
 pub mod features;
 pub mod filter;
+pub mod hash;
+mod header;
 mod outside;
 mod receive;
 pub mod state;
+pub mod steering;
 #[cfg(test)]
 mod tests;
 mod transmit;

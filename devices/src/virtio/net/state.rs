@@ -6,10 +6,14 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
+use virtio_bindings::virtio_net::{VIRTIO_NET_F_HASH_REPORT, VIRTIO_NET_F_RSS};
 
 use super::card::lock;
+use super::features::{self, has};
 use super::filter::{Mode, RxFilter, TABLE, Table, VLANS};
-use super::{Mac, VirtioNet, features};
+use super::hash::HashConfig;
+use super::steering::Ways;
+use super::{Mac, VirtioNet};
 use crate::state::{SavedState, StateError, Stateful};
 
 /// A network card beside its negotiation.
@@ -25,6 +29,12 @@ pub struct NetState {
     pub announcing: bool,
     /// Whether the host has the link up.
     pub link: bool,
+    /// What is hashed of packets.
+    #[serde(default)]
+    pub hash: Option<HashConfig>,
+    /// To which queues hashes lead.
+    #[serde(default)]
+    pub ways: Option<Ways>,
 }
 
 impl SavedState for NetState {
@@ -71,12 +81,18 @@ impl Stateful for VirtioNet {
     type State = NetState;
 
     fn save(&self) -> NetState {
+        let (hash, ways) = {
+            let steering = lock(&self.steering);
+            (steering.hash().cloned(), steering.ways().cloned())
+        };
         NetState {
             filter: lock(&self.filter).save(),
             pairs: self.used_pairs.load(Ordering::Acquire),
             offloads: self.offloads.load(Ordering::Acquire),
             announcing: self.announcing.load(Ordering::Acquire),
             link: self.link.load(Ordering::Acquire),
+            hash,
+            ways,
         }
     }
 
@@ -94,6 +110,7 @@ impl Stateful for VirtioNet {
                 "offloads: {strange:#x}, which the driver did not accept"
             )));
         }
+        self.check_steering(&state)?;
         if !self.use_pairs(state.pairs) {
             return Err(NetState::refused(format!(
                 "pairs: the netdev does not serve {}",
@@ -101,9 +118,36 @@ impl Stateful for VirtioNet {
             )));
         }
         *lock(&self.filter) = RxFilter::load(state.filter);
+        {
+            let mut steering = lock(&self.steering);
+            steering.set_hash(state.hash);
+            steering.set_ways(state.ways);
+        }
         self.set_offloads(state.offloads);
         self.announcing.store(state.announcing, Ordering::Release);
         self.link.store(state.link, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl VirtioNet {
+    /// Whether the driver can have set what is in `state` of hashes.
+    fn check_steering(&self, state: &NetState) -> Result<(), StateError> {
+        let leads = has(self.negotiated(), VIRTIO_NET_F_RSS);
+        let hashes = leads || has(self.negotiated(), VIRTIO_NET_F_HASH_REPORT);
+        let is_hash_good = |hash: &HashConfig| hashes && hash.is_sound();
+        if !state.hash.as_ref().is_none_or(is_hash_good) {
+            return Err(NetState::refused(
+                "hash: kinds or a key that this card does not have",
+            ));
+        }
+        let are_ways_good = |ways: &Ways| leads && ways.fit(self.spec.pairs);
+        if !state.ways.as_ref().is_none_or(are_ways_good) {
+            return Err(NetState::refused(format!(
+                "ways: no table of a power of two of queues below {}",
+                self.spec.pairs
+            )));
+        }
         Ok(())
     }
 }

@@ -21,6 +21,8 @@ use crate::state::{AnyStateful, trial};
 use crate::virtio::device::VirtioDevice;
 use crate::virtio::mock_driver::{DriverQueue, NEXT, Notified, PATIENCE, WRITE, guest_memory};
 
+mod steering;
+
 const MAC: Mac = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 const ALL: u64 = bit(VIRTIO_NET_F_MRG_RXBUF)
     | bit(VIRTIO_NET_F_CTRL_VQ)
@@ -38,6 +40,11 @@ struct Scene {
 }
 
 fn scene(features: u64) -> Scene {
+    scene_of(1, features)
+}
+
+/// With several pairs of queues: the stream gives a packet to whichever asks for one.
+fn scene_of(pairs: u16, features: u64) -> Scene {
     let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
     let (ours, peer) = UnixStream::pair().unwrap();
     peer.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -64,12 +71,14 @@ fn scene(features: u64) -> Scene {
         id: "net0".to_owned(),
         netdev: Some(netdevs.find("n").unwrap().lease().unwrap()),
         mac: MAC,
-        pairs: 1,
+        pairs,
         rx_queue_size: 256,
         tx_queue_size: 256,
         host_mtu: None,
         speed: u32::MAX,
         duplex: 255,
+        rss: true,
+        hash: true,
         off: 0,
         reactor,
         notices: sink,

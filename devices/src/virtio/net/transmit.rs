@@ -1,7 +1,7 @@
 //! From the guest to the netdev.
 
 use super::card::{BATCH, Pause, VirtioNet, lock};
-use super::returns;
+use super::{header, returns};
 use crate::memory::GuestMemView;
 use crate::net::packet::Outside;
 use crate::net::{HEADER, LONGEST, NetBackend, Pieces, Sent};
@@ -28,9 +28,10 @@ impl VirtioNet {
     pub(super) fn transmit(&self, pair: usize) -> Option<Result<Pause, Broken>> {
         let queues = self.pairs.get(pair)?;
         let backend = self.backend_if_up();
+        let room = header::room(self.negotiated());
         queues.transmit.with(|ring, memory| {
             let outbound = &mut *lock(&queues.outbound);
-            let drained = outbound.drain(ring, memory, backend.as_deref(), pair);
+            let drained = outbound.drain(ring, memory, backend.as_deref(), pair, room);
             if let Some(backend) = &backend {
                 backend.flush(pair);
             }
@@ -40,24 +41,31 @@ impl VirtioNet {
 }
 
 impl Outbound {
-    /// Sends packets, or drops them where there is no link.
+    /// Sends packets, or drops them where there is no link. In their headers is `room` for hashes.
     fn drain(
         &mut self,
         ring: &mut Ring,
         memory: &GuestMemView,
         backend: Option<&dyn NetBackend>,
         pair: usize,
+        room: usize,
     ) -> Result<Pause, Broken> {
         for _ in 0..BATCH {
             let Some(chain) = ring.next(memory)? else {
                 return Ok(Pause::Idle);
             };
-            let buffers = chain
-                .readable()
-                .map(|buffer| buffer.map_err(|Broken| Outside));
-            let packet = self.pieces.gather(memory, buffers);
+            let mut total = None;
+            let packet = if room == 0 {
+                let buffers = chain.readable();
+                let buffers = buffers.map(|buffer| buffer.map_err(|Broken| Outside));
+                self.pieces.gather(memory, buffers)
+            } else {
+                let buffers = header::without_hash(chain.readable(), total.insert(0));
+                let buffers = buffers.map(|buffer| buffer.map_err(|Broken| Outside));
+                self.pieces.gather(memory, buffers)
+            };
             let packet = packet.map_err(|Outside| Broken)?;
-            if packet.len() < HEADER {
+            if total.unwrap_or(packet.len()) < HEADER + room {
                 return Err(Broken);
             }
             if let Some(backend) = backend.filter(|_| packet.len() <= LONGEST)

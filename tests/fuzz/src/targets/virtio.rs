@@ -44,8 +44,10 @@ const STATUS: u64 = 0x14;
 const ISR: u64 = 0x1000;
 const NOTIFY: u64 = 0x3000;
 const VERSION_1: u64 = 1 << 32;
-/// Of a network card: without it there is no third queue.
+/// Of a network card: without the first there is no queue for commands, and without the second only
+/// one pair of others.
 const CONTROL_QUEUE: u64 = 1 << 17;
+const RSS: u64 = 1 << 60;
 /// Flags of a descriptor.
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
@@ -94,7 +96,7 @@ fn drive(kind: Kind, input: &mut Unstructured<'_>) {
     driver.function.reset();
     driver.function.resume();
     driver.place();
-    driver.start(VERSION_1 | CONTROL_QUEUE);
+    driver.start(VERSION_1 | CONTROL_QUEUE | RSS);
     driver.assert_it_serves();
     driver.assert_it_hears_what_is_typed();
     driver.function.detach();
@@ -345,6 +347,11 @@ impl Driver {
             self.settle();
             return Ok(());
         }
+        if self.kind == Kind::Net && input.arbitrary::<bool>()? {
+            let (queue, words) = net::words(input)?;
+            self.say(queue, &words);
+            return Ok(());
+        }
         if let Some(device) = self
             .typed
             .as_ref()
@@ -367,6 +374,16 @@ impl Driver {
         self.describe(queue, 2, (buffers + 0xf00, 1, WRITE), 0);
         self.offer(queue, u16::from(flags >> 1 & 3) % 3);
         Ok(())
+    }
+
+    /// Words for one of a card's queues, with room for an answer.
+    fn say(&mut self, queue: u16, words: &[u8]) {
+        let buffers = Self::base(queue) + BUFFERS;
+        let length = u32::try_from(words.len()).expect("few words");
+        self.write(buffers, words);
+        self.describe(queue, 0, (buffers, length, NEXT), 1);
+        self.describe(queue, 1, (buffers + 0xf00, 1, WRITE), 0);
+        self.offer(queue, 0);
     }
 
     /// A request for blocks of memory, with room for its answer.

@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 
+use arbitrary::{Result, Unstructured};
 use devices::chardev::ChardevRegistry;
 use devices::net::{NetdevKind, NetdevSpec, Netdevs};
 use devices::virtio::net::{VirtioNet, VirtioNetSpec};
@@ -30,7 +31,52 @@ impl Echo {
     }
 }
 
-/// A card with one pair of queues, and its cable.
+/// What looks like a packet or a command, and the queue for it.
+pub(super) fn words(input: &mut Unstructured<'_>) -> Result<(u16, Vec<u8>)> {
+    if input.ratio(1_u8, 2)? {
+        let queue = *input.choose(&[1, 3])?;
+        return Ok((queue, packet(input)?));
+    }
+    // Where the commands go depends on whether the driver knows of all pairs.
+    let queue = *input.choose(&[2, 4])?;
+    Ok((queue, command(input)?))
+}
+
+/// A packet of IP, behind a header of either length.
+fn packet(input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    let header = *input.choose(&[12, 20])?;
+    let (kind, start) = *input.choose(&[([8, 0], 0x45), ([0x86, 0xdd], 0x60), ([0x81, 0], 0)])?;
+    let length = input.int_in_range(0..=100)?.min(input.len());
+    let rest = input.bytes(length)?;
+    Ok([vec![0; header].as_slice(), &[2; 12], &kind, &[start], rest].concat())
+}
+
+/// A command about hashes and where they lead; most of them are refused.
+fn command(input: &mut Unstructured<'_>) -> Result<Vec<u8>> {
+    let leads = input.arbitrary::<bool>()?;
+    let types = u32::from(input.arbitrary::<u16>()? & 0x3ff);
+    let mut command = vec![4, if leads { 1 } else { 2 }];
+    command.extend(types.to_le_bytes());
+    if leads {
+        let entries = *input.choose(&[1, 2, 4, 3, 128, 256])?;
+        let pair = |input: &mut Unstructured<'_>| Ok(u16::from(input.arbitrary::<u8>()? % 4));
+        command.extend(u16::to_le_bytes(entries - 1));
+        for _ in 0..=entries {
+            command.extend(pair(input)?.to_le_bytes());
+        }
+        command.extend(pair(input)?.to_le_bytes());
+    } else {
+        command.extend([0; 8]);
+    }
+    let length = input.int_in_range(0..=50)?;
+    command.push(length);
+    command.extend(vec![input.arbitrary::<u8>()?; length.into()]);
+    let cut = usize::from(input.arbitrary::<u8>()? & 7).saturating_sub(4);
+    command.truncate(command.len() - cut);
+    Ok(command)
+}
+
+/// A card with two pairs of queues, and its cable, which knows of one.
 pub(super) fn card() -> (Arc<VirtioNet>, Echo) {
     let (ours, theirs) = UnixDatagram::pair().expect("a pair");
     ours.set_nonblocking(true).expect("a flag");
@@ -57,12 +103,14 @@ pub(super) fn card() -> (Arc<VirtioNet>, Echo) {
         id: "card".to_owned(),
         netdev: Some(netdev.lease().expect("nobody has it")),
         mac: [0x52, 0x54, 0, 0x12, 0x34, 0x56],
-        pairs: 1,
+        pairs: 2,
         rx_queue_size: SIZE * 32,
         tx_queue_size: SIZE * 32,
         host_mtu: Some(1500),
         speed: u32::MAX,
         duplex: 255,
+        rss: true,
+        hash: true,
         off: 0,
         reactor: reactor().clone(),
         notices: notices(),
