@@ -152,19 +152,24 @@ impl Scene {
         Ok(())
     }
 
+    /// The image has no error, or says itself that its counts are late: they are made right first.
+    fn is_sound(&self, name: &str) -> Result<()> {
+        let path = self.text(name);
+        let dirty = fs::read(self.path(name))?
+            .get(79)
+            .is_some_and(|bits| bits & 1 != 0);
+        if dirty {
+            qemu("qemu-img", &["check", "-q", "-r", "all", &path])?;
+        }
+        let (code, text) = qemu("qemu-img", &["check", "-f", "qcow2", &path])?;
+        ensure!(matches!(code, 0 | 3), "{name}: {text}");
+        Ok(())
+    }
+
     /// No image has an error, and the chain from `top` on reads as the guest knows it.
     fn judge(&self, images: &[&str], top: &str) -> Result<()> {
         for name in images {
-            let path = self.text(name);
-            let dirty = fs::read(self.path(name))?
-                .get(79)
-                .is_some_and(|bits| bits & 1 != 0);
-            // A dirty image says itself that its counts are late; they are made right first.
-            if dirty {
-                qemu("qemu-img", &["check", "-q", "-r", "all", &path])?;
-            }
-            let (code, text) = qemu("qemu-img", &["check", "-f", "qcow2", &path])?;
-            ensure!(matches!(code, 0 | 3), "{name}: {text}");
+            self.is_sound(name)?;
         }
         let raw = self.text("raw");
         fs::write(&raw, &self.model)?;
@@ -331,9 +336,7 @@ fn killed_while_an_image_is_made_leaves_the_others_alone_and_no_broken_one() -> 
     // Either it is no image yet, or a sound one.
     let begun = fs::read(scene.path("new"))?;
     if begun.starts_with(b"QFI\xfb") {
-        let path = scene.text("new");
-        let (code, text) = qemu("qemu-img", &["check", "-f", "qcow2", &path])?;
-        ensure!(matches!(code, 0 | 3), "new: {text}");
+        scene.is_sound("new")?;
     }
     Ok(())
 }

@@ -240,8 +240,12 @@ pub async fn create(
     let bytes = new.first_clusters()?;
     // The storage keeps its length: what is there may not be able to grow again. What it holds is
     // never taken for zeros.
-    let written = storage.write(io, 0, &bytes).await;
-    written.map_err(ImageError::storage("write the first clusters"))?;
+    let (header, tables) = bytes.split_at(bytes.len() / 3);
+    // The header last: before it is there, nobody takes the file for an image.
+    for (at, part) in [(new.cluster_size, tables), (0, header)] {
+        let written = storage.write(io, at, part).await;
+        written.map_err(ImageError::storage("write the first clusters"))?;
+    }
     let children = Children {
         file: ChildSlot::from(file.clone()),
         data: data.cloned().map(ChildSlot::from),
