@@ -8,6 +8,7 @@
 
 use std::arch::x86_64::_rdtsc;
 use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,14 +23,18 @@ const WATCHED: Duration = Duration::from_millis(20);
 /// Counter and clock were read together if both took no longer than this.
 const TOGETHER: Duration = Duration::from_micros(2);
 
+/// How often this process has asked for a CPU.
+static ASKED: AtomicU32 = AtomicU32::new(0);
+
 /// Calls `start` on one of the CPUs that this thread may use; processes and threads that it
-/// starts stay on that CPU. Different processes take different ones.
+/// starts stay on that CPU. The next call takes another one, and so do different processes.
 ///
 /// # Errors
 /// The kernel refuses to move this thread.
 pub fn on_one_cpu<T>(start: impl FnOnce() -> T) -> Result<T> {
     let allowed = sched_getaffinity(THIS_THREAD)?;
-    sched_setaffinity(THIS_THREAD, &one_of(&allowed, process::id())?)?;
+    let number = process::id().wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed));
+    sched_setaffinity(THIS_THREAD, &one_of(&allowed, number)?)?;
     let result = start();
     sched_setaffinity(THIS_THREAD, &allowed)?;
     Ok(result)

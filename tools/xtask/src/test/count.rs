@@ -26,20 +26,50 @@ pub(super) fn counted(success: bool, text: &str) -> Count {
     count
 }
 
-/// Shows what is written to it, and keeps it.
-#[derive(Default)]
-pub(super) struct Tee(Vec<u8>);
+/// Keeps what is written to it, and shows it: at once, or as a whole at its end where others
+/// write, too.
+pub(super) struct Tee {
+    kept: Vec<u8>,
+    at_once: bool,
+}
 
 impl Tee {
+    pub(super) fn new(at_once: bool) -> Self {
+        Self {
+            kept: Vec::new(),
+            at_once,
+        }
+    }
+
+    /// One more line, of who runs the program.
+    pub(super) fn note(&mut self, line: &str) {
+        if self.at_once {
+            print!("{line}");
+        }
+        self.kept.extend_from_slice(line.as_bytes());
+    }
+
     pub(super) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0).into_owned()
+        String::from_utf8_lossy(&self.kept).into_owned()
+    }
+}
+
+impl Drop for Tee {
+    fn drop(&mut self) {
+        if !self.at_once {
+            // Nobody is left to tell that the output has gone.
+            let _ = io::stdout().write_all(&self.kept);
+        }
     }
 }
 
 impl Write for Tee {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.extend_from_slice(bytes);
-        io::stdout().write(bytes)
+        self.kept.extend_from_slice(bytes);
+        if self.at_once {
+            return io::stdout().write(bytes);
+        }
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -3,26 +3,23 @@
 //! ```text
 //!   cargo test --workspace  (nextest where it is installed)          on this machine
 //!   every fuzz target for a few seconds                              on this machine
-//!   the test programs of tests/, guest tests included      ──► in one boot of the lab,
+//!   the test programs of tests/, guest tests included      ──► in two labs side by side,
 //!                                                              or here when KVM is good
 //!   "N passed, N failed, N skipped"                            the last line
 //! ```
 mod count;
+mod lanes;
 
 use std::collections::BTreeMap;
-use std::env;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
-use std::time::Duration;
+use std::process::{Command, ExitCode};
 
 use ::tests::artifacts::{self, Flavour, run_as_root};
 use ::tests::debian;
 use ::tests::fds::open_rw;
-use ::tests::host_kvm::{self, Place};
-use ::tests::lab::Lab;
-use anyhow::{Context, Result};
+use ::tests::host_kvm;
+use anyhow::Result;
 use clap::Args;
 
 use crate::fuzz;
@@ -30,7 +27,8 @@ use crate::lab;
 use crate::project::{self, Inits, cargo};
 use crate::root;
 use crate::shell::{has, install_missing, output, run as sh, step};
-use count::{Count, Tee, count, counted};
+use count::{Count, Tee, count};
+use lanes::{Work, watched};
 
 /// Test programs that need a monitor, a paused machine, or a guest of a few bytes: any KVM will do.
 const WITHOUT_GUEST: &[&str] = &[
@@ -62,8 +60,6 @@ const WITHOUT_GUEST: &[&str] = &[
     "table-",
     "tls-",
 ];
-/// No test program takes longer, even in the lab on a busy machine.
-const PROGRAM_TIME: Duration = Duration::from_secs(1500);
 
 #[derive(Args, Default)]
 pub(crate) struct Options {
@@ -116,8 +112,9 @@ fn unit_tests() -> Result<Count> {
             "--no-fail-fast",
         ]);
     }
-    let (_, text) = watched(&mut command)?;
-    let mut count = count(&text);
+    let mut tee = Tee::new(true);
+    watched(&mut command, &mut tee)?;
+    let mut count = count(&tee.text());
     count.skipped = 0;
     // A build that fails runs no test and must not pass for "none failed".
     if count.passed + count.failed == 0 {
@@ -158,38 +155,9 @@ fn guest_tests(options: &Options) -> Result<Count> {
     }
     let place = host_kvm::place()?;
     step(&place.to_string());
-    let spec = lab::spec(&inits)?;
-    let mut lab: Option<Lab> = None;
-    let mut total = Count::default();
-    for program in programs {
-        let name = program.file_name().unwrap_or_default().display();
-        step(&format!("guest tests: {name}"));
-        // Shown output: the tests that count fds, threads and mappings print the counts.
-        let words = ["--ignored", "--show-output", "--test-threads", "2"];
-        let mut argv = vec![program.display().to_string()];
-        argv.extend(words.map(str::to_owned));
-        argv.extend(options.filter.clone());
-        if place == Place::Host || stays_here(&program) {
-            total.add(here(&argv, &environment)?);
-            continue;
-        }
-        let mut machine = match lab.take() {
-            Some(machine) => machine,
-            None => lab::boot(&spec)?,
-        };
-        match in_lab(&mut machine, &argv, &environment) {
-            Ok(count) => {
-                total.add(count);
-                lab = Some(machine);
-            }
-            // This lab is lost, and so are the tests that ran in it; the next gets a new one.
-            Err(error) => {
-                println!("{error:#}");
-                total.failed += 1;
-            }
-        }
-    }
-    Ok(total)
+    let filter = options.filter.as_deref();
+    let lab = lab::spec(&inits)?;
+    Work::new(programs, filter, &environment, place, stays_here, lab).run()
 }
 
 /// What the test programs are told: the VMM, the guest's files, the foreign clients.
@@ -345,24 +313,6 @@ fn libvirt() -> Result<PathBuf> {
     Ok(folder)
 }
 
-fn in_lab(lab: &mut Lab, argv: &[String], environment: &BTreeMap<String, String>) -> Result<Count> {
-    let mut tee = Tee::default();
-    let status = lab.run(
-        argv,
-        &env::current_dir()?,
-        environment,
-        PROGRAM_TIME,
-        &mut tee,
-    )?;
-    Ok(counted(status == 0, &tee.text()))
-}
-
-fn here(argv: &[String], environment: &BTreeMap<String, String>) -> Result<Count> {
-    let (program, arguments) = argv.split_first().context("no command")?;
-    let (success, text) = watched(Command::new(program).args(arguments).envs(environment))?;
-    Ok(counted(success, &text))
-}
-
 /// The programs with guest tests, built.
 fn test_programs() -> Result<Vec<PathBuf>> {
     step("building the guest tests");
@@ -383,20 +333,4 @@ fn test_programs() -> Result<Vec<PathBuf>> {
         .collect();
     programs.sort();
     Ok(programs)
-}
-
-/// Runs a program, showing what it prints and keeping it.
-fn watched(command: &mut Command) -> Result<(bool, String)> {
-    let (mut reader, writer) = io::pipe()?;
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(writer.try_clone()?)
-        .stderr(writer)
-        .spawn()
-        .with_context(|| format!("run {}", command.get_program().display()))?;
-    // The command keeps the writing ends; give it others, or the pipe never ends.
-    command.stdout(Stdio::null()).stderr(Stdio::null());
-    let mut tee = Tee::default();
-    io::copy(&mut reader, &mut tee)?;
-    Ok((child.wait()?.success(), tee.text()))
 }
