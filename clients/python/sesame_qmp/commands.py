@@ -1026,8 +1026,10 @@ class Commands(Caller):
         """Gives block nodes other options: all of them, or none if one cannot have them. What
         is not said becomes its default again. read-only, auto-read-only, detect-zeroes,
         discard, cache and what is behind an image can change; the node that raw or a filter
-        stands on, for one as long; offset and size of raw, as long as nobody relies on its
-        length; and what of a qcow2 image is kept in memory. A job that runs goes on; the
+        stands on, for one as long; the file of a qcow2 image, also to one that another node
+        gives up at the same time, for another image with the same kind of clusters, and as
+        long if somebody uses the node; offset and size of raw, as long as nobody relies on
+        its length; and what of a qcow2 image is kept in memory. A job that runs goes on; the
         links between its nodes stay, and what it writes to stays writable.
 
         Args:
@@ -1041,6 +1043,7 @@ class Commands(Caller):
             - cache.direct is switched on under a disk whose blocks are smaller than its
                 storage moves.
             - what is behind an image is not said though there is something.
+            - what is in an image's new file is no image, or not one that the node can have.
             - a file cannot be opened that way.
             - a device, a job or another node would not agree.
         """

@@ -366,6 +366,19 @@ pub enum BlockError {
         /// The option.
         option: &'static str,
     },
+    /// A node that somebody uses would have another length.
+    #[error(
+        "Cannot change the option 'file': node '{node}' is in use and has {had} bytes, and the image \
+         there has {len}; resize it first"
+    )]
+    OtherLength {
+        /// The node.
+        node: String,
+        /// The bytes that it has.
+        had: u64,
+        /// The bytes that it would have.
+        len: u64,
+    },
     /// A link between nodes on which a job relies.
     #[error("Cannot change frozen '{role}' link from '{parent}' to '{child}'")]
     Frozen {

@@ -31,7 +31,7 @@ use crate::format::cbw::Snapshot;
 use crate::format::qcow2::{Details, ImageError, SnapshotChange};
 pub use crate::node_ref::NodeRef;
 use crate::permission::Usage;
-use crate::reopen::{Prepared, Untouched};
+use crate::reopen::{OtherImage, Prepared, Untouched};
 use crate::spec::{DriverSpec, NodeOptions};
 
 /// The future of a slow operation. It stays on the thread that made it.
@@ -175,6 +175,9 @@ pub type ResizeFuture<'a> = Pin<Box<dyn Future<Output = Result<(), ResizeError>>
 /// The future of a change of an image's snapshots.
 pub type SnapshotFuture<'a> = Pin<Box<dyn Future<Output = Result<(), ImageError>> + 'a>>;
 
+/// The future of an image that is opened in place of another.
+pub type ImageFuture<'a> = Pin<Box<dyn Future<Output = Result<OtherImage, ImageError>> + 'a>>;
+
 /// What is behind the first bytes of a range, for whoever copies a node or shows its map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -295,6 +298,18 @@ pub trait BlockNode: Send + Sync {
     /// nothing is kept.
     fn renew<'a>(&'a self, _io: &'a Io, _read_only: bool) -> IoFuture<'a> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// Opens the image in `file`, which will be the first child, in place of the one that the node has;
+    /// that one is drained and settled. Nothing is written. By default there is no image.
+    fn prepare_image<'a>(
+        &'a self,
+        _io: &'a Io,
+        _file: NodeRef,
+        _read_only: bool,
+    ) -> ImageFuture<'a> {
+        let why = "its driver keeps no image".to_owned();
+        Box::pin(std::future::ready(Err(ImageError::Cannot(why))))
     }
 
     /// What [`prepare_reopen`](Self::prepare_reopen) will open to become so, and cannot do without.

@@ -27,6 +27,16 @@ pub trait Prepared: Send {
     }
 }
 
+/// An image that was opened in place of the one that a node has. Dropping it gives it up.
+pub struct OtherImage {
+    /// To be the node's.
+    pub image: Box<dyn Prepared>,
+    /// The length of its disk in bytes.
+    pub len: u64,
+    /// Whether its header says that something is behind it.
+    pub is_backed: bool,
+}
+
 /// For a driver whose body knows none of the options.
 pub(crate) struct Untouched;
 

@@ -545,15 +545,18 @@ pub trait Commands {
     /// Gives block nodes other options: all of them, or none if one cannot have them. What is not
     /// said becomes its default again. read-only, auto-read-only, detect-zeroes, discard, cache
     /// and what is behind an image can change; the node that raw or a filter stands on, for one as
-    /// long; offset and size of raw, as long as nobody relies on its length; and what of a qcow2
-    /// image is kept in memory. A job that runs goes on; the links between its nodes stay, and
-    /// what it writes to stays writable.
+    /// long; the file of a qcow2 image, also to one that another node gives up at the same time,
+    /// for another image with the same kind of clusters, and as long if somebody uses the node;
+    /// offset and size of raw, as long as nobody relies on its length; and what of a qcow2 image
+    /// is kept in memory. A job that runs goes on; the links between its nodes stay, and what it
+    /// writes to stays writable.
     ///
     /// Errors: - a node is missing - a link would change, or a node become read-only, that a job
     /// relies on - an option that cannot change is not what it was - cache.direct is switched on
     /// under a disk whose blocks are smaller than its storage moves - what is behind an image is
-    /// not said though there is something - a file cannot be opened that way - a device, a job or
-    /// another node would not agree.
+    /// not said though there is something - what is in an image's new file is no image, or not one
+    /// that the node can have - a file cannot be opened that way - a device, a job or another node
+    /// would not agree.
     fn blockdev_reopen(
         &mut self,
         cx: &mut dyn crate::Context,

@@ -451,6 +451,8 @@ impl BlockGraph {
                 }
             }
         }
+        // What stays below has a user less.
+        self.settle_locks();
         Ok(())
     }
 

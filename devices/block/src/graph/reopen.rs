@@ -13,9 +13,10 @@
 //! does, unless it was said of it what it is. A job goes on over nodes that are made anew; what it
 //! relies on stays as it is: the links between its nodes, and that those are writable.
 //!
-//! Read next: `draft` (what may change).
+//! Read next: `draft` (what may change), `images` (another image in the place of one).
 
 mod draft;
+mod images;
 
 use std::fmt;
 use std::time::Duration;
@@ -24,8 +25,9 @@ use fdset::{Door, Wish};
 use indexmap::IndexMap;
 
 use self::draft::{Draft, Relink};
-use super::BlockGraph;
+use self::images::NewImage;
 use super::sketch::link_of;
+use super::{BlockGraph, Entry};
 use crate::drain::Drain;
 use crate::error::BlockError;
 use crate::format::raw;
@@ -46,6 +48,7 @@ pub struct GraphReopening {
     changes: Vec<Reopening>,
     drivers: Vec<Driven>,
     links: Vec<Relink>,
+    images: Vec<NewImage>,
     /// Where users had to be parked for the preparing already; goes last.
     parked: Option<Drain>,
 }
@@ -110,7 +113,8 @@ impl BlockGraph {
             }
         }
         let parked = (!switched.is_empty()).then(|| self.drain(&switched));
-        let changes = self.open_anew(door, draft.options)?;
+        let options = draft.options;
+        let changes = self.open_anew(door, &options)?;
         for change in &changes {
             if let Some(alignment) = change.alignment() {
                 self.check_movable(change.node().name(), alignment)?;
@@ -126,10 +130,25 @@ impl BlockGraph {
             let body = node.prepare_driver(&to, over.map(|entry| &entry.node))?;
             drivers.push(Driven { name, to, body });
         }
+        let mut images = Vec::new();
+        for (name, behind_said) in draft.images {
+            let mut links = draft.links.iter();
+            let link = links.find(|link| link.parent == name && link.role == "file");
+            let file = link.and_then(|link| link.child.as_deref());
+            if let (Some(file), Some(to)) = (file, options.get(&name)) {
+                images.push(NewImage {
+                    node: self.entry(&name)?.node.clone(),
+                    file: self.entry(file)?.node.clone(),
+                    read_only: to.read_only,
+                    behind_said,
+                });
+            }
+        }
         Ok(GraphReopening {
             changes,
             drivers,
             links: draft.links,
+            images,
             parked,
         })
     }
@@ -173,13 +192,21 @@ impl BlockGraph {
     /// Makes what was prepared so. Returns how long users waited.
     ///
     /// # Errors
-    /// What a node that becomes read-only still had in memory could not be written down: nothing
+    /// What a node that becomes read-only or gets another image still had in memory could not be
+    /// written down, or that image cannot be opened or has another length than the disk has: nothing
     /// has changed.
     pub fn make_anew(&mut self, prepared: GraphReopening) -> Result<Duration, BlockError> {
+        let made = self.make_drained(prepared);
+        self.settle_locks();
+        made
+    }
+
+    fn make_drained(&mut self, prepared: GraphReopening) -> Result<Duration, BlockError> {
         let GraphReopening {
             changes,
             drivers,
             links,
+            images,
             parked,
         } = prepared;
         let nodes = changes.iter().map(|change| change.node().name());
@@ -193,6 +220,7 @@ impl BlockGraph {
         for driven in &drivers {
             self.write_down(&self.entry(&driven.name)?.node)?;
         }
+        let opened = self.open_images(images)?;
         changes.into_iter().for_each(Reopening::commit);
         for Driven { name, to, body } in drivers {
             body.commit();
@@ -204,6 +232,13 @@ impl BlockGraph {
         for link in &links {
             old.extend(self.relink(link));
         }
+        for (node, image) in opened {
+            node.take_image(image);
+            self.take_up_bitmaps(&node);
+        }
+        for link in links.iter().filter(|link| link.role != "backing") {
+            self.rename(&link.parent);
+        }
         self.refresh_limits();
         let pause = drain.end();
         let pause = parked.map_or(pause, Drain::end);
@@ -212,7 +247,6 @@ impl BlockGraph {
             drop(node);
             self.release_unused(&name);
         }
-        self.settle_locks();
         Ok(pause)
     }
 
@@ -242,7 +276,7 @@ impl BlockGraph {
             }
         }
         self.agree(&sketch)?;
-        self.open_anew(door, changes)
+        self.open_anew(door, &changes)
     }
 
     /// What [`prepare_reopen`](Self::prepare_reopen) will open, and cannot do without.
@@ -256,11 +290,11 @@ impl BlockGraph {
     fn open_anew(
         &self,
         door: &Door,
-        changes: IndexMap<String, NodeOptions>,
+        changes: &IndexMap<String, NodeOptions>,
     ) -> Result<Vec<Reopening>, BlockError> {
-        let changes = changes.into_iter();
+        let changes = changes.iter();
         let opened: Result<Vec<_>, _> = changes
-            .map(|(name, to)| self.entry(&name)?.node.prepare_reopen(door, to))
+            .map(|(name, to)| self.entry(name)?.node.prepare_reopen(door, *to))
             .collect();
         if opened.is_err() {
             self.settle_locks();
@@ -274,6 +308,24 @@ impl BlockGraph {
             wishes.extend(self.entry(name)?.node.reopening_opens(to));
         }
         Ok(wishes)
+    }
+
+    /// A node is called by the file that it stands on by now, and so are those above.
+    fn rename(&mut self, name: &str) {
+        let mut open = vec![name.to_owned()];
+        while let Some(name) = open.pop() {
+            let first = |entry: &Entry| Some(entry.children.edges().next()?.child.clone());
+            let below = self.nodes.get(&name).and_then(first);
+            let below = below.and_then(|below| self.nodes.get(&below));
+            let filename = below.map(|below| below.filename.clone());
+            if let (Some(entry), Some(filename)) = (self.nodes.get_mut(&name), filename)
+                && entry.filename != filename
+            {
+                entry.filename = filename;
+                let above = self.parents(&name).filter(|(role, _)| *role != "backing");
+                open.extend(above.map(|(_, parent)| parent.to_owned()));
+            }
+        }
     }
 
     fn with_followers(

@@ -6,6 +6,7 @@ mod change;
 mod filters;
 mod locks;
 mod model;
+mod other_image;
 
 use std::sync::Arc;
 

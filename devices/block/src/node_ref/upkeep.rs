@@ -11,9 +11,9 @@ use crate::engine::Io;
 use crate::error::BlockError;
 use crate::format::blkdebug::breakpoints::Breakpoints;
 use crate::format::cbw::Snapshot;
-use crate::format::qcow2::{Details, SnapshotChange};
+use crate::format::qcow2::{Details, ImageError, SnapshotChange};
 use crate::node::{Claim, MAX_LEN, ResizeError, errno};
-use crate::reopen::{Prepared, Reopening};
+use crate::reopen::{OtherImage, Prepared, Reopening};
 use crate::spec::{DriverSpec, NodeOptions};
 
 impl NodeRef {
@@ -72,6 +72,27 @@ impl NodeRef {
         self.refresh_limits();
         self.0.bitmaps.mark_unkept(self.len());
         Ok(())
+    }
+
+    /// Opens the image in `file` in place of the one that the node has; see
+    /// [`BlockNode::prepare_image`].
+    ///
+    /// # Errors
+    /// There is none that the node could have.
+    pub(crate) async fn prepare_image(
+        &self,
+        io: &Io,
+        file: Self,
+        read_only: bool,
+    ) -> Result<OtherImage, ImageError> {
+        self.0.body.prepare_image(io, file, read_only).await
+    }
+
+    /// Has the image that was prepared. What is in it nobody recorded: bitmaps that no image keeps
+    /// mark all. The node is drained.
+    pub(crate) fn take_image(&self, other: OtherImage) {
+        other.image.commit();
+        self.0.bitmaps.mark_unkept(self.len());
     }
 
     fn check_writable(&self) -> Result<(), BlockError> {

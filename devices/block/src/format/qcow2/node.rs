@@ -9,15 +9,15 @@ use super::details::Details;
 use super::error::ImageError;
 use super::image::Image;
 use super::map::{Kind, Look};
-use super::open::{Children, Tuning, open};
+use super::open::{Anew, Children, Tuning, open};
 use super::snapshots::SnapshotChange;
 use crate::bitmap::Bitmaps;
 use crate::corruption::CorruptionSink;
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
 use crate::node::{
-    BlockNode, Extent, Intent, IoFuture, Limits, NodeRef, Place, ResizeFuture, SnapshotFuture,
-    Status, WriteFlags, ZeroFlags,
+    BlockNode, Extent, ImageFuture, Intent, IoFuture, Limits, NodeRef, Place, ResizeFuture,
+    SnapshotFuture, Status, WriteFlags, ZeroFlags,
 };
 use crate::reopen::{Prepared, Untouched};
 use crate::spec::DriverSpec;
@@ -188,8 +188,17 @@ impl BlockNode for Qcow2Node {
 
     fn renew<'a>(&'a self, io: &'a Io, read_only: bool) -> IoFuture<'a> {
         Box::pin(async move {
-            let renewed = self.image.renew(io, read_only).await;
-            renewed.map_err(io::Error::other)
+            let (image, file) = (Arc::clone(&self.image), self.image.file.load());
+            let anew = Anew::open(io, image, file, read_only).await;
+            Box::new(anew.map_err(io::Error::other)?).commit();
+            Ok(())
+        })
+    }
+
+    fn prepare_image<'a>(&'a self, io: &'a Io, file: NodeRef, read_only: bool) -> ImageFuture<'a> {
+        Box::pin(async move {
+            let anew = Anew::open(io, Arc::clone(&self.image), file, read_only).await?;
+            Ok(anew.into())
         })
     }
 

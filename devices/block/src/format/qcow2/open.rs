@@ -1,8 +1,8 @@
-//! Opening: the header's gate, then the tables that are held in memory; and the same once more, when
-//! another process has had the image.
+//! Opening: the header's gate, then the tables that are held in memory; and the same once more, for
+//! another image in its place, or when another process has had it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use super::bytes::words;
 use super::details::Details;
@@ -19,6 +19,7 @@ use super::{snapshots, stored};
 use crate::bitmap::Bitmaps;
 use crate::engine::Io;
 use crate::node::NodeRef;
+use crate::reopen::{OtherImage, Prepared};
 use crate::slot::{BackingSlot, ChildSlot};
 
 /// The nodes that an image stands on.
@@ -187,37 +188,77 @@ pub(super) async fn open(
     })
 }
 
-impl Image {
-    /// Reads everything anew. The image is drained, and was settled if it was written to.
-    pub(super) async fn renew(&self, io: &Io, read_only: bool) -> Result<(), ImageError> {
-        let mut meta = self.meta.take().await;
+/// An image about to be another one, or to be what another process has made of it.
+pub(super) struct Anew {
+    image: Arc<Image>,
+    new: Image,
+}
+
+impl Anew {
+    /// Opens what is in `file` in place of what `image` has, which is drained and settled.
+    ///
+    /// # Errors
+    /// It cannot be opened, or its clusters are of another kind.
+    pub(super) async fn open(
+        io: &Io,
+        image: Arc<Image>,
+        file: NodeRef,
+        read_only: bool,
+    ) -> Result<Self, ImageError> {
         let children = Children {
-            file: self.file.clone(),
-            data: self.data.clone(),
-            backing: self.backing.clone(),
+            file: ChildSlot::from(file),
+            data: image.data.clone(),
+            backing: image.backing.clone(),
         };
         let tuning = Tuning {
-            lazy_refcounts: meta.lazy_wanted,
+            lazy_refcounts: image.meta.take().await.lazy_wanted,
             ..Tuning::default()
         };
-        let new = open(io, &self.name, children, tuning, read_only).await?;
-        let shape = |image: &Self| (image.geometry, image.compression, image.raw_data);
-        if shape(&new) != shape(self) {
-            let why = "it has other clusters than when its node was made: remove the node and add \
-                       it again";
+        let new = open(io, &image.name, children, tuning, read_only).await?;
+        let kind = |image: &Image| (image.geometry, image.compression, image.raw_data);
+        if kind(&new) != kind(&image) {
+            let why = "its clusters are of another kind than those of the image that its node was \
+                       made for: remove the node and add it again";
             return Err(ImageError::Cannot(why.to_owned()));
         }
-        std::mem::swap(&mut *meta, &mut *new.meta.take().await);
-        self.map.forget();
-        self.map
+        Ok(Self { image, new })
+    }
+}
+
+impl From<Anew> for OtherImage {
+    fn from(anew: Anew) -> Self {
+        let details = anew.new.details.read();
+        let is_backed = details
+            .unwrap_or_else(PoisonError::into_inner)
+            .backing
+            .is_some();
+        Self {
+            len: anew.new.size.load(Ordering::SeqCst),
+            is_backed,
+            image: Box::new(anew),
+        }
+    }
+}
+
+impl Prepared for Anew {
+    fn commit(self: Box<Self>) {
+        let Self { image, new } = *self;
+        image.meta.exchange(&new.meta);
+        image.map.forget();
+        image
+            .map
             .replace_l1(new.map.l1_place(), new.map.l1_entries());
         let size = new.size.load(Ordering::SeqCst);
-        self.size.store(size, Ordering::SeqCst);
-        for flag in [&self.writing, &self.unsaved, &self.corrupt] {
+        image.size.store(size, Ordering::SeqCst);
+        for flag in [&image.writing, &image.unsaved, &image.corrupt] {
             flag.store(false, Ordering::SeqCst);
         }
-        self.bitmaps.reload(new.bitmaps.list());
-        self.show(&meta);
-        Ok(())
+        image.bitmaps.reload(new.bitmaps.list());
+        let details = new.details.into_inner();
+        let mut shown = image
+            .details
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        *shown = details.unwrap_or_else(PoisonError::into_inner);
     }
 }

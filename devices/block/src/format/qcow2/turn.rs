@@ -39,6 +39,13 @@ impl<T> Turn<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Gives each the value of the other; no task has or wants one of them.
+    pub(super) fn exchange(&self, other: &Self) {
+        let (mine, theirs) = (self.queue().value.take(), other.queue().value.take());
+        self.queue().value = theirs;
+        other.queue().value = mine;
+    }
+
     /// Waits for the value and takes it.
     pub(super) fn take(&self) -> TakeTurn<'_, T> {
         TakeTurn {

@@ -27,6 +27,9 @@ pub(super) struct Draft {
     /// Nodes of which something changes that only their driver has.
     pub(super) drivers: IndexMap<String, DriverSpec>,
     pub(super) links: Vec<Relink>,
+    /// Nodes that get another image, and whether what is behind it was said: the links to its file
+    /// are among those above.
+    pub(super) images: IndexMap<String, bool>,
     /// A child that a node cannot have whatever the others say: told where they agree.
     pub(super) unfit: Option<BlockError>,
 }
@@ -128,6 +131,11 @@ impl BlockGraph {
             return Ok(());
         };
         let is_backed = entry.children.edge("backing").is_some();
+        if let (BackingSpec::FromHeader(_), Some(said)) =
+            (&qcow2.backing, draft.images.get_mut(name))
+        {
+            *said = false;
+        }
         match qcow2.backing {
             BackingSpec::FromHeader(_) if is_backed || entry.node.backing_name().is_some() => {
                 Err(BlockError::BackingNotGiven {
@@ -233,11 +241,20 @@ impl BlockGraph {
                 let may = match (link, now) {
                     (Link::Backing, _) => true,
                     (Link::Passing, Some(now)) => fits(self.entry(now)?, next),
-                    // What is known of an image stays true: only filters come and go above it.
-                    (Link::Storage, Some(now)) => {
-                        let is_same = self.below_filters(now) == self.below_filters(to);
-                        is_same && fits(self.entry(now)?, next)
+                    // What is known of an image stays true where only filters come and go above it.
+                    (Link::Storage, Some(now))
+                        if self.below_filters(now) == self.below_filters(to) =>
+                    {
+                        fits(self.entry(now)?, next)
                     }
+                    (Link::Storage, Some(_))
+                        if role == "file" && entry.children.edge("data-file").is_none() =>
+                    {
+                        self.check_idle(parent)?;
+                        draft.images.insert(parent.to_owned(), true);
+                        true
+                    }
+                    (Link::Storage, Some(_)) => false,
                     // What was saved is of this node, and lies in that one.
                     (Link::Kept | Link::Target | Link::Snapshot, _)
                     | (Link::Storage | Link::Passing, None) => return Err(fixed(role)),

@@ -14,7 +14,7 @@ use crate::spec::{BackingSpec, Qcow2Spec};
 const MIB: u64 = 1 << 20;
 
 /// Runs a program: how it ended, and what it said.
-fn tool(program: &str, arguments: &[&str]) -> (bool, String) {
+pub(super) fn tool(program: &str, arguments: &[&str]) -> (bool, String) {
     let output = Command::new(program).args(arguments).output();
     let output = output.expect("QEMU's tools are installed");
     let text = [output.stdout, output.stderr].concat();
@@ -22,9 +22,54 @@ fn tool(program: &str, arguments: &[&str]) -> (bool, String) {
     (output.status.success(), text)
 }
 
-fn run(program: &str, arguments: &[&str]) {
+pub(super) fn run(program: &str, arguments: &[&str]) {
     let (done, text) = tool(program, arguments);
     assert!(done, "{program} {arguments:?}: {text}");
+}
+
+/// An image in a file.
+pub(super) fn image(name: &str, file: ChildSpec, backing: BackingSpec) -> NodeSpec {
+    NodeSpec {
+        name: Some(name.to_owned()),
+        driver: DriverSpec::Qcow2(Box::new(Qcow2Spec {
+            file,
+            data_file: None,
+            backing,
+            pass_discard: None,
+            tuning: Tuning::default(),
+        })),
+        ..null(None)
+    }
+}
+
+/// Writes a block of one byte to a node.
+pub(super) fn write(
+    thread: &IoThread,
+    graph: &BlockGraph,
+    node: &str,
+    (offset, byte): (u64, u8),
+) -> std::io::Result<()> {
+    let node = graph.node(node).expect("there").node().clone();
+    let written = thread.run(move |io| async move {
+        let from = Segments::owned(4096, 4096)?;
+        from.all().copy_from(&[byte; 4096]);
+        let flags = WriteFlags::default();
+        node.write(&io, offset, from.all(), flags).await
+    });
+    written.expect("the thread answers")
+}
+
+/// The byte of a node at an offset.
+pub(super) fn read(thread: &IoThread, graph: &BlockGraph, node: &str, offset: u64) -> u8 {
+    let node = graph.node(node).expect("there").node().clone();
+    let read = thread.run(move |io| async move {
+        let into = Segments::owned(4096, 4096)?;
+        node.read(&io, offset, into.all()).await?;
+        let mut bytes = [0; 4096];
+        into.all().copy_to(&mut bytes);
+        std::io::Result::Ok(bytes[0])
+    });
+    read.expect("the thread answers").expect("a read")
 }
 
 /// An image, and a graph with it as the node `disk` over the node `file`.
@@ -69,15 +114,7 @@ impl Rig {
         };
         let spec = NodeSpec {
             active,
-            name: Some(name.to_owned()),
-            driver: DriverSpec::Qcow2(Box::new(Qcow2Spec {
-                file: inline(file),
-                data_file: None,
-                backing: BackingSpec::Nothing,
-                pass_discard: None,
-                tuning: Tuning::default(),
-            })),
-            ..null(None)
+            ..image(name, inline(file), BackingSpec::Nothing)
         };
         self.graph.add(&door(), spec)
     }
@@ -91,26 +128,11 @@ impl Rig {
     }
 
     fn write(&self, offset: u64, byte: u8) -> std::io::Result<()> {
-        let node = self.graph.node("disk").expect("there").node().clone();
-        let written = self.thread.run(move |io| async move {
-            let from = Segments::owned(4096, 4096)?;
-            from.all().copy_from(&[byte; 4096]);
-            let flags = WriteFlags::default();
-            node.write(&io, offset, from.all(), flags).await
-        });
-        written.expect("the thread answers")
+        write(&self.thread, &self.graph, "disk", (offset, byte))
     }
 
     fn read(&self, offset: u64) -> u8 {
-        let node = self.graph.node("disk").expect("there").node().clone();
-        let read = self.thread.run(move |io| async move {
-            let into = Segments::owned(4096, 4096)?;
-            node.read(&io, offset, into.all()).await?;
-            let mut bytes = [0; 4096];
-            into.all().copy_to(&mut bytes);
-            std::io::Result::Ok(bytes[0])
-        });
-        read.expect("the thread answers").expect("a read")
+        read(&self.thread, &self.graph, "disk", offset)
     }
 
     /// Whether `qemu-io` does something, and what it says.

@@ -175,3 +175,30 @@ fn locks_of_an_image_in_a_set_follow_its_access_and_end_before_the_fd_does() {
     graph.remove("disk").expect("unused");
     assert_eq!(written_by_qemu(&image), "", "the set still has its fds");
 }
+
+#[test]
+fn file_that_stays_behind_when_its_image_goes_is_not_locked_any_more() {
+    let image = image();
+    let mut graph = BlockGraph::new();
+    let id = "t".to_owned();
+    graph.use_thread(IoThread::start(IoThreadSpec { id }).expect("a thread"));
+    let file = NodeSpec {
+        name: Some("file".to_owned()),
+        driver: DriverSpec::File(FileSpec {
+            filename: path(&image).to_owned(),
+            role: Role::Image,
+            locking: Locking::On,
+        }),
+        ..null(None)
+    };
+    graph.add(&door(), file).expect("node");
+    let over = activity::image("disk", on("file"), crate::spec::BackingSpec::Nothing);
+    graph.add(&door(), over).expect("node");
+    assert!(written_by_qemu(&image).contains("lock"), "it may write");
+    graph.remove("disk").expect("unused");
+    assert_eq!(
+        written_by_qemu(&image),
+        "",
+        "the file's node is still there"
+    );
+}
