@@ -14,15 +14,15 @@
 //!   below 4 GiB: Pflash, the firmware's chips
 //! ```
 //!
-//! Read next: [`acpi_pm`] (power button and sleep), [`reset`] (the ways to reset a PC), [`rtc`],
-//! [`fw_cfg`], [`pflash`].
+//! Read next: [`acpi_pm`] (power button and sleep), [`reset`] (the ways to reset a PC), [`i8042`],
+//! [`rtc`], [`fw_cfg`], [`pflash`].
 
 pub mod acpi_pm;
 pub mod clock;
 pub mod cpu_hotplug;
 pub mod fw_cfg;
 mod hotplug_events;
-
+pub mod i8042;
 pub mod lpc;
 pub mod memory_hotplug;
 pub mod pflash;
@@ -37,13 +37,14 @@ pub use self::acpi_pm::{AcpiPm, ApmPorts};
 pub use self::clock::Clock;
 pub use self::cpu_hotplug::CpuHotplug;
 pub use self::fw_cfg::{FwCfg, FwCfgError, FwCfgFile, FwCfgKernel, FwCfgLive, FwCfgSpec};
+pub use self::i8042::Keyboard;
 pub use self::lpc::Lpc;
 pub use self::memory_hotplug::{DimmSpec, MemoryHotplug};
 pub use self::pflash::store::FlashStore;
 pub use self::pflash::{FlashArray, Pflash};
 pub use self::post::PostCode;
 pub use self::pvpanic::Pvpanic;
-pub use self::reset::{FastReset, Keyboard, ResetControl};
+pub use self::reset::{FastReset, ResetControl};
 pub use self::rtc::{Rtc, RtcSpec};
 pub use self::vmcoreinfo::Vmcoreinfo;
 pub use self::vmgenid::GenerationPlace;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use devices::bus::{BusDevice, Overlap};
 use devices::chardev::Chardev;
-use devices::legacy::reset::KeyboardCommand;
+use devices::legacy::i8042::KeyboardCommand;
 use devices::legacy::{
     AcpiPm, ApmPorts, Clock, CpuHotplug, FastReset, FwCfg, FwCfgLive, Keyboard, MemoryHotplug,
     PostCode, Pvpanic, ResetControl, Rtc, RtcSpec, acpi_pm, cpu_hotplug, fw_cfg, memory_hotplug,
