@@ -21,8 +21,8 @@ pub struct MachineOptions {
     /// Whether there is a VMware port; must not be on (default: off).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vmport: Option<super::common::OnOffAuto>,
-    /// Whether there is a keyboard controller; either way there is only its reset line (default:
-    /// on).
+    /// Whether there is a keyboard controller; either way there is one, with its reset line and a
+    /// keyboard on which nobody types, and the guest's tables do not claim it (default: on).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub i8042: Option<bool>,
     /// Whether there is an HPET; must not be on (default: off).
@@ -148,7 +148,7 @@ impl crate::describe::Described for MachineOptions {
         crate::describe::MemberSpec::optional(
                 "i8042",
                 "bool",
-                "whether there is a keyboard controller; either way there is only its reset line (default: on)",
+                "whether there is a keyboard controller; either way there is one, with its reset line and a keyboard on which nobody types, and the guest's tables do not claim it (default: on)",
             )
             .default_is("on"),
         crate::describe::MemberSpec::optional(
