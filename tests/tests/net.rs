@@ -11,6 +11,8 @@ const GUEST_TSO4: u64 = 7;
 const HOST_TSO4: u64 = 11;
 const MRG_RXBUF: u64 = 15;
 const MQ: u64 = 22;
+const HASH_REPORT: u64 = 57;
+const RSS: u64 = 60;
 
 fn card(vm: &mut Vm, name: &str) -> Result<Value> {
     let cards = vm.guest_port().call("cards", json!({}))?;
@@ -100,7 +102,27 @@ fn four_queues_by_fds_are_used_by_a_guest_that_asks_for_them() -> Result<()> {
         assert_eq!(channels, json!({"most": 4, "used": count}));
         cable.use_it(&mut vm, MIB, 8)?;
     }
+    cable.unplug(&mut vm)?;
+    cable.plug(&mut vm, &json!({"device": {"rss": true, "hash": true}}))?;
+    let name = cable.configure(&mut vm)?;
+    let seen = card(&mut vm, &name)?;
+    ensure!(has(&seen, RSS) && has(&seen, HASH_REPORT), "{seen}");
+    for queue in [2, 0] {
+        lead_to(&mut vm, &name, queue)?;
+        cable.use_it(&mut vm, MIB, 8)?;
+    }
     vm.shutdown_clean()
+}
+
+/// Has the guest take all packets by one queue.
+fn lead_to(vm: &mut Vm, name: &str, queue: u64) -> Result<()> {
+    let guest = vm.guest_port();
+    guest.call("card-set-spread", json!({"card": name, "queue": queue}))?;
+    let table = guest.call("card-spread", json!({"card": name}))?;
+    assert_eq!(table, json!(vec![queue; 128]));
+    let inside = vm.execute("x-inspect", json!({"path": "card/virtio-backend"}))?;
+    assert_eq!(inside["state"]["ways"]["table"], table);
+    Ok(())
 }
 
 #[test]

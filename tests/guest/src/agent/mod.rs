@@ -46,6 +46,8 @@ const CALLS: &[(&str, Call)] = &[
     ("card-dhcp", dhcp::ask),
     ("card-channels", net::channels),
     ("card-set-channels", net::set_channels),
+    ("card-spread", net::spread),
+    ("card-set-spread", net::set_spread),
     ("vsock-wait", transfer::wait_vsock),
     ("send", transfer::send),
     ("receive", transfer::receive),

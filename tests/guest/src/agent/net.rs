@@ -123,6 +123,24 @@ pub(super) fn set_channels(arguments: &Arguments<'_>) -> io::Result<Value> {
     Ok(Value::Null)
 }
 
+/// `card`: which of its queues packets go to, by the low bits of their hashes (`ethtool -x`).
+pub(super) fn spread(arguments: &Arguments<'_>) -> io::Result<Value> {
+    let mut table = [0_u32; 2 + SPREAD as usize];
+    table[..2].copy_from_slice(&[ETHTOOL_GRXFHINDIR, SPREAD]);
+    ethtool(arguments.text("card")?, &mut table)?;
+    let count = usize::try_from(table[1]).map_err(io::Error::other)?;
+    Ok(json!(table.get(2..2 + count)))
+}
+
+/// `card`, `queue`: all packets go to this one of its queues.
+pub(super) fn set_spread(arguments: &Arguments<'_>) -> io::Result<Value> {
+    let queue = u32::try_from(arguments.number("queue")?).map_err(io::Error::other)?;
+    let mut table = [queue; 2 + SPREAD as usize];
+    table[..2].copy_from_slice(&[ETHTOOL_SRXFHINDIR, SPREAD]);
+    ethtool(arguments.text("card")?, &mut table)?;
+    Ok(Value::Null)
+}
+
 pub(super) fn bring_up(card: &str) -> io::Result<()> {
     let mut interface = named(card)?;
     let flags = libc::IFF_UP | libc::IFF_RUNNING;
@@ -163,6 +181,10 @@ const ETHTOOL_SCHANNELS: u32 = 0x3d;
 /// Places in `struct ethtool_channels`, which is nine numbers of 32 bits.
 const MAX_COMBINED: usize = 4;
 const COMBINED: usize = 8;
+const ETHTOOL_GRXFHINDIR: u32 = 0x38;
+const ETHTOOL_SRXFHINDIR: u32 = 0x39;
+/// How many entries a table of queues has.
+const SPREAD: u32 = 128;
 
 fn ethtool_channels(card: &str, command: u32, count: Option<u32>) -> io::Result<[u32; 9]> {
     let mut channels = [0_u32; 9];
@@ -170,12 +192,18 @@ fn ethtool_channels(card: &str, command: u32, count: Option<u32>) -> io::Result<
     if let Some(count) = count {
         channels[COMBINED] = count;
     }
-    let mut interface = named(card)?;
-    interface.ifr_ifru.ifru_data = (&raw mut channels).cast();
-    let socket = any_socket()?;
-    // SAFETY: as said above; `channels` is what these two commands take, and outlives the call.
-    unsafe { request::ethtool(socket.as_raw_fd(), &raw const interface) }?;
+    ethtool(card, &mut channels)?;
     Ok(channels)
+}
+
+/// A command of ethtool: its number, and what it takes and gives.
+fn ethtool(card: &str, command: &mut [u32]) -> io::Result<()> {
+    let mut interface = named(card)?;
+    interface.ifr_ifru.ifru_data = command.as_mut_ptr().cast();
+    let socket = any_socket()?;
+    // SAFETY: as said above; `command` is as long as the commands here say, and outlives the call.
+    unsafe { request::ethtool(socket.as_raw_fd(), &raw const interface) }?;
+    Ok(())
 }
 
 fn named(card: &str) -> io::Result<libc::ifreq> {
