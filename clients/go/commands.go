@@ -1641,6 +1641,49 @@ func (c *Conn) XInspect(ctx context.Context, args XInspectArguments) (InspectedS
 	return reply, err
 }
 
+// XQueryVirtio: Returns: all virtio devices, in the order they were added.
+func (c *Conn) XQueryVirtio(ctx context.Context) ([]VirtioInfo, error) {
+	var reply []VirtioInfo
+	err := c.Execute(ctx, "x-query-virtio", nil, &reply)
+	return reply, err
+}
+
+// XQueryVirtioStatusArguments is what XQueryVirtioStatus takes.
+type XQueryVirtioStatusArguments struct {
+	// The device's id, or a path of x-query-virtio.
+	Path string `json:"path"`
+}
+
+// XQueryVirtioStatus: Shows what a virtio device and its driver have agreed on.
+//
+// Returns: its status.
+//
+// Errors: - if there is no such device, or it is no virtio device.
+func (c *Conn) XQueryVirtioStatus(ctx context.Context, args XQueryVirtioStatusArguments) (VirtioStatus, error) {
+	var reply VirtioStatus
+	err := c.Execute(ctx, "x-query-virtio-status", args, &reply)
+	return reply, err
+}
+
+// XQueryVirtioQueueStatusArguments is what XQueryVirtioQueueStatus takes.
+type XQueryVirtioQueueStatusArguments struct {
+	// The device's id, or a path of x-query-virtio.
+	Path string `json:"path"`
+	// The queue's number.
+	Queue uint16 `json:"queue"`
+}
+
+// XQueryVirtioQueueStatus: Shows a queue of a virtio device.
+//
+// Returns: where it is, and how far the two sides are.
+//
+// Errors: - if there is no such device, it is no virtio device, or has no such queue.
+func (c *Conn) XQueryVirtioQueueStatus(ctx context.Context, args XQueryVirtioQueueStatusArguments) (VirtQueueStatus, error) {
+	var reply VirtQueueStatus
+	err := c.Execute(ctx, "x-query-virtio-queue-status", args, &reply)
+	return reply, err
+}
+
 // QueryACPIOspmStatus: Tells what the guest said last of each place where CPUs or memory can be
 // plugged in.
 //

@@ -7748,6 +7748,91 @@ type InspectedState struct {
 	Parts []InspectedState `json:"parts"`
 }
 
+// VirtioInfo: A virtio device.
+type VirtioInfo struct {
+	// Where it is in the object tree.
+	Path string `json:"path"`
+	// Its kind, such as "virtio-net".
+	Name string `json:"name"`
+}
+
+// VirtioDeviceStatus: What the status register of a virtio device says.
+type VirtioDeviceStatus struct {
+	// The names of the bits that are set, such as "VIRTIO_CONFIG_S_DRIVER_OK".
+	Statuses []string `json:"statuses"`
+	// Those that are set and have no name.
+	UnknownStatuses *uint8 `json:"unknown-statuses,omitempty"`
+}
+
+// VirtioDeviceFeatures: Features of a virtio device.
+type VirtioDeviceFeatures struct {
+	// The names of those of queues and of the way to the guest, such as "VIRTIO_F_VERSION_1".
+	Transports []string `json:"transports"`
+	// The names of those of the kind of device, such as "VIRTIO_NET_F_MQ"; absent for a kind
+	// without names.
+	DevFeatures []string `json:"dev-features,omitempty"`
+	// Those without a name.
+	UnknownDevFeatures *uint64 `json:"unknown-dev-features,omitempty"`
+}
+
+// VirtioStatus: A virtio device and its driver.
+type VirtioStatus struct {
+	// Its kind, such as "virtio-net".
+	Name string `json:"name"`
+	// The number of its kind.
+	DeviceID uint16 `json:"device-id"`
+	// Whether somebody outside of this process serves queues of it now.
+	VhostStarted bool `json:"vhost-started"`
+	// The features that the driver has accepted.
+	GuestFeatures VirtioDeviceFeatures `json:"guest-features"`
+	// The features that it is offered.
+	HostFeatures VirtioDeviceFeatures `json:"host-features"`
+	// Of these, what who serves its queues in our place can do; none where nobody does.
+	BackendFeatures VirtioDeviceFeatures `json:"backend-features"`
+	// How many queues it has.
+	NumVqs int64 `json:"num-vqs"`
+	// How far its driver is.
+	Status VirtioDeviceStatus `json:"status"`
+	// The interrupt status, which is for drivers without MSI-X.
+	Isr uint8 `json:"isr"`
+	// Which queue's registers the driver looks at.
+	QueueSel uint16 `json:"queue-sel"`
+	// Whether the machine runs.
+	VMRunning bool `json:"vm-running"`
+	// Whether the driver broke a rule and has to reset the device.
+	Broken bool `json:"broken"`
+	// Whether the driver has started it.
+	Started bool `json:"started"`
+}
+
+// VirtQueueStatus: A queue of a virtio device. What lies in its rings is read from guest memory.
+type VirtQueueStatus struct {
+	// The kind of device.
+	Name string `json:"name"`
+	// The queue's number.
+	QueueIndex uint16 `json:"queue-index"`
+	// How many requests the device has taken and not given back; while the queue is served, how
+	// many the driver has made available and not been given back.
+	Inuse uint32 `json:"inuse"`
+	// How many entries the driver wants it to have.
+	VringNum uint32 `json:"vring-num"`
+	// How many it can have.
+	VringNumDefault uint32 `json:"vring-num-default"`
+	// Where its descriptors are.
+	VringDesc uint64 `json:"vring-desc"`
+	// Where the driver's ring is.
+	VringAvail uint64 `json:"vring-avail"`
+	// Where the device's ring is.
+	VringUsed uint64 `json:"vring-used"`
+	// The entry of the driver's ring that the device takes next; absent while the queue is served,
+	// and before it is started.
+	LastAvailIdx *uint16 `json:"last-avail-idx,omitempty"`
+	// The entry of its ring that the driver fills next; absent before the queue is started.
+	ShadowAvailIdx *uint16 `json:"shadow-avail-idx,omitempty"`
+	// The entry of the device's ring that is filled next; 0 before the queue is started.
+	UsedIdx uint16 `json:"used-idx"`
+}
+
 // ACPISlotType: What is plugged in.
 type ACPISlotType string
 

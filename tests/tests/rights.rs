@@ -60,6 +60,7 @@ fn an_agent_can_ask_everything_and_change_nothing() -> Result<()> {
         let may = listed.as_array().context("a list")?.contains(command);
         let looks = name.starts_with("query-")
             || name.starts_with("x-debug-")
+            || name.starts_with("x-query-")
             || name == "x-inspect"
             || name.starts_with("qom-") && name != "qom-set";
         ensure!(may == (looks || name == "device-list-properties"), "{name}");

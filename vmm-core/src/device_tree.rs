@@ -9,7 +9,7 @@
 //!
 //! Pure bookkeeping: nothing is plugged or released here. [`crate::plug`] makes the devices.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use block::job::Trouble;
 use block::{Histograms, Limiter, NodeRef, Totals};
@@ -23,6 +23,7 @@ use devices::virtio::mem::VirtioMem;
 use devices::virtio::net::VirtioNet;
 use devices::virtio::pmem::PmemSpec;
 use devices::virtio::scsi::VirtioScsi;
+use devices::virtio::transport::VirtioPci;
 use indexmap::IndexMap;
 use qapi_schema::QmpError;
 
@@ -185,6 +186,8 @@ pub struct Device {
     pub part: Part,
     /// What it uses.
     pub claims: Vec<Claim>,
+    /// What carries it, if it is a virtio device that is on its bus.
+    pub virtio: Weak<VirtioPci>,
     /// Its picture.
     pub shown: qom::Object,
 }
@@ -391,6 +394,7 @@ mod tests {
             driver: "pcie-root-port",
             part: Part::Function,
             claims: Vec::new(),
+            virtio: Weak::new(),
             shown: qom::Object::new("pcie-root-port"),
         }
     }

@@ -49,7 +49,7 @@ impl Vm {
     }
 
     /// A device's id becomes its path; what follows it stays.
-    fn full_path(&self, path: &str) -> String {
+    pub(crate) fn full_path(&self, path: &str) -> String {
         let path = path.trim_end_matches('/');
         let (id, rest) = path.split_at(path.find('/').unwrap_or(path.len()));
         match self.devices.find(id) {
@@ -117,7 +117,8 @@ impl Vm {
         Some(Ok(found))
     }
 
-    fn unknown(&self, path: &str) -> QmpError {
+    /// That there is nothing at `path`, or nothing that has a state.
+    pub(crate) fn unknown(&self, path: &str) -> QmpError {
         if let Some(object) = self.object_tree().at(path) {
             let kind = &object.type_name;
             return QmpError::generic(format!(

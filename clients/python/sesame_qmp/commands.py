@@ -81,6 +81,9 @@ from .types import (
     TransactionProperties,
     UuidInfo,
     VersionInfo,
+    VirtQueueStatus,
+    VirtioInfo,
+    VirtioStatus,
     WatchdogAction,
     XDbgBlockGraph,
 )
@@ -1624,6 +1627,47 @@ class Commands(Caller):
             Its state and that of its parts.
         """
         return self._ask("x-inspect", {"path": path}, InspectedState)
+
+    def x_query_virtio(self) -> List[VirtioInfo]:
+        """Command ``x-query-virtio``.
+
+        Returns:
+            All virtio devices, in the order they were added.
+        """
+        return self._ask("x-query-virtio", None, List[VirtioInfo])
+
+    def x_query_virtio_status(self, path: str) -> VirtioStatus:
+        """Shows what a virtio device and its driver have agreed on.
+
+        Args:
+            path: The device's id, or a path of x-query-virtio.
+
+        Returns:
+            Its status.
+
+        Raises:
+            - if there is no such device, or it is no virtio device.
+        """
+        return self._ask("x-query-virtio-status", {"path": path}, VirtioStatus)
+
+    def x_query_virtio_queue_status(self, path: str, queue: int) -> VirtQueueStatus:
+        """Shows a queue of a virtio device.
+
+        Args:
+            path: The device's id, or a path of x-query-virtio.
+            queue: The queue's number.
+
+        Returns:
+            Where it is, and how far the two sides are.
+
+        Raises:
+            - if there is no such device, it is no virtio device, or has no such queue.
+        """
+        return self._ask(
+            "x-query-virtio-queue-status",
+            {"path": path, "queue": queue},
+            VirtQueueStatus,
+        )
 
     def query_acpi_ospm_status(self) -> List[ACPIOSTInfo]:
         """Tells what the guest said last of each place where CPUs or memory can be plugged in.

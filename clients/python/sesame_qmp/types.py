@@ -7403,6 +7403,104 @@ class InspectedState(Struct):
 
 
 @dataclass
+class VirtioInfo(Struct):
+    """A virtio device."""
+
+    path: str
+    """Where it is in the object tree."""
+    name: str
+    """Its kind, such as "virtio-net"."""
+
+
+@dataclass
+class VirtioDeviceStatus(Struct):
+    """What the status register of a virtio device says."""
+
+    statuses: List[str]
+    """The names of the bits that are set, such as "VIRTIO_CONFIG_S_DRIVER_OK"."""
+    unknown_statuses: Optional[int] = None
+    """Those that are set and have no name."""
+
+
+@dataclass
+class VirtioDeviceFeatures(Struct):
+    """Features of a virtio device."""
+
+    transports: List[str]
+    """The names of those of queues and of the way to the guest, such as "VIRTIO_F_VERSION_1"."""
+    dev_features: Optional[List[str]] = None
+    """The names of those of the kind of device, such as "VIRTIO_NET_F_MQ"; absent for a kind
+    without names.
+    """
+    unknown_dev_features: Optional[int] = None
+    """Those without a name."""
+
+
+@dataclass
+class VirtioStatus(Struct):
+    """A virtio device and its driver."""
+
+    name: str
+    """Its kind, such as "virtio-net"."""
+    device_id: int
+    """The number of its kind."""
+    vhost_started: bool
+    """Whether somebody outside of this process serves queues of it now."""
+    guest_features: VirtioDeviceFeatures
+    """The features that the driver has accepted."""
+    host_features: VirtioDeviceFeatures
+    """The features that it is offered."""
+    backend_features: VirtioDeviceFeatures
+    """Of these, what who serves its queues in our place can do; none where nobody does."""
+    num_vqs: int
+    """How many queues it has."""
+    status: VirtioDeviceStatus
+    """How far its driver is."""
+    isr: int
+    """The interrupt status, which is for drivers without MSI-X."""
+    queue_sel: int
+    """Which queue's registers the driver looks at."""
+    vm_running: bool
+    """Whether the machine runs."""
+    broken: bool
+    """Whether the driver broke a rule and has to reset the device."""
+    started: bool
+    """Whether the driver has started it."""
+
+
+@dataclass
+class VirtQueueStatus(Struct):
+    """A queue of a virtio device. What lies in its rings is read from guest memory."""
+
+    name: str
+    """The kind of device."""
+    queue_index: int
+    """The queue's number."""
+    inuse: int
+    """How many requests the device has taken and not given back; while the queue is served, how
+    many the driver has made available and not been given back.
+    """
+    vring_num: int
+    """How many entries the driver wants it to have."""
+    vring_num_default: int
+    """How many it can have."""
+    vring_desc: int
+    """Where its descriptors are."""
+    vring_avail: int
+    """Where the driver's ring is."""
+    vring_used: int
+    """Where the device's ring is."""
+    used_idx: int
+    """The entry of the device's ring that is filled next; 0 before the queue is started."""
+    last_avail_idx: Optional[int] = None
+    """The entry of the driver's ring that the device takes next; absent while the queue is
+    served, and before it is started.
+    """
+    shadow_avail_idx: Optional[int] = None
+    """The entry of its ring that the driver fills next; absent before the queue is started."""
+
+
+@dataclass
 class ACPIOSTInfo(Struct):
     """What the guest's operating system said last of one place (ACPI's _OST)."""
 

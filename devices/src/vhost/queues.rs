@@ -65,6 +65,11 @@ impl ServedQueues {
         }
     }
 
+    /// Whether a queue is with a server.
+    pub fn any(&self) -> bool {
+        self.lock().iter().any(Option::is_some)
+    }
+
     /// Gives the queue `index` to `server`, with the `features` of the device that were agreed on.
     /// When the server finds that the rules are broken, `driver` is told.
     ///

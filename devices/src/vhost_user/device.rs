@@ -17,7 +17,7 @@ use virtio_queue::QueueState;
 use super::front::{VhostUser, Watcher};
 use crate::reactor::Reactor;
 use crate::state::{Empty, NothingToSave, StateError, Stateful};
-use crate::vhost::ServedQueues;
+use crate::vhost::{QueueServer, ServedQueues};
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 
 /// Bytes of a disk's configuration space (virtio 1.2, 5.2.4), up to what erases secrets.
@@ -224,6 +224,11 @@ impl VirtioDevice for VhostUserDevice {
         let features = self.features.load(Ordering::Acquire);
         let server = self.spec.front.as_ref();
         self.queues.start(server, index, queue, features, driver)
+    }
+
+    fn served_outside(&self) -> Option<u64> {
+        let server: &dyn QueueServer = self.spec.front.as_ref();
+        self.queues.any().then(|| server.features())
     }
 
     fn stop_queue(&self, index: usize) -> Option<QueueState> {

@@ -95,6 +95,11 @@ pub trait VirtioDevice: AnyStateful + Send + Sync {
         Ok(())
     }
 
+    /// If somebody outside of this process serves queues of it now: which features that one can do.
+    fn served_outside(&self) -> Option<u64> {
+        None
+    }
+
     /// Forgets what was negotiated. All queues are stopped.
     fn reset(&self);
 }

@@ -20,6 +20,7 @@ pub mod input;
 pub mod mem;
 #[cfg(test)]
 pub(crate) mod mock_driver;
+pub mod names;
 pub mod net;
 pub mod pmem;
 mod ring;

@@ -361,7 +361,17 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         "Shows the state of a device, of a part of it, or of something on the board. While the machine runs, each part is looked at by itself: what it says fits together, two parts may speak of two moments, and where a queue stands is not said while it is being served (\"running\"). Of a machine that is stopped all is there.",
         input : Some(generator.subschema_for:: < super::inspect::XInspect > ()), output :
         Some(generator.subschema_for:: < super::inspect::InspectedState > ()), }, Entry {
-        name : "query-acpi-ospm-status", description :
+        name : "x-query-virtio", description : "", input : None, output : Some(generator
+        .subschema_for:: < Vec < super::virtio::VirtioInfo > > ()), }, Entry { name :
+        "x-query-virtio-status", description :
+        "Shows what a virtio device and its driver have agreed on.", input :
+        Some(generator.subschema_for:: < super::virtio::XQueryVirtioStatus > ()), output
+        : Some(generator.subschema_for:: < super::virtio::VirtioStatus > ()), }, Entry {
+        name : "x-query-virtio-queue-status", description :
+        "Shows a queue of a virtio device.", input : Some(generator.subschema_for:: <
+        super::virtio::XQueryVirtioQueueStatus > ()), output : Some(generator
+        .subschema_for:: < super::virtio::VirtQueueStatus > ()), }, Entry { name :
+        "query-acpi-ospm-status", description :
         "Tells what the guest said last of each place where CPUs or memory can be plugged in.",
         input : None, output : Some(generator.subschema_for:: < Vec <
         super::acpi::ACPIOSTInfo > > ()), }, Entry { name : "set-numa-node", description

@@ -61,6 +61,8 @@ pub enum Module {
     Qdev,
     /// What is inside of devices.
     Inspect,
+    /// Virtio devices.
+    Virtio,
     /// What a guest says of CPUs and memory that come and go.
     Acpi,
     /// NUMA.
@@ -1357,6 +1359,36 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         number: 128usize,
         name: "x-inspect",
         module: Module::Inspect,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &["unstable", "read-only"],
+    },
+    crate::CommandSpec {
+        number: 129usize,
+        name: "x-query-virtio",
+        module: Module::Virtio,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &["unstable", "read-only"],
+    },
+    crate::CommandSpec {
+        number: 130usize,
+        name: "x-query-virtio-queue-status",
+        module: Module::Virtio,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &["unstable", "read-only"],
+    },
+    crate::CommandSpec {
+        number: 131usize,
+        name: "x-query-virtio-status",
+        module: Module::Virtio,
         allow_oob: false,
         allow_preconfig: false,
         success_response: true,

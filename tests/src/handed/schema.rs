@@ -141,6 +141,11 @@ const WITHOUT_ROW: &[(&str, &str)] = &[
     ("qom-list.path", "a place in the object tree"),
     ("qom-set.path", "a place in the object tree"),
     ("x-inspect.path", "a place in the object tree"),
+    ("x-query-virtio-status.path", "a place in the object tree"),
+    (
+        "x-query-virtio-queue-status.path",
+        "a place in the object tree",
+    ),
     ("dgram.remote+fd.str", "refused: packets go to an address"),
     (
         "dgram.remote+unix.path",

@@ -221,6 +221,12 @@ pub(super) fn life() -> Vec<Row> {
     rows.extend([
         row("qom-list", json!({"path": "/machine/peripheral"})),
         row("x-inspect", json!({"path": "/machine/unattached/rtc"})),
+        row("x-query-virtio", json!({})),
+        row("x-query-virtio-status", json!({"path": "d2"})),
+        row(
+            "x-query-virtio-queue-status",
+            json!({"path": "d2", "queue": 0}),
+        ),
         row("qom-list-properties", json!({"typename": "virtio-blk-pci"})),
         row(
             "qom-set",

@@ -28,9 +28,10 @@ mod serial;
 mod vhost_user;
 mod vsock;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use devices::virtio::input::InputModel;
+use devices::virtio::transport::VirtioPci;
 use fdset::{Door, Escrow};
 use qapi_schema::devices::{DeviceOptions, DeviceOptionsVariant as Kind};
 use qapi_schema::qdev::{DeviceDeleted, DeviceUnplugGuestError};
@@ -56,6 +57,8 @@ struct Plug<'a> {
     /// The bus asked for.
     bus: Option<String>,
     claims: Vec<Claim>,
+    /// What carries it to the guest, if it is a virtio device.
+    virtio: Weak<VirtioPci>,
 }
 
 /// Adds a device to the machine.
@@ -76,6 +79,7 @@ pub fn plug(vm: &mut Vm, door: &Door, options: DeviceOptions) -> Result<(), QmpE
         name,
         bus: options.bus,
         claims: Vec::new(),
+        virtio: Weak::new(),
     };
     let outcome = match options.driver {
         Kind::VirtioBlkPci(disk) | Kind::VirtioBlkPciNonTransitional(disk) => {
@@ -147,7 +151,11 @@ pub fn plug(vm: &mut Vm, door: &Door, options: DeviceOptions) -> Result<(), QmpE
         Kind::Pvpanic(pvpanic) => board::plug_pvpanic(&mut plug, pvpanic),
     };
     let Plug {
-        vm, name, claims, ..
+        vm,
+        name,
+        claims,
+        virtio,
+        ..
     } = plug;
     match outcome {
         Ok(part) => {
@@ -159,6 +167,7 @@ pub fn plug(vm: &mut Vm, door: &Door, options: DeviceOptions) -> Result<(), QmpE
                     driver,
                     part,
                     claims,
+                    virtio,
                     shown,
                 },
             );

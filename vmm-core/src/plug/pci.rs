@@ -96,7 +96,10 @@ pub(super) fn plug_virtio(
         multifunction: place.multifunction.unwrap_or(false),
     })
     .map_err(|error| QmpError::from_error(&error))?;
-    insert(plug, place.addr.as_deref(), function)
+    let virtio = Arc::downgrade(&function);
+    insert(plug, place.addr.as_deref(), function)?;
+    plug.virtio = virtio;
+    Ok(())
 }
 
 /// `pcie-root-port`.

@@ -32,4 +32,5 @@ mod scsi;
 mod tpm;
 mod transaction;
 mod ui;
+mod virtio;
 mod watchdog;

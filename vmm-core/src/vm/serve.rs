@@ -16,7 +16,7 @@ use qapi_schema::{
     Module, QmpError, Reply, acpi, balloon, block_bitmaps, block_core, block_create, block_graph,
     block_stats, block_throttle, block_watch, char, drivers, fw_cfg_devices, input, inspect, job,
     machine, memory_devices, migration, misc, net, numa, open_hook, pci, qdev, qom, run_state,
-    sandbox, scsi, tpm, transaction, ui, watchdog,
+    sandbox, scsi, tpm, transaction, ui, virtio, watchdog,
 };
 
 use serde_json::Value;
@@ -137,6 +137,7 @@ impl Vm {
             Module::Tpm => tpm::dispatch(self, name, call, arguments),
             Module::Transaction => transaction::dispatch(self, name, call, arguments),
             Module::Ui => ui::dispatch(self, name, call, arguments),
+            Module::Virtio => virtio::dispatch(self, name, call, arguments),
             Module::Watchdog => watchdog::dispatch(self, name, call, arguments),
             Module::Control | Module::Fds => Err(QmpError::command_not_found(name)),
         }

@@ -104,6 +104,9 @@ pub mod qdev;
 /// What is inside of devices.
 pub mod inspect;
 
+/// Virtio devices.
+pub mod virtio;
+
 /// What a guest says of CPUs and memory that come and go.
 pub mod acpi;
 

@@ -127,10 +127,15 @@ import type {
   TransactionArguments,
   UuidInfo,
   VersionInfo,
+  VirtQueueStatus,
+  VirtioInfo,
+  VirtioStatus,
   WatchdogSetActionArguments,
   XBlockdevSetIothreadArguments,
   XDbgBlockGraph,
   XInspectArguments,
+  XQueryVirtioQueueStatusArguments,
+  XQueryVirtioStatusArguments,
 } from "./types.js";
 
 /** A method for each command. */
@@ -1115,6 +1120,33 @@ export abstract class Commands extends Caller {
    */
   xInspect(args: XInspectArguments): Promise<InspectedState> {
     return this.run("x-inspect", args);
+  }
+
+  /** @returns All virtio devices, in the order they were added. */
+  xQueryVirtio(): Promise<VirtioInfo[]> {
+    return this.run("x-query-virtio");
+  }
+
+  /**
+   * Shows what a virtio device and its driver have agreed on.
+   *
+   * @returns Its status.
+   *
+   * @throws - if there is no such device, or it is no virtio device.
+   */
+  xQueryVirtioStatus(args: XQueryVirtioStatusArguments): Promise<VirtioStatus> {
+    return this.run("x-query-virtio-status", args);
+  }
+
+  /**
+   * Shows a queue of a virtio device.
+   *
+   * @returns Where it is, and how far the two sides are.
+   *
+   * @throws - if there is no such device, it is no virtio device, or has no such queue.
+   */
+  xQueryVirtioQueueStatus(args: XQueryVirtioQueueStatusArguments): Promise<VirtQueueStatus> {
+    return this.run("x-query-virtio-queue-status", args);
   }
 
   /**

@@ -5780,6 +5780,111 @@ export interface XInspectArguments {
   path: string;
 }
 
+/** A virtio device. */
+export interface VirtioInfo {
+  /** Where it is in the object tree. */
+  path: string;
+  /** Its kind, such as "virtio-net". */
+  name: string;
+}
+
+/** What the status register of a virtio device says. */
+export interface VirtioDeviceStatus {
+  /** The names of the bits that are set, such as "VIRTIO_CONFIG_S_DRIVER_OK". */
+  statuses: string[];
+  /** Those that are set and have no name. */
+  "unknown-statuses"?: number;
+}
+
+/** Features of a virtio device. */
+export interface VirtioDeviceFeatures {
+  /** The names of those of queues and of the way to the guest, such as "VIRTIO_F_VERSION_1". */
+  transports: string[];
+  /**
+   * The names of those of the kind of device, such as "VIRTIO_NET_F_MQ"; absent for a kind without
+   * names.
+   */
+  "dev-features"?: string[];
+  /** Those without a name. */
+  "unknown-dev-features"?: number;
+}
+
+/** A virtio device and its driver. */
+export interface VirtioStatus {
+  /** Its kind, such as "virtio-net". */
+  name: string;
+  /** The number of its kind. */
+  "device-id": number;
+  /** Whether somebody outside of this process serves queues of it now. */
+  "vhost-started": boolean;
+  /** The features that the driver has accepted. */
+  "guest-features": VirtioDeviceFeatures;
+  /** The features that it is offered. */
+  "host-features": VirtioDeviceFeatures;
+  /** Of these, what who serves its queues in our place can do; none where nobody does. */
+  "backend-features": VirtioDeviceFeatures;
+  /** How many queues it has. */
+  "num-vqs": number;
+  /** How far its driver is. */
+  status: VirtioDeviceStatus;
+  /** The interrupt status, which is for drivers without MSI-X. */
+  isr: number;
+  /** Which queue's registers the driver looks at. */
+  "queue-sel": number;
+  /** Whether the machine runs. */
+  "vm-running": boolean;
+  /** Whether the driver broke a rule and has to reset the device. */
+  broken: boolean;
+  /** Whether the driver has started it. */
+  started: boolean;
+}
+
+/** Arguments of command `x-query-virtio-status`. */
+export interface XQueryVirtioStatusArguments {
+  /** The device's id, or a path of x-query-virtio. */
+  path: string;
+}
+
+/** A queue of a virtio device. What lies in its rings is read from guest memory. */
+export interface VirtQueueStatus {
+  /** The kind of device. */
+  name: string;
+  /** The queue's number. */
+  "queue-index": number;
+  /**
+   * How many requests the device has taken and not given back; while the queue is served, how many
+   * the driver has made available and not been given back.
+   */
+  inuse: number;
+  /** How many entries the driver wants it to have. */
+  "vring-num": number;
+  /** How many it can have. */
+  "vring-num-default": number;
+  /** Where its descriptors are. */
+  "vring-desc": number;
+  /** Where the driver's ring is. */
+  "vring-avail": number;
+  /** Where the device's ring is. */
+  "vring-used": number;
+  /**
+   * The entry of the driver's ring that the device takes next; absent while the queue is served,
+   * and before it is started.
+   */
+  "last-avail-idx"?: number;
+  /** The entry of its ring that the driver fills next; absent before the queue is started. */
+  "shadow-avail-idx"?: number;
+  /** The entry of the device's ring that is filled next; 0 before the queue is started. */
+  "used-idx": number;
+}
+
+/** Arguments of command `x-query-virtio-queue-status`. */
+export interface XQueryVirtioQueueStatusArguments {
+  /** The device's id, or a path of x-query-virtio. */
+  path: string;
+  /** The queue's number. */
+  queue: number;
+}
+
 /** What is plugged in. */
 export type ACPISlotType =
   /** Memory. */

@@ -551,6 +551,12 @@ impl VirtioDevice for VirtioNet {
         }
     }
 
+    fn served_outside(&self) -> Option<u64> {
+        self.outside
+            .as_ref()
+            .and_then(|outside| self.server_at_work(outside))
+    }
+
     fn interrupt_moved(&self, index: usize) {
         if let Some(outside) = self.outside_of(index) {
             self.call_moved(outside, index);

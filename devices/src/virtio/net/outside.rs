@@ -146,6 +146,12 @@ impl VirtioNet {
         self.settle(&mut places);
     }
 
+    /// What the server can do, if it has a queue.
+    pub(super) fn server_at_work(&self, outside: &Outside) -> Option<u64> {
+        let server = self.server().filter(|_| outside.queues.any())?;
+        Some(server.features())
+    }
+
     /// A queue's interrupt goes another way now.
     pub(super) fn call_moved(&self, outside: &Outside, index: usize) {
         if let Some(server) = self.server() {

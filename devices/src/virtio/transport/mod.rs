@@ -23,5 +23,7 @@ pub mod pci;
 pub mod registers;
 pub mod state;
 pub mod status;
+pub mod view;
 
 pub use self::pci::{VirtioPci, VirtioPciSpec};
+pub use self::view::{QueueView, VirtioView};

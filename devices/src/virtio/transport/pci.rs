@@ -12,6 +12,7 @@ use super::layout::{
 };
 use super::registers::Registers;
 use super::state::TransportState;
+use super::view::VirtioView;
 use crate::bus::BusDevice;
 use crate::irq::{Doorbells, MsiController};
 use crate::lifecycle::Lifecycle;
@@ -139,6 +140,12 @@ impl VirtioPci {
     #[must_use]
     pub fn device(&self) -> &Arc<dyn VirtioDevice> {
         self.registers.device()
+    }
+
+    /// A look at the device and its driver.
+    #[must_use]
+    pub fn view(&self) -> VirtioView {
+        VirtioView::of(&self.registers)
     }
 
     /// The driver reads the window's data: what it shows is fetched from the BAR.

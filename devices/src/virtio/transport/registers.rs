@@ -71,13 +71,19 @@ impl Registers {
         &self.device
     }
 
+    /// Where its rings live.
+    pub(super) fn memory(&self) -> &GuestMem {
+        &self.memory
+    }
+
     fn lock(&self) -> MutexGuard<'_, Negotiation> {
         self.negotiation
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn offered(&self) -> u64 {
+    /// The features that a driver is offered.
+    pub(super) fn offered(&self) -> u64 {
         self.device.features() | F_VERSION_1
     }
 

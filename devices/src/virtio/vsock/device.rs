@@ -135,6 +135,10 @@ impl VirtioDevice for VirtioVsock {
             .start(self.spec.server.as_ref(), index, queue, features, driver)
     }
 
+    fn served_outside(&self) -> Option<u64> {
+        self.queues.any().then(|| self.spec.server.features())
+    }
+
     fn stop_queue(&self, index: usize) -> Option<QueueState> {
         if index == EVENTS {
             let events = self.events().take()?;
