@@ -352,6 +352,21 @@ pub enum BlockError {
     /// A snapshot's new top is somebody's already.
     #[error("The overlay is already in use")]
     OverlayInUse,
+    /// A snapshot's new top would make disks shorter.
+    #[error(
+        "The overlay '{overlay}' has {len} bytes, and node '{node}' {had}, which somebody uses: was \
+         another disk's handed in?"
+    )]
+    ShortOverlay {
+        /// The new top.
+        overlay: String,
+        /// Its bytes.
+        len: u64,
+        /// What its users have now.
+        node: String,
+        /// Its bytes.
+        had: u64,
+    },
     /// A snapshot's new top has something below it already.
     #[error("The overlay already has a backing image")]
     OverlayBacked,
@@ -472,6 +487,21 @@ pub enum BlockError {
         offset: u64,
         /// What the storage wants, in bytes.
         alignment: u32,
+    },
+    /// Two nodes have one file, and their users cannot agree. Clients look for the beginning.
+    #[error(
+        "Failed to get \"{permission}\" lock\nNodes '{node}' and '{other}' have the same file \
+         [{filename}]: was it handed in twice, or in another's place?"
+    )]
+    SameFile {
+        /// The node that came later.
+        node: String,
+        /// Its name for the file.
+        filename: String,
+        /// The other node.
+        other: String,
+        /// What one does and the other does not allow.
+        permission: Permissions,
     },
     /// Another process uses the image in a way that does not fit, or it cannot be locked.
     #[error("{why}\nIs another process using the image [{filename}]?")]

@@ -21,7 +21,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use fdset::{Door, OpenFile, Wish};
+use fdset::{Door, Identity, OpenFile, Wish};
 
 use crate::bitmap::Bitmaps;
 use crate::engine::{Io, Window};
@@ -375,6 +375,12 @@ pub trait BlockNode: Send + Sync {
     /// The bytes that the node's own storage takes on the host, for lists; those of nodes below
     /// count of themselves. By default nothing is known.
     fn stored(&self) -> Option<u64> {
+        None
+    }
+
+    /// The file whose users are told of each other; see [`claim`](Self::claim). By default there is
+    /// none.
+    fn shared_file(&self) -> Option<Identity> {
         None
     }
 

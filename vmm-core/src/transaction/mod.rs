@@ -216,6 +216,7 @@ impl Vm {
             .and_then(|()| all(&iothread, &settling, Work::SETTLE))
             .and_then(|()| self.keep_states(&work.steps));
         let mut old = Vec::new();
+        let lengths = self.disk_lengths();
         if settled.is_ok() {
             for (change, _) in appends(&work.steps) {
                 old.extend(self.graph.append(change));
@@ -227,6 +228,8 @@ impl Vm {
         let pause = drain.end();
         drop(old);
         self.graph.settle_locks();
+        // An overlay may be longer than what is below it.
+        Self::tell_lengths(lengths);
         settled?;
         self.pauses.add(pause);
         let micros = pause.as_micros();

@@ -70,6 +70,19 @@ impl BlockGraph {
         if !entry.children.can_be_backed() {
             return Err(BlockError::OverlayUnable);
         }
+        let (len, had) = (entry.node.len(), self.entry(node)?.node.len());
+        let is_read = sketch
+            .used(node)?
+            .uses
+            .contains(Permissions::CONSISTENT_READ);
+        if len < had && is_read {
+            return Err(BlockError::ShortOverlay {
+                overlay: overlay.to_owned(),
+                len,
+                node: node.to_owned(),
+                had,
+            });
+        }
         if self.stands_on(node, overlay) {
             return Err(BlockError::Cycle {
                 child: node.to_owned(),

@@ -6,8 +6,11 @@
 //!                 └──────────────── refused ──────────────────────────────► settle_locks
 //! ```
 
+use fdset::Identity;
+use indexmap::IndexMap;
+
 use super::sketch::Sketch;
-use super::{BlockGraph, Built};
+use super::{BlockGraph, Built, Entry};
 use crate::error::BlockError;
 use crate::node::Claim;
 use crate::permission::Usage;
@@ -26,6 +29,7 @@ impl BlockGraph {
     pub(super) fn agree_with(&self, sketch: &Sketch, new: &[Built]) -> Result<(), BlockError> {
         let sums = sketch.sums()?;
         let new = new.iter().map(|(name, entry)| (name, entry));
+        self.agree_on_files(&sums, new.clone())?;
         let claimed = self.nodes.iter().chain(new).try_for_each(|(name, entry)| {
             let sum = sums.get(name.as_str()).copied();
             entry.node.claim(Claim::Widen(sum.unwrap_or(Usage::NONE)))
@@ -34,6 +38,35 @@ impl BlockGraph {
             self.settle_locks();
         }
         claimed
+    }
+
+    /// Whether the users of nodes over one file agree. Its locks would not tell: nodes may have copies
+    /// of one fd, whose locks are one.
+    fn agree_on_files<'a>(
+        &'a self,
+        sums: &IndexMap<&str, Usage>,
+        new: impl Iterator<Item = (&'a String, &'a Entry)>,
+    ) -> Result<(), BlockError> {
+        let mut users: Vec<(Identity, &Entry, Usage)> = Vec::new();
+        for (name, entry) in self.nodes.iter().chain(new) {
+            let Some(file) = entry.node.shared_file() else {
+                continue;
+            };
+            let usage = sums.get(name.as_str()).copied().unwrap_or(Usage::NONE);
+            for (_, other, had) in users.iter().filter(|(other, ..)| *other == file) {
+                let refused = had.refuses(usage) | usage.refuses(*had);
+                if let Some(permission) = refused.iter().next() {
+                    return Err(BlockError::SameFile {
+                        node: name.clone(),
+                        filename: entry.filename.clone(),
+                        other: other.node.name().to_owned(),
+                        permission,
+                    });
+                }
+            }
+            users.push((file, entry, usage));
+        }
+        Ok(())
     }
 
     /// The locks become what the graph is now. All give back before any takes: nodes may have

@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use fdset::{Door, Wish};
+use fdset::{Door, Identity, Wish};
 
 use super::NodeRef;
 use crate::engine::Io;
@@ -170,6 +170,11 @@ impl NodeRef {
     /// The bytes that the node's own storage takes on the host, if that is known.
     pub fn stored(&self) -> Option<u64> {
         self.0.body.stored()
+    }
+
+    /// The file whose users are told of each other; see [`BlockNode::shared_file`].
+    pub(crate) fn shared_file(&self) -> Option<Identity> {
+        self.0.body.shared_file()
     }
 
     /// Tells other processes what the node's users do; see [`BlockNode::claim`].

@@ -16,13 +16,13 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use fdset::{Access, Door, Expected, OpenError, OpenFile, Request, Wish};
+use fdset::{Access, Door, Expected, Identity, OpenError, OpenFile, Request, Wish};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{Whence, ftruncate, lseek};
 
 use super::alignment::{Alignment, probe};
-use super::lock::ImageLock;
+use super::lock::{ImageLock, Locking};
 use crate::engine::transfer::{bounce_read, bounce_write, send_zeroes};
 use crate::engine::{Io, Window};
 use crate::error::BlockError;
@@ -474,6 +474,11 @@ impl BlockNode for FileNode {
 
     fn resize<'a>(&'a self, io: &'a Io, len: u64) -> ResizeFuture<'a> {
         Box::pin(self.lengthen(io, len))
+    }
+
+    fn shared_file(&self) -> Option<Identity> {
+        let is_locked = self.spec.locking != Locking::Off;
+        is_locked.then(|| self.file.load().identity().ok())?
     }
 
     fn claim(&self, claim: Claim) -> Result<(), BlockError> {

@@ -202,3 +202,36 @@ fn file_that_stays_behind_when_its_image_goes_is_not_locked_any_more() {
         "the file's node is still there"
     );
 }
+
+#[test]
+fn one_file_that_is_handed_in_for_two_disks_is_refused_though_its_locks_are_one() {
+    let image = image();
+    let registry = Arc::new(FdRegistry::new());
+    let file = image.reopen().expect("an fd");
+    for set in [1, 2] {
+        // Copies: what is locked by one is locked by the other.
+        let fd = OwnedFd::from(file.try_clone().expect("a copy"));
+        let fd = Handover::new(fd, Origin::CommandLine);
+        registry.add(fd, Some(FdsetId::new(set).expect("a number")), None);
+    }
+    let door = Door::new(Arc::clone(&registry), Scope::Process);
+    let mut graph = BlockGraph::new();
+    for (name, set, locking) in [
+        ("disk", "/dev/fdset/1", Locking::Auto),
+        ("other", "/dev/fdset/2", Locking::Auto),
+        ("unlocked", "/dev/fdset/2", Locking::Off),
+    ] {
+        let spec = disk(name, set, locking, OPTIONS);
+        graph.add(&door, spec).expect("nobody uses it yet");
+    }
+    graph.attach("disk", "vda", DISK).expect("a disk");
+    let error = graph
+        .attach("other", "vdb", DISK)
+        .expect_err("the same file");
+    let text = error.to_string();
+    assert!(text.starts_with("Failed to get \"write\" lock"), "{text}");
+    assert!(text.contains("have the same file [/dev/fdset/2]"), "{text}");
+    graph.attach("unlocked", "vdc", DISK).expect("nobody asks");
+    graph.detach("disk", "vda");
+    graph.attach("other", "vdb", DISK).expect("alone");
+}

@@ -174,3 +174,40 @@ fn node_in_use_keeps_its_length_and_one_that_nobody_has_gets_that_of_the_image()
     assert_eq!(rig.graph.node("b").expect("there").node().len(), 2 << 20);
     assert_eq!(rig.first(), [0xa, 0]);
 }
+
+#[test]
+fn overlays_handed_in_for_each_other_make_no_disk_shorter() {
+    let mut rig = Rig::new(&["create", "-q", "-f", "raw"]);
+    let disk = Usage::disk(false, false);
+    for (name, size) in [("small", "512k"), ("large", "2M")] {
+        let path = rig.path(name);
+        run("qemu-img", &["create", "-q", "-f", "qcow2", &path, size]);
+        let file = NodeSpec {
+            driver: DriverSpec::File(FileSpec {
+                filename: path,
+                role: Role::Image,
+                locking: crate::spec::Locking::On,
+            }),
+            ..null(None)
+        };
+        let overlay = image(name, inline(file), BackingSpec::Nothing);
+        rig.graph.add(&door(), overlay).expect("an image");
+    }
+    for (name, device) in [("a", "vda"), ("b", "vdb")] {
+        rig.graph.attach(name, device, disk).expect("free");
+    }
+    let mut sketch = rig.graph.sketch();
+    let first = rig.graph.plan_snapshot(&mut sketch, "a", "large");
+    first.expect("longer is fine");
+    let second = rig.graph.plan_snapshot(&mut sketch, "b", "small");
+    assert_eq!(
+        second.expect_err("shorter").to_string(),
+        "The overlay 'small' has 524288 bytes, and node 'b' 1048576, which somebody uses: was another \
+         disk's handed in?"
+    );
+    assert_eq!(rig.first(), [0xa, 0xb], "nothing has changed");
+    rig.graph.detach("b", "vdb");
+    let mut sketch = rig.graph.sketch();
+    let alone = rig.graph.plan_snapshot(&mut sketch, "b", "small");
+    alone.expect("nobody has it");
+}
