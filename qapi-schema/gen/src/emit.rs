@@ -127,7 +127,7 @@ fn spaced(code: &str) -> String {
     for line in code.lines() {
         let after_block = previous.starts_with('}') && !line.is_empty();
         let after_statement = previous.ends_with(';')
-            && !previous.starts_with(' ')
+            && ![" ", "///"].iter().any(|start| previous.starts_with(start))
             && ["///", "impl", "#["]
                 .iter()
                 .any(|start| line.starts_with(start));
@@ -268,4 +268,17 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_are_spaced_and_words_about_them_are_not() {
+        let code = "use a::B;\n/// One thing;\n/// and another.\npub struct C;\nimpl C {}\n";
+        let spaced_out =
+            "use a::B;\n\n/// One thing;\n/// and another.\npub struct C;\n\nimpl C {}\n";
+        assert_eq!(spaced(code), spaced_out);
+    }
 }

@@ -7,7 +7,6 @@
 /// and what is behind an image can change; the node that raw or a filter stands on, for one as
 /// long; the file of a qcow2 image, also to one that another node gives up at the same time,
 /// for another image with the same kind of clusters, and as long if somebody uses the node;
-
 /// offset and size of raw, as long as nobody relies on its length; and what of a qcow2 image
 /// is kept in memory. A job that runs goes on; the links between its nodes stay, and what it
 /// writes to stays writable.
