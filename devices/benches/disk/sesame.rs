@@ -109,6 +109,7 @@ fn spec(file: &str, (format, direct): (&str, bool)) -> NodeSpec {
     let node = |name: &str, driver| NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some(name.to_owned()),
         options,
         driver,

@@ -23,6 +23,9 @@ pub struct NodeSpec {
     /// Whether the storage is this process's from the start; `None` as of the node that it comes
     /// inline with, and if there is none, that it is.
     pub active: Option<bool>,
+    /// Whether others may do anything with its storage while it is read-only, and with that of the
+    /// nodes that it brings inline.
+    pub force_share: bool,
     /// Its kind, and what only this kind has.
     pub driver: DriverSpec,
 }

@@ -59,6 +59,7 @@ fn node(file: &tempfile::NamedTempFile) -> NodeRef {
     let spec = NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some("disk".to_owned()),
         options,
         driver,

@@ -26,6 +26,7 @@ fn medium(len: u64, read_only: bool) -> Root {
     let spec = NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some("disk".to_owned()),
         options: NodeOptions {
             read_only,

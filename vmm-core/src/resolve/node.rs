@@ -92,6 +92,7 @@ fn resolve(options: BlockdevOptions, parent: Option<&NodeOptions>) -> Result<Nod
         options: own,
         keeps_access,
         active: options.active,
+        force_share: options.force_share == Some(true),
         driver,
     })
 }

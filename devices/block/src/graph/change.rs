@@ -379,6 +379,7 @@ pub(super) fn drawn(entry: &Entry) -> Drawn {
     Drawn {
         read_only: entry.node.is_read_only(),
         inactive: !entry.node.is_active(),
+        force_share: entry.force_share,
         children: children
             .map(|edge| (edge.role, link_of(driver, edge.role), edge.child.clone()))
             .collect(),

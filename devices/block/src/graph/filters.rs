@@ -229,6 +229,7 @@ impl BlockGraph {
             made,
             owner: Owner::Parent,
             keeps_access: false,
+            force_share: false,
             children,
             devices: Vec::new(),
             jobs: Vec::new(),

@@ -36,6 +36,8 @@ pub(super) struct Building {
     pub(super) built: Vec<Built>,
     /// Whether what is made now has its storage for itself, unless it says otherwise.
     pub(super) active: bool,
+    /// Whether others may do with it what they want.
+    pub(super) force_share: bool,
     /// The images that what is made now stands under.
     above: Vec<Option<HeaderPlace>>,
 }
@@ -46,6 +48,7 @@ impl From<u64> for Building {
             next_auto,
             built: Vec::new(),
             active: true,
+            force_share: false,
             above: Vec::new(),
         }
     }
@@ -363,6 +366,7 @@ fn header_backing(
     Ok(Some(ChildSpec::Inline(Box::new(NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: behind.name,
         options,
         driver,
@@ -385,6 +389,7 @@ fn storage(image: &str, name: &str, options: NodeOptions) -> Result<ChildSpec, I
     Ok(ChildSpec::Inline(Box::new(NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: None,
         options,
         driver,
@@ -395,6 +400,7 @@ fn file_child(filename: String, role: Role, options: NodeOptions) -> ChildSpec {
     ChildSpec::Inline(Box::new(NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: None,
         options,
         driver: DriverSpec::File(FileSpec {

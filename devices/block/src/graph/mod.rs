@@ -98,6 +98,8 @@ struct Entry {
     owner: Owner,
     /// It does not follow the node it came inline with ([`NodeSpec::keeps_access`]).
     keeps_access: bool,
+    /// While it is read-only, others may do with it what they want.
+    force_share: bool,
     children: Children,
     devices: Vec<Device>,
     /// Jobs that work on it, and what each is: the node and its place stay as they are.
@@ -252,6 +254,8 @@ impl BlockGraph {
         let made = spec.driver.clone();
         let above = building.active;
         building.active &= spec.active.unwrap_or(true);
+        let shared_above = building.force_share;
+        building.force_share |= spec.force_share;
         let mut options = spec.options;
         let mut children = Children::default();
         let (body, filename): (Box<dyn BlockNode>, String) = match spec.driver {
@@ -334,6 +338,7 @@ impl BlockGraph {
                 made,
                 owner,
                 keeps_access: spec.keeps_access,
+                force_share: std::mem::replace(&mut building.force_share, shared_above),
                 children,
                 devices,
                 jobs: Vec::new(),

@@ -52,6 +52,7 @@ impl BlockGraph {
             made: DriverSpec::File(spec),
             owner: Owner::Parent,
             keeps_access: false,
+            force_share: false,
             children: Children::default(),
             devices: Vec::new(),
             jobs: Vec::new(),

@@ -115,6 +115,8 @@ pub struct Drawn {
     /// Whether its storage is left to another process: nobody does anything with it but read, and
     /// everybody else may do anything.
     pub inactive: bool,
+    /// Whether its users let others do anything, as long as it is read-only.
+    pub force_share: bool,
     /// Its children: role, how it uses them, name.
     pub children: Vec<(&'static str, Link, String)>,
     /// Its users that are no nodes, by id (empty if one has none), and what each does.
@@ -350,6 +352,10 @@ impl Sketch {
         if let Some(node) = self.nodes.get(name) {
             let own = node.users.iter();
             claims.extend(own.map(|(device, usage)| (User::Device(device), node.is_let(*usage))));
+            if node.force_share && node.read_only {
+                let all = claims.iter_mut();
+                all.for_each(|(_, usage)| usage.shares = Permissions::all());
+            }
         }
         claims
     }

@@ -45,6 +45,7 @@ fn null(name: Option<&str>) -> NodeSpec {
     NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: name.map(str::to_owned),
         options: OPTIONS,
         driver,
@@ -60,6 +61,7 @@ fn raw(name: &str, file: ChildSpec) -> NodeSpec {
     NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some(name.to_owned()),
         options: OPTIONS,
         driver,
@@ -179,6 +181,7 @@ fn endless_nesting_is_refused() {
         spec = NodeSpec {
             keeps_access: false,
             active: None,
+            force_share: false,
             name: None,
             ..raw("x", inline(spec))
         };
@@ -273,6 +276,7 @@ fn window_that_splits_a_sector_is_refused() {
         let window = NodeSpec {
             keeps_access: false,
             active: None,
+            force_share: false,
             driver,
             ..null(Some("disk"))
         };
@@ -292,6 +296,7 @@ fn failed_add_leaves_neither_node_nor_fd() {
     let file = NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: None,
         options: OPTIONS,
         driver: DriverSpec::File(FileSpec {
@@ -308,6 +313,7 @@ fn failed_add_leaves_neither_node_nor_fd() {
     let window = NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some("disk".to_owned()),
         options: OPTIONS,
         driver,
@@ -338,6 +344,7 @@ fn rules_come_from_a_file_and_a_bad_file_changes_nothing() {
     let blkdebug = |config: &std::path::Path| NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         driver: DriverSpec::Blkdebug(BlkdebugSpec {
             image: inline(null(Some("below"))),
             config: Some(config.display().to_string()),

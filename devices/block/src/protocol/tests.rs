@@ -54,6 +54,7 @@ fn file_spec(filename: &str, options: NodeOptions) -> NodeSpec {
     NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some("storage".to_owned()),
         options,
         driver,
@@ -105,6 +106,7 @@ fn raw_on(file: ChildSpec, offset: u64, size: Option<u64>) -> NodeSpec {
     NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some("top".to_owned()),
         options: OPTIONS,
         driver,
@@ -179,6 +181,7 @@ fn a_read_only_node_and_one_without_storage_keep_their_length() {
     let null = NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some("null".to_owned()),
         options: OPTIONS,
         driver: DriverSpec::NullCo(crate::spec::NullSpec {
@@ -202,6 +205,7 @@ fn raw_window_reads_and_writes_its_part_of_the_file_only() {
     let inline = NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: None,
         ..file_spec(path(&file), OPTIONS)
     };
@@ -214,6 +218,7 @@ fn raw_window_reads_and_writes_its_part_of_the_file_only() {
     let spec = NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some("part".to_owned()),
         options: OPTIONS,
         driver,
@@ -478,6 +483,7 @@ fn wrong_kind_of_file_is_refused_with_both_kinds() {
     let spec = NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some("dev".to_owned()),
         options: OPTIONS,
         driver,

@@ -243,6 +243,7 @@ mod tests {
             let spec = NodeSpec {
                 keeps_access: false,
                 active: None,
+                force_share: false,
                 name: Some("disk".to_owned()),
                 options: NodeOptions {
                     read_only: false,

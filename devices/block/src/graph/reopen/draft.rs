@@ -111,6 +111,9 @@ impl BlockGraph {
         if spec.name.as_deref().is_some_and(|said| said != name) {
             return Err(fixed("node-name"));
         }
+        if spec.force_share && !entry.force_share {
+            return Err(fixed("force-share"));
+        }
         if spec
             .active
             .is_some_and(|said| said != entry.node.is_active())

@@ -13,6 +13,7 @@ pub(super) fn overlay(graph: &mut BlockGraph, name: &str, backing: Option<&str>)
         made: null(None).driver,
         owner: Owner::Monitor,
         keeps_access: false,
+        force_share: false,
         children,
         devices: Vec::new(),
         jobs: Vec::new(),
@@ -285,6 +286,7 @@ fn storage_of_which_it_was_said_that_it_is_read_only_does_not_become_writable() 
     let said = NodeSpec {
         keeps_access: true,
         active: None,
+        force_share: false,
         ..with_access(null(Some("storage")), true)
     };
     let disk = with_access(raw("disk", inline(said)), true);

@@ -29,6 +29,7 @@ fn disk(name: &str, filename: &str, locking: Locking, options: NodeOptions) -> N
     let file = NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: None,
         options,
         driver: DriverSpec::File(FileSpec {
@@ -40,6 +41,7 @@ fn disk(name: &str, filename: &str, locking: Locking, options: NodeOptions) -> N
     NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         options,
         ..raw(name, inline(file))
     }
@@ -234,4 +236,35 @@ fn one_file_that_is_handed_in_for_two_disks_is_refused_though_its_locks_are_one(
     graph.attach("unlocked", "vdc", DISK).expect("nobody asks");
     graph.detach("disk", "vda");
     graph.attach("other", "vdb", DISK).expect("alone");
+}
+
+#[test]
+fn reader_that_shares_by_force_reads_what_another_process_writes() {
+    let image = image();
+    let mut other = holder(&image);
+    let mut graph = BlockGraph::new();
+    let reading = NodeOptions {
+        read_only: true,
+        ..OPTIONS
+    };
+    let reader = Usage {
+        uses: Permissions::CONSISTENT_READ,
+        ..DISK
+    };
+    for (name, force_share) in [("careful", false), ("careless", true)] {
+        let spec = NodeSpec {
+            force_share,
+            ..disk(name, path(&image), Locking::On, reading)
+        };
+        graph.add(&door(), spec).expect("node");
+    }
+    let error = graph.attach("careful", "vda", reader).expect_err("in use");
+    assert!(
+        error.to_string().contains("shared \"write\" lock"),
+        "{error}"
+    );
+    graph.attach("careless", "vdb", reader).expect("it said so");
+    other.kill().expect("SIGKILL");
+    other.wait().expect("an end");
+    assert_eq!(written_by_qemu(&image), "", "and the other way round");
 }

@@ -41,6 +41,7 @@ fn node_over_file(len: u64, options: NodeOptions) -> (NodeRef, NamedTempFile) {
     let spec = NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some("disk".to_owned()),
         options,
         driver,

@@ -133,6 +133,7 @@ fn open(graph: &mut BlockGraph, file: &File, read_only: bool) -> Result<NodeRef,
     let storage = NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: None,
         // The fd can be written, and an image that is only read must not be.
         options: NodeOptions {
@@ -155,6 +156,7 @@ fn open(graph: &mut BlockGraph, file: &File, read_only: bool) -> Result<NodeRef,
     let spec = NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some("image".to_owned()),
         options,
         driver,

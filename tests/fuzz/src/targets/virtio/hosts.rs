@@ -157,6 +157,7 @@ fn node(kind: Kind) -> NodeRef {
     let spec = NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some("disk".to_owned()),
         options,
         driver,

@@ -74,6 +74,7 @@ fn watched(rig: &Rig, name: &str) -> (NodeRef, mpsc::Receiver<Corruption>) {
     let node = |name: &str, driver| NodeSpec {
         keeps_access: false,
         active: None,
+        force_share: false,
         name: Some(name.to_owned()),
         options: OPTIONS,
         driver,

@@ -115,6 +115,7 @@ impl Rig {
         let spec = NodeSpec {
             keeps_access: false,
             active: None,
+            force_share: false,
             name: Some("storage".to_owned()),
             options,
             driver: DriverSpec::File(FileSpec {
