@@ -12,7 +12,7 @@ use std::env;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ pub(super) struct Work<'a> {
     /// Labs are booted one after the other: the first makes what all are made of.
     booting: Mutex<()>,
     lanes: usize,
+    /// Programs that passed at their second attempt only.
+    unsteady: Mutex<Vec<String>>,
 }
 
 impl<'a> Work<'a> {
@@ -73,6 +75,7 @@ impl<'a> Work<'a> {
             booting: Mutex::new(()),
             // Who runs one test watches it.
             lanes: if filter.is_some() { 1 } else { cpus.min(2) },
+            unsteady: Mutex::default(),
         }
     }
 
@@ -95,6 +98,9 @@ impl<'a> Work<'a> {
         for count in counts {
             total.add(count?);
         }
+        for name in &*lock(&self.unsteady) {
+            step(&format!("passed at the second attempt only: {name}"));
+        }
         Ok(total)
     }
 
@@ -115,34 +121,31 @@ impl<'a> Work<'a> {
             if self.place == Place::Host || (self.stays_here)(&program) {
                 total.add(self.here(&program, &mut tee)?);
             } else {
-                let mut machine = match lab.take() {
-                    Some(machine) => machine,
-                    None => self.boot(&spec)?,
-                };
-                match self.in_lab(&mut machine, &program, &mut tee) {
-                    Ok(count) => {
-                        total.add(count);
-                        lab = Some(machine);
-                    }
-                    // This lab is lost, and so are the tests that ran in it; the next program
-                    // gets a new one.
-                    Err(error) => {
-                        tee.note(&format!("{error:#}\n"));
-                        total.failed += 1;
+                let mut count = self.in_lab(&mut lab, &spec, &program, &mut tee)?;
+                if count.failed > 0 && self.filter.is_none() {
+                    // An emulated machine now and then stands still: who fails again has failed.
+                    lab = None;
+                    let again = format!("== once more, in a new lab: {name}\n");
+                    tee.note(&again);
+                    let mut second = Tee::new(self.lanes == 1);
+                    second.note(&again);
+                    count = self.in_lab(&mut lab, &spec, &program, &mut second)?;
+                    if count.failed == 0 {
+                        lock(&self.unsteady).push(name.to_string());
                     }
                 }
+                total.add(count);
             }
         }
         Ok(total)
     }
 
     fn next(&self) -> Option<PathBuf> {
-        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        programs.pop_front()
+        lock(&self.programs).pop_front()
     }
 
     fn boot(&self, spec: &LabSpec) -> Result<Lab> {
-        let _alone = self.booting.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = lock(&self.booting);
         lab::boot(spec)
     }
 
@@ -152,14 +155,37 @@ impl<'a> Work<'a> {
         always.into_iter().chain(self.filter)
     }
 
-    fn in_lab(&self, lab: &mut Lab, program: &Path, tee: &mut Tee) -> Result<Count> {
+    /// Runs a program in `lab`, which is booted if there is none, and gone if it was lost.
+    fn in_lab(
+        &self,
+        lab: &mut Option<Lab>,
+        spec: &LabSpec,
+        program: &Path,
+        tee: &mut Tee,
+    ) -> Result<Count> {
+        let mut machine = match lab.take() {
+            Some(machine) => machine,
+            None => self.boot(spec)?,
+        };
         let argv: Vec<_> = [program.to_string_lossy().into_owned()]
             .into_iter()
             .chain(self.words().map(str::to_owned))
             .collect();
         let folder = env::current_dir()?;
-        let status = lab.run(&argv, &folder, self.environment, PROGRAM_TIME, tee)?;
-        Ok(counted(status == 0, &tee.text()))
+        match machine.run(&argv, &folder, self.environment, PROGRAM_TIME, tee) {
+            Ok(status) => {
+                *lab = Some(machine);
+                Ok(counted(status == 0, &tee.text()))
+            }
+            // The lab is lost, and so are the tests that ran in it.
+            Err(error) => {
+                tee.note(&format!("{error:#}\n"));
+                Ok(Count {
+                    failed: 1,
+                    ..Count::default()
+                })
+            }
+        }
     }
 
     fn here(&self, program: &Path, tee: &mut Tee) -> Result<Count> {
@@ -168,6 +194,10 @@ impl<'a> Work<'a> {
         let success = watched(&mut command, tee)?;
         Ok(counted(success, &tee.text()))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// When a program's turn is.
