@@ -6,8 +6,9 @@
 //! ```text
 //!   0x60/0x64 i8042 ─┐
 //!   0x92 fast reset ─┼─► Notice::Reset        0x70/0x71 Rtc ── Clock (wall)
-//!   0xcf9 ───────────┘                        0x505 Pvpanic ──► Notice::GuestPanicked
-//!   0x600 AcpiPm ──► Notice::PowerOff, SCI    0x80 PostCode: swallowed
+//!   0xcf9 ───────────┘                          └─► IRQ 8: alarms, updates, periods
+//!   0x600 AcpiPm ──► Notice::PowerOff, SCI    0x505 Pvpanic ──► Notice::GuestPanicked
+//!     │                                       0x80 PostCode: swallowed
 //!     └─ 00:1f.0 Lpc (PCI function), 0xb2 ACPI on/off     0x510 FwCfg: files of the host's
 //!   0xcd8 CpuHotplug ──► Notice::CpuEjected, GPE 2
 //!   0xa00 MemoryHotplug ──► Notice::MemoryEjected, GPE 3
@@ -45,6 +46,6 @@ pub use self::pflash::{FlashArray, Pflash};
 pub use self::post::PostCode;
 pub use self::pvpanic::Pvpanic;
 pub use self::reset::{FastReset, ResetControl};
-pub use self::rtc::{Rtc, RtcSpec};
+pub use self::rtc::{Rtc, RtcDrive, RtcHost, RtcSpec};
 pub use self::vmcoreinfo::Vmcoreinfo;
 pub use self::vmgenid::GenerationPlace;

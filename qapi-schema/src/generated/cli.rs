@@ -702,7 +702,9 @@ pub struct RtcOptions {
     /// What the clock shows at the start: utc, localtime, or a date and time (default: utc).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<String>,
-    /// What drives it; only host (default: host).
+    /// What drives it from then on: host, the host's time of day; rt, time as it goes by on the
+    /// host; or vm, time as it goes by in the guest, which stands while the guest is stopped
+    /// (default: host).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clock: Option<String>,
     /// Whether lost ticks are made up for: none or slew; none are ever lost (default: none).
@@ -733,7 +735,7 @@ impl crate::describe::Described for RtcOptions {
         crate::describe::MemberSpec::optional(
                 "clock",
                 "str",
-                "what drives it; only host (default: host)",
+                "what drives it from then on: host, the host's time of day; rt, time as it goes by on the host; or vm, time as it goes by in the guest, which stands while the guest is stopped (default: host)",
             )
             .default_is("host"),
         crate::describe::MemberSpec::optional(

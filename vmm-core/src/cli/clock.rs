@@ -1,5 +1,6 @@
 //! `-rtc`: what the real-time clock shows.
 
+use devices::legacy::RtcDrive;
 use qapi_schema::cli::RtcOptions;
 
 use super::config::{RtcBase, RtcSpec};
@@ -16,14 +17,18 @@ pub(super) fn resolve(options: &RtcOptions) -> Result<RtcSpec, Problem> {
             ))
         })?),
     };
-    if let Some(other) = options.clock.as_deref().filter(|clock| *clock != "host") {
-        return Err(Problem::new(format!(
-            "clock={other}: the clock follows the host's; only host is possible"
-        )));
-    }
+    let drive = match options.clock.as_deref() {
+        None | Some("host") => RtcDrive::Host,
+        Some("rt") => RtcDrive::Rt,
+        Some("vm") => RtcDrive::Vm,
+        Some(other) => {
+            let problem = format!("clock={other}: wanted host, rt or vm");
+            return Err(Problem::new(problem));
+        }
+    };
     match options.driftfix.as_deref() {
-        // The clock is read, not ticked: there is no lost tick that slewing had to make up for.
-        None | Some("none" | "slew") => Ok(RtcSpec { base }),
+        // Time is read, not counted: no lost tick has to be made up for by slewing.
+        None | Some("none" | "slew") => Ok(RtcSpec { base, drive }),
         Some(other) => Err(Problem::new(format!(
             "driftfix={other}: wanted none or slew"
         ))),

@@ -2,6 +2,7 @@
 
 use block::ThrottleLimits;
 use block::spec::Behind;
+use devices::legacy::RtcDrive;
 use fdset::Policy;
 use qapi_schema::block_core::{BlockdevOnError, BlockdevOptions};
 use qapi_schema::char::ChardevAdd;
@@ -173,11 +174,13 @@ pub struct NameSpec {
     pub process: Option<String>,
 }
 
-/// What the real-time clock shows. From the start on it follows the host's clock.
+/// What the real-time clock shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RtcSpec {
     /// At the start.
     pub base: RtcBase,
+    /// What drives it from then on.
+    pub drive: RtcDrive,
 }
 
 /// What the real-time clock shows at the start.

@@ -84,6 +84,7 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
         numa,
         room,
         rtc_offset: rtc_offset(config),
+        rtc_drive: config.rtc.drive,
         serials: serials(vm, config)?,
         boot: boot(door, config)?,
         firmware: firmware::firmware(vm, door, config)?,
@@ -93,6 +94,7 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
     let host = MachineHost {
         kvm,
         clock: vm.clock.clone(),
+        reactor: vm.reactor.clone(),
         memory: if vm.numa.is_empty() {
             vec![memory(vm, door, config, RAM_ID)?]
         } else {

@@ -8,14 +8,15 @@ use devices::bus::{BusDevice, Overlap};
 use devices::chardev::Chardev;
 use devices::legacy::i8042::KeyboardCommand;
 use devices::legacy::{
-    AcpiPm, ApmPorts, Clock, CpuHotplug, FastReset, FwCfg, FwCfgLive, Keyboard, MemoryHotplug,
-    PostCode, Pvpanic, ResetControl, Rtc, RtcSpec, acpi_pm, cpu_hotplug, fw_cfg, memory_hotplug,
+    AcpiPm, ApmPorts, CpuHotplug, FastReset, FwCfg, FwCfgLive, Keyboard, MemoryHotplug, PostCode,
+    Pvpanic, ResetControl, Rtc, RtcHost, RtcSpec, acpi_pm, cpu_hotplug, fw_cfg, memory_hotplug,
     post, pvpanic, rtc,
 };
 use devices::lifecycle::Lifecycle;
 use devices::notice::NoticeSink;
 use devices::pci::intx::Wire;
 use devices::pci::{ConfigPorts, PciHost, ports};
+use devices::reactor::Reactor;
 use devices::serial::Uart16550;
 use devices::serial::uart16550::{COM, PORTS};
 use devices::state::AnyStateful;
@@ -67,6 +68,8 @@ pub struct BoardSpec {
     pub fw_cfg: Arc<FwCfg>,
     /// The time that devices live in.
     pub clock: VmClock,
+    /// Where their timers run.
+    pub reactor: Reactor,
     /// The real-time clock's start and the RAM it tells of.
     pub rtc: RtcSpec,
     /// The serial ports.
@@ -112,6 +115,11 @@ impl Board {
         notices: &NoticeSink,
     ) -> Result<Self, MachineError> {
         let sci = wiring.line(u32::from(SCI));
+        let rtc = RtcHost {
+            reactor: spec.reactor,
+            clock: spec.clock.clone(),
+            line: wiring.line(u32::from(rtc::IRQ)),
+        };
         let mut board = Self {
             buses: buses.clone(),
             mapped: Vec::new(),
@@ -119,7 +127,7 @@ impl Board {
             serials: Vec::new(),
             wires: BTreeMap::new(),
             pm: AcpiPm::new(spec.clock.since_now(), sci, notices.clone()),
-            rtc: Arc::new(Rtc::new(spec.rtc, Clock::wall())),
+            rtc: Rtc::new(&spec.rtc, rtc),
             cpu_hotplug: None,
             memory_hotplug: None,
             pvpanic: false,

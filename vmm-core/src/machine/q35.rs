@@ -18,14 +18,15 @@ use std::sync::Arc;
 use devices::irq::{Doorbells, MsiController};
 use devices::legacy::acpi_pm::{PM_BASE, SLEEP_TYPE_S5};
 use devices::legacy::{
-    AcpiPm, FwCfg, FwCfgFile, GenerationPlace, ResetControl, Rtc, RtcSpec, Vmcoreinfo, pvpanic,
-    vmcoreinfo, vmgenid,
+    AcpiPm, FwCfg, FwCfgFile, GenerationPlace, ResetControl, Rtc, RtcDrive, RtcSpec, Vmcoreinfo,
+    pvpanic, vmcoreinfo, vmgenid,
 };
 use devices::lifecycle::Lifecycle;
 use devices::memory::{GuestMem, GuestMemView};
 use devices::notice::NoticeSink;
 use devices::pci::PciHost;
 use devices::pci::setup::{self, SetupSpec};
+use devices::reactor::Reactor;
 use devices::tpm::{TpmCrb, crb};
 use devices::vm_clock::VmClock;
 use fdset::{Lease, OpenFile};
@@ -94,6 +95,8 @@ pub struct Q35Spec {
     pub room: MemoryRoom,
     /// Guest time minus UTC, in seconds.
     pub rtc_offset: i64,
+    /// What drives the real-time clock.
+    pub rtc_drive: RtcDrive,
     /// The serial ports.
     pub serials: Vec<SerialSpec>,
     /// What to boot; without it and without firmware, the CPUs wait for ever.
@@ -123,6 +126,8 @@ pub struct MachineHost {
     pub memory: Vec<RamBackend>,
     /// The time that devices live in.
     pub clock: VmClock,
+    /// Where their timers run.
+    pub reactor: Reactor,
     /// Where devices send their news.
     pub notices: NoticeSink,
     /// Where vCPUs send theirs, from their own threads; must not block.
@@ -211,8 +216,10 @@ impl Q35 {
         let board = BoardSpec {
             fw_cfg: Arc::clone(&fw_cfg),
             clock: host.clock,
+            reactor: host.reactor,
             rtc: RtcSpec {
                 offset: spec.rtc_offset,
+                drive: spec.rtc_drive,
                 ram_below_4g: layout.low,
                 ram_above_4g: layout.high,
             },

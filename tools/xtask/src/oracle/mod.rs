@@ -83,7 +83,7 @@ const ACCEPTED: &str = "tools/oracle/accepted-qtest-failures.txt";
 const ACCEPTED_IOTESTS: &str = "tools/oracle/accepted-iotest-failures.txt";
 
 /// What is tested when nothing is named: the programs that have something to say about us.
-const TESTS: [&str; 19] = [
+const TESTS: [&str; 20] = [
     "qmp-test",
     "qmp-cmd-test",
     "machine-none-test",
@@ -96,6 +96,7 @@ const TESTS: [&str; 19] = [
     "readconfig-test",
     "device-introspect-test",
     "test-hmp",
+    "rtc-test",
     "fw_cfg-test",
     "pvpanic-test",
     "pvpanic-pci-test",

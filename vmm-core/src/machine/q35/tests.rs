@@ -45,6 +45,7 @@ fn spec(code: &[u8], vcpus: u32) -> Q35Spec {
         numa: None,
         room: MemoryRoom::default(),
         rtc_offset: 0,
+        rtc_drive: RtcDrive::Host,
         serials: Vec::new(),
         boot: (!code.is_empty()).then(|| kernel(code)),
         held: false,
@@ -60,6 +61,7 @@ fn build(spec: Q35Spec, memory: RamBackendSpec) -> Option<Result<Bench, MachineE
     let host = MachineHost {
         kvm: fdset::OpenFile::new(kvm, None),
         clock: VmClock::Host,
+        reactor: Reactor::new(),
         memory: vec![RamBackend::open(&door(), memory).unwrap()],
         notices: NoticeSink::new(move |notice| heard.add(notice)),
         vcpu_events: Arc::new(move |event| match event {
@@ -80,7 +82,7 @@ fn small() -> RamBackendSpec {
 
 /// A ring that keeps what the guest says.
 fn ring() -> Arc<Chardev> {
-    let reactor = devices::reactor::Reactor::new();
+    let reactor = Reactor::new();
     let spec = ChardevSpec {
         backend: BackendSpec::Ringbuf { size: 4096 },
         log: None,
