@@ -340,8 +340,8 @@ const WRONG: &[(&[&str], &str)] = &[
     ),
     (&["-boot", "order=z"], "-boot: Invalid boot device 'z'"),
     (
-        &["-rtc", "clock=vm"],
-        "-rtc: clock=vm: the clock follows the host's; only host is possible",
+        &["-rtc", "clock=tsc"],
+        "-rtc: clock=tsc: wanted host, rt or vm",
     ),
     (
         &["-add-fd", "fd=1,set=1"],
