@@ -1935,6 +1935,10 @@ const (
 	BlkdebugEventReadAio BlkdebugEvent = "read_aio"
 	// A write, also of zeroes.
 	BlkdebugEventWriteAio BlkdebugEvent = "write_aio"
+	// A write of bytes.
+	BlkdebugEventPwritev BlkdebugEvent = "pwritev"
+	// A write of zeroes.
+	BlkdebugEventPwritevZero BlkdebugEvent = "pwritev_zero"
 	// A flush.
 	BlkdebugEventFlushToDisk BlkdebugEvent = "flush_to_disk"
 )

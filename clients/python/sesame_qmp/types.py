@@ -478,12 +478,14 @@ BlkdebugIOType = Literal["read", "write", "write-zeroes", "discard", "flush"]
 """
 
 
-BlkdebugEvent = Literal["none", "read_aio", "write_aio", "flush_to_disk"]
+BlkdebugEvent = Literal["none", "read_aio", "write_aio", "pwritev", "pwritev_zero", "flush_to_disk"]
 """What happens at a node.
 
 - ``none``: Any request.
 - ``read_aio``: A read.
 - ``write_aio``: A write, also of zeroes.
+- ``pwritev``: A write of bytes.
+- ``pwritev_zero``: A write of zeroes.
 - ``flush_to_disk``: A flush.
 """
 

@@ -168,6 +168,12 @@ pub enum BlkdebugEvent {
     /// A write, also of zeroes.
     #[serde(rename = "write_aio")]
     WriteAio,
+    /// A write of bytes.
+    #[serde(rename = "pwritev")]
+    Pwritev,
+    /// A write of zeroes.
+    #[serde(rename = "pwritev_zero")]
+    PwritevZero,
     /// A flush.
     #[serde(rename = "flush_to_disk")]
     FlushToDisk,
@@ -179,6 +185,8 @@ impl BlkdebugEvent {
         Self::None,
         Self::ReadAio,
         Self::WriteAio,
+        Self::Pwritev,
+        Self::PwritevZero,
         Self::FlushToDisk,
     ];
     /// The name on the wire.
@@ -187,6 +195,8 @@ impl BlkdebugEvent {
             Self::None => "none",
             Self::ReadAio => "read_aio",
             Self::WriteAio => "write_aio",
+            Self::Pwritev => "pwritev",
+            Self::PwritevZero => "pwritev_zero",
             Self::FlushToDisk => "flush_to_disk",
         }
     }
@@ -238,7 +248,16 @@ crate::input::object_type!(BlkdebugInjectErrorOptions);
 impl crate::describe::Described for BlkdebugInjectErrorOptions {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
         crate::describe::MemberSpec::required("event", "BlkdebugEvent", "when")
-            .one_of(&["none", "read_aio", "write_aio", "flush_to_disk"]),
+            .one_of(
+                &[
+                    "none",
+                    "read_aio",
+                    "write_aio",
+                    "pwritev",
+                    "pwritev_zero",
+                    "flush_to_disk",
+                ],
+            ),
         crate::describe::MemberSpec::optional(
                 "state",
                 "int",
@@ -306,7 +325,16 @@ crate::input::object_type!(BlkdebugSetStateOptions);
 impl crate::describe::Described for BlkdebugSetStateOptions {
     const MEMBERS: &'static [crate::describe::MemberSpec] = &[
         crate::describe::MemberSpec::required("event", "BlkdebugEvent", "when")
-            .one_of(&["none", "read_aio", "write_aio", "flush_to_disk"]),
+            .one_of(
+                &[
+                    "none",
+                    "read_aio",
+                    "write_aio",
+                    "pwritev",
+                    "pwritev_zero",
+                    "flush_to_disk",
+                ],
+            ),
         crate::describe::MemberSpec::optional(
                 "state",
                 "int",

@@ -616,7 +616,7 @@ pub const INTROSPECTION: &str = concat!(
     r#"{"name": "376", "members": [{"name": "logfile", "default": null, "type": "str"}, {"name": "logappend", "default": null, "type": "bool"}], "meta-type": "object"}, "#,
     r#"{"name": "377", "members": [{"name": "logfile", "default": null, "type": "str"}, {"name": "logappend", "default": null, "type": "bool"}, {"name": "signal", "default": null, "type": "bool"}], "meta-type": "object"}, "#,
     r#"{"name": "378", "members": [{"name": "logfile", "default": null, "type": "str"}, {"name": "logappend", "default": null, "type": "bool"}, {"name": "size", "default": null, "type": "int"}], "meta-type": "object"}, "#,
-    r#"{"name": "379", "members": [{"name": "none"}, {"name": "read_aio"}, {"name": "write_aio"}, {"name": "flush_to_disk"}], "meta-type": "enum", "values": ["none", "read_aio", "write_aio", "flush_to_disk"]}, "#,
+    r#"{"name": "379", "members": [{"name": "none"}, {"name": "read_aio"}, {"name": "write_aio"}, {"name": "pwritev"}, {"name": "pwritev_zero"}, {"name": "flush_to_disk"}], "meta-type": "enum", "values": ["none", "read_aio", "write_aio", "pwritev", "pwritev_zero", "flush_to_disk"]}, "#,
     r#"{"name": "380", "members": [{"name": "read"}, {"name": "write"}, {"name": "write-zeroes"}, {"name": "discard"}, {"name": "flush"}], "meta-type": "enum", "values": ["read", "write", "write-zeroes", "discard", "flush"]}, "#,
     r#"{"name": "381", "members": [{"name": "qcow2"}], "meta-type": "enum", "values": ["qcow2"]}, "#,
     r#"{"name": "382", "members": [{"name": "data", "type": "395"}], "meta-type": "object"}, "#,

@@ -76,13 +76,24 @@ pub(crate) fn spec(inits: &Inits) -> Result<LabSpec> {
     })
 }
 
-/// Installs what the lab is made of, and boots it.
+/// How often a lab may be booted until it comes up.
+const ATTEMPTS: u32 = 3;
+
+/// Installs what the lab is made of, and boots it: once more where the emulator has crashed the
+/// kernel, which happens now and then on a busy machine.
 pub(crate) fn boot(spec: &LabSpec) -> Result<Lab> {
     install_missing(&[
         ("qemu-system-x86_64", "qemu-system-x86"),
         ("xz", "xz-utils"),
         ("ip", "iproute2"),
     ])?;
+    for attempt in 1..ATTEMPTS {
+        step("booting the lab");
+        match Lab::boot(spec) {
+            Ok(lab) => return Ok(lab),
+            Err(error) => step(&format!("attempt {attempt} of {ATTEMPTS}: {error:#}")),
+        }
+    }
     step("booting the lab");
     Lab::boot(spec)
 }

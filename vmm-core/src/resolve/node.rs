@@ -260,6 +260,8 @@ fn event(event: BlkdebugEvent) -> RuleEvent {
         BlkdebugEvent::None => RuleEvent::None,
         BlkdebugEvent::ReadAio => RuleEvent::ReadAio,
         BlkdebugEvent::WriteAio => RuleEvent::WriteAio,
+        BlkdebugEvent::Pwritev => RuleEvent::Pwritev,
+        BlkdebugEvent::PwritevZero => RuleEvent::PwritevZero,
         BlkdebugEvent::FlushToDisk => RuleEvent::FlushToDisk,
     }
 }

@@ -84,6 +84,12 @@ pub enum BlkdebugEvent {
     /// A write, also of zeroes.
     #[serde(rename = "write_aio")]
     WriteAio,
+    /// A write of bytes.
+    #[serde(rename = "pwritev")]
+    Pwritev,
+    /// A write of zeroes.
+    #[serde(rename = "pwritev_zero")]
+    PwritevZero,
     /// A flush.
     #[serde(rename = "flush_to_disk")]
     FlushToDisk,

@@ -1815,6 +1815,10 @@ export type BlkdebugEvent =
   | "read_aio"
   /** A write, also of zeroes. */
   | "write_aio"
+  /** A write of bytes. */
+  | "pwritev"
+  /** A write of zeroes. */
+  | "pwritev_zero"
   /** A flush. */
   | "flush_to_disk";
 

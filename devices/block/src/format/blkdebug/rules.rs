@@ -29,13 +29,24 @@ pub enum RuleEvent {
     ReadAio,
     /// A write, also of zeros.
     WriteAio,
+    /// A write of bytes.
+    Pwritev,
+    /// A write of zeros.
+    PwritevZero,
     /// A flush.
     FlushToDisk,
 }
 
 impl RuleEvent {
     /// Every event.
-    pub const ALL: [Self; 4] = [Self::None, Self::ReadAio, Self::WriteAio, Self::FlushToDisk];
+    pub const ALL: [Self; 6] = [
+        Self::None,
+        Self::ReadAio,
+        Self::WriteAio,
+        Self::Pwritev,
+        Self::PwritevZero,
+        Self::FlushToDisk,
+    ];
 
     /// Its name.
     #[must_use]
@@ -44,6 +55,8 @@ impl RuleEvent {
             Self::None => "none",
             Self::ReadAio => "read_aio",
             Self::WriteAio => "write_aio",
+            Self::Pwritev => "pwritev",
+            Self::PwritevZero => "pwritev_zero",
             Self::FlushToDisk => "flush_to_disk",
         }
     }
@@ -53,6 +66,8 @@ impl RuleEvent {
             Self::None => true,
             Self::ReadAio => kind == RequestKind::Read,
             Self::WriteAio => matches!(kind, RequestKind::Write | RequestKind::WriteZeroes),
+            Self::Pwritev => kind == RequestKind::Write,
+            Self::PwritevZero => kind == RequestKind::WriteZeroes,
             Self::FlushToDisk => kind == RequestKind::Flush,
         }
     }
@@ -186,6 +201,31 @@ mod tests {
         assert_eq!(rules.judge(RequestKind::Write, 0, 1025), Some(28));
         assert_eq!(rules.judge(RequestKind::WriteZeroes, 1535, 1), Some(28));
         assert_eq!(rules.judge(RequestKind::Write, 1536, 512), None);
+    }
+
+    #[test]
+    fn writes_of_bytes_and_of_zeros_are_told_from_each_other() {
+        for (event, kind, other) in [
+            (
+                RuleEvent::Pwritev,
+                RequestKind::Write,
+                RequestKind::WriteZeroes,
+            ),
+            (
+                RuleEvent::PwritevZero,
+                RequestKind::WriteZeroes,
+                RequestKind::Write,
+            ),
+        ] {
+            let rule = ErrorRule {
+                event,
+                once: true,
+                ..RULE
+            };
+            let mut rules = Rules::new(vec![rule], Vec::new());
+            assert_eq!(rules.judge(other, 0, 512), None);
+            assert_eq!(rules.judge(kind, 0, 512), Some(5));
+        }
     }
 
     #[test]
