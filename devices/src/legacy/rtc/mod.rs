@@ -231,10 +231,12 @@ impl BusDevice for Rtc {
 
     fn write(&self, offset: u64, data: &[u8]) {
         let Some(&value) = data.first() else { return };
-        self.with(|state, now| match offset {
-            // Bit 7 masks the NMI and is not part of the index.
-            0 => state.index = value & 0x7f,
-            _ => state.write(now, value),
-        });
+        if offset == 0 {
+            // Bit 7 masks the NMI and is not part of the index. Nothing happens to the time: no timer
+            // is armed for it.
+            lock(&self.state).index = value & 0x7f;
+        } else {
+            self.with(|state, now| state.write(now, value));
+        }
     }
 }
