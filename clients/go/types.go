@@ -5567,9 +5567,10 @@ type DeviceOptionsScsiCd struct {
 	WriteCache *OnOffAuto `json:"write-cache,omitempty"`
 	// Its place in the order in which firmware tries to boot; the lowest is first.
 	Bootindex *int32 `json:"bootindex,omitempty"`
-	// What to do when a write fails (default: auto, which is report; nothing else can be had).
+	// What to do when a write, a flush or an unmap fails (default: auto, which is what the drive
+	// says, or enospc).
 	Werror *BlockdevOnError `json:"werror,omitempty"`
-	// What to do when a read fails (default: auto, which is report; nothing else can be had).
+	// What to do when a read fails (default: auto, which is what the drive says, or report).
 	Rerror *BlockdevOnError `json:"rerror,omitempty"`
 	// The node-name of the medium that is in it at first (default: it is empty).
 	Drive *string `json:"drive,omitempty"`
@@ -5609,9 +5610,10 @@ type DeviceOptionsScsiHd struct {
 	WriteCache *OnOffAuto `json:"write-cache,omitempty"`
 	// Its place in the order in which firmware tries to boot; the lowest is first.
 	Bootindex *int32 `json:"bootindex,omitempty"`
-	// What to do when a write fails (default: auto, which is report; nothing else can be had).
+	// What to do when a write, a flush or an unmap fails (default: auto, which is what the drive
+	// says, or enospc).
 	Werror *BlockdevOnError `json:"werror,omitempty"`
-	// What to do when a read fails (default: auto, which is report; nothing else can be had).
+	// What to do when a read fails (default: auto, which is what the drive says, or report).
 	Rerror *BlockdevOnError `json:"rerror,omitempty"`
 	// The node-name of its medium.
 	Drive string `json:"drive"`

@@ -12,6 +12,7 @@
 
 pub mod bus;
 pub mod chardev;
+pub mod failures;
 pub mod irq;
 pub mod legacy;
 pub mod lifecycle;

@@ -11,8 +11,8 @@
 
 use std::sync::{Arc, Weak};
 
-use block::job::Trouble;
 use block::{Histograms, Limiter, NodeRef, Totals};
+use devices::failures::Failures;
 use devices::legacy::DimmSpec;
 use devices::scsi::ScsiUnit;
 use devices::virtio::balloon::VirtioBalloon;
@@ -106,20 +106,11 @@ impl Disk {
         }
     }
 
-    /// Whether it is said how it is doing, and the first failure that stopped the machine since that
-    /// was last let run. A SCSI unit leaves all to the guest, and is always well.
-    pub fn trouble(&self) -> (bool, Option<Trouble>) {
+    /// What it does about failures of its storage.
+    pub fn failures(&self) -> &Failures {
         match self {
-            Self::Virtio(disk) => (disk.can_stop(), disk.trouble()),
-            Self::Scsi(..) => (true, None),
-        }
-    }
-
-    /// The machine is let run: what stopped it is past.
-    pub fn forget_trouble(&self) {
-        match self {
-            Self::Virtio(disk) => disk.forget_trouble(),
-            Self::Scsi(..) => {}
+            Self::Virtio(disk) => disk.failures(),
+            Self::Scsi(_, unit) => unit.failures(),
         }
     }
 

@@ -5557,9 +5557,11 @@ class DeviceOptionsScsiCd(Struct):
     bootindex: Optional[int] = None
     """Its place in the order in which firmware tries to boot; the lowest is first."""
     werror: Optional[BlockdevOnError] = None
-    """What to do when a write fails (default: auto, which is report; nothing else can be had)."""
+    """What to do when a write, a flush or an unmap fails (default: auto, which is what the
+    drive says, or enospc).
+    """
     rerror: Optional[BlockdevOnError] = None
-    """What to do when a read fails (default: auto, which is report; nothing else can be had)."""
+    """What to do when a read fails (default: auto, which is what the drive says, or report)."""
     drive: Optional[str] = None
     """The node-name of the medium that is in it at first (default: it is empty)."""
 
@@ -5606,9 +5608,11 @@ class DeviceOptionsScsiHd(Struct):
     bootindex: Optional[int] = None
     """Its place in the order in which firmware tries to boot; the lowest is first."""
     werror: Optional[BlockdevOnError] = None
-    """What to do when a write fails (default: auto, which is report; nothing else can be had)."""
+    """What to do when a write, a flush or an unmap fails (default: auto, which is what the
+    drive says, or enospc).
+    """
     rerror: Optional[BlockdevOnError] = None
-    """What to do when a read fails (default: auto, which is report; nothing else can be had)."""
+    """What to do when a read fails (default: auto, which is what the drive says, or report)."""
     removable: Optional[bool] = None
     """Whether it says of itself that it can be taken out (default: false)."""
     logical_block_size: Optional[int] = None

@@ -17,8 +17,7 @@ const LIST_HEADER: usize = 8;
 const LIST_RANGE: usize = 16;
 
 impl ScsiUnit {
-    /// Does what a command asks of `node`, and enters it in the books; how many bytes of the
-    /// guest's buffers were moved.
+    /// Does what a command asks of `node`, and enters it in the books.
     pub(super) async fn move_blocks(
         &self,
         io: &Io,
@@ -26,16 +25,12 @@ impl ScsiUnit {
         node: &NodeRef,
         out: &Segments,
         into: &Segments,
-    ) -> Result<u64, Stop> {
+    ) -> Result<(), Stop> {
         let started = Instant::now();
         let (operation, bytes, outcome) = match command {
             Command::Read(range) => {
-                let bytes = self.bytes(range);
-                (
-                    Operation::Read,
-                    bytes,
-                    self.read(io, node, range, into).await,
-                )
+                let outcome = self.read(io, node, range, into).await;
+                (Operation::Read, self.bytes(range), outcome)
             }
             Command::Write(range, durable) => {
                 let outcome = self.write(io, node, range, durable, out).await;
@@ -43,7 +38,7 @@ impl ScsiUnit {
             }
             Command::Flush => {
                 let flushed = node.flush(io).await;
-                let outcome = flushed.map(|()| 0).map_err(|error| Stop::Host(error, true));
+                let outcome = flushed.map_err(|error| Stop::Host(error, true));
                 (Operation::Flush, 0, outcome)
             }
             Command::WriteSame {
@@ -58,20 +53,30 @@ impl ScsiUnit {
             Command::Unmap => {
                 let outcome = self.unmap(io, node, out).await;
                 let bytes = *outcome.as_ref().unwrap_or(&0);
-                (Operation::Unmap, bytes, outcome.map(|_| out.len()))
+                (Operation::Unmap, bytes, outcome.map(drop))
             }
             // Without bytes to be compared it asks whether the blocks can be read; they are there.
-            Command::Verify(range) => return self.place(node, range).map(|_| 0),
+            Command::Verify(range) => return self.place(node, range).map(drop),
             _ => return Err(Sense::INVALID_OPCODE.into()),
         };
         let ended = match &outcome {
-            Ok(_) => Outcome::Done,
+            Ok(()) => Outcome::Done,
             Err(Stop::Host(..)) => Outcome::Failed,
             Err(_) => Outcome::Invalid,
         };
         self.account.enter_timed(operation, bytes, ended, started);
         self.histograms.enter(operation, ended, started);
         outcome
+    }
+
+    /// How many bytes of the guest's buffers a command moves when it is done.
+    pub(super) fn moves(&self, command: Command, out: &Segments) -> u64 {
+        match command {
+            Command::Read(range) | Command::Write(range, _) => self.bytes(range),
+            Command::WriteSame { no_data: false, .. } => self.spec.logical_block_size.into(),
+            Command::Unmap => out.len(),
+            _ => 0,
+        }
     }
 
     /// What of a command limits are for: its direction and its bytes.
@@ -112,14 +117,13 @@ impl ScsiUnit {
         node: &NodeRef,
         range: Range,
         into: &Segments,
-    ) -> Result<u64, Stop> {
+    ) -> Result<(), Stop> {
         let (offset, bytes) = (self.place(node, range)?, self.bytes(range));
         if into.len() < bytes {
             return Err(Stop::Overrun);
         }
         let read = node.read(io, offset, into.all().part(0, bytes)).await;
-        read.map(|()| bytes)
-            .map_err(|error| Stop::Host(error, false))
+        read.map_err(|error| Stop::Host(error, false))
     }
 
     async fn write(
@@ -129,7 +133,7 @@ impl ScsiUnit {
         range: Range,
         durable: bool,
         out: &Segments,
-    ) -> Result<u64, Stop> {
+    ) -> Result<(), Stop> {
         self.check_writable(node)?;
         let (offset, bytes) = (self.place(node, range)?, self.bytes(range));
         if out.len() < bytes {
@@ -137,10 +141,7 @@ impl ScsiUnit {
         }
         let flags = self.flags(durable);
         let written = node.write(io, offset, out.all().part(0, bytes), flags);
-        let written = written.await;
-        written
-            .map(|()| bytes)
-            .map_err(|error| Stop::Host(error, true))
+        written.await.map_err(|error| Stop::Host(error, true))
     }
 
     fn flags(&self, durable: bool) -> WriteFlags {
@@ -157,7 +158,7 @@ impl ScsiUnit {
         range: Range,
         unmap: bool,
         pattern: Option<&Segments>,
-    ) -> Result<u64, Stop> {
+    ) -> Result<(), Stop> {
         self.check_writable(node)?;
         let (offset, bytes) = (self.place(node, range)?, self.bytes(range));
         if bytes > MAX_CHANGE {
@@ -172,8 +173,7 @@ impl ScsiUnit {
                 durable: !self.spec.write_cache,
             };
             let zeroed = node.write_zeroes(io, offset, bytes, flags).await;
-            let moved = pattern.map_or(0, |_| block);
-            return zeroed.map(|()| moved).map_err(failed);
+            return zeroed.map_err(failed);
         };
         if pattern.len() < block {
             return Err(Stop::Overrun);
@@ -193,7 +193,7 @@ impl ScsiUnit {
             written.map_err(failed)?;
             done += part.len();
         }
-        Ok(block)
+        Ok(())
     }
 
     /// UNMAP: all ranges are checked before the first is done. How many bytes they are.

@@ -18,7 +18,7 @@ mod optical;
 pub mod sense;
 pub mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod unit;
 
 pub use sense::Sense;

@@ -2,8 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use block::format::blkdebug::rules::{ErrorRule, RequestKind, RuleEvent, Rules};
+use block::job::{ErrorAction, OnError, Trouble};
 use block::spec::{
-    CacheSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec, NodeOptions, NodeSpec, NullSpec,
+    BlkdebugSpec, CacheSpec, ChildSpec, DetectZeroes, DiscardMode, DriverSpec, FileSpec,
+    NodeOptions, NodeSpec, NullSpec,
 };
 use block::{BlockGraph, IoThread, IoThreadSpec, Root, Segments};
 use fdset::{Door, FdRegistry, FdsetId, Handover, Origin, Scope};
@@ -54,7 +57,52 @@ fn medium(len: u64, read_only: bool) -> Root {
     BlockGraph::new().add(&door, spec).unwrap().into()
 }
 
+/// A medium of 1 MiB of zeroes whose next request of this kind fails, and none after it.
+pub(crate) fn failing_once(kind: RequestKind, errno: i32) -> Root {
+    let node = |name: &str, driver| NodeSpec {
+        keeps_access: false,
+        active: None,
+        force_share: false,
+        name: Some(name.to_owned()),
+        options: NodeOptions {
+            read_only: false,
+            auto_read_only: false,
+            discard: DiscardMode::Unmap,
+            detect_zeroes: DetectZeroes::Off,
+            cache: CacheSpec {
+                direct: false,
+                no_flush: false,
+            },
+        },
+        driver,
+    };
+    let zeroes = NullSpec {
+        size: MIB,
+        read_zeroes: true,
+    };
+    let rule = ErrorRule {
+        event: RuleEvent::None,
+        state: None,
+        kind: Some(kind),
+        errno,
+        sector: None,
+        once: true,
+    };
+    let driver = DriverSpec::Blkdebug(BlkdebugSpec {
+        image: ChildSpec::Inline(Box::new(node("below", DriverSpec::NullCo(zeroes)))),
+        config: None,
+        rules: Rules::new(vec![rule], Vec::new()),
+    });
+    let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
+    let mut graph = BlockGraph::new();
+    graph.add(&door, node("failing", driver)).unwrap().into()
+}
+
 fn bench(kind: Kind, medium: Option<Root>) -> Bench {
+    bench_with(kind, medium, [OnError::Report; 2])
+}
+
+fn bench_with(kind: Kind, medium: Option<Root>, on_error: [OnError; 2]) -> Bench {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&heard);
     let block = if kind == Kind::Cd {
@@ -74,6 +122,7 @@ fn bench(kind: Kind, medium: Option<Root>) -> Bench {
         logical_block_size: block,
         physical_block_size: block,
         write_cache: true,
+        on_error,
         notices: NoticeSink::new(move |notice| sink.lock().unwrap().push(notice)),
     };
     Bench {
@@ -267,4 +316,57 @@ fn an_empty_drive_has_no_medium_until_one_comes() {
     assert_eq!(bench.run(&read, &[], 2048).0.moved, 2048);
     assert!(bench.unit.take_medium().is_some());
     assert_eq!(bench.sense(&read), Some(Sense::NO_MEDIUM));
+}
+
+#[test]
+fn a_failure_is_told_ignored_or_has_the_request_wait_as_the_policy_says() {
+    use ErrorAction::{Ignore, Report, Stop};
+    let write = [0x2a, 0, 0, 0, 0, 3, 0, 0, 1, 0];
+    let after = |policy, errno| {
+        let medium = failing_once(RequestKind::Write, errno);
+        let bench = bench_with(Kind::Disk, Some(medium), [OnError::Ignore, policy]).ready();
+        let (done, _) = bench.run(&write, &[7; 512], 0);
+        let [Notice::BlockError { action, node, .. }] = &bench.heard.lock().unwrap()[..] else {
+            panic!("one notice");
+        };
+        assert_eq!(node, "failing");
+        (*action, done, bench.unit.failures().trouble())
+    };
+    let io_error = Done::refused(Sense::IO_ERROR);
+    let waits = Done {
+        waits: true,
+        ..Done::default()
+    };
+    for (policy, errno, expected) in [
+        (OnError::Report, libc::EIO, (Report, io_error, None)),
+        (OnError::Ignore, libc::EIO, (Ignore, Done::moved(512), None)),
+        (OnError::Enospc, libc::EIO, (Report, io_error, None)),
+        (
+            OnError::Enospc,
+            libc::ENOSPC,
+            (Stop, waits, Some(Trouble::NoSpace)),
+        ),
+        (
+            OnError::Stop,
+            libc::EIO,
+            (Stop, waits, Some(Trouble::Failed)),
+        ),
+    ] {
+        assert_eq!(after(policy, errno), expected, "{policy:?} {errno}");
+    }
+}
+
+#[test]
+fn reads_have_a_policy_of_their_own_and_a_flush_is_no_read() {
+    for (kind, cdb, room) in [
+        (RequestKind::Read, [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0], 512),
+        (RequestKind::Flush, [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], 0),
+    ] {
+        let medium = failing_once(kind, libc::EIO);
+        let policies = [OnError::Stop, OnError::Report];
+        let bench = bench_with(Kind::Disk, Some(medium), policies).ready();
+        let (done, _) = bench.run(&cdb, &[], room);
+        assert_eq!(done.waits, kind == RequestKind::Read);
+        assert_eq!(bench.run(&cdb, &[], room).0, Done::moved(room as u64));
+    }
 }

@@ -14,6 +14,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use block::engine::executor::own_waker;
+use block::job::{ErrorAction, OnError};
 use block::throttle::Direction;
 use block::{
     Account, BlockError, Drain, Histograms, Io, Limiter, NodeRef, Root, Seat, Segments, Totals,
@@ -23,8 +24,8 @@ use super::answers::{self, Medium};
 use super::command::Command;
 use super::optical::{self, TrayNews};
 use super::sense::Sense;
+use crate::failures::Failures;
 use crate::notice::{Notice, NoticeSink};
-use crate::repeats::Repeats;
 
 /// The block of a CD.
 pub const CD_BLOCK: u32 = 2048;
@@ -73,6 +74,8 @@ pub struct ScsiUnitSpec {
     pub physical_block_size: u32,
     /// Whether a write may stay in a cache until the guest flushes.
     pub write_cache: bool,
+    /// What is done when a read fails, and when anything else does.
+    pub on_error: [OnError; 2],
     /// Where I/O errors and the tray's moves are told.
     pub notices: NoticeSink,
 }
@@ -96,7 +99,7 @@ pub enum ScsiUnitError {
 }
 
 /// How a command ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Done {
     /// Why it was not done; `None`: it was.
     pub sense: Option<Sense>,
@@ -104,6 +107,25 @@ pub struct Done {
     pub moved: u64,
     /// The guest's buffers are shorter than what it asked to move.
     pub overrun: bool,
+    /// The host failed and the machine stops: it is to be done again when that goes on, and the guest
+    /// is told nothing.
+    pub waits: bool,
+}
+
+impl Done {
+    pub(crate) fn moved(moved: u64) -> Self {
+        Self {
+            moved,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn refused(sense: Sense) -> Self {
+        Self {
+            sense: Some(sense),
+            ..Self::default()
+        }
+    }
 }
 
 /// Why a command was not done.
@@ -140,7 +162,7 @@ pub struct ScsiUnit {
     pub(super) histograms: Histograms,
     /// What its requests ask before they go, whatever medium is in.
     limiter: Limiter,
-    failed_requests: Repeats,
+    failures: Failures,
 }
 
 /// A request's hold on the medium. The seat goes last: whoever waits for it finds nothing held.
@@ -165,6 +187,7 @@ impl ScsiUnit {
             }
         }
         let unit = Self {
+            failures: Failures::new(spec.id.clone(), spec.on_error, spec.notices.clone()),
             spec,
             state: Mutex::default(),
             account: Account::new(),
@@ -174,7 +197,6 @@ impl ScsiUnit {
                 .map(Root::limiter)
                 .cloned()
                 .unwrap_or_default(),
-            failed_requests: Repeats::default(),
         };
         if let Some(medium) = &medium {
             unit.check_medium(&medium.node())?;
@@ -215,6 +237,11 @@ impl ScsiUnit {
     /// What its reads and writes ask before they go.
     pub fn limiter(&self) -> &Limiter {
         &self.limiter
+    }
+
+    /// What it does about failures of its storage.
+    pub fn failures(&self) -> &Failures {
+        &self.failures
     }
 
     /// Has requests wait for no limits of the medium until the end of what is given back.
@@ -304,23 +331,9 @@ impl ScsiUnit {
     pub async fn execute(&self, io: &Io, cdb: &[u8], out: &Segments, into: &Segments) -> Done {
         let outcome = match Command::parse(cdb) {
             Ok((command, limit)) => self.obey(io, command, limit, out, into).await,
-            Err(sense) => Err(sense.into()),
+            Err(sense) => Err(sense),
         };
-        let mut done = Done {
-            sense: None,
-            moved: 0,
-            overrun: false,
-        };
-        match outcome {
-            Ok(moved) => done.moved = moved,
-            Err(Stop::Sense(sense)) => done.sense = Some(sense),
-            Err(Stop::Overrun) => done.overrun = true,
-            Err(Stop::Host(error, write)) => {
-                self.report(&error, write);
-                done.sense = Some(Sense::of(&error));
-            }
-        }
-        done
+        outcome.unwrap_or_else(Done::refused)
     }
 
     async fn obey(
@@ -330,25 +343,50 @@ impl ScsiUnit {
         limit: u32,
         out: &Segments,
         into: &Segments,
-    ) -> Result<u64, Stop> {
+    ) -> Result<Done, Sense> {
         if !command.passes_attention()
             && let Some(sense) = self.state().attention.take()
         {
-            return Err(sense.into());
+            return Err(sense);
         }
         if let Some(answer) = self.answer(command)? {
             let len = (answer.len() as u64).min(limit.into()).min(into.len());
             into.all().part(0, len).copy_from(&answer);
-            return Ok(len);
+            return Ok(Done::moved(len));
         }
         let hold = self.hold(own_waker().await)?;
         hold.seat.pass().await;
-        if let Some((direction, bytes)) = self.limited(command) {
-            let passed = self.limiter.pass(io, direction, bytes).await;
-            passed.map_err(|error| Stop::Host(error, direction == Direction::Write))?;
-        }
         let node = hold.root.node();
-        self.move_blocks(io, command, &node, out, into).await
+        let moved = match self.wait_for_limits(io, command).await {
+            Ok(()) => self.move_blocks(io, command, &node, out, into).await,
+            Err(stop) => Err(stop),
+        };
+        match moved {
+            Ok(()) => Ok(Done::moved(self.moves(command, out))),
+            Err(Stop::Sense(sense)) => Err(sense),
+            Err(Stop::Overrun) => Ok(Done {
+                overrun: true,
+                ..Done::default()
+            }),
+            Err(Stop::Host(error, write)) => {
+                match self.failures.report(node.name(), &error, write) {
+                    ErrorAction::Report => Err(Sense::of(&error)),
+                    ErrorAction::Ignore => Ok(Done::moved(self.moves(command, out))),
+                    ErrorAction::Stop => Ok(Done {
+                        waits: true,
+                        ..Done::default()
+                    }),
+                }
+            }
+        }
+    }
+
+    async fn wait_for_limits(&self, io: &Io, command: Command) -> Result<(), Stop> {
+        let Some((direction, bytes)) = self.limited(command) else {
+            return Ok(());
+        };
+        let passed = self.limiter.pass(io, direction, bytes).await;
+        passed.map_err(|error| Stop::Host(error, direction == Direction::Write))
     }
 
     /// What is answered without waiting for the medium; `None` for what moves its blocks.
@@ -450,21 +488,6 @@ impl ScsiUnit {
             self.spec.notices.send(Notice::TrayMoved { id, open });
         }
         Ok(())
-    }
-
-    fn report(&self, error: &std::io::Error, write: bool) {
-        let node = self.node();
-        let node = node.as_ref().map_or("", |node| node.name());
-        if let Some(times) = self.failed_requests.note() {
-            tracing::warn!(device = %self.spec.id, node, write, times, %error, "I/O error");
-        }
-        self.spec.notices.send(Notice::BlockError {
-            device: self.spec.id.clone(),
-            node: node.to_owned(),
-            write,
-            errno: error.raw_os_error().unwrap_or(libc::EIO),
-            action: block::job::ErrorAction::Report,
-        });
     }
 }
 

@@ -28,3 +28,4 @@ pub mod rng;
 pub mod scsi;
 pub mod transport;
 pub mod vsock;
+pub mod waiting;

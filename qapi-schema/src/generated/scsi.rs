@@ -225,10 +225,11 @@ pub struct ScsiUnitProperties {
     /// Its place in the order in which firmware tries to boot; the lowest is first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
-    /// What to do when a write fails (default: auto, which is report; nothing else can be had).
+    /// What to do when a write, a flush or an unmap fails (default: auto, which is what the drive
+    /// says, or enospc).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<super::block_core::BlockdevOnError>,
-    /// What to do when a read fails (default: auto, which is report; nothing else can be had).
+    /// What to do when a read fails (default: auto, which is what the drive says, or report).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
 }
@@ -318,17 +319,17 @@ impl crate::describe::Described for ScsiUnitProperties {
         crate::describe::MemberSpec::optional(
                 "werror",
                 "BlockdevOnError",
-                "what to do when a write fails (default: auto, which is report; nothing else can be had)",
+                "what to do when a write, a flush or an unmap fails (default: auto, which is what the drive says, or enospc)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto, which is report; nothing else can be had"),
+            .default_is("auto, which is what the drive says, or enospc"),
         crate::describe::MemberSpec::optional(
                 "rerror",
                 "BlockdevOnError",
-                "what to do when a read fails (default: auto, which is report; nothing else can be had)",
+                "what to do when a read fails (default: auto, which is what the drive says, or report)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto, which is report; nothing else can be had"),
+            .default_is("auto, which is what the drive says, or report"),
     ];
     const TAG: Option<&'static str> = None;
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
@@ -369,10 +370,11 @@ pub struct ScsiHdProperties {
     /// Its place in the order in which firmware tries to boot; the lowest is first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
-    /// What to do when a write fails (default: auto, which is report; nothing else can be had).
+    /// What to do when a write, a flush or an unmap fails (default: auto, which is what the drive
+    /// says, or enospc).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<super::block_core::BlockdevOnError>,
-    /// What to do when a read fails (default: auto, which is report; nothing else can be had).
+    /// What to do when a read fails (default: auto, which is what the drive says, or report).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
     /// The node-name of its medium.
@@ -483,17 +485,17 @@ impl crate::describe::Described for ScsiHdProperties {
         crate::describe::MemberSpec::optional(
                 "werror",
                 "BlockdevOnError",
-                "what to do when a write fails (default: auto, which is report; nothing else can be had)",
+                "what to do when a write, a flush or an unmap fails (default: auto, which is what the drive says, or enospc)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto, which is report; nothing else can be had"),
+            .default_is("auto, which is what the drive says, or enospc"),
         crate::describe::MemberSpec::optional(
                 "rerror",
                 "BlockdevOnError",
-                "what to do when a read fails (default: auto, which is report; nothing else can be had)",
+                "what to do when a read fails (default: auto, which is what the drive says, or report)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto, which is report; nothing else can be had"),
+            .default_is("auto, which is what the drive says, or report"),
         crate::describe::MemberSpec::required(
             "drive",
             "str",
@@ -563,10 +565,11 @@ pub struct ScsiCdProperties {
     /// Its place in the order in which firmware tries to boot; the lowest is first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
-    /// What to do when a write fails (default: auto, which is report; nothing else can be had).
+    /// What to do when a write, a flush or an unmap fails (default: auto, which is what the drive
+    /// says, or enospc).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<super::block_core::BlockdevOnError>,
-    /// What to do when a read fails (default: auto, which is report; nothing else can be had).
+    /// What to do when a read fails (default: auto, which is what the drive says, or report).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
     /// The node-name of the medium that is in it at first (default: it is empty).
@@ -660,17 +663,17 @@ impl crate::describe::Described for ScsiCdProperties {
         crate::describe::MemberSpec::optional(
                 "werror",
                 "BlockdevOnError",
-                "what to do when a write fails (default: auto, which is report; nothing else can be had)",
+                "what to do when a write, a flush or an unmap fails (default: auto, which is what the drive says, or enospc)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto, which is report; nothing else can be had"),
+            .default_is("auto, which is what the drive says, or enospc"),
         crate::describe::MemberSpec::optional(
                 "rerror",
                 "BlockdevOnError",
-                "what to do when a read fails (default: auto, which is report; nothing else can be had)",
+                "what to do when a read fails (default: auto, which is what the drive says, or report)",
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
-            .default_is("auto, which is report; nothing else can be had"),
+            .default_is("auto, which is what the drive says, or report"),
         crate::describe::MemberSpec::optional(
                 "drive",
                 "str",

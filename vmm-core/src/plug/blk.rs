@@ -13,6 +13,7 @@ use qapi_schema::devices::VirtioBlkProperties;
 use super::pci::{plug_virtio, virtio_place};
 use super::{Plug, queue_threads};
 use crate::device_tree::{Claim, Part};
+use crate::drives::Drive;
 use crate::resolve::unmet;
 
 /// Entries of a queue where the client does not say.
@@ -57,7 +58,6 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
         Some(drive) => root.limited_by(drive.limiter.clone()),
         None => root,
     };
-    let [drive_rerror, drive_werror] = drive.as_ref().map_or([None; 2], |drive| drive.on_error);
     let logical = options.logical_block_size.unwrap_or(BLOCK_SIZE);
     let physical = options.physical_block_size.unwrap_or(logical);
     let disk = VirtioBlk::new(VirtioBlkSpec {
@@ -71,14 +71,11 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
         write_cache: match options.write_cache {
             Some(OnOffAuto::On) => true,
             Some(OnOffAuto::Off) => false,
-            Some(OnOffAuto::Auto) | None => drive.is_none_or(|drive| drive.write_cache),
+            Some(OnOffAuto::Auto) | None => drive.as_ref().is_none_or(|drive| drive.write_cache),
         },
         discard: options.discard.unwrap_or(true),
         write_zeroes: options.write_zeroes.unwrap_or(true),
-        on_error: [
-            on_error(options.rerror, drive_rerror, OnError::Report),
-            on_error(options.werror, drive_werror, OnError::Enospc),
-        ],
+        on_error: on_error([options.rerror, options.werror], drive.as_ref()),
         iothreads,
         notices: plug.vm.mailbox.notices(),
     })
@@ -127,12 +124,12 @@ fn refuse_unmet(options: &VirtioBlkProperties) -> Result<(), QmpError> {
     ])
 }
 
-/// What is done about an error: what the device says, else its drive, else what is usual.
-fn on_error(
-    device: Option<BlockdevOnError>,
-    drive: Option<BlockdevOnError>,
-    usual: OnError,
-) -> OnError {
+/// What is done when a read fails, and when anything else does: what the device says, else its drive,
+/// else what is usual.
+pub(super) fn on_error(
+    device: [Option<BlockdevOnError>; 2],
+    drive: Option<&Drive>,
+) -> [OnError; 2] {
     let said = |policy: Option<BlockdevOnError>| match policy? {
         BlockdevOnError::Report => Some(OnError::Report),
         BlockdevOnError::Ignore => Some(OnError::Ignore),
@@ -140,7 +137,12 @@ fn on_error(
         BlockdevOnError::Stop => Some(OnError::Stop),
         BlockdevOnError::Auto => None,
     };
-    said(device).or_else(|| said(drive)).unwrap_or(usual)
+    let [rerror, werror] = device.map(said);
+    let [drive_rerror, drive_werror] = drive.map_or([None; 2], |drive| drive.on_error).map(said);
+    [
+        rerror.or(drive_rerror).unwrap_or(OnError::Report),
+        werror.or(drive_werror).unwrap_or(OnError::Enospc),
+    ]
 }
 
 fn block_size(name: &str, bytes: u64) -> Result<u32, QmpError> {
@@ -153,6 +155,7 @@ fn block_size(name: &str, bytes: u64) -> Result<u32, QmpError> {
 
 #[cfg(test)]
 mod tests {
+    use block::Limiter;
     use devices::virtio::blk::QUEUE_SIZES;
     use qapi_schema::drivers::find_driver;
     use serde_json::{Value, json};
@@ -188,6 +191,32 @@ mod tests {
             let wish = error.split('\'').nth(1).unwrap_or_default();
             let named = wish.split(" or ").filter_map(|one| one.split('=').next());
             assert!(named.into_iter().any(|one| one == name), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_device_says_more_about_errors_than_its_drive_and_that_more_than_nobody() {
+        use BlockdevOnError::{Auto, Ignore, Stop};
+        let drive = Drive {
+            node: "n".to_owned(),
+            write_cache: true,
+            on_error: [Some(Ignore), Some(Auto)],
+            limiter: Limiter::default(),
+        };
+        for (device, drive, expected) in [
+            ([None, None], None, [OnError::Report, OnError::Enospc]),
+            (
+                [None, None],
+                Some(&drive),
+                [OnError::Ignore, OnError::Enospc],
+            ),
+            (
+                [Some(Stop), Some(Auto)],
+                Some(&drive),
+                [OnError::Stop, OnError::Enospc],
+            ),
+        ] {
+            assert_eq!(on_error(device, drive), expected);
         }
     }
 

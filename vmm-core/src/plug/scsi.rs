@@ -7,16 +7,16 @@ use devices::scsi::unit::CD_BLOCK;
 use devices::scsi::{Kind, ScsiUnit, ScsiUnitSpec};
 use devices::virtio::scsi::{MAX_LUN, MAX_TARGET, VirtioScsi, VirtioScsiSpec};
 use qapi_schema::QmpError;
-use qapi_schema::block_core::BlockdevOnError;
 use qapi_schema::common::OnOffAuto;
 use qapi_schema::scsi::{
     ScsiCdProperties, ScsiHdProperties, ScsiUnitProperties, VirtioScsiProperties,
 };
 
 use super::Plug;
-use super::blk::claim_drive;
+use super::blk::{claim_drive, on_error};
 use super::pci::{plug_virtio, virtio_place};
 use crate::device_tree::{Claim, Part};
+use crate::drives::Drive;
 use crate::resolve::unmet;
 use crate::vm::Vm;
 
@@ -138,12 +138,16 @@ fn plug_unit(
     let address = controller
         .place(target, lun)
         .map_err(|error| QmpError::from_error(&error))?;
-    let (medium, cached) = match &unit.drive {
-        Some(drive) => {
-            let (root, cached) = attach(plug, drive, unit.kind, unit.share_rw)?;
-            (Some(root), cached)
-        }
-        None => (None, true),
+    let drive = unit.drive.as_deref();
+    let drive = drive.and_then(|name| plug.vm.drives.find(name)).cloned();
+    let medium = match &unit.drive {
+        Some(name) => Some(attach(
+            plug,
+            (name, drive.as_ref()),
+            unit.kind,
+            unit.share_rw,
+        )?),
+        None => None,
     };
     // Whatever medium is in when the device goes is given back.
     plug.claim(Claim::Node(unit.drive.unwrap_or_default()));
@@ -161,8 +165,9 @@ fn plug_unit(
         write_cache: match options.write_cache {
             Some(OnOffAuto::On) => true,
             Some(OnOffAuto::Off) => false,
-            Some(OnOffAuto::Auto) | None => cached,
+            Some(OnOffAuto::Auto) | None => drive.as_ref().is_none_or(|drive| drive.write_cache),
         },
+        on_error: on_error([options.rerror, options.werror], drive.as_ref()),
         notices: plug.vm.mailbox.notices(),
     };
     let unit = ScsiUnit::new(spec, medium).map_err(|error| QmpError::from_error(&error))?;
@@ -171,25 +176,23 @@ fn plug_unit(
     Ok(Part::ScsiUnit(controller, unit))
 }
 
-/// Takes the node, or the drive, called `name` as a medium; whether it is cached.
+/// Takes the node of this name, or the drive that has it, as a medium.
 fn attach(
     plug: &mut Plug<'_>,
-    name: &str,
+    (name, drive): (&str, Option<&Drive>),
     kind: Kind,
     share_rw: bool,
-) -> Result<(Root, bool), QmpError> {
-    let drive = plug.vm.drives.find(name).cloned();
+) -> Result<Root, QmpError> {
     if drive.is_some() {
         claim_drive(plug, name)?;
     }
-    let medium = drive.as_ref().map_or(name, |drive| &drive.node);
+    let medium = drive.map_or(name, |drive| &drive.node);
     let root = plug.vm.attach_medium(medium, &plug.name, kind, share_rw)?;
     plug.claim(Claim::Node(medium.to_owned()));
-    let root = match &drive {
+    Ok(match drive {
         Some(drive) => root.limited_by(drive.limiter.clone()),
         None => root,
-    };
-    Ok((root, drive.is_none_or(|drive| drive.write_cache)))
+    })
 }
 
 impl Vm {
@@ -248,22 +251,11 @@ fn number<T: TryFrom<u32> + Into<u32> + Copy + PartialOrd>(
 }
 
 fn refuse_unmet(options: &ScsiUnitProperties) -> Result<(), QmpError> {
-    let stops = |policy: Option<BlockdevOnError>| {
-        !matches!(
-            policy,
-            None | Some(BlockdevOnError::Auto | BlockdevOnError::Report)
-        )
-    };
-    let reported = "failed requests are reported to the guest and to clients";
-    unmet::refuse(&[
-        (stops(options.werror), "werror", reported),
-        (stops(options.rerror), "rerror", reported),
-        (
-            options.channel.unwrap_or(0) != 0,
-            "channel",
-            "a bus has channel 0 only",
-        ),
-    ])
+    unmet::refuse(&[(
+        options.channel.unwrap_or(0) != 0,
+        "channel",
+        "a bus has channel 0 only",
+    )])
 }
 
 fn block_size(name: &str, bytes: u64) -> Result<u32, QmpError> {

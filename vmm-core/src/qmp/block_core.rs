@@ -87,7 +87,7 @@ impl Commands for Vm {
             let node = disk.node_name();
             let tray = disk.device.tray();
             let limiter = disk.device.limiter();
-            let (can_stop, trouble) = disk.device.trouble();
+            let failures = disk.device.failures();
             BlockInfo {
                 device: self.drive_of(&node),
                 qdev: Some(disk.path),
@@ -100,7 +100,9 @@ impl Commands for Vm {
                     .node(&node)
                     .ok()
                     .map(|node| medium_info(&node, limiter)),
-                io_status: can_stop.then(|| job::io_status(trouble)),
+                io_status: failures
+                    .can_stop()
+                    .then(|| job::io_status(failures.trouble())),
             }
         });
         Ok(info.chain(idle).collect())

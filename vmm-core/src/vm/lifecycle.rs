@@ -33,7 +33,7 @@ impl Vm {
     pub fn start(&mut self) -> Result<(), QmpError> {
         if self.enter_running()? {
             for (_, _, disk) in self.devices.disks() {
-                disk.forget_trouble();
+                disk.failures().forget_trouble();
             }
             self.events.emit(Event::Resume);
             self.machine.resume()?;

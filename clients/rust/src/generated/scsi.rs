@@ -96,10 +96,11 @@ pub struct ScsiHdProperties {
     /// Its place in the order in which firmware tries to boot; the lowest is first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
-    /// What to do when a write fails (default: auto, which is report; nothing else can be had).
+    /// What to do when a write, a flush or an unmap fails (default: auto, which is what the drive
+    /// says, or enospc).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<super::block_core::BlockdevOnError>,
-    /// What to do when a read fails (default: auto, which is report; nothing else can be had).
+    /// What to do when a read fails (default: auto, which is what the drive says, or report).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
     /// The node-name of its medium.
@@ -180,10 +181,11 @@ pub struct ScsiCdProperties {
     /// Its place in the order in which firmware tries to boot; the lowest is first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bootindex: Option<i32>,
-    /// What to do when a write fails (default: auto, which is report; nothing else can be had).
+    /// What to do when a write, a flush or an unmap fails (default: auto, which is what the drive
+    /// says, or enospc).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub werror: Option<super::block_core::BlockdevOnError>,
-    /// What to do when a read fails (default: auto, which is report; nothing else can be had).
+    /// What to do when a read fails (default: auto, which is what the drive says, or report).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
     /// The node-name of the medium that is in it at first (default: it is empty).

@@ -4831,9 +4831,12 @@ export interface ScsiHdProperties {
   "write-cache"?: OnOffAuto;
   /** Its place in the order in which firmware tries to boot; the lowest is first. */
   bootindex?: number;
-  /** What to do when a write fails (default: auto, which is report; nothing else can be had). */
+  /**
+   * What to do when a write, a flush or an unmap fails (default: auto, which is what the drive
+   * says, or enospc).
+   */
   werror?: BlockdevOnError;
-  /** What to do when a read fails (default: auto, which is report; nothing else can be had). */
+  /** What to do when a read fails (default: auto, which is what the drive says, or report). */
   rerror?: BlockdevOnError;
   /** The node-name of its medium. */
   drive: string;
@@ -4872,9 +4875,12 @@ export interface ScsiCdProperties {
   "write-cache"?: OnOffAuto;
   /** Its place in the order in which firmware tries to boot; the lowest is first. */
   bootindex?: number;
-  /** What to do when a write fails (default: auto, which is report; nothing else can be had). */
+  /**
+   * What to do when a write, a flush or an unmap fails (default: auto, which is what the drive
+   * says, or enospc).
+   */
   werror?: BlockdevOnError;
-  /** What to do when a read fails (default: auto, which is report; nothing else can be had). */
+  /** What to do when a read fails (default: auto, which is what the drive says, or report). */
   rerror?: BlockdevOnError;
   /** The node-name of the medium that is in it at first (default: it is empty). */
   drive?: string;

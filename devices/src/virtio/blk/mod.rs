@@ -20,12 +20,11 @@ mod state;
 mod tests;
 mod worker;
 
-use std::io;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 
-use block::job::{ErrorAction, OnError, Trouble};
+use block::job::OnError;
 use block::{Account, BlockError, Histograms, IoThread, Limiter, NodeRef, Root, Totals};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
@@ -39,11 +38,13 @@ use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
 use self::config::{BlkConfig, WRITEBACK_OFFSET};
-pub use self::state::{BlkState, WaitingState};
+pub use self::state::BlkState;
 
 use self::request::{ID_LEN, MAX_RANGE_SECTORS, MAX_RANGES, Postponed, SECTOR};
 use super::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
-use crate::notice::{Notice, NoticeSink};
+use super::waiting::Waiting;
+use crate::failures::Failures;
+use crate::notice::NoticeSink;
 use crate::repeats::Repeats;
 
 /// How many queues a disk can have.
@@ -115,18 +116,13 @@ struct Disk {
     features: AtomicU64,
     /// The driver's `writeback` field.
     writeback: AtomicBool,
-    notices: NoticeSink,
-    on_error: [OnError; 2],
-    /// Why it stopped the machine, since that was last let run.
-    trouble: Mutex<Option<Trouble>>,
-    /// Requests of each queue that failed and wait until the queue is started again.
-    waiting: Mutex<Vec<(usize, Postponed)>>,
+    failures: Failures,
+    waiting: Waiting<Postponed>,
     driver: OnceLock<DriverLink>,
     /// What each queue was asked.
     accounts: Vec<Account>,
     /// How long requests took, where a client wants to know.
     histograms: Histograms,
-    failed_requests: Repeats,
     broken_queues: Repeats,
     /// Doorbells that an io-thread could not wait for.
     unwatched: Repeats,
@@ -163,45 +159,6 @@ impl Disk {
         } else {
             !has(features, VIRTIO_BLK_F_FLUSH)
         }
-    }
-
-    /// Tells of a failure; what is done about it.
-    fn report(&self, error: &io::Error, write: bool) -> ErrorAction {
-        let action = self.on_error[usize::from(write)].action(error);
-        if action == ErrorAction::Stop {
-            self.trouble().get_or_insert(Trouble::from(error));
-        }
-        if let Some(times) = self.failed_requests.note() {
-            tracing::warn!(device = %self.id, node = self.node().name(), write, times, %error, "I/O error");
-        }
-        self.notices.send(Notice::BlockError {
-            device: self.id.clone(),
-            node: self.node().name().to_owned(),
-            write,
-            errno: error.raw_os_error().unwrap_or(libc::EIO),
-            action,
-        });
-        action
-    }
-
-    fn trouble(&self) -> MutexGuard<'_, Option<Trouble>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn waiting(&self) -> MutexGuard<'_, Vec<(usize, Postponed)>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps a request that failed until its queue is started again.
-    fn keep_waiting(&self, queue: usize, request: Postponed) {
-        self.waiting().push((queue, request));
-    }
-
-    /// The requests of a queue that wait, in the order in which they failed.
-    fn take_waiting(&self, queue: usize) -> Vec<Postponed> {
-        let mut waiting = self.waiting();
-        let own = waiting.extract_if(.., |(other, _)| *other == queue);
-        own.map(|(_, request)| request).collect()
     }
 
     fn needs_reset(&self) {
@@ -251,14 +208,11 @@ impl VirtioBlk {
             write_zeroes: spec.write_zeroes && writable,
             features: AtomicU64::new(0),
             writeback: AtomicBool::new(spec.write_cache),
-            notices: spec.notices.clone(),
-            on_error: spec.on_error,
-            trouble: Mutex::default(),
-            waiting: Mutex::default(),
+            failures: Failures::new(spec.id.clone(), spec.on_error, spec.notices.clone()),
+            waiting: Waiting::default(),
             driver: OnceLock::new(),
             accounts: (0..spec.queues).map(|_| Account::new()).collect(),
             histograms: Histograms::default(),
-            failed_requests: Repeats::default(),
             broken_queues: Repeats::default(),
             unwatched: Repeats::default(),
         };
@@ -282,19 +236,9 @@ impl VirtioBlk {
         self.spec.logical_block_size
     }
 
-    /// Whether any failure of its storage stops the machine.
-    pub fn can_stop(&self) -> bool {
-        self.disk.on_error.iter().any(|policy| policy.can_stop())
-    }
-
-    /// The first failure that stopped the machine, since that was last let run.
-    pub fn trouble(&self) -> Option<Trouble> {
-        *self.disk.trouble()
-    }
-
-    /// The machine is let run: what stopped it is past.
-    pub fn forget_trouble(&self) {
-        *self.disk.trouble() = None;
+    /// What it does about failures of its storage.
+    pub fn failures(&self) -> &Failures {
+        &self.disk.failures
     }
 
     /// What its reads and writes ask before they go.
@@ -511,8 +455,7 @@ impl VirtioDevice for VirtioBlk {
     }
 
     fn reset(&self) {
-        let forgotten = std::mem::take(&mut *self.disk.waiting());
-        drop(forgotten);
+        self.disk.waiting.forget();
         self.disk.features.store(0, Ordering::Relaxed);
         self.disk
             .writeback

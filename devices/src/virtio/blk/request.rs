@@ -319,14 +319,17 @@ impl Request {
             Ok(()) => VIRTIO_BLK_S_OK,
             Err(Refusal::Unsupported) => VIRTIO_BLK_S_UNSUPP,
             Err(Refusal::Invalid) => VIRTIO_BLK_S_IOERR,
-            Err(Refusal::Host(error)) => match disk.report(&error, self.kind != Kind::Read) {
-                ErrorAction::Report => VIRTIO_BLK_S_IOERR,
-                ErrorAction::Ignore => VIRTIO_BLK_S_OK,
-                ErrorAction::Stop => {
-                    self.waits = true;
-                    return;
+            Err(Refusal::Host(error)) => {
+                let (node, write) = (disk.node(), self.kind != Kind::Read);
+                match disk.failures.report(node.name(), &error, write) {
+                    ErrorAction::Report => VIRTIO_BLK_S_IOERR,
+                    ErrorAction::Ignore => VIRTIO_BLK_S_OK,
+                    ErrorAction::Stop => {
+                        self.waits = true;
+                        return;
+                    }
                 }
-            },
+            }
         };
         self.status = u8::try_from(status).unwrap_or(u8::MAX);
     }

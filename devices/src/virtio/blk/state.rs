@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::VirtioBlk;
 use super::request::Postponed;
 use crate::state::{SavedState, StateError, Stateful};
+use crate::virtio::waiting::WaitingState;
 
 /// A disk beside its negotiation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,17 +15,7 @@ pub struct BlkState {
     /// Whether the driver has the cache written back and not through.
     pub writeback: bool,
     /// What failed while the machine was told to stop at failures, oldest first.
-    pub waiting: Vec<WaitingState>,
-}
-
-/// A request that waits.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct WaitingState {
-    /// The queue it came by.
-    pub queue: usize,
-    /// The request.
-    #[serde(flatten)]
-    pub request: Postponed,
+    pub waiting: Vec<WaitingState<Postponed>>,
 }
 
 impl SavedState for BlkState {
@@ -36,36 +27,15 @@ impl Stateful for VirtioBlk {
     type State = BlkState;
 
     fn save(&self) -> BlkState {
-        let waiting = self.disk.waiting();
-        let wait = |(queue, request): &(usize, Postponed)| WaitingState {
-            queue: *queue,
-            request: request.clone(),
-        };
         BlkState {
             writeback: self.disk.writeback.load(Ordering::Relaxed),
-            waiting: waiting.iter().map(wait).collect(),
+            waiting: self.disk.waiting.save(),
         }
     }
 
     fn load(&self, state: BlkState) -> Result<(), StateError> {
-        for (queue, size) in self.queue_sizes.iter().enumerate() {
-            let own = state.waiting.iter().filter(|one| one.queue == queue);
-            let count = own.count();
-            if count > usize::from(*size) {
-                return Err(BlkState::refused(format!(
-                    "waiting: {count} requests of queue {queue}, which has room for {size}"
-                )));
-            }
-        }
-        let queues = self.queue_sizes.len();
-        if let Some(stray) = state.waiting.iter().find(|one| one.queue >= queues) {
-            return Err(BlkState::refused(format!(
-                "waiting: a request of queue {}, and this disk has {queues}",
-                stray.queue
-            )));
-        }
-        let waiting = state.waiting.into_iter();
-        *self.disk.waiting() = waiting.map(|one| (one.queue, one.request)).collect();
+        let waiting = self.disk.waiting.load(state.waiting, &self.queue_sizes);
+        waiting.map_err(BlkState::refused)?;
         self.disk
             .writeback
             .store(state.writeback, Ordering::Relaxed);

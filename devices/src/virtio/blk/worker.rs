@@ -79,7 +79,7 @@ pub(super) async fn run(
     };
     // Each has a descriptor of the queue. A snapshot may lie: of that, what has a slot is done.
     let slots = usize::from(worker.queue.size());
-    for postponed in worker.disk.take_waiting(index).into_iter().take(slots) {
+    for postponed in worker.disk.waiting.take(index).into_iter().take(slots) {
         if let Some(request) = worker.resume(postponed) {
             let again = serve(io.clone(), Arc::clone(&worker.disk), index, request);
             let refused = requests.push(again);
@@ -238,8 +238,12 @@ impl Worker {
         let mut any = false;
         while let Some(mut request) = requests.next_done() {
             if request.waits {
-                self.disk.keep_waiting(self.index, request.postpone());
+                let (waiting, size) = (&self.disk.waiting, self.queue.size());
+                let kept = waiting.keep(self.index, size, request.postpone());
                 self.spare.push(request);
+                if let Err(surplus) = kept {
+                    self.break_off(&surplus);
+                }
                 continue;
             }
             let view = self.memory.memory();

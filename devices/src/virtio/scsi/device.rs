@@ -13,13 +13,14 @@ use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::events::{self, Event, EventQueue};
-use super::request::Sizes;
+use super::request::{Postponed, Sizes};
 use super::units::{Address, MAX_LUN, MAX_TARGET, PlugError, Units};
 use super::worker::{self, Carries};
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
 use crate::scsi::ScsiUnit;
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
+use crate::virtio::waiting::Waiting;
 
 /// How many request queues a controller can have.
 pub const QUEUES: RangeInclusive<u16> = 1..=1022;
@@ -80,6 +81,7 @@ pub struct SpecError {
 pub(super) struct Controller {
     id: String,
     pub(super) units: Units,
+    pub(super) waiting: Waiting<Postponed>,
     driver: OnceLock<Arc<dyn DriverNotifier>>,
     pub(super) sense_size: AtomicU32,
     pub(super) cdb_size: AtomicU32,
@@ -122,7 +124,7 @@ pub struct VirtioScsi {
     reactor: Reactor,
     pub(super) controller: Arc<Controller>,
     pub(super) events: EventQueue,
-    queue_sizes: Vec<u16>,
+    pub(super) queue_sizes: Vec<u16>,
     features: AtomicU64,
     running: Mutex<Vec<Option<Running>>>,
 }
@@ -137,6 +139,7 @@ impl VirtioScsi {
         let controller = Controller {
             id: spec.id.clone(),
             units: Units::default(),
+            waiting: Waiting::default(),
             driver: OnceLock::new(),
             sense_size: AtomicU32::new(SENSE_SIZE),
             cdb_size: AtomicU32::new(CDB_SIZE),
@@ -189,9 +192,15 @@ impl VirtioScsi {
     }
 
     /// Takes a unit off the bus and tells the driver. Requests may still be on their way to its
-    /// medium: its node is drained by the caller.
+    /// medium: its node is drained by the caller. What waits for the unit ends when its queue is
+    /// started again, at no unit.
     pub fn unplug(&self, unit: &Arc<ScsiUnit>) {
         if let Some(address) = self.controller.units.remove(unit) {
+            self.controller.waiting.change(|request| {
+                if request.is_for(address) {
+                    request.leave();
+                }
+            });
             self.tell(address, Event::Unplugged, F_HOTPLUG);
         }
     }
@@ -266,7 +275,7 @@ impl VirtioScsi {
         let stop = Arc::new(AtomicBool::new(false));
         let (controller, theirs) = (Arc::clone(&self.controller), Arc::clone(&stop));
         self.spec.iothread.spawn(move |io| async move {
-            let queue = worker::run(io, controller, carries, active, theirs).await;
+            let queue = worker::run(io, controller, (index, carries), active, theirs).await;
             // Nobody waits if the whole device is gone.
             drop(tell.send(queue));
         });
@@ -408,6 +417,7 @@ impl VirtioDevice for VirtioScsi {
         self.features.store(0, Ordering::SeqCst);
         self.events.reset();
         let controller = &self.controller;
+        controller.waiting.forget();
         controller.sense_size.store(SENSE_SIZE, Ordering::Relaxed);
         controller.cdb_size.store(CDB_SIZE, Ordering::Relaxed);
         for (_, seated) in controller.units.all() {

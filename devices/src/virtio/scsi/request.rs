@@ -11,8 +11,11 @@
 use std::sync::Arc;
 
 use block::{GuestView, Segments};
+use serde::{Deserialize, Serialize};
 use virtio_queue::DescriptorChain;
 use vm_memory::{Bytes, GuestAddress};
+
+use super::units::{Address, Seated};
 
 /// The most bytes of a header: a CDB of 255.
 const HEADER: usize = 19 + 255;
@@ -39,6 +42,38 @@ pub(super) struct Sizes {
     pub(super) response: usize,
 }
 
+/// A request that is done again when its queue is started again, and what a snapshot keeps of it:
+/// one that failed while the machine is told to stop at failures, or task management that waits for
+/// such a one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Postponed {
+    head: u16,
+    /// The fields and the command.
+    header: Vec<u8>,
+    /// Where in the guest is what the driver gives, what it wants filled, and its response.
+    out: Vec<(u64, u32)>,
+    into: Vec<(u64, u32)>,
+    response: Vec<(u64, u32)>,
+    /// Whether its unit has left the bus: it is not for another one that came there.
+    orphan: bool,
+}
+
+impl Postponed {
+    /// Whether it is a command for the unit at this address. Task management begins otherwise.
+    pub(super) fn is_for(&self, address: Address) -> bool {
+        let lun = self
+            .header
+            .first_chunk()
+            .and_then(|lun| Address::parse(*lun));
+        !self.orphan && lun == Some(address)
+    }
+
+    /// Its unit has left the bus.
+    pub(super) fn leave(&mut self) {
+        self.orphan = true;
+    }
+}
+
 /// One chain, parsed. Reused: its lists keep their room.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -54,6 +89,11 @@ pub(super) struct Request {
     /// How many bytes of `into` were filled.
     pub(super) filled: u64,
     response_bytes: Vec<u8>,
+    /// Whether it is to be done again later, which the guest does not see; and by whom.
+    pub(super) waits: bool,
+    pub(super) unit: Option<Arc<Seated>>,
+    /// Whether its unit has left the bus.
+    pub(super) orphan: bool,
 }
 
 impl Request {
@@ -67,7 +107,57 @@ impl Request {
             response: Segments::with_capacity(1),
             filled: 0,
             response_bytes: Vec::new(),
+            waits: false,
+            unit: None,
+            orphan: false,
         }
+    }
+
+    fn reset(&mut self, view: &Arc<GuestView>, head: u16) {
+        self.head = head;
+        (self.header_len, self.filled) = (0, 0);
+        (self.waits, self.unit, self.orphan) = (false, None, false);
+        self.response_bytes.clear();
+        for segments in [&mut self.out, &mut self.into, &mut self.response] {
+            segments.reset(Arc::clone(view));
+        }
+    }
+
+    /// What is needed to do it again, from any thread.
+    pub(super) fn postpone(&self) -> Postponed {
+        let pieces = |segments: &Segments| segments.guest_pieces().collect();
+        Postponed {
+            head: self.head,
+            header: self.header().to_vec(),
+            out: pieces(&self.out),
+            into: pieces(&self.into),
+            response: pieces(&self.response),
+            orphan: self.orphan,
+        }
+    }
+
+    /// Becomes a request that was postponed.
+    pub(super) fn resume(
+        &mut self,
+        view: &Arc<GuestView>,
+        from: &Postponed,
+    ) -> Result<(), BrokenChain> {
+        self.reset(view, from.head);
+        let header = self.header.get_mut(..from.header.len());
+        let header = header.ok_or(BrokenChain::Outside)?;
+        header.copy_from_slice(&from.header);
+        (self.header_len, self.orphan) = (from.header.len(), from.orphan);
+        let lists = [
+            (&mut self.out, &from.out),
+            (&mut self.into, &from.into),
+            (&mut self.response, &from.response),
+        ];
+        for (list, pieces) in lists {
+            for (address, len) in pieces {
+                push(list, *address, *len, 0)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes a chain apart.
@@ -77,12 +167,7 @@ impl Request {
         chain: DescriptorChain<&GuestView>,
         sizes: Sizes,
     ) -> Result<(), BrokenChain> {
-        self.head = chain.head_index();
-        (self.header_len, self.filled) = (0, 0);
-        self.response_bytes.clear();
-        for segments in [&mut self.out, &mut self.into, &mut self.response] {
-            segments.reset(Arc::clone(view));
-        }
+        self.reset(view, chain.head_index());
         let (mut unterminated, mut is_writable) = (true, false);
         for descriptor in chain {
             unterminated = descriptor.has_next();

@@ -6,10 +6,12 @@ use std::sync::atomic::Ordering;
 use serde::{Deserialize, Serialize};
 
 use super::device::{MOST_CDB, MOST_SENSE, VirtioScsi};
+use super::request::Postponed;
 use crate::state::{SavedState, StateError, Stateful};
+use crate::virtio::waiting::WaitingState;
 
 /// A controller beside its negotiation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtioScsiState {
     /// How many bytes of sense a response has.
     pub sense_size: u32,
@@ -17,11 +19,13 @@ pub struct VirtioScsiState {
     pub cdb_size: u32,
     /// Whether the driver missed an event.
     pub missed_event: bool,
+    /// What failed while the machine was told to stop at failures, oldest first.
+    pub waiting: Vec<WaitingState<Postponed>>,
 }
 
 impl SavedState for VirtioScsiState {
     const KIND: &'static str = "virtio-scsi";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 }
 
 impl Stateful for VirtioScsi {
@@ -32,6 +36,7 @@ impl Stateful for VirtioScsi {
             sense_size: self.controller.sense_size.load(Ordering::Relaxed),
             cdb_size: self.controller.cdb_size.load(Ordering::Relaxed),
             missed_event: self.events.missed.load(Ordering::Acquire),
+            waiting: self.controller.waiting.save(),
         }
     }
 
@@ -43,6 +48,11 @@ impl Stateful for VirtioScsi {
                  {MOST_CDB}"
             )));
         }
+        let waiting = self
+            .controller
+            .waiting
+            .load(state.waiting, &self.queue_sizes);
+        waiting.map_err(VirtioScsiState::refused)?;
         self.controller.sense_size.store(sense, Ordering::Relaxed);
         self.controller.cdb_size.store(cdb, Ordering::Relaxed);
         let missed = &self.events.missed;

@@ -4,11 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use block::format::blkdebug::rules::RequestKind;
+use block::job::{OnError, Trouble};
 use block::{IoThread, IoThreadSpec};
+use virtio_queue::QueueState;
 
 use super::*;
 use crate::notice::NoticeSink;
 use crate::reactor::Reactor;
+use crate::scsi::tests::failing_once;
 use crate::scsi::{Kind, ScsiUnit, ScsiUnitSpec};
 use crate::state::trial;
 use crate::virtio::device::VirtioDevice;
@@ -19,14 +23,34 @@ const EVENTS: usize = 1;
 const REQUESTS: usize = 2;
 const SENSE: usize = 12;
 
+/// Where a disk is plugged, and what writes its block 3.
+const AT: Address = Address { target: 1, lun: 0 };
+const WRITE_BLOCK: [u8; 10] = [0x2a, 0, 0, 0, 0, 3, 0, 0, 1, 0];
+
+/// A command for unit 0 of a target.
+fn header(target: u8, cdb: &[u8]) -> Vec<u8> {
+    let mut header = vec![1, target, 0, 0, 0, 0, 0, 0];
+    header.resize(19, 0);
+    header.extend(cdb);
+    header.resize(51, 0);
+    header
+}
+
+/// Task management of unit 0 of a target.
+fn manage(kind: u8, target: u8) -> Vec<u8> {
+    let mut header = vec![0, 0, 0, 0, kind, 0, 0, 0, 1, target, 0, 0];
+    header.resize(24, 0);
+    header
+}
+
 struct Bench {
     scsi: Arc<VirtioScsi>,
     notified: Arc<Notified>,
     queues: [DriverQueue; 3],
 }
 
-fn unit() -> Arc<ScsiUnit> {
-    let spec = ScsiUnitSpec {
+fn spec() -> ScsiUnitSpec {
+    ScsiUnitSpec {
         id: "cd".to_owned(),
         kind: Kind::Cd,
         vendor: "SESAME".to_owned(),
@@ -38,9 +62,27 @@ fn unit() -> Arc<ScsiUnit> {
         logical_block_size: 2048,
         physical_block_size: 2048,
         write_cache: true,
+        on_error: [OnError::Report; 2],
         notices: NoticeSink::new(drop),
+    }
+}
+
+fn unit() -> Arc<ScsiUnit> {
+    Arc::new(ScsiUnit::new(spec(), None).unwrap())
+}
+
+/// A disk whose first write fails, which stops the machine.
+fn failing_disk() -> Arc<ScsiUnit> {
+    let spec = ScsiUnitSpec {
+        id: "hd".to_owned(),
+        kind: Kind::Disk,
+        logical_block_size: 512,
+        physical_block_size: 512,
+        on_error: [OnError::Stop; 2],
+        ..spec()
     };
-    Arc::new(ScsiUnit::new(spec, None).unwrap())
+    let medium = failing_once(RequestKind::Write, libc::ENOSPC);
+    Arc::new(ScsiUnit::new(spec, Some(medium)).unwrap())
 }
 
 fn bench() -> Bench {
@@ -85,11 +127,57 @@ impl Bench {
     }
 
     fn command(&mut self, target: u8, lun: u8, cdb: &[u8], room: u32) -> Vec<u8> {
-        let mut header = vec![1, target, 0, lun, 0, 0, 0, 0];
-        header.resize(19, 0);
-        header.extend(cdb);
-        header.resize(51, 0);
+        let mut header = header(target, cdb);
+        header[3] = lun;
         self.ask(REQUESTS, &header, 108 + room)
+    }
+
+    /// A bench with that disk, whose write has failed: its queues are stopped, as the machine is.
+    fn stopped() -> (Self, Arc<ScsiUnit>, Vec<Option<QueueState>>) {
+        let (mut bench, disk) = (bench(), failing_disk());
+        bench.scsi.plug(AT, Arc::clone(&disk));
+        bench.command(1, 0, &[0], 0);
+        bench.offer(REQUESTS, &header(1, &WRITE_BLOCK), &[7; 512], 108);
+        let begun = Instant::now();
+        while disk.failures().trouble().is_none() {
+            assert!(begun.elapsed() < PATIENCE, "the write has not failed");
+            std::thread::yield_now();
+        }
+        let states = bench.stop();
+        assert_eq!(disk.failures().trouble(), Some(Trouble::NoSpace));
+        (bench, disk, states)
+    }
+
+    fn stop(&self) -> Vec<Option<QueueState>> {
+        (0..3).map(|index| self.scsi.stop_queue(index)).collect()
+    }
+
+    /// Has the queues go on where they stood.
+    fn go_on(&self, states: &[Option<QueueState>]) {
+        for (index, state) in states.iter().enumerate() {
+            self.queues[index].resume(&*self.scsi, index, state.unwrap());
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.scsi.controller.waiting.save().len()
+    }
+
+    /// Offers a header and data, with room for a response in the page before; where that is.
+    fn offer(&mut self, queue: usize, header: &[u8], data: &[u8], room: u32) -> u64 {
+        let queue = &mut self.queues[queue];
+        let (at, answer) = (queue.buffer(13), queue.buffer(12));
+        queue.put(at, header);
+        queue.put(at + header.len() as u64, data);
+        let len = u32::try_from(header.len() + data.len()).unwrap();
+        queue.offer(&[(at, len, NEXT), (answer, room, WRITE)]);
+        answer
+    }
+
+    /// Waits for what was written of such an answer.
+    fn answer(&mut self, queue: usize, at: u64) -> Vec<u8> {
+        let written = self.queues[queue].used_length();
+        self.queues[queue].get(at, written)
     }
 
     fn wait_for_reset(&self) {
@@ -161,11 +249,6 @@ fn a_reset_of_a_unit_is_told_by_its_next_answer() {
     bench.command(1, 0, &[0], 0);
     let sense = bench.command(1, 0, &[0], 0);
     assert_eq!(sense[SENSE + 12], 0x3a, "no medium");
-    let manage = |kind: u8, target: u8| {
-        let mut header = vec![0, 0, 0, 0, kind, 0, 0, 0, 1, target, 0, 0];
-        header.resize(24, 0);
-        header
-    };
     assert_eq!(bench.ask(CONTROL, &manage(5, 1), 1), [0]);
     let sense = bench.command(1, 0, &[0], 0);
     assert_eq!(sense[SENSE + 12], 0x29);
@@ -249,4 +332,69 @@ fn a_controller_and_a_unit_go_on_where_a_snapshot_was_taken() {
     assert!(other.is_open());
     assert!(trial::offend(&*to.scsi, &tree, || to.scsi.reset()) > 10);
     assert!(trial::offend(&*other, &state, || other.power_on()) > 10);
+}
+
+#[test]
+fn a_write_that_stops_the_machine_is_done_when_it_goes_on() {
+    let (mut bench, disk, states) = Bench::stopped();
+    assert_eq!((bench.waiting(), disk.totals().writes.failed), (1, 1));
+    bench.go_on(&states);
+    let answer = bench.queues[REQUESTS].buffer(12);
+    let told = bench.answer(REQUESTS, answer);
+    assert_eq!((told[10], told[11]), (0, 0), "it was done");
+    assert_eq!((bench.waiting(), disk.totals().writes.done), (0, 1));
+}
+
+#[test]
+fn what_waits_is_forgotten_at_a_reset() {
+    let (bench, disk, states) = Bench::stopped();
+    bench.scsi.reset();
+    bench.go_on(&states);
+    bench.stop();
+    assert_eq!((bench.waiting(), disk.totals().writes.done), (0, 0));
+}
+
+#[test]
+fn what_waits_for_a_unit_that_was_unplugged_is_not_done_by_the_next_one_there() {
+    let (mut bench, disk, states) = Bench::stopped();
+    bench.scsi.unplug(&disk);
+    let other = failing_disk();
+    bench.scsi.plug(AT, Arc::clone(&other));
+    bench.go_on(&states);
+    let answer = bench.queues[REQUESTS].buffer(12);
+    assert_eq!(bench.answer(REQUESTS, answer)[11], 3, "BAD_TARGET");
+    let asked = [&disk, &other].map(|disk| disk.totals().writes.done);
+    assert_eq!(asked, [0, 0]);
+}
+
+#[test]
+fn who_aborts_what_waits_waits_with_it() {
+    let (mut bench, disk, states) = Bench::stopped();
+    bench.go_on(&states[..1]);
+    let answer = bench.offer(CONTROL, &manage(0, 1), &[], 1);
+    let asked = bench.ask(CONTROL, &manage(7, 1), 1);
+    assert_eq!(asked, [10], "there is a task");
+    let control = bench.scsi.stop_queue(CONTROL);
+    assert_eq!(bench.waiting(), 2);
+    bench.go_on(&[control, states[1], states[2]]);
+    assert_eq!(bench.answer(CONTROL, answer), [0]);
+    assert_eq!((bench.waiting(), disk.totals().writes.done), (0, 1));
+}
+
+#[test]
+fn a_snapshot_keeps_what_waits_and_a_lie_about_it_is_survived() {
+    let (from, _, states) = Bench::stopped();
+    let (to, disk) = (bench(), failing_disk());
+    to.scsi.plug(AT, Arc::clone(&disk));
+    to.stop();
+    let tree = trial::carry(&*from.scsi, &*to.scsi);
+    assert_eq!(
+        (to.waiting(), tree.state["waiting"][0]["queue"].as_u64()),
+        (1, Some(2))
+    );
+    let go_on = || {
+        to.go_on(&states);
+        to.stop();
+    };
+    assert!(trial::offend(&*to.scsi, &tree, go_on) > 20);
 }

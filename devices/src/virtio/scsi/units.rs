@@ -115,6 +115,11 @@ impl Units {
         self.lock().get(&address).cloned()
     }
 
+    /// Whether this unit is on the bus.
+    pub(super) fn has(&self, unit: &Arc<Seated>) -> bool {
+        self.lock().values().any(|it| Arc::ptr_eq(it, unit))
+    }
+
     /// Every unit, with its address.
     pub(super) fn all(&self) -> Vec<(Address, Arc<Seated>)> {
         let units = self.lock();
@@ -133,37 +138,25 @@ impl Units {
         self.lock().range(range).map(|(at, _)| at.lun).collect()
     }
 
-    /// Does a command at an address; `None` if there is no such target.
-    pub(super) async fn execute(
-        &self,
-        io: &Io,
-        address: Address,
-        cdb: &[u8],
-        out: &Segments,
-        into: &Segments,
-    ) -> Option<Done> {
-        let luns = self.luns(address.target);
+    /// The unit that is asked, if it is not its target that answers.
+    pub(super) fn asked(&self, address: Address, cdb: &[u8]) -> Option<Arc<Seated>> {
+        let asks_for_luns = cdb.first() == Some(&REPORT_LUNS);
+        self.find(address).filter(|_| !asks_for_luns)
+    }
+
+    /// Answers a command as a target does, in place of its units; `None` if there is no such target.
+    pub(super) fn answer(&self, target: u8, cdb: &[u8], into: &Segments) -> Option<Done> {
+        let luns = self.luns(target);
         if luns.is_empty() {
             return None;
         }
-        let asks_for_luns = cdb.first() == Some(&REPORT_LUNS);
-        if !asks_for_luns && let Some(seated) = self.find(address) {
-            let _busy = Busy::new(&seated.busy);
-            return Some(seated.unit.execute(io, cdb, out, into).await);
-        }
-        let answer = of_target(&luns, cdb);
-        let done = |sense, moved| Done {
-            sense,
-            moved,
-            overrun: false,
-        };
-        Some(match answer {
+        Some(match of_target(&luns, cdb) {
             Ok((answer, limit)) => {
                 let len = (answer.len() as u64).min(limit).min(into.len());
                 into.all().part(0, len).copy_from(&answer);
-                done(None, len)
+                Done::moved(len)
             }
-            Err(sense) => done(Some(sense), 0),
+            Err(sense) => Done::refused(sense),
         })
     }
 }
@@ -208,6 +201,18 @@ fn of_target(luns: &[u16], cdb: &[u8]) -> Result<(Vec<u8>, u64), Sense> {
 }
 
 impl Seated {
+    /// Does a command.
+    pub(super) async fn execute(
+        &self,
+        io: &Io,
+        cdb: &[u8],
+        out: &Segments,
+        into: &Segments,
+    ) -> Done {
+        let _busy = Busy::new(&self.busy);
+        self.unit.execute(io, cdb, out, into).await
+    }
+
     /// Whether no request is on its way to the unit.
     pub(super) fn is_quiet(&self) -> bool {
         self.busy.load(Ordering::Acquire) == 0

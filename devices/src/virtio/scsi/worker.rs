@@ -4,6 +4,7 @@
 //!            kick                                stop (flag + kick)
 //!             ▼                                      ▼
 //!   ┌─► Serving ── chain ──► request slots ── done ──► used ring, interrupt
+//!   │      │                      └── failed, and the machine stops ──► kept for the next start
 //!   │      ├── the driver broke the rules ──► Broken ─┤ serves nothing more
 //!   │      └── stop ──► Draining ── last request done ┴──► Queue handed back
 //!   └─ next kick
@@ -24,7 +25,7 @@ use vm_memory::GuestAddressSpace;
 
 use super::control;
 use super::device::Controller;
-use super::request::{Request, Sizes};
+use super::request::{Postponed, Request, Sizes};
 use super::units::Address;
 use crate::irq::Interrupt;
 use crate::memory::GuestMem;
@@ -54,7 +55,7 @@ pub(super) enum Carries {
 pub(super) async fn run(
     io: Io,
     controller: Arc<Controller>,
-    carries: Carries,
+    (index, carries): (usize, Carries),
     active: ActiveQueue,
     stop: Arc<AtomicBool>,
 ) -> Queue {
@@ -74,6 +75,7 @@ pub(super) async fn run(
     let mut requests = TaskSet::new(usize::from(queue.size()), own_waker().await);
     let mut worker = Worker {
         controller,
+        index,
         carries,
         queue,
         memory,
@@ -83,12 +85,21 @@ pub(super) async fn run(
         spare: Vec::new(),
         broken: false,
     };
-    poll_fn(|cx| {
-        worker.poll(cx, &mut requests, |controller, request| {
-            serve(io.clone(), controller, carries, request)
-        })
-    })
-    .await;
+    let halt = Arc::clone(&worker.stop);
+    let serve = |controller, request| {
+        let halt = Arc::clone(&halt);
+        serve(io.clone(), controller, carries, request, halt)
+    };
+    // Each has a descriptor of the queue. A snapshot may lie: of that, what has a slot is done.
+    let slots = usize::from(worker.queue.size());
+    for postponed in worker.controller.waiting.take(index).iter().take(slots) {
+        if let Some(request) = worker.resume(postponed) {
+            let again = serve(Arc::clone(&worker.controller), request);
+            let refused = requests.push(again);
+            debug_assert!(refused.is_ok(), "the set has a slot for each descriptor");
+        }
+    }
+    poll_fn(|cx| worker.poll(cx, &mut requests, serve)).await;
     worker.queue
 }
 
@@ -98,12 +109,15 @@ async fn serve(
     controller: Arc<Controller>,
     carries: Carries,
     mut request: Request,
+    stop: Arc<AtomicBool>,
 ) -> Request {
+    request.waits = false;
     match carries {
-        Carries::Control => {
-            let response = control::execute(&io, &controller.units, request.header()).await;
-            request.respond(&response);
-        }
+        Carries::Control => match control::execute(&io, &controller, request.header(), &stop).await
+        {
+            Some(response) => request.respond(&response),
+            None => request.waits = true,
+        },
         Carries::Requests => execute(&io, &controller, &mut request).await,
     }
     request
@@ -118,17 +132,19 @@ async fn execute(io: &Io, controller: &Controller, request: &mut Request) {
         None => (None, &[][..]),
     };
     let asked = request.out.len().max(request.into.len());
-    let done = match address {
-        Some(at) => {
-            let units = &controller.units;
-            units
-                .execute(io, at, cdb, &request.out, &request.into)
-                .await
-        }
-        None => None,
+    let address = address.filter(|_| !request.orphan);
+    let unit = address.and_then(|at| controller.units.asked(at, cdb));
+    let done = match (&unit, address) {
+        (Some(unit), _) => Some(unit.execute(io, cdb, &request.out, &request.into).await),
+        (None, Some(at)) => controller.units.answer(at.target, cdb, &request.into),
+        (None, None) => None,
     };
     let mut response = [0; RESPONSE + crate::scsi::sense::LEN];
     match done {
+        Some(Done { waits: true, .. }) => {
+            (request.waits, request.unit) = (true, unit);
+            return;
+        }
         None => response[11] = BAD_TARGET,
         Some(Done { overrun: true, .. }) => response[11] = OVERRUN,
         Some(Done { sense, moved, .. }) => {
@@ -149,6 +165,7 @@ async fn execute(io: &Io, controller: &Controller, request: &mut Request) {
 
 struct Worker {
     controller: Arc<Controller>,
+    index: usize,
     carries: Carries,
     queue: Queue,
     memory: GuestMem,
@@ -225,6 +242,19 @@ impl Worker {
         }
     }
 
+    /// A request that failed before the queue was stopped.
+    fn resume(&mut self, postponed: &Postponed) -> Option<Request> {
+        let view = self.memory.memory().into_inner();
+        let mut request = Request::new();
+        match request.resume(&view, postponed) {
+            Ok(()) => Some(request),
+            Err(broken) => {
+                self.break_off(&broken);
+                None
+            }
+        }
+    }
+
     /// Takes the next chain that can be served.
     fn next_request(&mut self) -> Option<Request> {
         let view = self.memory.memory().into_inner();
@@ -259,6 +289,11 @@ impl Worker {
     {
         let mut any = false;
         while let Some(mut request) = requests.next_done() {
+            if request.waits {
+                self.keep_waiting(&mut request);
+                self.spare.push(request);
+                continue;
+            }
             let view = self.memory.memory();
             any = true;
             let written = request.finish();
@@ -274,6 +309,24 @@ impl Worker {
                 Ok(false) => {}
                 Err(error) => self.break_off(&error),
             }
+        }
+    }
+
+    fn keep_waiting(&mut self, request: &mut Request) {
+        let (waiting, postponed) = (&self.controller.waiting, request.postpone());
+        let kept = waiting.keep(self.index, self.queue.size(), postponed.clone());
+        // Whoever takes a unit off the bus looks behind that for what waits for it: one of both sees
+        // the other.
+        let unit = request.unit.take();
+        if unit.is_some_and(|unit| !self.controller.units.has(&unit)) {
+            waiting.change(|other| {
+                if *other == postponed {
+                    other.leave();
+                }
+            });
+        }
+        if let Err(surplus) = kept {
+            self.break_off(&surplus);
         }
     }
 

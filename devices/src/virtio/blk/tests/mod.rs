@@ -321,14 +321,14 @@ fn request_that_stops_the_machine_waits_for_the_next_start_and_is_then_done() {
         matches!(notice, Notice::BlockError { action: told, .. } if *told == action)
     };
     assert!(stops(&news), "{news:?}");
-    assert_eq!(rig.disk.trouble(), Some(Trouble::NoSpace));
+    assert_eq!(rig.disk.failures().trouble(), Some(Trouble::NoSpace));
     let queue = driver.stop();
     assert_eq!(driver.used(), 0, "the guest knows nothing");
     driver.restart(queue);
     assert!(stops(&rig.notices.recv().expect("once more")));
     let queue = driver.stop();
     probe.fail_with(0);
-    rig.disk.forget_trouble();
+    rig.disk.failures().forget_trouble();
     driver.restart(queue);
     driver.wait();
     assert_eq!(driver.status(0), OK);
@@ -339,7 +339,7 @@ fn request_that_stops_the_machine_waits_for_the_next_start_and_is_then_done() {
         IOERR,
         "only a full storage stops"
     );
-    assert_eq!(rig.disk.trouble(), None);
+    assert_eq!(rig.disk.failures().trouble(), None);
 }
 
 #[test]

@@ -98,6 +98,7 @@ fn scsi() -> Arc<VirtioScsi> {
             logical_block_size: block,
             physical_block_size: block,
             write_cache: true,
+            on_error: [block::job::OnError::Report; 2],
             notices: notices(),
         };
         let unit = ScsiUnit::new(spec, medium).expect("a unit");
