@@ -1684,6 +1684,27 @@ func (c *Conn) XQueryVirtioQueueStatus(ctx context.Context, args XQueryVirtioQue
 	return reply, err
 }
 
+// XQueryVirtioVhostQueueStatusArguments is what XQueryVirtioVhostQueueStatus takes.
+type XQueryVirtioVhostQueueStatusArguments struct {
+	// The device's id, or a path of x-query-virtio.
+	Path string `json:"path"`
+	// The queue's number.
+	Queue uint16 `json:"queue"`
+}
+
+// XQueryVirtioVhostQueueStatus: Shows a queue of a virtio device that is served outside of this
+// process.
+//
+// Returns: where it is for its server.
+//
+// Errors: - if there is no such device, it is no virtio device, or has no such queue - if the
+// queue is not served, or is served here.
+func (c *Conn) XQueryVirtioVhostQueueStatus(ctx context.Context, args XQueryVirtioVhostQueueStatusArguments) (VirtVhostQueueStatus, error) {
+	var reply VirtVhostQueueStatus
+	err := c.Execute(ctx, "x-query-virtio-vhost-queue-status", args, &reply)
+	return reply, err
+}
+
 // QueryACPIOspmStatus: Tells what the guest said last of each place where CPUs or memory can be
 // plugged in.
 //

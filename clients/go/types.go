@@ -2385,6 +2385,22 @@ type BlockdevOptionsBlkdebug struct {
 	// A file of rules, which come before the others: sections [inject-error] and [set-state] with
 	// lines like errno = "5". The command waits for its end.
 	Config *string `json:"config,omitempty"`
+	// What requests begin and end at multiples of: a power of two, at most 1 MiB. Others are
+	// widened: a write takes what is beside it along.
+	Align *uint64 `json:"align,omitempty"`
+	// The longest read or write, a multiple of align; longer ones become several.
+	MaxTransfer *uint64 `json:"max-transfer,omitempty"`
+	// What writes of zeroes begin and end at multiples of, itself a multiple of align; what sticks
+	// out is written as bytes.
+	OptWriteZero *uint64 `json:"opt-write-zero,omitempty"`
+	// The longest write of zeroes, a multiple of align and opt-write-zero; longer ones become
+	// several.
+	MaxWriteZero *uint64 `json:"max-write-zero,omitempty"`
+	// What discards begin and end at multiples of, itself a multiple of align; what sticks out
+	// stays as it is.
+	OptDiscard *uint64 `json:"opt-discard,omitempty"`
+	// The longest discard, a multiple of align and opt-discard; longer ones become several.
+	MaxDiscard *uint64 `json:"max-discard,omitempty"`
 	// Which requests fail.
 	InjectError []BlkdebugInjectErrorOptions `json:"inject-error,omitempty"`
 	// What changes the state that rules name.
@@ -7837,6 +7853,38 @@ type VirtQueueStatus struct {
 	ShadowAvailIdx *uint16 `json:"shadow-avail-idx,omitempty"`
 	// The entry of the device's ring that is filled next; 0 before the queue is started.
 	UsedIdx uint16 `json:"used-idx"`
+}
+
+// VirtVhostQueueStatus: A queue of a virtio device, as it was given to who serves it outside of
+// this process: the kernel's vhost, or a back end of vhost-user. Addresses are this process's, or
+// the guest's where that is said; sizes are in bytes.
+type VirtVhostQueueStatus struct {
+	// The kind of device.
+	Name string `json:"name"`
+	// The number that the eventfd of its doorbell has in this process.
+	Kick int64 `json:"kick"`
+	// The same of the eventfd that the server writes to when it has used buffers.
+	Call int64 `json:"call"`
+	// Where its descriptors are.
+	Desc uint64 `json:"desc"`
+	// Where the driver's ring is.
+	Avail uint64 `json:"avail"`
+	// Where the device's ring is.
+	Used uint64 `json:"used"`
+	// How many entries it has.
+	Num int64 `json:"num"`
+	// Where its descriptors are in the guest.
+	DescPhys uint64 `json:"desc-phys"`
+	// How much room they take.
+	DescSize uint32 `json:"desc-size"`
+	// Where the driver's ring is in the guest.
+	AvailPhys uint64 `json:"avail-phys"`
+	// How much room it takes.
+	AvailSize uint32 `json:"avail-size"`
+	// Where the device's ring is in the guest.
+	UsedPhys uint64 `json:"used-phys"`
+	// How much room it takes.
+	UsedSize uint32 `json:"used-size"`
 }
 
 // ACPISlotType: What is plugged in.

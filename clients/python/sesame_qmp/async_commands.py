@@ -82,6 +82,7 @@ from .types import (
     UuidInfo,
     VersionInfo,
     VirtQueueStatus,
+    VirtVhostQueueStatus,
     VirtioInfo,
     VirtioStatus,
     WatchdogAction,
@@ -1691,6 +1692,30 @@ class AsyncCommands(AsyncCaller):
             "x-query-virtio-queue-status",
             {"path": path, "queue": queue},
             VirtQueueStatus,
+        )
+
+    async def x_query_virtio_vhost_queue_status(
+        self,
+        path: str,
+        queue: int,
+    ) -> VirtVhostQueueStatus:
+        """Shows a queue of a virtio device that is served outside of this process.
+
+        Args:
+            path: The device's id, or a path of x-query-virtio.
+            queue: The queue's number.
+
+        Returns:
+            Where it is for its server.
+
+        Raises:
+            - if there is no such device, it is no virtio device, or has no such queue.
+            - if the queue is not served, or is served here.
+        """
+        return await self._ask(
+            "x-query-virtio-vhost-queue-status",
+            {"path": path, "queue": queue},
+            VirtVhostQueueStatus,
         )
 
     async def query_acpi_ospm_status(self) -> List[ACPIOSTInfo]:

@@ -2852,6 +2852,28 @@ class BlockdevOptionsBlkdebug(Struct):
     """A file of rules, which come before the others: sections [inject-error] and [set-state]
     with lines like errno = "5". The command waits for its end.
     """
+    align: Optional[int] = None
+    """What requests begin and end at multiples of: a power of two, at most 1 MiB. Others are
+    widened: a write takes what is beside it along.
+    """
+    max_transfer: Optional[int] = None
+    """The longest read or write, a multiple of ``align``; longer ones become several."""
+    opt_write_zero: Optional[int] = None
+    """What writes of zeroes begin and end at multiples of, itself a multiple of ``align``; what
+    sticks out is written as bytes.
+    """
+    max_write_zero: Optional[int] = None
+    """The longest write of zeroes, a multiple of ``align`` and ``opt-write-zero``; longer ones
+    become several.
+    """
+    opt_discard: Optional[int] = None
+    """What discards begin and end at multiples of, itself a multiple of ``align``; what sticks
+    out stays as it is.
+    """
+    max_discard: Optional[int] = None
+    """The longest discard, a multiple of ``align`` and ``opt-discard``; longer ones become
+    several.
+    """
     inject_error: Optional[List[BlkdebugInjectErrorOptions]] = None
     """Which requests fail."""
     set_state: Optional[List[BlkdebugSetStateOptions]] = None
@@ -7504,6 +7526,41 @@ class VirtQueueStatus(Struct):
     """
     shadow_avail_idx: Optional[int] = None
     """The entry of its ring that the driver fills next; absent before the queue is started."""
+
+
+@dataclass
+class VirtVhostQueueStatus(Struct):
+    """A queue of a virtio device, as it was given to who serves it outside of this process: the
+    kernel's vhost, or a back end of vhost-user. Addresses are this process's, or the guest's
+    where that is said; sizes are in bytes.
+    """
+
+    name: str
+    """The kind of device."""
+    kick: int
+    """The number that the eventfd of its doorbell has in this process."""
+    call: int
+    """The same of the eventfd that the server writes to when it has used buffers."""
+    desc: int
+    """Where its descriptors are."""
+    avail: int
+    """Where the driver's ring is."""
+    used: int
+    """Where the device's ring is."""
+    num: int
+    """How many entries it has."""
+    desc_phys: int
+    """Where its descriptors are in the guest."""
+    desc_size: int
+    """How much room they take."""
+    avail_phys: int
+    """Where the driver's ring is in the guest."""
+    avail_size: int
+    """How much room it takes."""
+    used_phys: int
+    """Where the device's ring is in the guest."""
+    used_size: int
+    """How much room it takes."""
 
 
 @dataclass

@@ -7,6 +7,7 @@ use fdset::Identity;
 use crate::bitmap::BitmapError;
 use crate::engine::IoThreadError;
 use crate::format::blkdebug::config::ConfigError;
+use crate::format::blkdebug::limits::LimitError;
 use crate::format::qcow2::ImageError;
 use crate::permission::Permissions;
 
@@ -214,6 +215,15 @@ pub enum BlockError {
         /// What.
         #[source]
         source: ConfigError,
+    },
+    /// A blkdebug node claims limits that no request could meet.
+    #[error("Could not open node '{node}'")]
+    BadRequestLimits {
+        /// The node.
+        node: String,
+        /// Which.
+        #[source]
+        source: LimitError,
     },
     /// Two users cannot agree.
     #[error(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fdset::Role;
 
+use crate::format::blkdebug::limits::RequestLimits;
 use crate::format::blkdebug::rules::Rules;
 use crate::format::qcow2::Tuning;
 pub use crate::protocol::lock::Locking;
@@ -242,7 +243,7 @@ pub struct Behind {
     pub backing: BackingSpec,
 }
 
-/// A node over another one that fails on purpose.
+/// A node over another one that fails on purpose, and may take few kinds of requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlkdebugSpec {
     /// The node with the bytes.
@@ -251,6 +252,8 @@ pub struct BlkdebugSpec {
     pub config: Option<String>,
     /// Which requests fail.
     pub rules: Rules,
+    /// Which requests the node takes.
+    pub limits: RequestLimits,
 }
 
 /// A node that keeps what is read through it.

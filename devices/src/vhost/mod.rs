@@ -29,5 +29,5 @@ pub mod vsock;
 pub use kernel::KernelVhost;
 pub use net::VhostNet;
 pub use queues::ServedQueues;
-pub use server::{QueueServer, Rings, ServedQueue};
+pub use server::{QueueServer, Rings, ServedQueue, ServedView};
 pub use vsock::VhostVsock;

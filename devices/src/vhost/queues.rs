@@ -20,7 +20,7 @@ use virtio_queue::{Queue, QueueState, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::server::{QueueServer, Rings, ServedQueue};
+use super::server::{QueueServer, Rings, ServedQueue, ServedView};
 use crate::irq::Interrupt;
 use crate::memory::{GuestMem, GuestMemView};
 use crate::reactor::{Reactor, Readiness, Ready, Registration};
@@ -68,6 +68,17 @@ impl ServedQueues {
     /// Whether a queue is with a server.
     pub fn any(&self) -> bool {
         self.lock().iter().any(Option::is_some)
+    }
+
+    /// A look at the queue `index`, if it is with a server.
+    pub fn view(&self, index: usize) -> Option<ServedView> {
+        let running = self.lock();
+        let queue = running.get(index)?.as_ref()?;
+        Some(ServedView {
+            rings: queue.rings(&queue.memory.memory())?,
+            kick: queue.kick.as_raw_fd(),
+            call: queue.call().as_raw_fd(),
+        })
     }
 
     /// Gives the queue `index` to `server`, with the `features` of the device that were agreed on.

@@ -1,7 +1,7 @@
 //! The seam between a device and whoever serves its queues in its place.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, RawFd};
 
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 
@@ -74,6 +74,17 @@ pub struct ServedQueue<'a> {
     pub error: BorrowedFd<'a>,
 }
 
+/// One look at a queue that is with a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServedView {
+    /// Where it lies in this process, which is how servers in the kernel know it.
+    pub rings: Rings,
+    /// This process's number of the eventfd that the doorbell writes to.
+    pub kick: RawFd,
+    /// The same of the one that the server writes to when buffers were used.
+    pub call: RawFd,
+}
+
 /// Where a queue's three parts lie in this process's address space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rings {
@@ -86,6 +97,14 @@ pub struct Rings {
 }
 
 impl Rings {
+    /// How many bytes the three parts of a queue of `size` entries take, in their order here.
+    #[must_use]
+    pub fn lengths(size: u16) -> [u32; 3] {
+        let size = u32::from(size);
+        // Virtio 1.2, 2.7: flags and index before each ring, an event index behind it.
+        [size * 16, size * 2 + 6, size * 8 + 6]
+    }
+
     /// Finds the parts, which the driver has placed at these guest addresses, of a queue of `size`
     /// entries. `None` if one of them is not in one piece of guest memory.
     #[must_use]
@@ -94,18 +113,18 @@ impl Rings {
         (descriptors, available, used): (u64, u64, u64),
         size: u16,
     ) -> Option<Self> {
-        let size = usize::from(size);
-        // Virtio 1.2, 2.7: flags and index before each ring, an event index behind it.
-        let place = |address: u64, len: usize| {
+        let [of_descriptors, of_available, of_used] = Self::lengths(size);
+        let place = |address: u64, len: u32| {
+            let len = usize::try_from(len).ok()?;
             let mut slices = memory.get_slices(GuestAddress(address), len);
             let slice = slices.next()?.ok()?;
             // A second one would be somewhere else.
             (slice.len() == len).then(|| slice.ptr_guard().as_ptr() as u64)
         };
         Some(Self {
-            descriptors: place(descriptors, size.checked_mul(16)?)?,
-            available: place(available, size.checked_mul(2)?.checked_add(6)?)?,
-            used: place(used, size.checked_mul(8)?.checked_add(6)?)?,
+            descriptors: place(descriptors, of_descriptors)?,
+            available: place(available, of_available)?,
+            used: place(used, of_used)?,
         })
     }
 }

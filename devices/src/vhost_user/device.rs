@@ -17,7 +17,7 @@ use virtio_queue::QueueState;
 use super::front::{VhostUser, Watcher};
 use crate::reactor::Reactor;
 use crate::state::{Empty, NothingToSave, StateError, Stateful};
-use crate::vhost::{QueueServer, ServedQueues};
+use crate::vhost::{QueueServer, ServedQueues, ServedView};
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 
 /// Bytes of a disk's configuration space (virtio 1.2, 5.2.4), up to what erases secrets.
@@ -229,6 +229,10 @@ impl VirtioDevice for VhostUserDevice {
     fn served_outside(&self) -> Option<u64> {
         let server: &dyn QueueServer = self.spec.front.as_ref();
         self.queues.any().then(|| server.features())
+    }
+
+    fn queue_outside(&self, index: usize) -> Option<ServedView> {
+        self.queues.view(index)
     }
 
     fn stop_queue(&self, index: usize) -> Option<QueueState> {

@@ -10,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::irq::Interrupt;
 use crate::memory::GuestMem;
 use crate::state::AnyStateful;
+use crate::vhost::ServedView;
 
 /// A queue that the driver has enabled, handed to the device to own until it is stopped.
 pub struct ActiveQueue {
@@ -97,6 +98,11 @@ pub trait VirtioDevice: AnyStateful + Send + Sync {
 
     /// If somebody outside of this process serves queues of it now: which features that one can do.
     fn served_outside(&self) -> Option<u64> {
+        None
+    }
+
+    /// A look at the queue `index`, if somebody outside of this process serves it now.
+    fn queue_outside(&self, _index: usize) -> Option<ServedView> {
         None
     }
 

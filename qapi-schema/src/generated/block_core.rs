@@ -347,7 +347,8 @@ impl crate::describe::Described for BlkdebugSetStateOptions {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
-/// Another node, whose requests fail as rules say.
+/// Another node, whose requests fail as rules say, and are no others than limits say. All
+/// sizes are in bytes, less than 2 GiB; 0 is no limit, which is the default.
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 pub struct BlockdevOptionsBlkdebug {
     /// The other node.
@@ -356,6 +357,33 @@ pub struct BlockdevOptionsBlkdebug {
     /// with lines like errno = "5". The command waits for its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
+    /// What requests begin and end at multiples of: a power of two, at most 1 MiB. Others are
+    /// widened: a write takes what is beside it along.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub align: Option<u64>,
+    /// The longest read or write, a multiple of `align`; longer ones become several.
+    #[serde(rename = "max-transfer")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_transfer: Option<u64>,
+    /// What writes of zeroes begin and end at multiples of, itself a multiple of `align`; what
+    /// sticks out is written as bytes.
+    #[serde(rename = "opt-write-zero")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opt_write_zero: Option<u64>,
+    /// The longest write of zeroes, a multiple of `align` and `opt-write-zero`; longer ones become
+    /// several.
+    #[serde(rename = "max-write-zero")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_write_zero: Option<u64>,
+    /// What discards begin and end at multiples of, itself a multiple of `align`; what sticks out
+    /// stays as it is.
+    #[serde(rename = "opt-discard")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opt_discard: Option<u64>,
+    /// The longest discard, a multiple of `align` and `opt-discard`; longer ones become several.
+    #[serde(rename = "max-discard")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_discard: Option<u64>,
     /// Which requests fail.
     #[serde(rename = "inject-error")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -371,6 +399,12 @@ impl crate::input::FromMembers for BlockdevOptionsBlkdebug {
         Ok(Self {
             image: members.required("image")?,
             config: members.optional("config")?,
+            align: members.optional_size("align")?,
+            max_transfer: members.optional_size("max-transfer")?,
+            opt_write_zero: members.optional_size("opt-write-zero")?,
+            max_write_zero: members.optional_size("max-write-zero")?,
+            opt_discard: members.optional_size("opt-discard")?,
+            max_discard: members.optional_size("max-discard")?,
             inject_error: members.optional("inject-error")?,
             set_state: members.optional("set-state")?,
         })
@@ -386,6 +420,36 @@ impl crate::describe::Described for BlockdevOptionsBlkdebug {
             "config",
             "str",
             "a file of rules, which come before the others: sections [inject-error] and [set-state] with lines like errno = \"5\". The command waits for its end.",
+        ),
+        crate::describe::MemberSpec::optional(
+            "align",
+            "size",
+            "what requests begin and end at multiples of: a power of two, at most 1 MiB. Others are widened: a write takes what is beside it along.",
+        ),
+        crate::describe::MemberSpec::optional(
+            "max-transfer",
+            "size",
+            "the longest read or write, a multiple of @align; longer ones become several",
+        ),
+        crate::describe::MemberSpec::optional(
+            "opt-write-zero",
+            "size",
+            "what writes of zeroes begin and end at multiples of, itself a multiple of @align; what sticks out is written as bytes",
+        ),
+        crate::describe::MemberSpec::optional(
+            "max-write-zero",
+            "size",
+            "the longest write of zeroes, a multiple of @align and @opt-write-zero; longer ones become several",
+        ),
+        crate::describe::MemberSpec::optional(
+            "opt-discard",
+            "size",
+            "what discards begin and end at multiples of, itself a multiple of @align; what sticks out stays as it is",
+        ),
+        crate::describe::MemberSpec::optional(
+            "max-discard",
+            "size",
+            "the longest discard, a multiple of @align and @opt-discard; longer ones become several",
         ),
         crate::describe::MemberSpec::optional(
             "inject-error",

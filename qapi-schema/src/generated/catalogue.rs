@@ -371,6 +371,11 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         "Shows a queue of a virtio device.", input : Some(generator.subschema_for:: <
         super::virtio::XQueryVirtioQueueStatus > ()), output : Some(generator
         .subschema_for:: < super::virtio::VirtQueueStatus > ()), }, Entry { name :
+        "x-query-virtio-vhost-queue-status", description :
+        "Shows a queue of a virtio device that is served outside of this process.", input
+        : Some(generator.subschema_for:: < super::virtio::XQueryVirtioVhostQueueStatus >
+        ()), output : Some(generator.subschema_for:: <
+        super::virtio::VirtVhostQueueStatus > ()), }, Entry { name :
         "query-acpi-ospm-status", description :
         "Tells what the guest said last of each place where CPUs or memory can be plugged in.",
         input : None, output : Some(generator.subschema_for:: < Vec <

@@ -1395,4 +1395,14 @@ pub const COMMANDS: &[crate::CommandSpec] = &[
         fds: 0usize,
         features: &["unstable", "read-only"],
     },
+    crate::CommandSpec {
+        number: 132usize,
+        name: "x-query-virtio-vhost-queue-status",
+        module: Module::Virtio,
+        allow_oob: false,
+        allow_preconfig: false,
+        success_response: true,
+        fds: 0usize,
+        features: &["unstable", "read-only"],
+    },
 ];

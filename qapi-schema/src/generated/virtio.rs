@@ -441,6 +441,164 @@ impl crate::describe::Described for XQueryVirtioQueueStatus {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// A queue of a virtio device, as it was given to who serves it outside of this process: the
+/// kernel's vhost, or a back end of vhost-user. Addresses are this process's, or the guest's
+/// where that is said; sizes are in bytes.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct VirtVhostQueueStatus {
+    /// The kind of device.
+    pub name: String,
+    /// The number that the eventfd of its doorbell has in this process.
+    pub kick: i64,
+    /// The same of the eventfd that the server writes to when it has used buffers.
+    pub call: i64,
+    /// Where its descriptors are.
+    pub desc: u64,
+    /// Where the driver's ring is.
+    pub avail: u64,
+    /// Where the device's ring is.
+    pub used: u64,
+    /// How many entries it has.
+    pub num: i64,
+    /// Where its descriptors are in the guest.
+    #[serde(rename = "desc-phys")]
+    pub desc_phys: u64,
+    /// How much room they take.
+    #[serde(rename = "desc-size")]
+    pub desc_size: u32,
+    /// Where the driver's ring is in the guest.
+    #[serde(rename = "avail-phys")]
+    pub avail_phys: u64,
+    /// How much room it takes.
+    #[serde(rename = "avail-size")]
+    pub avail_size: u32,
+    /// Where the device's ring is in the guest.
+    #[serde(rename = "used-phys")]
+    pub used_phys: u64,
+    /// How much room it takes.
+    #[serde(rename = "used-size")]
+    pub used_size: u32,
+}
+
+impl crate::input::FromMembers for VirtVhostQueueStatus {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            name: members.required("name")?,
+            kick: members.required("kick")?,
+            call: members.required("call")?,
+            desc: members.required("desc")?,
+            avail: members.required("avail")?,
+            used: members.required("used")?,
+            num: members.required("num")?,
+            desc_phys: members.required("desc-phys")?,
+            desc_size: members.required("desc-size")?,
+            avail_phys: members.required("avail-phys")?,
+            avail_size: members.required("avail-size")?,
+            used_phys: members.required("used-phys")?,
+            used_size: members.required("used-size")?,
+        })
+    }
+}
+
+crate::input::object_type!(VirtVhostQueueStatus);
+
+impl crate::describe::Described for VirtVhostQueueStatus {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("name", "str", "the kind of device"),
+        crate::describe::MemberSpec::required(
+            "kick",
+            "int",
+            "the number that the eventfd of its doorbell has in this process",
+        ),
+        crate::describe::MemberSpec::required(
+            "call",
+            "int",
+            "the same of the eventfd that the server writes to when it has used buffers",
+        ),
+        crate::describe::MemberSpec::required(
+            "desc",
+            "uint64",
+            "where its descriptors are",
+        ),
+        crate::describe::MemberSpec::required(
+            "avail",
+            "uint64",
+            "where the driver's ring is",
+        ),
+        crate::describe::MemberSpec::required(
+            "used",
+            "uint64",
+            "where the device's ring is",
+        ),
+        crate::describe::MemberSpec::required("num", "int", "how many entries it has"),
+        crate::describe::MemberSpec::required(
+            "desc-phys",
+            "uint64",
+            "where its descriptors are in the guest",
+        ),
+        crate::describe::MemberSpec::required(
+            "desc-size",
+            "uint32",
+            "how much room they take",
+        ),
+        crate::describe::MemberSpec::required(
+            "avail-phys",
+            "uint64",
+            "where the driver's ring is in the guest",
+        ),
+        crate::describe::MemberSpec::required(
+            "avail-size",
+            "uint32",
+            "how much room it takes",
+        ),
+        crate::describe::MemberSpec::required(
+            "used-phys",
+            "uint64",
+            "where the device's ring is in the guest",
+        ),
+        crate::describe::MemberSpec::required(
+            "used-size",
+            "uint32",
+            "how much room it takes",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// Arguments of command `x-query-virtio-vhost-queue-status`.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct XQueryVirtioVhostQueueStatus {
+    /// The device's id, or a path of x-query-virtio.
+    pub path: String,
+    /// The queue's number.
+    pub queue: u16,
+}
+
+impl crate::input::FromMembers for XQueryVirtioVhostQueueStatus {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            path: members.required("path")?,
+            queue: members.required("queue")?,
+        })
+    }
+}
+
+crate::input::object_type!(XQueryVirtioVhostQueueStatus);
+
+impl crate::describe::Described for XQueryVirtioVhostQueueStatus {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required(
+            "path",
+            "str",
+            "the device's id, or a path of x-query-virtio",
+        ),
+        crate::describe::MemberSpec::required("queue", "uint16", "the queue's number"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// The commands of `virtio.json`, for whoever implements them.
 pub trait Commands {
     /// Command `x-query-virtio`.
@@ -470,6 +628,17 @@ pub trait Commands {
         cx: &mut dyn crate::Context,
         args: XQueryVirtioQueueStatus,
     ) -> Result<VirtQueueStatus, crate::QmpError>;
+    /// Shows a queue of a virtio device that is served outside of this process.
+    ///
+    /// Returns: where it is for its server.
+    ///
+    /// Errors: - if there is no such device, it is no virtio device, or has no such queue - if the
+    /// queue is not served, or is served here.
+    fn x_query_virtio_vhost_queue_status(
+        &mut self,
+        cx: &mut dyn crate::Context,
+        args: XQueryVirtioVhostQueueStatus,
+    ) -> Result<VirtVhostQueueStatus, crate::QmpError>;
 }
 
 /// Parses a command's arguments, runs it, and writes its reply.
@@ -491,6 +660,10 @@ pub fn dispatch(
         "x-query-virtio-queue-status" => {
             let args = crate::input::arguments(arguments)?;
             crate::Reply::of(&handler.x_query_virtio_queue_status(cx, args)?)
+        }
+        "x-query-virtio-vhost-queue-status" => {
+            let args = crate::input::arguments(arguments)?;
+            crate::Reply::of(&handler.x_query_virtio_vhost_queue_status(cx, args)?)
         }
         _ => Err(crate::QmpError::command_not_found(name)),
     }

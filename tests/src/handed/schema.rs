@@ -146,6 +146,10 @@ const WITHOUT_ROW: &[(&str, &str)] = &[
         "x-query-virtio-queue-status.path",
         "a place in the object tree",
     ),
+    (
+        "x-query-virtio-vhost-queue-status.path",
+        "a place in the object tree",
+    ),
     ("dgram.remote+fd.str", "refused: packets go to an address"),
     (
         "dgram.remote+unix.path",

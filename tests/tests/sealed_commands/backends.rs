@@ -227,6 +227,10 @@ pub(super) fn life() -> Vec<Row> {
             "x-query-virtio-queue-status",
             json!({"path": "d2", "queue": 0}),
         ),
+        row(
+            "x-query-virtio-vhost-queue-status",
+            json!({"path": "d2", "queue": 0}),
+        ),
         row("qom-list-properties", json!({"typename": "virtio-blk-pci"})),
         row(
             "qom-set",

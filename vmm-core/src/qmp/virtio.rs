@@ -2,13 +2,16 @@
 
 use std::sync::Weak;
 
+use devices::vhost::{Rings, ServedView};
 use devices::virtio::names::{self, Name};
 use devices::virtio::transport::pci::BACKEND;
+use devices::virtio::transport::state::QueueRegistersState;
 use devices::virtio::transport::status::Status;
 use devices::virtio::transport::{QueueView, VirtioPci, VirtioView};
 use qapi_schema::virtio::{
-    Commands, VirtQueueStatus, VirtioDeviceFeatures, VirtioDeviceStatus, VirtioInfo, VirtioStatus,
-    XQueryVirtioQueueStatus, XQueryVirtioStatus,
+    Commands, VirtQueueStatus, VirtVhostQueueStatus, VirtioDeviceFeatures, VirtioDeviceStatus,
+    VirtioInfo, VirtioStatus, XQueryVirtioQueueStatus, XQueryVirtioStatus,
+    XQueryVirtioVhostQueueStatus,
 };
 use qapi_schema::{Context, QmpError};
 
@@ -46,15 +49,25 @@ impl Commands for Vm {
         args: XQueryVirtioQueueStatus,
     ) -> Result<VirtQueueStatus, QmpError> {
         let view = self.virtio_at(&args.path)?;
-        let queue = view.queues.get(usize::from(args.queue)).ok_or_else(|| {
+        let queue = queue(&view, &args.path, args.queue)?;
+        Ok(queue_status(kind(&view), args.queue, queue))
+    }
+
+    fn x_query_virtio_vhost_queue_status(
+        &mut self,
+        _cx: &mut dyn Context,
+        args: XQueryVirtioVhostQueueStatus,
+    ) -> Result<VirtVhostQueueStatus, QmpError> {
+        let view = self.virtio_at(&args.path)?;
+        let queue = queue(&view, &args.path, args.queue)?;
+        let outside = queue.outside.ok_or_else(|| {
             QmpError::generic(format!(
-                "'{}' has no queue {}: it has {}, counted from 0",
-                args.path,
-                args.queue,
-                view.queues.len()
+                "queue {} of '{}' is not served outside of this process now; \
+                 x-query-virtio-queue-status shows it",
+                args.queue, args.path
             ))
         })?;
-        Ok(queue_status(kind(&view), args.queue, queue))
+        Ok(served_status(kind(&view), &queue.registers, outside))
     }
 }
 
@@ -79,6 +92,15 @@ impl Vm {
 
 fn kind(view: &VirtioView) -> &'static str {
     names::of(view.device_type).map_or(NAMELESS, |(name, _)| name)
+}
+
+fn queue<'a>(view: &'a VirtioView, path: &str, index: u16) -> Result<&'a QueueView, QmpError> {
+    view.queues.get(usize::from(index)).ok_or_else(|| {
+        QmpError::generic(format!(
+            "'{path}' has no queue {index}: it has {}, counted from 0",
+            view.queues.len()
+        ))
+    })
 }
 
 fn status(view: &VirtioView, vm_running: bool) -> VirtioStatus {
@@ -155,9 +177,32 @@ fn queue_status(name: &str, index: u16, queue: &QueueView) -> VirtQueueStatus {
     }
 }
 
+fn served_status(
+    name: &str,
+    registers: &QueueRegistersState,
+    outside: ServedView,
+) -> VirtVhostQueueStatus {
+    let [desc_size, avail_size, used_size] = Rings::lengths(registers.size);
+    VirtVhostQueueStatus {
+        name: name.to_owned(),
+        kick: outside.kick.into(),
+        call: outside.call.into(),
+        desc: outside.rings.descriptors,
+        avail: outside.rings.available,
+        used: outside.rings.used,
+        num: registers.size.into(),
+        desc_phys: registers.descriptors,
+        desc_size,
+        avail_phys: registers.driver,
+        avail_size,
+        used_phys: registers.device,
+        used_size,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use devices::virtio::transport::state::{QueuePlace, QueueRegistersState};
+    use devices::virtio::transport::state::QueuePlace;
     use devices::virtio::transport::view::RingIndices;
 
     use super::*;
@@ -206,6 +251,7 @@ mod tests {
                 running: false,
             },
             rings: None,
+            outside: None,
         };
         let shown = |queue: &QueueView| {
             let shown = queue_status("virtio-net", 3, queue);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use block::format::blkdebug::limits::RequestLimits;
 use block::format::blkdebug::rules::{ErrorRule, RequestKind, RuleEvent, Rules, StateRule};
 use block::spec::{
     BlkdebugSpec, CacheSpec, CbwFailure, ChildSpec, CompressSpec, CopyBeforeWriteSpec,
@@ -212,6 +213,14 @@ fn blkdebug_spec(
         image: child(options.image, parent)?,
         config: options.config,
         rules: Rules::new(errors?, states?),
+        limits: RequestLimits {
+            align: options.align.unwrap_or(0),
+            max_transfer: options.max_transfer.unwrap_or(0),
+            opt_write_zero: options.opt_write_zero.unwrap_or(0),
+            max_write_zero: options.max_write_zero.unwrap_or(0),
+            opt_discard: options.opt_discard.unwrap_or(0),
+            max_discard: options.max_discard.unwrap_or(0),
+        },
     })
 }
 

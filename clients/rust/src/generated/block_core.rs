@@ -161,7 +161,8 @@ impl BlkdebugSetStateOptions {
     }
 }
 
-/// Another node, whose requests fail as rules say.
+/// Another node, whose requests fail as rules say, and are no others than limits say. All
+/// sizes are in bytes, less than 2 GiB; 0 is no limit, which is the default.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct BlockdevOptionsBlkdebug {
     /// The other node.
@@ -170,6 +171,33 @@ pub struct BlockdevOptionsBlkdebug {
     /// with lines like errno = "5". The command waits for its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
+    /// What requests begin and end at multiples of: a power of two, at most 1 MiB. Others are
+    /// widened: a write takes what is beside it along.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub align: Option<u64>,
+    /// The longest read or write, a multiple of `align`; longer ones become several.
+    #[serde(rename = "max-transfer")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_transfer: Option<u64>,
+    /// What writes of zeroes begin and end at multiples of, itself a multiple of `align`; what
+    /// sticks out is written as bytes.
+    #[serde(rename = "opt-write-zero")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opt_write_zero: Option<u64>,
+    /// The longest write of zeroes, a multiple of `align` and `opt-write-zero`; longer ones become
+    /// several.
+    #[serde(rename = "max-write-zero")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_write_zero: Option<u64>,
+    /// What discards begin and end at multiples of, itself a multiple of `align`; what sticks out
+    /// stays as it is.
+    #[serde(rename = "opt-discard")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub opt_discard: Option<u64>,
+    /// The longest discard, a multiple of `align` and `opt-discard`; longer ones become several.
+    #[serde(rename = "max-discard")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_discard: Option<u64>,
     /// Which requests fail.
     #[serde(rename = "inject-error")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -186,6 +214,12 @@ impl BlockdevOptionsBlkdebug {
         Self {
             image,
             config: None,
+            align: None,
+            max_transfer: None,
+            opt_write_zero: None,
+            max_write_zero: None,
+            opt_discard: None,
+            max_discard: None,
             inject_error: None,
             set_state: None,
         }

@@ -155,6 +155,66 @@ impl XQueryVirtioQueueStatus {
     }
 }
 
+/// A queue of a virtio device, as it was given to who serves it outside of this process: the
+/// kernel's vhost, or a back end of vhost-user. Addresses are this process's, or the guest's
+/// where that is said; sizes are in bytes.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct VirtVhostQueueStatus {
+    /// The kind of device.
+    pub name: String,
+    /// The number that the eventfd of its doorbell has in this process.
+    pub kick: i64,
+    /// The same of the eventfd that the server writes to when it has used buffers.
+    pub call: i64,
+    /// Where its descriptors are.
+    pub desc: u64,
+    /// Where the driver's ring is.
+    pub avail: u64,
+    /// Where the device's ring is.
+    pub used: u64,
+    /// How many entries it has.
+    pub num: i64,
+    /// Where its descriptors are in the guest.
+    #[serde(rename = "desc-phys")]
+    pub desc_phys: u64,
+    /// How much room they take.
+    #[serde(rename = "desc-size")]
+    pub desc_size: u32,
+    /// Where the driver's ring is in the guest.
+    #[serde(rename = "avail-phys")]
+    pub avail_phys: u64,
+    /// How much room it takes.
+    #[serde(rename = "avail-size")]
+    pub avail_size: u32,
+    /// Where the device's ring is in the guest.
+    #[serde(rename = "used-phys")]
+    pub used_phys: u64,
+    /// How much room it takes.
+    #[serde(rename = "used-size")]
+    pub used_size: u32,
+}
+
+/// Shows a queue of a virtio device that is served outside of this process.
+///
+/// Returns: where it is for its server.
+///
+/// Errors: - if there is no such device, it is no virtio device, or has no such queue - if the
+/// queue is not served, or is served here.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct XQueryVirtioVhostQueueStatus {
+    /// The device's id, or a path of x-query-virtio.
+    pub path: String,
+    /// The queue's number.
+    pub queue: u16,
+}
+
+impl XQueryVirtioVhostQueueStatus {
+    /// With what must be given, and all else absent.
+    pub fn new(path: impl Into<String>, queue: u16) -> Self {
+        Self { path: path.into(), queue }
+    }
+}
+
 /// Returns: all virtio devices, in the order they were added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize)]
 pub struct XQueryVirtio;
@@ -177,3 +237,9 @@ impl crate::Command for XQueryVirtioQueueStatus {
 }
 
 impl crate::Plain for XQueryVirtioQueueStatus {}
+impl crate::Command for XQueryVirtioVhostQueueStatus {
+    const NAME: &'static str = "x-query-virtio-vhost-queue-status";
+    type Reply = VirtVhostQueueStatus;
+}
+
+impl crate::Plain for XQueryVirtioVhostQueueStatus {}

@@ -128,6 +128,7 @@ import type {
   UuidInfo,
   VersionInfo,
   VirtQueueStatus,
+  VirtVhostQueueStatus,
   VirtioInfo,
   VirtioStatus,
   WatchdogSetActionArguments,
@@ -136,6 +137,7 @@ import type {
   XInspectArguments,
   XQueryVirtioQueueStatusArguments,
   XQueryVirtioStatusArguments,
+  XQueryVirtioVhostQueueStatusArguments,
 } from "./types.js";
 
 /** A method for each command. */
@@ -1147,6 +1149,18 @@ export abstract class Commands extends Caller {
    */
   xQueryVirtioQueueStatus(args: XQueryVirtioQueueStatusArguments): Promise<VirtQueueStatus> {
     return this.run("x-query-virtio-queue-status", args);
+  }
+
+  /**
+   * Shows a queue of a virtio device that is served outside of this process.
+   *
+   * @returns Where it is for its server.
+   *
+   * @throws - if there is no such device, it is no virtio device, or has no such queue. - if the
+   * queue is not served, or is served here.
+   */
+  xQueryVirtioVhostQueueStatus(args: XQueryVirtioVhostQueueStatusArguments): Promise<VirtVhostQueueStatus> {
+    return this.run("x-query-virtio-vhost-queue-status", args);
   }
 
   /**

@@ -1850,7 +1850,10 @@ export interface BlkdebugSetStateOptions {
   new_state: number;
 }
 
-/** Another node, whose requests fail as rules say. */
+/**
+ * Another node, whose requests fail as rules say, and are no others than limits say. All sizes are
+ * in bytes, less than 2 GiB; 0 is no limit, which is the default.
+ */
 export interface BlockdevOptionsBlkdebug {
   /** The other node. */
   image: BlockdevRef;
@@ -1859,6 +1862,30 @@ export interface BlockdevOptionsBlkdebug {
    * lines like errno = "5". The command waits for its end.
    */
   config?: string;
+  /**
+   * What requests begin and end at multiples of: a power of two, at most 1 MiB. Others are
+   * widened: a write takes what is beside it along.
+   */
+  align?: number;
+  /** The longest read or write, a multiple of `align`; longer ones become several. */
+  "max-transfer"?: number;
+  /**
+   * What writes of zeroes begin and end at multiples of, itself a multiple of `align`; what sticks
+   * out is written as bytes.
+   */
+  "opt-write-zero"?: number;
+  /**
+   * The longest write of zeroes, a multiple of `align` and `opt-write-zero`; longer ones become
+   * several.
+   */
+  "max-write-zero"?: number;
+  /**
+   * What discards begin and end at multiples of, itself a multiple of `align`; what sticks out
+   * stays as it is.
+   */
+  "opt-discard"?: number;
+  /** The longest discard, a multiple of `align` and `opt-discard`; longer ones become several. */
+  "max-discard"?: number;
   /** Which requests fail. */
   "inject-error"?: BlkdebugInjectErrorOptions[];
   /** What changes the state that rules name. */
@@ -5889,6 +5916,48 @@ export interface VirtQueueStatus {
 
 /** Arguments of command `x-query-virtio-queue-status`. */
 export interface XQueryVirtioQueueStatusArguments {
+  /** The device's id, or a path of x-query-virtio. */
+  path: string;
+  /** The queue's number. */
+  queue: number;
+}
+
+/**
+ * A queue of a virtio device, as it was given to who serves it outside of this process: the
+ * kernel's vhost, or a back end of vhost-user. Addresses are this process's, or the guest's where
+ * that is said; sizes are in bytes.
+ */
+export interface VirtVhostQueueStatus {
+  /** The kind of device. */
+  name: string;
+  /** The number that the eventfd of its doorbell has in this process. */
+  kick: number;
+  /** The same of the eventfd that the server writes to when it has used buffers. */
+  call: number;
+  /** Where its descriptors are. */
+  desc: number;
+  /** Where the driver's ring is. */
+  avail: number;
+  /** Where the device's ring is. */
+  used: number;
+  /** How many entries it has. */
+  num: number;
+  /** Where its descriptors are in the guest. */
+  "desc-phys": number;
+  /** How much room they take. */
+  "desc-size": number;
+  /** Where the driver's ring is in the guest. */
+  "avail-phys": number;
+  /** How much room it takes. */
+  "avail-size": number;
+  /** Where the device's ring is in the guest. */
+  "used-phys": number;
+  /** How much room it takes. */
+  "used-size": number;
+}
+
+/** Arguments of command `x-query-virtio-vhost-queue-status`. */
+export interface XQueryVirtioVhostQueueStatusArguments {
   /** The device's id, or a path of x-query-virtio. */
   path: string;
   /** The queue's number. */

@@ -21,6 +21,7 @@ use crate::bitmap::Bitmap;
 use crate::corruption::CorruptionSink;
 use crate::engine::IoThread;
 use crate::error::BlockError;
+use crate::format::blkdebug::limits::RequestLimits;
 use crate::format::blkdebug::rules::Rules;
 use crate::format::qcow2::{self, ImageError, Outside, Qcow2Node, Tuning};
 use crate::node::{BlockNode, Extent, Intent, NodeRef};
@@ -385,6 +386,7 @@ fn storage(image: &str, name: &str, options: NodeOptions) -> Result<ChildSpec, I
         image: file_child(beside(image, name)?, Role::Backing, options),
         config: config.transpose()?,
         rules: Rules::new(Vec::new(), Vec::new()),
+        limits: RequestLimits::default(),
     });
     Ok(ChildSpec::Inline(Box::new(NodeSpec {
         keeps_access: false,

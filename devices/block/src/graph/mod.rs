@@ -287,9 +287,16 @@ impl BlockGraph {
                 let rules = rules(door, &name, &blkdebug)?;
                 let (child, filename) = self.child(door, blkdebug.image, building)?;
                 agree_on_access(&child, &mut options)?;
+                let limits = blkdebug.limits;
+                let checked = limits.check(child.limits().request_alignment);
+                checked.map_err(|source| BlockError::BadRequestLimits {
+                    node: name.clone(),
+                    source,
+                })?;
                 let slot = place_child(&mut children, "image", child);
                 let hurry = self.throttling.hurry.clone();
-                (Box::new(BlkdebugNode::new(slot, rules, hurry)), filename)
+                let node = BlkdebugNode::new(slot, rules, limits, hurry);
+                (Box::new(node), filename)
             }
             DriverSpec::CopyOnRead(filter) => {
                 let (child, filename) = self.child(door, filter.file, building)?;

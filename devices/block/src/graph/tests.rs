@@ -14,6 +14,7 @@ use fdset::{FdRegistry, Scope};
 
 use super::*;
 use crate::engine::{Io, IoThreadSpec};
+use crate::format::blkdebug::limits::RequestLimits;
 use crate::node::ZeroFlags;
 use crate::permission::Permissions;
 use crate::spec::{
@@ -349,6 +350,7 @@ fn rules_come_from_a_file_and_a_bad_file_changes_nothing() {
             image: inline(null(Some("below"))),
             config: Some(config.display().to_string()),
             rules: Rules::new(Vec::new(), Vec::new()),
+            limits: RequestLimits::default(),
         }),
         ..null(Some("above"))
     };

@@ -26,6 +26,7 @@ use crate::net::{NetBackend, NetError, NetFrontend, NetLease};
 use crate::notice::NoticeSink;
 use crate::reactor::{Reactor, Readiness, Ready};
 use crate::repeats::Repeats;
+use crate::vhost::ServedView;
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 use crate::virtio::ring::{Broken, Slot};
 
@@ -555,6 +556,10 @@ impl VirtioDevice for VirtioNet {
         self.outside
             .as_ref()
             .and_then(|outside| self.server_at_work(outside))
+    }
+
+    fn queue_outside(&self, index: usize) -> Option<ServedView> {
+        self.outside.as_ref()?.view(index)
     }
 
     fn interrupt_moved(&self, index: usize) {

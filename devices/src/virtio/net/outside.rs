@@ -21,7 +21,7 @@ use crate::irq::Interrupt;
 use crate::memory::GuestMem;
 use crate::net::NetBackend;
 use crate::reactor::Reactor;
-use crate::vhost::{QueueServer, ServedQueues};
+use crate::vhost::{QueueServer, ServedQueues, ServedView};
 use crate::virtio::device::{ActiveQueue, VirtioError};
 
 /// A card's books on who serves its queues of packets.
@@ -56,6 +56,11 @@ impl Outside {
                 started: (0..count).map(|_| None).collect(),
             }),
         }
+    }
+
+    /// A look at the queue `index`, if the server has it.
+    pub(super) fn view(&self, index: usize) -> Option<ServedView> {
+        self.queues.view(index)
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {

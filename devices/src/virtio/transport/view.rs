@@ -9,6 +9,7 @@ use super::registers::Registers;
 use super::state::{QueueRegistersState, TransportState};
 use super::status::Status;
 use crate::memory::GuestMemView;
+use crate::vhost::ServedView;
 
 /// One look at a virtio device.
 #[derive(Clone, Debug)]
@@ -34,6 +35,8 @@ pub struct QueueView {
     pub registers: QueueRegistersState,
     /// What lies in its rings, once the driver has started the device.
     pub rings: Option<RingIndices>,
+    /// How its server has it, if somebody outside of this process serves it now.
+    pub outside: Option<ServedView>,
 }
 
 /// How far the two sides of a queue are, as its rings in guest memory say.
@@ -57,9 +60,10 @@ impl VirtioView {
         let device = registers.device();
         let status = Status::from_bits_retain(negotiated.signals.status);
         let memory = registers.memory().memory();
-        let view = |(registers, most): (&QueueRegistersState, &u16)| QueueView {
+        let view = |(index, (registers, most)): (usize, (&QueueRegistersState, &u16))| QueueView {
             most: *most,
             registers: *registers,
+            outside: device.queue_outside(index),
             rings: (registers.enabled && status.contains(Status::DRIVER_OK))
                 .then(|| RingIndices::of(registers, &memory))
                 .flatten(),
@@ -69,7 +73,7 @@ impl VirtioView {
             device_type: device.device_type(),
             offered: registers.offered(),
             server: device.served_outside(),
-            queues: queues.map(view).collect(),
+            queues: queues.enumerate().map(view).collect(),
             negotiated,
         }
     }

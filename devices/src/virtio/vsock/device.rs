@@ -11,7 +11,7 @@ use virtio_queue::QueueState;
 
 use crate::reactor::Reactor;
 use crate::state::{Empty, NothingToSave, StateError, Stateful};
-use crate::vhost::{QueueServer, ServedQueues};
+use crate::vhost::{QueueServer, ServedQueues, ServedView};
 use crate::virtio::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError, read_config};
 
 /// In, out, events.
@@ -137,6 +137,10 @@ impl VirtioDevice for VirtioVsock {
 
     fn served_outside(&self) -> Option<u64> {
         self.queues.any().then(|| self.spec.server.features())
+    }
+
+    fn queue_outside(&self, index: usize) -> Option<ServedView> {
+        self.queues.view(index)
     }
 
     fn stop_queue(&self, index: usize) -> Option<QueueState> {

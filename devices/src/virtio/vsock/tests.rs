@@ -165,6 +165,23 @@ fn a_queue_whose_rings_are_gone_with_their_memory_is_taken_from_the_server() {
     assert_eq!(scene.server.said(), [""; 0]);
 }
 
+#[test]
+fn a_queue_is_shown_as_its_server_has_it_and_only_while_it_has_it() {
+    let scene = scene(Recorder::default());
+    let queues = [0, 2].map(|index| DriverQueue::new(&scene.memory, index));
+    assert_eq!(scene.device.queue_outside(0), None, "not started");
+    queues[0].start(scene.device.as_ref(), 0);
+    queues[1].start(scene.device.as_ref(), 2);
+    let view = scene.device.queue_outside(0).expect("with the server");
+    let rings = view.rings;
+    assert_eq!(rings.available - rings.descriptors, 0x400);
+    assert_eq!(rings.used - rings.descriptors, 0x800);
+    assert_ne!(view.kick, view.call);
+    assert_eq!(scene.device.queue_outside(2), None, "events are ours");
+    scene.device.stop_queue(0);
+    assert_eq!(scene.device.queue_outside(0), None, "taken back");
+}
+
 fn scene_state(next_avail: u16, next_used: u16) -> virtio_queue::QueueState {
     virtio_queue::QueueState {
         max_size: 16,

@@ -309,6 +309,7 @@ fn fixed_option(was: &DriverSpec, to: &DriverSpec) -> Option<&'static str> {
         (Kind::Blkdebug(was), Kind::Blkdebug(to)) => vec![
             (was.config == to.config, "config"),
             (was.rules == to.rules, "inject-error"),
+            (was.limits == to.limits, "align"),
         ],
         (Kind::CopyOnRead(was), Kind::CopyOnRead(to)) => {
             vec![(was.bottom == to.bottom, "bottom")]
