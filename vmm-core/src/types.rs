@@ -69,10 +69,29 @@ fn cpu_properties() -> Vec<ObjectPropertyInfo> {
     };
     let own = [
         property("migratable", "bool", "accepted and makes no difference"),
+        property("vendor", "string", "the vendor's name"),
+        property("model-id", "string", "what it calls itself"),
+        property("family", "int", "the family, with its extension"),
+        property("model", "int", "the model, with its extension"),
+        property("stepping", "int", "the stepping"),
+        property("level", "uint32", "the last basic leaf of CPUID"),
+        property("xlevel", "uint32", "the last extended leaf of CPUID"),
+        property("phys-bits", "uint32", "the bits of a physical address"),
+        property("kvm", "bool", "whether the guest is told of KVM"),
+        property(
+            "feature-words",
+            "X86CPUFeatureWordInfo",
+            "the registers of CPUID in which features have names",
+        ),
+        property(
+            "filtered-features",
+            "X86CPUFeatureWordInfo",
+            "the same, with what this host lacks for the model alone",
+        ),
         property(
             "unavailable-features",
             "strList",
-            "what this host lacks for the model",
+            "what this host lacks for the model, by names",
         ),
     ];
     let features = feature_names().into_iter();

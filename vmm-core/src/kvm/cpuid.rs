@@ -17,7 +17,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::Cap;
 
-use super::cpu_models::{self, CpuSpec, Facts, Leaves};
+use super::cpu_models::{self, CpuIdentity, CpuSpec, Facts, FeatureWord, Leaves};
 use super::{KvmError, KvmVm};
 
 /// How the vCPUs are arranged. All counts are at least one.
@@ -160,6 +160,7 @@ impl HostCpu {
 pub struct CpuModel {
     leaves: Leaves,
     lacks: Vec<&'static str>,
+    filtered: Leaves,
     topology: CpuTopology,
     amd: bool,
 }
@@ -171,11 +172,16 @@ impl CpuModel {
     /// The host lacks what is not to be left out.
     pub fn new(host: &HostCpu, spec: &CpuSpec, topology: CpuTopology) -> Result<Self, KvmError> {
         let level = if topology.dies > 1 { 0x1f } else { 0xb };
-        let Facts { leaves, lacks } = cpu_models::build(spec, &host.0, level)?;
+        let Facts {
+            leaves,
+            lacks,
+            filtered,
+        } = cpu_models::build(spec, &host.0, level)?;
         Ok(Self {
             amd: leaves.is_amd(),
             leaves,
             lacks,
+            filtered,
             topology,
         })
     }
@@ -184,6 +190,24 @@ impl CpuModel {
     #[must_use]
     pub fn lacks(&self) -> &[&'static str] {
         &self.lacks
+    }
+
+    /// The registers of CPUID that features have names in.
+    #[must_use]
+    pub fn words(&self) -> Vec<FeatureWord> {
+        cpu_models::words(&self.leaves)
+    }
+
+    /// The same, with the bits of [`lacks`](Self::lacks) alone.
+    #[must_use]
+    pub fn filtered_words(&self) -> Vec<FeatureWord> {
+        cpu_models::words(&self.filtered)
+    }
+
+    /// Who it says it is.
+    #[must_use]
+    pub fn identity(&self) -> CpuIdentity {
+        cpu_models::identity(&self.leaves)
     }
 
     /// How many bits a guest physical address has (leaf 0x8000_0008), or 36 if the host is silent.

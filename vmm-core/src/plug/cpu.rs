@@ -4,9 +4,11 @@ use qapi_schema::acpi::{ACPIOSTInfo, ACPISlotType, AcpiDeviceOst};
 use qapi_schema::cpu::X86CpuProperties;
 use qapi_schema::qdev::{DeviceDeleted, DeviceUnplugGuestError};
 use qapi_schema::{Event, QmpError};
+use serde_json::{Value, json};
 
 use super::{Plug, unplugged};
 use crate::device_tree::{Part, path};
+use crate::kvm::cpu_models::FeatureWord;
 use crate::kvm::cpuid::{CpuModel, CpuPlace, CpuTopology};
 use crate::qom::Object;
 use crate::vm::{Vm, cpu_path};
@@ -15,6 +17,8 @@ use crate::vm::{Vm, cpu_path};
 const REMOVALS: [u32; 2] = [3, 0x103];
 /// The statuses of a removal that do not end it: success, and still at it.
 const NO_REFUSAL: [u32; 2] = [0, 0x84];
+/// The type of registers that are shown.
+const WORDS: &str = "X86CPUFeatureWordInfo";
 
 pub(super) fn plug(
     plug: &mut Plug<'_>,
@@ -100,12 +104,45 @@ pub(super) fn is_refusal(event: u32, status: u32) -> bool {
 
 /// How the object tree shows a vCPU.
 pub(crate) fn picture(object: Object, model: Option<&CpuModel>) -> Object {
-    let lacks = model.map_or(&[][..], CpuModel::lacks).to_vec();
-    let features = model.map(CpuModel::features).unwrap_or_default();
-    let object = object.with("unavailable-features", "strList", lacks);
-    features.into_iter().fold(object, |object, (name, shown)| {
-        object.with(name, "bool", shown)
-    })
+    let Some(model) = model else {
+        return object;
+    };
+    let who = model.identity();
+    let object = object
+        .with("vendor", "string", who.vendor)
+        .with("model-id", "string", who.brand)
+        .with("family", "int", who.family)
+        .with("model", "int", who.model)
+        .with("stepping", "int", who.stepping)
+        .with("level", "uint32", who.level)
+        .with("xlevel", "uint32", who.extended_level)
+        .with("phys-bits", "uint32", model.physical_bits())
+        .with("kvm", "bool", who.tells_of_kvm)
+        .with("feature-words", WORDS, words(&model.words()))
+        .with("filtered-features", WORDS, words(&model.filtered_words()))
+        .with("unavailable-features", "strList", model.lacks().to_vec());
+    model
+        .features()
+        .into_iter()
+        .fold(object, |object, (name, shown)| {
+            object.with(name, "bool", shown)
+        })
+}
+
+/// Registers of CPUID, as clients of QEMU know them.
+fn words(words: &[FeatureWord]) -> Value {
+    let shown = words.iter().map(|word| {
+        let mut shown = json!({
+            "cpuid-input-eax": word.function,
+            "cpuid-register": word.register,
+            "features": word.bits,
+        });
+        if let Some(index) = word.index {
+            shown["cpuid-input-ecx"] = index.into();
+        }
+        shown
+    });
+    shown.collect()
 }
 
 impl Vm {
@@ -194,6 +231,27 @@ mod tests {
             thread_id: Some(thread),
             ..X86CpuProperties::default()
         }
+    }
+
+    #[test]
+    fn a_register_is_shown_with_what_has_to_be_asked_for_it() {
+        let word = FeatureWord {
+            function: 7,
+            index: Some(1),
+            register: "EDX",
+            bits: 1 << 31,
+        };
+        let plain = FeatureWord {
+            function: 1,
+            index: None,
+            ..word
+        };
+        let wanted = json!([
+            {"cpuid-input-eax": 7, "cpuid-input-ecx": 1, "cpuid-register": "EDX",
+                "features": 0x8000_0000_u32},
+            {"cpuid-input-eax": 1, "cpuid-register": "EDX", "features": 0x8000_0000_u32},
+        ]);
+        assert_eq!(words(&[word, plain]), wanted);
     }
 
     #[test]

@@ -50,7 +50,7 @@ const STATES: &[(&str, u64)] = &[
 const LEGACY_STATES: u64 = 0b11;
 const LEGACY_SIZE: u32 = 576;
 
-const KVM_LEAVES: u32 = 0x4000_0000;
+pub(super) const KVM_LEAVES: u32 = 0x4000_0000;
 /// AMD repeats these bits of leaf 1 EDX in leaf 0x8000_0001.
 const AMD_REPEATS: u32 = 0x0183_f3ff;
 /// A processor of a table has as many bits of physical address as QEMU's, if the host has.
@@ -60,9 +60,12 @@ const PHYSICAL_BITS: u32 = 40;
 pub(in crate::kvm) struct Facts {
     pub(in crate::kvm) leaves: Leaves,
     pub(in crate::kvm) lacks: Vec<&'static str>,
+    /// The same as bits; all others are zero.
+    pub(in crate::kvm) filtered: Leaves,
 }
 
-/// What `spec` shows a guest where KVM supports `supported`; basic leaves go to `level` at least.
+/// What `spec` shows a guest where KVM supports `supported`; basic leaves go to `level` at least, and
+/// as far as what is wanted would have them, so that a host that lacks it makes no difference.
 pub(in crate::kvm) fn build(
     spec: &CpuSpec,
     supported: &Leaves,
@@ -77,7 +80,8 @@ pub(in crate::kvm) fn build(
         switch(&mut leaves, name, *on);
     }
     drop_dependants(&mut leaves);
-    let lacks = keep_supported(&mut leaves, supported);
+    let level = level.max(leaves.last_shown(0));
+    let (lacks, filtered) = keep_supported(&mut leaves, supported);
     if spec.lacking == Lacking::Refused && !lacks.is_empty() {
         return Err(KvmError::LacksFeatures {
             model: spec.model.name,
@@ -92,7 +96,11 @@ pub(in crate::kvm) fn build(
     for said in &spec.said {
         apply(&mut leaves, said, supported)?;
     }
-    Ok(Facts { leaves, lacks })
+    Ok(Facts {
+        leaves,
+        lacks,
+        filtered,
+    })
 }
 
 /// The features of a generation, in leaves that have nothing else.
@@ -130,9 +138,9 @@ fn drop_dependants(leaves: &mut Leaves) {
     }
 }
 
-/// Leaves only what is supported, and says what went.
-fn keep_supported(leaves: &mut Leaves, supported: &Leaves) -> Vec<&'static str> {
-    let mut lacks = Vec::new();
+/// Leaves only what is supported, and says what went: names, and the bits that have one.
+fn keep_supported(leaves: &mut Leaves, supported: &Leaves) -> (Vec<&'static str>, Leaves) {
+    let (mut lacks, mut filtered) = (Vec::new(), Leaves::default());
     for word in WORDS {
         let had = leaves.register(word.place);
         let lacking = had & !supported.register(word.place);
@@ -140,16 +148,16 @@ fn keep_supported(leaves: &mut Leaves, supported: &Leaves) -> Vec<&'static str> 
             continue;
         }
         *leaves.register_mut(word.place) = had & !lacking;
-        let named = word.named().filter(|(_, bit)| lacking >> bit & 1 == 1);
-        lacks.extend(
-            named
-                .map(|(name, _)| name)
-                .filter(|name| !TOPOLOGY.contains(name)),
-        );
+        for (name, bit) in word.named() {
+            if lacking >> bit & 1 == 1 && !TOPOLOGY.contains(&name) {
+                lacks.push(name);
+                *filtered.register_mut(word.place) |= 1 << bit;
+            }
+        }
     }
     // What hung on it went as well, without being lacking itself.
     drop_dependants(leaves);
-    lacks
+    (lacks, filtered)
 }
 
 /// Everything but features: who it is, and its caches.
@@ -214,13 +222,13 @@ fn set_vendor(leaves: &mut Leaves, name: [u8; 12]) {
 }
 
 /// Family, model and stepping, with their extensions.
-struct Signature {
-    family: u32,
-    model: u32,
-    stepping: u32,
+pub(super) struct Signature {
+    pub(super) family: u32,
+    pub(super) model: u32,
+    pub(super) stepping: u32,
 }
 
-fn signature(leaves: &Leaves) -> Signature {
+pub(super) fn signature(leaves: &Leaves) -> Signature {
     let eax = leaves.find(1, 0).map_or(0, |leaf| leaf.eax);
     let family = eax >> 8 & 0xf;
     Signature {

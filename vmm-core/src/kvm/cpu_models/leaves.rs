@@ -11,6 +11,18 @@ pub(in crate::kvm) enum Register {
     Edx,
 }
 
+impl Register {
+    /// Its name, as clients know it.
+    pub(in crate::kvm) const fn name(self) -> &'static str {
+        match self {
+            Self::Eax => "EAX",
+            Self::Ebx => "EBX",
+            Self::Ecx => "ECX",
+            Self::Edx => "EDX",
+        }
+    }
+}
+
 /// One register of one leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::kvm) struct Place {
@@ -24,6 +36,13 @@ pub(in crate::kvm) struct Place {
 
 /// The functions whose answer depends on ECX.
 const INDEXED: &[u32] = &[4, 7, 0xb, 0xd, 0x1f, 0x8000_001d];
+
+impl Place {
+    /// What has to stand in ECX, where that makes a difference.
+    pub(in crate::kvm) fn asked_index(self) -> Option<u32> {
+        INDEXED.contains(&self.function).then_some(self.index)
+    }
+}
 
 /// A table of CPUID. What is not in it is zero.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +104,14 @@ impl Leaves {
         of_range.max().unwrap_or(first)
     }
 
+    /// The same, of those that say anything.
+    pub(in crate::kvm) fn last_shown(&self, first: u32) -> u32 {
+        let says = |leaf: &&kvm_cpuid_entry2| leaf.eax | leaf.ebx | leaf.ecx | leaf.edx != 0;
+        let functions = self.0.iter().filter(says).map(|leaf| leaf.function);
+        let of_range = functions.filter(|function| function >> 16 == first >> 16);
+        of_range.max().unwrap_or(first)
+    }
+
     pub(in crate::kvm) fn vendor(&self) -> [u8; 12] {
         let mut name = [0; 12];
         if let Some(leaf) = self.find(0, 0) {
@@ -93,6 +120,15 @@ impl Leaves {
             name[8..].copy_from_slice(&leaf.ecx.to_le_bytes());
         }
         name
+    }
+
+    /// What it calls itself.
+    pub(in crate::kvm) fn brand(&self) -> String {
+        let parts = (0x8000_0002..0x8000_0005).filter_map(|function| self.find(function, 0));
+        let words = parts.flat_map(|leaf| [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx]);
+        let bytes: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+        let text = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        String::from_utf8_lossy(text).into_owned()
     }
 
     /// AMD and Hygon share the AMD leaves.

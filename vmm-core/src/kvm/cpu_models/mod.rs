@@ -20,12 +20,15 @@ mod features;
 mod leaves;
 #[cfg(test)]
 mod tests;
+mod view;
 
 pub use catalog::{HOST, MODELS, Model, find_model};
 pub use features::{feature_names, find_feature};
+pub use view::{CpuIdentity, FeatureWord};
 
 pub(super) use build::{Facts, build};
 pub(super) use leaves::Leaves;
+pub(super) use view::{identity, words};
 
 /// Every CPU feature with a name, and whether `leaves` show it.
 pub(super) fn features(leaves: &Leaves) -> Vec<(&'static str, bool)> {

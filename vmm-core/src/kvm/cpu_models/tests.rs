@@ -88,6 +88,19 @@ fn what_the_host_lacks_is_told_and_never_shown() {
     let mut spec = spec("Haswell", &[]);
     let facts = build(&spec, &host, LEVEL).unwrap();
     assert_eq!(facts.lacks, ["avx", "rtm"]);
+    let filtered = words(&facts.filtered).into_iter();
+    let filtered: Vec<_> = filtered.filter(|word| word.bits != 0).collect();
+    let word = |function, index, register, bits| FeatureWord {
+        function,
+        index,
+        register,
+        bits,
+    };
+    let wanted = [
+        word(1, None, "ECX", 1 << 28),
+        word(7, Some(0), "EBX", 1 << 11),
+    ];
+    assert_eq!(filtered, wanted);
     // AVX2 is there, and is of no use without AVX.
     for name in ["avx", "rtm", "avx2", "fma"] {
         assert!(!shows(&facts.leaves, name), "{name}");
@@ -120,6 +133,17 @@ fn what_is_saved_follows_the_features() {
     assert_eq!(states(&spec("Haswell", &[])), Some((0x7, 0x340)));
     assert_eq!(states(&spec("Haswell", &[("xsave", false)])), None);
     assert_eq!(states(&spec("Nehalem", &[])), None);
+}
+
+#[test]
+fn how_far_the_leaves_go_does_not_hang_on_what_the_host_lacks() {
+    let last = |model: &str, without: &[&str]| {
+        let host = host(VENDOR, without);
+        leaves(&spec(model, &[]), &host).find(0, 0).unwrap().eax
+    };
+    assert_eq!(last("SandyBridge", &[]), 0xd);
+    assert_eq!(last("SandyBridge", &["xsave", "avx", "xsaveopt"]), 0xd);
+    assert_eq!(last("Nehalem", &[]), LEVEL);
 }
 
 #[test]
@@ -160,6 +184,17 @@ fn what_is_said_counts_more_than_the_model() {
     assert_eq!(leaves.find(0x8000_0008, 0).unwrap().eax, 46 | 48 << 8);
     assert_eq!(leaves.find(0, 0).unwrap().eax, 7);
     assert!(leaves.find(0x4000_0000, 0).is_none());
+    let shown = CpuIdentity {
+        vendor: "GenuineIntel".to_owned(),
+        brand: "mine".to_owned(),
+        family: 6,
+        model: 0x55,
+        stepping: 7,
+        level: 7,
+        extended_level: 0x8000_000a,
+        tells_of_kvm: false,
+    };
+    assert_eq!(identity(&leaves), shown);
     spec.said = vec![Said::PhysicalBits(47)];
     let error = build(&spec, &host, LEVEL).err().unwrap();
     assert!(matches!(
