@@ -39,6 +39,7 @@ fn everything_in_the_object_tree_has_a_state_or_a_reason_why_not() -> Result<()>
         ("/peripheral/port0", "pcie-root-port"),
         ("/unattached/q35-host-bridge", "q35-host-bridge"),
         ("/unattached/lpc", "lpc"),
+        ("/unattached/tco", "tco"),
         ("/unattached/rtc", "rtc"),
         ("/unattached/pci-config-ports", "pci-config-ports"),
     ] {

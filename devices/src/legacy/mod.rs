@@ -8,7 +8,7 @@
 //!   0x92 fast reset ─┼─► Notice::Reset        0x70/0x71 Rtc ── Clock (wall)
 //!   0xcf9 ───────────┘                          └─► IRQ 8: alarms, updates, periods
 //!   0x600 AcpiPm ──► Notice::PowerOff, SCI    0x505 Pvpanic ──► Notice::GuestPanicked
-//!     │                                       0x80 PostCode: swallowed
+//!   0x660 Tco ──► Notice::Watchdog            0x80 PostCode: swallowed
 //!     └─ 00:1f.0 Lpc (PCI function), 0xb2 ACPI on/off     0x510 FwCfg: files of the host's
 //!   0xcd8 CpuHotplug ──► Notice::CpuEjected, GPE 2
 //!   0xa00 MemoryHotplug ──► Notice::MemoryEjected, GPE 3
@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Read next: [`acpi_pm`] (power button and sleep), [`reset`] (the ways to reset a PC), [`i8042`],
-//! [`rtc`], [`fw_cfg`], [`pflash`].
+//! [`rtc`], [`tco`] (a watchdog), [`fw_cfg`], [`pflash`].
 
 pub mod acpi_pm;
 pub mod clock;
@@ -31,6 +31,7 @@ pub mod post;
 pub mod pvpanic;
 pub mod reset;
 pub mod rtc;
+pub mod tco;
 pub mod vmcoreinfo;
 pub mod vmgenid;
 
@@ -47,5 +48,6 @@ pub use self::post::PostCode;
 pub use self::pvpanic::Pvpanic;
 pub use self::reset::{FastReset, ResetControl};
 pub use self::rtc::{Rtc, RtcDrive, RtcHost, RtcSpec};
+pub use self::tco::{Tco, TcoHost};
 pub use self::vmcoreinfo::Vmcoreinfo;
 pub use self::vmgenid::GenerationPlace;

@@ -72,6 +72,8 @@ pub struct Config {
     pub devices: Vec<DeviceOptions>,
     /// Properties that devices of a model have unless told otherwise; for devices that come later.
     pub globals: Vec<GlobalSpec>,
+    /// Whether the board's own watchdog is wired so that it does nothing.
+    pub no_reboot: bool,
     /// The serial ports, from the first on; at most four.
     pub serials: Vec<SerialSpec>,
     /// The monitors.

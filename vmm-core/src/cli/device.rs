@@ -27,11 +27,13 @@ struct Soldered {
     holds: Option<(u64, &'static str)>,
 }
 
+/// Whether the bridge's watchdog does nothing.
+const NO_REBOOT: &str = "noreboot";
 const NO_SLEEP: Option<(u64, &str)> = Some((1, "this machine has no sleep states"));
 
-/// Every such global: the board has no watchdog that could reset the machine, and no sleep.
+/// Every such global. How the watchdog is wired, the machine is told.
 const SOLDERED: &[Soldered] = &[
-    soldered("noreboot", "bool", None),
+    soldered(NO_REBOOT, "bool", None),
     soldered("disable_s3", "uint64", NO_SLEEP),
     soldered("disable_s4", "uint64", NO_SLEEP),
 ];
@@ -199,7 +201,12 @@ pub(super) fn take_global(draft: &mut Draft, given: &Given<'_>) -> Result<Step, 
                 "{}.{}={}: {why}; only {holds} is possible",
                 part.driver, part.property, global.value
             ))),
-            _ => Ok(Step::Next),
+            _ => {
+                if part.property == NO_REBOOT {
+                    draft.no_reboot = value == true;
+                }
+                Ok(Step::Next)
+            }
         };
     }
     let driver = known_driver(&global.driver)?;

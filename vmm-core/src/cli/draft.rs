@@ -76,6 +76,7 @@ pub(super) struct Draft {
     pub(super) devices: Vec<(String, DeviceOptions)>,
     pub(super) numa: Vec<(String, NumaOptions)>,
     pub(super) globals: Vec<GlobalSpec>,
+    pub(super) no_reboot: bool,
     pub(super) serials: Vec<(String, SerialSpec)>,
     pub(super) monitors: Vec<(String, MonitorSpec)>,
     /// The option as typed, and the id of its chardev.

@@ -73,6 +73,7 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         drives,
         devices,
         globals: draft.globals,
+        no_reboot: draft.no_reboot,
         serials: untyped(draft.serials),
         monitors: untyped(draft.monitors),
         qtest: draft.qtest.map(|(_, chardev)| QtestSpec {

@@ -88,6 +88,7 @@ fn q35(vm: &mut Vm, door: &Door, config: &Config, accel: AccelType, kvm: OpenFil
         serials: serials(vm, config)?,
         boot: boot(door, config)?,
         firmware: firmware::firmware(vm, door, config)?,
+        no_reboot: config.no_reboot,
         held: accel == AccelType::Qtest,
     };
     let vcpu_mail = vm.mailbox.clone();

@@ -8,9 +8,9 @@ use devices::bus::{BusDevice, Overlap};
 use devices::chardev::Chardev;
 use devices::legacy::i8042::KeyboardCommand;
 use devices::legacy::{
-    AcpiPm, ApmPorts, CpuHotplug, FastReset, FwCfg, FwCfgLive, Keyboard, MemoryHotplug, PostCode,
-    Pvpanic, ResetControl, Rtc, RtcHost, RtcSpec, acpi_pm, cpu_hotplug, fw_cfg, memory_hotplug,
-    post, pvpanic, rtc,
+    AcpiPm, ApmPorts, CpuHotplug, FastReset, FwCfg, FwCfgLive, Keyboard, Lpc, MemoryHotplug,
+    PostCode, Pvpanic, ResetControl, Rtc, RtcHost, RtcSpec, Tco, TcoHost, acpi_pm, cpu_hotplug,
+    fw_cfg, lpc, memory_hotplug, post, pvpanic, rtc,
 };
 use devices::lifecycle::Lifecycle;
 use devices::notice::NoticeSink;
@@ -78,6 +78,8 @@ pub struct BoardSpec {
     pub cpu_places: Vec<u32>,
     /// How many places for memory modules there are.
     pub dimm_slots: u32,
+    /// Whether the watchdog is wired so that it does nothing.
+    pub no_reboot: bool,
 }
 
 /// The board's devices, mapped. Dropping it unmaps them.
@@ -116,9 +118,14 @@ impl Board {
     ) -> Result<Self, MachineError> {
         let sci = wiring.line(u32::from(SCI));
         let rtc = RtcHost {
-            reactor: spec.reactor,
+            reactor: spec.reactor.clone(),
             clock: spec.clock.clone(),
             line: wiring.line(u32::from(rtc::IRQ)),
+        };
+        let watchdog = TcoHost {
+            reactor: spec.reactor,
+            clock: spec.clock.clone(),
+            notices: notices.clone(),
         };
         let mut board = Self {
             buses: buses.clone(),
@@ -135,7 +142,9 @@ impl Board {
             fw_cfg: Arc::clone(&spec.fw_cfg),
             notices: notices.clone(),
         };
+        let watchdog = Tco::new(watchdog, spec.no_reboot).map_err(MachineError::Watchdog)?;
         board.add_pci(pci, notices)?;
+        board.add_lpc(pci, watchdog)?;
         board.add_legacy(notices)?;
         board.add("fw-cfg", fw_cfg::BASE, fw_cfg::LEN, spec.fw_cfg)?;
         for serial in spec.serials {
@@ -279,15 +288,18 @@ impl Board {
         self.add("pci-config-ports", base, len, Arc::new(config))
     }
 
-    fn add_legacy(&mut self, notices: &NoticeSink) -> Result<(), Overlap> {
+    /// The bridge maps what is behind it, where the guest wants that.
+    fn add_lpc(&mut self, pci: &Arc<PciHost>, watchdog: Arc<Tco>) -> Result<(), MachineError> {
         let pm = Arc::clone(&self.pm);
-        self.add(
-            "acpi-pm",
-            acpi_pm::PM_BASE,
-            acpi_pm::PM_LEN,
-            Arc::clone(&pm),
-        )?;
-        let apm = Arc::new(ApmPorts(pm));
+        let bridge = Lpc::new(Arc::clone(&pm), Arc::clone(&watchdog));
+        pci.plug(None, lpc::ADDRESS, Arc::new(bridge))?;
+        self.fixtures.insert("acpi-pm".to_owned(), pm);
+        self.fixtures.insert("tco".to_owned(), watchdog);
+        Ok(())
+    }
+
+    fn add_legacy(&mut self, notices: &NoticeSink) -> Result<(), Overlap> {
+        let apm = Arc::new(ApmPorts(Arc::clone(&self.pm)));
         self.map(acpi_pm::APM_BASE, acpi_pm::APM_LEN, apm)?;
         let rtc = Arc::clone(&self.rtc);
         self.add("rtc", rtc::BASE, rtc::LEN, rtc)?;

@@ -134,6 +134,9 @@ pub enum MachineError {
         /// The port asked for.
         index: usize,
     },
+    /// The board's watchdog has no timer.
+    #[error("the board's watchdog: no timer can be had")]
+    Watchdog(#[source] std::io::Error),
     /// The firmware tables are too long for their place.
     #[error("the {tables} tables do not fit their place below 1 MiB")]
     Tables {

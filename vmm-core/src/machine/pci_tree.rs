@@ -1,29 +1,25 @@
-//! A machine's PCI tree, from its first two functions to its end.
+//! A machine's PCI tree, from its host bridge to its end.
 
 use std::sync::Arc;
 
-use devices::legacy::{Lpc, lpc};
 use devices::pci::bus::PciBus;
 use devices::pci::{PciHost, PciHostSpec, Spaces};
 
-use super::MachineError;
 use super::wiring::Wiring;
 use crate::kvm::Buses;
 
 /// The GSIs of the root bus' wires, as QEMU's q35 has them.
 pub(super) const INTX: [u32; 4] = [16, 17, 18, 19];
 
-/// The tree with the two functions every q35 has.
-pub(super) fn pci_tree(buses: &Buses, wiring: &Wiring) -> Result<Arc<PciHost>, MachineError> {
-    let pci = PciHost::new(PciHostSpec {
+/// The tree with its host bridge; the other function that every q35 has is the board's.
+pub(super) fn pci_tree(buses: &Buses, wiring: &Wiring) -> Arc<PciHost> {
+    PciHost::new(PciHostSpec {
         spaces: Spaces {
             io: Arc::clone(&buses.pio),
             memory: Arc::clone(&buses.mmio),
         },
         intx: INTX.map(|gsi| wiring.line(gsi)),
-    });
-    pci.plug(None, lpc::ADDRESS, Arc::new(Lpc::new()))?;
-    Ok(pci)
+    })
 }
 
 /// Takes all functions off a bus and what is behind it: mapped BARs hold the functions, and the

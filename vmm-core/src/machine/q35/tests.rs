@@ -48,6 +48,7 @@ fn spec(code: &[u8], vcpus: u32) -> Q35Spec {
         rtc_drive: RtcDrive::Host,
         serials: Vec::new(),
         boot: (!code.is_empty()).then(|| kernel(code)),
+        no_reboot: false,
         held: false,
     }
 }
