@@ -75,6 +75,10 @@ fn carry_out(chip: &TpmCrb, command: &[u8]) {
     assert_eq!(dword(chip, 0x00), 0b1000_0010, "locality 0, established");
     chip.write(0x40, &[1, 0, 0, 0]);
     assert_eq!(dword(chip, 0x44), 0);
+    start(chip, command);
+}
+
+fn start(chip: &TpmCrb, command: &[u8]) {
     chip.write(0x80, command);
     chip.write(0x4c, &[1, 0, 0, 0]);
     while dword(chip, 0x4c) != 0 {
@@ -100,6 +104,21 @@ fn a_command_goes_to_the_emulator_and_its_response_comes_back() {
     chip.reset();
     drop(chip);
     assert_eq!(program.join().unwrap(), [1, 14, 17, 2, 4, 14, 17, 2, 4, 3]);
+}
+
+#[test]
+fn a_command_is_carried_out_for_who_never_asked_for_the_chip_to_be_ready() {
+    let (control, program) = emulator(ANSWER);
+    let reactor = Reactor::new();
+    let chip = TpmCrb::new(TpmEmulator::over(control, None).unwrap(), &reactor).unwrap();
+    chip.reset();
+    chip.write(0x08, &[1]);
+    start(&chip, &[0x80, 0x01, 0, 0, 0, 12, 0, 0, 1, 0x44, 0, 0]);
+    let mut response = [0; 12];
+    chip.read(0x80, &mut response);
+    assert_eq!(response, ANSWER);
+    drop(chip);
+    program.join().unwrap();
 }
 
 #[test]
