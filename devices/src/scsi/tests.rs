@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use block::format::blkdebug::limits::RequestLimits;
 use block::format::blkdebug::rules::{ErrorRule, RequestKind, RuleEvent, Rules};
 use block::job::{ErrorAction, OnError, Trouble};
 use block::spec::{
@@ -92,6 +93,7 @@ pub(crate) fn failing_once(kind: RequestKind, errno: i32) -> Root {
         image: ChildSpec::Inline(Box::new(node("below", DriverSpec::NullCo(zeroes)))),
         config: None,
         rules: Rules::new(vec![rule], Vec::new()),
+        limits: RequestLimits::default(),
     });
     let door = Door::new(Arc::new(FdRegistry::new()), Scope::Process);
     let mut graph = BlockGraph::new();
