@@ -111,8 +111,9 @@ impl Drop for BoundPath {
     }
 }
 
-/// Listens at `address`. A stale unix socket, left behind by a process that died, is replaced;
-/// one that still answers is not.
+/// Listens at `address`. A stale unix socket, left behind by a process that died, is replaced, and so
+/// is an empty file, by which programs reserve a name (`mkstemp`); a socket that still answers is not,
+/// nor any other file.
 ///
 /// # Errors
 /// When the address is taken or malformed, a passed fd is not a listening socket, or the kernel
@@ -189,7 +190,7 @@ fn listen_at_path(door: &Door, path: &Path) -> io::Result<Bound> {
     let address = SocketAddrUnix::new(path.as_os_str().as_bytes())?;
     let fd = stream_socket(AddressFamily::UNIX, Wait::Not)?;
     match rustix::net::bind(&fd, &address) {
-        Err(rustix::io::Errno::ADDRINUSE) if is_stale(path, &address) => {
+        Err(rustix::io::Errno::ADDRINUSE) if is_reserved(path) || is_stale(path, &address) => {
             remove(path);
             rustix::net::bind(&fd, &address)?;
         }
@@ -245,6 +246,13 @@ fn is_stale(path: &Path, address: &SocketAddrUnix) -> bool {
         && stream_socket(AddressFamily::UNIX, Wait::Not).is_ok_and(|probe| {
             rustix::net::connect(&probe, address) == Err(rustix::io::Errno::CONNREFUSED)
         })
+}
+
+/// Whether `path` is a regular file without contents, and without another name.
+fn is_reserved(path: &Path) -> bool {
+    lstat(path).is_ok_and(|stat| {
+        FileType::of(&stat) == FileType::Regular && stat.st_size == 0 && stat.st_nlink == 1
+    })
 }
 
 fn identity(path: &Path) -> io::Result<Identity> {

@@ -15,7 +15,7 @@ use rustix::net::SocketAddrUnix;
 use super::*;
 use crate::error::OpenError;
 use crate::registry::{Door, FdRegistry, Scope};
-use crate::request::{Access, Existing, Request, Role};
+use crate::request::Role;
 use crate::watch::passed;
 
 fn door() -> Door {
@@ -95,14 +95,26 @@ fn a_socket_that_still_answers_is_not_replaced() {
 }
 
 #[test]
-fn a_regular_file_is_never_taken_for_a_stale_socket() {
+fn a_file_with_contents_is_never_taken_for_a_stale_socket() {
     let (_dir, path) = free_path();
-    let name = path.to_str().expect("plain text");
-    let request = Request::new(name, Access::WriteOnly, Role::Log, "test");
-    open(&door(), &request.create(0o600, Existing::Refuse)).expect("made");
+    std::fs::write(&path, "contents").expect("made");
     let error = listen_at(&unix(&path)).expect_err("taken");
     assert_eq!(error.errno(), nix::libc::EADDRINUSE);
     assert!(path.exists());
+}
+
+#[test]
+fn an_empty_file_that_reserves_the_name_is_replaced_unless_it_has_another() {
+    let (dir, path) = free_path();
+    std::fs::write(&path, "").expect("made");
+    let other = dir.path().join("other");
+    std::fs::hard_link(&path, &other).expect("another name");
+    listen_at(&unix(&path)).expect_err("somebody's file");
+    std::fs::remove_file(&other).expect("it is there");
+    let listener = listen_at(&unix(&path)).expect("replaced");
+    connect_at(&unix(&path), Wait::Not).expect("it listens");
+    drop(listener);
+    assert!(!path.exists());
 }
 
 #[test]
