@@ -1349,7 +1349,7 @@ type QomSetArguments struct {
 }
 
 // QomSet: Changes one property of an object that is in use: the numbers of an iothread, the limits
-// of a throttle-group.
+// of a throttle-group, the status of a filter on a netdev.
 func (c *Conn) QomSet(ctx context.Context, args QomSetArguments) error {
 	return c.Execute(ctx, "qom-set", args, nil)
 }

@@ -550,6 +550,8 @@ const (
 	OpenRoleSecret OpenRole = "secret"
 	// A network backend's socket.
 	OpenRoleNet OpenRole = "net"
+	// The file of a filter that writes packets.
+	OpenRoleNetDump OpenRole = "net-dump"
 	// A queue of a tap interface.
 	OpenRoleTap OpenRole = "tap"
 	// A device of the kernel that serves a device's queues.
@@ -4270,6 +4272,30 @@ type ThrottleLimits struct {
 	IopsSize *int64 `json:"iops-size,omitempty"`
 }
 
+// NetFilterDirection: Which packets of a netdev a filter sees.
+type NetFilterDirection string
+
+// The values of NetFilterDirection.
+const (
+	// Those of both directions.
+	NetFilterDirectionAll NetFilterDirection = "all"
+	// Those that the netdev receives, which the guest has sent.
+	NetFilterDirectionRx NetFilterDirection = "rx"
+	// Those that the netdev sends, which are for the guest.
+	NetFilterDirectionTx NetFilterDirection = "tx"
+)
+
+// NetfilterInsert: On which side of another filter a new one stands.
+type NetfilterInsert string
+
+// The values of NetfilterInsert.
+const (
+	// Before it.
+	NetfilterInsertBefore NetfilterInsert = "before"
+	// Behind it.
+	NetfilterInsertBehind NetfilterInsert = "behind"
+)
+
 // ObjectOptions: An object to be made.
 type ObjectOptions struct {
 	// Variant is what it is.
@@ -4291,6 +4317,14 @@ func (u *ObjectOptions) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	switch tags {
+	case "filter-buffer":
+		return variant[ObjectOptionsFilterBuffer](data, &u.Variant)
+	case "filter-dump":
+		return variant[ObjectOptionsFilterDump](data, &u.Variant)
+	case "filter-mirror":
+		return variant[ObjectOptionsFilterMirror](data, &u.Variant)
+	case "filter-redirector":
+		return variant[ObjectOptionsFilterRedirector](data, &u.Variant)
 	case "iothread":
 		return variant[ObjectOptionsIothread](data, &u.Variant)
 	case "memory-backend-file":
@@ -4315,6 +4349,127 @@ func (u *ObjectOptions) UnmarshalJSON(data []byte) error {
 		u.Variant = UnknownVariant{append([]byte(nil), data...)}
 		return nil
 	}
+}
+
+// ObjectOptionsFilterBuffer: A filter that keeps packets for a while.
+type ObjectOptionsFilterBuffer struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// The netdev.
+	Netdev string `json:"netdev"`
+	// Which packets it sees (default: all).
+	Queue *NetFilterDirection `json:"queue,omitempty"`
+	// "on" or "off"; while it is off packets pass it by, and none come in by it. It can be changed
+	// with qom-set (default: on).
+	Status *string `json:"status,omitempty"`
+	// Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+	// that filter (default: tail).
+	Position *string `json:"position,omitempty"`
+	// On which side of the filter that position names (default: behind).
+	Insert *NetfilterInsert `json:"insert,omitempty"`
+	// For how long a packet waits at most, in microseconds, from 1.
+	Interval uint32 `json:"interval"`
+}
+
+func (ObjectOptionsFilterBuffer) isObjectOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v ObjectOptionsFilterBuffer) MarshalJSON() ([]byte, error) {
+	type plain ObjectOptionsFilterBuffer
+	return tagged(plain(v), "qom-type", "filter-buffer")
+}
+
+// ObjectOptionsFilterDump: A filter that writes packets into a file.
+type ObjectOptionsFilterDump struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// The netdev.
+	Netdev string `json:"netdev"`
+	// Which packets it sees (default: all).
+	Queue *NetFilterDirection `json:"queue,omitempty"`
+	// "on" or "off"; while it is off packets pass it by, and none come in by it. It can be changed
+	// with qom-set (default: on).
+	Status *string `json:"status,omitempty"`
+	// Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+	// that filter (default: tail).
+	Position *string `json:"position,omitempty"`
+	// On which side of the filter that position names (default: behind).
+	Insert *NetfilterInsert `json:"insert,omitempty"`
+	// The file, which is made if it is not there, and emptied; or what was handed in for it.
+	File string `json:"file"`
+	// How many bytes of each packet are written at most, from 1 (default: 65536).
+	Maxlen *uint32 `json:"maxlen,omitempty"`
+}
+
+func (ObjectOptionsFilterDump) isObjectOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v ObjectOptionsFilterDump) MarshalJSON() ([]byte, error) {
+	type plain ObjectOptionsFilterDump
+	return tagged(plain(v), "qom-type", "filter-dump")
+}
+
+// ObjectOptionsFilterMirror: A filter that copies packets into a chardev.
+type ObjectOptionsFilterMirror struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// The netdev.
+	Netdev string `json:"netdev"`
+	// Which packets it sees (default: all).
+	Queue *NetFilterDirection `json:"queue,omitempty"`
+	// "on" or "off"; while it is off packets pass it by, and none come in by it. It can be changed
+	// with qom-set (default: on).
+	Status *string `json:"status,omitempty"`
+	// Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+	// that filter (default: tail).
+	Position *string `json:"position,omitempty"`
+	// On which side of the filter that position names (default: behind).
+	Insert *NetfilterInsert `json:"insert,omitempty"`
+	// The chardev.
+	Outdev string `json:"outdev"`
+	// Whether each packet comes with its virtio header, and the header's length between both; it
+	// is 0 where the netdev's packets have none (default: false).
+	VnetHdrSupport *bool `json:"vnet_hdr_support,omitempty"`
+}
+
+func (ObjectOptionsFilterMirror) isObjectOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v ObjectOptionsFilterMirror) MarshalJSON() ([]byte, error) {
+	type plain ObjectOptionsFilterMirror
+	return tagged(plain(v), "qom-type", "filter-mirror")
+}
+
+// ObjectOptionsFilterRedirector: A filter that leads packets into a chardev, or out of one.
+type ObjectOptionsFilterRedirector struct {
+	// Its id, which must be new.
+	ID string `json:"id"`
+	// The netdev.
+	Netdev string `json:"netdev"`
+	// Which packets it sees (default: all).
+	Queue *NetFilterDirection `json:"queue,omitempty"`
+	// "on" or "off"; while it is off packets pass it by, and none come in by it. It can be changed
+	// with qom-set (default: on).
+	Status *string `json:"status,omitempty"`
+	// Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+	// that filter (default: tail).
+	Position *string `json:"position,omitempty"`
+	// On which side of the filter that position names (default: behind).
+	Insert *NetfilterInsert `json:"insert,omitempty"`
+	// The chardev where packets come in.
+	Indev *string `json:"indev,omitempty"`
+	// The chardev to which packets go; without it they pass.
+	Outdev *string `json:"outdev,omitempty"`
+	// Whether packets have their virtio header, as for filter-mirror (default: false).
+	VnetHdrSupport *bool `json:"vnet_hdr_support,omitempty"`
+}
+
+func (ObjectOptionsFilterRedirector) isObjectOptions() {}
+
+// MarshalJSON adds the discriminator.
+func (v ObjectOptionsFilterRedirector) MarshalJSON() ([]byte, error) {
+	type plain ObjectOptionsFilterRedirector
+	return tagged(plain(v), "qom-type", "filter-redirector")
 }
 
 // ObjectOptionsIothread: A thread for I/O.

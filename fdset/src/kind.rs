@@ -226,6 +226,7 @@ impl Role {
             Self::Vhost => &[Kind::VhostNet, Kind::VhostVsock],
             Self::Chardev
             | Self::ChardevLog
+            | Self::NetDump
             | Self::Monitor
             | Self::Entropy
             | Self::Snapshot

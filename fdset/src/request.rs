@@ -102,6 +102,8 @@ pub enum Role {
     Entropy,
     /// A secret.
     Secret,
+    /// The file of a filter that writes packets.
+    NetDump,
     /// The socket of a network backend.
     Net,
     /// A queue of a tap interface.
@@ -137,6 +139,7 @@ impl fmt::Display for Role {
             Self::Entropy => "entropy source",
             Self::Secret => "secret",
             Self::Net => "network backend",
+            Self::NetDump => "packet dump",
             Self::Tap => "tap interface",
             Self::Vhost => "vhost device",
             Self::Snapshot => "snapshot",

@@ -57,6 +57,8 @@ pub enum Beside {
     Output,
     /// A CD drive `cd`, without a medium.
     CdDrive,
+    /// A netdev `w`, for filters.
+    Netdev,
 }
 
 /// One property, or several that are the same thing.

@@ -66,9 +66,10 @@ impl Stock {
             Resource::MemoryDirectory => File::open(self.memory_folder())?.into(),
             Resource::Memfd => fds::memfd(MIB)?,
             Resource::Entropy => fds::open_ro(Path::new("/dev/urandom"))?.into(),
-            Resource::ChardevOutput | Resource::ChardevLog | Resource::PidFile => {
-                File::create(self.path("out"))?.into()
-            }
+            Resource::ChardevOutput
+            | Resource::ChardevLog
+            | Resource::PidFile
+            | Resource::NetDump => File::create(self.path("out"))?.into(),
             Resource::ChardevInput | Resource::Secret => {
                 fs::write(self.path("in"), "input")?;
                 fds::open_ro(&self.path("in"))?.into()
@@ -201,7 +202,10 @@ impl Stock {
             | Resource::MonitorListener
             | Resource::NetListener
             | Resource::NetDatagram => self.path("bound"),
-            Resource::ChardevOutput | Resource::ChardevLog | Resource::PidFile => self.path("new"),
+            Resource::ChardevOutput
+            | Resource::ChardevLog
+            | Resource::PidFile
+            | Resource::NetDump => self.path("new"),
             Resource::Pty => return Ok(String::new()),
         };
         Ok(path.to_str().context("a path that is text")?.to_owned())

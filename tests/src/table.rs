@@ -131,6 +131,8 @@ pub enum Resource {
     NetReconnecting,
     /// A netdev's datagram socket.
     NetDatagram,
+    /// Where a filter writes packets to.
+    NetDump,
 }
 
 /// Whether a resource can be opened from a source.
@@ -481,6 +483,14 @@ pub const TABLE: &[Row] = &[
         role: "net",
         kinds: "unix datagram socket, UDP socket",
         cells: SOCKET,
+    },
+    Row {
+        resource: Resource::NetDump,
+        title: "Packets of a network backend",
+        spelled: "`filter-dump`: `file`",
+        role: "net-dump",
+        kinds: "file, pipe, terminal, character device, connected socket",
+        cells: MADE_FILE,
     },
 ];
 

@@ -41,6 +41,7 @@ use crate::messages::report;
 use crate::plug;
 use crate::process::{self, EndSignals};
 use crate::resolve;
+use crate::resolve::filter::is_filter;
 use crate::run_state::RunState;
 use crate::sandbox;
 use crate::uuid;
@@ -264,7 +265,9 @@ fn add_objects(
 
 /// What devices and the machine name by id.
 fn add_backends(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
-    add_objects(vm, door, config, |options| !is_tls(options))?;
+    add_objects(vm, door, config, |options| {
+        !is_tls(options) && !is_filter(options)
+    })?;
     for options in config.blockdevs.clone() {
         let name = options.node_name.clone().unwrap_or_default();
         vm.add_node(door, options)
@@ -274,6 +277,7 @@ fn add_backends(vm: &mut Vm, door: &Door, config: &Config) -> Result<()> {
         let what = format!("-netdev {}", netdev.id);
         vm.add_netdev(door, netdev).context(what)?;
     }
+    add_objects(vm, door, config, is_filter)?;
     for tpmdev in config.tpmdevs.clone() {
         let what = format!("-tpmdev {}", tpmdev.id);
         vm.add_tpm(tpmdev).context(what)?;

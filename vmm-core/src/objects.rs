@@ -1,4 +1,5 @@
-//! The backends that devices and the machine name by id: memory, io-threads, entropy.
+//! The backends that devices and the machine name by id: memory, io-threads, entropy; and filters on
+//! netdevs.
 //!
 //! An object is made by `object-add` or `-object`, claimed by whoever uses it, and removed by
 //! `object-del` once nobody does.
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use block::{IoThread, PollSpec, Rings};
+use devices::net::NetFilter;
 use devices::virtio::rng::{Builtin, Entropy, EntropyFile};
 use fdset::{Access, Door, Request, Role};
 use indexmap::IndexMap;
@@ -16,8 +18,8 @@ use serde_json::Value;
 
 use crate::memory::{RamBackend, RamBackendSpec};
 use crate::qom;
-use crate::resolve::memory_device;
 use crate::resolve::object::ObjectSpec;
+use crate::resolve::{filter, memory_device};
 use crate::secret;
 
 /// What can change while an io-thread is at work. The last only keeps what it is given: what is
@@ -46,6 +48,8 @@ pub enum Backend {
     TlsCreds(TlsServer),
     /// Limits that block nodes share; the block graph has them.
     ThrottleGroup,
+    /// A filter on a netdev, which goes with it.
+    Filter(NetFilter),
 }
 
 /// One object.
@@ -74,11 +78,7 @@ impl Objects {
         spec: ObjectSpec,
         mut shown: qom::Object,
     ) -> Result<(), QmpError> {
-        if self.0.contains_key(&id) {
-            return Err(QmpError::generic(format!(
-                "attempt to add duplicate property '{id}' to object (type 'container')"
-            )));
-        }
+        self.check_new(&id)?;
         let backend = build(door, rings, &id, spec)?;
         if let Backend::IoThread(iothread) = &backend {
             if shown.property(LONGEST_LOOK).is_none() {
@@ -87,15 +87,46 @@ impl Objects {
             }
             iothread.poll(poll_spec(&shown)?);
         }
+        self.insert(id, backend, shown);
+        Ok(())
+    }
+
+    /// Looks whether an object of this id can be made.
+    ///
+    /// # Errors
+    /// There is one.
+    pub fn check_new(&self, id: &str) -> Result<(), QmpError> {
+        if self.0.contains_key(id) {
+            return Err(QmpError::generic(format!(
+                "attempt to add duplicate property '{id}' to object (type 'container')"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Keeps a filter, whose id is [new](Self::check_new).
+    pub fn add_filter(&mut self, id: String, filter: NetFilter, shown: qom::Object) {
+        self.insert(id, Backend::Filter(filter), shown);
+    }
+
+    /// Takes the filters of a netdev away.
+    pub fn remove_filters(&mut self, netdev: &str) {
+        self.0.retain(|_, entry| match &entry.backend {
+            Backend::Filter(filter) => filter.netdev() != netdev,
+            _ => true,
+        });
+    }
+
+    fn insert(&mut self, id: String, backend: Backend, shown: qom::Object) {
+        let users = Vec::new();
         self.0.insert(
             id,
             Entry {
                 backend,
-                users: Vec::new(),
+                users,
                 shown,
             },
         );
-        Ok(())
     }
 
     /// Removes an object that nobody uses.
@@ -240,7 +271,7 @@ impl Objects {
             .unwrap_or(0)
     }
 
-    /// Changes a property of an object; only an io-thread's numbers can be.
+    /// Changes a property of an object: an io-thread's numbers, whether a filter is on.
     ///
     /// # Errors
     /// There is no such object, or this of it cannot change, or not to this value.
@@ -248,8 +279,15 @@ impl Objects {
         let Some(entry) = self.0.get_mut(id) else {
             return Err(QmpError::device_not_found(id));
         };
-        let Backend::IoThread(iothread) = &entry.backend else {
-            return Err(read_only(&entry.shown, property));
+        let iothread = match &entry.backend {
+            Backend::IoThread(iothread) => iothread,
+            Backend::Filter(filter) if property == "status" => {
+                let text = value.as_str().unwrap_or_default();
+                filter.switch(filter::status(text)?);
+                entry.shown.set(property, "string", text);
+                return Ok(());
+            }
+            _ => return Err(read_only(&entry.shown, property)),
         };
         if !IOTHREAD_NUMBERS.contains(&property) {
             return Err(read_only(&entry.shown, property));
@@ -360,6 +398,12 @@ fn build(door: &Door, rings: &Rings, id: &str, spec: ObjectSpec) -> Result<Backe
         }
         ObjectSpec::TlsCreds(spec) => Backend::TlsCreds(spec.open(door, id)?),
         ObjectSpec::ThrottleGroup(_) => Backend::ThrottleGroup,
+        ObjectSpec::Filter(spec) => {
+            return Err(QmpError::generic(format!(
+                "filter '{id}' is made on its netdev '{}'",
+                spec.netdev
+            )));
+        }
     })
 }
 

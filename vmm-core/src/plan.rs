@@ -25,6 +25,7 @@ use fdset::{Access, Existing, Expected, Request, Role, SocketAddress, Wish};
 use qapi_schema::block_core::FileSnapshot;
 use qapi_schema::block_create::BlockdevCreate;
 use qapi_schema::devices::{DeviceOptions, DeviceOptionsVariant};
+use qapi_schema::qom::ObjectOptions;
 use qapi_schema::transaction::{Transaction, TransactionActionVariant};
 use qapi_schema::{QmpError, find_command, input};
 use serde_json::Value;
@@ -35,6 +36,7 @@ use crate::hook::HookSpec;
 use crate::memory::{HostMemory, RamBackendSpec};
 use crate::resolve;
 use crate::resolve::create::CreateSpec;
+use crate::resolve::filter::is_filter;
 use crate::resolve::object::ObjectSpec;
 use crate::secret::SecretSource;
 use crate::transaction;
@@ -178,16 +180,15 @@ pub fn config(config: &Config) -> Vec<Step> {
         let request = Request::new(name, Access::ReadOnly, Role::Commands, "-mon commands=");
         Planned::new(&request, Expected::RegularFile)
     }));
-    for options in &config.objects {
-        if let Ok((id, spec)) = resolve::object::object(options.clone()) {
-            plan.extend(object(&id, &spec));
-        }
-    }
+    let (filters, objects): (Vec<_>, Vec<_>) =
+        config.objects.iter().partition(|one| is_filter(one));
+    plan.extend(objects.into_iter().flat_map(object_of));
     for options in &config.netdevs {
         if let Ok(spec) = resolve::netdev::netdev(options.clone()) {
             plan.extend(netdev(&spec));
         }
     }
+    plan.extend(filters.into_iter().flat_map(object_of));
     let mut plan = steps(plan);
     let drives = config.drives.iter().map(|drive| &drive.node);
     for options in config.blockdevs.iter().chain(drives) {
@@ -399,6 +400,12 @@ fn rules(spec: &NodeSpec) -> Vec<Planned> {
     planned.collect()
 }
 
+/// What is wrong with it, the launch will say.
+fn object_of(options: &ObjectOptions) -> Vec<Planned> {
+    let resolved = resolve::object::object(options.clone());
+    resolved.map_or_else(|_| Vec::new(), |(id, spec)| object(&id, &spec))
+}
+
 fn object(id: &str, spec: &ObjectSpec) -> Vec<Planned> {
     match spec {
         ObjectSpec::Memory(RamBackendSpec {
@@ -435,6 +442,14 @@ fn object(id: &str, spec: &ObjectSpec) -> Vec<Planned> {
                 Planned::new(&request, Expected::RegularFile)
             });
             planned.collect()
+        }
+        ObjectSpec::Filter(filter) => {
+            let reason = format!("filter '{id}'");
+            let planned = filter.file().map(|name| {
+                let request = Request::new(name, Access::WriteOnly, Role::NetDump, &reason);
+                Planned::new(&request.create(MODE, Existing::Truncate), Expected::Stream)
+            });
+            planned.into_iter().collect()
         }
         ObjectSpec::Memory(_)
         | ObjectSpec::IoThread(_)

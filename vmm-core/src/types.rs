@@ -134,6 +134,7 @@ const BOARD: &[TypeEntry] = &[
     family("accel", Some("object")),
     family("memory-backend", Some("object")),
     family("rng-backend", Some("object")),
+    family("netfilter", Some("object")),
     family("cpu", Some("device")),
     family("x86_64-cpu", Some("cpu")),
     family("pci-device", Some("device")),
@@ -166,6 +167,7 @@ pub fn all() -> Vec<TypeEntry> {
         let parent = match name.split_once('-') {
             Some(("memory", _)) => "memory-backend",
             Some(("rng", _)) => "rng-backend",
+            Some(("filter", _)) => "netfilter",
             _ => "object",
         };
         concrete(name, parent)

@@ -1370,7 +1370,7 @@ class AsyncCommands(AsyncCaller):
 
     async def qom_set(self, path: str, property: str, value: Any) -> None:
         """Changes one property of an object that is in use: the numbers of an iothread, the
-        limits of a throttle-group.
+        limits of a throttle-group, the status of a filter on a netdev.
 
         Args:
             path: Its place in the tree.

@@ -151,6 +151,7 @@ OpenRole = Literal[
     "entropy",
     "secret",
     "net",
+    "net-dump",
     "tap",
     "vhost",
     "snapshot",
@@ -176,6 +177,7 @@ made the image.
 - ``entropy``: A source of random bytes.
 - ``secret``: A secret.
 - ``net``: A network backend's socket.
+- ``net-dump``: The file of a filter that writes packets.
 - ``tap``: A queue of a tap interface.
 - ``vhost``: A device of the kernel that serves a device's queues.
 - ``snapshot``: A snapshot or migration stream.
@@ -692,6 +694,23 @@ QCryptoTLSCredsEndpoint = Literal["client", "server"]
 
 - ``client``: The one that calls.
 - ``server``: The one that is called.
+"""
+
+
+NetFilterDirection = Literal["all", "rx", "tx"]
+"""Which packets of a netdev a filter sees.
+
+- ``all``: Those of both directions.
+- ``rx``: Those that the netdev receives, which the guest has sent.
+- ``tx``: Those that the netdev sends, which are for the guest.
+"""
+
+
+NetfilterInsert = Literal["before", "behind"]
+"""On which side of another filter a new one stands.
+
+- ``before``: Before it.
+- ``behind``: Behind it.
 """
 
 
@@ -4425,6 +4444,139 @@ class ThrottleLimits(Struct):
 
 
 @dataclass
+class ObjectOptionsFilterBuffer(Struct):
+    """An object to be made.
+
+    Where ``qom-type`` is ``filter-buffer``: a filter that keeps packets for a while.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"qom-type": "filter-buffer"}
+
+    qom_type: Literal["filter-buffer"] = field(default="filter-buffer", init=False)
+    id: str
+    """Its id, which must be new."""
+    netdev: str
+    """The netdev."""
+    interval: int
+    """For how long a packet waits at most, in microseconds, from 1."""
+    queue: Optional[NetFilterDirection] = None
+    """Which packets it sees (default: all)."""
+    status: Optional[str] = None
+    """"on" or "off"; while it is off packets pass it by, and none come in by it. It can be
+    changed with qom-set (default: on).
+    """
+    position: Optional[str] = None
+    """Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next
+    to that filter (default: tail).
+    """
+    insert: Optional[NetfilterInsert] = None
+    """On which side of the filter that ``position`` names (default: behind)."""
+
+
+@dataclass
+class ObjectOptionsFilterDump(Struct):
+    """An object to be made.
+
+    Where ``qom-type`` is ``filter-dump``: a filter that writes packets into a file.
+    """
+
+    TAGS: ClassVar[Mapping[str, str]] = {"qom-type": "filter-dump"}
+
+    qom_type: Literal["filter-dump"] = field(default="filter-dump", init=False)
+    id: str
+    """Its id, which must be new."""
+    netdev: str
+    """The netdev."""
+    file: str
+    """The file, which is made if it is not there, and emptied; or what was handed in for it."""
+    queue: Optional[NetFilterDirection] = None
+    """Which packets it sees (default: all)."""
+    status: Optional[str] = None
+    """"on" or "off"; while it is off packets pass it by, and none come in by it. It can be
+    changed with qom-set (default: on).
+    """
+    position: Optional[str] = None
+    """Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next
+    to that filter (default: tail).
+    """
+    insert: Optional[NetfilterInsert] = None
+    """On which side of the filter that ``position`` names (default: behind)."""
+    maxlen: Optional[int] = None
+    """How many bytes of each packet are written at most, from 1 (default: 65536)."""
+
+
+@dataclass
+class ObjectOptionsFilterMirror(Struct):
+    """An object to be made.
+
+    Where ``qom-type`` is ``filter-mirror``: a filter that copies packets into a chardev.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"vnet_hdr_support": "vnet_hdr_support"}
+    TAGS: ClassVar[Mapping[str, str]] = {"qom-type": "filter-mirror"}
+
+    qom_type: Literal["filter-mirror"] = field(default="filter-mirror", init=False)
+    id: str
+    """Its id, which must be new."""
+    netdev: str
+    """The netdev."""
+    outdev: str
+    """The chardev."""
+    queue: Optional[NetFilterDirection] = None
+    """Which packets it sees (default: all)."""
+    status: Optional[str] = None
+    """"on" or "off"; while it is off packets pass it by, and none come in by it. It can be
+    changed with qom-set (default: on).
+    """
+    position: Optional[str] = None
+    """Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next
+    to that filter (default: tail).
+    """
+    insert: Optional[NetfilterInsert] = None
+    """On which side of the filter that ``position`` names (default: behind)."""
+    vnet_hdr_support: Optional[bool] = None
+    """Whether each packet comes with its virtio header, and the header's length between both;
+    it is 0 where the netdev's packets have none (default: false).
+    """
+
+
+@dataclass
+class ObjectOptionsFilterRedirector(Struct):
+    """An object to be made.
+
+    Where ``qom-type`` is ``filter-redirector``: a filter that leads packets into a chardev, or out
+    of one.
+    """
+
+    NAMES: ClassVar[Mapping[str, str]] = {"vnet_hdr_support": "vnet_hdr_support"}
+    TAGS: ClassVar[Mapping[str, str]] = {"qom-type": "filter-redirector"}
+
+    qom_type: Literal["filter-redirector"] = field(default="filter-redirector", init=False)
+    id: str
+    """Its id, which must be new."""
+    netdev: str
+    """The netdev."""
+    queue: Optional[NetFilterDirection] = None
+    """Which packets it sees (default: all)."""
+    status: Optional[str] = None
+    """"on" or "off"; while it is off packets pass it by, and none come in by it. It can be
+    changed with qom-set (default: on).
+    """
+    position: Optional[str] = None
+    """Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next
+    to that filter (default: tail).
+    """
+    insert: Optional[NetfilterInsert] = None
+    """On which side of the filter that ``position`` names (default: behind)."""
+    indev: Optional[str] = None
+    """The chardev where packets come in."""
+    outdev: Optional[str] = None
+    """The chardev to which packets go; without it they pass."""
+    vnet_hdr_support: Optional[bool] = None
+    """Whether packets have their virtio header, as for filter-mirror (default: false)."""
+
+
+@dataclass
 class ObjectOptionsIothread(Struct):
     """An object to be made.
 
@@ -7833,6 +7985,10 @@ TransactionAction = Union[
 
 
 ObjectOptions = Union[
+    ObjectOptionsFilterBuffer,
+    ObjectOptionsFilterDump,
+    ObjectOptionsFilterMirror,
+    ObjectOptionsFilterRedirector,
     ObjectOptionsIothread,
     ObjectOptionsMemoryBackendFile,
     ObjectOptionsMemoryBackendMemfd,

@@ -218,7 +218,7 @@ fn open_pty(reason: &str, door: &Door) -> Result<Endpoint, ChardevError> {
 
 /// Makes a descriptor non-blocking. Regular files are left alone: they never block in this sense,
 /// and the flag would show in every process that shares them.
-pub(super) fn unblock(file: &OpenFile) -> io::Result<()> {
+pub(crate) fn unblock(file: &OpenFile) -> io::Result<()> {
     if never_blocks(file)? {
         return Ok(());
     }

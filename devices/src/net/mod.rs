@@ -15,15 +15,17 @@
 //! is on the reactor's thread; nothing is allocated for a packet.
 //!
 //! A [`Netdev`] is a backend with its id and its link; a card holds a [`NetLease`] on it. Removing
-//! the netdev closes the backend at once, whoever holds a lease.
+//! the netdev closes the backend at once, whoever holds a lease. While it has filters they stand
+//! between the two.
 //!
 //! Read next: [`backend`] (the seam), [`spec`] (what can be asked for), [`registry`], and the
-//! backends: [`tap`], [`stream`], [`datagram`], [`hub`], [`vhost_user`].
+//! backends: [`tap`], [`stream`], [`datagram`], [`hub`], [`vhost_user`]; then [`filter`].
 
 pub mod announce;
 pub mod backend;
 mod burst;
 pub mod datagram;
+pub mod filter;
 pub mod framing;
 pub mod hub;
 pub mod netdev;
@@ -37,6 +39,7 @@ pub mod vhost_user;
 
 pub use announce::Announcement;
 pub use backend::{Abilities, NetBackend, NetFrontend, Offloads, Received, Sent};
+pub use filter::{FilterError, FilterKind, FilterSpec, NetFilter};
 pub use netdev::{NetLease, Netdev};
 pub use packet::{Packet, Pieces};
 pub use registry::Netdevs;

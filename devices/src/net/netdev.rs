@@ -1,18 +1,20 @@
 //! A backend with its id and its link, and a card's lease on it.
 //!
 //! ```text
-//!   Netdevs ── Netdev ── backend: closed by `close`, whoever holds a lease
+//!   Netdevs ── Netdev ── backend: closed by `close`, whoever holds a lease; behind its filters
 //!                ▲  └─── link: up or down, by set_link and by the backend
 //!                │
 //!   card ──── NetLease: the one place at its other end, given back on drop
 //! ```
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::NetError;
 use super::backend::{NetBackend, NetFrontend};
+use super::filter::Chain;
 use crate::reactor::Reactor;
 
 /// A named network backend.
@@ -21,6 +23,8 @@ pub struct Netdev {
     kind: &'static str,
     reactor: Reactor,
     backend: Mutex<Option<Arc<dyn NetBackend>>>,
+    /// Its filters, if it has any: then they are what cards take for the backend.
+    chain: Mutex<Option<Arc<Chain>>>,
     frontend: Mutex<Option<Weak<dyn NetFrontend>>>,
     taken: AtomicBool,
     link: AtomicBool,
@@ -40,6 +44,7 @@ impl Netdev {
             kind,
             reactor,
             backend: Mutex::new(Some(Arc::clone(&backend))),
+            chain: Mutex::new(None),
             frontend: Mutex::new(None),
             taken: AtomicBool::new(false),
             link: AtomicBool::new(true),
@@ -107,15 +112,72 @@ impl Netdev {
             return;
         };
         backend.detach();
-        drop(backend);
+        let chain = self.lock_chain().take();
+        drop((backend, chain));
         // A handler that has begun may hold it until it returns.
         if let Err(error) = self.reactor.settle() {
             tracing::error!(%error, netdev = %self.id, "dev-io cannot be waited for");
         }
     }
 
-    fn backend(&self) -> Option<Arc<dyn NetBackend>> {
+    /// Its filters, if it has any.
+    pub(super) fn chain(&self) -> Option<Arc<Chain>> {
+        self.lock_chain().clone()
+    }
+
+    /// The ids of its filters, in the order of packets that come from it.
+    #[must_use]
+    pub fn filters(&self) -> Vec<String> {
+        self.chain().map_or(Vec::new(), |chain| chain.ids())
+    }
+
+    /// Puts filters between the backend and the card.
+    pub(super) fn put_between(&self, chain: &Arc<Chain>) -> io::Result<()> {
+        *self.lock_chain() = Some(Arc::clone(chain));
+        // First this: until the backend knows the chain, the card asks it for packets.
+        *self.lock_backend() = Some(Arc::clone(chain) as _);
+        self.connect(chain.as_ref())
+            .inspect_err(|_| drop(self.take_out()))
+    }
+
+    /// Takes the filters out.
+    pub(super) fn take_out(&self) -> io::Result<()> {
+        let Some(chain) = self.lock_chain().take() else {
+            return Ok(());
+        };
+        let backend = chain.backend();
+        *self.lock_backend() = Some(Arc::clone(&backend));
+        self.connect(backend.as_ref())
+    }
+
+    /// Lets `backend` know the card, if there is one, which looks at it anew: it may have waited for a
+    /// word of who was there before.
+    fn connect(&self, backend: &dyn NetBackend) -> io::Result<()> {
+        let Some(frontend) = self.lock_frontend().clone() else {
+            return Ok(());
+        };
+        backend.attach(Weak::clone(&frontend))?;
+        self.reactor.run(move || {
+            if let Some(card) = frontend.upgrade() {
+                card.writable(0);
+                card.readable(0);
+            }
+        })
+    }
+
+    pub(super) fn reactor(&self) -> &Reactor {
+        &self.reactor
+    }
+
+    pub(super) fn backend(&self) -> Option<Arc<dyn NetBackend>> {
         self.lock_backend().clone()
+    }
+
+    /// Whether there is a link.
+    pub(super) fn is_up(&self) -> bool {
+        self.link.load(Ordering::Acquire)
+            && !self.closing.load(Ordering::Acquire)
+            && self.backend().is_some_and(|backend| backend.is_linked())
     }
 
     fn tell(&self) {
@@ -127,6 +189,10 @@ impl Netdev {
 
     fn lock_backend(&self) -> MutexGuard<'_, Option<Arc<dyn NetBackend>>> {
         self.backend.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_chain(&self) -> MutexGuard<'_, Option<Arc<Chain>>> {
+        self.chain.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_frontend(&self) -> MutexGuard<'_, Option<Weak<dyn NetFrontend>>> {
@@ -165,10 +231,7 @@ impl NetLease {
     /// Whether there is a link.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        let netdev = &self.netdev;
-        netdev.link.load(Ordering::Acquire)
-            && !netdev.closing.load(Ordering::Acquire)
-            && netdev.backend().is_some_and(|backend| backend.is_linked())
+        self.netdev.is_up()
     }
 
     /// Lets the backend know its card.

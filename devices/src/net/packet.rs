@@ -96,6 +96,37 @@ impl Pieces {
     }
 }
 
+/// A packet of our own in one piece, which needs no list.
+#[derive(Debug)]
+pub struct Whole<'a> {
+    piece: [libc::iovec; 1],
+    memory: PhantomData<&'a [u8]>,
+}
+
+impl<'a> Whole<'a> {
+    /// The packet with its header in `bytes`.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self {
+            piece: [libc::iovec {
+                iov_base: bytes.as_ptr().cast_mut().cast(),
+                iov_len: bytes.len(),
+            }],
+            memory: PhantomData,
+        }
+    }
+
+    /// As everybody takes it.
+    #[must_use]
+    pub fn packet(&self) -> Packet<'_> {
+        Packet {
+            pieces: &self.piece,
+            len: self.piece.iter().map(|piece| piece.iov_len).sum(),
+            memory: PhantomData,
+        }
+    }
+}
+
 /// A packet with its header, in memory that it borrows.
 #[derive(Debug)]
 pub struct Packet<'a> {

@@ -265,7 +265,7 @@ impl NetBackend for StreamNet {
                 Ok(Some(count)) => return Received::Packet(count),
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(netdev = %self.id, length = error.0, "a peer sends no packets");
+                    tracing::warn!(netdev = %self.id, %error, "a peer sends no packets");
                     break;
                 }
             }

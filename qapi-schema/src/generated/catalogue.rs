@@ -291,7 +291,7 @@ pub(crate) fn commands(generator: &mut schemars::SchemaGenerator) -> Vec<Entry> 
         : "Reads one property of an object.", input : Some(generator.subschema_for:: <
         super::qom::QomGet > ()), output : Some(generator.subschema_for:: <
         serde_json::Value > ()), }, Entry { name : "qom-set", description :
-        "Changes one property of an object that is in use: the numbers of an iothread, the limits of a throttle-group.",
+        "Changes one property of an object that is in use: the numbers of an iothread, the limits of a throttle-group, the status of a filter on a netdev.",
         input : Some(generator.subschema_for:: < super::qom::QomSet > ()), output : None,
         }, Entry { name : "qom-list-properties", description :
         "Lists the properties that objects of a type can be given.", input :

@@ -62,6 +62,9 @@ pub enum OpenRole {
     /// A network backend's socket.
     #[serde(rename = "net")]
     Net,
+    /// The file of a filter that writes packets.
+    #[serde(rename = "net-dump")]
+    NetDump,
     /// A queue of a tap interface.
     #[serde(rename = "tap")]
     Tap,
@@ -100,6 +103,7 @@ impl OpenRole {
         Self::Entropy,
         Self::Secret,
         Self::Net,
+        Self::NetDump,
         Self::Tap,
         Self::Vhost,
         Self::Snapshot,
@@ -125,6 +129,7 @@ impl OpenRole {
             Self::Entropy => "entropy",
             Self::Secret => "secret",
             Self::Net => "net",
+            Self::NetDump => "net-dump",
             Self::Tap => "tap",
             Self::Vhost => "vhost",
             Self::Snapshot => "snapshot",
@@ -381,6 +386,7 @@ impl crate::describe::Described for OpenWish {
                     "entropy",
                     "secret",
                     "net",
+                    "net-dump",
                     "tap",
                     "vhost",
                     "snapshot",
@@ -540,6 +546,7 @@ impl crate::describe::Described for OpenHookOpen {
                     "entropy",
                     "secret",
                     "net",
+                    "net-dump",
                     "tap",
                     "vhost",
                     "snapshot",
@@ -1031,6 +1038,7 @@ impl crate::describe::Described for OpenPlanEntry {
                     "entropy",
                     "secret",
                     "net",
+                    "net-dump",
                     "tap",
                     "vhost",
                     "snapshot",

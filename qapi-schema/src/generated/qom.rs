@@ -1694,6 +1694,503 @@ impl crate::describe::Described for ThrottleGroupProperties {
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
 }
 
+/// Which packets of a netdev a filter sees.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum NetFilterDirection {
+    /// Those of both directions.
+    #[serde(rename = "all")]
+    All,
+    /// Those that the netdev receives, which the guest has sent.
+    #[serde(rename = "rx")]
+    Rx,
+    /// Those that the netdev sends, which are for the guest.
+    #[serde(rename = "tx")]
+    Tx,
+}
+
+impl NetFilterDirection {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::All, Self::Rx, Self::Tx];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Rx => "rx",
+            Self::Tx => "tx",
+        }
+    }
+}
+
+crate::input::named_values!(NetFilterDirection);
+
+/// On which side of another filter a new one stands.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    serde::Serialize,
+    schemars::JsonSchema,
+)]
+pub enum NetfilterInsert {
+    /// Before it.
+    #[serde(rename = "before")]
+    Before,
+    /// Behind it.
+    #[serde(rename = "behind")]
+    Behind,
+}
+
+impl NetfilterInsert {
+    /// Every value, in the schema's order.
+    pub const ALL: &'static [Self] = &[Self::Before, Self::Behind];
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::Behind => "behind",
+        }
+    }
+}
+
+crate::input::named_values!(NetfilterInsert);
+
+/// A filter on a netdev. Packets of the netdev meet its filters from the first to the last,
+/// packets of the guest from the last to the first. Netdevs with one queue have filters, whose
+/// packets come by here: not those of vhost-net and vhost-user. They go with their netdev.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct NetfilterProperties {
+    /// The netdev.
+    pub netdev: String,
+    /// Which packets it sees (default: all).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<NetFilterDirection>,
+    /// "on" or "off"; while it is off packets pass it by, and none come in by it. It can be
+    /// changed with qom-set (default: on).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+    /// that filter (default: tail).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// On which side of the filter that `position` names (default: behind).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insert: Option<NetfilterInsert>,
+}
+
+impl crate::input::FromMembers for NetfilterProperties {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            netdev: members.required("netdev")?,
+            queue: members.optional("queue")?,
+            status: members.optional("status")?,
+            position: members.optional("position")?,
+            insert: members.optional("insert")?,
+        })
+    }
+}
+
+crate::input::object_type!(NetfilterProperties);
+
+impl crate::describe::Described for NetfilterProperties {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("netdev", "str", "the netdev"),
+        crate::describe::MemberSpec::optional(
+                "queue",
+                "NetFilterDirection",
+                "which packets it sees (default: all)",
+            )
+            .one_of(&["all", "rx", "tx"])
+            .default_is("all"),
+        crate::describe::MemberSpec::optional(
+                "status",
+                "str",
+                "\"on\" or \"off\"; while it is off packets pass it by, and none come in by it. It can be changed with qom-set (default: on)",
+            )
+            .default_is("on"),
+        crate::describe::MemberSpec::optional(
+                "position",
+                "str",
+                "where among the netdev's filters it stands: \"head\", \"tail\", or \"id=ID\" for a place next to that filter (default: tail)",
+            )
+            .default_is("tail"),
+        crate::describe::MemberSpec::optional(
+                "insert",
+                "NetfilterInsert",
+                "on which side of the filter that @position names (default: behind)",
+            )
+            .one_of(&["before", "behind"])
+            .default_is("behind"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// A filter that keeps packets for a while, and then lets all of them go on. While it has no
+/// room for more, who sends them waits.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FilterBufferProperties {
+    /// The netdev.
+    pub netdev: String,
+    /// Which packets it sees (default: all).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<NetFilterDirection>,
+    /// "on" or "off"; while it is off packets pass it by, and none come in by it. It can be
+    /// changed with qom-set (default: on).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+    /// that filter (default: tail).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// On which side of the filter that `position` names (default: behind).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insert: Option<NetfilterInsert>,
+    /// For how long a packet waits at most, in microseconds, from 1.
+    pub interval: u32,
+}
+
+impl crate::input::FromMembers for FilterBufferProperties {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            netdev: members.required("netdev")?,
+            queue: members.optional("queue")?,
+            status: members.optional("status")?,
+            position: members.optional("position")?,
+            insert: members.optional("insert")?,
+            interval: members.required("interval")?,
+        })
+    }
+}
+
+crate::input::object_type!(FilterBufferProperties);
+
+impl crate::describe::Described for FilterBufferProperties {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("netdev", "str", "the netdev"),
+        crate::describe::MemberSpec::optional(
+                "queue",
+                "NetFilterDirection",
+                "which packets it sees (default: all)",
+            )
+            .one_of(&["all", "rx", "tx"])
+            .default_is("all"),
+        crate::describe::MemberSpec::optional(
+                "status",
+                "str",
+                "\"on\" or \"off\"; while it is off packets pass it by, and none come in by it. It can be changed with qom-set (default: on)",
+            )
+            .default_is("on"),
+        crate::describe::MemberSpec::optional(
+                "position",
+                "str",
+                "where among the netdev's filters it stands: \"head\", \"tail\", or \"id=ID\" for a place next to that filter (default: tail)",
+            )
+            .default_is("tail"),
+        crate::describe::MemberSpec::optional(
+                "insert",
+                "NetfilterInsert",
+                "on which side of the filter that @position names (default: behind)",
+            )
+            .one_of(&["before", "behind"])
+            .default_is("behind"),
+        crate::describe::MemberSpec::required(
+            "interval",
+            "uint32",
+            "for how long a packet waits at most, in microseconds, from 1",
+        ),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// A filter that writes packets into a file, in the format pcap. Virtio headers are left out.
+/// A pipe that is full loses whole packets; on a disk that is full the dump ends.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FilterDumpProperties {
+    /// The netdev.
+    pub netdev: String,
+    /// Which packets it sees (default: all).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<NetFilterDirection>,
+    /// "on" or "off"; while it is off packets pass it by, and none come in by it. It can be
+    /// changed with qom-set (default: on).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+    /// that filter (default: tail).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// On which side of the filter that `position` names (default: behind).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insert: Option<NetfilterInsert>,
+    /// The file, which is made if it is not there, and emptied; or what was handed in for it.
+    pub file: String,
+    /// How many bytes of each packet are written at most, from 1 (default: 65536).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maxlen: Option<u32>,
+}
+
+impl crate::input::FromMembers for FilterDumpProperties {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            netdev: members.required("netdev")?,
+            queue: members.optional("queue")?,
+            status: members.optional("status")?,
+            position: members.optional("position")?,
+            insert: members.optional("insert")?,
+            file: members.required("file")?,
+            maxlen: members.optional("maxlen")?,
+        })
+    }
+}
+
+crate::input::object_type!(FilterDumpProperties);
+
+impl crate::describe::Described for FilterDumpProperties {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("netdev", "str", "the netdev"),
+        crate::describe::MemberSpec::optional(
+                "queue",
+                "NetFilterDirection",
+                "which packets it sees (default: all)",
+            )
+            .one_of(&["all", "rx", "tx"])
+            .default_is("all"),
+        crate::describe::MemberSpec::optional(
+                "status",
+                "str",
+                "\"on\" or \"off\"; while it is off packets pass it by, and none come in by it. It can be changed with qom-set (default: on)",
+            )
+            .default_is("on"),
+        crate::describe::MemberSpec::optional(
+                "position",
+                "str",
+                "where among the netdev's filters it stands: \"head\", \"tail\", or \"id=ID\" for a place next to that filter (default: tail)",
+            )
+            .default_is("tail"),
+        crate::describe::MemberSpec::optional(
+                "insert",
+                "NetfilterInsert",
+                "on which side of the filter that @position names (default: behind)",
+            )
+            .one_of(&["before", "behind"])
+            .default_is("behind"),
+        crate::describe::MemberSpec::required(
+            "file",
+            "str",
+            "the file, which is made if it is not there, and emptied; or what was handed in for it",
+        ),
+        crate::describe::MemberSpec::optional(
+                "maxlen",
+                "uint32",
+                "how many bytes of each packet are written at most, from 1 (default: 65536)",
+            )
+            .default_is("65536"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// A filter that sends a copy of each packet to a chardev, behind its length: a 32-bit number
+/// in network order. What the chardev's peer does not take in time is dropped.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FilterMirrorProperties {
+    /// The netdev.
+    pub netdev: String,
+    /// Which packets it sees (default: all).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<NetFilterDirection>,
+    /// "on" or "off"; while it is off packets pass it by, and none come in by it. It can be
+    /// changed with qom-set (default: on).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+    /// that filter (default: tail).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// On which side of the filter that `position` names (default: behind).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insert: Option<NetfilterInsert>,
+    /// The chardev.
+    pub outdev: String,
+    /// Whether each packet comes with its virtio header, and the header's length between both; it
+    /// is 0 where the netdev's packets have none (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vnet_hdr_support: Option<bool>,
+}
+
+impl crate::input::FromMembers for FilterMirrorProperties {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            netdev: members.required("netdev")?,
+            queue: members.optional("queue")?,
+            status: members.optional("status")?,
+            position: members.optional("position")?,
+            insert: members.optional("insert")?,
+            outdev: members.required("outdev")?,
+            vnet_hdr_support: members.optional("vnet_hdr_support")?,
+        })
+    }
+}
+
+crate::input::object_type!(FilterMirrorProperties);
+
+impl crate::describe::Described for FilterMirrorProperties {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("netdev", "str", "the netdev"),
+        crate::describe::MemberSpec::optional(
+                "queue",
+                "NetFilterDirection",
+                "which packets it sees (default: all)",
+            )
+            .one_of(&["all", "rx", "tx"])
+            .default_is("all"),
+        crate::describe::MemberSpec::optional(
+                "status",
+                "str",
+                "\"on\" or \"off\"; while it is off packets pass it by, and none come in by it. It can be changed with qom-set (default: on)",
+            )
+            .default_is("on"),
+        crate::describe::MemberSpec::optional(
+                "position",
+                "str",
+                "where among the netdev's filters it stands: \"head\", \"tail\", or \"id=ID\" for a place next to that filter (default: tail)",
+            )
+            .default_is("tail"),
+        crate::describe::MemberSpec::optional(
+                "insert",
+                "NetfilterInsert",
+                "on which side of the filter that @position names (default: behind)",
+            )
+            .one_of(&["before", "behind"])
+            .default_is("behind"),
+        crate::describe::MemberSpec::required("outdev", "str", "the chardev"),
+        crate::describe::MemberSpec::optional(
+                "vnet_hdr_support",
+                "bool",
+                "whether each packet comes with its virtio header, and the header's length between both; it is 0 where the netdev's packets have none (default: false)",
+            )
+            .default_is("false"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
+/// A filter that leads packets away to a chardev, and brings in those that come by another
+/// one, to whoever is behind it. They look as those of filter-mirror. One of `indev` and
+/// `outdev` must be given.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize, schemars::JsonSchema)]
+pub struct FilterRedirectorProperties {
+    /// The netdev.
+    pub netdev: String,
+    /// Which packets it sees (default: all).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<NetFilterDirection>,
+    /// "on" or "off"; while it is off packets pass it by, and none come in by it. It can be
+    /// changed with qom-set (default: on).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+    /// that filter (default: tail).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// On which side of the filter that `position` names (default: behind).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insert: Option<NetfilterInsert>,
+    /// The chardev where packets come in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub indev: Option<String>,
+    /// The chardev to which packets go; without it they pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outdev: Option<String>,
+    /// Whether packets have their virtio header, as for filter-mirror (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vnet_hdr_support: Option<bool>,
+}
+
+impl crate::input::FromMembers for FilterRedirectorProperties {
+    fn take(members: &mut crate::input::Members<'_>) -> Result<Self, crate::QmpError> {
+        Ok(Self {
+            netdev: members.required("netdev")?,
+            queue: members.optional("queue")?,
+            status: members.optional("status")?,
+            position: members.optional("position")?,
+            insert: members.optional("insert")?,
+            indev: members.optional("indev")?,
+            outdev: members.optional("outdev")?,
+            vnet_hdr_support: members.optional("vnet_hdr_support")?,
+        })
+    }
+}
+
+crate::input::object_type!(FilterRedirectorProperties);
+
+impl crate::describe::Described for FilterRedirectorProperties {
+    const MEMBERS: &'static [crate::describe::MemberSpec] = &[
+        crate::describe::MemberSpec::required("netdev", "str", "the netdev"),
+        crate::describe::MemberSpec::optional(
+                "queue",
+                "NetFilterDirection",
+                "which packets it sees (default: all)",
+            )
+            .one_of(&["all", "rx", "tx"])
+            .default_is("all"),
+        crate::describe::MemberSpec::optional(
+                "status",
+                "str",
+                "\"on\" or \"off\"; while it is off packets pass it by, and none come in by it. It can be changed with qom-set (default: on)",
+            )
+            .default_is("on"),
+        crate::describe::MemberSpec::optional(
+                "position",
+                "str",
+                "where among the netdev's filters it stands: \"head\", \"tail\", or \"id=ID\" for a place next to that filter (default: tail)",
+            )
+            .default_is("tail"),
+        crate::describe::MemberSpec::optional(
+                "insert",
+                "NetfilterInsert",
+                "on which side of the filter that @position names (default: behind)",
+            )
+            .one_of(&["before", "behind"])
+            .default_is("behind"),
+        crate::describe::MemberSpec::optional(
+            "indev",
+            "str",
+            "the chardev where packets come in",
+        ),
+        crate::describe::MemberSpec::optional(
+            "outdev",
+            "str",
+            "the chardev to which packets go; without it they pass",
+        ),
+        crate::describe::MemberSpec::optional(
+                "vnet_hdr_support",
+                "bool",
+                "whether packets have their virtio header, as for filter-mirror (default: false)",
+            )
+            .default_is("false"),
+    ];
+    const TAG: Option<&'static str> = None;
+    const VARIANTS: &'static [crate::describe::VariantSpec] = &[];
+}
+
 /// What an object is.
 #[derive(
     Clone,
@@ -1708,6 +2205,18 @@ impl crate::describe::Described for ThrottleGroupProperties {
     schemars::JsonSchema,
 )]
 pub enum ObjectType {
+    /// A filter that keeps packets for a while.
+    #[serde(rename = "filter-buffer")]
+    FilterBuffer,
+    /// A filter that writes packets into a file.
+    #[serde(rename = "filter-dump")]
+    FilterDump,
+    /// A filter that copies packets into a chardev.
+    #[serde(rename = "filter-mirror")]
+    FilterMirror,
+    /// A filter that leads packets into a chardev, or out of one.
+    #[serde(rename = "filter-redirector")]
+    FilterRedirector,
     /// A thread for I/O.
     #[serde(rename = "iothread")]
     Iothread,
@@ -1743,6 +2252,10 @@ pub enum ObjectType {
 impl ObjectType {
     /// Every value, in the schema's order.
     pub const ALL: &'static [Self] = &[
+        Self::FilterBuffer,
+        Self::FilterDump,
+        Self::FilterMirror,
+        Self::FilterRedirector,
         Self::Iothread,
         Self::MemoryBackendFile,
         Self::MemoryBackendMemfd,
@@ -1757,6 +2270,10 @@ impl ObjectType {
     /// The name on the wire.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::FilterBuffer => "filter-buffer",
+            Self::FilterDump => "filter-dump",
+            Self::FilterMirror => "filter-mirror",
+            Self::FilterRedirector => "filter-redirector",
             Self::Iothread => "iothread",
             Self::MemoryBackendFile => "memory-backend-file",
             Self::MemoryBackendMemfd => "memory-backend-memfd",
@@ -1787,6 +2304,18 @@ pub struct ObjectOptions {
 #[derive(Clone, Debug, PartialEq, serde::Serialize, schemars::JsonSchema)]
 #[serde(tag = "qom-type")]
 pub enum ObjectOptionsVariant {
+    /// A filter that keeps packets for a while.
+    #[serde(rename = "filter-buffer")]
+    FilterBuffer(FilterBufferProperties),
+    /// A filter that writes packets into a file.
+    #[serde(rename = "filter-dump")]
+    FilterDump(FilterDumpProperties),
+    /// A filter that copies packets into a chardev.
+    #[serde(rename = "filter-mirror")]
+    FilterMirror(FilterMirrorProperties),
+    /// A filter that leads packets into a chardev, or out of one.
+    #[serde(rename = "filter-redirector")]
+    FilterRedirector(FilterRedirectorProperties),
     /// A thread for I/O.
     #[serde(rename = "iothread")]
     Iothread(IothreadProperties),
@@ -1823,6 +2352,10 @@ impl ObjectOptionsVariant {
     /// The discriminator's value.
     pub const fn tag(&self) -> ObjectType {
         match self {
+            Self::FilterBuffer(_) => ObjectType::FilterBuffer,
+            Self::FilterDump(_) => ObjectType::FilterDump,
+            Self::FilterMirror(_) => ObjectType::FilterMirror,
+            Self::FilterRedirector(_) => ObjectType::FilterRedirector,
             Self::Iothread(_) => ObjectType::Iothread,
             Self::MemoryBackendFile(_) => ObjectType::MemoryBackendFile,
             Self::MemoryBackendMemfd(_) => ObjectType::MemoryBackendMemfd,
@@ -1843,6 +2376,26 @@ impl crate::input::FromMembers for ObjectOptions {
         Ok(Self {
             id: members.required("id")?,
             qom_type: match tag {
+                ObjectType::FilterBuffer => {
+                    ObjectOptionsVariant::FilterBuffer(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                ObjectType::FilterDump => {
+                    ObjectOptionsVariant::FilterDump(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                ObjectType::FilterMirror => {
+                    ObjectOptionsVariant::FilterMirror(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
+                ObjectType::FilterRedirector => {
+                    ObjectOptionsVariant::FilterRedirector(
+                        crate::input::FromMembers::take(members)?,
+                    )
+                }
                 ObjectType::Iothread => {
                     ObjectOptionsVariant::Iothread(
                         crate::input::FromMembers::take(members)?,
@@ -1901,6 +2454,10 @@ impl crate::describe::Described for ObjectOptions {
         crate::describe::MemberSpec::required("qom-type", "ObjectType", "what it is")
             .one_of(
                 &[
+                    "filter-buffer",
+                    "filter-dump",
+                    "filter-mirror",
+                    "filter-redirector",
                     "iothread",
                     "memory-backend-file",
                     "memory-backend-memfd",
@@ -1917,6 +2474,26 @@ impl crate::describe::Described for ObjectOptions {
     ];
     const TAG: Option<&'static str> = Some("qom-type");
     const VARIANTS: &'static [crate::describe::VariantSpec] = &[
+        crate::describe::VariantSpec {
+            name: "filter-buffer",
+            description: "a filter that keeps packets for a while",
+            members: <FilterBufferProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "filter-dump",
+            description: "a filter that writes packets into a file",
+            members: <FilterDumpProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "filter-mirror",
+            description: "a filter that copies packets into a chardev",
+            members: <FilterMirrorProperties as crate::describe::Described>::MEMBERS,
+        },
+        crate::describe::VariantSpec {
+            name: "filter-redirector",
+            description: "a filter that leads packets into a chardev, or out of one",
+            members: <FilterRedirectorProperties as crate::describe::Described>::MEMBERS,
+        },
         crate::describe::VariantSpec {
             name: "iothread",
             description: "a thread for I/O",
@@ -2014,7 +2591,7 @@ pub trait Commands {
         args: QomGet,
     ) -> Result<serde_json::Value, crate::QmpError>;
     /// Changes one property of an object that is in use: the numbers of an iothread, the limits of
-    /// a throttle-group.
+    /// a throttle-group, the status of a filter on a netdev.
     fn qom_set(
         &mut self,
         cx: &mut dyn crate::Context,

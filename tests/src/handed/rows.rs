@@ -260,6 +260,16 @@ pub const PROPERTIES: &[Property] = &[
         ..PLAIN
     },
     Property {
+        schema: &["+filter-dump.file"],
+        title: "`object-add` `filter-dump`: `file`",
+        resource: Resource::NetDump,
+        role: "net-dump",
+        beside: Beside::Netdev,
+        launch: Some(|names| json_option("-object", &dump(&names[0]))),
+        hotplug: Some(|names| object(dump(&names[0]))),
+        ..PLAIN
+    },
+    Property {
         schema: &["-kernel", "-machine.kernel"],
         title: "`-kernel`",
         resource: Resource::Kernel,
@@ -436,6 +446,10 @@ fn memfd(name: &str) -> Value {
 
 fn rng(name: &str) -> Value {
     json!({"qom-type": "rng-random", "id": "o", "filename": name})
+}
+
+fn dump(name: &str) -> Value {
+    json!({"qom-type": "filter-dump", "id": "o", "netdev": "w", "file": name})
 }
 
 fn secret(name: &str) -> Value {

@@ -70,7 +70,7 @@ pub fn walk(wanted: impl Fn(&Property) -> bool, within: &Path) -> Result<()> {
 /// What must be there beside, as options of a launch.
 fn beside(row: &Property, mut builder: Builder, stock: &Stock) -> Result<Builder> {
     let sets: Vec<(usize, OwnedFd)> = match row.beside {
-        Beside::Nothing | Beside::CdDrive => Vec::new(),
+        Beside::Nothing | Beside::CdDrive | Beside::Netdev => Vec::new(),
         Beside::TapQueues(count) => (90..).zip(tap::queues("", count)?).collect(),
         Beside::Certificate => vec![(98, fds::open_ro(&tls::file("server-cert.pem"))?.into())],
         Beside::Output => vec![(99, File::create(stock.path("other"))?.into())],
@@ -78,6 +78,9 @@ fn beside(row: &Property, mut builder: Builder, stock: &Stock) -> Result<Builder
     for (number, fd) in sets {
         let fd = builder.pass(fd);
         builder = builder.args(["-add-fd", &format!("fd={fd},set={number}")]);
+    }
+    if row.beside == Beside::Netdev {
+        builder = builder.args(["-netdev", "hubport,id=w,hubid=0"]);
     }
     if row.beside == Beside::CdDrive {
         let drive = "scsi-cd,id=cd,bus=scsi.0";

@@ -152,6 +152,14 @@ pub(super) fn netdevs() -> Vec<Row> {
         }
         row("netdev_add", options)
     };
+    let filter = |kind: &str, more: Value| {
+        let kind = format!("filter-{kind}");
+        let mut options = json!({"qom-type": kind, "id": kind, "netdev": "hub"});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            options[key] = value.clone();
+        }
+        row("object-add", options)
+    };
     let unix = |path: &str| json!({"type": "unix", "path": path});
     vec![
         named("tap", Hand::Tap),
@@ -174,6 +182,18 @@ pub(super) fn netdevs() -> Vec<Row> {
             "dgram",
             json!({"local": {"type": "fd", "str": "datagrams"}}),
         ),
+        named("packets", Hand::Output),
+        filter("dump", json!({"file": "fd:packets"})),
+        filter("dump", json!({"id": "dump2", "file": FILE})).wants_to_open(),
+        filter("mirror", json!({"outdev": "ring"})),
+        filter("buffer", json!({"interval": 1000})),
+        row(
+            "qom-set",
+            json!({"path": "/objects/filter-buffer", "property": "status", "value": "off"}),
+        ),
+        row("object-del", json!({"id": "filter-mirror"})),
+        filter("redirector", json!({"indev": "ring"})),
+        row("object-del", json!({"id": "filter-redirector"})),
         // What is no tap is refused and stays.
         named("no-tap", Hand::Pipe),
         netdev("tap2", "tap", json!({"fd": "no-tap"})),

@@ -83,6 +83,8 @@ fn command(resource: Resource, name: &str) -> Option<(&'static str, Value, &'sta
         Resource::Secret => object(json!({"qom-type": "secret", "id": "o", "file": name})),
         Resource::ChardevOutput => chardev("file", json!({"out": name})),
         Resource::ChardevInput => chardev("file", json!({"out": "/dev/fdset/99", "in": name})),
+        Resource::NetDump => object(json!({"qom-type": "filter-dump", "id": "o", "netdev": "w",
+            "file": name})),
         Resource::ChardevLog => chardev("null", json!({"logfile": name})),
         Resource::ChardevListener => socket(json!({"server": true, "wait": false})),
         Resource::ChardevConnection => socket(json!({"server": false})),
@@ -212,6 +214,8 @@ impl Stage {
         let mut builder = Vm::monitor().in_folder(stock.folder.path());
         builder.listen(LEFT, stock.fd(row.resource)?);
         let mut vm = builder.start()?;
+        let netdev = json!({"type": "hubport", "id": "w", "hubid": 0});
+        vm.execute("netdev_add", netdev)?;
         let null = File::create("/dev/null")?;
         vm.qmp
             .execute_with("add-fd", json!({"fdset-id": 99}), &[null.as_fd()])?;

@@ -71,6 +71,8 @@ pub(super) struct Draft {
     pub(super) chardevs: Vec<(String, ChardevAdd)>,
     pub(super) blockdevs: Vec<BlockdevOptions>,
     pub(super) netdevs: Vec<Netdev>,
+    /// Cards of `-nic`, each with the option as typed.
+    pub(super) nics: Vec<(String, DeviceOptions)>,
     pub(super) tpmdevs: Vec<TpmdevOptions>,
     pub(super) drives: Vec<(String, Drive)>,
     pub(super) devices: Vec<(String, DeviceOptions)>,

@@ -40,6 +40,7 @@ mod drive;
 mod error;
 mod help;
 mod machine;
+mod nic;
 mod numa;
 mod options;
 mod process;

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::draft::{Draft, Given, Step};
 use super::error::Problem;
 use super::read::Form;
-use super::{chardev, console, cpu, device, drive, help, machine, numa, process};
+use super::{chardev, console, cpu, device, drive, help, machine, nic, numa, process};
 
 /// Reads one occurrence of an option.
 type Take = fn(&mut Draft, &Given<'_>) -> Result<Step, Problem>;
@@ -311,6 +311,13 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
         "[type=]KIND,id=ID[,KEY=VALUE..]|JSON",
         "Makes a network backend for a card's netdev= to name. 'help' lists the kinds.",
         device::take_netdev,
+    ),
+    plain(
+        "nic",
+        "none|[type=]KIND[,model=MODEL][,mac=ADDRESS][,id=ID][,KEY=VALUE..]",
+        "Makes a network backend as -netdev does, and a card on it, in one option. Without an id it is \
+         nic0, nic1 and so on. A machine without a board has no card.",
+        nic::take,
     ),
     keyed::<DeviceOptions>(
         "device",

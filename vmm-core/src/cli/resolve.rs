@@ -48,6 +48,10 @@ pub(super) fn resolve(mut draft: Draft) -> Result<Config, CliError> {
         let drive = drives.iter().any(|drive| drive.flash.is_some());
         problem.of(&draft.typed(if drive { "drive" } else { "machine" }))
     })?;
+    if machine.model.has_board() {
+        // As soldered on: before all that -device asks for.
+        draft.devices.splice(0..0, std::mem::take(&mut draft.nics));
+    }
     let devices = devices(&mut draft)?;
     Ok(Config {
         machine,

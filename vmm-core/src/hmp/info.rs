@@ -16,6 +16,7 @@ use qapi_schema::{Context, QmpError};
 
 use crate::device_tree::path;
 use crate::machine::Q35;
+use crate::qom::Object;
 use crate::resolve::netdev::mac_text;
 use crate::vm::Vm;
 
@@ -323,9 +324,10 @@ fn blockstats(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {
 /// As in QEMU, a line for each network card: none can be made.
 /// Each card with its netdev below it, then the netdevs without a card.
 fn network(vm: &mut Vm, _cx: &mut dyn Context) -> Result<String, QmpError> {
+    let objects = vm.objects.tree();
     let netdev = |netdev: &Netdev| {
         let (id, kind, more) = (netdev.id(), netdev.kind(), netdev.describe());
-        format!("{id}: index=0,type={kind},{more}")
+        format!("{id}: index=0,type={kind},{more}") + &filters(netdev, &objects)
     };
     let cards = vm.devices.cards().map(|(name, device, card)| {
         let mac = mac_text(card.mac());
@@ -340,6 +342,24 @@ fn network(vm: &mut Vm, _cx: &mut dyn Context) -> Result<String, QmpError> {
     });
     let alone = vm.netdevs.iter().filter(|netdev| !netdev.is_taken());
     Ok(lines(cards.chain(alone.map(|one| netdev(one))), ""))
+}
+
+/// The filters of a netdev, a line for each.
+fn filters(netdev: &Netdev, objects: &Object) -> String {
+    let ids = netdev.filters();
+    let mut text = String::from(if ids.is_empty() { "" } else { "\nfilters:" });
+    for id in ids {
+        let Some(filter) = objects.at(&format!("/{id}")) else {
+            continue;
+        };
+        let _ = write!(text, "\n  - {id}: type={}", filter.type_name);
+        for property in &filter.properties {
+            let value = property.value.as_str().map(str::to_owned);
+            let value = value.unwrap_or_else(|| property.value.to_string());
+            let _ = write!(text, ",{}={value}", property.name);
+        }
+    }
+    text
 }
 
 fn pci(vm: &mut Vm, cx: &mut dyn Context) -> Result<String, QmpError> {

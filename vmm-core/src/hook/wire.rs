@@ -72,6 +72,7 @@ pub fn wire_role(role: Role) -> OpenRole {
         Role::Entropy => OpenRole::Entropy,
         Role::Secret => OpenRole::Secret,
         Role::Net => OpenRole::Net,
+        Role::NetDump => OpenRole::NetDump,
         Role::Tap => OpenRole::Tap,
         Role::Vhost => OpenRole::Vhost,
         Role::Snapshot => OpenRole::Snapshot,

@@ -27,6 +27,7 @@ impl Commands for Vm {
     }
 
     fn netdev_del(&mut self, _cx: &mut dyn Context, args: NetdevDel) -> Result<(), QmpError> {
+        self.objects.remove_filters(&args.id);
         if self.netdevs.remove(&args.id) {
             Ok(())
         } else {

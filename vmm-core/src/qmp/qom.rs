@@ -1,5 +1,6 @@
 //! `qom.json`: the object tree, and the objects that can be added to it.
 
+use devices::net::{FilterError, FilterSpec};
 use qapi_schema::qom::{
     Commands, ObjectDel, ObjectOptions, ObjectPropertyInfo, ObjectTypeInfo, QomGet, QomList,
     QomListProperties, QomListTypes, QomSet,
@@ -136,8 +137,10 @@ impl Vm {
     ) -> Result<(), QmpError> {
         let shown = picture(&options);
         let (id, spec) = resolve::object::object(options)?;
-        let ObjectSpec::ThrottleGroup(limits) = spec else {
-            return self.objects.add(door, &self.rings, id, spec, shown);
+        let limits = match spec {
+            ObjectSpec::ThrottleGroup(limits) => limits,
+            ObjectSpec::Filter(filter) => return self.add_filter(door, &filter, shown),
+            _ => return self.objects.add(door, &self.rings, id, spec, shown),
         };
         let shown = throttling::shown(limits);
         self.objects
@@ -147,6 +150,34 @@ impl Vm {
             Ok(()) => QmpError::from_error(&error),
             Err(error) => error,
         })
+    }
+
+    fn add_filter(
+        &mut self,
+        door: &fdset::Door,
+        spec: &FilterSpec,
+        mut shown: Object,
+    ) -> Result<(), QmpError> {
+        self.objects.check_new(&spec.id)?;
+        let filter = self.netdevs.add_filter(spec, door, &self.chardevs);
+        let filter = filter.map_err(|error| match &error {
+            FilterError::NoDevice { .. } => {
+                QmpError::new(ErrorClass::DeviceNotFound, error.to_string())
+            }
+            _ => QmpError::from_error(&error),
+        })?;
+        for (name, usual) in [
+            ("queue", "all"),
+            ("status", "on"),
+            ("position", "tail"),
+            ("insert", "behind"),
+        ] {
+            if shown.property(name).is_none() {
+                shown.set(name, "string", usual);
+            }
+        }
+        self.objects.add_filter(spec.id.clone(), filter, shown);
+        Ok(())
     }
 
     fn set_throttle_group(

@@ -11,6 +11,7 @@
 
 pub mod chardev;
 pub mod create;
+pub mod filter;
 pub mod memory_device;
 pub mod netdev;
 pub mod node;

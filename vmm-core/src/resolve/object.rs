@@ -1,6 +1,7 @@
 //! Objects: `object-add`, `-object`.
 
 use block::{IoThreadSpec, ThrottleLimits};
+use devices::net::FilterSpec;
 use fdset::HugePageSize;
 use qapi_schema::QmpError;
 use qapi_schema::common::OnOffAuto;
@@ -10,7 +11,7 @@ use qapi_schema::qom::{
     SecretProperties,
 };
 
-use super::unmet;
+use super::{filter, unmet};
 use crate::memory::{HostMemory, RamBackendSpec};
 use crate::secret::{SecretSource, SecretSpec};
 use crate::throttling;
@@ -39,6 +40,8 @@ pub enum ObjectSpec {
     TlsCreds(TlsCredsSpec),
     /// Limits that block nodes share.
     ThrottleGroup(ThrottleLimits),
+    /// A filter on a netdev.
+    Filter(FilterSpec),
 }
 
 /// What an object is to be, with its id.
@@ -65,6 +68,10 @@ pub fn object(options: ObjectOptions) -> Result<(String, ObjectSpec), QmpError> 
         Kind::ThrottleGroup(properties) => {
             ObjectSpec::ThrottleGroup(throttling::limits(&properties)?)
         }
+        Kind::FilterBuffer(options) => ObjectSpec::Filter(filter::buffer(&id, options)?),
+        Kind::FilterDump(options) => ObjectSpec::Filter(filter::dump(&id, options)?),
+        Kind::FilterMirror(options) => ObjectSpec::Filter(filter::mirror(&id, options)?),
+        Kind::FilterRedirector(options) => ObjectSpec::Filter(filter::redirector(&id, options)?),
     };
     Ok((id, spec))
 }

@@ -52,6 +52,9 @@ pub enum OpenRole {
     /// A network backend's socket.
     #[serde(rename = "net")]
     Net,
+    /// The file of a filter that writes packets.
+    #[serde(rename = "net-dump")]
+    NetDump,
     /// A queue of a tap interface.
     #[serde(rename = "tap")]
     Tap,

@@ -57,7 +57,7 @@ impl QomGet {
 }
 
 /// Changes one property of an object that is in use: the numbers of an iothread, the limits of
-/// a throttle-group.
+/// a throttle-group, the status of a filter on a netdev.
 #[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
 pub struct QomSet {
     /// Its place in the tree.
@@ -644,10 +644,226 @@ pub struct ThrottleGroupProperties {
     pub x_iops_size: Option<i64>,
 }
 
+/// Which packets of a netdev a filter sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[non_exhaustive]
+pub enum NetFilterDirection {
+    /// Those of both directions.
+    #[serde(rename = "all")]
+    All,
+    /// Those that the netdev receives, which the guest has sent.
+    #[serde(rename = "rx")]
+    Rx,
+    /// Those that the netdev sends, which are for the guest.
+    #[serde(rename = "tx")]
+    Tx,
+    /// One that this version does not know. It can be received, not sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// On which side of another filter a new one stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
+#[non_exhaustive]
+pub enum NetfilterInsert {
+    /// Before it.
+    #[serde(rename = "before")]
+    Before,
+    /// Behind it.
+    #[serde(rename = "behind")]
+    Behind,
+    /// One that this version does not know. It can be received, not sent.
+    #[serde(other, skip_serializing)]
+    Unknown,
+}
+
+/// A filter that keeps packets for a while, and then lets all of them go on. While it has no
+/// room for more, who sends them waits.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct FilterBufferProperties {
+    /// The netdev.
+    pub netdev: String,
+    /// Which packets it sees (default: all).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<NetFilterDirection>,
+    /// "on" or "off"; while it is off packets pass it by, and none come in by it. It can be
+    /// changed with qom-set (default: on).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+    /// that filter (default: tail).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// On which side of the filter that `position` names (default: behind).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insert: Option<NetfilterInsert>,
+    /// For how long a packet waits at most, in microseconds, from 1.
+    pub interval: u32,
+}
+
+impl FilterBufferProperties {
+    /// With what must be given, and all else absent.
+    pub fn new(netdev: impl Into<String>, interval: u32) -> Self {
+        Self {
+            netdev: netdev.into(),
+            queue: None,
+            status: None,
+            position: None,
+            insert: None,
+            interval,
+        }
+    }
+}
+
+/// A filter that writes packets into a file, in the format pcap. Virtio headers are left out.
+/// A pipe that is full loses whole packets; on a disk that is full the dump ends.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct FilterDumpProperties {
+    /// The netdev.
+    pub netdev: String,
+    /// Which packets it sees (default: all).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<NetFilterDirection>,
+    /// "on" or "off"; while it is off packets pass it by, and none come in by it. It can be
+    /// changed with qom-set (default: on).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+    /// that filter (default: tail).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// On which side of the filter that `position` names (default: behind).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insert: Option<NetfilterInsert>,
+    /// The file, which is made if it is not there, and emptied; or what was handed in for it.
+    pub file: String,
+    /// How many bytes of each packet are written at most, from 1 (default: 65536).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maxlen: Option<u32>,
+}
+
+impl FilterDumpProperties {
+    /// With what must be given, and all else absent.
+    pub fn new(netdev: impl Into<String>, file: impl Into<String>) -> Self {
+        Self {
+            netdev: netdev.into(),
+            queue: None,
+            status: None,
+            position: None,
+            insert: None,
+            file: file.into(),
+            maxlen: None,
+        }
+    }
+}
+
+/// A filter that sends a copy of each packet to a chardev, behind its length: a 32-bit number
+/// in network order. What the chardev's peer does not take in time is dropped.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct FilterMirrorProperties {
+    /// The netdev.
+    pub netdev: String,
+    /// Which packets it sees (default: all).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<NetFilterDirection>,
+    /// "on" or "off"; while it is off packets pass it by, and none come in by it. It can be
+    /// changed with qom-set (default: on).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+    /// that filter (default: tail).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// On which side of the filter that `position` names (default: behind).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insert: Option<NetfilterInsert>,
+    /// The chardev.
+    pub outdev: String,
+    /// Whether each packet comes with its virtio header, and the header's length between both; it
+    /// is 0 where the netdev's packets have none (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vnet_hdr_support: Option<bool>,
+}
+
+impl FilterMirrorProperties {
+    /// With what must be given, and all else absent.
+    pub fn new(netdev: impl Into<String>, outdev: impl Into<String>) -> Self {
+        Self {
+            netdev: netdev.into(),
+            queue: None,
+            status: None,
+            position: None,
+            insert: None,
+            outdev: outdev.into(),
+            vnet_hdr_support: None,
+        }
+    }
+}
+
+/// A filter that leads packets away to a chardev, and brings in those that come by another
+/// one, to whoever is behind it. They look as those of filter-mirror. One of `indev` and
+/// `outdev` must be given.
+#[derive(Clone, Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+pub struct FilterRedirectorProperties {
+    /// The netdev.
+    pub netdev: String,
+    /// Which packets it sees (default: all).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<NetFilterDirection>,
+    /// "on" or "off"; while it is off packets pass it by, and none come in by it. It can be
+    /// changed with qom-set (default: on).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<String>,
+    /// Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+    /// that filter (default: tail).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<String>,
+    /// On which side of the filter that `position` names (default: behind).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insert: Option<NetfilterInsert>,
+    /// The chardev where packets come in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub indev: Option<String>,
+    /// The chardev to which packets go; without it they pass.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outdev: Option<String>,
+    /// Whether packets have their virtio header, as for filter-mirror (default: false).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vnet_hdr_support: Option<bool>,
+}
+
+impl FilterRedirectorProperties {
+    /// With what must be given, and all else absent.
+    pub fn new(netdev: impl Into<String>) -> Self {
+        Self {
+            netdev: netdev.into(),
+            queue: None,
+            status: None,
+            position: None,
+            insert: None,
+            indev: None,
+            outdev: None,
+            vnet_hdr_support: None,
+        }
+    }
+}
+
 /// What an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Deserialize, serde::Serialize)]
 #[non_exhaustive]
 pub enum ObjectType {
+    /// A filter that keeps packets for a while.
+    #[serde(rename = "filter-buffer")]
+    FilterBuffer,
+    /// A filter that writes packets into a file.
+    #[serde(rename = "filter-dump")]
+    FilterDump,
+    /// A filter that copies packets into a chardev.
+    #[serde(rename = "filter-mirror")]
+    FilterMirror,
+    /// A filter that leads packets into a chardev, or out of one.
+    #[serde(rename = "filter-redirector")]
+    FilterRedirector,
     /// A thread for I/O.
     #[serde(rename = "iothread")]
     Iothread,
@@ -705,6 +921,18 @@ impl ObjectOptions {
 #[serde(tag = "qom-type")]
 #[non_exhaustive]
 pub enum ObjectOptionsVariant {
+    /// A filter that keeps packets for a while.
+    #[serde(rename = "filter-buffer")]
+    FilterBuffer(FilterBufferProperties),
+    /// A filter that writes packets into a file.
+    #[serde(rename = "filter-dump")]
+    FilterDump(FilterDumpProperties),
+    /// A filter that copies packets into a chardev.
+    #[serde(rename = "filter-mirror")]
+    FilterMirror(FilterMirrorProperties),
+    /// A filter that leads packets into a chardev, or out of one.
+    #[serde(rename = "filter-redirector")]
+    FilterRedirector(FilterRedirectorProperties),
     /// A thread for I/O.
     #[serde(rename = "iothread")]
     Iothread(IothreadProperties),

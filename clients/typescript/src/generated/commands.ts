@@ -932,7 +932,7 @@ export abstract class Commands extends Caller {
 
   /**
    * Changes one property of an object that is in use: the numbers of an iothread, the limits of a
-   * throttle-group.
+   * throttle-group, the status of a filter on a netdev.
    */
   qomSet(args: QomSetArguments): Promise<void> {
     return this.run("qom-set", args);

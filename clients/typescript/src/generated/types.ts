@@ -505,6 +505,8 @@ export type OpenRole =
   | "secret"
   /** A network backend's socket. */
   | "net"
+  /** The file of a filter that writes packets. */
+  | "net-dump"
   /** A queue of a tap interface. */
   | "tap"
   /** A device of the kernel that serves a device's queues. */
@@ -3831,8 +3833,144 @@ export interface ThrottleGroupProperties {
   "x-iops-size"?: number;
 }
 
+/** Which packets of a netdev a filter sees. */
+export type NetFilterDirection =
+  /** Those of both directions. */
+  | "all"
+  /** Those that the netdev receives, which the guest has sent. */
+  | "rx"
+  /** Those that the netdev sends, which are for the guest. */
+  | "tx";
+
+/** On which side of another filter a new one stands. */
+export type NetfilterInsert =
+  /** Before it. */
+  | "before"
+  /** Behind it. */
+  | "behind";
+
+/**
+ * A filter that keeps packets for a while, and then lets all of them go on. While it has no room
+ * for more, who sends them waits.
+ */
+export interface FilterBufferProperties {
+  /** The netdev. */
+  netdev: string;
+  /** Which packets it sees (default: all). */
+  queue?: NetFilterDirection;
+  /**
+   * "on" or "off"; while it is off packets pass it by, and none come in by it. It can be changed
+   * with qom-set (default: on).
+   */
+  status?: string;
+  /**
+   * Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+   * that filter (default: tail).
+   */
+  position?: string;
+  /** On which side of the filter that `position` names (default: behind). */
+  insert?: NetfilterInsert;
+  /** For how long a packet waits at most, in microseconds, from 1. */
+  interval: number;
+}
+
+/**
+ * A filter that writes packets into a file, in the format pcap. Virtio headers are left out. A
+ * pipe that is full loses whole packets; on a disk that is full the dump ends.
+ */
+export interface FilterDumpProperties {
+  /** The netdev. */
+  netdev: string;
+  /** Which packets it sees (default: all). */
+  queue?: NetFilterDirection;
+  /**
+   * "on" or "off"; while it is off packets pass it by, and none come in by it. It can be changed
+   * with qom-set (default: on).
+   */
+  status?: string;
+  /**
+   * Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+   * that filter (default: tail).
+   */
+  position?: string;
+  /** On which side of the filter that `position` names (default: behind). */
+  insert?: NetfilterInsert;
+  /** The file, which is made if it is not there, and emptied; or what was handed in for it. */
+  file: string;
+  /** How many bytes of each packet are written at most, from 1 (default: 65536). */
+  maxlen?: number;
+}
+
+/**
+ * A filter that sends a copy of each packet to a chardev, behind its length: a 32-bit number in
+ * network order. What the chardev's peer does not take in time is dropped.
+ */
+export interface FilterMirrorProperties {
+  /** The netdev. */
+  netdev: string;
+  /** Which packets it sees (default: all). */
+  queue?: NetFilterDirection;
+  /**
+   * "on" or "off"; while it is off packets pass it by, and none come in by it. It can be changed
+   * with qom-set (default: on).
+   */
+  status?: string;
+  /**
+   * Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+   * that filter (default: tail).
+   */
+  position?: string;
+  /** On which side of the filter that `position` names (default: behind). */
+  insert?: NetfilterInsert;
+  /** The chardev. */
+  outdev: string;
+  /**
+   * Whether each packet comes with its virtio header, and the header's length between both; it is
+   * 0 where the netdev's packets have none (default: false).
+   */
+  vnet_hdr_support?: boolean;
+}
+
+/**
+ * A filter that leads packets away to a chardev, and brings in those that come by another one, to
+ * whoever is behind it. They look as those of filter-mirror. One of `indev` and `outdev` must be
+ * given.
+ */
+export interface FilterRedirectorProperties {
+  /** The netdev. */
+  netdev: string;
+  /** Which packets it sees (default: all). */
+  queue?: NetFilterDirection;
+  /**
+   * "on" or "off"; while it is off packets pass it by, and none come in by it. It can be changed
+   * with qom-set (default: on).
+   */
+  status?: string;
+  /**
+   * Where among the netdev's filters it stands: "head", "tail", or "id=ID" for a place next to
+   * that filter (default: tail).
+   */
+  position?: string;
+  /** On which side of the filter that `position` names (default: behind). */
+  insert?: NetfilterInsert;
+  /** The chardev where packets come in. */
+  indev?: string;
+  /** The chardev to which packets go; without it they pass. */
+  outdev?: string;
+  /** Whether packets have their virtio header, as for filter-mirror (default: false). */
+  vnet_hdr_support?: boolean;
+}
+
 /** What an object is. */
 export type ObjectType =
+  /** A filter that keeps packets for a while. */
+  | "filter-buffer"
+  /** A filter that writes packets into a file. */
+  | "filter-dump"
+  /** A filter that copies packets into a chardev. */
+  | "filter-mirror"
+  /** A filter that leads packets into a chardev, or out of one. */
+  | "filter-redirector"
   /** A thread for I/O. */
   | "iothread"
   /** Memory in a file. */
@@ -3856,6 +3994,14 @@ export type ObjectType =
 
 /** An object to be made. */
 export type ObjectOptions = ObjectOptionsAlways & (
+  /** A filter that keeps packets for a while. */
+  | ({ "qom-type": "filter-buffer" } & FilterBufferProperties)
+  /** A filter that writes packets into a file. */
+  | ({ "qom-type": "filter-dump" } & FilterDumpProperties)
+  /** A filter that copies packets into a chardev. */
+  | ({ "qom-type": "filter-mirror" } & FilterMirrorProperties)
+  /** A filter that leads packets into a chardev, or out of one. */
+  | ({ "qom-type": "filter-redirector" } & FilterRedirectorProperties)
   /** A thread for I/O. */
   | ({ "qom-type": "iothread" } & IothreadProperties)
   /** Memory in a file. */

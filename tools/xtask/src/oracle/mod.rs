@@ -83,7 +83,7 @@ const ACCEPTED: &str = "tools/oracle/accepted-qtest-failures.txt";
 const ACCEPTED_IOTESTS: &str = "tools/oracle/accepted-iotest-failures.txt";
 
 /// What is tested when nothing is named: the programs that have something to say about us.
-const TESTS: [&str; 27] = [
+const TESTS: [&str; 29] = [
     "qmp-test",
     "qmp-cmd-test",
     "machine-none-test",
@@ -114,6 +114,8 @@ const TESTS: [&str; 27] = [
     // The other one wants a machine's state over a socket.
     "tpm-crb-swtpm-test:tpm/crb-swtpm/test",
     "netdev-socket",
+    "test-filter-mirror",
+    "test-filter-redirector",
     "qos-test",
 ];
 
