@@ -5728,6 +5728,15 @@ type DeviceOptionsScsiCd struct {
 	Serial *string `json:"serial,omitempty"`
 	// A name that the guest finds among the unit's identifiers (default: the serial number).
 	DeviceID *string `json:"device_id,omitempty"`
+	// Its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers
+	// (default: 0, which is none).
+	Wwn *uint64 `json:"wwn,omitempty"`
+	// The worldwide name of the port that it is reached by (default: 0, which is none).
+	PortWwn *uint64 `json:"port_wwn,omitempty"`
+	// The number of that port (default: 0, which is none).
+	PortIndex *uint16 `json:"port_index,omitempty"`
+	// The version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3).
+	ScsiVersion *int32 `json:"scsi_version,omitempty"`
 	// Its maker, of which the guest reads 8 characters (default: SESAME).
 	Vendor *string `json:"vendor,omitempty"`
 	// Its name, of which the guest reads 16 characters (default: HARDDISK or CD-ROM).
@@ -5771,6 +5780,15 @@ type DeviceOptionsScsiHd struct {
 	Serial *string `json:"serial,omitempty"`
 	// A name that the guest finds among the unit's identifiers (default: the serial number).
 	DeviceID *string `json:"device_id,omitempty"`
+	// Its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers
+	// (default: 0, which is none).
+	Wwn *uint64 `json:"wwn,omitempty"`
+	// The worldwide name of the port that it is reached by (default: 0, which is none).
+	PortWwn *uint64 `json:"port_wwn,omitempty"`
+	// The number of that port (default: 0, which is none).
+	PortIndex *uint16 `json:"port_index,omitempty"`
+	// The version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3).
+	ScsiVersion *int32 `json:"scsi_version,omitempty"`
 	// Its maker, of which the guest reads 8 characters (default: SESAME).
 	Vendor *string `json:"vendor,omitempty"`
 	// Its name, of which the guest reads 16 characters (default: HARDDISK or CD-ROM).
@@ -5795,6 +5813,9 @@ type DeviceOptionsScsiHd struct {
 	LogicalBlockSize *uint64 `json:"logical_block_size,omitempty"`
 	// The unit that is written without reading first, in bytes (default: the logical block size).
 	PhysicalBlockSize *uint64 `json:"physical_block_size,omitempty"`
+	// How often its medium rotates in a minute, 1025 to 65534, or 1 if it does not (default: 0,
+	// which says nothing).
+	RotationRate *uint16 `json:"rotation_rate,omitempty"`
 	// Whether others may write to the medium at the same time (default: false).
 	ShareRw *bool `json:"share-rw,omitempty"`
 }

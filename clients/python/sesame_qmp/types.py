@@ -5702,7 +5702,12 @@ class DeviceOptionsScsiCd(Struct):
     Where ``driver`` is ``scsi-cd``: a SCSI CD drive.
     """
 
-    NAMES: ClassVar[Mapping[str, str]] = {"device_id": "device_id"}
+    NAMES: ClassVar[Mapping[str, str]] = {
+        "device_id": "device_id",
+        "port_wwn": "port_wwn",
+        "port_index": "port_index",
+        "scsi_version": "scsi_version",
+    }
     TAGS: ClassVar[Mapping[str, str]] = {"driver": "scsi-cd"}
 
     driver: Literal["scsi-cd"] = field(default="scsi-cd", init=False)
@@ -5720,6 +5725,16 @@ class DeviceOptionsScsiCd(Struct):
     """The serial number; the guest reads its first 36 bytes."""
     device_id: Optional[str] = None
     """A name that the guest finds among the unit's identifiers (default: the serial number)."""
+    wwn: Optional[int] = None
+    """Its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers
+    (default: 0, which is none).
+    """
+    port_wwn: Optional[int] = None
+    """The worldwide name of the port that it is reached by (default: 0, which is none)."""
+    port_index: Optional[int] = None
+    """The number of that port (default: 0, which is none)."""
+    scsi_version: Optional[int] = None
+    """The version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3)."""
     vendor: Optional[str] = None
     """Its maker, of which the guest reads 8 characters (default: SESAME)."""
     product: Optional[str] = None
@@ -5749,8 +5764,12 @@ class DeviceOptionsScsiHd(Struct):
 
     NAMES: ClassVar[Mapping[str, str]] = {
         "device_id": "device_id",
+        "port_wwn": "port_wwn",
+        "port_index": "port_index",
+        "scsi_version": "scsi_version",
         "logical_block_size": "logical_block_size",
         "physical_block_size": "physical_block_size",
+        "rotation_rate": "rotation_rate",
     }
     TAGS: ClassVar[Mapping[str, str]] = {"driver": "scsi-hd"}
 
@@ -5771,6 +5790,16 @@ class DeviceOptionsScsiHd(Struct):
     """The serial number; the guest reads its first 36 bytes."""
     device_id: Optional[str] = None
     """A name that the guest finds among the unit's identifiers (default: the serial number)."""
+    wwn: Optional[int] = None
+    """Its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers
+    (default: 0, which is none).
+    """
+    port_wwn: Optional[int] = None
+    """The worldwide name of the port that it is reached by (default: 0, which is none)."""
+    port_index: Optional[int] = None
+    """The number of that port (default: 0, which is none)."""
+    scsi_version: Optional[int] = None
+    """The version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3)."""
     vendor: Optional[str] = None
     """Its maker, of which the guest reads 8 characters (default: SESAME)."""
     product: Optional[str] = None
@@ -5796,6 +5825,10 @@ class DeviceOptionsScsiHd(Struct):
     physical_block_size: Optional[int] = None
     """The unit that is written without reading first, in bytes (default: the logical block
     size).
+    """
+    rotation_rate: Optional[int] = None
+    """How often its medium rotates in a minute, 1025 to 65534, or 1 if it does not (default: 0,
+    which says nothing).
     """
     share_rw: Optional[bool] = None
     """Whether others may write to the medium at the same time (default: false)."""

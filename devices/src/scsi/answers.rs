@@ -33,8 +33,9 @@ pub(super) fn inquiry(
 
 fn standard(spec: &ScsiUnitSpec) -> Vec<u8> {
     let removable = if spec.removable { 0x80 } else { 0 };
-    // SPC-3, hierarchical addressing, command queueing.
-    let mut answer = vec![spec.kind.code(), removable, 5, 0x12, 31, 0, 0, 0x02];
+    // Hierarchical addressing, command queueing.
+    let version = spec.scsi_version;
+    let mut answer = vec![spec.kind.code(), removable, version, 0x12, 31, 0, 0, 0x02];
     answer.extend(padded::<8>(&spec.vendor));
     answer.extend(padded::<16>(&spec.product));
     answer.extend(padded::<4>(&spec.version));
@@ -68,8 +69,7 @@ fn product_page(spec: &ScsiUnitSpec, medium: Medium, page: u8) -> Result<Vec<u8>
         0x80 if !spec.serial.is_empty() => spec.serial.bytes().take(36).collect(),
         0x83 => identification(spec),
         0xb0 if is_disk => limits(spec, medium),
-        // No spinning that anybody knows of.
-        0xb1 if is_disk => vec![0; 60],
+        0xb1 if is_disk => characteristics(spec),
         0xb2 if is_disk => provisioning(medium),
         _ => return Err(Sense::INVALID_FIELD),
     };
@@ -79,18 +79,45 @@ fn product_page(spec: &ScsiUnitSpec, medium: Medium, page: u8) -> Result<Vec<u8>
     Ok(answer)
 }
 
-/// One designator of the unit: a name of its maker's, in ASCII (SPC-4, 7.8.6).
+/// The designators (SPC-4, 7.8.6): a name of its maker's, the unit's worldwide name, and whose port
+/// it is reached by.
 fn identification(spec: &ScsiUnitSpec) -> Vec<u8> {
-    let name = match &spec.device_id {
-        Some(name) => name,
-        None => &spec.serial,
-    };
+    /// Code sets; the second with SAS as the protocol of a port.
+    const ASCII: u8 = 2;
+    const BINARY: u8 = 1;
+    const SAS: u8 = 6 << 4;
+    /// Types of designators, and that it is a port's, whose protocol is said.
+    const VENDOR: u8 = 0;
+    const NAA: u8 = 3;
+    const RELATIVE: u8 = 4;
+    const OF_PORT: u8 = 0x80 | 1 << 4;
+    let name = spec.device_id.as_ref().unwrap_or(&spec.serial);
     let name: Vec<u8> = name.bytes().take(247).collect();
     let mut body = Vec::new();
-    if !name.is_empty() {
-        body.extend([2, 0, 0, u8::try_from(name.len()).unwrap_or(0)]);
+    let mut designate = |code_set: u8, kind: u8, name: &[u8]| {
+        body.extend([code_set, kind, 0, u8::try_from(name.len()).unwrap_or(0)]);
         body.extend(name);
+    };
+    if !name.is_empty() {
+        designate(ASCII, VENDOR, &name);
     }
+    if let Some(wwn) = spec.wwn {
+        designate(BINARY, NAA, &wwn.to_be_bytes());
+    }
+    if let Some(wwn) = spec.port_wwn {
+        designate(SAS | BINARY, OF_PORT | NAA, &wwn.to_be_bytes());
+    }
+    if let Some(index) = spec.port_index {
+        let index = u32::from(index).to_be_bytes();
+        designate(SAS | BINARY, OF_PORT | RELATIVE, &index);
+    }
+    body
+}
+
+/// SBC-3, 6.5.2.
+fn characteristics(spec: &ScsiUnitSpec) -> Vec<u8> {
+    let mut body = spec.rotation_rate.to_be_bytes().to_vec();
+    body.resize(60, 0);
     body
 }
 

@@ -101,10 +101,10 @@ pub(crate) fn failing_once(kind: RequestKind, errno: i32) -> Root {
 }
 
 fn bench(kind: Kind, medium: Option<Root>) -> Bench {
-    bench_with(kind, medium, [OnError::Report; 2])
+    bench_with(kind, medium, |_| ())
 }
 
-fn bench_with(kind: Kind, medium: Option<Root>, on_error: [OnError; 2]) -> Bench {
+fn bench_with(kind: Kind, medium: Option<Root>, change: impl FnOnce(&mut ScsiUnitSpec)) -> Bench {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&heard);
     let block = if kind == Kind::Cd {
@@ -112,7 +112,7 @@ fn bench_with(kind: Kind, medium: Option<Root>, on_error: [OnError; 2]) -> Bench
     } else {
         512
     };
-    let spec = ScsiUnitSpec {
+    let mut spec = ScsiUnitSpec {
         id: "unit".to_owned(),
         kind,
         vendor: "SESAME".to_owned(),
@@ -120,13 +120,19 @@ fn bench_with(kind: Kind, medium: Option<Root>, on_error: [OnError; 2]) -> Bench
         version: "1.0".to_owned(),
         serial: "abc".to_owned(),
         device_id: None,
+        wwn: None,
+        port_wwn: None,
+        port_index: None,
+        scsi_version: 5,
+        rotation_rate: 0,
         removable: kind == Kind::Cd,
         logical_block_size: block,
         physical_block_size: block,
         write_cache: true,
-        on_error,
+        on_error: [OnError::Report; 2],
         notices: NoticeSink::new(move |notice| sink.lock().unwrap().push(notice)),
     };
+    change(&mut spec);
     Bench {
         iothread: IoThread::start(IoThreadSpec {
             id: "scsi".to_owned(),
@@ -274,6 +280,23 @@ fn who_it_is_fits_the_room_that_was_given() {
 }
 
 #[test]
+fn its_names_are_designators_and_its_rotation_is_a_characteristic() {
+    let bench = bench_with(Kind::Disk, Some(medium(MIB, true)), |spec| {
+        spec.wwn = Some(0x5000_c500_0102_0304);
+        spec.port_wwn = Some(0x5000_c500_0102_0305);
+        (spec.port_index, spec.scsi_version, spec.rotation_rate) = (Some(2), 6, 7200);
+    });
+    let page = |page| bench.run(&[0x12, 1, page, 0, 255, 0], &[], 255).1;
+    let mut names = vec![0, 0x83, 0, 39, 2, 0, 0, 3, b'a', b'b', b'c'];
+    names.extend([1, 3, 0, 8, 0x50, 0, 0xc5, 0, 1, 2, 3, 4]);
+    names.extend([0x61, 0x93, 0, 8, 0x50, 0, 0xc5, 0, 1, 2, 3, 5]);
+    names.extend([0x61, 0x94, 0, 4, 0, 0, 0, 2]);
+    assert_eq!(page(0x83)[..names.len()], names);
+    assert_eq!(page(0xb1)[..6], [0, 0xb1, 0, 60, 0x1c, 0x20]);
+    assert_eq!(bench.run(&[0x12, 0, 0, 0, 36, 0], &[], 36).1[2], 6);
+}
+
+#[test]
 fn a_guest_opens_its_tray_unless_it_keeps_the_medium_in() {
     let bench = bench(Kind::Cd, Some(medium(MIB, true))).ready();
     let (prevent, allow) = ([0x1e, 0, 0, 0, 1, 0], [0x1e, 0, 0, 0, 0, 0]);
@@ -326,7 +349,8 @@ fn a_failure_is_told_ignored_or_has_the_request_wait_as_the_policy_says() {
     let write = [0x2a, 0, 0, 0, 0, 3, 0, 0, 1, 0];
     let after = |policy, errno| {
         let medium = failing_once(RequestKind::Write, errno);
-        let bench = bench_with(Kind::Disk, Some(medium), [OnError::Ignore, policy]).ready();
+        let policies = |spec: &mut ScsiUnitSpec| spec.on_error = [OnError::Ignore, policy];
+        let bench = bench_with(Kind::Disk, Some(medium), policies).ready();
         let (done, _) = bench.run(&write, &[7; 512], 0);
         let [Notice::BlockError { action, node, .. }] = &bench.heard.lock().unwrap()[..] else {
             panic!("one notice");
@@ -365,7 +389,7 @@ fn reads_have_a_policy_of_their_own_and_a_flush_is_no_read() {
         (RequestKind::Flush, [0x35, 0, 0, 0, 0, 0, 0, 0, 0, 0], 0),
     ] {
         let medium = failing_once(kind, libc::EIO);
-        let policies = [OnError::Stop, OnError::Report];
+        let policies = |spec: &mut ScsiUnitSpec| spec.on_error = [OnError::Stop, OnError::Report];
         let bench = bench_with(Kind::Disk, Some(medium), policies).ready();
         let (done, _) = bench.run(&cdb, &[], room);
         assert_eq!(done.waits, kind == RequestKind::Read);

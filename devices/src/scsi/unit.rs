@@ -66,6 +66,16 @@ pub struct ScsiUnitSpec {
     pub serial: String,
     /// A name for the page of identifiers; without, the serial number.
     pub device_id: Option<String>,
+    /// Its worldwide name, for the same page.
+    pub wwn: Option<u64>,
+    /// The worldwide name of its target's port.
+    pub port_wwn: Option<u64>,
+    /// The number of its target's port.
+    pub port_index: Option<u16>,
+    /// The version of SPC that it claims: 3 (SPC) to 7 (SPC-5).
+    pub scsi_version: u8,
+    /// Rotations of its medium in a minute, 1 of one that does not rotate, 0 where that is not said.
+    pub rotation_rate: u16,
     /// Whether it says of itself that its medium can be taken out.
     pub removable: bool,
     /// The guest's unit of addressing in bytes: a power of two, 512 to 32768; 2048 of a CD.

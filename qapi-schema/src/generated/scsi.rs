@@ -209,6 +209,19 @@ pub struct ScsiUnitProperties {
     /// A name that the guest finds among the unit's identifiers (default: the serial number).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_id: Option<String>,
+    /// Its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers
+    /// (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wwn: Option<u64>,
+    /// The worldwide name of the port that it is reached by (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_wwn: Option<u64>,
+    /// The number of that port (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_index: Option<u16>,
+    /// The version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scsi_version: Option<i32>,
     /// Its maker, of which the guest reads 8 characters (default: SESAME).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vendor: Option<String>,
@@ -242,6 +255,10 @@ impl crate::input::FromMembers for ScsiUnitProperties {
             lun: members.optional("lun")?,
             serial: members.optional("serial")?,
             device_id: members.optional("device_id")?,
+            wwn: members.optional("wwn")?,
+            port_wwn: members.optional("port_wwn")?,
+            port_index: members.optional("port_index")?,
+            scsi_version: members.optional("scsi_version")?,
             vendor: members.optional("vendor")?,
             product: members.optional("product")?,
             ver: members.optional("ver")?,
@@ -286,6 +303,30 @@ impl crate::describe::Described for ScsiUnitProperties {
                 "a name that the guest finds among the unit's identifiers (default: the serial number)",
             )
             .default_is("the serial number"),
+        crate::describe::MemberSpec::optional(
+                "wwn",
+                "uint64",
+                "its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers (default: 0, which is none)",
+            )
+            .default_is("0, which is none"),
+        crate::describe::MemberSpec::optional(
+                "port_wwn",
+                "uint64",
+                "the worldwide name of the port that it is reached by (default: 0, which is none)",
+            )
+            .default_is("0, which is none"),
+        crate::describe::MemberSpec::optional(
+                "port_index",
+                "uint16",
+                "the number of that port (default: 0, which is none)",
+            )
+            .default_is("0, which is none"),
+        crate::describe::MemberSpec::optional(
+                "scsi_version",
+                "int32",
+                "the version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3)",
+            )
+            .default_is("5, which is SPC-3"),
         crate::describe::MemberSpec::optional(
                 "vendor",
                 "str",
@@ -354,6 +395,19 @@ pub struct ScsiHdProperties {
     /// A name that the guest finds among the unit's identifiers (default: the serial number).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_id: Option<String>,
+    /// Its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers
+    /// (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wwn: Option<u64>,
+    /// The worldwide name of the port that it is reached by (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_wwn: Option<u64>,
+    /// The number of that port (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_index: Option<u16>,
+    /// The version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scsi_version: Option<i32>,
     /// Its maker, of which the guest reads 8 characters (default: SESAME).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vendor: Option<String>,
@@ -389,6 +443,10 @@ pub struct ScsiHdProperties {
     /// The unit that is written without reading first, in bytes (default: the logical block size).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub physical_block_size: Option<u64>,
+    /// How often its medium rotates in a minute, 1025 to 65534, or 1 if it does not (default: 0,
+    /// which says nothing).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation_rate: Option<u16>,
     /// Whether others may write to the medium at the same time (default: false).
     #[serde(rename = "share-rw")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -403,6 +461,10 @@ impl crate::input::FromMembers for ScsiHdProperties {
             lun: members.optional("lun")?,
             serial: members.optional("serial")?,
             device_id: members.optional("device_id")?,
+            wwn: members.optional("wwn")?,
+            port_wwn: members.optional("port_wwn")?,
+            port_index: members.optional("port_index")?,
+            scsi_version: members.optional("scsi_version")?,
             vendor: members.optional("vendor")?,
             product: members.optional("product")?,
             ver: members.optional("ver")?,
@@ -414,6 +476,7 @@ impl crate::input::FromMembers for ScsiHdProperties {
             removable: members.optional("removable")?,
             logical_block_size: members.optional_size("logical_block_size")?,
             physical_block_size: members.optional_size("physical_block_size")?,
+            rotation_rate: members.optional("rotation_rate")?,
             share_rw: members.optional("share-rw")?,
         })
     }
@@ -452,6 +515,30 @@ impl crate::describe::Described for ScsiHdProperties {
                 "a name that the guest finds among the unit's identifiers (default: the serial number)",
             )
             .default_is("the serial number"),
+        crate::describe::MemberSpec::optional(
+                "wwn",
+                "uint64",
+                "its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers (default: 0, which is none)",
+            )
+            .default_is("0, which is none"),
+        crate::describe::MemberSpec::optional(
+                "port_wwn",
+                "uint64",
+                "the worldwide name of the port that it is reached by (default: 0, which is none)",
+            )
+            .default_is("0, which is none"),
+        crate::describe::MemberSpec::optional(
+                "port_index",
+                "uint16",
+                "the number of that port (default: 0, which is none)",
+            )
+            .default_is("0, which is none"),
+        crate::describe::MemberSpec::optional(
+                "scsi_version",
+                "int32",
+                "the version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3)",
+            )
+            .default_is("5, which is SPC-3"),
         crate::describe::MemberSpec::optional(
                 "vendor",
                 "str",
@@ -520,6 +607,12 @@ impl crate::describe::Described for ScsiHdProperties {
             )
             .default_is("the logical block size"),
         crate::describe::MemberSpec::optional(
+                "rotation_rate",
+                "uint16",
+                "how often its medium rotates in a minute, 1025 to 65534, or 1 if it does not (default: 0, which says nothing)",
+            )
+            .default_is("0, which says nothing"),
+        crate::describe::MemberSpec::optional(
                 "share-rw",
                 "bool",
                 "whether others may write to the medium at the same time (default: false)",
@@ -549,6 +642,19 @@ pub struct ScsiCdProperties {
     /// A name that the guest finds among the unit's identifiers (default: the serial number).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_id: Option<String>,
+    /// Its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers
+    /// (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wwn: Option<u64>,
+    /// The worldwide name of the port that it is reached by (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_wwn: Option<u64>,
+    /// The number of that port (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_index: Option<u16>,
+    /// The version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scsi_version: Option<i32>,
     /// Its maker, of which the guest reads 8 characters (default: SESAME).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vendor: Option<String>,
@@ -585,6 +691,10 @@ impl crate::input::FromMembers for ScsiCdProperties {
             lun: members.optional("lun")?,
             serial: members.optional("serial")?,
             device_id: members.optional("device_id")?,
+            wwn: members.optional("wwn")?,
+            port_wwn: members.optional("port_wwn")?,
+            port_index: members.optional("port_index")?,
+            scsi_version: members.optional("scsi_version")?,
             vendor: members.optional("vendor")?,
             product: members.optional("product")?,
             ver: members.optional("ver")?,
@@ -630,6 +740,30 @@ impl crate::describe::Described for ScsiCdProperties {
                 "a name that the guest finds among the unit's identifiers (default: the serial number)",
             )
             .default_is("the serial number"),
+        crate::describe::MemberSpec::optional(
+                "wwn",
+                "uint64",
+                "its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers (default: 0, which is none)",
+            )
+            .default_is("0, which is none"),
+        crate::describe::MemberSpec::optional(
+                "port_wwn",
+                "uint64",
+                "the worldwide name of the port that it is reached by (default: 0, which is none)",
+            )
+            .default_is("0, which is none"),
+        crate::describe::MemberSpec::optional(
+                "port_index",
+                "uint16",
+                "the number of that port (default: 0, which is none)",
+            )
+            .default_is("0, which is none"),
+        crate::describe::MemberSpec::optional(
+                "scsi_version",
+                "int32",
+                "the version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3)",
+            )
+            .default_is("5, which is SPC-3"),
         crate::describe::MemberSpec::optional(
                 "vendor",
                 "str",

@@ -24,6 +24,8 @@ use crate::vm::Vm;
 const QUEUE_SIZE: u16 = 256;
 const MAX_SECTORS: u32 = 65535;
 const CMD_PER_LUN: u32 = 128;
+/// SPC-3.
+const SCSI_VERSION: i32 = 5;
 /// Bytes of a disk's block where the client does not say.
 const BLOCK_SIZE: u64 = 512;
 
@@ -36,6 +38,10 @@ macro_rules! unit_properties {
             lun: $of.lun,
             serial: $of.serial,
             device_id: $of.device_id,
+            wwn: $of.wwn,
+            port_wwn: $of.port_wwn,
+            port_index: $of.port_index,
+            scsi_version: $of.scsi_version,
             vendor: $of.vendor,
             product: $of.product,
             ver: $of.ver,
@@ -89,6 +95,7 @@ pub(super) fn plug_disk(plug: &mut Plug<'_>, options: ScsiHdProperties) -> Resul
             options.physical_block_size.unwrap_or(logical),
         )?,
         share_rw: options.share_rw.unwrap_or(false),
+        rotation_rate: rotation_rate(options.rotation_rate.unwrap_or(0))?,
     };
     plug_unit(plug, unit, unit_properties!(options))
 }
@@ -102,6 +109,7 @@ pub(super) fn plug_cd(plug: &mut Plug<'_>, options: ScsiCdProperties) -> Result<
         logical: CD_BLOCK,
         physical: CD_BLOCK,
         share_rw: false,
+        rotation_rate: 0,
     };
     plug_unit(plug, unit, unit_properties!(options))
 }
@@ -115,6 +123,7 @@ struct Unit {
     logical: u32,
     physical: u32,
     share_rw: bool,
+    rotation_rate: u16,
 }
 
 fn plug_unit(
@@ -123,6 +132,7 @@ fn plug_unit(
     options: ScsiUnitProperties,
 ) -> Result<Part, QmpError> {
     refuse_unmet(&options)?;
+    let scsi_version = scsi_version(options.scsi_version)?;
     let Some((_, controller)) = plug.vm.devices.scsi_bus(plug.bus.as_deref()) else {
         return Err(QmpError::generic(match &plug.bus {
             Some(bus) => format!("Bus '{bus}' not found"),
@@ -159,6 +169,11 @@ fn plug_unit(
         version: options.ver.unwrap_or_else(|| "1.0".to_owned()),
         serial: options.serial.unwrap_or_default(),
         device_id: options.device_id,
+        wwn: options.wwn.filter(|wwn| *wwn != 0),
+        port_wwn: options.port_wwn.filter(|wwn| *wwn != 0),
+        port_index: options.port_index.filter(|index| *index != 0),
+        scsi_version,
+        rotation_rate: unit.rotation_rate,
         removable: unit.removable,
         logical_block_size: unit.logical,
         physical_block_size: unit.physical,
@@ -258,10 +273,55 @@ fn refuse_unmet(options: &ScsiUnitProperties) -> Result<(), QmpError> {
     )])
 }
 
+fn scsi_version(given: Option<i32>) -> Result<u8, QmpError> {
+    let given = given.unwrap_or(SCSI_VERSION);
+    let known = u8::try_from(given)
+        .ok()
+        .filter(|version| (3..=7).contains(version));
+    known.ok_or_else(|| {
+        QmpError::generic(format!(
+            "Parameter 'scsi_version' expects 3 (SPC) to 7 (SPC-5), not {given}"
+        ))
+    })
+}
+
+/// The numbers between are reserved (SBC-3, 6.5.2).
+fn rotation_rate(given: u16) -> Result<u16, QmpError> {
+    match given {
+        0 | 1 | 0x401..=0xfffe => Ok(given),
+        _ => Err(QmpError::generic(format!(
+            "Parameter 'rotation_rate' expects 1 for a medium that does not rotate, 1025 to 65534 \
+             rotations in a minute, or 0 to say nothing, not {given}"
+        ))),
+    }
+}
+
 fn block_size(name: &str, bytes: u64) -> Result<u32, QmpError> {
     u32::try_from(bytes).map_err(|_| {
         QmpError::generic(format!(
             "Parameter '{name}' expects 512 to 32768 bytes, not {bytes}"
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_no_standard_knows_are_refused_with_those_it_does() {
+        assert_eq!(scsi_version(None).ok(), Some(5));
+        assert_eq!(scsi_version(Some(7)).ok(), Some(7));
+        let error = scsi_version(Some(-1)).unwrap_err().desc;
+        assert!(
+            error.ends_with("expects 3 (SPC) to 7 (SPC-5), not -1"),
+            "{error}"
+        );
+        let known = [0, 1, 1025, 65534].map(|rate| rotation_rate(rate).ok());
+        assert_eq!(known, [Some(0), Some(1), Some(1025), Some(65534)]);
+        for reserved in [2, 1024, 65535] {
+            let error = rotation_rate(reserved).unwrap_err().desc;
+            assert!(error.contains("'rotation_rate'"), "{error}");
+        }
+    }
 }

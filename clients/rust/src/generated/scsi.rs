@@ -80,6 +80,19 @@ pub struct ScsiHdProperties {
     /// A name that the guest finds among the unit's identifiers (default: the serial number).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_id: Option<String>,
+    /// Its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers
+    /// (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wwn: Option<u64>,
+    /// The worldwide name of the port that it is reached by (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_wwn: Option<u64>,
+    /// The number of that port (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_index: Option<u16>,
+    /// The version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scsi_version: Option<i32>,
     /// Its maker, of which the guest reads 8 characters (default: SESAME).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vendor: Option<String>,
@@ -115,6 +128,10 @@ pub struct ScsiHdProperties {
     /// The unit that is written without reading first, in bytes (default: the logical block size).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub physical_block_size: Option<u64>,
+    /// How often its medium rotates in a minute, 1025 to 65534, or 1 if it does not (default: 0,
+    /// which says nothing).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotation_rate: Option<u16>,
     /// Whether others may write to the medium at the same time (default: false).
     #[serde(rename = "share-rw")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,6 +147,10 @@ impl ScsiHdProperties {
             lun: None,
             serial: None,
             device_id: None,
+            wwn: None,
+            port_wwn: None,
+            port_index: None,
+            scsi_version: None,
             vendor: None,
             product: None,
             ver: None,
@@ -141,6 +162,7 @@ impl ScsiHdProperties {
             removable: None,
             logical_block_size: None,
             physical_block_size: None,
+            rotation_rate: None,
             share_rw: None,
         }
     }
@@ -165,6 +187,19 @@ pub struct ScsiCdProperties {
     /// A name that the guest finds among the unit's identifiers (default: the serial number).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_id: Option<String>,
+    /// Its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers
+    /// (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wwn: Option<u64>,
+    /// The worldwide name of the port that it is reached by (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_wwn: Option<u64>,
+    /// The number of that port (default: 0, which is none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port_index: Option<u16>,
+    /// The version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scsi_version: Option<i32>,
     /// Its maker, of which the guest reads 8 characters (default: SESAME).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vendor: Option<String>,

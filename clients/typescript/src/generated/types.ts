@@ -4994,6 +4994,17 @@ export interface ScsiHdProperties {
   serial?: string;
   /** A name that the guest finds among the unit's identifiers (default: the serial number). */
   device_id?: string;
+  /**
+   * Its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers
+   * (default: 0, which is none).
+   */
+  wwn?: number;
+  /** The worldwide name of the port that it is reached by (default: 0, which is none). */
+  port_wwn?: number;
+  /** The number of that port (default: 0, which is none). */
+  port_index?: number;
+  /** The version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3). */
+  scsi_version?: number;
   /** Its maker, of which the guest reads 8 characters (default: SESAME). */
   vendor?: string;
   /** Its name, of which the guest reads 16 characters (default: HARDDISK or CD-ROM). */
@@ -5022,6 +5033,11 @@ export interface ScsiHdProperties {
   logical_block_size?: number;
   /** The unit that is written without reading first, in bytes (default: the logical block size). */
   physical_block_size?: number;
+  /**
+   * How often its medium rotates in a minute, 1025 to 65534, or 1 if it does not (default: 0,
+   * which says nothing).
+   */
+  rotation_rate?: number;
   /** Whether others may write to the medium at the same time (default: false). */
   "share-rw"?: boolean;
 }
@@ -5038,6 +5054,17 @@ export interface ScsiCdProperties {
   serial?: string;
   /** A name that the guest finds among the unit's identifiers (default: the serial number). */
   device_id?: string;
+  /**
+   * Its worldwide name, 16 digits in hexadecimal, which the guest finds among its identifiers
+   * (default: 0, which is none).
+   */
+  wwn?: number;
+  /** The worldwide name of the port that it is reached by (default: 0, which is none). */
+  port_wwn?: number;
+  /** The number of that port (default: 0, which is none). */
+  port_index?: number;
+  /** The version of SPC that it claims, 3 (SPC) to 7 (SPC-5) (default: 5, which is SPC-3). */
+  scsi_version?: number;
   /** Its maker, of which the guest reads 8 characters (default: SESAME). */
   vendor?: string;
   /** Its name, of which the guest reads 16 characters (default: HARDDISK or CD-ROM). */
