@@ -5816,6 +5816,13 @@ type DeviceOptionsScsiHd struct {
 	// How often its medium rotates in a minute, 1025 to 65534, or 1 if it does not (default: 0,
 	// which says nothing).
 	RotationRate *uint16 `json:"rotation_rate,omitempty"`
+	// How many cylinders the guest is told of, 1 to 65535, with heads and secs (default: 0 of
+	// each, which tells it of none).
+	Cyls *uint32 `json:"cyls,omitempty"`
+	// How many heads it is told of, 1 to 255.
+	Heads *uint32 `json:"heads,omitempty"`
+	// How many sectors of a track it is told of, 1 to 255.
+	Secs *uint32 `json:"secs,omitempty"`
 	// Whether others may write to the medium at the same time (default: false).
 	ShareRw *bool `json:"share-rw,omitempty"`
 }
@@ -6250,6 +6257,13 @@ type DeviceOptionsVirtioBlkPCI struct {
 	Werror *BlockdevOnError `json:"werror,omitempty"`
 	// What to do when a read fails (default: auto, which is what the drive says, or report).
 	Rerror *BlockdevOnError `json:"rerror,omitempty"`
+	// How many cylinders the guest is told of, 1 to 65535, with heads and secs (default: 0 of
+	// each, which tells it of none).
+	Cyls *uint32 `json:"cyls,omitempty"`
+	// How many heads it is told of, 1 to 255.
+	Heads *uint32 `json:"heads,omitempty"`
+	// How many sectors of a track it is told of, 1 to 255.
+	Secs *uint32 `json:"secs,omitempty"`
 	// Whether others may write to the medium at the same time (default: false).
 	ShareRw *bool `json:"share-rw,omitempty"`
 }
@@ -6328,6 +6342,13 @@ type DeviceOptionsVirtioBlkPCINonTransitional struct {
 	Werror *BlockdevOnError `json:"werror,omitempty"`
 	// What to do when a read fails (default: auto, which is what the drive says, or report).
 	Rerror *BlockdevOnError `json:"rerror,omitempty"`
+	// How many cylinders the guest is told of, 1 to 65535, with heads and secs (default: 0 of
+	// each, which tells it of none).
+	Cyls *uint32 `json:"cyls,omitempty"`
+	// How many heads it is told of, 1 to 255.
+	Heads *uint32 `json:"heads,omitempty"`
+	// How many sectors of a track it is told of, 1 to 255.
+	Secs *uint32 `json:"secs,omitempty"`
 	// Whether others may write to the medium at the same time (default: false).
 	ShareRw *bool `json:"share-rw,omitempty"`
 }

@@ -13,6 +13,7 @@
 pub mod bus;
 pub mod chardev;
 pub mod failures;
+pub mod geometry;
 pub mod irq;
 pub mod legacy;
 pub mod lifecycle;

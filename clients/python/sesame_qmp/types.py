@@ -5830,6 +5830,14 @@ class DeviceOptionsScsiHd(Struct):
     """How often its medium rotates in a minute, 1025 to 65534, or 1 if it does not (default: 0,
     which says nothing).
     """
+    cyls: Optional[int] = None
+    """How many cylinders the guest is told of, 1 to 65535, with ``heads`` and ``secs``
+    (default: 0 of each, which tells it of none).
+    """
+    heads: Optional[int] = None
+    """How many heads it is told of, 1 to 255."""
+    secs: Optional[int] = None
+    """How many sectors of a track it is told of, 1 to 255."""
     share_rw: Optional[bool] = None
     """Whether others may write to the medium at the same time (default: false)."""
 
@@ -6311,6 +6319,14 @@ class DeviceOptionsVirtioBlkPci(Struct):
     """
     rerror: Optional[BlockdevOnError] = None
     """What to do when a read fails (default: auto, which is what the drive says, or report)."""
+    cyls: Optional[int] = None
+    """How many cylinders the guest is told of, 1 to 65535, with ``heads`` and ``secs``
+    (default: 0 of each, which tells it of none).
+    """
+    heads: Optional[int] = None
+    """How many heads it is told of, 1 to 255."""
+    secs: Optional[int] = None
+    """How many sectors of a track it is told of, 1 to 255."""
     share_rw: Optional[bool] = None
     """Whether others may write to the medium at the same time (default: false)."""
 
@@ -6403,6 +6419,14 @@ class DeviceOptionsVirtioBlkPciNonTransitional(Struct):
     """
     rerror: Optional[BlockdevOnError] = None
     """What to do when a read fails (default: auto, which is what the drive says, or report)."""
+    cyls: Optional[int] = None
+    """How many cylinders the guest is told of, 1 to 65535, with ``heads`` and ``secs``
+    (default: 0 of each, which tells it of none).
+    """
+    heads: Optional[int] = None
+    """How many heads it is told of, 1 to 255."""
+    secs: Optional[int] = None
+    """How many sectors of a track it is told of, 1 to 255."""
     share_rw: Optional[bool] = None
     """Whether others may write to the medium at the same time (default: false)."""
 

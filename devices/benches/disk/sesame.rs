@@ -70,6 +70,7 @@ pub(crate) fn start(
         queue_size: SIZE,
         logical_block_size: 512,
         physical_block_size: 512,
+        geometry: None,
         write_cache: true,
         discard: false,
         write_zeroes: false,

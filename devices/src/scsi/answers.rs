@@ -3,6 +3,7 @@
 use super::command::ModeSense;
 use super::sense::Sense;
 use super::unit::{Kind, ScsiUnitSpec};
+use crate::geometry::Geometry;
 
 /// The most blocks of one UNMAP or WRITE SAME, in bytes: 1 GiB.
 pub(super) const MAX_CHANGE: u64 = 1 << 30;
@@ -193,10 +194,14 @@ fn mode_pages(spec: &ScsiUnitSpec, write_cache: bool, asked: ModeSense) -> Resul
     recovery.extend([0; 10]);
     let mut caching = vec![0x08, 18, if write_cache { 4 } else { 0 }];
     caching.extend([0; 17]);
-    let all = match spec.kind {
-        Kind::Disk => vec![recovery, caching],
-        Kind::Cd => vec![recovery, caching, super::optical::capabilities()],
-    };
+    let mut all = vec![recovery];
+    if let Some(geometry) = spec.geometry {
+        all.extend(geometry_pages(spec, geometry));
+    }
+    all.push(caching);
+    if spec.kind == Kind::Cd {
+        all.push(super::optical::capabilities());
+    }
     let mut pages = Vec::new();
     for mut page in all {
         if matches!(asked.page, 0x3f) || page.first() == Some(&asked.page) {
@@ -211,6 +216,34 @@ fn mode_pages(spec: &ScsiUnitSpec, write_cache: bool, asked: ModeSense) -> Resul
         return Err(Sense::INVALID_FIELD);
     }
     Ok(pages)
+}
+
+/// The pages of rigid and of flexible disks (SBC, NCITS 306-1998; obsolete since SBC-2).
+fn geometry_pages(spec: &ScsiUnitSpec, geometry: Geometry) -> [Vec<u8>; 2] {
+    let Geometry {
+        cylinders,
+        heads,
+        sectors,
+    } = geometry;
+    let [high, low] = cylinders.to_be_bytes();
+    // 1 means that nothing rotates.
+    let rotation = if spec.rotation_rate > 1 {
+        spec.rotation_rate
+    } else {
+        0
+    };
+    let rotation = rotation.to_be_bytes();
+    let mut rigid = vec![0x04, 22, 0, high, low, heads];
+    rigid.resize(24, 0);
+    rigid[20..22].copy_from_slice(&rotation);
+    let block = u16::try_from(spec.logical_block_size).unwrap_or(u16::MAX);
+    let [block_high, block_low] = block.to_be_bytes();
+    let mut flexible = vec![
+        0x05, 30, 0, 0, heads, sectors, block_high, block_low, high, low,
+    ];
+    flexible.resize(32, 0);
+    flexible[28..30].copy_from_slice(&rotation);
+    [rigid, flexible]
 }
 
 /// The answer to READ CAPACITY (10): the last block, at most the highest that it can tell.

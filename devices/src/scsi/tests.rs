@@ -13,6 +13,7 @@ use block::{BlockGraph, IoThread, IoThreadSpec, Root, Segments};
 use fdset::{Door, FdRegistry, FdsetId, Handover, Origin, Scope};
 
 use super::*;
+use crate::geometry::Geometry;
 use crate::notice::{Notice, NoticeSink};
 
 struct Bench {
@@ -125,6 +126,7 @@ fn bench_with(kind: Kind, medium: Option<Root>, change: impl FnOnce(&mut ScsiUni
         port_index: None,
         scsi_version: 5,
         rotation_rate: 0,
+        geometry: None,
         removable: kind == Kind::Cd,
         logical_block_size: block,
         physical_block_size: block,
@@ -294,6 +296,25 @@ fn its_names_are_designators_and_its_rotation_is_a_characteristic() {
     assert_eq!(page(0x83)[..names.len()], names);
     assert_eq!(page(0xb1)[..6], [0, 0xb1, 0, 60, 0x1c, 0x20]);
     assert_eq!(bench.run(&[0x12, 0, 0, 0, 36, 0], &[], 36).1[2], 6);
+}
+
+#[test]
+fn its_geometry_is_in_two_pages_of_its_mode_between_the_others() {
+    let bench = bench_with(Kind::Disk, Some(medium(MIB, true)), |spec| {
+        spec.geometry = Geometry::new(0x102, 16, 63).unwrap();
+        spec.rotation_rate = 7200;
+    })
+    .ready();
+    let (done, mode) = bench.run(&[0x1a, 8, 0x3f, 0, 255, 0], &[], 255);
+    assert_eq!(u64::from(mode[0]) + 1, done.moved);
+    assert_eq!([mode[4], mode[16], mode[40], mode[72]], [1, 4, 5, 8]);
+    let (rigid, flexible) = (&mode[16..40], &mode[40..72]);
+    assert_eq!(rigid[..6], [4, 22, 0, 1, 2, 16]);
+    assert_eq!(rigid[20..22], [0x1c, 0x20]);
+    assert_eq!(flexible[..10], [5, 30, 0, 0, 16, 63, 2, 0, 1, 2]);
+    assert_eq!(flexible[28..30], [0x1c, 0x20]);
+    let (_, changeable) = bench.run(&[0x1a, 8, 0x44, 0, 255, 0], &[], 255);
+    assert_eq!(changeable[4..28], [&[4, 22][..], &[0; 22]].concat());
 }
 
 #[test]

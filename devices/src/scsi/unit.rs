@@ -25,6 +25,7 @@ use super::command::Command;
 use super::optical::{self, TrayNews};
 use super::sense::Sense;
 use crate::failures::Failures;
+use crate::geometry::Geometry;
 use crate::notice::{Notice, NoticeSink};
 
 /// The block of a CD.
@@ -76,6 +77,8 @@ pub struct ScsiUnitSpec {
     pub scsi_version: u8,
     /// Rotations of its medium in a minute, 1 of one that does not rotate, 0 where that is not said.
     pub rotation_rate: u16,
+    /// What the guest is told of cylinders, of a disk.
+    pub geometry: Option<Geometry>,
     /// Whether it says of itself that its medium can be taken out.
     pub removable: bool,
     /// The guest's unit of addressing in bytes: a power of two, 512 to 32768; 2048 of a CD.

@@ -309,6 +309,16 @@ pub struct VirtioBlkProperties {
     /// What to do when a read fails (default: auto, which is what the drive says, or report).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
+    /// How many cylinders the guest is told of, 1 to 65535, with `heads` and `secs` (default: 0 of
+    /// each, which tells it of none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cyls: Option<u32>,
+    /// How many heads it is told of, 1 to 255.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heads: Option<u32>,
+    /// How many sectors of a track it is told of, 1 to 255.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secs: Option<u32>,
     /// Whether others may write to the medium at the same time (default: false).
     #[serde(rename = "share-rw")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -345,6 +355,9 @@ impl crate::input::FromMembers for VirtioBlkProperties {
             write_zeroes: members.optional("write-zeroes")?,
             werror: members.optional("werror")?,
             rerror: members.optional("rerror")?,
+            cyls: members.optional("cyls")?,
+            heads: members.optional("heads")?,
+            secs: members.optional("secs")?,
             share_rw: members.optional("share-rw")?,
         })
     }
@@ -516,6 +529,22 @@ impl crate::describe::Described for VirtioBlkProperties {
             )
             .one_of(&["report", "ignore", "enospc", "stop", "auto"])
             .default_is("auto, which is what the drive says, or report"),
+        crate::describe::MemberSpec::optional(
+                "cyls",
+                "uint32",
+                "how many cylinders the guest is told of, 1 to 65535, with @heads and @secs (default: 0 of each, which tells it of none)",
+            )
+            .default_is("0 of each, which tells it of none"),
+        crate::describe::MemberSpec::optional(
+            "heads",
+            "uint32",
+            "how many heads it is told of, 1 to 255",
+        ),
+        crate::describe::MemberSpec::optional(
+            "secs",
+            "uint32",
+            "how many sectors of a track it is told of, 1 to 255",
+        ),
         crate::describe::MemberSpec::optional(
                 "share-rw",
                 "bool",

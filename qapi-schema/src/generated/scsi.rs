@@ -447,6 +447,16 @@ pub struct ScsiHdProperties {
     /// which says nothing).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotation_rate: Option<u16>,
+    /// How many cylinders the guest is told of, 1 to 65535, with `heads` and `secs` (default: 0 of
+    /// each, which tells it of none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cyls: Option<u32>,
+    /// How many heads it is told of, 1 to 255.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heads: Option<u32>,
+    /// How many sectors of a track it is told of, 1 to 255.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secs: Option<u32>,
     /// Whether others may write to the medium at the same time (default: false).
     #[serde(rename = "share-rw")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -477,6 +487,9 @@ impl crate::input::FromMembers for ScsiHdProperties {
             logical_block_size: members.optional_size("logical_block_size")?,
             physical_block_size: members.optional_size("physical_block_size")?,
             rotation_rate: members.optional("rotation_rate")?,
+            cyls: members.optional("cyls")?,
+            heads: members.optional("heads")?,
+            secs: members.optional("secs")?,
             share_rw: members.optional("share-rw")?,
         })
     }
@@ -612,6 +625,22 @@ impl crate::describe::Described for ScsiHdProperties {
                 "how often its medium rotates in a minute, 1025 to 65534, or 1 if it does not (default: 0, which says nothing)",
             )
             .default_is("0, which says nothing"),
+        crate::describe::MemberSpec::optional(
+                "cyls",
+                "uint32",
+                "how many cylinders the guest is told of, 1 to 65535, with @heads and @secs (default: 0 of each, which tells it of none)",
+            )
+            .default_is("0 of each, which tells it of none"),
+        crate::describe::MemberSpec::optional(
+            "heads",
+            "uint32",
+            "how many heads it is told of, 1 to 255",
+        ),
+        crate::describe::MemberSpec::optional(
+            "secs",
+            "uint32",
+            "how many sectors of a track it is told of, 1 to 255",
+        ),
         crate::describe::MemberSpec::optional(
                 "share-rw",
                 "bool",

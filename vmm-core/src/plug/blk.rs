@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use block::Usage;
 use block::job::OnError;
+use devices::geometry::Geometry;
 use devices::virtio::blk::{QUEUES, VirtioBlk, VirtioBlkSpec};
 use qapi_schema::QmpError;
 use qapi_schema::block_core::BlockdevOnError;
@@ -68,6 +69,7 @@ pub(super) fn plug(plug: &mut Plug<'_>, options: VirtioBlkProperties) -> Result<
         queue_size: options.queue_size.unwrap_or(QUEUE_SIZE),
         logical_block_size: block_size("logical_block_size", logical)?,
         physical_block_size: block_size("physical_block_size", physical)?,
+        geometry: geometry(options.cyls, options.heads, options.secs)?,
         write_cache: match options.write_cache {
             Some(OnOffAuto::On) => true,
             Some(OnOffAuto::Off) => false,
@@ -143,6 +145,16 @@ pub(super) fn on_error(
         rerror.or(drive_rerror).unwrap_or(OnError::Report),
         werror.or(drive_werror).unwrap_or(OnError::Enospc),
     ]
+}
+
+/// What the guest is told of cylinders, if anything.
+pub(super) fn geometry(
+    cyls: Option<u32>,
+    heads: Option<u32>,
+    secs: Option<u32>,
+) -> Result<Option<Geometry>, QmpError> {
+    let [cyls, heads, secs] = [cyls, heads, secs].map(Option::unwrap_or_default);
+    Geometry::new(cyls, heads, secs).map_err(|error| QmpError::from_error(&error))
 }
 
 fn block_size(name: &str, bytes: u64) -> Result<u32, QmpError> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use block::{Root, Usage};
+use devices::geometry::Geometry;
 use devices::scsi::unit::CD_BLOCK;
 use devices::scsi::{Kind, ScsiUnit, ScsiUnitSpec};
 use devices::virtio::scsi::{MAX_LUN, MAX_TARGET, VirtioScsi, VirtioScsiSpec};
@@ -13,7 +14,7 @@ use qapi_schema::scsi::{
 };
 
 use super::Plug;
-use super::blk::{claim_drive, on_error};
+use super::blk::{claim_drive, geometry, on_error};
 use super::pci::{plug_virtio, virtio_place};
 use crate::device_tree::{Claim, Part};
 use crate::drives::Drive;
@@ -96,6 +97,7 @@ pub(super) fn plug_disk(plug: &mut Plug<'_>, options: ScsiHdProperties) -> Resul
         )?,
         share_rw: options.share_rw.unwrap_or(false),
         rotation_rate: rotation_rate(options.rotation_rate.unwrap_or(0))?,
+        geometry: geometry(options.cyls, options.heads, options.secs)?,
     };
     plug_unit(plug, unit, unit_properties!(options))
 }
@@ -110,6 +112,7 @@ pub(super) fn plug_cd(plug: &mut Plug<'_>, options: ScsiCdProperties) -> Result<
         physical: CD_BLOCK,
         share_rw: false,
         rotation_rate: 0,
+        geometry: None,
     };
     plug_unit(plug, unit, unit_properties!(options))
 }
@@ -124,6 +127,7 @@ struct Unit {
     physical: u32,
     share_rw: bool,
     rotation_rate: u16,
+    geometry: Option<Geometry>,
 }
 
 fn plug_unit(
@@ -174,6 +178,7 @@ fn plug_unit(
         port_index: options.port_index.filter(|index| *index != 0),
         scsi_version,
         rotation_rate: unit.rotation_rate,
+        geometry: unit.geometry,
         removable: unit.removable,
         logical_block_size: unit.logical,
         physical_block_size: unit.physical,

@@ -136,6 +136,16 @@ pub struct VirtioBlkProperties {
     /// What to do when a read fails (default: auto, which is what the drive says, or report).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rerror: Option<super::block_core::BlockdevOnError>,
+    /// How many cylinders the guest is told of, 1 to 65535, with `heads` and `secs` (default: 0 of
+    /// each, which tells it of none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cyls: Option<u32>,
+    /// How many heads it is told of, 1 to 255.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heads: Option<u32>,
+    /// How many sectors of a track it is told of, 1 to 255.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secs: Option<u32>,
     /// Whether others may write to the medium at the same time (default: false).
     #[serde(rename = "share-rw")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -173,6 +183,9 @@ impl VirtioBlkProperties {
             write_zeroes: None,
             werror: None,
             rerror: None,
+            cyls: None,
+            heads: None,
+            secs: None,
             share_rw: None,
         }
     }

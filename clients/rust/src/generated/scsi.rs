@@ -132,6 +132,16 @@ pub struct ScsiHdProperties {
     /// which says nothing).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rotation_rate: Option<u16>,
+    /// How many cylinders the guest is told of, 1 to 65535, with `heads` and `secs` (default: 0 of
+    /// each, which tells it of none).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cyls: Option<u32>,
+    /// How many heads it is told of, 1 to 255.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heads: Option<u32>,
+    /// How many sectors of a track it is told of, 1 to 255.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secs: Option<u32>,
     /// Whether others may write to the medium at the same time (default: false).
     #[serde(rename = "share-rw")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -163,6 +173,9 @@ impl ScsiHdProperties {
             logical_block_size: None,
             physical_block_size: None,
             rotation_rate: None,
+            cyls: None,
+            heads: None,
+            secs: None,
             share_rw: None,
         }
     }

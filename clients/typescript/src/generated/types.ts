@@ -4131,6 +4131,15 @@ export interface VirtioBlkProperties {
   werror?: BlockdevOnError;
   /** What to do when a read fails (default: auto, which is what the drive says, or report). */
   rerror?: BlockdevOnError;
+  /**
+   * How many cylinders the guest is told of, 1 to 65535, with `heads` and `secs` (default: 0 of
+   * each, which tells it of none).
+   */
+  cyls?: number;
+  /** How many heads it is told of, 1 to 255. */
+  heads?: number;
+  /** How many sectors of a track it is told of, 1 to 255. */
+  secs?: number;
   /** Whether others may write to the medium at the same time (default: false). */
   "share-rw"?: boolean;
 }
@@ -5038,6 +5047,15 @@ export interface ScsiHdProperties {
    * which says nothing).
    */
   rotation_rate?: number;
+  /**
+   * How many cylinders the guest is told of, 1 to 65535, with `heads` and `secs` (default: 0 of
+   * each, which tells it of none).
+   */
+  cyls?: number;
+  /** How many heads it is told of, 1 to 255. */
+  heads?: number;
+  /** How many sectors of a track it is told of, 1 to 255. */
+  secs?: number;
   /** Whether others may write to the medium at the same time (default: false). */
   "share-rw"?: boolean;
 }

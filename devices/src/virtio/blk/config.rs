@@ -18,7 +18,9 @@ pub(super) struct BlkConfig {
     pub(super) size_max: U32,
     /// Data segments in one request.
     pub(super) seg_max: U32,
-    pub(super) geometry: [u8; 4],
+    pub(super) cylinders: U16,
+    pub(super) heads: u8,
+    pub(super) sectors: u8,
     /// The logical block size in bytes.
     pub(super) blk_size: U32,
     /// Logical blocks per physical one, as a power of two.
@@ -57,6 +59,7 @@ mod tests {
     fn fields_stand_where_the_standard_puts_them() {
         assert_eq!(size_of::<BlkConfig>(), 60);
         assert_eq!(std::mem::offset_of!(BlkConfig, seg_max), 12);
+        assert_eq!(std::mem::offset_of!(BlkConfig, cylinders), 16);
         assert_eq!(std::mem::offset_of!(BlkConfig, blk_size), 20);
         assert_eq!(
             std::mem::offset_of!(BlkConfig, writeback) as u64,

@@ -28,8 +28,8 @@ use block::job::OnError;
 use block::{Account, BlockError, Histograms, IoThread, Limiter, NodeRef, Root, Totals};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
-    VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY,
-    VIRTIO_BLK_F_WRITE_ZEROES,
+    VIRTIO_BLK_F_GEOMETRY, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -44,6 +44,7 @@ use self::request::{ID_LEN, MAX_RANGE_SECTORS, MAX_RANGES, Postponed, SECTOR};
 use super::device::{ActiveQueue, DriverNotifier, VirtioDevice, VirtioError};
 use super::waiting::Waiting;
 use crate::failures::Failures;
+use crate::geometry::Geometry;
 use crate::notice::NoticeSink;
 use crate::repeats::Repeats;
 
@@ -71,6 +72,8 @@ pub struct VirtioBlkSpec {
     pub logical_block_size: u32,
     /// The unit the guest should write in, in bytes: a power of two, at least the logical one.
     pub physical_block_size: u32,
+    /// What the guest is told of cylinders.
+    pub geometry: Option<Geometry>,
     /// Whether the guest sees a write cache at first; it may change that.
     pub write_cache: bool,
     /// Whether discards are offered.
@@ -276,6 +279,10 @@ impl VirtioBlk {
             ..BlkConfig::default()
         };
         let ranges = u32::try_from(MAX_RANGES).unwrap_or(1);
+        if let Some(geometry) = self.spec.geometry {
+            config.cylinders = geometry.cylinders.into();
+            (config.heads, config.sectors) = (geometry.heads, geometry.sectors);
+        }
         if self.disk.discard {
             config.max_discard_sectors = MAX_RANGE_SECTORS.into();
             config.max_discard_seg = ranges.into();
@@ -369,6 +376,7 @@ impl VirtioDevice for VirtioBlk {
             (self.disk.node().is_read_only(), VIRTIO_BLK_F_RO),
             (self.disk.discard, VIRTIO_BLK_F_DISCARD),
             (self.disk.write_zeroes, VIRTIO_BLK_F_WRITE_ZEROES),
+            (self.spec.geometry.is_some(), VIRTIO_BLK_F_GEOMETRY),
         ];
         for (offered, feature) in optional {
             if offered {

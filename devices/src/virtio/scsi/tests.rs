@@ -63,6 +63,7 @@ fn spec() -> ScsiUnitSpec {
         port_index: None,
         scsi_version: 5,
         rotation_rate: 0,
+        geometry: None,
         removable: true,
         logical_block_size: 2048,
         physical_block_size: 2048,

@@ -91,6 +91,7 @@ pub(super) fn spec(node: NodeRef, queues: u16, notices: NoticeSink) -> VirtioBlk
         queue_size: QUEUE_SIZE,
         logical_block_size: 512,
         physical_block_size: 4096,
+        geometry: None,
         write_cache: true,
         discard: true,
         write_zeroes: true,

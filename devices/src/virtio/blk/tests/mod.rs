@@ -23,7 +23,8 @@ use vm_memory::{Bytes, GuestAddress};
 use self::driver::Piece::{In, Out};
 use self::driver::{DATA, Rig, spec};
 use self::nodes::{Probe, ProbeNode, file_node};
-use super::{VirtioBlk, VirtioDevice};
+use super::{VirtioBlk, VirtioBlkSpec, VirtioDevice};
+use crate::geometry::Geometry;
 use crate::notice::{Notice, NoticeSink};
 use crate::state::{AnyStateful, trial};
 
@@ -388,6 +389,24 @@ fn writes_are_durable_when_the_driver_switched_the_cache_off() {
     rig.disk.reset();
     rig.disk.config_read(32, &mut writeback);
     assert_eq!(writeback, [1], "a reset brings the cache back");
+}
+
+#[test]
+fn config_space_tells_the_geometry_of_a_disk_that_has_one() {
+    let [plain, told] = [(0, 0, 0), (0x102, 16, 63)].map(|(cyls, heads, secs)| {
+        let (node, _file) = file_node(1 << 20);
+        let geometry = Geometry::new(cyls, heads, secs).expect("in range");
+        let spec = VirtioBlkSpec {
+            geometry,
+            ..spec(node, 1, NoticeSink::new(drop))
+        };
+        let disk = VirtioBlk::new(spec).expect("disk");
+        let mut field = [0xff; 4];
+        disk.config_read(16, &mut field);
+        (disk.features() & 1 << 4 != 0, field)
+    });
+    assert_eq!(plain, (false, [0; 4]));
+    assert_eq!(told, (true, [2, 1, 16, 63]));
 }
 
 #[test]
