@@ -41,6 +41,9 @@ fn everything_in_the_object_tree_has_a_state_or_a_reason_why_not() -> Result<()>
         ("/unattached/lpc", "lpc"),
         ("/unattached/tco", "tco"),
         ("/unattached/rtc", "rtc"),
+        ("/unattached/ioapic", "kvm-ioapic"),
+        ("/unattached/pic", "kvm-i8259"),
+        ("/unattached/pit", "kvm-pit"),
         ("/unattached/pci-config-ports", "pci-config-ports"),
     ] {
         assert_eq!(kind_of(end), Some(kind), "{end}: {kinds:?}");

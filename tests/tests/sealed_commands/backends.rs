@@ -241,6 +241,8 @@ pub(super) fn life() -> Vec<Row> {
     rows.extend([
         row("qom-list", json!({"path": "/machine/peripheral"})),
         row("x-inspect", json!({"path": "/machine/unattached/rtc"})),
+        row("x-inspect", json!({"path": "/machine/unattached/pic"})),
+        row("x-inspect", json!({"path": "/machine/unattached/pit"})),
         row("x-query-virtio", json!({})),
         row("x-query-virtio-status", json!({"path": "d2"})),
         row(

@@ -4,7 +4,7 @@ use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, kvm_irqchip, kvm_pit_state2,
 };
 
-use super::{KvmError, KvmVm};
+use super::{KvmError, KvmVm, chip_devices};
 
 /// The state of both PICs, the IOAPIC and the PIT.
 pub struct ChipState {
@@ -24,16 +24,7 @@ impl ChipState {
             KVM_IRQCHIP_IOAPIC,
         ]
         .into_iter()
-        .map(|chip_id| {
-            let mut chip = kvm_irqchip {
-                chip_id,
-                ..Default::default()
-            };
-            vm.fd()
-                .get_irqchip(&mut chip)
-                .map_err(KvmError::ioctl("reading an interrupt chip"))?;
-            Ok(chip)
-        })
+        .map(|chip_id| chip_devices::read(vm, chip_id))
         .collect::<Result<_, KvmError>>()?;
         let pit = vm
             .fd()

@@ -20,6 +20,7 @@
 //! (how a device interrupts), [`cpuid`] (what the guest is told about its CPU), [`cpu_models`] (which
 //! CPUs there are to be had).
 
+pub mod chip_devices;
 pub mod chips;
 pub mod clock;
 pub mod cpu_models;

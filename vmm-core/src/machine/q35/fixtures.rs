@@ -5,6 +5,7 @@ use std::sync::Arc;
 use devices::state::AnyStateful;
 
 use super::Q35;
+use crate::kvm::chip_devices;
 use crate::machine::firmware::Firmware;
 
 impl Q35 {
@@ -19,6 +20,8 @@ impl Q35 {
         let chipset = chipset.map(|(_, it)| (it.kind().to_owned(), it as Arc<dyn AnyStateful>));
         let flash = self.firmware.iter().flat_map(Firmware::flash_chips);
         let flash = flash.map(|(unit, chip)| (format!("pflash{unit}"), chip));
-        board.chain(chipset).chain(flash).collect()
+        let kernel = chip_devices::all(&self.vm).into_iter();
+        let kernel = kernel.map(|(name, chip)| (name.to_owned(), chip));
+        board.chain(chipset).chain(flash).chain(kernel).collect()
     }
 }
