@@ -1,5 +1,6 @@
 //! Programs of the distribution that serve a guest's devices, each over a connection that is handed
-//! in: passt (user networking), virtiofsd (files), swtpm (a TPM).
+//! in: passt (user networking), virtiofsd (files), qemu-storage-daemon (a disk), swtpm (a TPM).
+use std::fs;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -73,7 +74,6 @@ impl Outside {
 pub fn virtiofsd(folder: &Path) -> Result<(Program, UnixStream)> {
     let place = tempfile::tempdir()?;
     let path = place.path().join("socket");
-    let listener = UnixListener::bind(&path)?;
     let program = VIRTIOFSD.into_iter().find(|path| Path::new(path).exists());
     let mut command = Command::new(program.context("no virtiofsd (package qemu-system-common)")?);
     command
@@ -81,8 +81,23 @@ pub fn virtiofsd(folder: &Path) -> Result<(Program, UnixStream)> {
         .args(["-o", &format!("source={}", folder.display())])
         .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let program = Program::start(command, listener)?;
+    let program = Program::start(command, UnixListener::bind(&path)?)?;
     Ok((program, UnixStream::connect(path)?))
+}
+
+/// Starts a qemu-storage-daemon that serves the raw `image` as a disk to who calls at `path`, where
+/// another one may have been before.
+pub fn storage_daemon(image: &Path, path: &Path) -> Result<Program> {
+    if path.exists() {
+        fs::remove_file(path)?;
+    }
+    let file = format!("file,node-name=disk,filename={}", image.display());
+    let export = format!("vhost-user-blk,id=disk,node-name=disk,addr.type=fd,addr.str={SOCKET}");
+    let mut command = Command::new("qemu-storage-daemon");
+    command
+        .args(["--blockdev", &file])
+        .args(["--export", &format!("{export},writable=on")]);
+    Program::start(command, UnixListener::bind(path)?)
 }
 
 /// Starts a swtpm that keeps its state in `folder`; the connection for its control.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::Vm;
 
 /// Where devices are in the object tree.
-const CONTAINERS: [&str; 3] = [
+pub const CONTAINERS: [&str; 3] = [
     "/machine/peripheral",
     "/machine/peripheral-anon",
     "/machine/unattached",

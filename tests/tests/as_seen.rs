@@ -9,15 +9,19 @@
     reason = "a test reads what is kept, and hands files in: the rule of the one open is about the VMM"
 )]
 
+use std::collections::BTreeSet;
 use std::env;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use tempfile::{NamedTempFile, TempDir};
+use tests::backends::{self, Program};
 use tests::vm::variable;
-use tests::{Vm, fds, vm::Builder};
+use tests::{Vm, fds, inspect, vm::Builder};
 
 /// The lab's emulator lets a guest set XCR0 past KVM, which then tells of the wrong size: kernels warn
 /// of it, or die. Under QEMU they do the same there.
@@ -33,23 +37,27 @@ const BRIDGES: &[(&str, &str)] = &[
     ("0x1b36", "0x000e"),
 ];
 
-/// A machine with one of each. `cid` is its address on vsock: the tests run side by side, and the
-/// kernel gives an address to one machine only.
-fn machine(cid: u32) -> Result<Builder> {
+/// A machine with one of each, and the programs that serve some of it. `cid` is its address on vsock:
+/// the tests run side by side, and the kernel gives an address to one machine only.
+fn machine(cid: u32) -> Result<(Builder, Served)> {
     let mut builder = Vm::builder()
+        .machine("q35,memory-backend=ram")
         .root_ports(3)
-        .memory("256,maxmem=1G")
+        .memory("256,slots=1,maxmem=1G")
         .append(LAB_WORDS);
     let cd = builder.fdset(file(1 << 20)?);
     let hd = builder.fdset(file(1 << 20)?);
     let network = builder.pass(socket()?);
     let vsock = builder.pass(fds::open_rw(Path::new("/dev/vhost-vsock"))?);
+    let (served, connections) = Served::new()?;
+    let [tpm, share, far] = connections.map(|socket| builder.pass(socket));
     let node = |name: &str, file: &str| {
         let file = json!({"driver": "file", "filename": file});
         json!({"driver": "raw", "node-name": name, "file": file}).to_string()
     };
     let socket = format!("stream,id=cable,server=off,addr.type=fd,addr.str={network}");
-    Ok(builder
+    let builder = builder
+        .args(["-object", "memory-backend-memfd,id=ram,size=256M"])
         .disk("disk", file(1 << 20)?)
         .args(["-blockdev", &node("cd", &cd), "-blockdev", &node("hd", &hd)])
         .args(["-netdev", &socket])
@@ -78,7 +86,87 @@ fn machine(cid: u32) -> Result<Builder> {
         .args(["-device", "virtio-blk-pci,bus=port1,drive=null"])
         .args(["-blockdev", "driver=null-co,node-name=null,size=1048576"])
         .args(["-object", "memory-backend-memfd,id=lasting,size=32M"])
-        .args(["-device", "virtio-pmem-pci,memdev=lasting"]))
+        .args(["-device", "virtio-pmem-pci,memdev=lasting"])
+        .args(["-chardev", &format!("socket,id=share,fd={share}")])
+        .args(["-device", "vhost-user-fs-pci,chardev=share,tag=files"])
+        .args(["-chardev", &format!("socket,id=far,fd={far}")])
+        .args(["-device", "vhost-user-blk-pci,chardev=far"])
+        .args(["-chardev", &format!("socket,id=tpm,fd={tpm}")])
+        .args(["-tpmdev", "emulator,id=tpm,chardev=tpm"])
+        .args(["-device", "tpm-crb,tpmdev=tpm"])
+        .args(["-object", "memory-backend-memfd,id=module,size=128M"])
+        .args(["-device", "pc-dimm,memdev=module"])
+        .args(["-device", "virtconsole,chardev=nobody"])
+        .args(["-chardev", "null,id=nobody"])
+        .args(["-device", "pvpanic", "-device", "vmcoreinfo"])
+        .args(["-device", "vmgenid,guid=auto"]);
+    Ok((builder, served))
+}
+
+/// What other programs serve, and where they keep it.
+struct Served {
+    _programs: [Program; 3],
+    _folders: [TempDir; 2],
+    _image: NamedTempFile,
+}
+
+impl Served {
+    /// Starts them; the connections to the TPM, the share and the disk.
+    fn new() -> Result<(Self, [UnixStream; 3])> {
+        let folders = [tempfile::tempdir()?, tempfile::tempdir()?];
+        let image = NamedTempFile::new()?;
+        image.as_file().set_len(1 << 20)?;
+        let (tpm, control) = backends::swtpm(folders[0].path())?;
+        let (files, share) = backends::virtiofsd(folders[1].path())?;
+        let path = folders[0].path().join("disk");
+        let disk = backends::storage_daemon(image.path(), &path)?;
+        let far = UnixStream::connect(path)?;
+        let served = Self {
+            _programs: [tpm, files, disk],
+            _folders: folders,
+            _image: image,
+        };
+        Ok((served, [control, share, far]))
+    }
+}
+
+/// Whether a model of the machine's is the same as `model`, or there can be only one of its kind.
+fn is_there(model: &str, there: &BTreeSet<String>) -> bool {
+    let same = model.strip_suffix("-non-transitional").unwrap_or(model);
+    there.contains(same) || (model.ends_with("-x86_64-cpu") && there.contains("host-x86_64-cpu"))
+}
+
+/// The types of that kind.
+fn types(vm: &mut Vm, kind: &str) -> Result<BTreeSet<String>> {
+    let types = vm.execute(
+        "qom-list-types",
+        json!({"implements": kind, "abstract": false}),
+    )?;
+    let types = types.as_array().context("a list")?.iter();
+    types.map(|of| Ok(text(&of["name"])?.to_owned())).collect()
+}
+
+/// That there is one of each model that can be named.
+fn has_all(vm: &mut Vm) -> Result<()> {
+    let mut there = BTreeSet::new();
+    for container in inspect::CONTAINERS {
+        let children = vm.execute("qom-list", json!({"path": container}))?;
+        for child in children.as_array().context("a list")? {
+            let of = text(&child["type"])?;
+            there.extend(
+                of.strip_prefix("child<")
+                    .map(|of| of.trim_end_matches('>').to_owned()),
+            );
+        }
+    }
+    let carried = types(vm, "virtio-device")?;
+    for model in types(vm, "device")?.difference(&carried) {
+        ensure!(
+            is_there(model, &there),
+            "without a {model}; there are: {there:?}"
+        );
+    }
+    Ok(())
 }
 
 fn file(length: u64) -> Result<fs::File> {
@@ -88,8 +176,8 @@ fn file(length: u64) -> Result<fs::File> {
 }
 
 /// One end of a cable; the other is held by nobody but lives as long.
-fn socket() -> Result<std::os::unix::net::UnixStream> {
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+fn socket() -> Result<UnixStream> {
+    let (ours, theirs) = UnixStream::pair()?;
     Box::leak(Box::new(theirs));
     Ok(ours)
 }
@@ -157,7 +245,9 @@ fn warnings(vm: &mut Vm) -> Result<String> {
 #[test]
 #[ignore = "needs a guest: cargo xtask test"]
 fn lspci_reads_what_it_read_before_and_the_kernel_warns_of_nothing_new() -> Result<()> {
-    let mut vm = started(machine(31)?)?;
+    let (builder, _served) = machine(31)?;
+    let mut vm = started(builder)?;
+    has_all(&mut vm)?;
     let config = vm.guest()?.call("pci-config", json!({}))?;
     judge("lspci", &lspci(text(&config)?)?)?;
     judge("warnings", &warnings(&mut vm)?)?;
@@ -167,7 +257,8 @@ fn lspci_reads_what_it_read_before_and_the_kernel_warns_of_nothing_new() -> Resu
 #[test]
 #[ignore = "needs a guest: cargo xtask test"]
 fn the_newest_kernel_drives_every_device_and_warns_of_none() -> Result<()> {
-    let newest = machine(32)?
+    let (builder, _served) = machine(32)?;
+    let newest = builder
         .boots(&variable("SESAME_NEWEST_KERNEL")?)
         .initrd(&variable("SESAME_NEWEST_INITRD")?);
     let mut vm = started(newest)?;

@@ -1,18 +1,22 @@
-//! Devices that other programs serve, in a sealed process: a share of files by virtiofsd, and a TPM
-//! by swtpm. All that they are met by is handed in.
+//! Devices that other programs serve. In a sealed process a share of files by virtiofsd, and a TPM by
+//! swtpm: all that they are met by is handed in. And a disk by qemu-storage-daemon, which another one
+//! goes on with.
 #![expect(
     clippy::disallowed_methods,
     reason = "a test looks at the share from its other side"
 )]
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use ::guest::pattern;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::{Vm, backends};
 
+const MIB: u64 = 1 << 20;
 /// Linux waits 5 s after the attention button before it lets a slot go.
 const SOON: Duration = Duration::from_secs(120);
 
@@ -81,5 +85,37 @@ fn a_guest_uses_the_files_and_the_tpm_of_other_programs() -> Result<()> {
     unplug(&mut vm)?;
     let after = vm.settled_usage(before)?;
     ensure!(after.fds <= before.fds, "before {before}, after {after}");
+    vm.shutdown_clean()
+}
+
+#[test]
+#[ignore = "needs a guest: cargo xtask test"]
+fn a_disk_is_used_on_when_the_program_that_serves_it_is_killed() -> Result<()> {
+    let image = tempfile::NamedTempFile::new()?;
+    image.as_file().set_len(16 * MIB)?;
+    let place = tempfile::tempdir()?;
+    let path = place.path().join("socket");
+    let first = backends::storage_daemon(image.path(), &path)?;
+    let chardev = format!("socket,id=far,path={},reconnect-ms=100", path.display());
+    let mut vm = Vm::builder()
+        .machine("q35,memory-backend=mem")
+        .args(["-object", "memory-backend-memfd,id=mem,size=256M,share=on"])
+        .args(["-chardev", &chardev])
+        .args(["-device", "vhost-user-blk-pci,chardev=far"])
+        .start()?;
+    // The daemon calls all of its disks that.
+    let disk = vm.guest()?.disk("vhost_user_blk")?;
+    let before = json!({"disk": disk, "offset": 0, "length": 4 * MIB, "seed": 3});
+    vm.guest_port().call("disk-write", before.clone())?;
+    drop(first);
+    let _second = backends::storage_daemon(image.path(), &path)?;
+    vm.guest_port().call("disk-verify", before)?;
+    let after = json!({"disk": disk, "offset": 8 * MIB, "length": 4 * MIB, "seed": 4});
+    vm.guest_port().call("disk-write", after)?;
+    let mut bytes = vec![0; usize::try_from(4 * MIB)?];
+    for (seed, offset) in [(3, 0), (4, 8 * MIB)] {
+        image.as_file().read_exact_at(&mut bytes, offset)?;
+        ensure!(pattern::first_difference(&bytes, seed, offset).is_none());
+    }
     vm.shutdown_clean()
 }

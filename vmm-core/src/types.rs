@@ -88,6 +88,17 @@ fn cpu_properties() -> Vec<ObjectPropertyInfo> {
             "X86CPUFeatureWordInfo",
             "the same, with what this host lacks for the model alone",
         ),
+        property("pmu", "bool", "whether there are performance counters"),
+        property(
+            "host-cache-info",
+            "bool",
+            "whether the caches are the host's",
+        ),
+        property(
+            "l3-cache",
+            "bool",
+            "whether there is a cache of the third level",
+        ),
         property(
             "unavailable-features",
             "strList",
@@ -141,11 +152,28 @@ const BOARD: &[TypeEntry] = &[
     family("isa-device", Some("device")),
     family("scsi-device", Some("device")),
     family("virtio-serial-port", Some("device")),
+    family("virtio-device", Some("device")),
     family("generic-pc-machine", Some("machine")),
     concrete("container", "object"),
     concrete("kvm-accel", "accel"),
     concrete("mch", "pci-device"),
     concrete("ICH9-LPC", "pci-device"),
+    // What the cards virtio-*-pci and vhost-*-pci carry, and never made without one. Clients, libvirt
+    // among them, know by these names what there is.
+    concrete("vhost-user-blk", "virtio-device"),
+    concrete("vhost-user-fs-device", "virtio-device"),
+    concrete("vhost-vsock-device", "virtio-device"),
+    concrete("virtio-balloon-device", "virtio-device"),
+    concrete("virtio-blk-device", "virtio-device"),
+    concrete("virtio-keyboard-device", "virtio-device"),
+    concrete("virtio-mem", "virtio-device"),
+    concrete("virtio-mouse-device", "virtio-device"),
+    concrete("virtio-net-device", "virtio-device"),
+    concrete("virtio-pmem", "virtio-device"),
+    concrete("virtio-rng-device", "virtio-device"),
+    concrete("virtio-scsi-device", "virtio-device"),
+    concrete("virtio-serial-device", "virtio-device"),
+    concrete("virtio-tablet-device", "virtio-device"),
 ];
 
 /// Every type.
@@ -234,6 +262,7 @@ mod tests {
         assert!(of("device").contains(&"virtio-blk-pci"));
         assert!(of("memory-backend").contains(&"memory-backend-memfd"));
         assert!(of("memory-backend").contains(&"memory-backend-shm"));
+        assert!(of("virtio-device").contains(&"vhost-user-fs-device"));
         assert_eq!(of("accel"), ["accel", "kvm-accel"]);
     }
 
@@ -248,6 +277,7 @@ mod tests {
         assert!(!names("none-machine").contains(&"type".to_owned()));
         assert!(names("virtio-blk-pci").contains(&"queue-size".to_owned()));
         assert_eq!(names("max-x86_64-cpu")[0], "migratable");
+        assert!(names("max-x86_64-cpu").contains(&"pmu".to_owned()));
         assert_eq!(names("container"), [""; 0]);
         assert_eq!(properties("no-such-type"), None);
         assert!(device_properties("mch").is_some());

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::draft::{Draft, Given, Step};
 use super::error::Problem;
 use super::help;
+use crate::kvm::cpu_models::catalog::Origin;
 use crate::kvm::cpu_models::{
     CpuSpec, Lacking, MODELS, Said, feature_names, find_feature, find_model,
 };
@@ -16,14 +17,17 @@ const PROPERTIES: &[&str] = &[
     "check",
     "enforce",
     "family",
+    "host-cache-info",
     "host-phys-bits",
     "hypervisor",
     "kvm",
+    "l3-cache",
     "level",
     "migratable",
     "model",
     "model-id",
     "phys-bits",
+    "pmu",
     "stepping",
     "vendor",
     "xlevel",
@@ -110,6 +114,16 @@ fn set(spec: &mut CpuSpec, name: &str, value: &str) -> Result<(), Problem> {
         }
         "kvm" if read_as(name, value)? => return Ok(()),
         "kvm" => Said::HidesKvm,
+        "l3-cache" if read_as(name, value)? => return Ok(()),
+        "l3-cache" => Said::NoL3Cache,
+        "host-cache-info" if read_as(name, value)? => Said::HostCaches,
+        "host-cache-info" if spec.model.origin == Origin::Host => {
+            let what = "the host's CPU is shown with the host's caches; leave it out, or choose a \
+                model of the table";
+            return Err(Problem::new(format!("host-cache-info={value}: {what}")));
+        }
+        "host-cache-info" => return Ok(()),
+        "pmu" => Said::Counters(read_as(name, value)?),
         "host-phys-bits" if !read_as(name, value)? => return Ok(()),
         "host-phys-bits" => Said::HostPhysicalBits,
         "vendor" => Said::Vendor(vendor(value)?),
@@ -183,7 +197,8 @@ mod tests {
     #[test]
     fn what_is_no_feature_is_read_with_its_range() {
         let text = "kvm64,vendor=AuthenticAMD,family=23,model=0x31,stepping=1,level=0xd,kvm=off,\
-            migratable=on,phys-bits=39,model-id=a processor,check=off,enforce=on";
+            migratable=on,phys-bits=39,model-id=a processor,check=off,enforce=on,pmu=off,\
+            l3-cache=on,l3-cache=off,host-cache-info=off,host-cache-info=on";
         let spec = said(text).unwrap();
         let wanted = [
             Said::Vendor(*b"AuthenticAMD"),
@@ -194,6 +209,9 @@ mod tests {
             Said::HidesKvm,
             Said::PhysicalBits(39),
             Said::Brand("a processor".to_owned()),
+            Said::Counters(false),
+            Said::NoL3Cache,
+            Said::HostCaches,
         ];
         assert_eq!(spec.said, wanted);
         assert_eq!(spec.lacking, Lacking::Refused);
@@ -206,6 +224,11 @@ mod tests {
             (
                 "host,stepping=16",
                 "stepping=16: wanted a number from 0x0 to 0xf",
+            ),
+            (
+                "host,host-cache-info=off",
+                "host-cache-info=off: the host's CPU is shown with the host's caches; leave it out, \
+                 or choose a model of the table",
             ),
             (
                 "host,vendor=Intel",

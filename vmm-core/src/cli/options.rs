@@ -161,9 +161,9 @@ pub(super) const OPTIONS: &[OptionSpec] = &[
     ),
     plain(
         "cpu",
-        "host|max[,migratable=on|off]",
-        "The CPU that the guest sees: the host's, as far as KVM supports it. It is never changed, \
-         so migratable= is accepted and makes no difference.",
+        "MODEL[,FEATURE=on|off..][,+FEATURE..][,-FEATURE..][,KEY=VALUE..]",
+        "The CPU that the guest sees: host or max, which is the host's as far as KVM supports it, or \
+         a model by name (-cpu help lists them), with features switched on and off.",
         cpu::take_cpu,
     ),
     keyed::<SmpConfiguration>(

@@ -6,7 +6,10 @@
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use kvm_bindings::{KVM_PIT_SPEAKER_DUMMY, Msrs, kvm_msr_entry, kvm_pit_config};
+use kvm_bindings::{
+    KVM_CAP_PMU_CAPABILITY, KVM_PIT_SPEAKER_DUMMY, KVM_PMU_CAP_DISABLE, Msrs, kvm_enable_cap,
+    kvm_msr_entry, kvm_pit_config,
+};
 use kvm_ioctls::{Cap, Kvm, VmFd};
 
 use super::KvmError;
@@ -113,6 +116,26 @@ impl KvmVm {
     #[must_use]
     pub fn has(&self, cap: Cap) -> bool {
         self.kvm.check_extension(cap)
+    }
+
+    /// Leaves the guest no performance counters, also those that CPUID does not tell of (AMD's first
+    /// four). Only before there is a vCPU, and where KVM can.
+    ///
+    /// # Errors
+    /// KVM refuses.
+    pub fn forgo_counters(&self) -> Result<(), KvmError> {
+        let known = self.kvm.check_extension_raw(KVM_CAP_PMU_CAPABILITY.into());
+        if u32::try_from(known).unwrap_or(0) & KVM_PMU_CAP_DISABLE == 0 {
+            return Ok(());
+        }
+        let cap = kvm_enable_cap {
+            cap: KVM_CAP_PMU_CAPABILITY,
+            args: [KVM_PMU_CAP_DISABLE.into(), 0, 0, 0],
+            ..Default::default()
+        };
+        self.fd
+            .enable_cap(&cap)
+            .map_err(KvmError::ioctl("a guest without performance counters"))
     }
 
     /// The system handle: CPUID, MSR lists.

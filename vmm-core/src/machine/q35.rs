@@ -48,7 +48,7 @@ use super::wiring::Wiring;
 use super::{BootSource, MachineError, MachineKind, MachineType};
 use crate::kvm::chips::ChipState;
 use crate::kvm::clock::KvmClock;
-use crate::kvm::cpu_models::CpuSpec;
+use crate::kvm::cpu_models::{CpuSpec, Said};
 use crate::kvm::cpuid::{CpuModel, CpuTopology, HostCpu};
 use crate::kvm::slots::Slots;
 use crate::kvm::{BootEntry, Buses, KvmIrqs, KvmVm, Vcpu, VcpuEvent, VcpuSet};
@@ -180,6 +180,9 @@ impl Q35 {
         let power_on = ChipState::capture(&vm)?;
         let host_cpu = HostCpu::of(&vm)?;
         let model = CpuModel::new(&host_cpu, &spec.cpu, spec.topology)?;
+        if spec.cpu.said.contains(&Said::Counters(false)) {
+            vm.forgo_counters()?;
+        }
         let sizes = host.memory.iter().map(|backend| backend.spec().size);
         let ram = sizes.fold(0, u64::saturating_add);
         let layout = layout(ram, spec.room.addresses(), model.physical_bits())?;

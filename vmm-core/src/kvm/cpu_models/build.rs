@@ -91,6 +91,13 @@ pub(in crate::kvm) fn build(
     if let Some(generation) = generation {
         complete(&mut leaves, spec, generation, supported);
     }
+    for said in &spec.said {
+        match *said {
+            Said::Counters(on) => set_counters(&mut leaves, supported, on),
+            Said::HostCaches => leaves.replace(CACHE_LEAVES, supported),
+            _ => {}
+        }
+    }
     fit_states(&mut leaves, supported, generation.is_some());
     set_levels(&mut leaves, level);
     for said in &spec.said {
@@ -179,7 +186,7 @@ fn complete(leaves: &mut Leaves, spec: &CpuSpec, generation: &Generation, suppor
         },
     );
     set_brand(leaves, spec.model.about);
-    add_caches(leaves, generation);
+    add_caches(leaves, generation, !spec.said.contains(&Said::NoL3Cache));
     for leaf in &supported.0 {
         if leaf.function == KVM_LEAVES {
             leaves.0.push(*leaf);
@@ -277,7 +284,10 @@ const CODE: u32 = 2;
 const UNIFIED: u32 = 3;
 const LINE: u32 = 64;
 
-fn add_caches(leaves: &mut Leaves, generation: &Generation) {
+/// The leaves that speak of caches, of all vendors.
+const CACHE_LEAVES: &[u32] = &[2, 4, 0x8000_0005, 0x8000_0006, 0x8000_001d];
+
+fn add_caches(leaves: &mut Leaves, generation: &Generation, has_l3: bool) {
     let caches = generation.caches;
     let all = [
         (DATA, 1, &caches.l1_data),
@@ -297,14 +307,15 @@ fn add_caches(leaves: &mut Leaves, generation: &Generation) {
         None
     };
     if let Some(function) = function {
-        for (index, (kind, level, cache)) in (0..).zip(all) {
+        let count = if has_l3 { 4 } else { 3 };
+        for (index, (kind, level, cache)) in (0..count).zip(all) {
             let self_initializing = 1 << 8;
             let sets = (cache.kib << 10) / LINE / cache.ways;
             let ebx = (LINE - 1) | (cache.ways - 1) << 22;
             let registers = [kind | level << 5 | self_initializing, ebx, sets - 1, 0];
             leaves.put(function, index, registers);
         }
-        leaves.put(function, 4, [0; 4]);
+        leaves.put(function, count, [0; 4]);
     }
     let l1 = |cache: &Cache| LINE | 1 << 8 | cache.ways << 16 | cache.kib << 24;
     if leaves.is_amd() {
@@ -316,7 +327,7 @@ fn add_caches(leaves: &mut Leaves, generation: &Generation) {
     }
     let l2 = LINE | 1 << 8 | associativity(caches.l2.ways) << 12 | caches.l2.kib << 16;
     let l3 = LINE | 1 << 8 | associativity(caches.l3.ways) << 12 | (caches.l3.kib / 512) << 18;
-    let l3 = if leaves.is_amd() { l3 } else { 0 };
+    let l3 = if leaves.is_amd() && has_l3 { l3 } else { 0 };
     leaves.put(0x8000_0006, 0, [0, 0, l2, l3]);
 }
 
@@ -376,6 +387,22 @@ fn fit_states(leaves: &mut Leaves, supported: &Leaves, is_table: bool) {
     (leaf.ecx, leaf.edx) = (low, high);
 }
 
+/// What speaks of performance counters: leaves, and features of others.
+const COUNTER_LEAVES: &[u32] = &[0xa, 0x8000_0022];
+const COUNTER_FEATURES: &[&str] = &["pdcm", "perfctr-core", "perfctr-nb"];
+
+fn set_counters(leaves: &mut Leaves, supported: &Leaves, on: bool) {
+    let source = if on {
+        supported.clone()
+    } else {
+        Leaves::default()
+    };
+    leaves.replace(COUNTER_LEAVES, &source);
+    for name in COUNTER_FEATURES {
+        switch(leaves, name, features::shows(&source, name));
+    }
+}
+
 /// How far the leaves go.
 fn set_levels(leaves: &mut Leaves, level: u32) {
     for (first, least) in [(0, level), (0x8000_0000, 0x8000_0000)] {
@@ -418,6 +445,8 @@ fn apply(leaves: &mut Leaves, said: &Said, supported: &Leaves) -> Result<(), Kvm
         Said::HidesKvm => leaves
             .0
             .retain(|leaf| leaf.function >> 8 != KVM_LEAVES >> 8),
+        // These have made leaves, long before.
+        Said::Counters(_) | Said::HostCaches | Said::NoL3Cache => {}
     }
     Ok(())
 }

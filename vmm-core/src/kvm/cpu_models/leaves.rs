@@ -76,6 +76,13 @@ impl Leaves {
         [leaf.eax, leaf.ebx, leaf.ecx, leaf.edx] = registers;
     }
 
+    /// Puts the leaves of these functions as `source` has them; those that it has not are gone.
+    pub(in crate::kvm) fn replace(&mut self, functions: &[u32], source: &Self) {
+        let is_one = |leaf: &kvm_cpuid_entry2| functions.contains(&leaf.function);
+        self.0.retain(|leaf| !is_one(leaf));
+        self.0.extend(source.0.iter().filter(|leaf| is_one(leaf)));
+    }
+
     pub(in crate::kvm) fn register(&self, place: Place) -> u32 {
         let leaf = self.find(place.function, place.index);
         leaf.map_or(0, |leaf| match place.register {

@@ -98,4 +98,11 @@ pub enum Said {
     HostPhysicalBits,
     /// The guest is not told that KVM runs it.
     HidesKvm,
+    /// Whether the guest has the performance counters that KVM can give it. A model of the table has
+    /// none by itself, the host's CPU has them.
+    Counters(bool),
+    /// Its caches are the host's.
+    HostCaches,
+    /// There is no cache of the third level, unless the caches are the host's.
+    NoL3Cache,
 }

@@ -202,3 +202,35 @@ fn what_is_said_counts_more_than_the_model() {
         KvmError::PhysicalBits { bits: 47, max: 46 }
     ));
 }
+
+#[test]
+fn counters_and_caches_are_the_hosts_or_not_there() {
+    let mut host = host(VENDOR, &[]);
+    host.put(0xa, 0, [0x0730_0402, 0, 0, 0x603]);
+    host.put(4, 0, [0x121, 0x02c0_003f, 63, 0]);
+    let with = |model: &str, said: Said| {
+        let mut spec = spec(model, &[]);
+        spec.said = vec![said];
+        leaves(&spec, &host)
+    };
+    let counts = |leaves: &Leaves| {
+        let leaf = leaves.find(0xa, 0).map_or(0, |leaf| leaf.eax);
+        (leaf, shows(leaves, "pdcm"))
+    };
+    assert_eq!(counts(&with("host", Said::Counters(false))), (0, false));
+    assert_eq!(counts(&with("host", Said::Level(7))), (0x0730_0402, true));
+    assert_eq!(counts(&with("Haswell", Said::Level(7))), (0, false));
+    let counting = with("Haswell", Said::Counters(true));
+    assert_eq!(counts(&counting), (0x0730_0402, true));
+    assert!(counting.find(0, 0).unwrap().eax >= 0xa);
+    assert_eq!(
+        with("Haswell", Said::HostCaches).find(4, 0),
+        host.find(4, 0)
+    );
+    let levels = |leaves: &Leaves| {
+        let levels = (0..5).map_while(|index| leaves.find(4, index));
+        levels.map(|leaf| leaf.eax >> 5 & 7).collect::<Vec<_>>()
+    };
+    assert_eq!(levels(&with("Haswell", Said::Level(7))), [1, 1, 2, 3, 0]);
+    assert_eq!(levels(&with("Haswell", Said::NoL3Cache)), [1, 1, 2, 0]);
+}
