@@ -2,7 +2,7 @@
 
 Run by `run`, as root, where `within` has put libvirt and sesame. Ends with "done", or at the first
 call that goes wrong. `hotplug.py` has the part in which devices come and go, `firmware.py` the one
-with firmware.
+with firmware, `served.py` the one with a TPM, shared files and memory that grows.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ import time
 
 import firmware
 import hotplug
+import served
 from steps import BLOCK, DOMAIN, Guest, Terminal, Trouble, state, until, verdict, virsh
 
 HERE = pathlib.Path(__file__).parent
@@ -176,6 +177,7 @@ def main():
         ends()
         shows_the_hosts_cpu()
         firmware.all_of_it((HERE / "domain.xml").read_text())
+        served.all_of_it((HERE / "domain.xml").read_text())
         if found := complaints():
             raise Trouble("libvirt's log complains:\n" + "\n".join(found))
     except (Trouble, OSError, subprocess.SubprocessError) as error:

@@ -84,6 +84,7 @@ const ATTEMPTS: u32 = 3;
 pub(crate) fn boot(spec: &LabSpec) -> Result<Lab> {
     install_missing(&[
         ("qemu-system-x86_64", "qemu-system-x86"),
+        ("qemu-img", "qemu-utils"),
         ("xz", "xz-utils"),
         ("ip", "iproute2"),
     ])?;

@@ -85,7 +85,15 @@ pub(crate) fn has(program: &str) -> bool {
 }
 
 /// Installs the Debian packages whose program is missing; `needs` are (program, package) pairs.
+///
+/// One package may drive another out, as QEMU's emulator of one release does with its tools of
+/// another: what has gone with the first round is installed in the second.
 pub(crate) fn install_missing(needs: &[(&str, &str)]) -> Result<()> {
+    install(needs)?;
+    install(needs)
+}
+
+fn install(needs: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<_> = needs
         .iter()
         .filter(|(program, _)| !has(program))
