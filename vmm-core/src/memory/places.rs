@@ -4,6 +4,10 @@
 
 use std::ops::Range;
 
+/// Guests take memory in by blocks of this size (Linux: a section of its memory model on x86-64), and
+/// refuse a module that begins inside of one.
+const GUEST_BLOCK: u64 = 128 << 20;
+
 /// Where a memory device wants to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlaceWish {
@@ -122,7 +126,10 @@ impl Places {
         }
         match wish.address {
             Some(address) => self.at(address, wish),
-            None => self.first_fit(wish),
+            None if wish.size >= GUEST_BLOCK => self
+                .first_fit(wish.size, wish.align.max(GUEST_BLOCK))
+                .or_else(|_| self.first_fit(wish.size, wish.align)),
+            None => self.first_fit(wish.size, wish.align),
         }
     }
 
@@ -148,11 +155,11 @@ impl Places {
         }
     }
 
-    fn first_fit(&self, wish: PlaceWish) -> Result<Range<u64>, PlaceError> {
+    fn first_fit(&self, size: u64, align: u64) -> Result<Range<u64>, PlaceError> {
         let mut start = self.room.start;
         loop {
-            let aligned = start.checked_next_multiple_of(wish.align.max(1));
-            let range = aligned.and_then(|start| Some(start..start.checked_add(wish.size)?));
+            let aligned = start.checked_next_multiple_of(align.max(1));
+            let range = aligned.and_then(|start| Some(start..start.checked_add(size)?));
             let range = range
                 .filter(|range| range.end <= self.room.end)
                 .ok_or(PlaceError::Fragmented)?;
@@ -200,6 +207,19 @@ mod tests {
         assert_eq!(places.give_back("a"), None);
         assert_eq!(places.take("c", wish(5, None)), Ok(START + 6 * MIB));
         assert_eq!(places.take("d", wish(4, None)), Ok(START));
+    }
+
+    #[test]
+    fn large_memory_begins_where_a_block_of_the_guests_does_if_it_can() {
+        let mut places = Places::new(START..START + 400 * MIB, 400 * MIB);
+        assert_eq!(places.take("small", wish(32, None)), Ok(START));
+        assert_eq!(places.take("large", wish(128, None)), Ok(START + 128 * MIB));
+        assert_eq!(places.take("late", wish(140, None)), Ok(START + 256 * MIB));
+        assert_eq!(
+            places.give_back("large"),
+            Some(START + 128 * MIB..START + 256 * MIB)
+        );
+        assert_eq!(places.take("tight", wish(200, None)), Ok(START + 32 * MIB));
     }
 
     #[test]
