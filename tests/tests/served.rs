@@ -117,5 +117,10 @@ fn a_disk_is_used_on_when_the_program_that_serves_it_is_killed() -> Result<()> {
         image.as_file().read_exact_at(&mut bytes, offset)?;
         ensure!(pattern::first_difference(&bytes, seed, offset).is_none());
     }
-    vm.shutdown_clean()
+    vm.execute("quit", json!({}))?;
+    ensure!(vm.wait_exit()?.success());
+    let said = vm.stderr();
+    ensure!(said.lines().count() == 1, "{said}");
+    ensure!(said.contains("the back end is left"), "{said}");
+    Ok(())
 }

@@ -36,9 +36,16 @@ pub struct Mailbox {
     waker: Arc<Waker>,
     /// Whether somebody wants the owner's attention and it has not begun to look yet.
     news: Arc<AtomicBool>,
+    /// Whether there is an open hook to be asked.
+    has_hook: Arc<AtomicBool>,
 }
 
 impl Mailbox {
+    /// Where it is noted whether there is an open hook.
+    pub fn hook_mark(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.has_hook)
+    }
+
     /// Leaves a letter.
     pub fn send(&self, letter: Letter) {
         self.letters.push(letter);
@@ -79,6 +86,11 @@ impl Mailbox {
 
 impl Asker for Mailbox {
     fn ask(&self, wish: Wish, told: Told) {
+        // Nobody need be asked then, least of all the owner: it may be waiting for what comes over
+        // just this connection.
+        if !self.has_hook.load(Ordering::Acquire) {
+            return told(Arc::default());
+        }
         self.send(Letter::Ask(Question { wish, told }));
     }
 }
@@ -122,6 +134,7 @@ impl EventLoop {
                 letters,
                 waker,
                 news,
+                has_hook: Arc::default(),
             },
         ))
     }
@@ -176,8 +189,27 @@ impl EventLoop {
 #[cfg(test)]
 mod tests {
     use devices::notice::Notice;
+    use fdset::{Access, Expected, Request, Role};
 
     use super::*;
+
+    #[test]
+    fn without_a_hook_who_asks_is_told_at_once() {
+        let (_event_loop, mailbox) = EventLoop::new(EndSignals::take().unwrap()).unwrap();
+        let told = Arc::new(AtomicBool::new(false));
+        let ask = || {
+            let told = Arc::clone(&told);
+            let request = Request::new("/peer", Access::ReadWrite, Role::Chardev, "a test");
+            let wish = Wish::new(&request, Expected::ConnectedSocket);
+            mailbox.ask(wish, Box::new(move |_| told.store(true, Ordering::SeqCst)));
+        };
+        mailbox.hook_mark().store(true, Ordering::SeqCst);
+        ask();
+        assert!(!told.load(Ordering::SeqCst), "the owner asks the hook");
+        mailbox.hook_mark().store(false, Ordering::SeqCst);
+        ask();
+        assert!(told.load(Ordering::SeqCst));
+    }
 
     #[test]
     fn a_letter_from_another_thread_wakes_the_loop() {

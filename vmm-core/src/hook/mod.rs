@@ -28,6 +28,7 @@ mod wire;
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use fdset::hook::Finished;
@@ -69,9 +70,20 @@ pub struct OpenHook {
     loose: Vec<(Round, Told)>,
     /// The connection is new: the main loop does not watch it yet.
     unwatched: bool,
+    /// Whether it is set, for who must not wait for the owner to find out.
+    mark: Arc<AtomicBool>,
 }
 
 impl OpenHook {
+    /// None is set; `mark` will always tell whether one is.
+    #[must_use]
+    pub fn new(mark: Arc<AtomicBool>) -> Self {
+        Self {
+            mark,
+            ..Self::default()
+        }
+    }
+
     /// Sets the hook. One that was set before is left; what it owed fails.
     ///
     /// # Errors
@@ -81,6 +93,7 @@ impl OpenHook {
         let client = HookClient::connect(door, &spec.address, wire, spec.timeout, reason)?;
         self.clear("another one was set");
         self.client = Some(client);
+        self.mark.store(true, Ordering::Release);
         self.unwatched = true;
         Ok(())
     }
@@ -92,6 +105,7 @@ impl OpenHook {
         }
         self.settle(Instant::now());
         self.client = None;
+        self.mark.store(false, Ordering::Release);
     }
 
     /// How it does.

@@ -202,7 +202,7 @@ impl Vm {
             door: spec.door,
             events: spec.server.events(),
             server: spec.server,
-            open_hook: OpenHook::default(),
+            open_hook: OpenHook::new(spec.mailbox.hook_mark()),
             netdevs: Netdevs::new(reactor.clone(), spec.mailbox.notices()),
             announcers: IndexMap::new(),
             typist: None,
