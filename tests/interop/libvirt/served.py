@@ -1,14 +1,19 @@
 """The domain with what other programs serve, and with memory that grows: a TPM by swtpm and files by
-virtiofsd, both started by libvirt, sockets by the kernel, a disk with limits.
+virtiofsd, both started by libvirt, sockets by the kernel, a disk with limits, and a SCSI disk that says
+who it is.
 """
 
+import contextlib
 import pathlib
+import subprocess
 import time
 
-from steps import CALL_TIME, DOMAIN, Guest, state, virsh
 from hotplug import checked
+from steps import CALL_TIME, DOMAIN, Guest, Trouble, state, until, virsh
 
 SHARED = pathlib.Path("/var/lib/libvirt/shared")
+SCSI = "/var/lib/libvirt/images/scsi.raw"
+WWN = "5000c50015ea71aa"
 LINE = "a line from this side"
 MIB = 1 << 20
 # Where QEMU's package has virtiofsd, and where a package of its own has it.
@@ -34,6 +39,12 @@ def described(plain):
       <target dir='share'/>
     </filesystem>
     <vsock model='virtio'><cid auto='yes'/></vsock>
+    <disk type='file' device='disk'>
+      <driver name='qemu' type='raw' error_policy='stop' rerror_policy='report'/>
+      <source file='{SCSI}'/>
+      <target dev='sdb' bus='scsi' rotation_rate='1'/>
+      <wwn>{WWN}</wwn>
+    </disk>
     <memory model='virtio-mem'>
       <target>
         <size unit='MiB'>256</size><node>0</node><block unit='MiB'>2</block>
@@ -52,6 +63,13 @@ def described(plain):
     return plain
 
 
+def attribute(guest, name):
+    """What the guest says of its first SCSI disk, if it is there."""
+    with contextlib.suppress(Trouble):
+        return guest.call("read-file", path=f"/sys/block/sda/{name}").strip()
+    return None
+
+
 def used(guest):
     """The guest uses each."""
     started = time.monotonic()
@@ -64,6 +82,12 @@ def used(guest):
     written = (SHARED / "from-there").read_text()
     guest.call("unmount", path="/share")
     checked((seen, written) == (LINE, LINE), "the guest reads and writes shared files", started)
+    started = time.monotonic()
+    guest.call("modules")
+    name = until("the SCSI disk", lambda: attribute(guest, "device/wwid"))
+    rotates = attribute(guest, "queue/rotational")
+    good = (name, rotates) == (f"naa.{WWN}", "0")
+    checked(good, f"the guest's SCSI disk is {name}, rotational {rotates}", started)
     started = time.monotonic()
     guest.call("vsock-wait", seconds=CALL_TIME)
     checked(True, "the guest has sockets of virtio", started)
@@ -83,6 +107,7 @@ def all_of_it(plain):
     """A life of the domain."""
     SHARED.mkdir(parents=True)
     (SHARED / "from-here").write_text(LINE)
+    subprocess.run(["truncate", "--size", "8M", SCSI], check=True)
     domain = pathlib.Path("/run/served.xml")
     domain.write_text(described(plain))
     virsh("define", str(domain))
