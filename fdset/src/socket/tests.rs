@@ -95,6 +95,7 @@ fn a_socket_that_still_answers_is_not_replaced() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "plays another process")]
 fn a_file_with_contents_is_never_taken_for_a_stale_socket() {
     let (_dir, path) = free_path();
     std::fs::write(&path, "contents").expect("made");
@@ -104,6 +105,7 @@ fn a_file_with_contents_is_never_taken_for_a_stale_socket() {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "plays another process")]
 fn an_empty_file_that_reserves_the_name_is_replaced_unless_it_has_another() {
     let (dir, path) = free_path();
     std::fs::write(&path, "").expect("made");
