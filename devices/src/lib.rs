@@ -31,3 +31,4 @@ pub mod vhost;
 pub mod vhost_user;
 pub mod virtio;
 pub mod vm_clock;
+pub mod watchdog;

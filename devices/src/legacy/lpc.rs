@@ -236,18 +236,18 @@ mod tests {
     use super::*;
     use crate::irq::IrqLine;
     use crate::legacy::Clock;
-    use crate::legacy::tco::TcoHost;
     use crate::pci::bus::BusKind;
     use crate::pci::intx::Wires;
     use crate::pci::mock::{Level, notices};
     use crate::reactor::Reactor;
     use crate::vm_clock::{TestedClock, VmClock};
+    use crate::watchdog::WatchdogHost;
 
     /// A plugged bridge, and the spaces that it maps its blocks into.
     fn bridge() -> (Lpc, Spaces) {
         let (notices, _) = notices();
         let pm = AcpiPm::new(Clock::wall(), Arc::new(Level::default()), notices.clone());
-        let host = TcoHost {
+        let host = WatchdogHost {
             reactor: Reactor::new(),
             clock: VmClock::Tested(TestedClock::new()),
             notices,

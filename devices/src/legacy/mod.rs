@@ -48,6 +48,6 @@ pub use self::post::PostCode;
 pub use self::pvpanic::Pvpanic;
 pub use self::reset::{FastReset, ResetControl};
 pub use self::rtc::{Rtc, RtcDrive, RtcHost, RtcSpec};
-pub use self::tco::{Tco, TcoHost};
+pub use self::tco::Tco;
 pub use self::vmcoreinfo::Vmcoreinfo;
 pub use self::vmgenid::GenerationPlace;

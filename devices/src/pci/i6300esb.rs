@@ -17,10 +17,8 @@
 pub mod registers;
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::sync::Arc;
 
-use self::registers::Expiry;
 pub use self::registers::I6300esbState;
 use super::bar::{BarKind, BarSpec};
 use super::core::{Identity, PciCore};
@@ -29,10 +27,8 @@ use super::inspect::FunctionView;
 use super::regs;
 use crate::bus::BusDevice;
 use crate::lifecycle::Lifecycle;
-use crate::notice::{Notice, NoticeSink};
-use crate::reactor::{Reactor, Readiness, Ready};
 use crate::state::{Parts, StateError, Stateful};
-use crate::vm_clock::{VmClock, VmTimer};
+use crate::watchdog::{Watchdog, WatchdogHost};
 
 /// The ids that drivers know it by.
 const VENDOR: u16 = 0x8086;
@@ -45,46 +41,21 @@ const CLASS: [u8; 3] = [0x08, 0x80, 0];
 const CONFIG: u16 = 0x60;
 const LOCK: u16 = 0x68;
 
-/// What the watchdog needs of the host.
-pub struct I6300esbHost {
-    /// Where its timer runs.
-    pub reactor: Reactor,
-    /// The time that it counts.
-    pub clock: VmClock,
-    /// Who is told that it has run out.
-    pub notices: NoticeSink,
-}
-
 /// The function.
 pub struct I6300esb {
     core: PciCore,
     chip: Arc<Chip>,
 }
 
-/// What is behind the registers.
-struct Chip {
-    state: Mutex<I6300esbState>,
-    /// The timer, made with the chip. Armed with `state`, so that the last deadline is that of the
-    /// last change; neither calls back.
-    timer: Mutex<Option<VmTimer>>,
-    clock: VmClock,
-    notices: NoticeSink,
-}
+type Chip = Watchdog<I6300esbState>;
 
 impl I6300esb {
     /// A watchdog that is off, not plugged yet.
     ///
     /// # Errors
     /// The thread of its timer cannot start.
-    pub fn new(id: &str, host: I6300esbHost, multifunction: bool) -> std::io::Result<Arc<Self>> {
-        let chip = Arc::new(Chip {
-            state: Mutex::default(),
-            timer: Mutex::new(None),
-            clock: host.clock,
-            notices: host.notices,
-        });
-        let ready = Arc::new(RunsOut(Arc::downgrade(&chip)));
-        *lock(&chip.timer) = Some(chip.clock.timer(&host.reactor, ready)?);
+    pub fn new(id: &str, host: WatchdogHost, multifunction: bool) -> std::io::Result<Arc<Self>> {
+        let chip = Watchdog::new(I6300esbState::default(), host)?;
         let identity = Identity {
             vendor: VENDOR,
             device: DEVICE,
@@ -114,45 +85,9 @@ impl I6300esb {
     }
 }
 
-impl Chip {
-    /// Changes the state and has the timer follow it.
-    fn change(&self, act: impl FnOnce(&mut I6300esbState, Instant)) {
-        let now = self.clock.now();
-        let mut state = lock(&self.state);
-        let before = state.deadline();
-        act(&mut state, now);
-        let deadline = state.deadline();
-        if deadline != before
-            && let (Some(at), Some(timer)) = (deadline, &*lock(&self.timer))
-        {
-            timer.arm(at.saturating_duration_since(now));
-        }
-    }
-
-    /// The timer says that a stage is over; it may be an older one's.
-    fn run_out(&self) {
-        let mut expiry = Expiry::Nothing;
-        self.change(|state, now| expiry = state.run_out(now));
-        if expiry == Expiry::Action {
-            self.notices.send(Notice::Watchdog);
-        }
-    }
-}
-
-/// What the timer calls; it does not keep the chip.
-struct RunsOut(Weak<Chip>);
-
-impl Ready for RunsOut {
-    fn ready(&self, _readiness: Readiness) {
-        if let Some(chip) = self.0.upgrade() {
-            chip.run_out();
-        }
-    }
-}
-
 impl BusDevice for Chip {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        lock(&self.state).read(offset, data);
+        self.look(|state, _| state.read(offset, data));
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
@@ -164,7 +99,7 @@ impl Stateful for I6300esb {
     type State = I6300esbState;
 
     fn save(&self) -> I6300esbState {
-        *lock(&self.chip.state)
+        self.chip.look(|state, _| *state)
     }
 
     fn load(&self, state: I6300esbState) -> Result<(), StateError> {
@@ -179,11 +114,11 @@ impl Stateful for I6300esb {
 
 impl Lifecycle for I6300esb {
     fn pause(&self) {
-        self.chip.change(I6300esbState::pause);
+        self.chip.pause();
     }
 
     fn resume(&self) {
-        self.chip.change(I6300esbState::resume);
+        self.chip.resume();
     }
 
     fn reset(&self) {
@@ -234,10 +169,6 @@ impl PciFunction for I6300esb {
     fn inspect(&self) -> FunctionView {
         self.core.inspect()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ pub use self::core::{Identity, PciCore};
 pub use self::error::PciError;
 pub use self::function::{Attachment, PciFunction, Spaces};
 pub use self::host::{PciHost, PciHostSpec};
-pub use self::i6300esb::{I6300esb, I6300esbHost};
+pub use self::i6300esb::I6300esb;
 pub use self::ports::{ConfigPorts, Ecam};
 pub use self::pvpanic::PvpanicPci;
 pub use self::root_port::{RootPort, RootPortSpec};

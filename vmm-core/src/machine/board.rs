@@ -9,8 +9,8 @@ use devices::chardev::Chardev;
 use devices::legacy::i8042::KeyboardCommand;
 use devices::legacy::{
     AcpiPm, ApmPorts, CpuHotplug, FastReset, FwCfg, FwCfgLive, Keyboard, Lpc, MemoryHotplug,
-    PostCode, Pvpanic, ResetControl, Rtc, RtcHost, RtcSpec, Tco, TcoHost, acpi_pm, cpu_hotplug,
-    fw_cfg, lpc, memory_hotplug, post, pvpanic, rtc,
+    PostCode, Pvpanic, ResetControl, Rtc, RtcHost, RtcSpec, Tco, acpi_pm, cpu_hotplug, fw_cfg, lpc,
+    memory_hotplug, post, pvpanic, rtc,
 };
 use devices::lifecycle::Lifecycle;
 use devices::notice::NoticeSink;
@@ -22,6 +22,7 @@ use devices::serial::uart16550::{COM, PORTS};
 use devices::state::AnyStateful;
 use devices::tpm::{self, TpmCrb};
 use devices::vm_clock::VmClock;
+use devices::watchdog::WatchdogHost;
 
 use indexmap::IndexMap;
 
@@ -122,7 +123,7 @@ impl Board {
             clock: spec.clock.clone(),
             line: wiring.line(u32::from(rtc::IRQ)),
         };
-        let watchdog = TcoHost {
+        let watchdog = WatchdogHost {
             reactor: spec.reactor,
             clock: spec.clock.clone(),
             notices: notices.clone(),

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use devices::legacy::pvpanic;
 use devices::pci::{
-    I6300esb, I6300esbHost, PciFunction, PciePciBridge, PvpanicPci, RootPort, RootPortSpec,
-    SlotAddress,
+    I6300esb, PciFunction, PciePciBridge, PvpanicPci, RootPort, RootPortSpec, SlotAddress,
 };
 use devices::virtio::device::VirtioDevice;
 use devices::virtio::transport::{VirtioPci, VirtioPciSpec};
+use devices::watchdog::WatchdogHost;
 use qapi_schema::QmpError;
 use qapi_schema::common::OnOffAuto;
 use qapi_schema::devices::{PciProperties, PcieRootPortProperties};
@@ -162,7 +162,7 @@ pub(super) fn plug_watchdog(
     options: I6300esbProperties,
 ) -> Result<Part, QmpError> {
     refuse_acpi_index(options.acpi_index)?;
-    let host = I6300esbHost {
+    let host = WatchdogHost {
         reactor: plug.vm.reactor.clone(),
         clock: plug.vm.clock.clone(),
         notices: plug.vm.mailbox.notices(),

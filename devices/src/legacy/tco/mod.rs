@@ -17,17 +17,15 @@ pub mod registers;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::io;
+use std::sync::Arc;
 use std::time::Instant;
 
-use self::registers::Expiry;
 pub use self::registers::TcoState;
 use crate::bus::BusDevice;
 use crate::lifecycle::Lifecycle;
-use crate::notice::{Notice, NoticeSink};
-use crate::reactor::{Reactor, Readiness, Ready};
 use crate::state::{StateError, Stateful};
-use crate::vm_clock::{VmClock, VmTimer};
+use crate::watchdog::{Countdown, Expiry, Registers, Watchdog, WatchdogHost};
 
 /// The length of its block of ports.
 pub const LEN: u64 = 0x20;
@@ -37,26 +35,25 @@ pub const CHIPSET_LEN: u64 = 0x4000;
 const GENERAL_CONTROL: u64 = 0x3410;
 const NO_REBOOT: u8 = 1 << 5;
 
-/// What the watchdog needs of the host.
-pub struct TcoHost {
-    /// Where its timer runs.
-    pub reactor: Reactor,
-    /// The time that it counts.
-    pub clock: VmClock,
-    /// Who is told that it has run out.
-    pub notices: NoticeSink,
+/// The watchdog.
+pub struct Tco(Arc<Watchdog<Wired>>);
+
+/// Its registers, and how the board has it wired.
+struct Wired {
+    state: TcoState,
+    /// Whether the wiring says that there is no reboot, whatever software says.
+    strapped: bool,
 }
 
-/// The watchdog.
-pub struct Tco {
-    state: Mutex<TcoState>,
-    /// The timer, made with the watchdog. Armed with `state`, so that the last deadline is that of
-    /// the last change; neither calls back.
-    timer: Mutex<Option<VmTimer>>,
-    clock: VmClock,
-    notices: NoticeSink,
-    /// Whether the board's wiring says that there is no reboot, whatever software says.
-    strapped: bool,
+impl Registers for Wired {
+    fn countdown(&mut self) -> &mut Countdown {
+        self.state.countdown()
+    }
+
+    fn run_out(&mut self, now: Instant) -> Expiry {
+        let armed = !self.strapped && !self.state.no_reboot();
+        self.state.run_out(now, armed)
+    }
 }
 
 impl Tco {
@@ -64,60 +61,21 @@ impl Tco {
     ///
     /// # Errors
     /// The thread of its timer cannot start.
-    pub fn new(host: TcoHost, strapped: bool) -> std::io::Result<Arc<Self>> {
-        let tco = Arc::new(Self {
-            state: Mutex::default(),
-            timer: Mutex::new(None),
-            clock: host.clock,
-            notices: host.notices,
-            strapped,
-        });
-        let ready = Arc::new(RunsOut(Arc::downgrade(&tco)));
-        *lock(&tco.timer) = Some(tco.clock.timer(&host.reactor, ready)?);
-        Ok(tco)
+    pub fn new(host: WatchdogHost, strapped: bool) -> io::Result<Arc<Self>> {
+        let state = TcoState::default();
+        let watchdog = Watchdog::new(Wired { state, strapped }, host)?;
+        Ok(Arc::new(Self(watchdog)))
     }
 
-    /// Changes the state and has the timer follow it.
     fn change(&self, act: impl FnOnce(&mut TcoState, Instant)) {
-        let now = self.clock.now();
-        let mut state = lock(&self.state);
-        let before = state.deadline();
-        act(&mut state, now);
-        let deadline = state.deadline();
-        if deadline != before
-            && let (Some(at), Some(timer)) = (deadline, &*lock(&self.timer))
-        {
-            timer.arm(at.saturating_duration_since(now));
-        }
-    }
-
-    fn run_out(&self) {
-        let mut expiry = Expiry::Nothing;
-        self.change(|state, now| {
-            let armed = !self.strapped && !state.no_reboot();
-            expiry = state.run_out(now, armed);
-        });
-        if expiry == Expiry::Action {
-            self.notices.send(Notice::Watchdog);
-        }
-    }
-}
-
-/// What the timer calls; it does not keep the watchdog.
-struct RunsOut(Weak<Tco>);
-
-impl Ready for RunsOut {
-    fn ready(&self, _readiness: Readiness) {
-        if let Some(tco) = self.0.upgrade() {
-            tco.run_out();
-        }
+        self.0.change(|wired, now| act(&mut wired.state, now));
     }
 }
 
 impl BusDevice for Tco {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        let now = self.clock.now();
-        lock(&self.state).read(offset, data, now);
+        self.0
+            .look(|wired, now| wired.state.read(offset, data, now));
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
@@ -130,7 +88,8 @@ pub struct ChipsetRegisters(pub Arc<Tco>);
 
 impl BusDevice for ChipsetRegisters {
     fn read(&self, offset: u64, data: &mut [u8]) {
-        let off = self.0.strapped || lock(&self.0.state).no_reboot();
+        let watchdog = &self.0.0;
+        let off = watchdog.look(|wired, _| wired.strapped || wired.state.no_reboot());
         for (at, byte) in (offset..).zip(data) {
             *byte = if at == GENERAL_CONTROL && off {
                 NO_REBOOT
@@ -154,7 +113,7 @@ impl Stateful for Tco {
     type State = TcoState;
 
     fn save(&self) -> TcoState {
-        *lock(&self.state)
+        self.0.look(|wired, _| wired.state)
     }
 
     fn load(&self, state: TcoState) -> Result<(), StateError> {
@@ -165,18 +124,14 @@ impl Stateful for Tco {
 
 impl Lifecycle for Tco {
     fn pause(&self) {
-        self.change(TcoState::pause);
+        self.0.pause();
     }
 
     fn resume(&self) {
-        self.change(TcoState::resume);
+        self.0.resume();
     }
 
     fn reset(&self) {
         self.change(|state, _| state.reset());
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::state::SavedState;
+use crate::watchdog::{Countdown, Expiry};
 
 /// Offsets in the block: the counter, two bytes for messages, two registers of status and two of
 /// control, bytes for whoever wants them, and what the counter begins with.
@@ -39,17 +40,7 @@ const SHORTEST: u16 = 2;
 /// How long the counter takes for one step.
 pub(super) const TICK: Duration = Duration::from_millis(600);
 
-/// What the end of the counter leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expiry {
-    /// Nothing that others see.
-    Nothing,
-    /// The watchdog's action.
-    Action,
-}
-
-/// The registers, and what a snapshot keeps of them: one made while the machine is paused knows how
-/// much is left of the counter.
+/// The registers, and what a snapshot keeps of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TcoState {
     messages: [u8; 2],
@@ -63,11 +54,9 @@ pub struct TcoState {
     ended_once: bool,
     /// Whether the end of it is to lead to nothing, as software says.
     no_reboot: bool,
-    /// How long the counter still runs, while the machine is paused.
-    left: Option<Duration>,
-    /// When it ends, while the machine runs.
-    #[serde(skip)]
-    deadline: Option<Instant>,
+    /// While the counter runs.
+    #[serde(flatten)]
+    countdown: Countdown,
 }
 
 impl SavedState for TcoState {
@@ -86,16 +75,14 @@ impl Default for TcoState {
             count: 0,
             ended_once: false,
             no_reboot: false,
-            left: None,
-            deadline: None,
+            countdown: Countdown::default(),
         }
     }
 }
 
 impl TcoState {
-    /// When the counter ends; `None` while it stands still.
-    pub(super) const fn deadline(&self) -> Option<Instant> {
-        self.deadline
+    pub(super) const fn countdown(&mut self) -> &mut Countdown {
+        &mut self.countdown
     }
 
     /// Whether software has switched the action off.
@@ -116,26 +103,8 @@ impl TcoState {
         };
     }
 
-    /// Time stands still from now on.
-    pub(super) fn pause(&mut self, now: Instant) {
-        if let Some(deadline) = self.deadline.take() {
-            self.left = Some(deadline.saturating_duration_since(now));
-        }
-    }
-
-    /// Time goes on.
-    pub(super) fn resume(&mut self, now: Instant) {
-        if let Some(left) = self.left.take() {
-            self.deadline = now.checked_add(left);
-        }
-    }
-
-    /// A timer says that the counter is at its end; it may be one that was armed earlier. Whether an
-    /// end leads to anything, `armed` says.
+    /// The counter is at its end. Whether that leads to anything, `armed` says.
     pub(super) fn run_out(&mut self, now: Instant, armed: bool) -> Expiry {
-        if self.deadline.is_none_or(|deadline| now < deadline) {
-            return Expiry::Nothing;
-        }
         self.status[0] |= TIMEOUT;
         let is_second = self.ended_once;
         self.ended_once = !is_second;
@@ -143,7 +112,7 @@ impl TcoState {
             self.status[1] |= SECOND_TIMEOUT | BOOT;
             if armed {
                 self.count = 0;
-                self.deadline = None;
+                self.countdown.stop();
                 return Expiry::Action;
             }
         }
@@ -241,8 +210,7 @@ impl TcoState {
 
     /// What the counter stands at: whole steps that are left.
     fn count(&self, now: Instant) -> u16 {
-        let running = self.deadline.map(|at| at.saturating_duration_since(now));
-        let Some(left) = self.left.or(running) else {
+        let Some(left) = self.countdown.left(now) else {
             return self.count;
         };
         let ticks = left.as_millis() / TICK.as_millis();
@@ -251,14 +219,14 @@ impl TcoState {
 
     fn stand_still(&mut self, now: Instant) {
         self.count = self.count(now);
-        (self.deadline, self.left) = (None, None);
+        self.countdown.stop();
     }
 
     /// Lets the counter run from `count` on, unless it is to stand still.
     fn run(&mut self, count: u16, now: Instant) {
         self.count = count;
         if self.control[0] & HALT == 0 && count > 0 {
-            self.deadline = now.checked_add(TICK * u32::from(count));
+            self.countdown.start(TICK * u32::from(count), now);
         }
     }
 }

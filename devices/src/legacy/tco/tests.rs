@@ -1,7 +1,10 @@
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::*;
-use crate::vm_clock::TestedClock;
+use crate::notice::{Notice, NoticeSink};
+use crate::reactor::Reactor;
+use crate::vm_clock::{TestedClock, VmClock};
 
 /// Registers, as drivers know them.
 const RELOAD: u64 = 0x0;
@@ -23,7 +26,7 @@ impl Bench {
         let barks = Arc::new(Mutex::new(0));
         let heard = Arc::clone(&barks);
         let clock = TestedClock::new();
-        let host = TcoHost {
+        let host = WatchdogHost {
             reactor: Reactor::new(),
             clock: VmClock::Tested(Arc::clone(&clock)),
             notices: NoticeSink::new(move |notice| {

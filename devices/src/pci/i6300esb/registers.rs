@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::watchdog::{Countdown, Expiry, Registers};
+
 /// The bytes behind the BAR.
 pub const LEN: u64 = 16;
 
@@ -45,17 +47,7 @@ enum Stage {
     Second,
 }
 
-/// What the end of a stage leads to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Expiry {
-    /// Nothing that others see.
-    Nothing,
-    /// The watchdog's action.
-    Action,
-}
-
-/// The registers, and what a snapshot keeps of them: one made while the machine is paused knows
-/// how much of a stage is left.
+/// The registers, and what a snapshot keeps of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct I6300esbState {
     timers: [u32; 2],
@@ -66,11 +58,9 @@ pub struct I6300esbState {
     interrupt: bool,
     timed_out: bool,
     stage: Option<Stage>,
-    /// What is left of the stage, while the machine is paused.
-    left: Option<Duration>,
-    /// When the stage ends, while the machine runs.
-    #[serde(skip)]
-    deadline: Option<Instant>,
+    /// While there is a stage.
+    #[serde(flatten)]
+    countdown: Countdown,
 }
 
 impl crate::state::SavedState for I6300esbState {
@@ -88,45 +78,18 @@ impl Default for I6300esbState {
             interrupt: false,
             timed_out: false,
             stage: None,
-            left: None,
-            deadline: None,
+            countdown: Countdown::default(),
         }
     }
 }
 
-impl I6300esbState {
-    /// When the stage ends; `None` while nothing runs.
-    pub(super) const fn deadline(&self) -> Option<Instant> {
-        self.deadline
+impl Registers for I6300esbState {
+    fn countdown(&mut self) -> &mut Countdown {
+        &mut self.countdown
     }
 
-    /// Back to power-on, but for what tells a driver that this watchdog was the cause.
-    pub(super) fn reset(&mut self) {
-        *self = Self {
-            timed_out: self.timed_out,
-            ..Self::default()
-        };
-    }
-
-    /// Time stands still from now on.
-    pub(super) fn pause(&mut self, now: Instant) {
-        if let Some(deadline) = self.deadline.take() {
-            self.left = Some(deadline.saturating_duration_since(now));
-        }
-    }
-
-    /// Time goes on.
-    pub(super) fn resume(&mut self, now: Instant) {
-        if let Some(left) = self.left.take() {
-            self.deadline = now.checked_add(left);
-        }
-    }
-
-    /// A timer says that a stage is over; it may be one that was armed for an earlier stage.
-    pub(super) fn run_out(&mut self, now: Instant) -> Expiry {
-        if self.deadline.is_none_or(|deadline| now < deadline) {
-            return Expiry::Nothing;
-        }
+    /// A stage is over.
+    fn run_out(&mut self, now: Instant) -> Expiry {
         if self.stage == Some(Stage::First) {
             self.interrupt = self.config & NO_INTERRUPT != NO_INTERRUPT;
             self.begin(Stage::Second, now);
@@ -143,6 +106,16 @@ impl I6300esbState {
             self.begin(Stage::First, now);
         }
         Expiry::Nothing
+    }
+}
+
+impl I6300esbState {
+    /// Back to power-on, but for what tells a driver that this watchdog was the cause.
+    pub(super) fn reset(&mut self) {
+        *self = Self {
+            timed_out: self.timed_out,
+            ..Self::default()
+        };
     }
 
     /// Fills `data` from the registers behind the BAR.
@@ -247,12 +220,11 @@ impl I6300esbState {
         };
         let length = Duration::from_nanos((u64::from(units) << shift) * TICK_NANOSECONDS);
         self.stage = Some(stage);
-        self.deadline = now.checked_add(length.max(SHORTEST));
+        self.countdown.start(length.max(SHORTEST), now);
     }
 
-    const fn end(&mut self) {
+    fn end(&mut self) {
         self.stage = None;
-        self.deadline = None;
-        self.left = None;
+        self.countdown.stop();
     }
 }

@@ -1,3 +1,4 @@
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::super::address::SlotAddress;
@@ -7,7 +8,9 @@ use super::super::intx::Wires;
 use super::super::mock::Level;
 use super::*;
 use crate::irq::IrqLine;
-use crate::vm_clock::TestedClock;
+use crate::notice::{Notice, NoticeSink};
+use crate::reactor::Reactor;
+use crate::vm_clock::{TestedClock, VmClock};
 
 const BAR: u64 = 0xe000_0000;
 
@@ -24,7 +27,7 @@ impl Bench {
         let barks = Arc::new(Mutex::new(0));
         let heard = Arc::clone(&barks);
         let clock = TestedClock::new();
-        let host = I6300esbHost {
+        let host = WatchdogHost {
             reactor: Reactor::new(),
             clock: VmClock::Tested(Arc::clone(&clock)),
             notices: NoticeSink::new(move |notice| {

@@ -13,7 +13,7 @@ use devices::irq::IrqLine;
 use devices::lifecycle::Lifecycle;
 use devices::memory::{GuestMem, GuestMemView};
 use devices::notice::NoticeSink;
-use devices::pci::i6300esb::{I6300esb, I6300esbHost, I6300esbState};
+use devices::pci::i6300esb::{I6300esb, I6300esbState};
 use devices::pci::setup::{self, FunctionPlan, SetupSpec};
 use devices::pci::{
     ConfigPorts, Ecam, PciFunction, PciHost, PciHostSpec, PciePciBridge, RootPort, RootPortSpec,
@@ -23,6 +23,7 @@ use devices::state::Stateful;
 use devices::virtio::rng::{Builtin, Rate, VirtioRng};
 use devices::virtio::transport::{VirtioPci, VirtioPciSpec};
 use devices::vm_clock::VmClock;
+use devices::watchdog::WatchdogHost;
 use vm_memory::GuestAddress;
 
 use crate::board::{Line, Nowhere, reactor};
@@ -89,7 +90,7 @@ struct Tree {
 }
 
 fn watchdog() -> Arc<I6300esb> {
-    let host = I6300esbHost {
+    let host = WatchdogHost {
         reactor: reactor().clone(),
         clock: VmClock::Host,
         notices: NoticeSink::new(drop),
